@@ -1,0 +1,134 @@
+"""Drawing a page: the random numbers of a page, where its digits stand, and the picture."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from smol_hf.data.embedded.digits import CELLS, FRAMED_CELLS, SPLITS
+
+T = TypeVar("T")
+Box = tuple[int, int, int, int]
+
+
+class Draws:
+    """The random numbers of one page. A counter-based generator makes them a function of seed, split and page."""
+
+    def __init__(self, seed: int, split: str, index: int):
+        key = np.array([seed, SPLITS.index(split)], dtype=np.uint64)
+        self._random = np.random.Generator(np.random.Philox(key=key, counter=[0, index, 0, 0])).random
+
+    def between(self, low: float, high: float) -> float:
+        return low + (high - low) * self._random()
+
+    def below(self, bound: int) -> int:
+        return int(self._random() * bound)
+
+    def pick(self, options: Sequence[T]) -> T:
+        return options[self.below(len(options))]
+
+
+def draw_digit(image: Image.Image, height: float, rotation: float, shear: float) -> Image.Image:
+    """The ink of one digit, `height` pixels high before it is turned, cut to the pixels that hold ink.
+
+    `image` is one of `DigitSet.images`; `rotation` is in radians; `shear` is the sideways shift per unit of height.
+    Returns a greyscale image with 0 where there is paper and 255 where there is full ink.
+    """
+    side = math.ceil(height * FRAMED_CELLS / CELLS)
+    cells = CELLS / height  # source cells per drawn pixel
+    cosine, sine = cells * math.cos(rotation), cells * math.sin(rotation)
+    across = (cosine, sine + cells * shear)
+    down = (-sine, cosine)
+    # PIL wants, for each drawn pixel, where it lies in the source; the two centres fall together.
+    coefficients = tuple(value for x, y in (across, down) for value in (x, y, FRAMED_CELLS / 2 - (x + y) * side / 2))
+    drawn = image.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
+    return drawn.crop(drawn.getbbox())
+
+
+# Given the (width, height) of each digit, the page's side, the pixels per 1/32 of that side, and random numbers: the
+# box of each digit, at least one pixel inside the page, or None when they do not fit.
+Layout = Callable[[list[tuple[int, int]], int, float, Draws], list[Box] | None]
+
+
+def _box(left: float, top: float, size: tuple[int, int]) -> Box:
+    return int(left), int(top), int(left) + size[0], int(top) + size[1]
+
+
+def place_anywhere(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: Draws) -> list[Box] | None:
+    """Boxes anywhere on the page, at least two (scaled) pixels apart, or None when 50 tries found none."""
+    gap = 2 * pixel
+    for _ in range(50):
+        boxes: list[Box] = []
+        for width, height in sizes:
+            left, top = draws.between(1, page_size - width), draws.between(1, page_size - height)
+            box = _box(left, top, (width, height))
+            if not all(
+                box[0] >= other[2] + gap
+                or other[0] >= box[2] + gap
+                or box[1] >= other[3] + gap
+                or other[1] >= box[3] + gap
+                for other in boxes
+            ):
+                break
+            boxes.append(box)
+        else:
+            return boxes
+    return None
+
+
+def place_apart(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: Draws) -> list[Box] | None:
+    """Two boxes, the second clearly to the right of the first, at any heights; None when they do not fit."""
+    (left_width, left_height), (right_width, right_height) = sizes
+    room = page_size - 1 - left_width - right_width - 4 * pixel
+    if room < 1:
+        return None
+    first, second = sorted((draws.between(1, room), draws.between(1, room)))
+    return [
+        _box(first, draws.between(1, page_size - left_height), sizes[0]),
+        _box(second + left_width + 4 * pixel, draws.between(1, page_size - right_height), sizes[1]),
+    ]
+
+
+def place_as_number(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: Draws) -> list[Box] | None:
+    """Two boxes side by side on one line, as a number is written; None when they do not fit."""
+    (left_width, left_height), (right_width, right_height) = sizes
+    gap = draws.between(1, 2) * pixel
+    room = page_size - 1 - left_width - right_width - gap
+    if room < 1:
+        return None
+    left = draws.between(1, room)
+    line = draws.between(1 + max(left_height, right_height), page_size - pixel)
+    return [
+        _box(left, line - left_height, sizes[0]),
+        _box(left + left_width + gap, line - right_height + draws.between(0, 1) * pixel, sizes[1]),
+    ]
+
+
+def draw_page(images: list[Image.Image], layout: Layout, page_size: int, draws: Draws) -> tuple[bytes, list[Box]]:
+    """Draw the digits on one sheet of `page_size` x `page_size` pixels, dark on light.
+
+    `images` are of `DigitSet.images`. Returns the encoded RGB PNG and the box of each digit, in the order given.
+    """
+    pixel = page_size / 32  # the lengths below are those of a 32-pixel page
+    paper, ink = round(draws.between(200, 255)), round(draws.between(0, 80))
+    writing = draws.between(10.5, 13.5)  # one writer writes at about one size
+    shapes = [(draws.between(0.94, 1.06), draws.between(-0.14, 0.14), draws.between(-0.12, 0.12)) for _ in images]
+    boxes = None
+    while boxes is None:
+        masks = [
+            draw_digit(image, pixel * writing * size, rotation, shear)
+            for image, (size, rotation, shear) in zip(images, shapes, strict=True)
+        ]
+        boxes = layout([mask.size for mask in masks], page_size, pixel, draws)
+        writing *= 0.95  # where the digits did not fit, they are drawn a little smaller
+    page = Image.new("L", (page_size, page_size), paper)
+    for mask, box in zip(masks, boxes, strict=True):
+        page.paste(ink, box, mask)
+    stream = io.BytesIO()
+    page.convert("RGB").save(stream, "PNG", compress_level=1)
+    return stream.getvalue(), boxes

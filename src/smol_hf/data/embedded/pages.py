@@ -1,0 +1,174 @@
+"""Pages of handwritten digits with questions about them, any number of them, the same for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
+from smol_hf.data.embedded.digits import DigitSet, load_digits
+from smol_hf.data.embedded.drawing import Box, Draws, draw_page, place_anywhere, place_apart, place_as_number
+
+KINDS = ("digit", "number", "count", "larger", "side")
+MINIMUM_PAGE_SIZE = 24
+
+_TEXTS = {
+    "digit": ("Which digit is written here?", "What digit is this?"),
+    "number": ("Which number is written here?", "What number is this?"),
+    "count": ("How many digits are on the page?", "How many digits do you see?"),
+    "larger": ("Which digit is larger?", "Which of the two digits is larger?"),
+    "left": ("Which digit is on the left?",),
+    "right": ("Which digit is on the right?",),
+}
+
+_LAYOUTS = {
+    "digit": place_anywhere,
+    "number": place_as_number,
+    "count": place_anywhere,
+    "larger": place_apart,
+    "side": place_apart,
+}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question about a page. `kind` is one of `KINDS`; `answer` is the exact text that counts as right."""
+
+    kind: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class PlacedDigit:
+    """One digit on a page.
+
+    `index` is its position in scikit-learn's `load_digits()`. `box` is (left, top, right, bottom) in pixels, right
+    and bottom excluded, and holds all of its ink. The boxes of a page do not overlap.
+    """
+
+    label: int
+    index: int
+    box: Box
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page: the conversation about it, the turns of that conversation, and the digits from left to right."""
+
+    conversation: Conversation
+    turns: tuple[Turn, ...]
+    digits: tuple[PlacedDigit, ...]
+
+    @property
+    def kind(self) -> str:
+        """The kind of the first question."""
+        return self.turns[0].kind
+
+    @property
+    def question(self) -> str:
+        """The first question."""
+        return self.turns[0].question
+
+    @property
+    def answer(self) -> str:
+        """The answer to the first question."""
+        return self.turns[0].answer
+
+
+def build_pages(number: int, *, seed: int, split: str, page_size: int = 32, turns: int = 1) -> Iterator[Page]:
+    """Yield `number` pages, drawn from the digits of `split` ("train" or "test") only.
+
+    Page i depends on `seed`, `split`, `page_size`, `turns` and i, never on `number`. The picture is an RGB PNG of
+    `page_size` x `page_size` pixels (at least 24; digits grow with it). The kinds of the first question take turns,
+    so they are balanced. A page carries up to `turns` different questions, as many as fit it: a page with one digit
+    has 2, with two digits 1 to 5, with three digits 1. The sample id is like `digits/train/seed0/page000123`.
+
+    What someone scores who cannot see the page and always gives the likeliest answer to a first question:
+    `digit` 10 %, `number` 1.1 % (10 to 99), `count` 33.3 % (1 to 3), `larger` 11.1 % (the answer is uniform over
+    1 to 9), `side` 10 %; 13.1 % over all kinds. Later turns can be easier, since earlier answers tell about the page.
+
+    Raises ValueError for an unknown split, a negative `number`, a `page_size` below 24, `turns` below 1, or a seed
+    that does not fit in 64 bits.
+    """
+    digits = load_digits(split)
+    if number < 0:
+        raise ValueError(f"number of pages must be 0 or more, got {number}")
+    if page_size < MINIMUM_PAGE_SIZE:
+        raise ValueError(f"page_size must be at least {MINIMUM_PAGE_SIZE} pixels, got {page_size}")
+    if turns < 1:
+        raise ValueError(f"turns must be at least 1, got {turns}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
+    return (_build_page(digits, index, seed, split, page_size, turns) for index in range(number))
+
+
+def evaluation_questions(number: int, *, seed: int, page_size: int = 32) -> list[Page]:
+    """`number` pages of the test split with one question each, kinds balanced: for scoring by exact match."""
+    return list(build_pages(number, seed=seed, split="test", page_size=page_size))
+
+
+def question_texts() -> list[str]:
+    """All distinct questions and answers of the pages, always in the same order: for training a tokenizer."""
+    questions = [text for texts in _TEXTS.values() for text in texts]
+    return questions + [str(value) for value in range(100)]
+
+
+def _build_page(digits: DigitSet, index: int, seed: int, split: str, page_size: int, turns: int) -> Page:
+    draws = Draws(seed, split, index)
+    # Shifted by one in each round of five, so that reading every fifth page does not give one kind only.
+    kind = KINDS[(index + index // len(KINDS)) % len(KINDS)]
+    rows = [draws.pick(digits.rows_by_label[label]) for label in _draw_labels(kind, draws)]
+    asked = draws.pick(("left", "right")) if kind == "side" else kind
+    wording = {name: draws.pick(texts) for name, texts in _TEXTS.items()}
+
+    png, boxes = draw_page([digits.images[row] for row in rows], _LAYOUTS[kind], page_size, draws)
+    placed = [
+        PlacedDigit(int(digits.label[row]), int(digits.index[row]), box) for row, box in zip(rows, boxes, strict=True)
+    ]
+    placed.sort(key=lambda digit: digit.box[0])
+    answers = _answers(placed, as_number=kind == "number")
+    others = [name for name in answers if name != asked]
+    names = [asked] + [others.pop(draws.below(len(others))) for _ in range(min(turns - 1, len(others)))]
+    asked_turns = tuple(
+        Turn("side" if name in ("left", "right") else name, wording[name], answers[name]) for name in names
+    )
+
+    messages = []
+    for turn in asked_turns:
+        image = () if messages else (ImagePart(content=png),)
+        messages.append(Message("user", (*image, TextPart(turn.question))))
+        messages.append(Message("assistant", (TextPart(turn.answer),)))
+    conversation = Conversation(f"digits/{split}/seed{seed}/page{index:06d}", tuple(messages))
+    return Page(conversation, asked_turns, tuple(placed))
+
+
+def _draw_labels(kind: str, draws: Draws) -> list[int]:
+    """The labels of a page, a pair from left to right, such that the answer to its question is uniform."""
+    if kind == "digit":
+        return [draws.below(10)]
+    if kind == "number":
+        return [1 + draws.below(9), draws.below(10)]
+    if kind == "count":
+        return [draws.below(10) for _ in range(1 + draws.below(3))]
+    if kind == "larger":
+        larger = 1 + draws.below(9)
+        smaller = draws.below(larger)
+        return draws.pick(([larger, smaller], [smaller, larger]))
+    left = draws.below(10)
+    return draws.pick([[left, right] for right in range(10) if right != left])
+
+
+def _answers(digits: list[PlacedDigit], as_number: bool) -> dict[str, str]:
+    """The answer to each question that fits a page whose digits are given from left to right."""
+    answers = {"count": str(len(digits))}
+    if len(digits) == 1:
+        answers["digit"] = str(digits[0].label)
+    if as_number:
+        answers["number"] = "".join(str(digit.label) for digit in digits)
+    if len(digits) == 2 and digits[0].label != digits[1].label:
+        left, right = digits
+        answers["larger"] = str(max(left.label, right.label))
+        if left.box[2] <= right.box[0]:
+            answers["left"], answers["right"] = str(left.label), str(right.label)
+    return answers

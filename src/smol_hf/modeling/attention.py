@@ -1,0 +1,67 @@
+"""Causal self-attention with grouped queries (arXiv:2305.13245).
+
+softmax(Q·Kᵀ / sqrt(head_dim) + mask)·V, computed by whichever kernel `attn_implementation` names: `eager` (below,
+the equation as it stands), `sdpa`, `flash_attention_2`, `flex_attention`, or any that a user registered.
+"""
+
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .rotary import apply_rotary
+
+
+def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """The equation itself. query (batch, heads, queries, head_dim); key, value (batch, kv_heads, keys, head_dim)."""
+    # Each key-value head serves a group of query heads: the cache is smaller by that factor.
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+
+    scores = query @ key.transpose(2, 3) * scaling  # (batch, heads, queries, keys)
+    if attention_mask is not None:
+        scores = scores + attention_mask[:, :, :, : key.shape[-2]]  # -inf where a query may not look
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class SmolHFAttention(nn.Module):
+    def __init__(self, config, layer_idx):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = True
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        # Dot products of head_dim independent terms grow with its square root: divide it out.
+        self.scaling = config.head_dim**-0.5
+        self.use_rotary = config.position_embedding_type == "rotary" and config.no_rope_layers[layer_idx] == 1
+
+        query_size = config.num_attention_heads * config.head_dim
+        key_value_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.attention_bias)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
+        self.o_proj.writes_to_residual = True
+
+    def forward(self, hidden_states, attention_mask, rotary, past_key_values=None, cache_position=None, **kwargs):
+        """`hidden_states` (batch, sequence, hidden) → the same shape, and the attention weights where kept."""
+        batch_and_sequence = hidden_states.shape[:-1]
+        by_head = (*batch_and_sequence, -1, self.config.head_dim)
+        query = self.q_proj(hidden_states).view(by_head).transpose(1, 2)  # (batch, heads, sequence, head_dim)
+        key = self.k_proj(hidden_states).view(by_head).transpose(1, 2)  # (batch, kv_heads, sequence, head_dim)
+        value = self.v_proj(hidden_states).view(by_head).transpose(1, 2)
+
+        if self.use_rotary:
+            query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
+        if past_key_values is not None:
+            # Keys are cached already turned: a position never changes. (4.57's StaticCache wants cache_position.)
+            key, value = past_key_values.update(key, value, self.layer_idx, {"cache_position": cache_position})
+
+        attend = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        attended, weights = attend(
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+        )
+        attended = attended.reshape(*batch_and_sequence, -1).contiguous()  # heads side by side again
+        return self.o_proj(attended), weights

@@ -1,0 +1,99 @@
+"""From a picture of any size to square tiles of bytes, in the way of Idefics3 and SmolVLM (arXiv:2504.05299).
+
+The encoder sees squares of `tile_size`. A large picture is cut into a grid of such squares, read row by row, and a
+small copy of the whole comes last, so that detail and overview are both there. The arithmetic, the LANCZOS filter and
+the order of the two resizes are those of transformers' Idefics3ImageProcessor; only the last steps (to [0, 1], then
+normalised) are left to the model, so that a tile travels as bytes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+LONGEST_SIDE = 4096  # pixels; nothing is ever enlarged beyond it
+
+
+@dataclass(frozen=True)
+class ImageTiler:
+    """`longest_edge`: pixels to which a picture's longer side is brought first. `tile_size`: side of a tile.
+    `do_image_splitting`: cut into a grid plus overview; otherwise one square tile, whatever the aspect."""
+
+    tile_size: int
+    longest_edge: int
+    do_image_splitting: bool = True
+
+    def __post_init__(self):
+        if self.tile_size < 1 or self.longest_edge < 1:
+            raise ValueError(f"tile_size {self.tile_size} and longest_edge {self.longest_edge} must be positive")
+
+    @property
+    def max_tiles_per_side(self):
+        """Rows (or columns) of the largest grid."""
+        return math.ceil(min(self.longest_edge, LONGEST_SIDE) / self.tile_size) if self.do_image_splitting else 0
+
+    def resized(self, height, width):
+        """Size after the first resize: the longer side is `longest_edge`, the shorter keeps the aspect and is even."""
+        aspect = width / height
+        if width >= height:
+            width = self.longest_edge
+            height = int(width / aspect)
+            height += height % 2
+        else:
+            height = self.longest_edge
+            width = int(height * aspect)
+            width += width % 2
+        height, width = max(height, 1), max(width, 1)
+        if width >= height and width > LONGEST_SIDE:
+            height, width = int(LONGEST_SIDE / (width / height)), LONGEST_SIDE
+        elif height > width and height > LONGEST_SIDE:
+            height, width = LONGEST_SIDE, int(LONGEST_SIDE * (width / height))
+        return max(height, 1), max(width, 1)
+
+    def grid(self, height, width):
+        """(rows, columns) of tiles that a picture of this size becomes; (0, 0) when it is a single tile."""
+        if not self.do_image_splitting:
+            return 0, 0
+        height, width = self.resized(height, width)
+        aspect = width / height
+        if width >= height:
+            columns = math.ceil(width / self.tile_size)
+            rows = math.ceil(int(columns * self.tile_size / aspect) / self.tile_size)
+        else:
+            rows = math.ceil(height / self.tile_size)
+            columns = math.ceil(int(rows * self.tile_size * aspect) / self.tile_size)
+        rows, columns = max(rows, 1), max(columns, 1)
+        return (0, 0) if rows == columns == 1 else (rows, columns)
+
+    def tiles(self, image):
+        """A PIL image → uint8 array (tiles, 3, tile_size, tile_size): the grid row by row, then the overview."""
+        image = flatten_to_rgb(image)
+        rows, columns = self.grid(image.height, image.width)
+        height, width = self.resized(image.height, image.width)
+        image = resize(image, height, width)
+        side = self.tile_size
+        image = resize(image, max(rows, 1) * side, max(columns, 1) * side)
+        overview = resize(image, side, side)
+        tiles = [
+            image.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        stacked = np.stack([np.asarray(tile) for tile in [*tiles, overview]])  # (tiles, height, width, 3)
+        return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
+
+
+def resize(image, height, width):
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), resample=Image.Resampling.LANCZOS)
+
+
+def flatten_to_rgb(image):
+    """RGB without alpha: what is transparent shows a white page, as a reader would see it."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        page = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(page, image)
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,226 @@
+"""The vision-language model: image encoder → connector → language model.
+
+    tiles (tiles, 3, height, width)                       token ids (batch, sequence)
+      │ vision_model                                        │ embeddings
+    patches (tiles, patches, vision_hidden)                 │
+      │ connector                                           │
+    features (tiles, image_seq_len, hidden)  ── replace ──> embeddings at the image tokens
+                                                            │ language_model
+                                                          logits (batch, positions, vocabulary)
+
+Every sibling module is imported here by name, although not all are used: transformers copies into a checkpoint only
+what the entry module imports directly.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .attention import SmolHFAttention  # noqa: F401
+from .configuration_smol_hf import SmolHFConfig, SmolHFTextConfig
+from .connector import SmolHFConnector
+from .decoder import SmolHFDecoderLayer  # noqa: F401
+from .feed_forward import SmolHFFeedForward  # noqa: F401
+from .label_loss import labelled_positions
+from .masks import causal_mask  # noqa: F401
+from .modeling_smol_hf_text import SmolHFForCausalLM, loss_at
+from .normalization import RMSNorm  # noqa: F401
+from .pretrained_smol_hf import SmolHFPreTrainedModel
+from .rotary import RotaryEmbedding  # noqa: F401
+from .vision import build_vision_model, encode_tiles, normalize_tiles
+
+
+@dataclass
+class SmolHFOutput(ModelOutput):
+    """`logits` (batch, positions, vocabulary) belong to the positions `logits_to_keep` (None: see `forward`)."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple | None = None
+    attentions: tuple | None = None
+    image_hidden_states: torch.Tensor | None = None
+
+
+def build_language_model(config):
+    """Our decoder, or any causal LM of transformers: whole, so that its head's caps and scalings stay in force."""
+    if config.model_type == SmolHFTextConfig.model_type:  # by name: remote code may hold two copies of the class
+        return SmolHFForCausalLM._from_config(config)
+    return AutoModelForCausalLM.from_config(config)
+
+
+class SmolHFModel(SmolHFPreTrainedModel):
+    """The three parts, and the hidden states of the language model that read an image."""
+
+    config_class = SmolHFConfig
+    auto_classes = {
+        "AutoModel": "SmolHFModel",
+        "AutoModelForImageTextToText": "SmolHFForConditionalGeneration",
+        "AutoModelForVision2Seq": "SmolHFForConditionalGeneration",
+        "AutoModelForMultimodalLM": "SmolHFForConditionalGeneration",
+    }
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.vision_model = build_vision_model(config.vision_config)
+        self.connector = SmolHFConnector(config)
+        self.language_model = build_language_model(config.text_config)
+        parts = (self.vision_model, self.language_model)
+        self._no_split_modules = sorted({name for part in parts for name in getattr(part, "_no_split_modules", ())})
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value):
+        self.language_model.set_output_embeddings(value)
+
+    def get_decoder(self):
+        return self.language_model.get_decoder()
+
+    def get_image_features(self, pixel_values, pixel_attention_mask=None, **kwargs):
+        """Tiles → features in the language model's space, (tiles, image_seq_len, hidden).
+
+        Args:
+            pixel_values: flat (tiles, 3, height, width) in the order of the image tokens, or a processor's padded
+                (batch, tiles, 3, height, width). uint8, or floats already normalised.
+            pixel_attention_mask: (batch, tiles, height, width) or (batch, tiles, 1, 1), zero for padding tiles.
+        """
+        if pixel_values.dim() == 5:
+            pixel_values = pixel_values.flatten(0, 1)
+            if pixel_attention_mask is not None:
+                real = pixel_attention_mask[:, :, 0, 0].flatten().bool()
+                if torch.compiler.is_compiling():
+                    # Static shapes: real tiles first, in order; the scatter below never reads the tail.
+                    pixel_values = pixel_values[torch.argsort((~real).int(), stable=True)]
+                else:
+                    pixel_values = pixel_values[real]
+        pixel_values = normalize_tiles(pixel_values, self.config, self.dtype)
+        return self.connector(encode_tiles(self.vision_model, pixel_values, self.config))
+
+    def replace_image_tokens(self, input_ids, inputs_embeds, image_features):
+        """The k-th image token's embedding becomes the k-th image feature, in reading order."""
+        is_image = (input_ids == self.config.image_token_id).unsqueeze(-1)  # (batch, sequence, 1)
+        if not torch.compiler.is_compiling():
+            tokens, features = int(is_image.sum()), image_features.shape[:-1].numel()
+            if tokens != features:
+                raise ValueError(
+                    f"{tokens} image tokens but {features} image features ({image_features.shape[0]} tiles of "
+                    f"{image_features.shape[1]}): each tile needs its own image tokens in the text"
+                )
+        image_features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
+        return inputs_embeds.masked_scatter(is_image.expand_as(inputs_embeds), image_features)
+
+    def embed(self, input_ids, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None):
+        """Token embeddings with the images in them, (batch, sequence, hidden), and the image features."""
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None:
+            if input_ids is None:
+                raise ValueError("pixel_values need input_ids: they say where the images stand")
+            image_features = self.get_image_features(pixel_values, pixel_attention_mask)
+            return self.replace_image_tokens(input_ids, inputs_embeds, image_features), image_features
+        if self.training and any(weight.requires_grad for weight in self.vision_path_parameters()):
+            # Other processes may hold images in this step. All must run the same modules, or gradient exchange
+            # (DDP, FSDP) waits forever: look at one grey tile, and let it count for nothing.
+            side = self.config.image_side
+            blank = torch.zeros(1, 3, side, side, dtype=self.dtype, device=inputs_embeds.device)
+            nothing = self.get_image_features(blank).sum() * 0
+            inputs_embeds = inputs_embeds + nothing.to(inputs_embeds.device, inputs_embeds.dtype)
+        return inputs_embeds, None
+
+    def vision_path_parameters(self):
+        yield from self.vision_model.parameters()
+        yield from self.connector.parameters()
+
+    @can_return_tuple
+    def forward(
+        self, input_ids=None, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, **kwargs
+    ):
+        inputs_embeds, image_features = self.embed(input_ids, inputs_embeds, pixel_values, pixel_attention_mask)
+        outputs = self.get_decoder()(inputs_embeds=inputs_embeds, return_dict=True, **kwargs)
+        return SmolHFOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.get("past_key_values"),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+            image_hidden_states=image_features,
+        )
+
+
+class SmolHFForConditionalGeneration(SmolHFModel, GenerationMixin):
+    """The model that answers: text and images in, next-token logits (and the loss) out."""
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        pixel_values=None,
+        pixel_attention_mask=None,
+        labels=None,
+        use_cache=None,
+        logits_to_keep=None,
+        num_items_in_batch=None,
+        **kwargs,
+    ):
+        """Next-token logits, and the loss when `labels` (batch, sequence) are given (-100 = no label).
+
+        Args:
+            pixel_values, pixel_attention_mask: see `get_image_features`.
+            logits_to_keep: where logits are made. None: everywhere, or with labels only at the positions that
+                predict one. 0: everywhere. n: the last n. A 1-D tensor: these positions.
+            num_items_in_batch: see `label_loss`.
+
+        Raises:
+            ValueError: when image tokens and image features differ in number.
+        """
+        if labels is not None and logits_to_keep is None:
+            logits_to_keep = labelled_positions(labels)
+        inputs_embeds, image_features = self.embed(input_ids, inputs_embeds, pixel_values, pixel_attention_mask)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            logits_to_keep=0 if logits_to_keep is None else logits_to_keep,
+            return_dict=True,
+            **kwargs,
+        )
+        loss = None
+        if labels is not None:
+            loss = loss_at(outputs.logits, labels, logits_to_keep, num_items_in_batch)
+        return SmolHFOutput(
+            loss=loss,
+            logits=outputs.logits,
+            past_key_values=outputs.get("past_key_values"),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+            image_hidden_states=image_features,
+        )
+
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, pixel_values=None, **kwargs):
+        """Images are read with the prompt; afterwards they live in the cache."""
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, pixel_values=pixel_values, **kwargs
+        )
+        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            inputs["pixel_values"] = None  # transformers 5 does this by itself, 4.57 does not
+        return inputs

@@ -1,0 +1,183 @@
+"""The language model: token embeddings → decoder layers → final norm → next-token logits.
+
+Every sibling module is imported here by name, although not all are used: transformers copies into a checkpoint only
+what the entry module imports directly.
+"""
+
+import torch
+from torch import nn
+from transformers.cache_utils import DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from .attention import SmolHFAttention  # noqa: F401
+from .configuration_smol_hf import SmolHFTextConfig
+from .decoder import SmolHFDecoderLayer
+from .feed_forward import SmolHFFeedForward  # noqa: F401
+from .label_loss import label_loss, labelled_positions, next_tokens
+from .masks import causal_mask
+from .normalization import build_norm
+from .pretrained_smol_hf import SmolHFPreTrainedModel
+from .rotary import RotaryEmbedding
+
+
+class SmolHFTextModel(SmolHFPreTrainedModel):
+    """The decoder without its head: token ids (or embeddings) → hidden states."""
+
+    config_class = SmolHFTextConfig
+    auto_classes = {"AutoModel": "SmolHFTextModel"}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.position_embedding_type == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        else:
+            self.rotary_embedding = RotaryEmbedding(config)
+        self.layers = nn.ModuleList(SmolHFDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = build_norm(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        use_cache=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        **kwargs,
+    ):
+        """`input_ids` (batch, sequence) or `inputs_embeds` (batch, sequence, hidden) → hidden states.
+
+        Packed samples: one row, `position_ids` restarting at 0 for each sample, no `attention_mask`, no cache.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if self.gradient_checkpointing and self.training:
+            use_cache = False  # a recomputed layer would append its keys to the cache a second time
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+
+        # New tokens stand after those in the cache.
+        cache_position = kwargs.pop("cache_position", None)
+        if cache_position is None:
+            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            cache_position = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen
+        if position_ids is None:
+            position_ids = cache_position.unsqueeze(0)
+        mask = causal_mask(
+            self.config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position
+        )
+
+        hidden_states, rotary = inputs_embeds, None
+        if self.config.position_embedding_type == "learned":
+            hidden_states = hidden_states + self.embed_positions(position_ids)
+        else:
+            rotary = self.rotary_embedding(position_ids, hidden_states.dtype)
+
+        all_hidden_states, all_attentions = [], []
+        for layer in self.layers:
+            all_hidden_states.append(hidden_states)
+            hidden_states, attentions = layer(
+                hidden_states,
+                attention_mask=mask,
+                rotary=rotary,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+                cache_position=cache_position,
+                **kwargs,
+            )
+            all_attentions.append(attentions)
+        hidden_states = self.norm(hidden_states)
+        all_hidden_states.append(hidden_states)
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden_states,
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
+            attentions=tuple(all_attentions) if output_attentions else None,
+        )
+
+
+class SmolHFForCausalLM(SmolHFPreTrainedModel, GenerationMixin):
+    """The decoder with its head, which by default is the transposed embedding table (tied weights)."""
+
+    config_class = SmolHFTextConfig
+    auto_classes = {
+        "AutoModel": "SmolHFTextModel",
+        "AutoModelForCausalLM": "SmolHFForCausalLM",
+        "AutoModelForMultimodalLM": "SmolHFForCausalLM",
+    }
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_rep"}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = SmolHFTextModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        labels=None,
+        use_cache=None,
+        logits_to_keep=None,
+        num_items_in_batch=None,
+        **kwargs,
+    ):
+        """Next-token logits, and the loss when `labels` (batch, sequence) are given (-100 = no label).
+
+        Args:
+            logits_to_keep: where logits are made. None: everywhere, or with labels only at the positions that
+                predict one. 0: everywhere. n: the last n. A 1-D tensor: these positions.
+            num_items_in_batch: see `label_loss`.
+        """
+        if labels is not None and logits_to_keep is None:
+            logits_to_keep = labelled_positions(labels)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        if isinstance(logits_to_keep, torch.Tensor):
+            hidden_states = hidden_states.index_select(1, logits_to_keep)
+        elif logits_to_keep:
+            hidden_states = hidden_states[:, -logits_to_keep:]
+        logits = self.lm_head(hidden_states)  # (batch, positions, vocabulary)
+        loss = None
+        if labels is not None:
+            loss = loss_at(logits, labels, logits_to_keep, num_items_in_batch)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+def loss_at(logits, labels, logits_to_keep, num_items_in_batch):
+    """The loss of `logits` made at `logits_to_keep` (a tensor of positions, the last n, or 0 for all)."""
+    if isinstance(logits_to_keep, torch.Tensor):
+        return label_loss(logits, next_tokens(labels, logits_to_keep), num_items_in_batch)
+    # The last position predicts a token that the batch does not hold.
+    return label_loss(logits[:, :-1], labels[:, 1 - logits.shape[1] + labels.shape[1] :], num_items_in_batch)

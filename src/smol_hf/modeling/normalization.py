@@ -1,0 +1,28 @@
+"""The two normalisations of decoders: RMSNorm (Llama) and LayerNorm (GPT-2)."""
+
+import torch
+from torch import nn
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + ε) · weight, over the channels (arXiv:1910.07467).
+
+    LayerNorm without its centring and its bias: what keeps training stable is the common scale.
+    """
+
+    def __init__(self, hidden_size, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, hidden_states):
+        dtype = hidden_states.dtype
+        hidden_states = hidden_states.float()  # the mean of squares overflows float16 and loses digits in bfloat16
+        mean_square = hidden_states.pow(2).mean(-1, keepdim=True)
+        return self.weight * (hidden_states * torch.rsqrt(mean_square + self.eps)).to(dtype)
+
+
+def build_norm(config):
+    if config.norm_type == "layer_norm":
+        return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+    return RMSNorm(config.hidden_size, eps=config.norm_eps)

@@ -1,0 +1,55 @@
+"""What our models share: initial weights, and saving so that the checkpoint loads without this package."""
+
+import math
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .normalization import RMSNorm
+
+
+class SmolHFPreTrainedModel(PreTrainedModel):
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SmolHFDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    auto_classes = {}  # Auto class → class of this module that it should load from our checkpoints
+
+    def _init_weights(self, module):
+        """Normal weights, zero biases, unit norms; smaller where a projection writes into the residual stream.
+
+        Each of the 2·layers writes adds its variance to the stream, hence the division (GPT-2).
+        Only `torch.nn.init` functions: transformers 5 guards them from overwriting what was loaded.
+        """
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            if getattr(module, "writes_to_residual", False):
+                std = std / math.sqrt(2 * self.config.get_text_config().num_hidden_layers)
+            nn.init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, (RMSNorm, nn.LayerNorm)):
+            nn.init.ones_(module.weight)
+        if getattr(module, "bias", None) is not None and isinstance(module, (nn.Linear, nn.LayerNorm)):
+            nn.init.zeros_(module.bias)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As transformers does, and `auto_map` names every Auto class, so that anyone loads the folder.
+
+        Raises:
+            ValueError: when a weight is not finite: such a checkpoint would answer nonsense without a warning.
+        """
+        weights = kwargs.get("state_dict") or self.state_dict()
+        broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
+        if broken:
+            raise ValueError(
+                f"not saving {save_directory}: {len(broken)} weights hold NaN or infinity, first {broken[0]}"
+            )
+        module = type(self).__module__.split(".")[-1]
+        auto_map = {auto_class: f"{module}.{name}" for auto_class, name in self.auto_classes.items()}
+        self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **auto_map}
+        super().save_pretrained(save_directory, **kwargs)

@@ -1,0 +1,292 @@
+"""The processor: messages and pictures → `input_ids`, `labels` and uint8 tiles. It needs no torchvision."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BatchFeature, ProcessorMixin
+from transformers.image_utils import load_image
+
+from .chat_encoding import ChatEncoder, render_with_placeholders
+from .image_tiling import ImageTiler
+from .label_loss import IGNORE_INDEX
+
+FAKE_IMAGE_TOKEN = "<fake_token_around_image>"
+IMAGE_TOKEN = "<image>"
+GLOBAL_IMAGE_TOKEN = "<global-img>"
+END_OF_UTTERANCE_TOKEN = "<end_of_utterance>"
+
+# SmolVLM2's template. The space after "Assistant:" is inside the generated span: at inference the prompt ends with
+# the colon, so the model must have learned to begin with the space.
+DEFAULT_CHAT_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}"
+    "{% set parts = [{'type': 'text', 'text': message['content']}] if message['content'] is string"
+    " else message['content'] %}"
+    "{{ message['role'] | capitalize }}:"
+    "{% if message['role'] == 'assistant' %}{% generation %} "
+    "{% for part in parts %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "<end_of_utterance>{% endgeneration %}\n"
+    "{% else %}{% if parts and parts[0]['type'] != 'image' %} {% endif %}"
+    "{% for part in parts %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' %}<image>{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+def tile_token(row, column):
+    """The token before the tile at this place of the grid, counted from 1."""
+    return f"<row_{row}_col_{column}>"
+
+
+def image_tokens(max_tiles_per_side):
+    """All special tokens that a picture needs, in the order in which they are added to a tokenizer."""
+    sides = range(1, max_tiles_per_side + 1)
+    tiles = [tile_token(row, column) for row in sides for column in sides]
+    return [FAKE_IMAGE_TOKEN, IMAGE_TOKEN, GLOBAL_IMAGE_TOKEN, END_OF_UTTERANCE_TOKEN, *tiles]
+
+
+@dataclass
+class EncodedSample:
+    """One conversation, ready to be collated: `input_ids` and `labels` (-100 = not trained) of equal length, and
+    `tiles` uint8 (tiles, 3, side, side) in the order of the image tokens."""
+
+    input_ids: list
+    labels: list
+    tiles: np.ndarray
+
+
+class SmolHFProcessor(ProcessorMixin):
+    """Args:
+        tokenizer: a fast tokenizer that holds `image_tokens(…)`, with padding and end-of-sequence tokens.
+        tile_size: side in pixels of the square that the image encoder sees (its `image_size`).
+        image_seq_len: tokens that one tile becomes in the model (`SmolHFConfig.image_seq_len`).
+        longest_edge: pixels to which the longer side of a picture is brought first; `tile_size` when None.
+        do_image_splitting: cut large pictures into a grid of tiles plus an overview.
+
+    Raises:
+        ValueError: when the tokenizer lacks a token, naming it.
+    """
+
+    attributes = ["tokenizer"]
+    tokenizer_class = "AutoTokenizer"
+    model_input_names = ["input_ids", "attention_mask", "pixel_values", "pixel_attention_mask"]
+
+    def __init__(
+        self,
+        tokenizer,
+        tile_size=512,
+        image_seq_len=64,
+        longest_edge=None,
+        do_image_splitting=True,
+        chat_template=None,
+        **kwargs,
+    ):
+        self.tile_size = tile_size
+        self.image_seq_len = image_seq_len
+        self.longest_edge = longest_edge or tile_size
+        self.do_image_splitting = do_image_splitting
+        super().__init__(tokenizer, chat_template=chat_template or DEFAULT_CHAT_TEMPLATE)
+        needed = image_tokens(self.tiler.max_tiles_per_side)
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in needed if token not in vocabulary]
+        if missing:
+            raise ValueError(f"the tokenizer lacks {len(missing)} tokens for images, first {missing[0]}: add them")
+        self.image_token = IMAGE_TOKEN
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self._encoder = None
+
+    @property
+    def tiler(self):
+        return ImageTiler(self.tile_size, self.longest_edge, self.do_image_splitting)
+
+    @property
+    def encoder(self):
+        if self._encoder is None:
+            control = set(image_tokens(self.tiler.max_tiles_per_side)) | set(self.tokenizer.all_special_tokens)
+            self._encoder = ChatEncoder(self.tokenizer, IMAGE_TOKEN, control)
+        return self._encoder
+
+    def __getstate__(self):
+        # The encoder is rebuilt where it is needed: a data loader's worker gets the processor without it.
+        return {**self.__dict__, "_encoder": None}
+
+    def image_block(self, height, width):
+        """The tokens of a picture of this size, as a string: its grid row by row, then its overview."""
+        rows, columns = self.tiler.grid(height, width)
+        features = IMAGE_TOKEN * self.image_seq_len
+        block = ""
+        for row in range(1, rows + 1):
+            for column in range(1, columns + 1):
+                block += FAKE_IMAGE_TOKEN + tile_token(row, column) + features
+            block += "\n"
+        if rows:
+            block += "\n"
+        return block + FAKE_IMAGE_TOKEN + GLOBAL_IMAGE_TOKEN + features + FAKE_IMAGE_TOKEN
+
+    def encode_text(self, messages, image_sizes, add_generation_prompt=False, chat_template=None):
+        """Token ids and labels of a conversation whose pictures have these (height, width): nothing is decoded.
+
+        Raises:
+            ValueError: when the messages show another number of images than there are sizes.
+        """
+        rendered, spans, texts = render_with_placeholders(
+            messages, chat_template or self.chat_template, add_generation_prompt, self.tokenizer.special_tokens_map
+        )
+        return self.encoder.encode(rendered, spans, texts, [self.image_block(*size) for size in image_sizes])
+
+    def encode(self, messages, images=(), add_generation_prompt=False):
+        """A conversation (messages in the chat format, PIL images in reading order) → `EncodedSample`.
+
+        Labels cover what the template generated: the assistant's answers and the token that ends each.
+        """
+        sizes = [(image.height, image.width) for image in images]
+        input_ids, labels = self.encode_text(messages, sizes, add_generation_prompt)
+        return EncodedSample(input_ids, labels, self.tiles(images))
+
+    def tiles(self, images):
+        """PIL images → uint8 (tiles, 3, side, side), all tiles of all images in order."""
+        if not images:
+            return np.zeros((0, 3, self.tile_size, self.tile_size), dtype=np.uint8)
+        return np.concatenate([self.tiler.tiles(image) for image in images])
+
+    def apply_chat_template(
+        self,
+        conversation,
+        chat_template=None,
+        add_generation_prompt=False,
+        tokenize=False,
+        return_dict=False,
+        return_tensors=None,
+        return_assistant_tokens_mask=False,
+        padding=True,
+        **kwargs,
+    ):
+        """As in transformers. With `tokenize=True`, texts of the conversation never become special tokens.
+
+        Images stand in the parts: `{"type": "image", "image": PIL image, path or URL}` (or under `path`, `url`).
+        """
+        if not tokenize:
+            return super().apply_chat_template(
+                conversation, chat_template, add_generation_prompt=add_generation_prompt, **kwargs
+            )
+        batched = isinstance(conversation[0], (list, tuple))
+        encoded = []
+        for messages in conversation if batched else [conversation]:
+            images = images_of(messages)
+            sizes = [(image.height, image.width) for image in images]
+            ids, labels = self.encode_text(messages, sizes, add_generation_prompt, chat_template)
+            encoded.append(EncodedSample(ids, labels, self.tiles(images)))
+        batch = self.pad(encoded, padding, return_assistant_tokens_mask)
+        if not batched and return_tensors is None:
+            batch = {name: values[0] for name, values in batch.items()}
+        batch = BatchFeature(batch, tensor_type=return_tensors)
+        return batch if return_dict else batch["input_ids"]
+
+    def __call__(self, images=None, text=None, return_tensors=None, padding=True, **kwargs):
+        """Prompts made by `apply_chat_template(…, tokenize=False)` (special tokens in them count) and their images.
+
+        Args:
+            text: a string or a list of strings.
+            images: one image, a list in reading order of all prompts, or one list per prompt.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        per_text = distribute(images, [prompt.count(IMAGE_TOKEN) for prompt in texts])
+        encoded = []
+        for prompt, prompt_images in zip(texts, per_text):
+            blocks = [self.image_block(image.height, image.width) for image in prompt_images]
+            input_ids, labels = self.encoder.encode(prompt, [], [], blocks)
+            encoded.append(EncodedSample(input_ids, labels, self.tiles(prompt_images)))
+        return BatchFeature(self.pad(encoded, padding), tensor_type=return_tensors)
+
+    def pad(self, encoded, padding=True, return_assistant_tokens_mask=False):
+        """Samples → rows of equal length, padded on the tokenizer's side, and tiles (batch, tiles, 3, side, side).
+
+        `pixel_attention_mask` (batch, tiles, side, side) is 0 on the tiles that only fill up.
+        """
+        length = max(len(sample.input_ids) for sample in encoded) if padding else None
+        batch = {"input_ids": [], "attention_mask": []}
+        if return_assistant_tokens_mask:
+            batch["assistant_masks"] = []
+        for sample in encoded:
+            count = len(sample.input_ids)
+            fill = (length - count) if padding else 0
+            if fill and self.tokenizer.pad_token_id is None:
+                raise ValueError("the tokenizer has no padding token: set tokenizer.pad_token")
+
+            def padded(values, value, fill=fill):
+                blank = [value] * fill
+                return blank + values if self.tokenizer.padding_side == "left" else values + blank
+
+            batch["input_ids"].append(padded(sample.input_ids, self.tokenizer.pad_token_id))
+            batch["attention_mask"].append(padded([1] * count, 0))
+            if return_assistant_tokens_mask:
+                batch["assistant_masks"].append(padded([int(label != IGNORE_INDEX) for label in sample.labels], 0))
+        most = max(len(sample.tiles) for sample in encoded)
+        if most:
+            side = self.tile_size
+            pixels = np.zeros((len(encoded), most, 3, side, side), dtype=np.uint8)
+            mask = np.zeros((len(encoded), most, side, side), dtype=bool)
+            for row, sample in enumerate(encoded):
+                pixels[row, : len(sample.tiles)] = sample.tiles
+                mask[row, : len(sample.tiles)] = True
+            batch["pixel_values"], batch["pixel_attention_mask"] = torch.from_numpy(pixels), torch.from_numpy(mask)
+        return batch
+
+    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+        """As in transformers, with the tokenizer's configuration in the form that 4.57 reads as well as 5.x."""
+        super().save_pretrained(save_directory, push_to_hub=False)
+        write_portable_tokenizer_config(Path(save_directory))
+        if push_to_hub:
+            self.push_to_hub(**kwargs)
+        return [str(path) for path in Path(save_directory).glob("*.json")]
+
+
+def write_portable_tokenizer_config(folder):
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    config["model_input_names"] = ["input_ids", "attention_mask"]
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def images_of(messages):
+    """The images in the parts of a conversation, loaded, in reading order."""
+    parts = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
+    images = []
+    for part in parts:
+        if part["type"] == "image":
+            image = next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
+            if image is None:
+                raise ValueError('an image part needs its image: {"type": "image", "image": PIL image, path or URL}')
+            images.append(as_image(image))
+    return images
+
+
+def as_image(image):
+    """A PIL image from a PIL image, an array or tensor (height, width, 3), a path or a URL."""
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, (str, Path)):
+        return load_image(str(image))
+    return Image.fromarray(np.asarray(image))
+
+
+def distribute(images, counts):
+    """One list of images per prompt, from any of the shapes that `SmolHFProcessor.__call__` takes."""
+    if images is None:
+        return [[] for _ in counts]
+    if not isinstance(images, (list, tuple)):
+        images = [images]
+    if images and isinstance(images[0], (list, tuple)):
+        return [[as_image(image) for image in group] for group in images]
+    images = [as_image(image) for image in images]
+    if len(images) != sum(counts):
+        raise ValueError(f"the text has places for {sum(counts)} images, but {len(images)} images were given")
+    stops = np.cumsum(counts).tolist()
+    return [images[stop - count : stop] for stop, count in zip(stops, counts)]

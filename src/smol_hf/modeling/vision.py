@@ -1,0 +1,57 @@
+"""The image encoder: any of transformers', seen through one small door.
+
+uint8 tiles in, patch features out. The encoders differ in three ways that are settled here: a class token before the
+patches (CLIP, DINOv2), pixels given as patches (SigLIP2), and how their module is nested (transformers 4.57 and 5.x).
+"""
+
+import torch
+from transformers import AutoModel
+
+
+def build_vision_model(config):
+    """The encoder of `config` with random weights.
+
+    In transformers 4.57 SiglipVisionModel and CLIPVisionModel wrap an inner `vision_model`, in 5.x they do not. The
+    inner one is kept on both, so that a checkpoint has the same keys everywhere.
+    """
+    model = AutoModel.from_config(config)
+    return getattr(model, "vision_model", model)
+
+
+def normalize_tiles(pixel_values, config, dtype):
+    """(tiles, 3, height, width): bytes become (x / 255 - mean) / std in `dtype`; floats are taken as normalised.
+
+    Done here, on the model's device, because a byte is a quarter of a float32 on its way from the workers.
+    """
+    if pixel_values.dtype != torch.uint8:
+        return pixel_values.to(dtype)
+    mean = torch.tensor(config.image_mean, dtype=dtype, device=pixel_values.device).view(1, 3, 1, 1)
+    std = torch.tensor(config.image_std, dtype=dtype, device=pixel_values.device).view(1, 3, 1, 1)
+    return (pixel_values.to(dtype) / 255 - mean) / std
+
+
+def as_patches(pixel_values, patch_size):
+    """(tiles, 3, height, width) → (tiles, patches, patch_size² · 3): SigLIP2's input, channels innermost."""
+    tiles, channels, height, width = pixel_values.shape
+    rows, columns = height // patch_size, width // patch_size
+    patches = pixel_values.view(tiles, channels, rows, patch_size, columns, patch_size)
+    return patches.permute(0, 2, 4, 3, 5, 1).reshape(tiles, rows * columns, -1), (rows, columns)
+
+
+def encode_tiles(vision_model, pixel_values, config):
+    """Normalised tiles (tiles, 3, height, width) → patch features (tiles, patches, vision_hidden)."""
+    keep_all = config.vision_feature_layer != -1
+    if config.vision_config.model_type == "siglip2_vision_model":
+        patches, shape = as_patches(pixel_values, config.vision_config.patch_size)
+        mask = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
+        shapes = torch.tensor([shape] * len(patches), device=patches.device)
+        outputs = vision_model(patches, mask, shapes, output_hidden_states=keep_all)
+    else:
+        outputs = vision_model(pixel_values=pixel_values, output_hidden_states=keep_all)
+    if config.vision_feature_layer == -1:
+        features = outputs.last_hidden_state
+    else:
+        features = outputs.hidden_states[config.vision_feature_layer]
+    if config.vision_feature_select_strategy == "default":
+        features = features[:, config.num_class_tokens :]  # the patches alone form the square
+    return features

@@ -1,0 +1,89 @@
+"""The tiny tokenizer: any text comes back, special tokens are where they should be, digits stay single."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from smol_hf.data.embedded import question_texts
+from smol_hf.data.tiny_tokenizer import MINIMUM_VOCAB_SIZE, SPECIAL_TOKENS, build_tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tiny_tokenizer(question_texts())
+
+
+def random_texts():
+    source = random.Random(0)
+    for _ in range(200):
+        yield "".join(chr(source.choice([source.randrange(1, 256), source.randrange(0xD800)])) for _ in range(30))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Which digit is larger?",
+        "  two  spaces , and \t a tab\r\nand a line ",
+        "don't it's 1234567890 3.14",
+        "naïve café 漢字 🙂👩‍👩‍👧 \u200b\x00\x7f",
+        "a literal <image> and <|im_start|> and <row_1_col_1> and <end_of_utterance>",
+    ],
+)
+def test_text_comes_back_unchanged(tokenizer, text):
+    ids = tokenizer(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == text
+    assert not set(ids) & set(tokenizer.all_special_ids)
+
+
+def test_random_text_comes_back_unchanged(tokenizer):
+    for text in random_texts():
+        assert tokenizer.decode(tokenizer(text, split_special_tokens=True)["input_ids"]) == text
+
+
+def test_the_same_texts_give_the_same_tokenizer(tokenizer):
+    again = build_tiny_tokenizer(iter(question_texts()))
+    assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+    assert build_tiny_tokenizer(["other words"]).get_vocab() != tokenizer.get_vocab()
+
+
+def test_special_tokens_come_first_and_are_special(tokenizer):
+    assert len(SPECIAL_TOKENS) == 7 + 36
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(43))
+    assert set(tokenizer.all_special_tokens) == set(SPECIAL_TOKENS)
+    assert [tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token] == [
+        "<|im_start|>",
+        "<end_of_utterance>",
+        "<|im_end|>",
+    ]
+    assert all(tokenizer.added_tokens_decoder[token_id].special for token_id in range(43))
+    ids = tokenizer("<image>7<row_6_col_6><end_of_utterance>")["input_ids"]
+    assert len(ids) == 4 and tokenizer.decode(ids, skip_special_tokens=True) == "7"
+
+
+def test_digits_stay_single_and_words_become_short(tokenizer):
+    assert tokenizer.tokenize("1234") == list("1234")
+    assert len(tokenizer.tokenize("Which digit is written here?")) == 6
+
+
+def test_vocabulary_is_limited():
+    assert MINIMUM_VOCAB_SIZE == 299
+    assert len(build_tiny_tokenizer([], vocab_size=500)) == 299
+    assert len(build_tiny_tokenizer(question_texts(), vocab_size=320)) == 320
+    with pytest.raises(ValueError, match="vocab_size must be at least 299.*got 298"):
+        build_tiny_tokenizer([], vocab_size=298)
+
+
+def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
+    build_tiny_tokenizer(question_texts(), model_max_length=123).save_pretrained(tmp_path)
+    loaded = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert loaded.model_max_length == 123
+    assert loaded.model_input_names == ["input_ids", "attention_mask"]
+    assert loaded.get_vocab() == tokenizer.get_vocab()
+    assert set(loaded.all_special_tokens) == set(SPECIAL_TOKENS)
+    text = "How many digits do you see? <image> 42 é"
+    assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert loaded.decode(loaded("a , b")["input_ids"]) == "a , b"
