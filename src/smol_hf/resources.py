@@ -19,8 +19,8 @@ def resource_path(*parts: str) -> Path:
     there is no such file, when `parts` begin elsewhere, or when they lead out of the resource folder.
     """
     relative = PurePosixPath(*parts)
-    if relative.parts[:1] not in [(folder,) for folder in RESOURCE_FOLDERS] or ".." in relative.parts:
-        raise FileNotFoundError(f"no resource '{relative}': a resource is a path inside {' or '.join(RESOURCE_FOLDERS)}")
+    if not relative.parts or relative.parts[0] not in RESOURCE_FOLDERS or ".." in relative.parts:
+        raise FileNotFoundError(f"no resource '{relative}': it must lie inside {' or '.join(RESOURCE_FOLDERS)}")
     candidates = [root / relative for root in _roots()]
     for candidate in candidates:
         if candidate.exists():

@@ -85,6 +85,7 @@ def test_answers_follow_from_the_digits_on_the_page(many_pages):
     several = list(build_pages(500, seed=1, split="train", turns=9))
     for page in many_pages + several:
         assert [digit.label for digit in page.digits] == [labels[digit.index] for digit in page.digits]
+        assert list(page.digits) == sorted(page.digits, key=lambda digit: digit.box[0])
         for turn in page.turns:
             assert turn.answer == right_answer(turn, [digit.label for digit in page.digits])
             if turn.kind == "number":

@@ -73,7 +73,7 @@ def test_vocabulary_is_limited():
     assert MINIMUM_VOCAB_SIZE == 299
     assert len(build_tiny_tokenizer([], vocab_size=500)) == 299
     assert len(build_tiny_tokenizer(question_texts(), vocab_size=320)) == 320
-    with pytest.raises(ValueError, match="vocab_size must be at least 299.*got 298"):
+    with pytest.raises(ValueError, match=r"vocab_size must be at least 299.*got 298"):
         build_tiny_tokenizer([], vocab_size=298)
 
 

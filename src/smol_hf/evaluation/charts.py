@@ -98,6 +98,7 @@ def loss_chart(log_history: Sequence[Mapping[str, Any]]) -> str | None:
             axes.yaxis.set_minor_locator(NullLocator())
         elif min(finite) >= 0:
             axes.set_ylim(0, max(finite) * 1.15 or 1)
+            axes.yaxis.set_major_locator(MaxNLocator(5))
         _mark_unfreeze(axes, log_history, labelled=True)
 
     return _svg(draw, name="loss", label="Loss over the training steps")
@@ -130,7 +131,8 @@ def rate_chart(log_history: Sequence[Mapping[str, Any]]) -> str | None:
         for index, (label, points) in enumerate(series.items()):
             colour, style = _LINES[min(index, len(_LINES) - 1)]
             look = {"color": colour, "linestyle": style, "linewidth": 1.6, "clip_on": False, "zorder": 3}
-            axes.plot(*zip(*points), **look, label=label, gid=f"rate-line-{index}")
+            steps, rates = zip(*points, strict=True)
+            axes.plot(steps, rates, **look, label=label, gid=f"rate-line-{index}")
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         legend = {"frameon": False, "borderpad": 0, "handlelength": 2.2, "columnspacing": 1.6, "borderaxespad": 0.4}
@@ -149,8 +151,9 @@ def _mark_unfreeze(axes: Axes, log_history: Sequence[Mapping[str, Any]], *, labe
     if mark is None:
         return
     step, exact = mark
-    axes.axvline(step, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1, gid="unfreeze-mark")
+    line = axes.axvline(step, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
     if labelled:
+        line.set_gid("unfreeze-mark")
         left, right = axes.get_xlim()
         on_right = step - left < (right - left) * 0.55
         axes.annotate(
@@ -162,6 +165,7 @@ def _mark_unfreeze(axes: Axes, log_history: Sequence[Mapping[str, Any]], *, labe
             ha="left" if on_right else "right",
             va="top",
             color=_INK,
+            bbox={"facecolor": _SURFACE, "edgecolor": "none", "pad": 1.5},
         )
 
 
@@ -205,7 +209,7 @@ def _for_html(svg: str, label: str) -> str:
     view_box = re.search(r'viewBox="[^"]*"', svg).group()
     svg = re.sub(r"<svg [^>]*>", f'<svg class="chart" {view_box} role="img" aria-label="{label}">', svg, count=1)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[\w.]+_\d+">', "<g>", svg)
+    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)
     svg = svg.replace("xlink:href", "href")
     svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
     for placeholder, variable in _CSS_COLOURS.items():

@@ -14,7 +14,15 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from smol_hf.evaluation.charts import finite_losses, loss_chart, loss_rows, rate_chart, rate_series, unfreeze_mark, wants_log_scale
+from smol_hf.evaluation.charts import (
+    finite_losses,
+    loss_chart,
+    loss_rows,
+    rate_chart,
+    rate_series,
+    unfreeze_mark,
+    wants_log_scale,
+)
 from smol_hf.resources import resource_path
 from smol_hf.wording import compact, duration, is_number, percent
 

@@ -115,7 +115,7 @@ class ChatEncoder:
             position = match.end()
             flag = generated[match.start()]
             if match.group(2) is not None:
-                run.append((texts[int(match.group(2))], flag))
+                run.append((texts[int(match.group(2))] if texts else match.group(0), flag))
             elif match.group(0) == self.image_token:
                 shown += 1
                 for piece in re.split(f"({'|'.join(map(re.escape, self.special_ids))})", next(blocks, "")):

@@ -76,6 +76,12 @@ class SmolHFTextConfig(PretrainedConfig):
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
         self.num_key_value_heads = num_key_value_heads or num_attention_heads
+        if head_dim is None and hidden_size % num_attention_heads:
+            divisors = [n for n in range(1, hidden_size + 1) if hidden_size % n == 0]
+            raise ValueError(
+                f"hidden_size {hidden_size} does not split into num_attention_heads {num_attention_heads} heads: "
+                f"choose one of {divisors}, or give head_dim"
+            )
         self.head_dim = head_dim or hidden_size // num_attention_heads
         self.hidden_act = hidden_act
         self.gated_mlp = gated_mlp

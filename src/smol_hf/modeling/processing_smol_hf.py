@@ -28,7 +28,7 @@ DEFAULT_CHAT_TEMPLATE = (
     "{{ message['role'] | capitalize }}:"
     "{% if message['role'] == 'assistant' %}{% generation %} "
     "{% for part in parts %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
-    "<end_of_utterance>{% endgeneration %}\n"
+    "<end_of_utterance>{% endgeneration %}{{ '\\n' }}"  # a bare line break after a block would be trimmed
     "{% else %}{% if parts and parts[0]['type'] != 'image' %} {% endif %}"
     "{% for part in parts %}{% if part['type'] == 'text' %}{{ part['text'] }}"
     "{% elif part['type'] == 'image' %}<image>{% endif %}{% endfor %}<end_of_utterance>\n"
@@ -284,6 +284,8 @@ def distribute(images, counts):
     if not isinstance(images, (list, tuple)):
         images = [images]
     if images and isinstance(images[0], (list, tuple)):
+        if len(images) != len(counts):
+            raise ValueError(f"there are {len(counts)} texts, but images for {len(images)}: give a list for each")
         return [[as_image(image) for image in group] for group in images]
     images = [as_image(image) for image in images]
     if len(images) != sum(counts):

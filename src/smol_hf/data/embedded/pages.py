@@ -19,6 +19,7 @@ _TEXTS = {
     "larger": ("Which digit is larger?", "Which of the two digits is larger?"),
     "left": ("Which digit is on the left?",),
     "right": ("Which digit is on the right?",),
+    "sequence": ("Which digits do you see, from left to right?",),
 }
 
 _LAYOUTS = {
@@ -171,4 +172,6 @@ def _answers(digits: list[PlacedDigit], as_number: bool) -> dict[str, str]:
         answers["larger"] = str(max(left.label, right.label))
         if left.box[2] <= right.box[0]:
             answers["left"], answers["right"] = str(left.label), str(right.label)
+    if len(digits) > 1 and all(one.box[2] <= next_one.box[0] for one, next_one in zip(digits, digits[1:])):
+        answers["sequence"] = " ".join(str(digit.label) for digit in digits)
     return answers

@@ -1,0 +1,113 @@
+"""The command `smol-hf`: parses, and calls what does the work."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+DESCRIPTION = "Small vision-language models, native to Hugging Face transformers."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="smol-hf", description=DESCRIPTION, epilog="smol-hf COMMAND --help shows a command with an example."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("train", help="train a model from a recipe", add_help=False)
+
+    chat = add_command(
+        commands,
+        "chat",
+        "ask a checkpoint about pictures",
+        'smol-hf chat runs/demo/checkpoint --image page.png --prompt "Which digit is written here?"',
+    )
+    chat.add_argument("checkpoint", help="folder or Hub id of a checkpoint")
+    chat.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
+    chat.add_argument("--prompt", help="one question; without it, questions are read from the terminal")
+    chat.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default), higher is more varied")
+    chat.add_argument("--top-k", type=int, help="sample among the k likeliest tokens")
+    chat.add_argument("--top-p", type=float, help="sample among the likeliest tokens that make up this share")
+    chat.add_argument("--repetition-penalty", type=float, help="above 1: repeat less")
+    chat.add_argument("--max-new-tokens", type=int, default=256, help="longest answer, in tokens (default 256)")
+    chat.add_argument("--seed", type=int, help="makes sampling repeatable")
+    chat.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+
+    demo = add_command(
+        commands,
+        "demo",
+        "train a tiny model on handwritten digits and report how well it reads them",
+        "smol-hf demo --output runs/demo",
+    )
+    demo.add_argument("--output", default="runs/demo", help="folder of the result (default runs/demo)")
+    demo.add_argument("--recipe", help="another recipe than quickstart/digits.yaml")
+    demo.add_argument("--questions", type=int, default=600, help="held-out questions (default 600)")
+    demo.add_argument("--max-steps", type=int, help="train for fewer steps than the recipe says")
+    demo.add_argument("--seed", type=int, default=0, help="seed of weights, data and order (default 0)")
+    return parser
+
+
+def add_command(commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def run_chat(arguments: argparse.Namespace) -> None:
+    from smol_hf.inference.answering import load_checkpoint
+    from smol_hf.inference.chat import Chat, generate_arguments
+
+    sampling = {
+        name: getattr(arguments, name)
+        for name in ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "seed")
+    }
+    generate_arguments(**sampling)  # refuse what means nothing before a model is loaded
+    model, processor = load_checkpoint(arguments.checkpoint, trust_remote_code=arguments.trust_remote_code)
+    chat = Chat(model, processor, arguments.image, **sampling)
+    for question in [arguments.prompt] if arguments.prompt is not None else questions_from_terminal():
+        for piece in chat.say(question):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+
+
+def questions_from_terminal():
+    """Lines that a person types, until an empty one or the end of input."""
+    while True:
+        try:
+            question = input("> ").strip()
+        except EOFError:
+            return
+        if not question:
+            return
+        yield question
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    command_line = sys.argv[1:] if command_line is None else list(command_line)
+    if command_line[:1] == ["train"]:
+        from smol_hf.train import main as train
+
+        return train(command_line[1:])
+    arguments = build_parser().parse_args(command_line)
+    try:
+        if arguments.command == "chat":
+            run_chat(arguments)
+        else:
+            from smol_hf.demo import run_demo
+
+            run_demo(arguments)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The ledger of samples that were left out: each by name, with the reason."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from smol_hf.data.conversation import SampleError
+
+SHOWN = 10
+
+
+@dataclass
+class SkippedSamples:
+    """Counts and names samples that cannot be used.
+
+    `policy` "stop" makes the first call of `settle` an error when there is any fault in the data; "skip" leaves
+    faulty samples out, up to `max_fraction` of all samples. Samples longer than the context are no fault: they are
+    always left out and counted.
+    """
+
+    policy: str = "stop"
+    max_fraction: float = 0.1
+    path: Path | None = None
+    faults: list[SampleError] = field(default_factory=list)
+    too_long: list[SampleError] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.faults) + len(self.too_long)
+
+    def settle(self, total: int) -> None:
+        """Decide after all `total` samples were looked at.
+
+        Raises:
+            SampleError: under "stop" when there is a fault, under "skip" when there are too many; and when nothing
+                is left. Up to 10 faults are spelled out.
+        """
+        self.write()
+        faults = "\n".join(f"  {fault}" for fault in self.faults[:SHOWN])
+        more = f"\n  … and {len(self.faults) - SHOWN} more" if len(self.faults) > SHOWN else ""
+        if self.faults and self.policy == "stop":
+            raise SampleError(
+                "data",
+                f"{len(self.faults)} of {total} samples cannot be used:\n{faults}{more}\n"
+                "Mend them, or leave them out with --on_bad_sample skip",
+            )
+        if len(self.faults) > self.max_fraction * total:
+            raise SampleError(
+                "data",
+                f"{len(self.faults)} of {total} samples cannot be used, more than max_skipped_fraction "
+                f"{self.max_fraction}:\n{faults}{more}",
+            )
+        if total and len(self) == total:
+            longest = f"; {len(self.too_long)} are longer than the context" if self.too_long else ""
+            raise SampleError("data", f"none of {total} samples can be used{longest}:\n{faults}{more}")
+
+    def add(self, fault: SampleError) -> None:
+        """Note a fault that was found while training (a damaged image), at once in the file too."""
+        self.faults.append(fault)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(self.line(fault))
+
+    def write(self) -> None:
+        if self.path is not None and len(self):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("".join(map(self.line, [*self.faults, *self.too_long])), encoding="utf-8")
+
+    @staticmethod
+    def line(fault: SampleError) -> str:
+        return json.dumps({"sample": fault.where, "reason": fault.problem}, ensure_ascii=False) + "\n"
+
+    def summary(self) -> str:
+        """One line for the log."""
+        return f"{len(self)} samples left out: {len(self.faults)} unusable, {len(self.too_long)} longer than the context"

@@ -1,0 +1,160 @@
+"""The main job on the embedded data: train, publish, let a stranger load the result and ask it, report.
+
+Every step is what a user would run: training is `accelerate launch -m smol_hf.train` with a recipe, and the questions
+are answered in a fresh process that cannot import smol_hf.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoConfig
+
+from smol_hf.data.embedded import evaluation_questions
+from smol_hf.evaluation import stranger
+from smol_hf.evaluation.exact_match import Question, score
+from smol_hf.evaluation.report import GalleryItem, write_report
+from smol_hf.publishing.model_card import write_model_card
+from smol_hf.resources import resource_path
+from smol_hf.training.console import read_log
+from smol_hf.wording import duration, percent
+
+EVALUATION_SEED = 1
+GALLERY_SIZE = 30
+DATA_DESCRIPTION = (
+    "Pages drawn with handwritten digits of the UCI *Optical Recognition of Handwritten Digits* set (CC BY 4.0), "
+    "each with a question about it. The digits of the held-out pages were never seen in training; their writers were."
+)
+
+
+def run_demo(arguments: Namespace) -> dict:
+    """Run everything and return the metrics. Writes `checkpoint/`, `metrics.json` and `report.html` to the output.
+
+    Raises:
+        FileExistsError: when the output folder holds something that is not an earlier demo.
+        RuntimeError: when a step fails; its own message has been printed then.
+    """
+    console = Console(highlight=False)
+    output = Path(arguments.output)
+    clear_output(output)
+    recipe_path = Path(arguments.recipe) if arguments.recipe else resource_path("recipes", "quickstart", "digits.yaml")
+    console.rule("1/3  train")
+    launch_training(recipe_path, output, arguments)
+    recipe = yaml.safe_load((output / "recipe.yaml").read_text(encoding="utf-8"))
+
+    console.rule("2/3  ask a process that has no smol_hf")
+    pages = evaluation_questions(arguments.questions, seed=EVALUATION_SEED, page_size=recipe["page_size"])
+    questions = [Question.of_page(page) for page in pages]
+    answers, blind_answers = ask_a_stranger(output / "checkpoint", questions)
+
+    console.rule("3/3  report")
+    run = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    metrics = {
+        **score(questions, answers, blind_answers),
+        "train_seconds": run["train_seconds"],
+        "parameters": sum(run["parameters"].values()),
+        "seed": run["seed"],
+        "steps": run["steps"],
+        "data_fingerprint": run["data_fingerprint"],
+        "versions": run["versions"],
+    }
+    (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    gallery = [
+        GalleryItem(question.image, question.kind, question.text, answer, question.truth)
+        for question, answer in list(zip(questions, answers))[:GALLERY_SIZE]
+    ]
+    write_report(
+        output / "report.html",
+        title="A tiny model reads handwritten digits",
+        metrics=metrics,
+        log_history=read_log(output),
+        gallery=gallery,
+    )
+    config = AutoConfig.from_pretrained(output / "checkpoint")
+    write_model_card(
+        output / "checkpoint",
+        model_name="digits-demo",
+        config=config,
+        parameters={**run["parameters"], "total": metrics["parameters"]},
+        metrics=metrics,
+        recipe=recipe,
+        versions=run["versions"],
+        data_description=DATA_DESCRIPTION,
+        license="apache-2.0",
+        example_question=questions[0].text,
+    )
+    print_scores(console, metrics)
+    console.print(f"open {output / 'report.html'}", soft_wrap=True)
+    return metrics
+
+
+def clear_output(output: Path) -> None:
+    """Remove an earlier demo, and nothing else."""
+    if output.exists() and any(output.iterdir()):
+        if not (output / "recipe.yaml").is_file():
+            raise FileExistsError(f"{output} holds something that is not an earlier demo: choose another --output")
+        shutil.rmtree(output)
+
+
+def launch_training(recipe_path: Path, output: Path, arguments: Namespace) -> None:
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch",
+        "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "-m", "smol_hf.train", "--config", str(recipe_path), "--output_dir", str(output),
+        "--seed", str(arguments.seed),
+    ]  # fmt: skip
+    if arguments.max_steps is not None:
+        command += ["--max_steps", str(arguments.max_steps)]
+    run_step(command, "training")
+
+
+def ask_a_stranger(checkpoint: Path, questions: list[Question]) -> tuple[list[str], list[str]]:
+    """(answers, blind answers) of the checkpoint, loaded in a fresh process that cannot import this package."""
+    asked = [
+        {"image": base64.b64encode(question.image).decode() if shown else None, "text": question.text}
+        for shown in (True, False)
+        for question in questions
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        questions_path, answers_path = Path(folder, "questions.json"), Path(folder, "answers.json")
+        questions_path.write_text(json.dumps(asked), encoding="utf-8")
+        command = [sys.executable, stranger.__file__, str(checkpoint), str(questions_path), str(answers_path)]
+        run_step(command, "answering", {"HF_HUB_OFFLINE": "1", "HF_HOME": folder})
+        answers = json.loads(answers_path.read_text(encoding="utf-8"))
+    return answers[: len(questions)], answers[len(questions) :]
+
+
+def run_step(command: list[str], name: str, environment: dict[str, str] | None = None) -> None:
+    quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    result = subprocess.run(command, env={**os.environ, **quiet, **(environment or {})})
+    if result.returncode:
+        raise RuntimeError(f"{name} ended with exit code {result.returncode}; the reason stands above")
+
+
+def print_scores(console: Console, metrics: dict) -> None:
+    table = Table(title=f"{metrics['questions']} held-out questions, exact match", title_justify="left")
+    for column in ("kind", "questions", "score", "without the picture"):
+        table.add_column(column, justify="left" if column == "kind" else "right")
+    for kind, scores in metrics["per_kind"].items():
+        add_score_row(table, kind, scores)
+    table.add_section()
+    add_score_row(table, "all", metrics)
+    console.print(table)
+    console.print(f"trained {metrics['parameters']:,} parameters in {duration(metrics['train_seconds'])}")
+
+
+def add_score_row(table: Table, name: str, scores: dict) -> None:
+    table.add_row(
+        name, str(scores["questions"]), percent(scores["exact_match"]), percent(scores["blind_exact_match"])
+    )

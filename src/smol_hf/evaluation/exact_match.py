@@ -1,0 +1,49 @@
+"""Exact match on held-out questions, beside what a blind reader scores."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from smol_hf.data.embedded import Page
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about one picture (encoded `image`), of a `kind`, and the `truth` that counts as right."""
+
+    image: bytes
+    kind: str
+    text: str
+    truth: str
+
+    @classmethod
+    def of_page(cls, page: Page) -> Question:
+        return cls(page.conversation.images[0].content, page.kind, page.question, page.answer)
+
+    def messages(self, *, blind: bool = False) -> list[dict]:
+        """The question in the chat format; `blind` leaves the picture out."""
+        text = {"type": "text", "text": self.text}
+        if blind:
+            return [{"role": "user", "content": [text]}]
+        picture = Image.open(io.BytesIO(self.image)).convert("RGB")
+        return [{"role": "user", "content": [{"type": "image", "image": picture}, text]}]
+
+
+def score(questions: Sequence[Question], answers: Sequence[str], blind_answers: Sequence[str]) -> dict:
+    """`exact_match`, `blind_exact_match` (fractions of 1), `questions`, and the three again under `per_kind`."""
+    kinds = sorted({question.kind for question in questions})
+
+    def of(chosen: list[int]) -> dict:
+        return {
+            "exact_match": sum(answers[i] == questions[i].truth for i in chosen) / len(chosen),
+            "blind_exact_match": sum(blind_answers[i] == questions[i].truth for i in chosen) / len(chosen),
+            "questions": len(chosen),
+        }
+
+    everything = list(range(len(questions)))
+    per_kind = {kind: of([i for i in everything if questions[i].kind == kind]) for kind in kinds}
+    return {**of(everything), "per_kind": per_kind}

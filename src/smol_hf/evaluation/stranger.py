@@ -1,0 +1,54 @@
+"""A stranger's script: load a checkpoint with transformers alone and answer questions.
+
+It is run by its path in a fresh process, in which smol_hf cannot be imported:
+
+    python stranger.py CHECKPOINT QUESTIONS.json ANSWERS.json
+
+QUESTIONS.json is a list of {"image": base64 or null, "text": question}; ANSWERS.json becomes the list of answers.
+"""
+
+import base64
+import io
+import json
+import sys
+
+sys.modules["smol_hf"] = None  # from here on `import smol_hf` fails, as it does where it is not installed
+
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
+
+BATCH_SIZE = 50
+
+
+@torch.inference_mode()
+def main(checkpoint, questions_path, answers_path):
+    processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto", trust_remote_code=True).eval()
+    with open(questions_path, encoding="utf-8") as file:
+        questions = json.load(file)
+    answers = []
+    for start in range(0, len(questions), BATCH_SIZE):
+        conversations = [messages_of(question) for question in questions[start : start + BATCH_SIZE]]
+        inputs = processor.apply_chat_template(
+            conversations, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+        new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
+        answers += [text.strip() for text in processor.batch_decode(new_tokens, skip_special_tokens=True)]
+        sys.stdout.write(f"answered {len(answers)} of {len(questions)} questions\n")
+        sys.stdout.flush()
+    with open(answers_path, "w", encoding="utf-8") as file:
+        json.dump(answers, file)
+
+
+def messages_of(question):
+    content = [{"type": "text", "text": question["text"]}]
+    if question["image"] is not None:
+        image = Image.open(io.BytesIO(base64.b64decode(question["image"]))).convert("RGB")
+        content.insert(0, {"type": "image", "image": image})
+    return [{"role": "user", "content": content}]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

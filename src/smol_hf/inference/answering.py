@@ -1,0 +1,56 @@
+"""A checkpoint and questions → answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+DEFAULT_MAX_NEW_TOKENS = 256
+
+
+def load_checkpoint(checkpoint: str | Path, *, trust_remote_code: bool = False, device: str | None = None):
+    """(model, processor) of a folder or Hub id, on `device` (by default the GPU where there is one), for inference.
+
+    Raises:
+        OSError: when there is no such checkpoint, as transformers says it.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
+    model = AutoModelForImageTextToText.from_pretrained(
+        checkpoint, dtype="auto", trust_remote_code=trust_remote_code
+    )
+    return model.to(device).eval(), processor
+
+
+def prompt_inputs(processor, conversations: list[list[dict]], device):
+    """Chat messages of several conversations → one left-padded batch on the device, ready for `generate`."""
+    processor.tokenizer.padding_side = "left"
+    inputs = processor.apply_chat_template(
+        conversations, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    return inputs.to(device)
+
+
+@torch.inference_mode()
+def answer(
+    model,
+    processor,
+    conversations: Iterable[list[dict]],
+    *,
+    batch_size: int = 32,
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    **generate_arguments,
+) -> list[str]:
+    """The model's next turn in each conversation (chat messages, images in their parts), greedy by default."""
+    conversations = list(conversations)
+    answers = []
+    generate_arguments = {"do_sample": False, **generate_arguments}
+    for start in range(0, len(conversations), batch_size):
+        inputs = prompt_inputs(processor, conversations[start : start + batch_size], model.device)
+        tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, **generate_arguments)
+        new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
+        answers += [text.strip() for text in processor.batch_decode(new_tokens, skip_special_tokens=True)]
+    return answers

@@ -1,0 +1,48 @@
+"""The folder that leaves the house: weights, code, processor, template, card and recipe, whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+from smol_hf.publishing.model_card import write_model_card
+
+
+def publish_checkpoint(
+    folder: str | Path, model, processor, *, recipe: dict | None = None, versions: dict | None = None, **card
+) -> Path:
+    """Write a checkpoint that loads anywhere with `trust_remote_code=True`, smol_hf not installed.
+
+    It is written beside its place and renamed, so an interrupted run leaves no half of it; what stood there before
+    is replaced. Nothing in it is pickled.
+
+    Args:
+        card: more for the model card, see `write_model_card`.
+
+    Raises:
+        ValueError: when a weight is not finite. Nothing is written then.
+    """
+    folder = Path(folder)
+    incomplete = folder.with_name(f".{folder.name}.incomplete")
+    shutil.rmtree(incomplete, ignore_errors=True)
+    model.config.use_cache = True
+    model.config.get_text_config().use_cache = True
+    model.save_pretrained(incomplete)
+    processor.save_pretrained(incomplete)
+    if recipe is not None:
+        (incomplete / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    describe_checkpoint(incomplete, model, name=folder.name, recipe=recipe, versions=versions, **card)
+    if folder.exists():
+        shutil.rmtree(folder)
+    incomplete.rename(folder)
+    return folder
+
+
+def describe_checkpoint(folder: Path, model, *, name: str, **card) -> None:
+    """Write the model card of a checkpoint, again when there is more to say (its scores)."""
+    parts = {"vision": model.vision_model, "connector": model.connector, "text": model.language_model}
+    parameters = {part: sum(weight.numel() for weight in module.parameters()) for part, module in parts.items()}
+    parameters["total"] = sum(parameters.values())
+    write_model_card(folder, model_name=name, config=model.config, parameters=parameters, **card)

@@ -1,0 +1,260 @@
+"""The model card, README.md of a checkpoint: what the model is, how to load it, how well it does, how it was made."""
+
+from __future__ import annotations
+
+import enum
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from smol_hf.resources import resource_path
+from smol_hf.wording import compact, duration, is_number, percent
+
+_PART_NAMES = {"vision": "Vision encoder", "connector": "Connector", "text": "Language model", "total": "**Total**"}
+_CREDENTIALS = ("hub_token", "push_to_hub_token")
+# A longer recipe is folded away, so that it does not push the rest of the card out of sight.
+_OPEN_RECIPE_LINES = 40
+_SMALL_MODEL = 3e9
+
+
+def render_model_card(
+    *,
+    model_name: str,
+    config: Any,
+    parameters: Mapping[str, int],
+    metrics: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
+    data_description: str | None = None,
+    base_models: str | Sequence[str] | None = None,
+    license: str | None = None,
+    language: str | Sequence[str] | None = "en",
+    example_question: str = "What is in this picture?",
+    chat: bool = False,
+) -> str:
+    """The text of a model card, YAML front matter included. A section without data is left out.
+
+    Args:
+        model_name: how the model is called, and the path or Hub id in the example.
+        config: the model's configuration (or its dictionary). With a `vision_config` the card is that of a
+            vision-language model, without one that of a text model.
+        parameters: number of parameters by part: any of `vision`, `connector`, `text`, and `total`.
+        metrics: `exact_match` (a fraction of 1), and if there `blind_exact_match`, `questions`, `per_kind` (kind →
+            the same three), `train_seconds`, `seed`.
+        recipe: the resolved recipe, shown as YAML; credentials of the Hub in it are dropped.
+        versions: package → version.
+        data_description: Markdown about the training data, taken as it is.
+        base_models: Hub ids or paths of the models the weights come from; ids also go to the front matter.
+        license: a licence identifier of the Hub, such as `apache-2.0`.
+        language: ISO 639 code or codes.
+        example_question: what the example of a vision-language model asks.
+        chat: for a text model, whether the example uses the tokenizer's chat template.
+    """
+    metrics = metrics or {}
+    vision = _get(config, "vision_config")
+    task = "image-text-to-text" if vision is not None else "text-generation"
+    scores = _score_rows(metrics)
+    base_models = [base_models] if isinstance(base_models, str) else list(base_models or [])
+    results = _eval_results(task, metrics)
+    data = ModelCardData(
+        language=language if isinstance(language, str) or language is None else list(language),
+        license=license,
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=["smol_hf", "custom_code"] + (["vision-language-model"] if vision is not None else []),
+        base_model=[model for model in base_models if _is_hub_id(model)] or None,
+        model_name=model_name if results else None,
+        eval_results=results or None,
+    )
+    recipe_text = (
+        yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True, width=100).rstrip() if recipe else None
+    )
+    total = parameters.get("total")
+    metrics = metrics or {}
+    card = ModelCard.from_template(
+        data,
+        template_path=str(resource_path("hub_templates", "model_card.md.jinja")),
+        title=_inline(model_name),
+        has_vision=vision is not None,
+        parts=_part_rows(config, parameters),
+        total=compact(total) if is_number(total) else None,
+        is_small=is_number(total) and total < _SMALL_MODEL,
+        sources=base_models,
+        checkpoint=json.dumps(model_name, ensure_ascii=False),
+        question=json.dumps(example_question, ensure_ascii=False),
+        chat=chat,
+        scores=scores,
+        has_blind=any(row["blind"] for row in scores),
+        questions=f"{metrics['questions']:,}" if is_number(metrics.get("questions")) else None,
+        data_description=data_description.strip() if data_description else None,
+        train_time=duration(metrics["train_seconds"]) if is_number(metrics.get("train_seconds")) else None,
+        seed=metrics.get("seed"),
+        recipe=recipe_text,
+        fence=_fence(recipe_text or ""),
+        folded=recipe_text is not None and recipe_text.count("\n") >= _OPEN_RECIPE_LINES,
+        versions={_inline(name): _inline(version) for name, version in (versions or {}).items()},
+    )
+    return str(card).rstrip() + "\n"
+
+
+def write_model_card(folder: str | Path, **card: Any) -> Path:
+    """Writes `render_model_card(**card)` to README.md in `folder` (made if missing) and returns its path.
+
+    For a text model `chat` is, unless given, whether the tokenizer in the folder has a chat template.
+    """
+    folder = Path(folder)
+    card.setdefault("chat", _has_chat_template(folder))
+    text = render_model_card(**card)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "README.md"
+    path.write_text(text, encoding="utf-8", newline="\n")
+    return path
+
+
+def _get(config: Any, name: str) -> Any:
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+
+
+def _part_rows(config: Any, parameters: Mapping[str, int]) -> list[dict[str, str]]:
+    """One row for each part that `parameters` names: its name, what it is, its size in words."""
+    text = _get(config, "text_config")
+    descriptions = {
+        "vision": _describe_vision(_get(config, "vision_config")),
+        "connector": _describe_connector(config),
+        "text": _describe_text(config if text is None else text),
+    }
+    rows = []
+    for part, number in parameters.items():
+        name = _PART_NAMES.get(part, part.replace("_", " ").capitalize())
+        rows.append({"name": _inline(name), "what": descriptions.get(part, ""), "number": f"{number:,}"})
+    return rows
+
+
+def _describe_vision(config: Any) -> str:
+    image, patch = _get(config, "image_size"), _get(config, "patch_size")
+    tile = f"tiles of {image} × {image} pixels" if isinstance(image, int) else ""
+    patches = f"patches of {patch} × {patch}" if isinstance(patch, int) else ""
+    return _join(_describe_layers(config), " in ".join(filter(None, (tile, patches))))
+
+
+def _describe_connector(config: Any) -> str:
+    kind, tokens = _get(config, "connector_type"), _get(config, "image_seq_len")
+    factor = f"scale factor {_get(config, 'scale_factor')}" if kind == "pixel_shuffle" else ""
+    return _join(f"`{kind}`" if kind else "", factor, f"{tokens} tokens for a tile" if is_number(tokens) else "")
+
+
+def _describe_text(config: Any) -> str:
+    vocabulary, context = _get(config, "vocab_size"), _get(config, "max_position_embeddings")
+    return _join(
+        _describe_layers(config),
+        f"vocabulary of {vocabulary:,}" if is_number(vocabulary) else "",
+        f"up to {context:,} positions" if is_number(context) else "",
+    )
+
+
+def _describe_layers(config: Any) -> str:
+    kind, layers, width = (_get(config, name) for name in ("model_type", "num_hidden_layers", "hidden_size"))
+    sizes = f"{layers} layers of width {width}" if is_number(layers) and is_number(width) else ""
+    return _join(f"`{kind}`" if kind else "", sizes)
+
+
+def _join(*pieces: str) -> str:
+    return ", ".join(filter(None, pieces))
+
+
+def _score_rows(metrics: Mapping[str, Any]) -> list[dict[str, str | None]]:
+    """Rows of the results table, the overall score first; none when there is no overall score."""
+    if not is_number(metrics.get("exact_match")):
+        return []
+    rows = []
+    for name, scores in (("**all**", metrics), *((_inline(kind), s) for kind, s in _kinds(metrics))):
+        score, blind, questions = (scores.get(key) for key in ("exact_match", "blind_exact_match", "questions"))
+        rows.append(
+            {
+                "name": name,
+                "score": percent(score),
+                "blind": percent(blind) if is_number(blind) else None,
+                "questions": f"{questions:,}" if is_number(questions) else None,
+            }
+        )
+    return rows
+
+
+def _kinds(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    per_kind = metrics.get("per_kind") or {}
+    return [(str(kind), scores) for kind, scores in per_kind.items() if is_number(scores.get("exact_match"))]
+
+
+def _eval_results(task: str, metrics: Mapping[str, Any]) -> list[EvalResult]:
+    """The scores for the front matter's model-index, as fractions of 1."""
+    if not is_number(metrics.get("exact_match")):
+        return []
+    results = []
+    for kind, scores in ((None, metrics), *_kinds(metrics)):
+        for metric, name in (
+            ("exact_match", "exact match"),
+            ("blind_exact_match", "exact match with the image removed (blind baseline)"),
+        ):
+            if is_number(scores.get(metric)):
+                results.append(
+                    EvalResult(
+                        task_type=task,
+                        dataset_type="held-out",
+                        dataset_name="held-out questions" + (f": {kind}" if kind else ""),
+                        dataset_config=kind,
+                        metric_type=metric,
+                        metric_name=name,
+                        metric_value=round(float(scores[metric]), 4),
+                    )
+                )
+    return results
+
+
+def _is_hub_id(model: str) -> bool:
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return not Path(model).exists()
+
+
+def _has_chat_template(folder: Path) -> bool:
+    config = folder / "tokenizer_config.json"
+    in_config = config.is_file() and bool(json.loads(config.read_text("utf-8")).get("chat_template"))
+    return in_config or (folder / "chat_template.jinja").is_file()
+
+
+def _recipe_text(recipe: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True, width=100).rstrip()
+
+
+def _plain(value: Any) -> Any:
+    """`value` in types that YAML knows: paths, torch types and the like become their text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items() if key not in _CREDENTIALS}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    for kind in (bool, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return value if value is None else str(value)
+
+
+def _inline(text: object) -> str:
+    """Foreign text for a heading or a table cell: one line, no HTML, no cell border."""
+    return html.escape(" ".join(str(text).split()), quote=False).replace("|", "\\|")
+
+
+def _fence(text: str) -> str:
+    """A code fence that no run of backticks in `text` closes."""
+    return "`" * max([3, *(len(run) + 1 for run in re.findall(r"`{3,}", text))])

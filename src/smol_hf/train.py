@@ -1,0 +1,73 @@
+"""`accelerate launch -m smol_hf.train --config recipes/….yaml [--key value …]`: train, then publish the result.
+
+The finished model is in `<output_dir>/checkpoint/`, a folder that anyone loads with transformers alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from accelerate import PartialState
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from smol_hf.data.conversation import SampleError
+from smol_hf.publishing.checkpoint import publish_checkpoint
+from smol_hf.training.checkpoints import CheckpointError
+from smol_hf.training.recipes import RecipeError, load_arguments
+from smol_hf.training.run import train
+from smol_hf.training.trainer import NonFiniteError
+
+USER_ERRORS = (RecipeError, SampleError, CheckpointError, NonFiniteError, FileNotFoundError)
+
+USAGE = """usage: smol-hf train --config RECIPE.yaml [--key value …]
+
+Trains a model from a recipe; every key of the recipe can be set on the command line, keys of mappings with a dot.
+
+examples:
+  smol-hf train --config recipes/quickstart/digits.yaml
+  smol-hf train --config recipes/quickstart/digits.yaml --max_steps 20 --text_config.num_hidden_layers 3
+  smol-hf train --model runs/demo/checkpoint --data my.jsonl --output_dir runs/mine
+  accelerate launch --num_processes 2 -m smol_hf.train --config recipes/quickstart/digits.yaml
+"""
+
+
+def run(command_line: Sequence[str]) -> None:
+    """Parse, train, publish. Raises what the user can mend as one of `USER_ERRORS`."""
+    recipe, model_arguments, data_arguments, arguments = load_arguments(command_line)
+    trainer = train(recipe, model_arguments, data_arguments, arguments)
+    output_dir = Path(arguments.output_dir)
+    trainer.accelerator.wait_for_everyone()
+    if PartialState().is_main_process:
+        folder = publish_checkpoint(
+            output_dir / "checkpoint",
+            trainer.accelerator.unwrap_model(trainer.model),
+            trainer.processing_class,
+            recipe=yaml.safe_load((output_dir / "recipe.yaml").read_text(encoding="utf-8")),
+            versions=trainer.run_state["versions"],
+        )
+        Console(highlight=False).print(f"the trained model is in {folder}", soft_wrap=True)
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    command_line = sys.argv[1:] if command_line is None else list(command_line)
+    if not command_line or "--help" in command_line or "-h" in command_line:
+        sys.stdout.write(USAGE)
+        return 0
+    # Bars and deprecations of libraries would drown what this run has to say.
+    transformers_logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)
+    try:
+        run(command_line)
+    except USER_ERRORS as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""Every key of a recipe: three dataclasses, read by `recipes.py`.
+
+The keys of `SmolTrainingArguments` are TRL's `SFTConfig`'s (and so transformers' `TrainingArguments`') plus ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import SFTConfig
+
+CONNECTOR_TYPES = ("pixel_shuffle", "linear", "mlp")
+
+
+@dataclass
+class ModelArguments:
+    """Which model: one that exists, or one described by its parts, with random weights."""
+
+    model: str | None = field(
+        default=None, metadata={"help": "Checkpoint folder or Hub id to continue from. Excludes the keys below."}
+    )
+    vision_config: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Image encoder: model_type and sizes, as in transformers."}
+    )
+    text_config: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Language model: model_type (smol_hf_text by default) and sizes."}
+    )
+    connector_type: str = field(default="pixel_shuffle", metadata={"help": "pixel_shuffle, linear or mlp."})
+    scale_factor: int = field(default=2, metadata={"help": "Side of the square of patches that becomes one token."})
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id; by default a small byte-level BPE is trained on the data's texts."},
+    )
+    tokenizer_vocab_size: int = field(default=384, metadata={"help": "Largest size of that small tokenizer."})
+    longest_edge: int | None = field(
+        default=None, metadata={"help": "Pixels to which a picture's longer side is brought; the tile size by default."}
+    )
+    do_image_splitting: bool = field(default=True, metadata={"help": "Cut large pictures into tiles and an overview."})
+    attn_implementation: str = field(default="sdpa", metadata={"help": "eager, sdpa, flash_attention_2, flex_attention."})
+    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16."})
+    image_mean: list[float] | None = field(
+        default=None, metadata={"help": "Per channel, of pixels in [0, 1]; 0.5 by default, as SigLIP."}
+    )
+    image_std: list[float] | None = field(default=None, metadata={"help": "Per channel, likewise; 0.5 by default."})
+
+    def __post_init__(self):
+        if self.connector_type not in CONNECTOR_TYPES:
+            raise ValueError(f"connector_type is {self.connector_type!r}: choose one of {', '.join(CONNECTOR_TYPES)}")
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype is {self.dtype!r}: choose float32, bfloat16 or float16")
+        described = [
+            name
+            for name in ("vision_config", "text_config", "tokenizer", "image_mean", "image_std")
+            if getattr(self, name) is not None
+        ]
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            if values is not None and (len(values) != 3 or (name == "image_std" and min(values) <= 0)):
+                raise ValueError(f"{name} is {values}: three numbers, one per channel, above 0 for image_std")
+        if self.model is not None and described:
+            raise ValueError(f"model and {' and '.join(described)} exclude each other: the checkpoint has its own")
+
+
+@dataclass
+class DataArguments:
+    """Which samples, and how they become batches."""
+
+    data: str = field(default="digits", metadata={"help": "A .jsonl or .json file, or `digits` (embedded pages)."})
+    image_folder: str | None = field(
+        default=None, metadata={"help": "Folder that image paths start from; the data file's folder by default."}
+    )
+    num_pages: int = field(default=12000, metadata={"help": "Pages of `digits`."})
+    page_size: int = field(default=32, metadata={"help": "Pixels of a page's side."})
+    turns_per_page: int = field(default=1, metadata={"help": "Questions about each page, at most."})
+    context_length: int = field(
+        default=2048, metadata={"help": "Most tokens of a sample; longer ones are left out, counted and named."}
+    )
+    sample_packing: bool = field(default=False, metadata={"help": "One row per batch, without padding."})
+    on_bad_sample: str = field(
+        default="stop", metadata={"help": "stop: a sample that cannot be used is an error. skip: it is left out."}
+    )
+    max_skipped_fraction: float = field(
+        default=0.1, metadata={"help": "With skip: more unusable samples than this share stop the run."}
+    )
+    verify_images: bool = field(
+        default=True,
+        metadata={"help": "Decode each image once before the run (about 10 ms per megapixel), to name damaged ones."},
+    )
+
+    def __post_init__(self):
+        if self.on_bad_sample not in ("stop", "skip"):
+            raise ValueError(f"on_bad_sample is {self.on_bad_sample!r}: choose stop or skip")
+        for name in ("num_pages", "page_size", "turns_per_page", "context_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+
+
+@dataclass
+class SmolTrainingArguments(SFTConfig):
+    """TRL's SFTConfig, with a learning rate for each part and the vision encoder's unfreezing."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Where checkpoints, logs and the result go."})
+    vision_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak rate of the image encoder; 0 = frozen; learning_rate by default."}
+    )
+    connector_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak rate of the connector; 0 = frozen; learning_rate by default."}
+    )
+    text_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak rate of the language model; 0 = frozen; learning_rate by default."}
+    )
+    unfreeze_vision_at_step: int = field(
+        default=0, metadata={"help": "The image encoder stays frozen before this step."}
+    )
+    vision_warmup_steps: int = field(
+        default=0, metadata={"help": "Steps over which its rate rises from 0 after it was unfrozen."}
+    )
+    max_nonfinite_steps: int = field(
+        default=3, metadata={"help": "Steps in a row with a non-finite loss or gradient after which the run stops."}
+    )
+    # What differs from SFTConfig's defaults, since our collator prepares the batches.
+    max_length: int | None = field(default=None, metadata={"help": "Not used: see context_length."})
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must stay false."})
+    dataset_kwargs: dict[str, Any] | None = field(
+        default_factory=lambda: {"skip_prepare_dataset": True}, metadata={"help": "Must skip TRL's preparation."}
+    )
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "Recompute activations in the backward pass: less memory, slower."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
+    disable_tqdm: bool | None = field(default=True, metadata={"help": "The log shows progress; no bar is drawn."})
+    report_to: str | None = field(default="none", metadata={"help": "none, or integrations such as tensorboard."})
+
+    def __post_init__(self):
+        if self.output_dir is None:
+            raise ValueError("output_dir is missing: say where the run goes, e.g. output_dir: runs/my-run")
+        if self.max_length is not None:
+            raise ValueError("max_length cuts samples, images included: use context_length, which never cuts")
+        if self.packing or self.padding_free:
+            raise ValueError("packing and padding_free are TRL's for text: use sample_packing: true")
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns would remove the columns that the collator reads: leave it false")
+        if not (self.dataset_kwargs or {}).get("skip_prepare_dataset"):
+            raise ValueError("dataset_kwargs must keep skip_prepare_dataset: true")
+        for name in ("vision_learning_rate", "connector_learning_rate", "text_learning_rate", "learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and rate < 0:
+                raise ValueError(f"{name} is {rate}: a learning rate is 0 (frozen) or positive")
+        for name in ("unfreeze_vision_at_step", "vision_warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: a step is 0 or later")
+        if self.max_nonfinite_steps < 1:
+            raise ValueError(f"max_nonfinite_steps is {self.max_nonfinite_steps}: it must be at least 1")
+        if self.vision_learning_rate == 0 and self.unfreeze_vision_at_step:
+            raise ValueError("vision_learning_rate 0 freezes the encoder for good: unfreeze_vision_at_step has no effect")
+        super().__post_init__()
+
+    def part_learning_rates(self) -> dict[str, float]:
+        """Peak learning rate of each part; 0 means frozen."""
+        own = {
+            "vision": self.vision_learning_rate,
+            "connector": self.connector_learning_rate,
+            "text": self.text_learning_rate,
+        }
+        return {part: self.learning_rate if rate is None else rate for part, rate in own.items()}

@@ -1,0 +1,137 @@
+"""Checkpoints that are whole or not there.
+
+A checkpoint is written into a hidden folder, described by a manifest of sizes and SHA-256 hashes, and renamed when it
+is complete: a rename is one step for the file system, so a run killed at any moment leaves the previous checkpoints
+as they were. A run resumes from the newest checkpoint whose files all match its manifest, and says which it passed
+over and why. A missing optimizer or schedule is never replaced by a fresh one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+INCOMPLETE = ".incomplete"
+MANIFEST = "manifest.json"
+NEEDED_TO_RESUME = ("trainer_state.json", "scheduler.pt")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be resumed from; the message names the file."""
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, step: int) -> None:
+    """Describe every file of the folder, and make sure that they are on the disk before the description is."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            flush_to_disk(path)
+            files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": hash_file(path)}
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n", encoding="utf-8")
+    flush_to_disk(manifest)
+
+
+def flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(incomplete: Path, final: Path) -> None:
+    """Move a complete checkpoint to its name, in place of an older one of the same step."""
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(incomplete, final)
+    flush_to_disk(final.parent)
+
+
+def verify(folder: Path) -> None:
+    """Compare a checkpoint with its manifest. Raises CheckpointError, naming the first file that is wrong."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder.name}: {MANIFEST} is missing, so it was never completed") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder.name}: {MANIFEST} is damaged ({error})") from error
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{folder.name}: {name} is missing")
+        if path.stat().st_size != expected["size"]:
+            raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes, not {expected['size']}")
+        if hash_file(path) != expected["sha256"]:
+            raise CheckpointError(f"{folder.name}: the content of {name} changed after it was saved")
+    for name in NEEDED_TO_RESUME:
+        if name not in files:
+            raise CheckpointError(f"{folder.name}: it was saved without {name}, which resuming needs")
+    if not any(name.startswith(("optimizer", "global_step")) for name in files):
+        raise CheckpointError(f"{folder.name}: it was saved without the optimizer, which resuming needs")
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """`checkpoint-<step>` folders, newest step first."""
+    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
+
+
+def newest_valid_checkpoint(output_dir: Path) -> tuple[Path | None, list[str]]:
+    """(the newest checkpoint that verifies, why each newer one was passed over)."""
+    rejected = []
+    for folder in list_checkpoints(output_dir):
+        try:
+            verify(folder)
+        except CheckpointError as error:
+            rejected.append(str(error))
+            continue
+        return folder, rejected
+    return None, rejected
+
+
+def choose_checkpoint(output_dir: Path, resume: str | bool | None) -> tuple[Path | None, list[str]]:
+    """The checkpoint to resume from, and messages for the user.
+
+    Args:
+        resume: None or false: start anew, which an output folder with checkpoints in it refuses. true: the newest
+            that verifies (none at all yet: start anew). A path: this one.
+
+    Raises:
+        CheckpointError: when nothing can be resumed although something should, or would be overwritten.
+    """
+    if resume in (None, False, "false", "False"):
+        existing = list_checkpoints(output_dir)
+        if existing:
+            raise CheckpointError(
+                f"{output_dir} holds {existing[0].name} of an earlier run: go on with it by "
+                "--resume_from_checkpoint true, or choose another output_dir"
+            )
+        return None, []
+    if resume not in (True, "true", "True"):
+        verify(Path(resume))
+        return Path(resume), [f"resuming from {resume}"]
+    checkpoint, rejected = newest_valid_checkpoint(output_dir)
+    messages = [f"not resuming from {reason}" for reason in rejected]
+    if checkpoint is None and rejected:
+        raise CheckpointError("no checkpoint can be resumed from:\n  " + "\n  ".join(rejected))
+    if checkpoint is None:
+        return None, [f"{output_dir} holds no checkpoint yet: starting at step 0"]
+    return checkpoint, [*messages, f"resuming from {checkpoint.name}"]

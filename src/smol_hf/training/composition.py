@@ -1,0 +1,158 @@
+"""A recipe's model keys → a model and its processor: loaded, or put together from parts with random weights."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+
+import torch
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from smol_hf.data.conversation import Conversation, TextPart
+from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
+from smol_hf.modeling.configuration_smol_hf import DEFAULT_VISION_CONFIG, SmolHFConfig, SmolHFTextConfig
+from smol_hf.modeling.image_tiling import ImageTiler
+from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
+from smol_hf.modeling.processing_smol_hf import (
+    END_OF_UTTERANCE_TOKEN,
+    IMAGE_TOKEN,
+    SmolHFProcessor,
+    image_tokens,
+)
+from smol_hf.training.arguments import ModelArguments
+from smol_hf.training.recipes import RecipeError, nearest
+
+
+def build_model_and_processor(
+    arguments: ModelArguments, conversations: Iterable[Conversation], *, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, SmolHFProcessor]:
+    """Load `arguments.model`, or build what the other keys describe, in `arguments.dtype`.
+
+    Args:
+        conversations: what the small tokenizer is trained on when the recipe names none.
+
+    Raises:
+        RecipeError: for keys that do not exist or do not fit together.
+    """
+    dtype = getattr(torch, arguments.dtype)
+    if arguments.model is not None:
+        processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
+        model = AutoModelForImageTextToText.from_pretrained(
+            arguments.model,
+            dtype=dtype,
+            attn_implementation=arguments.attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
+        return model, processor
+    tokenizer = build_tokenizer(arguments, conversations, trust_remote_code)
+    config = build_config(arguments, tokenizer)
+    processor = SmolHFProcessor(
+        tokenizer,
+        tile_size=config.image_side,
+        image_seq_len=config.image_seq_len,
+        longest_edge=arguments.longest_edge,
+        do_image_splitting=arguments.do_image_splitting,
+    )
+    config.text_config._attn_implementation = arguments.attn_implementation
+    model = SmolHFForConditionalGeneration(config).to(dtype)
+    prepare_generation(model, processor)
+    return model, processor
+
+
+def build_tokenizer(arguments: ModelArguments, conversations: Iterable[Conversation], trust_remote_code: bool):
+    """The named tokenizer, given the tokens that images need; or a small one trained on the conversations."""
+    if arguments.tokenizer is None:
+        texts = [
+            part.text
+            for conversation in conversations
+            for message in conversation.messages
+            for part in message.parts
+            if isinstance(part, TextPart)
+        ]
+        # The template's own words are as frequent as any.
+        return build_tiny_tokenizer(
+            ["System: User: Assistant: \n\n"] * 3 + texts, vocab_size=arguments.tokenizer_vocab_size
+        )
+    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer, trust_remote_code=trust_remote_code)
+    side = (arguments.vision_config or DEFAULT_VISION_CONFIG).get("image_size", DEFAULT_VISION_CONFIG["image_size"])
+    grid = ImageTiler(side, arguments.longest_edge or side, arguments.do_image_splitting).max_tiles_per_side
+    present = tokenizer.get_vocab()
+    missing = [token for token in [*image_tokens(grid), "<|im_start|>"] if token not in present]
+    if missing:
+        tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_additional_special_tokens=False)
+    tokenizer.eos_token = END_OF_UTTERANCE_TOKEN
+    tokenizer.bos_token = "<|im_start|>"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = "<|im_end|>" if "<|im_end|>" in present else END_OF_UTTERANCE_TOKEN
+    return tokenizer
+
+
+def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
+    """The configuration of the described model, its special tokens and vocabulary size from the tokenizer."""
+    vision_config = dict(arguments.vision_config or DEFAULT_VISION_CONFIG)
+    text_config = dict(arguments.text_config or {})
+    vision_config.setdefault("model_type", DEFAULT_VISION_CONFIG["model_type"])
+    text_config.setdefault("model_type", SmolHFTextConfig.model_type)
+    check_keys("vision_config", vision_config)
+    check_keys("text_config", text_config)
+    vocab_size = text_config.setdefault("vocab_size", len(tokenizer))
+    if vocab_size < len(tokenizer):
+        raise RecipeError(f"text_config.vocab_size is {vocab_size}, but the tokenizer has {len(tokenizer)} tokens")
+    text_config |= {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    try:
+        return SmolHFConfig(
+            text_config=text_config,
+            vision_config=vision_config,
+            connector_type=arguments.connector_type,
+            scale_factor=arguments.scale_factor,
+            image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+            initializer_range=text_config.get("initializer_range", 0.02),
+            image_mean=arguments.image_mean or [0.5] * 3,
+            image_std=arguments.image_std or [0.5] * 3,
+        )
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"this model cannot be built: {error}") from error
+
+
+def check_keys(name: str, values: dict) -> None:
+    """transformers' configurations take any key without a word: a misspelt one must not pass."""
+    model_type = values["model_type"]
+    if model_type == SmolHFTextConfig.model_type:
+        config_class: type[PretrainedConfig] = SmolHFTextConfig
+    elif model_type in CONFIG_MAPPING:
+        config_class = CONFIG_MAPPING[model_type]
+    else:
+        raise RecipeError(f"{name}: unknown model_type {model_type!r}{nearest(model_type, list(CONFIG_MAPPING))}")
+    known = {
+        *config_class().to_dict(),
+        *inspect.signature(config_class.__init__).parameters,
+        *(config_class.attribute_map or {}),
+        "rope_theta",
+        "vision_use_head",
+    }
+    for key in values:
+        if key not in known:
+            raise RecipeError(f"{name}: unknown key {key!r}{nearest(key, sorted(known))}")
+
+
+def prepare_generation(model: PreTrainedModel, processor: SmolHFProcessor) -> None:
+    """How the model generates by default: it ends with the template's token and never writes an image."""
+    tokenizer = processor.tokenizer
+    tokenizer.padding_side = "left"  # so that a batch's answers begin in the same column
+    grid = processor.tiler.max_tiles_per_side
+    never = [token for token in image_tokens(grid) if token != END_OF_UTTERANCE_TOKEN]
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.suppress_tokens = tokenizer.convert_tokens_to_ids(never)

@@ -1,0 +1,148 @@
+"""A recipe (YAML of flat keys) and overrides from the command line → checked arguments.
+
+Nothing is guessed: an unknown key names its nearest neighbour, a value of the wrong type names its key, a key that
+stands twice is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from trl import TrlParser
+
+from smol_hf.training.arguments import DataArguments, ModelArguments, SmolTrainingArguments
+
+ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
+
+
+class RecipeError(ValueError):
+    """A recipe or an override that cannot be used; the message names the key and what to write."""
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, not the last one's victory."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise RecipeError(f"the key {key!r} stands twice (line {node.start_mark.line + 1} and below)")
+        return super().construct_mapping(node, deep)
+
+
+class Parser(TrlParser):
+    """TRL's parser for dataclasses, whose errors are raised and whose options cannot be abbreviated."""
+
+    def __init__(self, dataclass_types):
+        super().__init__(dataclass_types, allow_abbrev=False)
+
+    def error(self, message):
+        raise RecipeError(message)
+
+
+def known_keys() -> list[str]:
+    return [field.name for arguments in ARGUMENT_CLASSES for field in dataclasses.fields(arguments) if field.init]
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """A hint for an unknown key: the most similar one that exists."""
+    match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f": did you mean {match[0]!r}?" if match else ""
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises RecipeError, naming the file."""
+    try:
+        recipe = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeyLoader)
+    except FileNotFoundError as error:
+        raise RecipeError(f"the recipe {path} does not exist") from error
+    except (yaml.YAMLError, RecipeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+    if not isinstance(recipe, dict):
+        raise RecipeError(f"{path}: a recipe is a list of `key: value` lines")
+    return recipe
+
+
+def parse_command_line(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    """`--config FILE --key value --dotted.key=value` → (FILE, overrides). Values are read as YAML."""
+    overrides: dict[str, Any] = {}
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if not argument.startswith("--"):
+            raise RecipeError(f"{argument!r} stands alone: write --key value")
+        key, equals, value = argument[2:].partition("=")
+        if not equals:
+            if not waiting or waiting[0].startswith("--"):
+                value = "true"  # a switch
+            else:
+                value = waiting.pop(0)
+        top, *rest = key.split(".")
+        key = ".".join([top.replace("-", "_"), *rest])
+        if key in overrides:
+            raise RecipeError(f"--{key} is given twice")
+        try:
+            overrides[key] = value if key == "config" else yaml.load(value, UniqueKeyLoader)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--{key} {value}: {error}") from error
+    return overrides.pop("config", None), overrides
+
+
+def apply_overrides(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the recipe with `a.b: value` set inside the mapping `a`."""
+    recipe = copy.deepcopy(recipe)
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        target = recipe
+        for parent in parents:
+            if target.get(parent) is None:
+                target[parent] = {}
+            target = target[parent]
+            if not isinstance(target, dict):
+                raise RecipeError(f"--{dotted}: {parent!r} is not a mapping")
+        target[last] = value
+    return recipe
+
+
+def parse_recipe(recipe: dict[str, Any]) -> tuple[ModelArguments, DataArguments, SmolTrainingArguments]:
+    """Check every key and value of a recipe and build the arguments. Raises RecipeError."""
+    known = known_keys()
+    for key in recipe:
+        if key not in known:
+            raise RecipeError(f"unknown key {key!r}{nearest(str(key), known)}")
+    parser = Parser(ARGUMENT_CLASSES)
+    words = []
+    for key, value in recipe.items():
+        if value is None or isinstance(value, dict) or value == []:
+            parser.set_defaults(**{key: value})
+        elif isinstance(value, list):
+            words += [f"--{key}", *map(word, value)]
+        else:
+            words.append(f"--{key}={word(value)}")
+    try:
+        return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    except RecipeError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise RecipeError(str(error)) from error
+
+
+def word(value: Any) -> str:
+    """A value as it would stand on a command line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else json.dumps(value) if isinstance(value, (list, dict)) else repr(value)
+
+
+def load_arguments(command_line: Sequence[str]):
+    """(recipe, model, data and training arguments) from `--config FILE` and overrides."""
+    path, overrides = parse_command_line(command_line)
+    recipe = apply_overrides(read_recipe(path) if path is not None else {}, overrides)
+    return recipe, *parse_recipe(recipe)

@@ -1,0 +1,217 @@
+"""TRL's `SFTTrainer`, with the few things that vision-language training needs and it does not have."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import rotate_checkpoints
+from trl import SFTTrainer
+
+from smol_hf.data.skipped import SkippedSamples
+from smol_hf.training.books import Books, Counters, count_batch
+from smol_hf.training.checkpoints import INCOMPLETE, publish, write_manifest
+from smol_hf.training.parts import (
+    FreezeCallback,
+    FreezeSchedule,
+    parameter_groups,
+    part_learning_rates,
+    schedule_parts,
+)
+from smol_hf.training.preview import print_label_preview
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row had a loss or a gradient that is not a number."""
+
+
+class SmolTrainer(SFTTrainer):
+    """What it adds:
+
+    - the model's own loss (logits at labelled positions only), divided by the labelled tokens of the whole step;
+    - a learning rate for each part, and parts that are frozen at first (`parts.py`);
+    - counters and rates in the log (`books.py`);
+    - checkpoints that are whole or not there (`checkpoints.py`);
+    - a step whose loss or gradient is not finite changes nothing: it is counted and its samples are named in
+      `skipped_steps.jsonl`; after `max_nonfinite_steps` in a row the run stops.
+
+    Args:
+        args: `SmolTrainingArguments`.
+        run_state: what is saved as `run.json` in each checkpoint, such as the data's fingerprint.
+        skipped: takes the samples that the collator leaves out while training.
+    """
+
+    # The model divides by `num_items_in_batch`, which covers the whole accumulation window.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *, args, run_state: dict | None = None, skipped: SkippedSamples | None = None, **kwargs):
+        self.freeze_schedule = FreezeSchedule(
+            args.part_learning_rates(), args.unfreeze_vision_at_step, args.vision_warmup_steps
+        )
+        super().__init__(args=args, **kwargs)
+        self.add_callback(FreezeCallback(self.freeze_schedule))
+        self.run_state = run_state or {}
+        self.skipped = skipped or SkippedSamples()
+        self.books = Books(self.accelerator)
+        self.previewed = False
+        self.saving_to: Path | None = None
+        self.step_loss = torch.zeros((), device=args.device)
+        self.step_sample_ids: list[str] = []
+        self.window_losses: list[float] = []
+        self.nonfinite_in_a_row = 0
+
+    # The loss ------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        sample_ids, skipped = inputs.pop("sample_ids"), inputs.pop("skipped")
+        if model.training:
+            self.books.add(count_batch({**inputs, "sample_ids": sample_ids, "skipped": skipped}))
+            self.step_sample_ids += sample_ids
+            for fault in skipped:
+                self.skipped.add(fault)
+            if not self.previewed and self.is_world_process_zero():
+                print_label_preview(self.processing_class, inputs, sample_ids)
+            self.previewed = True
+        outputs = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)
+        loss = outputs.loss
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            # The count covers all processes, but DDP averages their gradients.
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.step_loss += loss
+        return loss
+
+    # Steps that are not finite -------------------------------------------------------------------------------
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Runs once per step, after the gradients are complete and before the optimizer uses them."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        loss = self.accelerator.reduce(self.step_loss, reduction="mean").item()
+        norm = float(grad_norm)
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.window_losses.append(loss)
+            self.nonfinite_in_a_row = 0
+        else:
+            self.skip_step(model, loss, norm)
+        self.step_loss = torch.zeros_like(self.step_loss)
+        self.step_sample_ids = []
+        return grad_norm
+
+    def skip_step(self, model, loss: float, norm: float) -> None:
+        """Drop the gradients: an optimizer leaves parameters without gradients, and their moments, as they are."""
+        if self.accelerator.scaler is None:  # with float16, the scaler has noticed and skips by itself
+            for parameter in model.parameters():
+                parameter.grad = None
+        self.nonfinite_in_a_row += 1
+        step = self.state.global_step + 1
+        sample_ids = gather_object(list(self.step_sample_ids))
+        if self.is_world_process_zero():
+            self.books.add(Counters(skipped_steps=1))
+            line = {"step": step, "loss": repr(loss), "grad_norm": repr(norm), "samples": sample_ids}
+            path = Path(self.args.output_dir) / "skipped_steps.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if self.nonfinite_in_a_row >= self.args.max_nonfinite_steps:
+            shown = ", ".join(sample_ids[:10]) + (f" and {len(sample_ids) - 10} more" if len(sample_ids) > 10 else "")
+            raise NonFiniteError(
+                f"step {step}: loss {loss}, gradient norm {norm}, the {self.nonfinite_in_a_row}. such step in a row. "
+                f"The samples of this step: {shown}. A lower learning rate, or a look at skipped_steps.jsonl, helps"
+            )
+
+    # Optimizer and schedule ----------------------------------------------------------------------------------
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer_class, arguments = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
+                self.args, model
+            )
+            groups = parameter_groups(
+                model.named_parameters(),
+                set(self.get_decay_parameter_names(model)),
+                self.args.weight_decay,
+                self.freeze_schedule,
+            )
+            if not groups:
+                raise ValueError("every part has learning rate 0: there is nothing to train")
+            self.optimizer = optimizer_class(groups, **arguments)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if self.lr_scheduler is None:
+            super().create_scheduler(num_training_steps, optimizer)
+            schedule_parts(self.lr_scheduler, self.freeze_schedule)
+        return self.lr_scheduler
+
+    # The log -------------------------------------------------------------------------------------------------
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            finite = self.window_losses
+            logs["loss"] = sum(finite) / len(finite) if finite else math.nan
+            self.window_losses = []
+            del logs["learning_rate"]
+            for part, rate in part_learning_rates(self.lr_scheduler.optimizer.param_groups):
+                logs[f"learning_rate_{part}"] = rate
+            logs.update(self.books.log_entries())
+        super().log(logs, start_time)
+
+    # Checkpoints ---------------------------------------------------------------------------------------------
+
+    def create_model_card(self, *args, **kwargs):
+        """The card is written with the published checkpoint, from what is known of the model then."""
+
+    def _get_output_dir(self, trial):
+        return str(self.saving_to) if self.saving_to is not None else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial):
+        run_dir = Path(super()._get_output_dir(trial))
+        name = f"checkpoint-{self.state.global_step}"
+        incomplete = run_dir / INCOMPLETE
+        if self.args.should_save:
+            shutil.rmtree(incomplete, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        counters = self.books.gather()
+        self.saving_to = incomplete
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.saving_to = None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = incomplete / name
+            if self.state.best_global_step:
+                self.state.best_model_checkpoint = str(run_dir / f"checkpoint-{self.state.best_global_step}")
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+            counters.save(folder)
+            (folder / "run.json").write_text(json.dumps(self.run_state, indent=1) + "\n", encoding="utf-8")
+            write_manifest(folder, self.state.global_step)
+            publish(folder, run_dir / name)
+            incomplete.rmdir()
+            rotate_checkpoints(str(run_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+        self.books.start_clock()
+
+    def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial):
+        state = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        if resume_from_checkpoint is not None:
+            self.books.total = Counters.load(Path(resume_from_checkpoint))
+        self.books.start_clock()
+        return state
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        # What is frozen at the step resumed to must be so before the optimizer's state is loaded (FSDP2).
+        if checkpoint is not None:
+            self.freeze_schedule.apply(self.model, self.state.global_step)
+        super()._load_optimizer_and_scheduler(checkpoint)

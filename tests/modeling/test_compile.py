@@ -1,0 +1,142 @@
+"""torch.compile captures each model as one graph: no step of ours falls back to Python.
+
+The `aot_eager` backend captures graphs as `inductor` does, forward and backward, without the minutes of code
+generation; one test goes all the way where there is a C++ compiler.
+"""
+
+import shutil
+
+import pytest
+import torch
+from transformers import StaticCache
+
+from modeling.builders import (
+    build_decoder,
+    build_vlm,
+    gradients,
+    image_prompt,
+    largest_difference,
+    one_row,
+    random_text,
+    random_tiles,
+)
+from smol_hf.modeling.label_loss import labelled_positions
+
+CLOSE = dict(rtol=0, atol=1e-5)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def compiled(model, backend="aot_eager", fullgraph=True):
+    return torch.compile(model, backend=backend, fullgraph=fullgraph)
+
+
+def flat_tiles(model):
+    ids = torch.tensor([image_prompt(model.config, 1), image_prompt(model.config, 1, seed=7)])
+    return {"input_ids": ids, "pixel_values": random_tiles(2), "use_cache": False}
+
+
+def padded_tiles(model):
+    one, two = image_prompt(model.config, 1), image_prompt(model.config, 2, seed=1)
+    tiles = random_tiles(4).view(2, 2, 3, 24, 24)
+    mask = torch.tensor([[False, True], [True, True]])[:, :, None, None].expand(2, 2, 24, 24)
+    padding = len(two) - len(one)
+    return {
+        "input_ids": torch.tensor([[0] * padding + one, two]),
+        "attention_mask": torch.tensor([[0] * padding + [1] * len(one), [1] * len(two)]),
+        "pixel_values": tiles,
+        "pixel_attention_mask": mask,
+        "use_cache": False,
+    }
+
+
+def packed_rows(model):
+    rows = [image_prompt(model.config, 1), image_prompt(model.config, 1, seed=3)]
+    positions = torch.cat([torch.arange(len(row)) for row in rows])
+    return {
+        "input_ids": one_row(sum(rows, [])),
+        "position_ids": positions.unsqueeze(0),
+        "pixel_values": random_tiles(2),
+        "use_cache": False,
+    }
+
+
+@pytest.mark.parametrize("make_inputs", [flat_tiles, padded_tiles, packed_rows], ids=lambda make: make.__name__)
+@torch.no_grad()
+def test_the_forward_pass_is_one_graph(make_inputs):
+    model = build_vlm()
+    inputs = make_inputs(model)
+    expected = model(**inputs).logits
+    torch.testing.assert_close(compiled(model)(**inputs).logits, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("encoder, decoder", [("siglip2", "gpt"), ("clip", "nope"), ("dinov2", "gpt2")])
+@torch.no_grad()
+def test_other_parts_are_one_graph(encoder, decoder):
+    model = build_vlm(encoder, decoder)
+    inputs = flat_tiles(model)
+    expected = model(**inputs).logits
+    torch.testing.assert_close(compiled(model)(**inputs).logits, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("style", ["rotary", "gpt"])
+@torch.no_grad()
+def test_the_decoder_is_one_graph(style):
+    model = build_decoder(style)
+    ids = torch.tensor([random_text(9), random_text(9, seed=1)])
+    expected = model(ids, use_cache=False).logits
+    torch.testing.assert_close(compiled(model)(ids, use_cache=False).logits, expected, **CLOSE)
+
+
+def labelled(model, images):
+    inputs = packed_rows(model) if images else {"input_ids": one_row(random_text(12)), "use_cache": False}
+    labels = inputs["input_ids"].clone()
+    labels[:, :-4] = -100
+    return {**inputs, "labels": labels}
+
+
+@pytest.mark.parametrize("images", [True, False], ids=["images", "text"])
+@pytest.mark.parametrize("positions_given", [True, False])
+def test_training(images, positions_given):
+    """One graph when the collator gives the labelled positions; otherwise finding them may break the graph once."""
+    model = build_vlm().train()
+    inputs = labelled(model, images)
+    expected = model(**inputs).loss
+    expected.backward()
+    expected_gradients = gradients(model)
+    model.zero_grad()
+
+    if positions_given:
+        inputs["logits_to_keep"] = labelled_positions(inputs["labels"])
+    loss = compiled(model, fullgraph=positions_given)(**inputs).loss
+    loss.backward()
+    torch.testing.assert_close(loss, expected, **CLOSE)
+    assert largest_difference(gradients(model), expected_gradients) < 1e-5
+
+
+@torch.no_grad()
+def test_the_decoding_step_is_one_graph():
+    model = build_vlm()
+    ids = one_row(image_prompt(model.config))
+    cache = StaticCache(config=model.config.get_text_config(), max_cache_len=40)
+    model(input_ids=ids, pixel_values=random_tiles(1), past_key_values=cache, use_cache=True)
+    step = compiled(model)
+    for token in random_text(3):
+        ids = torch.cat([ids, one_row([token])], dim=1)
+        logits = step(input_ids=one_row([token]), past_key_values=cache, use_cache=True).logits
+        expected = model(input_ids=ids, pixel_values=random_tiles(1), use_cache=False).logits[:, -1:]
+        torch.testing.assert_close(logits, expected, **CLOSE)
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
+@torch.no_grad()
+def test_generated_code_computes_the_same():
+    model = build_decoder(num_hidden_layers=1)
+    ids = one_row(random_text(9))
+    expected = model(ids, use_cache=False).logits
+    torch.testing.assert_close(compiled(model, "inductor")(ids, use_cache=False).logits, expected, **CLOSE)
