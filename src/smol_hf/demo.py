@@ -16,6 +16,7 @@ import tempfile
 from argparse import Namespace
 from pathlib import Path
 
+import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -111,6 +112,7 @@ def launch_training(recipe_path: Path, output: Path, arguments: Namespace) -> No
     command = [
         sys.executable, "-m", "accelerate.commands.launch",
         "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--num_cpu_threads_per_process", str(torch.get_num_threads()),  # its default is one
         "-m", "smol_hf.train", "--config", str(recipe_path), "--output_dir", str(output),
         "--seed", str(arguments.seed),
     ]  # fmt: skip
@@ -155,6 +157,4 @@ def print_scores(console: Console, metrics: dict) -> None:
 
 
 def add_score_row(table: Table, name: str, scores: dict) -> None:
-    table.add_row(
-        name, str(scores["questions"]), percent(scores["exact_match"]), percent(scores["blind_exact_match"])
-    )
+    table.add_row(name, str(scores["questions"]), percent(scores["exact_match"]), percent(scores["blind_exact_match"]))

@@ -15,34 +15,40 @@ VOCAB_SIZE = 96
 IMAGE_TOKEN_ID = 5
 SIDE = 6  # patches of a tile's side
 
-TEXT_SIZES = dict(
-    vocab_size=VOCAB_SIZE,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=128,
-)
-SPECIAL_IDS = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
+TEXT_SIZES = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 # The decoder in its three styles.
 DECODERS = {
     "rotary": {},
-    "gpt": dict(
-        norm_type="layer_norm",
-        position_embedding_type="learned",
-        gated_mlp=False,
-        hidden_act="gelu_new",
-        attention_bias=True,
-        mlp_bias=True,
-        num_key_value_heads=4,
-    ),
-    "nope": dict(num_hidden_layers=3, no_rope_layers=[1, 0, 1]),
+    "gpt": {
+        "norm_type": "layer_norm",
+        "position_embedding_type": "learned",
+        "gated_mlp": False,
+        "hidden_act": "gelu_new",
+        "attention_bias": True,
+        "mlp_bias": True,
+        "num_key_value_heads": 4,
+    },
+    "nope": {"num_hidden_layers": 3, "no_rope_layers": [1, 0, 1]},
 }
 
 # Image encoders of transformers, all with SIDE × SIDE patches of 4 pixels.
-VISION_SIZES = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, patch_size=4)
+VISION_SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": 4,
+}
 ENCODERS = {
     "siglip": dict(model_type="siglip_vision_model", image_size=4 * SIDE, **VISION_SIZES),
     "siglip2": dict(model_type="siglip2_vision_model", num_patches=SIDE**2, **VISION_SIZES),
@@ -89,13 +95,13 @@ def build_decoder(style="rotary", **changes):
 def vlm_config(encoder="siglip", decoder="rotary", **changes):
     """`encoder` and `decoder` by name in the tables above; by default 36 patches become 9 tokens."""
     text = BACKBONES[decoder] if decoder in BACKBONES else text_config(decoder)
-    settings = dict(
-        text_config=text,
-        vision_config=ENCODERS[encoder],
-        connector_type="pixel_shuffle",
-        scale_factor=2,
-        image_token_id=IMAGE_TOKEN_ID,
-    )
+    settings = {
+        "text_config": text,
+        "vision_config": ENCODERS[encoder],
+        "connector_type": "pixel_shuffle",
+        "scale_factor": 2,
+        "image_token_id": IMAGE_TOKEN_ID,
+    }
     return SmolHFConfig(**{**settings, **changes})
 
 
@@ -141,5 +147,5 @@ def build_tokenizer():
 
 
 def build_processor(**changes):
-    settings = dict(tile_size=32, image_seq_len=4, longest_edge=64)
+    settings = {"tile_size": 32, "image_seq_len": 4, "longest_edge": 64}
     return SmolHFProcessor(build_tokenizer(), **{**settings, **changes})

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import transformers
-
 from modeling.builders import build_processor, build_tokenizer
 
 

@@ -4,9 +4,6 @@ from collections import Counter
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
-from transformers.modeling_layers import GradientCheckpointingLayer
-
 from modeling.builders import (
     BACKBONES,
     ENCODERS,
@@ -24,26 +21,29 @@ from modeling.builders import (
     text_config,
     vlm_config,
 )
+from transformers import AutoModelForImageTextToText
+from transformers.modeling_layers import GradientCheckpointingLayer
+
 from smol_hf import SmolHFForCausalLM, SmolHFForConditionalGeneration
 from smol_hf.modeling.connector import pixel_shuffle
 from smol_hf.modeling.vision import normalize_tiles
 
-KEEP_CLASS_TOKEN = dict(vision_feature_select_strategy="full")
+KEEP_CLASS_TOKEN = {"vision_feature_select_strategy": "full"}
 
 
 def combinations():
     for encoder in ENCODERS:
         for connector in ("pixel_shuffle", "linear", "mlp"):
             for decoder in ("rotary", "gpt2"):
-                yield encoder, decoder, dict(connector_type=connector)
+                yield encoder, decoder, {"connector_type": connector}
     for encoder in ("clip", "dinov2"):
         yield encoder, "rotary", dict(connector_type="mlp", **KEEP_CLASS_TOKEN)
     yield "siglip", "gpt", {}
     yield "siglip", "nope", {}
     yield "siglip", "llama", {}
     yield "siglip2", "qwen3", {}
-    yield "clip", "gemma2", dict(connector_type="mlp")
-    yield "dinov2", "opt", dict(connector_type="linear")
+    yield "clip", "gemma2", {"connector_type": "mlp"}
+    yield "dinov2", "opt", {"connector_type": "linear"}
 
 
 def name_of(value):
@@ -61,6 +61,15 @@ def training_inputs(config, seed=0):
     }
 
 
+def described(config):
+    """The configuration without what only says where it came from."""
+    description = config.to_dict()
+    for part in (description, description["text_config"], description["vision_config"]):
+        for name in ("_name_or_path", "transformers_version", "dtype", "architectures"):
+            part.pop(name, None)
+    return description
+
+
 @pytest.mark.parametrize("encoder, decoder, changes", combinations(), ids=name_of)
 def test_each_combination_learns_answers_and_comes_back(encoder, decoder, changes, tmp_path):
     model = build_vlm(encoder, decoder, **changes)
@@ -71,7 +80,7 @@ def test_each_combination_learns_answers_and_comes_back(encoder, decoder, change
     loss.backward()
     assert torch.isfinite(loss)
     for name, weight in model.named_parameters():
-        unused = "pooler" in name or "mask_token" in name or "post_layernorm" in name and encoder == "clip"
+        unused = "pooler" in name or "mask_token" in name or ("post_layernorm" in name and encoder == "clip")
         assert unused or (weight.grad is not None and weight.grad.abs().sum() > 0), f"nothing reaches {name}"
 
     model.eval()
@@ -81,13 +90,14 @@ def test_each_combination_learns_answers_and_comes_back(encoder, decoder, change
         other = model(**{**inputs, "pixel_values": 255 - inputs["pixel_values"]}).logits
     assert logits.shape == (*inputs["input_ids"].shape, VOCAB_SIZE)
     assert (logits - other).abs().max() > 1e-3, "the picture must matter"
-    settings = dict(max_new_tokens=3, do_sample=False, eos_token_id=-1)
+    settings = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": -1}
     answer = model.generate(**inputs, **settings)
     assert answer.shape[1] == inputs["input_ids"].shape[1] + 3
 
     model.save_pretrained(tmp_path)
     again = AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert type(again) is SmolHFForConditionalGeneration
+    assert described(again.config) == described(model.config)
     with torch.no_grad():
         assert torch.equal(again(**inputs).logits, logits)
     assert torch.equal(again.generate(**inputs, **settings), answer)
@@ -259,6 +269,7 @@ def test_a_step_without_images_leaves_a_frozen_vision_path_alone():
         (lambda: text_config(head_dim=7), "head_dim 7 must be even"),
         (lambda: text_config(no_rope_layers=[1]), "no_rope_layers has 1 entries for 2 layers"),
         (lambda: text_config(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}), "'yarn' is not supported"),
+        (lambda: text_config(rope_scaling={"rope_type": "llama3", "factor": 8.0}), "'llama3' is not supported"),
         (lambda: text_config(hidden_size=33, head_dim=None), "hidden_size 33 .* num_attention_heads 4"),
     ],
 )  # fmt: skip
@@ -270,8 +281,8 @@ def test_a_wrong_configuration_is_refused_with_what_would_work(build, message):
 @pytest.mark.parametrize(
     "text",
     [
-        dict(model_type="mamba", vocab_size=VOCAB_SIZE, hidden_size=32, state_size=4, num_hidden_layers=1),
-        dict(model_type="bloom", vocab_size=VOCAB_SIZE, hidden_size=32, n_layer=1, n_head=4),
+        {"model_type": "mamba", "vocab_size": VOCAB_SIZE, "hidden_size": 32, "state_size": 4, "num_hidden_layers": 1},
+        {"model_type": "bloom", "vocab_size": VOCAB_SIZE, "hidden_size": 32, "n_layer": 1, "n_head": 4},
     ],
     ids=lambda text: text["model_type"],
 )
@@ -279,6 +290,15 @@ def test_a_language_model_without_positions_or_cache_is_refused(text):
     """Mamba's state is no cache of transformers' kind; BLOOM takes no `position_ids`, so packed samples would leak."""
     with pytest.raises(ValueError, match=f"^{text['model_type']} .*no position_ids"):
         SmolHFForConditionalGeneration(vlm_config(text_config=text))
+
+
+def test_all_spellings_of_the_rotation():
+    default = {"rope_type": "default", "rope_theta": 10000.0}
+    assert text_config().rope_parameters == default
+    assert text_config(rope_scaling=None, rope_parameters=None).rope_parameters == default
+    assert text_config(rope_theta=5e4).rope_parameters == {**default, "rope_theta": 5e4}
+    assert text_config(rope_parameters={"rope_theta": 5e4}).rope_parameters == {**default, "rope_theta": 5e4}
+    assert text_config(rope_parameters={"rope_type": "default"}).rope_parameters == default
 
 
 def test_initial_weights():
@@ -292,6 +312,28 @@ def test_initial_weights():
     assert (model.model.norm.weight == 1).all()
     gpt = SmolHFForCausalLM(text_config("gpt"))
     assert all((weight == 0).all() for name, weight in gpt.named_parameters() if name.endswith("bias"))
+
+
+def test_what_a_checkpoint_lacks_starts_like_new(tmp_path):
+    """A connector to be trained between two trained parts, which stay as they are."""
+    model = build_vlm()
+    kept = {name: weight for name, weight in model.state_dict().items() if not name.startswith("connector.")}
+    model.save_pretrained(tmp_path, state_dict=kept)
+    again, report = SmolHFForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(report["missing_keys"]) == {"connector.proj.weight"}
+    assert 0.01 < again.connector.proj.weight.std() < 0.03
+    loaded = again.state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in kept.items())
+
+
+@torch.no_grad()
+def test_a_checkpoint_in_several_files(tmp_path):
+    model = build_vlm()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    inputs = {"input_ids": one_row(image_prompt(model.config)), "pixel_values": random_tiles(1)}
+    assert torch.equal(again(**inputs).logits, model(**inputs).logits)
 
 
 def test_a_checkpoint_with_weights_that_are_not_finite_is_not_written(tmp_path):
@@ -308,4 +350,4 @@ def test_the_number_of_tokens_of_a_tile():
     assert vlm_config("clip", connector_type="mlp").image_seq_len == SIDE**2
     assert vlm_config("clip", connector_type="mlp", **KEEP_CLASS_TOKEN).image_seq_len == SIDE**2 + 1
     assert vlm_config("siglip", connector_type="mlp", **KEEP_CLASS_TOKEN).image_seq_len == SIDE**2
-    assert vlm_config("siglip2").image_side == 4 * SIDE and IMAGE_TOKEN_ID == vlm_config().image_token_id
+    assert vlm_config("siglip2").image_side == 4 * SIDE and vlm_config().image_token_id == IMAGE_TOKEN_ID

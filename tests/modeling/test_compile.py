@@ -8,8 +8,6 @@ import shutil
 
 import pytest
 import torch
-from transformers import StaticCache
-
 from modeling.builders import (
     build_decoder,
     build_vlm,
@@ -20,9 +18,11 @@ from modeling.builders import (
     random_text,
     random_tiles,
 )
+from transformers import StaticCache
+
 from smol_hf.modeling.label_loss import labelled_positions
 
-CLOSE = dict(rtol=0, atol=1e-5)
+CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def packed_rows(model):
     rows = [image_prompt(model.config, 1), image_prompt(model.config, 1, seed=3)]
     positions = torch.cat([torch.arange(len(row)) for row in rows])
     return {
-        "input_ids": one_row(sum(rows, [])),
+        "input_ids": one_row([token for row in rows for token in row]),
         "position_ids": positions.unsqueeze(0),
         "pixel_values": random_tiles(2),
         "use_cache": False,
@@ -133,10 +133,29 @@ def test_the_decoding_step_is_one_graph():
         torch.testing.assert_close(logits, expected, **CLOSE)
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="generated code needs a C++ compiler"
+)
+
+
+@needs_compiler
 @torch.no_grad()
 def test_generated_code_computes_the_same():
     model = build_decoder(num_hidden_layers=1)
     ids = one_row(random_text(9))
     expected = model(ids, use_cache=False).logits
     torch.testing.assert_close(compiled(model, "inductor")(ids, use_cache=False).logits, expected, **CLOSE)
+
+
+@needs_compiler
+@torch.no_grad()
+def test_flex_attention_keeps_packed_samples_apart():
+    """transformers compiles it always."""
+    model = build_decoder(num_hidden_layers=1)
+    rows = [random_text(7), random_text(9, seed=1)]
+    alone = torch.cat([model(one_row(row), use_cache=False).logits for row in rows], dim=1)
+    model.set_attn_implementation("flex_attention")
+    ids = one_row(rows[0] + rows[1])
+    positions = torch.cat([torch.arange(7), torch.arange(9)]).unsqueeze(0)
+    packed = model(ids, position_ids=positions, use_cache=False).logits
+    torch.testing.assert_close(packed, alone, **CLOSE)

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
-
 from modeling.builders import (
     DECODERS,
     build_decoder,
@@ -13,11 +11,21 @@ from modeling.builders import (
     random_text,
     random_tiles,
 )
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, StaticCache
+from transformers.masking_utils import eager_mask
+
+from smol_hf.modeling.attention import eager_attention
 
 PAD = 0
-CLOSE = dict(rtol=0, atol=1e-5)
+CLOSE = {"rtol": 0, "atol": 1e-5}
 # Greedy, without an end. Random weights like to repeat one token, which would hide an error: none comes twice.
-GREEDY = dict(do_sample=False, eos_token_id=-1, pad_token_id=PAD, no_repeat_ngram_size=1, suppress_tokens=[PAD])
+GREEDY = {
+    "do_sample": False,
+    "eos_token_id": -1,
+    "pad_token_id": PAD,
+    "no_repeat_ngram_size": 1,
+    "suppress_tokens": [PAD],
+}
 
 
 def models():
@@ -52,10 +60,11 @@ def static_cache(model):
 
 
 @pytest.mark.parametrize("make_cache", [lambda model: DynamicCache(), static_cache], ids=["dynamic", "static"])
-@pytest.mark.parametrize("build", models())
+@pytest.mark.parametrize("build, implementation", models_and_kernels())
 @torch.no_grad()
-def test_cached_decoding_equals_full_recomputation(build, make_cache):
+def test_cached_decoding_equals_full_recomputation(build, implementation, make_cache):
     model = build()
+    model.set_attn_implementation(implementation)
     inputs = prompt_for(model)
     prompt = inputs.pop("input_ids")
     cache = make_cache(model)
@@ -89,9 +98,7 @@ def test_generation_is_the_same_with_and_without_a_cache(build):
     inputs = prompt_for(model)
     without = model.generate(**inputs, **GREEDY, max_new_tokens=8, use_cache=False)
     assert torch.equal(model.generate(**inputs, **GREEDY, max_new_tokens=8), without)
-    static = model.generate(
-        **inputs, **GREEDY, max_new_tokens=8, cache_implementation="static", disable_compile=True
-    )
+    static = model.generate(**inputs, **GREEDY, max_new_tokens=8, cache_implementation="static", disable_compile=True)
     assert torch.equal(static, without)
 
 
@@ -158,7 +165,7 @@ def test_packed_samples_equal_samples_alone(build, implementation):
 
 
 @pytest.mark.parametrize(
-    "breach", [dict(attention_mask=True, use_cache=False), dict(use_cache=True)], ids=["attention_mask", "use_cache"]
+    "breach", [{"attention_mask": True, "use_cache": False}, {"use_cache": True}], ids=["attention_mask", "use_cache"]
 )
 @pytest.mark.parametrize("build", models())
 @torch.no_grad()
@@ -190,6 +197,43 @@ def test_beam_search_and_sampling(build):
     assert not torch.equal(beams[0], beams[1])
     sampled = model.generate(**inputs, max_new_tokens=5, do_sample=True, top_k=20, top_p=0.9, eos_token_id=-1)
     assert sampled.shape == (1, length + 5)
+
+
+@pytest.mark.parametrize("build", [models_of for models_of in models() if models_of.id.endswith("rotary")])
+@torch.no_grad()
+def test_an_attention_function_of_the_user(build):
+    calls = []
+
+    def watched(*arguments, **settings):
+        calls.append(arguments[0].layer_idx)
+        return eager_attention(*arguments, **settings)
+
+    model = build()
+    inputs = prompt_for(model)
+    expected = model(**inputs).logits
+    AttentionInterface.register("watched", watched)
+    AttentionMaskInterface.register("watched", eager_mask)
+    model.set_attn_implementation({"text_config": "watched"} if is_vlm(model) else "watched")
+    torch.testing.assert_close(model(**inputs).logits, expected, **CLOSE)
+    assert calls == [0, 1]
+
+
+@torch.no_grad()
+def test_hidden_states_and_attention_weights():
+    model = build_vlm()
+    model.set_attn_implementation("eager")
+    inputs = prompt_for(model)
+    length = inputs["input_ids"].shape[1]
+    outputs = model(**inputs, output_hidden_states=True, output_attentions=True)
+    assert [state.shape for state in outputs.hidden_states] == [(1, length, 32)] * 3
+    assert [weights.shape for weights in outputs.attentions] == [(1, 4, length, length)] * 2
+    assert outputs.image_hidden_states.shape == (1, 9, 32)
+    for weights in outputs.attentions:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(1, 4, length), **CLOSE)
+        assert (weights.triu(1) == 0).all(), "nothing may look ahead"
+    head = model.get_output_embeddings()
+    torch.testing.assert_close(head(outputs.hidden_states[-1]), outputs.logits, **CLOSE)
+    assert torch.equal(model(**inputs, return_dict=False)[0], outputs.logits)
 
 
 @torch.no_grad()

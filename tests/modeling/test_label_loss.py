@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
-
 from modeling.builders import (
     VOCAB_SIZE,
     build_decoder,
@@ -14,6 +12,8 @@ from modeling.builders import (
     random_text,
     random_tiles,
 )
+from torch.nn import functional as F
+
 from smol_hf.modeling.label_loss import IGNORE_INDEX, labelled_positions
 
 DECODERS = ["rotary", "gpt"]
@@ -119,19 +119,15 @@ def test_positions_can_be_asked_for(build, keep):
     assert abs(loss - expected) < 1e-6
 
 
-def test_an_even_share_of_the_whole_step():
-    """Micro-batches divided by the step's number of labels sum to the loss of one large batch."""
+def test_micro_batches_add_up():
+    """Divided by the step's number of labels they sum to the loss of one large batch; a mean of means does not."""
     model = build_decoder()
     inputs, labels, _ = several_rows()
+    rows = [{"input_ids": inputs["input_ids"][row : row + 1], "labels": labels[row : row + 1]} for row in range(3)]
     whole = model(**inputs, labels=labels).loss
     count = (labels != IGNORE_INDEX).sum()
-    parts = [
-        model(input_ids=inputs["input_ids"][row : row + 1], labels=labels[row : row + 1], num_items_in_batch=count)
-        for row in range(len(labels))
-    ]
-    assert abs(sum(part.loss for part in parts) - whole) < 1e-6
-    assert abs(sum(model(input_ids=inputs["input_ids"][row : row + 1], labels=labels[row : row + 1]).loss
-                   for row in range(len(labels))) / 3 - whole) > 1e-3, "the mean of means is another number"  # fmt: skip
+    assert abs(sum(model(**row, num_items_in_batch=count).loss for row in rows) - whole) < 1e-6
+    assert abs(sum(model(**row).loss for row in rows) / 3 - whole) > 1e-3
 
 
 def test_labelled_positions_are_a_union_in_order():

@@ -2,6 +2,18 @@
 
 import pytest
 import torch
+from modeling.builders import (
+    ENCODERS,
+    IMAGE_TOKEN_ID,
+    LLAMA_LIKE,
+    SPECIAL_IDS,
+    VOCAB_SIZE,
+    image_prompt,
+    one_row,
+    randomise,
+    text_config,
+)
+from PIL import Image
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -16,19 +28,10 @@ from transformers import (
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
-from modeling.builders import (
-    ENCODERS,
-    IMAGE_TOKEN_ID,
-    LLAMA_LIKE,
-    SPECIAL_IDS,
-    VOCAB_SIZE,
-    image_prompt,
-    one_row,
-    randomise,
-    text_config,
-)
 from smol_hf import SmolHFConfig, SmolHFForCausalLM, SmolHFForConditionalGeneration
+from smol_hf.modeling.vision import encode_tiles, normalize_tiles
 
 ROPE = {"rope_type": "default", "rope_theta": 100000.0}
 
@@ -78,7 +81,7 @@ def assert_same_logits(native, ours, **inputs):
         ours.set_attn_implementation(implementation)
         expected, actual = native(**inputs).logits, ours(**inputs).logits
         assert expected.abs().max() > 0.5, "logits this small would agree whatever the model does"
-        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5, msg=lambda text: f"{implementation}: {text}")
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
 @pytest.fixture
@@ -138,7 +141,7 @@ def test_vision_language_model_equals_native(family, scale_factor, side, tied):
     vision = {**ENCODERS["siglip"], "image_size": 4 * side}
     native_vision = {name: value for name, value in vision.items() if name != "model_type"}
     text = dict(model_type="llama", **LLAMA_LIKE, rope_parameters=ROPE, rms_norm_eps=1e-5, tie_word_embeddings=tied)
-    shared = dict(scale_factor=scale_factor, image_token_id=IMAGE_TOKEN_ID, tie_word_embeddings=tied)
+    shared = {"scale_factor": scale_factor, "image_token_id": IMAGE_TOKEN_ID, "tie_word_embeddings": tied}
     native = randomise(model_class(config_class(text_config=text, vision_config=native_vision, **shared)))
     ours = SmolHFForConditionalGeneration(
         SmolHFConfig(
@@ -174,7 +177,7 @@ def test_vision_language_model_equals_native(family, scale_factor, side, tied):
 def test_vision_language_model_equals_llava():
     vision = ENCODERS["clip"]
     text = dict(model_type="llama", **LLAMA_LIKE, rope_parameters=ROPE, rms_norm_eps=1e-5, tie_word_embeddings=False)
-    reading = dict(vision_feature_layer=-2, vision_feature_select_strategy="default")
+    reading = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}
     native_config = LlavaConfig(
         text_config=text, vision_config=vision, image_token_index=IMAGE_TOKEN_ID, image_token_id=IMAGE_TOKEN_ID,
         tie_word_embeddings=False, **reading,
@@ -198,3 +201,17 @@ def test_vision_language_model_equals_llava():
     ours.load_state_dict(renamed(native.state_dict(), prefixes))
     ids = one_row(image_prompt(config, images=2))
     assert_same_logits(native, ours, input_ids=ids, pixel_values=torch.randn(2, 3, 24, 24))
+
+
+@torch.no_grad()
+def test_siglip2_sees_the_patches_that_its_own_processor_makes():
+    config = SmolHFConfig(text_config=text_config(), vision_config=ENCODERS["siglip2"], connector_type="linear")
+    model = randomise(SmolHFForConditionalGeneration(config))
+    pixels = torch.randint(0, 256, (24, 24, 3), dtype=torch.uint8)
+    processor = Siglip2ImageProcessorPil(patch_size=4, max_num_patches=36)
+    expected_inputs = processor(Image.fromarray(pixels.numpy()), return_tensors="pt")
+    expected = model.vision_model(
+        expected_inputs["pixel_values"], expected_inputs["pixel_attention_mask"], expected_inputs["spatial_shapes"]
+    ).last_hidden_state
+    tile = normalize_tiles(pixels.permute(2, 0, 1).unsqueeze(0), config, torch.float32)
+    torch.testing.assert_close(encode_tiles(model.vision_model, tile, config), expected, rtol=0, atol=1e-5)

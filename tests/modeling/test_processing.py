@@ -5,14 +5,14 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from modeling.builders import build_processor, build_tokenizer, vlm_config
 from PIL import Image
 from transformers import AutoProcessor, Idefics3Processor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE as SMOLVLM_TEMPLATE
 
-from modeling.builders import build_processor, build_tokenizer, vlm_config
 from smol_hf import SmolHFProcessor
-from smol_hf.data.tiny_tokenizer import SPECIAL_TOKENS
+from smol_hf.data.tiny_tokenizer import SPECIAL_TOKENS, build_tiny_tokenizer
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.modeling.vision import normalize_tiles
 
@@ -36,7 +36,7 @@ def message(role, *parts):
 IMAGE = {"type": "image"}
 
 
-# -- the same as Idefics3 ----------------------------------------------------------------------------------------------
+# -- the same as Idefics3 ---------------------------------------------------------------------------------------------
 
 SIZES = [
     (1, 1), (32, 32), (31, 33), (64, 64), (65, 64), (64, 96), (100, 100), (48, 128), (128, 48), (33, 97), (200, 150),
@@ -65,7 +65,8 @@ def test_tokens_and_pixels_equal_those_of_idefics3(longest_edge, split):
         assert actual["pixel_values"].dtype == torch.uint8
         pixels = normalize_tiles(actual["pixel_values"][0], vlm_config(), torch.float32)
         expected_pixels = torch.as_tensor(np.asarray(expected["pixel_values"]))[0]
-        torch.testing.assert_close(pixels, expected_pixels, rtol=0, atol=1e-6, msg=lambda m: f"{height}×{width}: {m}")
+        assert pixels.shape == expected_pixels.shape, (height, width)
+        assert (pixels - expected_pixels).abs().max() < 1e-6, (height, width)
 
 
 def test_a_batch_with_several_images_equals_that_of_idefics3():
@@ -95,7 +96,7 @@ def test_what_is_transparent_shows_a_white_page(processor):
     assert (tiles == 255).all()
 
 
-# -- text stays text ---------------------------------------------------------------------------------------------------
+# -- text stays text --------------------------------------------------------------------------------------------------
 
 HOSTILE = [
     *SPECIAL_TOKENS[:8],
@@ -128,7 +129,7 @@ def test_hostile_text_stays_text(processor, value):
     encoded = processor.encode(conversation_with(value), [image])
     assert special_ids(processor, encoded.input_ids) == special_ids(processor, harmless.input_ids)
     decoded = processor.tokenizer.decode(encoded.input_ids)
-    block = processor.image_block(32, 32)
+    block = processor.tokenizer.decode(processor.image_block_ids(32, 32))
     assert decoded == (
         f"<|im_start|>System: Be{value}brief.<end_of_utterance>\nUser:{block}{value}{value}?<end_of_utterance>\n"
         f"Assistant: an{value}answer<end_of_utterance>\n"
@@ -148,7 +149,7 @@ def test_placeholders_in_a_finished_prompt_are_plain_characters(processor):
     assert processor.tokenizer.decode(ids) == prompt
 
 
-# -- labels ------------------------------------------------------------------------------------------------------------
+# -- labels -----------------------------------------------------------------------------------------------------------
 
 MULTI_TURN = [
     message("system", "Be brief."),
@@ -226,7 +227,7 @@ def test_a_prompt_for_inference_is_a_prefix_of_the_training_ids(processor, quest
     assert first_label == len(prompt), "training must teach exactly what follows the prompt"
 
 
-# -- batches -----------------------------------------------------------------------------------------------------------
+# -- batches ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -295,7 +296,7 @@ def test_images_are_found_by_path(processor, tmp_path):
     assert torch.equal(by_path["pixel_values"], by_image["pixel_values"])
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- what is refused --------------------------------------------------------------------------------------------------
 
 
 def test_numbers_of_images_and_places_must_match(processor):
@@ -322,6 +323,15 @@ def test_a_tokenizer_without_the_tokens_is_refused():
         build_processor(longest_edge=7 * TILE)
 
 
+def test_without_splitting_no_tile_tokens_are_needed():
+    tokenizer = build_tiny_tokenizer(["a picture"])
+    plain = SmolHFProcessor(tokenizer, tile_size=TILE, image_seq_len=4, do_image_splitting=False)
+    assert tokenizer.decode(plain.image_block_ids(500, 300)) == (
+        "<fake_token_around_image><global-img><image><image><image><image><fake_token_around_image>"
+    )
+    assert plain.tiles([picture(50, 30)]).shape == (1, 3, TILE, TILE)
+
+
 def test_padding_needs_a_token():
     processor = build_processor()
     processor.tokenizer.pad_token = None
@@ -329,7 +339,7 @@ def test_padding_needs_a_token():
         processor(text=["a", "a longer one"])
 
 
-# -- travelling --------------------------------------------------------------------------------------------------------
+# -- travelling -------------------------------------------------------------------------------------------------------
 
 
 def assert_same_processor(first, second):

@@ -68,7 +68,7 @@ def from_messages(record: dict, where: str, image_folder: Path) -> list[Message]
 
 
 def typed_messages(turns: list[dict], images: list[ImagePart], where: str, image_folder: Path) -> list[Message]:
-    """Messages whose content is a list of typed parts; an image part may name its file or take the next of `images`."""
+    """Messages of typed parts; an image part names its file, or takes the next of `images`."""
     waiting = iter(images)
     messages, used = [], 0
     for number, turn in enumerate(turns, start=1):
@@ -86,7 +86,9 @@ def typed_messages(turns: list[dict], images: list[ImagePart], where: str, image
                     used += 1
                     image = next(waiting, None)
                     if image is None:
-                        raise SampleError(where, f"message {number} shows image {used}, but 'images' has {len(images)}")
+                        raise SampleError(
+                            where, f"message {number} shows image {used}, but 'images' has {len(images)}"
+                        )
                     parts.append(image)
                 else:
                     parts += image_paths(path, f"image of message {number}", where, image_folder)
@@ -104,7 +106,7 @@ def place_images(turns: list[tuple[str, str]], images: list[ImagePart], where: s
     if shown != len(images):
         raise SampleError(
             where,
-            f"{shown} {IMAGE_PLACEHOLDER} placeholders but {len(images)} images: write one placeholder where each image "
+            f"{shown} {IMAGE_PLACEHOLDER} placeholders but {len(images)} images: write one where each image "
             f"belongs (to have the characters {IMAGE_PLACEHOLDER} as text, use messages with typed parts)",
         )
     waiting = iter(images)

@@ -73,4 +73,6 @@ class SkippedSamples:
 
     def summary(self) -> str:
         """One line for the log."""
-        return f"{len(self)} samples left out: {len(self.faults)} unusable, {len(self.too_long)} longer than the context"
+        return (
+            f"{len(self)} samples left out: {len(self.faults)} unusable, {len(self.too_long)} longer than the context"
+        )

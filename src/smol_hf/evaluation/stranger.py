@@ -12,11 +12,12 @@ import io
 import json
 import sys
 
-sys.modules["smol_hf"] = None  # from here on `import smol_hf` fails, as it does where it is not installed
+if __name__ == "__main__":
+    sys.modules["smol_hf"] = None  # from here on `import smol_hf` fails, as it does where it is not installed
 
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 BATCH_SIZE = 50
 

@@ -19,9 +19,7 @@ def load_checkpoint(checkpoint: str | Path, *, trust_remote_code: bool = False, 
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
-    model = AutoModelForImageTextToText.from_pretrained(
-        checkpoint, dtype="auto", trust_remote_code=trust_remote_code
-    )
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto", trust_remote_code=trust_remote_code)
     return model.to(device).eval(), processor
 
 

@@ -8,6 +8,7 @@ string. Labels are the characters that the template generated between `{% genera
 
 import json
 import re
+from functools import lru_cache
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -32,110 +33,139 @@ def plain_tokenizer(tokenizer, control_tokens):
     return plain
 
 
-def render_with_placeholders(messages, chat_template, add_generation_prompt, variables):
-    """(rendered, spans, texts): the rendered template with placeholders, the generated character spans, the texts."""
-    texts, safe_messages = [], []
+@lru_cache(maxsize=1024)
+def render_shape(shape, chat_template, add_generation_prompt, variables):
+    """The template of a conversation of this shape, with placeholders for its texts, and the generated spans.
+
+    `shape` is ((role, (part type, …)), …). Conversations of one shape differ only in their texts, so what the
+    template writes around them is rendered once.
+    """
+    number, messages = 0, []
+    for role, types in shape:
+        parts = []
+        for part_type in types:
+            parts.append({"type": part_type})
+            if part_type == "text":
+                parts[-1]["text"] = f"\ue000{number}\ue001"
+                number += 1
+        messages.append({"role": role, "content": parts})
+    rendered, spans = render_jinja_template(
+        conversations=[messages],
+        chat_template=chat_template,
+        return_assistant_tokens_mask=True,
+        add_generation_prompt=add_generation_prompt,
+        **dict(variables),
+    )
+    return rendered[0], tuple(map(tuple, spans[0]))
+
+
+def shape_and_texts(messages):
+    """(shape, texts) of a conversation, whose contents are text or lists of typed parts."""
+    shape, texts = [], []
     for message in messages:
         parts = message["content"]
         if isinstance(parts, str):
             parts = [{"type": "text", "text": parts}]
-        safe_parts = []
-        for part in parts:
-            if part["type"] == "text":
-                safe_parts.append({"type": "text", "text": f"\ue000{len(texts)}\ue001"})
-                texts.append(part["text"])
-            else:
-                safe_parts.append({"type": part["type"]})
-        safe_messages.append({**message, "content": safe_parts})
-    rendered, spans = render_jinja_template(
-        conversations=[safe_messages],
-        chat_template=chat_template,
-        return_assistant_tokens_mask=True,
-        add_generation_prompt=add_generation_prompt,
-        **variables,
-    )
-    return rendered[0], spans[0], texts
+        shape.append((message["role"], tuple(part["type"] for part in parts)))
+        texts += [part["text"] for part in parts if part["type"] == "text"]
+    return tuple(shape), texts
 
 
 class ChatEncoder:
-    """Tokenises rendered templates for one tokenizer. `image_token` marks where `image_blocks` go."""
+    """Tokenises conversations for one tokenizer. `image_token` in a template marks where an image's tokens go."""
 
     def __init__(self, tokenizer, image_token, control_tokens):
         self.image_token = image_token
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special} | control_tokens
         self.special_ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special}
+        named = tokenizer.special_tokens_map.items()
+        self.variables = tuple((name, str(token)) for name, token in named if not isinstance(token, (list, tuple)))
         self.plain = plain_tokenizer(tokenizer, control_tokens)
         longest_first = sorted(special, key=len, reverse=True)
         self.piece = re.compile(f"({PLACEHOLDER.pattern})|({'|'.join(map(re.escape, longest_first))})")
+        self.piece_lists = {}
 
-    def encode(self, rendered, spans, texts, image_blocks):
-        """→ (input_ids, labels), two lists of equal length.
+    def encode_messages(self, messages, image_blocks, chat_template, add_generation_prompt=False):
+        """A conversation → (input_ids, labels), two lists of equal length; labels are -100 outside generated text.
 
         Args:
-            rendered, spans, texts: from `render_with_placeholders` (or a string, no spans, no texts).
-            image_blocks: for each image its text in tokens of the template, such as
-                `<fake_token_around_image><global-img><image>…`, given as strings.
+            image_blocks: the tokens of each image, in reading order, from `encode_block`.
 
         Raises:
             ValueError: when the template shows another number of images than there are blocks.
         """
+        shape, texts = shape_and_texts(messages)
+        key = (shape, chat_template, add_generation_prompt)
+        if key not in self.piece_lists:
+            if len(self.piece_lists) >= 1024:
+                self.piece_lists.clear()
+            rendered, spans = render_shape(*key, self.variables)
+            self.piece_lists[key] = list(self.split(rendered, spans))
+        return self.encode_pieces(self.piece_lists[key], texts, image_blocks)
+
+    def encode_prompt(self, prompt, image_blocks):
+        """As `encode_messages`, of a prompt that a template has already made: all special tokens in it count."""
+        return self.encode_pieces(self.split(prompt, (), texts=False), (), image_blocks)
+
+    def encode_block(self, block):
+        """The tokens of an image, written as a string of special tokens and line breaks, → ids."""
+        return self.encode_pieces(self.split(block, (), images=False), (), ())[0]
+
+    def split(self, rendered, spans, texts=True, images=True):
+        """What the template wrote → pieces (kind, value, generated): plain text, text number n, special id, image."""
         generated = bytearray(len(rendered) + 1)  # 1 where the template was inside {% generation %}
         for start, end in spans:
             generated[start:end] = b"\x01" * (end - start)
-        input_ids, labels, run = [], [], []
-        blocks = iter(image_blocks)
-        shown = 0
-
-        def flush():
-            """Tokenise the plain text collected so far, as one string."""
-            text = "".join(piece for piece, _ in run)
-            if not text:
-                return
-            flags = bytearray().join(bytes([flag]) * len(piece) for piece, flag in run)
-            encoding = self.plain.encode(text, add_special_tokens=False)
-            for token_id, (start, end) in zip(encoding.ids, encoding.offsets):
-                # A token that reaches into the generated text must be generated whole.
-                input_ids.append(token_id)
-                labels.append(token_id if any(flags[start : max(end, start + 1)]) else IGNORE_INDEX)
-            run.clear()
-
-        def add_special(token, flag):
-            flush()
-            input_ids.append(self.special_ids[token])
-            labels.append(self.special_ids[token] if flag else IGNORE_INDEX)
-
-        def add_plain(text, start):
-            """Template text, cut where generation begins or ends."""
-            for piece, position in split_where_changed(text, generated, start):
-                run.append((piece, generated[position]))
-
         position = 0
         for match in self.piece.finditer(rendered):
-            add_plain(rendered[position : match.start()], position)
-            position = match.end()
-            flag = generated[match.start()]
+            yield from plain_pieces(rendered[position : match.start()], generated, position)
+            position, flag = match.end(), generated[match.start()]
             if match.group(2) is not None:
-                run.append((texts[int(match.group(2))] if texts else match.group(0), flag))
-            elif match.group(0) == self.image_token:
-                shown += 1
-                for piece in re.split(f"({'|'.join(map(re.escape, self.special_ids))})", next(blocks, "")):
-                    if piece in self.special_ids:
-                        add_special(piece, 0)
-                    elif piece:
-                        run.append((piece, 0))
+                yield ("text", int(match.group(2)), flag) if texts else ("plain", match.group(0), flag)
+            elif match.group(0) == self.image_token and images:
+                yield "image", None, 0
             else:
-                add_special(match.group(0), flag)
-        add_plain(rendered[position:], position)
-        flush()
+                yield "special", self.special_ids[match.group(0)], flag
+        yield from plain_pieces(rendered[position:], generated, position)
+
+    def encode_pieces(self, pieces, texts, image_blocks):
+        input_ids, labels, run = [], [], []
+        blocks, shown = iter(image_blocks), 0
+        for kind, value, flag in pieces:
+            if kind == "plain":
+                run.append((value, flag))
+            elif kind == "text":
+                run.append((texts[value], flag))
+            else:
+                self.encode_run(run, input_ids, labels)
+                ids = [value] if kind == "special" else next(blocks, ())
+                input_ids += ids
+                labels += ids if flag else [IGNORE_INDEX] * len(ids)
+                shown += kind == "image"
+        self.encode_run(run, input_ids, labels)
         if shown != len(image_blocks):
             raise ValueError(f"the text has places for {shown} images, but {len(image_blocks)} images were given")
         return input_ids, labels
 
+    def encode_run(self, run, input_ids, labels):
+        """Plain text between two special tokens, tokenised as one string; a token that reaches into generated text
+        must be generated whole, so it is labelled."""
+        text = "".join(piece for piece, _ in run)
+        if text:
+            flags = b"".join(bytes([flag]) * len(piece) for piece, flag in run)
+            encoding = self.plain.encode(text, add_special_tokens=False)
+            input_ids += encoding.ids
+            labels += [
+                token_id if 1 in flags[start : max(end, start + 1)] else IGNORE_INDEX
+                for token_id, (start, end) in zip(encoding.ids, encoding.offsets)
+            ]
+        run.clear()
 
-def split_where_changed(text, flags, start):
-    """Pieces of `text` within which `flags[start + i]` is constant, each with the position of its first character."""
+
+def plain_pieces(text, flags, start):
+    """("plain", piece, flag) for the pieces of `text` within which `flags[start + i]` is constant."""
     first = 0
     for i in range(1, len(text) + 1):
         if i == len(text) or flags[start + i] != flags[start + first]:
-            yield text[first:i], start + first
+            yield "plain", text[first:i], flags[start + first]
             first = i

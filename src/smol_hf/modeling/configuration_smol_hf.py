@@ -1,6 +1,7 @@
 """What a model is, in two configurations: `SmolHFTextConfig` (the decoder) and `SmolHFConfig` (image encoder →
 connector → decoder). They are written as `config.json` and read by transformers 4.57 and 5.x."""
 
+import transformers
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 
@@ -21,7 +22,8 @@ class SmolHFTextConfig(PretrainedConfig):
         num_key_value_heads: heads of keys and values, each shared by a group of query heads (arXiv:2305.13245).
         no_rope_layers: one number per layer, 1 = rotary positions, 0 = none (SmolLM3's NoPE layers and its
             field name); all 1 when None.
-        rope_parameters: `{"rope_type": "default", "rope_theta": …}`; a plain `rope_theta` is understood too.
+        rope_parameters: `{"rope_type": "default", "rope_theta": …}`; transformers 4's `rope_theta` and `rope_scaling`
+            are understood too.
         initializer_range: standard deviation of the initial weights; the projections that write into the residual
             stream get `initializer_range / sqrt(2 * num_hidden_layers)` (GPT-2), so that its variance does not grow
             with depth.
@@ -89,8 +91,8 @@ class SmolHFTextConfig(PretrainedConfig):
         self.norm_eps = norm_eps
         self.position_embedding_type = position_embedding_type
         # transformers 5 gives this name a meaning of its own, so it must exist before super().__init__() runs.
-        rope_theta = kwargs.pop("rope_theta", 10000.0)
-        self.rope_parameters = rope_parameters or {"rope_type": "default", "rope_theta": rope_theta}
+        older = {"rope_theta": kwargs.pop("rope_theta", 10000.0), **(kwargs.pop("rope_scaling", None) or {})}
+        self.rope_parameters = {"rope_type": "default", **older, **(rope_parameters or {})}
         self.no_rope_layers = list(no_rope_layers) if no_rope_layers is not None else [1] * num_hidden_layers
         self.max_position_embeddings = max_position_embeddings
         self.attention_bias = attention_bias
@@ -158,7 +160,22 @@ def build_sub_config(value, default):
         raise ValueError(f"transformers has no model_type {model_type!r}")
     if model_type in ("siglip_vision_model", "siglip2_vision_model"):
         value.setdefault("vision_use_head", False)  # the pooling head is never read: patches are
-    return CONFIG_MAPPING[model_type](**value)
+    config = CONFIG_MAPPING[model_type](**value)
+    if transformers.__version__.startswith("4."):
+        use_older_rope_names(config)
+    return config
+
+
+def use_older_rope_names(config):
+    """transformers 5 writes `rope_parameters`; 4.57 does not know the name, and would rotate by its own default."""
+    rope = dict(getattr(config, "rope_parameters", None) or {})
+    if any(isinstance(value, dict) for value in rope.values()):
+        raise ValueError(f"{config.model_type} has rope_parameters for each kind of layer: it needs transformers 5")
+    for name in ("rope_theta", "partial_rotary_factor"):
+        if name in rope:
+            setattr(config, name, rope.pop(name))
+    if rope.get("rope_type", "default") != "default":
+        config.rope_scaling = rope
 
 
 class SmolHFConfig(PretrainedConfig):

@@ -158,9 +158,7 @@ class SmolHFModel(SmolHFPreTrainedModel):
         yield from self.connector.parameters()
 
     @can_return_tuple
-    def forward(
-        self, input_ids=None, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, **kwargs
-    ):
+    def forward(self, input_ids=None, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, **kwargs):
         inputs_embeds, image_features = self.embed(input_ids, inputs_embeds, pixel_values, pixel_attention_mask)
         outputs = self.get_decoder()(inputs_embeds=inputs_embeds, return_dict=True, **kwargs)
         return SmolHFOutput(

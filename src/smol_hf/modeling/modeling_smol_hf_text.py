@@ -74,9 +74,7 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
             cache_position = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen
         if position_ids is None:
             position_ids = cache_position.unsqueeze(0)
-        mask = causal_mask(
-            self.config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position
-        )
+        mask = causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position)
 
         hidden_states, rotary = inputs_embeds, None
         if self.config.position_embedding_type == "learned":

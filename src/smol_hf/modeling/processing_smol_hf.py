@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image
 
-from .chat_encoding import ChatEncoder, render_with_placeholders
+from .chat_encoding import ChatEncoder
 from .image_tiling import ImageTiler
 from .label_loss import IGNORE_INDEX
 
@@ -97,7 +97,7 @@ class SmolHFProcessor(ProcessorMixin):
             raise ValueError(f"the tokenizer lacks {len(missing)} tokens for images, first {missing[0]}: add them")
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-        self._encoder = None
+        self._encoder, self._blocks = None, {}
 
     @property
     def tiler(self):
@@ -112,11 +112,10 @@ class SmolHFProcessor(ProcessorMixin):
 
     def __getstate__(self):
         # The encoder is rebuilt where it is needed: a data loader's worker gets the processor without it.
-        return {**self.__dict__, "_encoder": None}
+        return {**self.__dict__, "_encoder": None, "_blocks": {}}
 
-    def image_block(self, height, width):
-        """The tokens of a picture of this size, as a string: its grid row by row, then its overview."""
-        rows, columns = self.tiler.grid(height, width)
+    def image_block(self, rows, columns):
+        """The tokens of a picture cut into this grid, as a string: the grid row by row, then the overview."""
         features = IMAGE_TOKEN * self.image_seq_len
         block = ""
         for row in range(1, rows + 1):
@@ -127,16 +126,24 @@ class SmolHFProcessor(ProcessorMixin):
             block += "\n"
         return block + FAKE_IMAGE_TOKEN + GLOBAL_IMAGE_TOKEN + features + FAKE_IMAGE_TOKEN
 
+    def image_block_ids(self, height, width):
+        """The token ids of a picture of this size. There are few grids, so each is tokenised once."""
+        grid = self.tiler.grid(height, width)
+        key = (*grid, self.image_seq_len)
+        if key not in self._blocks:
+            self._blocks[key] = self.encoder.encode_block(self.image_block(*grid))
+        return self._blocks[key]
+
     def encode_text(self, messages, image_sizes, add_generation_prompt=False, chat_template=None):
         """Token ids and labels of a conversation whose pictures have these (height, width): nothing is decoded.
 
         Raises:
             ValueError: when the messages show another number of images than there are sizes.
         """
-        rendered, spans, texts = render_with_placeholders(
-            messages, chat_template or self.chat_template, add_generation_prompt, self.tokenizer.special_tokens_map
+        blocks = [self.image_block_ids(*size) for size in image_sizes]
+        return self.encoder.encode_messages(
+            messages, blocks, chat_template or self.chat_template, add_generation_prompt
         )
-        return self.encoder.encode(rendered, spans, texts, [self.image_block(*size) for size in image_sizes])
 
     def encode(self, messages, images=(), add_generation_prompt=False):
         """A conversation (messages in the chat format, PIL images in reading order) → `EncodedSample`.
@@ -197,8 +204,8 @@ class SmolHFProcessor(ProcessorMixin):
         per_text = distribute(images, [prompt.count(IMAGE_TOKEN) for prompt in texts])
         encoded = []
         for prompt, prompt_images in zip(texts, per_text):
-            blocks = [self.image_block(image.height, image.width) for image in prompt_images]
-            input_ids, labels = self.encoder.encode(prompt, [], [], blocks)
+            blocks = [self.image_block_ids(image.height, image.width) for image in prompt_images]
+            input_ids, labels = self.encoder.encode_prompt(prompt, blocks)
             encoded.append(EncodedSample(input_ids, labels, self.tiles(prompt_images)))
         return BatchFeature(self.pad(encoded, padding), tensor_type=return_tensors)
 
@@ -252,6 +259,7 @@ def write_portable_tokenizer_config(folder):
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     config["model_input_names"] = ["input_ids", "attention_mask"]
+    config["padding_side"] = "left"  # answers of a batch begin in the same column; transformers 5 would not save it
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

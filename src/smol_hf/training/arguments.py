@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 CONNECTOR_TYPES = ("pixel_shuffle", "linear", "mlp")
@@ -34,10 +35,13 @@ class ModelArguments:
     )
     tokenizer_vocab_size: int = field(default=384, metadata={"help": "Largest size of that small tokenizer."})
     longest_edge: int | None = field(
-        default=None, metadata={"help": "Pixels to which a picture's longer side is brought; the tile size by default."}
+        default=None,
+        metadata={"help": "Pixels to which a picture's longer side is brought; the tile size by default."},
     )
     do_image_splitting: bool = field(default=True, metadata={"help": "Cut large pictures into tiles and an overview."})
-    attn_implementation: str = field(default="sdpa", metadata={"help": "eager, sdpa, flash_attention_2, flex_attention."})
+    attn_implementation: str = field(
+        default="sdpa", metadata={"help": "eager, sdpa, flash_attention_2, flex_attention."}
+    )
     dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16."})
     image_mean: list[float] | None = field(
         default=None, metadata={"help": "Per channel, of pixels in [0, 1]; 0.5 by default, as SigLIP."}
@@ -153,7 +157,11 @@ class SmolTrainingArguments(SFTConfig):
         if self.max_nonfinite_steps < 1:
             raise ValueError(f"max_nonfinite_steps is {self.max_nonfinite_steps}: it must be at least 1")
         if self.vision_learning_rate == 0 and self.unfreeze_vision_at_step:
-            raise ValueError("vision_learning_rate 0 freezes the encoder for good: unfreeze_vision_at_step has no effect")
+            raise ValueError(
+                "vision_learning_rate 0 freezes the encoder for good: unfreeze_vision_at_step has no effect"
+            )
+        if self.bf16 is None:  # SFTConfig would ask for it on machines that do not have it
+            self.bf16 = not self.fp16 and not self.use_cpu and is_torch_bf16_gpu_available()
         super().__post_init__()
 
     def part_learning_rates(self) -> dict[str, float]:

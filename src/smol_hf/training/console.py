@@ -60,7 +60,9 @@ class LogCallback(TrainerCallback):
 
 def line_of(entry: dict) -> str:
     """One JSON line; what is not finite becomes null, since JSON has no word for it."""
-    clean = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()}
+    clean = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()
+    }
     return json.dumps(clean) + "\n"
 
 

@@ -57,7 +57,9 @@ def resolve_recipe(recipe: dict, *arguments) -> dict:
     model_arguments, data_arguments, training_arguments = arguments
     for values in (model_arguments, data_arguments):
         resolved |= vars(values)
-    inherited = {name for parent in SmolTrainingArguments.__mro__[1:] for name in getattr(parent, "__annotations__", {})}
+    inherited = {
+        name for parent in SmolTrainingArguments.__mro__[1:] for name in getattr(parent, "__annotations__", {})
+    }
     ours = set(SmolTrainingArguments.__annotations__) - inherited
     shown = ours | {
         "seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim",

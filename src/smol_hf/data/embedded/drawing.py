@@ -59,39 +59,25 @@ def _box(left: float, top: float, size: tuple[int, int]) -> Box:
     return int(left), int(top), int(left) + size[0], int(top) + size[1]
 
 
-def place_anywhere(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: Draws) -> list[Box] | None:
-    """Boxes anywhere on the page, at least two (scaled) pixels apart, or None when 50 tries found none."""
+def _height_on_line(height: float, page_size: int, pixel: float, draws: Draws) -> float:
+    """Where the top of a digit stands that is written on the line through the middle of the page, roughly."""
+    middle = (page_size - height) / 2
+    return min(max(middle + draws.between(-2.5, 2.5) * pixel, 1), page_size - 1 - height)
+
+
+def place_on_line(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: Draws) -> list[Box] | None:
+    """Boxes side by side, two (scaled) pixels apart at least, with the spare width shared out at random; None when
+    they do not fit."""
     gap = 2 * pixel
-    for _ in range(50):
-        boxes: list[Box] = []
-        for width, height in sizes:
-            left, top = draws.between(1, page_size - width), draws.between(1, page_size - height)
-            box = _box(left, top, (width, height))
-            if not all(
-                box[0] >= other[2] + gap
-                or other[0] >= box[2] + gap
-                or box[1] >= other[3] + gap
-                or other[1] >= box[3] + gap
-                for other in boxes
-            ):
-                break
-            boxes.append(box)
-        else:
-            return boxes
-    return None
-
-
-def place_apart(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: Draws) -> list[Box] | None:
-    """Two boxes, the second clearly to the right of the first, at any heights; None when they do not fit."""
-    (left_width, left_height), (right_width, right_height) = sizes
-    room = page_size - 1 - left_width - right_width - 4 * pixel
-    if room < 1:
+    spare = page_size - 2 - sum(width for width, _ in sizes) - gap * (len(sizes) - 1)
+    if spare < 0:
         return None
-    first, second = sorted((draws.between(1, room), draws.between(1, room)))
-    return [
-        _box(first, draws.between(1, page_size - left_height), sizes[0]),
-        _box(second + left_width + 4 * pixel, draws.between(1, page_size - right_height), sizes[1]),
-    ]
+    shares = sorted(draws.between(0, spare) for _ in sizes)
+    boxes, used = [], 1.0
+    for (width, height), share in zip(sizes, shares, strict=True):
+        boxes.append(_box(used + share, _height_on_line(height, page_size, pixel, draws), (width, height)))
+        used += width + gap
+    return boxes
 
 
 def place_as_number(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: Draws) -> list[Box] | None:
@@ -102,7 +88,8 @@ def place_as_number(sizes: list[tuple[int, int]], page_size: int, pixel: float, 
     if room < 1:
         return None
     left = draws.between(1, room)
-    line = draws.between(1 + max(left_height, right_height), page_size - pixel)
+    tallest = max(left_height, right_height)
+    line = _height_on_line(tallest, page_size, pixel, draws) + tallest
     return [
         _box(left, line - left_height, sizes[0]),
         _box(left + left_width + gap, line - right_height + draws.between(0, 1) * pixel, sizes[1]),
@@ -116,8 +103,8 @@ def draw_page(images: list[Image.Image], layout: Layout, page_size: int, draws: 
     """
     pixel = page_size / 32  # the lengths below are those of a 32-pixel page
     paper, ink = round(draws.between(200, 255)), round(draws.between(0, 80))
-    writing = draws.between(10.5, 13.5)  # one writer writes at about one size
-    shapes = [(draws.between(0.94, 1.06), draws.between(-0.14, 0.14), draws.between(-0.12, 0.12)) for _ in images]
+    writing = draws.between(11, 13)  # one writer writes at about one size
+    shapes = [(draws.between(0.94, 1.06), draws.between(-0.06, 0.06), draws.between(-0.06, 0.06)) for _ in images]
     boxes = None
     while boxes is None:
         masks = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
 from smol_hf.data.embedded.digits import DigitSet, load_digits
-from smol_hf.data.embedded.drawing import Box, Draws, draw_page, place_anywhere, place_apart, place_as_number
+from smol_hf.data.embedded.drawing import Box, Draws, draw_page, place_as_number, place_on_line
 
 KINDS = ("digit", "number", "count", "larger", "side")
 MINIMUM_PAGE_SIZE = 24
@@ -19,15 +19,15 @@ _TEXTS = {
     "larger": ("Which digit is larger?", "Which of the two digits is larger?"),
     "left": ("Which digit is on the left?",),
     "right": ("Which digit is on the right?",),
-    "sequence": ("Which digits do you see, from left to right?",),
+    "sequence": ("Read the digits.",),
 }
 
 _LAYOUTS = {
-    "digit": place_anywhere,
+    "digit": place_on_line,
     "number": place_as_number,
-    "count": place_anywhere,
-    "larger": place_apart,
-    "side": place_apart,
+    "count": place_on_line,
+    "larger": place_on_line,
+    "side": place_on_line,
 }
 
 
@@ -130,7 +130,11 @@ def _build_page(digits: DigitSet, index: int, seed: int, split: str, page_size: 
     placed.sort(key=lambda digit: digit.box[0])
     answers = _answers(placed, as_number=kind == "number")
     others = [name for name in answers if name != asked]
-    names = [asked] + [others.pop(draws.below(len(others))) for _ in range(min(turns - 1, len(others)))]
+    # Reading the whole line teaches most about a page, so it is the first turn to be added.
+    added = [others.pop(others.index("sequence"))] if "sequence" in others else []
+    while others:
+        added.append(others.pop(draws.below(len(others))))
+    names = [asked, *added][:turns]
     asked_turns = tuple(
         Turn("side" if name in ("left", "right") else name, wording[name], answers[name]) for name in names
     )

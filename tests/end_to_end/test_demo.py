@@ -1,0 +1,117 @@
+"""`make demo`'s main job, whole: it reaches its score within its time, and its result is what it says."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smol_hf.data.embedded import KINDS, evaluation_questions
+
+SMOL_HF = [sys.executable, "-m", "smol_hf.cli"]
+
+
+def run(*arguments, timeout=900):
+    return subprocess.run([*SMOL_HF, *arguments], capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    output = tmp_path_factory.mktemp("demo") / "run"
+    result = run("demo", "--output", str(output))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return output, result.stdout
+
+
+@pytest.fixture(scope="module")
+def metrics(demo):
+    return json.loads((demo[0] / "metrics.json").read_text())
+
+
+def test_it_reads_held_out_digits_and_is_lost_without_the_picture(metrics):
+    assert metrics["questions"] >= 500
+    assert metrics["exact_match"] >= 0.95
+    assert metrics["blind_exact_match"] <= 0.30
+    assert set(metrics["per_kind"]) == set(KINDS)
+    assert sum(kind["questions"] for kind in metrics["per_kind"].values()) == metrics["questions"]
+    for name, kind in metrics["per_kind"].items():
+        assert kind["exact_match"] > kind["blind_exact_match"] + 0.3, name
+
+
+def test_training_takes_minutes(metrics):
+    assert metrics["train_seconds"] <= 300
+    assert metrics["parameters"] < 2_000_000
+
+
+def test_the_encoder_was_frozen_at_first(demo):
+    entries = [json.loads(line) for line in (demo[0] / "log.jsonl").read_text().splitlines()]
+    rates = [entry["learning_rate_vision"] for entry in entries if "loss" in entry]
+    assert max(rates) > 0
+    assert "0.0007, from step" in demo[1], "the table says when it unfreezes"
+
+
+def test_the_report_is_one_file_with_the_score_and_a_gallery(demo, metrics):
+    page = (demo[0] / "report.html").read_text(encoding="utf-8")
+    assert f"{metrics['exact_match'] * 100:.1f}%" in page
+
+    class Loads(HTMLParser):
+        found: list = []
+
+        def handle_starttag(self, tag, attributes):
+            self.found += [value for name, value in attributes if name in ("src", "href") and value]
+
+    parser = Loads()
+    parser.feed(page)
+    pictures = [value for value in parser.found if value.startswith("data:image/png")]
+    assert len(pictures) >= 20
+    assert all(value.startswith(("data:", "#")) for value in parser.found)
+
+
+def test_the_checkpoint_holds_everything_and_nothing_pickled(demo, metrics):
+    folder = demo[0] / "checkpoint"
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "chat_template.jinja",
+            "generation_config.json", "modeling_smol_hf.py", "processing_smol_hf.py", "README.md",
+            "recipe.yaml"} <= names  # fmt: skip
+    assert not [name for name in names if Path(name).suffix in (".bin", ".pt", ".pth", ".pkl")]
+    assert all(torch.isfinite(weight).all() for weight in load_file(folder / "model.safetensors").values())
+    assert f"{metrics['exact_match'] * 100:.1f}" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_chat_answers_about_a_held_out_page(demo, tmp_path):
+    pages = [page for page in evaluation_questions(40, seed=5) if page.kind == "digit"]
+    right = 0
+    for index, page in enumerate(pages[:3]):
+        path = tmp_path / f"{index}.png"
+        path.write_bytes(page.conversation.images[0].content)
+        result = run("chat", str(demo[0] / "checkpoint"), "--image", str(path), "--prompt", page.question)
+        assert result.returncode == 0, result.stderr
+        assert re.fullmatch(r"\d\n", result.stdout)
+        right += result.stdout.strip() == page.answer
+    assert right >= 2
+
+
+def test_the_same_seed_gives_the_same_model_and_score(tmp_path):
+    """A short demo, twice: every figure but the time, and every weight, is the same."""
+    results = []
+    for name in ("one", "two"):
+        result = run("demo", "--output", str(tmp_path / name), "--max-steps", "25", "--questions", "20")
+        assert result.returncode == 0, result.stdout + result.stderr
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        del metrics["train_seconds"]
+        results.append((metrics, load_file(tmp_path / name / "checkpoint" / "model.safetensors")))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(weight, results[1][1][name]) for name, weight in results[0][1].items())
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    result = run("demo", "--output", str(tmp_path))
+    assert result.returncode == 1
+    assert "choose another --output" in result.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"

@@ -1,0 +1,35 @@
+"""Tiny models, processors and runs for the tests; everything is built on the spot, nothing is downloaded."""
+
+from smol_hf import SmolHFConfig, SmolHFForConditionalGeneration, SmolHFProcessor
+from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
+
+TEXTS = ["User: What is this? Which digit is written here?", "Assistant: A picture.\n\n"] * 3
+TILE_SIZE = 32
+
+
+def build_processor(**options):
+    """A processor of 32-pixel tiles, 4 tokens each, that cuts pictures into up to 2 × 2 tiles and an overview."""
+    defaults = {"tile_size": TILE_SIZE, "image_seq_len": 4, "longest_edge": 2 * TILE_SIZE}
+    return SmolHFProcessor(build_tiny_tokenizer(TEXTS), **{**defaults, **options})
+
+
+def build_model(processor, **options):
+    """A vision-language model of some ten thousand parameters that fits `build_processor`."""
+    tokenizer = processor.tokenizer
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+    }  # fmt: skip
+    vision = {
+        "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "image_size": TILE_SIZE, "patch_size": 8,
+    }  # fmt: skip
+    config = SmolHFConfig(
+        text_config=text,
+        vision_config=vision,
+        scale_factor=2,
+        image_token_id=processor.image_token_id,
+        **options,
+    )
+    return SmolHFForConditionalGeneration(config)

@@ -1,0 +1,100 @@
+"""Every command and every program of the README runs, as written, on tiny inputs."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import build_model, build_processor
+
+from smol_hf.publishing.checkpoint import publish_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROGRAMS = {
+    "smol-hf": [sys.executable, "-m", "smol_hf.cli"],
+    "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"],
+    "python": [sys.executable],
+}
+TINY = {
+    "train": ["--max_steps", "2", "--num_train_epochs", "1", "--use_cpu", "true", "--save_strategy", "no"],
+    "launch": ["--max_steps", "2", "--use_cpu", "true", "--save_strategy", "no"],
+    "chat": ["--max-new-tokens", "4"],
+    "benchmarks/train_step.py": ["--samples", "2", "--batch-size", "1", "--rounds", "1"],
+}
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands():
+    lines = [line.partition("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    lines += re.findall(r"`(python [^`]+)`", README)
+    return [line for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder like a checkout after `make demo`, with a checkpoint of a tiny random model in it."""
+    place = tmp_path_factory.mktemp("checkout")
+    torch.manual_seed(0)
+    processor = build_processor(longest_edge=32)
+    publish_checkpoint(place / "runs" / "demo" / "checkpoint", build_model(processor), processor)
+    for name in ("docs", "recipes", "benchmarks"):
+        shutil.copytree(ROOT / name, place / name)
+    shutil.copy(ROOT / "docs" / "page.png", place / "page.png")
+    (place / "my.jsonl").write_text("".join(blocks("json")), encoding="utf-8")
+    return place
+
+
+def test_the_readme_shows_its_commands():
+    shown = commands()
+    assert {line.split()[0] for line in shown} == {"make", "smol-hf", "accelerate", "python"}
+    assert len(blocks("python")) == 1 and len(blocks("json")) == 1
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("make")])
+def test_make_targets_exist(line):
+    target = line.split()[1]
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if not line.startswith("make")])
+def test_the_readmes_commands_run(line, place):
+    program, *arguments = shlex.split(line)
+    if "--output_dir" not in arguments and program == "accelerate":
+        arguments += ["--output_dir", "runs/x"]
+    if "--num_train_epochs" in arguments:
+        at = arguments.index("--num_train_epochs")
+        del arguments[at : at + 2]
+    command = [*PROGRAMS[program], *arguments, *TINY[arguments[0]]]
+    result = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    if "--output_dir" in arguments:
+        folder = place / arguments[arguments.index("--output_dir") + 1] / "checkpoint"
+        assert (folder / "model.safetensors").is_file()
+
+
+def test_the_readmes_program_runs(place):
+    (program,) = blocks("python")
+    result = subprocess.run([sys.executable, "-c", program], cwd=place, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "Assistant:" in result.stdout
+
+
+def test_the_readmes_recipe_lines_are_keys_of_recipes():
+    from smol_hf.training.recipes import known_keys
+
+    (block,) = blocks("yaml")
+    keys = re.findall(r"^(\w+):", block, flags=re.MULTILINE)
+    assert keys and set(keys) <= set(known_keys())
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target

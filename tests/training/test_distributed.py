@@ -1,0 +1,62 @@
+"""Two processes (gloo) train the demo's recipe on rows of which some have no image, like one process does."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from smol_hf.data.embedded import build_pages
+from smol_hf.resources import resource_path
+from smol_hf.training.console import read_log
+
+STEPS, UNFREEZE = 6, 3
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """32 records; 8 in a row have no image, so that a whole batch of one process is blind while the other's is not."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = []
+    for index, page in enumerate(build_pages(32, seed=0, split="train")):
+        name = None if index % 2 == 0 else f"{index}.png"
+        if name is not None:
+            (folder / name).write_bytes(page.conversation.images[0].content)
+        question = page.question if name is None else f"<image>\n{page.question}"
+        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": page.answer}]
+        rows.append({"image": name, "conversations": turns})
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def launch(processes, data, output, batch_size):
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1",
+        "--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--num_cpu_threads_per_process", "1",
+        "-m", "smol_hf.train", "--config", str(resource_path("recipes", "quickstart", "digits.yaml")),
+        "--data", str(data), "--output_dir", str(output), "--per_device_train_batch_size", str(batch_size),
+        "--max_steps", str(STEPS), "--unfreeze_vision_at_step", str(UNFREEZE), "--logging_steps", "1",
+        "--save_steps", str(STEPS), "--warmup_steps", "0", "--use_cpu", "true",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return [entry for entry in read_log(output) if "loss" in entry], result.stdout
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_two_processes_train_like_one(batch_size, data, tmp_path):
+    one, _ = launch(1, data, tmp_path / "one", 2 * batch_size)
+    two, output = launch(2, data, tmp_path / "two", batch_size)
+    assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], abs=2e-5)
+    for name in ("total_tokens", "total_trained_tokens", "total_samples", "total_tiles"):
+        assert [entry[name] for entry in two] == [entry[name] for entry in one], name
+    assert output.count("First batch") == 1, "one process speaks"
+    assert (tmp_path / "two" / "checkpoint" / "model.safetensors").is_file()
+    assert (tmp_path / "two" / f"checkpoint-{STEPS}" / "manifest.json").is_file()
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {
+        path.name for path in (tmp_path / "two" / f"checkpoint-{STEPS}").iterdir()
+    }

@@ -1,0 +1,103 @@
+"""Recipes: nothing is guessed, and every shipped one builds its model."""
+
+import pytest
+import yaml
+from helpers import TEXTS
+
+from smol_hf.data.conversation import Conversation, Message, TextPart
+from smol_hf.resources import resource_path
+from smol_hf.training.composition import build_model_and_processor
+from smol_hf.training.recipes import RecipeError, load_arguments, parse_command_line, read_recipe
+
+RECIPES = sorted(resource_path("recipes").rglob("*.yaml"))
+
+
+def parse(*words):
+    return load_arguments(["--output_dir", "unused", *words])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_parses_and_builds_its_model(path):
+    _, model_arguments, _, arguments = load_arguments(["--config", str(path)])
+    conversation = Conversation("x", tuple(Message("user", (TextPart(text),)) for text in TEXTS))
+    model, processor = build_model_and_processor(model_arguments, [conversation])
+    assert processor.image_seq_len == model.config.image_seq_len
+    assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id
+    assert arguments.output_dir
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--lerning_rate", "1"), "unknown key 'lerning_rate': did you mean 'learning_rate'"),
+        (("--text_config.hiden_size", "8"), "unknown key 'hiden_size': did you mean 'hidden_size'"),
+        (("--vision_config.model_type", "siglip_vison_model"), "did you mean 'siglip_vision_model'"),
+        (("--per_device_train_batch_size", "4.5"), "per_device_train_batch_size"),
+        (("--learning_rate", "fast"), "learning_rate"),
+        (("--bf16", "maybe"), "bf16"),
+        (("--connector_type", "conv"), "choose one of pixel_shuffle, linear, mlp"),
+        (("--on_bad_sample", "ignore"), "choose stop or skip"),
+        (("--max_length", "512"), "use context_length"),
+        (("--packing", "true"), "use sample_packing"),
+        (("--remove_unused_columns", "true"), "leave it false"),
+        (("--text_learning_rate", "-1"), "0 (frozen) or positive"),
+        (("--vision_learning_rate", "0", "--unfreeze_vision_at_step", "3"), "has no effect"),
+        (("--context_length", "0"), "at least 1"),
+        (("--model", "x", "--tokenizer", "y"), "exclude each other"),
+        (("--image_std", "[1, 1]"), "three numbers"),
+        (("--scale_factor", "3"), "choose one of [1, 2, 4"),
+        (("--text_config.num_key_value_heads", "3"), "choose one of [1, "),
+        (("--text_config.vocab_size", "10"), "the tokenizer has"),
+        (("stray",), "write --key value"),
+        (("--seed", "1", "--seed", "2"), "given twice"),
+        (("--data.x", "1"), "not a mapping"),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused_by_name(words, message):
+    base = ["--text_config.hidden_size", "32", "--text_config.num_hidden_layers", "1"]
+    base += ["--text_config.num_attention_heads", "4", "--vision_config.image_size", "32"]
+    base += ["--vision_config.patch_size", "8", "--vision_config.hidden_size", "32", "--data", "digits"]
+    given = {word for word in words if word.startswith("--")}
+    base = [word for pair in zip(base[::2], base[1::2]) if pair[0] not in given for word in pair]
+    with pytest.raises(RecipeError) as refused:
+        _, model_arguments, _, _ = parse(*base, *words)
+        conversation = Conversation("x", (Message("user", (TextPart("hello"),)),))
+        build_model_and_processor(model_arguments, [conversation])
+    assert message in str(refused.value)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed: 1\nseed: 2\n")
+    with pytest.raises(RecipeError, match=r"recipe.yaml: the key 'seed' stands twice"):
+        read_recipe(path)
+    path.write_text("- a\n- b\n")
+    with pytest.raises(RecipeError, match="list of `key: value` lines"):
+        read_recipe(path)
+    with pytest.raises(RecipeError, match="does not exist"):
+        read_recipe(tmp_path / "gone.yaml")
+
+
+def test_the_command_line_overrides_the_recipe_and_reaches_into_mappings(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"text_config": {"hidden_size": 64}, "seed": 1, "output_dir": "runs/x"}))
+    recipe, model, data, training = load_arguments(
+        ["--config", str(path), "--text_config.num_hidden_layers=3", "--seed", "5", "--learning-rate", "1e-3"]
+    )
+    assert recipe["text_config"] == model.text_config == {"hidden_size": 64, "num_hidden_layers": 3}
+    assert (training.seed, training.learning_rate, data.data) == (5, 1e-3, "digits")
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path):
+    """YAML 1.1 reads 1e-3 as text; a recipe must not."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("learning_rate: 1e-3\nvision_learning_rate: 2e-4\noutput_dir: runs/x\n")
+    *_, training = load_arguments(["--config", str(path)])
+    assert training.part_learning_rates() == {"vision": 2e-4, "connector": 1e-3, "text": 1e-3}
+
+
+def test_a_switch_needs_no_value_and_config_is_taken_out():
+    assert parse_command_line(["--sample_packing", "--config", "a.yaml", "--seed=3"]) == (
+        "a.yaml",
+        {"sample_packing": True, "seed": 3},
+    )
