@@ -260,6 +260,16 @@ def test_too_many_faults_stop_the_run_even_when_skipping(tmp_path, processor):
         build_dataset(conversations_from_file(path), processor, context_length=256, skipped=skipped)
 
 
+def test_too_many_faults_found_while_training_stop_it_too(tmp_path):
+    skipped = SkippedSamples("skip", max_fraction=0.1, path=tmp_path / "new" / "skipped.jsonl")
+    skipped.settle(20)
+    skipped.add(SampleError("a:1", "damaged"))
+    skipped.add(SampleError("a:2", "damaged"))
+    with pytest.raises(SampleError, match="3 of 20 samples cannot be used.*a:3: damaged"):
+        skipped.add(SampleError("a:3", "damaged"))
+    assert len((tmp_path / "new" / "skipped.jsonl").read_text().splitlines()) == 3
+
+
 def test_an_image_damaged_after_the_check_stops_or_is_counted(tmp_path, processor):
     (tmp_path / "good.png").write_bytes(encoded(half_and_half(), "PNG"))
     (tmp_path / "late.png").write_bytes(encoded(half_and_half(), "PNG"))

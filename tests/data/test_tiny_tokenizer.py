@@ -7,13 +7,18 @@ import random
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from smol_hf.data.embedded import question_texts
+from smol_hf.data.embedded import build_pages
 from smol_hf.data.tiny_tokenizer import MINIMUM_VOCAB_SIZE, SPECIAL_TOKENS, build_tiny_tokenizer
+
+
+def page_texts():
+    pages = build_pages(400, seed=0, split="train", turns=5)
+    return [text for page in pages for turn in page.turns for text in (turn.question, turn.answer)]
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return build_tiny_tokenizer(question_texts())
+    return build_tiny_tokenizer(page_texts())
 
 
 def random_texts():
@@ -45,7 +50,7 @@ def test_random_text_comes_back_unchanged(tokenizer):
 
 
 def test_the_same_texts_give_the_same_tokenizer(tokenizer):
-    again = build_tiny_tokenizer(iter(question_texts()))
+    again = build_tiny_tokenizer(iter(page_texts()))
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
     assert build_tiny_tokenizer(["other words"]).get_vocab() != tokenizer.get_vocab()
 
@@ -72,13 +77,13 @@ def test_digits_stay_single_and_words_become_short(tokenizer):
 def test_vocabulary_is_limited():
     assert MINIMUM_VOCAB_SIZE == 299
     assert len(build_tiny_tokenizer([], vocab_size=500)) == 299
-    assert len(build_tiny_tokenizer(question_texts(), vocab_size=320)) == 320
+    assert len(build_tiny_tokenizer(page_texts(), vocab_size=320)) == 320
     with pytest.raises(ValueError, match=r"vocab_size must be at least 299.*got 298"):
         build_tiny_tokenizer([], vocab_size=298)
 
 
 def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
-    build_tiny_tokenizer(question_texts(), model_max_length=123).save_pretrained(tmp_path)
+    build_tiny_tokenizer(page_texts(), model_max_length=123).save_pretrained(tmp_path)
     loaded = PreTrainedTokenizerFast.from_pretrained(tmp_path)
     assert loaded.model_max_length == 123
     assert loaded.model_input_names == ["input_ids", "attention_mask"]

@@ -323,6 +323,18 @@ def test_a_tokenizer_without_the_tokens_is_refused():
         build_processor(longest_edge=7 * TILE)
 
 
+def test_settings_may_change_after_use():
+    processor, image = build_processor(), picture(64, 64)
+    conversation = [message("user", IMAGE, "What?")]
+    assert processor.encode(conversation, [image]).input_ids.count(processor.image_token_id) == 4 * 5
+    processor.image_seq_len = 9
+    assert processor.encode(conversation, [image]).input_ids.count(processor.image_token_id) == 9 * 5
+    processor.do_image_splitting = False
+    assert processor.encode(conversation, [image]).input_ids.count(processor.image_token_id) == 9
+    processor.chat_template = "{% for message in messages %}{{ message['role'] }}<image>{% endfor %}"
+    assert processor.tokenizer.decode(processor.encode(conversation, [image]).input_ids).startswith("user<fake")
+
+
 def test_without_splitting_no_tile_tokens_are_needed():
     tokenizer = build_tiny_tokenizer(["a picture"])
     plain = SmolHFProcessor(tokenizer, tile_size=TILE, image_seq_len=4, do_image_splitting=False)
@@ -364,6 +376,7 @@ def test_saving_after_use_and_loading(tmp_path):
     assert type(loaded) is SmolHFProcessor
     assert loaded.chat_template == processor.chat_template
     assert (loaded.tile_size, loaded.longest_edge, loaded.image_seq_len) == (TILE, 96, 4)
+    assert loaded.tokenizer.padding_side == "left", "answers of a batch must begin in the same column"
     assert_same_processor(loaded, processor)
     loaded.save_pretrained(tmp_path / "again")
     assert_same_processor(AutoProcessor.from_pretrained(tmp_path / "again"), processor)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from smol_hf.training.checkpoints import CheckpointError, choose_checkpoint, verify
 from smol_hf.training.console import read_log
+from smol_hf.training.recipes import load_arguments
 
 STEPS, UNFREEZE = 12, 6
 RECIPE = {
@@ -105,6 +106,18 @@ def test_what_is_damaged_is_passed_over_by_name(recipe, uninterrupted, tmp_path)
     assert f"not resuming from {newest.name}: optimizer.pt has" in resumed.stdout
     assert losses(output) == losses(uninterrupted)
     assert not (output / ".incomplete").exists()
+
+
+def test_the_resolved_recipe_repeats_the_run(recipe, uninterrupted):
+    given = load_arguments(["--config", str(recipe), "--output_dir", str(uninterrupted)])
+    resolved = load_arguments(["--config", str(uninterrupted / "recipe.yaml")])
+    for one, other in zip(given[1:], resolved[1:]):
+        same = {key: value for key, value in vars(one).items() if isinstance(value, (int, float, str, dict, list))}
+        same.pop("logging_dir", None)
+        assert {key: vars(other)[key] for key in same} == same
+    run_state = json.loads((uninterrupted / "run.json").read_text())
+    assert run_state["seed"] == 7 and len(run_state["data_fingerprint"]) == 64
+    assert {"torch", "transformers", "trl", "smol_hf"} <= run_state["versions"].keys()
 
 
 def test_other_data_under_a_resumed_run_is_refused(recipe, uninterrupted):

@@ -16,13 +16,18 @@ class SkippedSamples:
     """Counts and names samples that cannot be used.
 
     `policy` "stop" makes the first call of `settle` an error when there is any fault in the data; "skip" leaves
-    faulty samples out, up to `max_fraction` of all samples. Samples longer than the context are no fault: they are
-    always left out and counted.
+    faulty samples out, up to `max_fraction` of all samples, those found damaged while training included. Samples
+    longer than the context are no fault: they are always left out and counted.
+
+    `path` is the ledger, JSON lines. With several processes each plans the same data, so only the one with
+    `writes_plan` writes what the plan found; what is found while training is written by whoever finds it.
     """
 
     policy: str = "stop"
     max_fraction: float = 0.1
     path: Path | None = None
+    writes_plan: bool = True
+    total: int = 0
     faults: list[SampleError] = field(default_factory=list)
     too_long: list[SampleError] = field(default_factory=list)
 
@@ -36,7 +41,9 @@ class SkippedSamples:
             SampleError: under "stop" when there is a fault, under "skip" when there are too many; and when nothing
                 is left. Up to 10 faults are spelled out.
         """
-        self.write()
+        self.total = total
+        if self.writes_plan:
+            self.write()
         faults = "\n".join(f"  {fault}" for fault in self.faults[:SHOWN])
         more = f"\n  … and {len(self.faults) - SHOWN} more" if len(self.faults) > SHOWN else ""
         if self.faults and self.policy == "stop":
@@ -56,11 +63,22 @@ class SkippedSamples:
             raise SampleError("data", f"none of {total} samples can be used{longest}:\n{faults}{more}")
 
     def add(self, fault: SampleError) -> None:
-        """Note a fault that was found while training (a damaged image), at once in the file too."""
+        """Note a fault that was found while training (a damaged image), at once in the file too.
+
+        Raises:
+            SampleError: when there are too many by now.
+        """
         self.faults.append(fault)
         if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(self.line(fault))
+        if self.total and len(self.faults) > self.max_fraction * self.total:
+            raise SampleError(
+                "data",
+                f"{len(self.faults)} of {self.total} samples cannot be used, more than max_skipped_fraction "
+                f"{self.max_fraction}; the last: {fault}",
+            )
 
     def write(self) -> None:
         if self.path is not None and len(self):

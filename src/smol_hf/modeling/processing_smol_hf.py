@@ -145,13 +145,13 @@ class SmolHFProcessor(ProcessorMixin):
             messages, blocks, chat_template or self.chat_template, add_generation_prompt
         )
 
-    def encode(self, messages, images=(), add_generation_prompt=False):
+    def encode(self, messages, images=(), add_generation_prompt=False, chat_template=None):
         """A conversation (messages in the chat format, PIL images in reading order) → `EncodedSample`.
 
         Labels cover what the template generated: the assistant's answers and the token that ends each.
         """
         sizes = [(image.height, image.width) for image in images]
-        input_ids, labels = self.encode_text(messages, sizes, add_generation_prompt)
+        input_ids, labels = self.encode_text(messages, sizes, add_generation_prompt, chat_template)
         return EncodedSample(input_ids, labels, self.tiles(images))
 
     def tiles(self, images):
@@ -181,12 +181,10 @@ class SmolHFProcessor(ProcessorMixin):
                 conversation, chat_template, add_generation_prompt=add_generation_prompt, **kwargs
             )
         batched = isinstance(conversation[0], (list, tuple))
-        encoded = []
-        for messages in conversation if batched else [conversation]:
-            images = images_of(messages)
-            sizes = [(image.height, image.width) for image in images]
-            ids, labels = self.encode_text(messages, sizes, add_generation_prompt, chat_template)
-            encoded.append(EncodedSample(ids, labels, self.tiles(images)))
+        encoded = [
+            self.encode(messages, images_of(messages), add_generation_prompt, chat_template)
+            for messages in (conversation if batched else [conversation])
+        ]
         batch = self.pad(encoded, padding, return_assistant_tokens_mask)
         if not batched and return_tensors is None:
             batch = {name: values[0] for name, values in batch.items()}

@@ -110,7 +110,8 @@ def train(
     skipped = SkippedSamples(
         data_arguments.on_bad_sample,
         data_arguments.max_skipped_fraction,
-        output_dir / "skipped.jsonl" if main_process else None,
+        output_dir / "skipped.jsonl",
+        writes_plan=main_process,
     )
     dataset = build_dataset(
         conversations,

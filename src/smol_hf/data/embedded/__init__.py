@@ -16,7 +16,6 @@ from smol_hf.data.embedded.pages import (
     Turn,
     build_pages,
     evaluation_questions,
-    question_texts,
 )
 
 __all__ = [
@@ -29,5 +28,4 @@ __all__ = [
     "build_pages",
     "evaluation_questions",
     "load_digits",
-    "question_texts",
 ]

@@ -72,7 +72,7 @@ def place_on_line(sizes: list[tuple[int, int]], page_size: int, pixel: float, dr
     spare = page_size - 2 - sum(width for width, _ in sizes) - gap * (len(sizes) - 1)
     if spare < 0:
         return None
-    shares = sorted(draws.between(0, spare) for _ in sizes)
+    shares = sorted(draws.between(0.15 * spare, 0.85 * spare) for _ in sizes)
     boxes, used = [], 1.0
     for (width, height), share in zip(sizes, shares, strict=True):
         boxes.append(_box(used + share, _height_on_line(height, page_size, pixel, draws), (width, height)))
@@ -104,7 +104,7 @@ def draw_page(images: list[Image.Image], layout: Layout, page_size: int, draws: 
     pixel = page_size / 32  # the lengths below are those of a 32-pixel page
     paper, ink = round(draws.between(200, 255)), round(draws.between(0, 80))
     writing = draws.between(11, 13)  # one writer writes at about one size
-    shapes = [(draws.between(0.94, 1.06), draws.between(-0.06, 0.06), draws.between(-0.06, 0.06)) for _ in images]
+    shapes = [(draws.between(0.92, 1.08), draws.between(-0.14, 0.14), draws.between(-0.14, 0.14)) for _ in images]
     boxes = None
     while boxes is None:
         masks = [

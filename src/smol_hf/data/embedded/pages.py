@@ -9,17 +9,17 @@ from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
 from smol_hf.data.embedded.digits import DigitSet, load_digits
 from smol_hf.data.embedded.drawing import Box, Draws, draw_page, place_as_number, place_on_line
 
-KINDS = ("digit", "number", "count", "larger", "side")
+KINDS = ("digit", "number", "count", "larger", "side")  # of first questions; "sequence" is only added to them
 MINIMUM_PAGE_SIZE = 24
 
-_TEXTS = {
-    "digit": ("Which digit is written here?", "What digit is this?"),
-    "number": ("Which number is written here?", "What number is this?"),
-    "count": ("How many digits are on the page?", "How many digits do you see?"),
-    "larger": ("Which digit is larger?", "Which of the two digits is larger?"),
-    "left": ("Which digit is on the left?",),
-    "right": ("Which digit is on the right?",),
-    "sequence": ("Read the digits.",),
+_QUESTIONS = {
+    "digit": "Which digit is written here?",
+    "number": "Which number is written here?",
+    "count": "How many digits are on the page?",
+    "larger": "Which digit is larger?",
+    "left": "Which digit is on the left?",
+    "right": "Which digit is on the right?",
+    "sequence": "Read the digits.",
 }
 
 _LAYOUTS = {
@@ -33,7 +33,7 @@ _LAYOUTS = {
 
 @dataclass(frozen=True)
 class Turn:
-    """One question about a page. `kind` is one of `KINDS`; `answer` is the exact text that counts as right."""
+    """One question about a page. `kind` is one of `KINDS` or "sequence"; `answer` is the exact text that is right."""
 
     kind: str
     question: str
@@ -82,8 +82,9 @@ def build_pages(number: int, *, seed: int, split: str, page_size: int = 32, turn
 
     Page i depends on `seed`, `split`, `page_size`, `turns` and i, never on `number`. The picture is an RGB PNG of
     `page_size` x `page_size` pixels (at least 24; digits grow with it). The kinds of the first question take turns,
-    so they are balanced. A page carries up to `turns` different questions, as many as fit it: a page with one digit
-    has 2, with two digits 1 to 5, with three digits 1. The sample id is like `digits/train/seed0/page000123`.
+    so they are balanced. A page carries up to `turns` different questions, as many as fit it; where there are several
+    digits, the first question to be added is `sequence`: to read them all from left to right, which teaches most
+    about the picture. It is never a first question. The sample id is like `digits/train/seed0/page000123`.
 
     What someone scores who cannot see the page and always gives the likeliest answer to a first question:
     `digit` 10 %, `number` 1.1 % (10 to 99), `count` 33.3 % (1 to 3), `larger` 11.1 % (the answer is uniform over
@@ -109,19 +110,12 @@ def evaluation_questions(number: int, *, seed: int, page_size: int = 32) -> list
     return list(build_pages(number, seed=seed, split="test", page_size=page_size))
 
 
-def question_texts() -> list[str]:
-    """All distinct questions and answers of the pages, always in the same order: for training a tokenizer."""
-    questions = [text for texts in _TEXTS.values() for text in texts]
-    return questions + [str(value) for value in range(100)]
-
-
 def _build_page(digits: DigitSet, index: int, seed: int, split: str, page_size: int, turns: int) -> Page:
     draws = Draws(seed, split, index)
     # Shifted by one in each round of five, so that reading every fifth page does not give one kind only.
     kind = KINDS[(index + index // len(KINDS)) % len(KINDS)]
     rows = [draws.pick(digits.rows_by_label[label]) for label in _draw_labels(kind, draws)]
     asked = draws.pick(("left", "right")) if kind == "side" else kind
-    wording = {name: draws.pick(texts) for name, texts in _TEXTS.items()}
 
     png, boxes = draw_page([digits.images[row] for row in rows], _LAYOUTS[kind], page_size, draws)
     placed = [
@@ -136,7 +130,7 @@ def _build_page(digits: DigitSet, index: int, seed: int, split: str, page_size: 
         added.append(others.pop(draws.below(len(others))))
     names = [asked, *added][:turns]
     asked_turns = tuple(
-        Turn("side" if name in ("left", "right") else name, wording[name], answers[name]) for name in names
+        Turn("side" if name in ("left", "right") else name, _QUESTIONS[name], answers[name]) for name in names
     )
 
     messages = []
