@@ -265,7 +265,7 @@ def test_too_many_faults_found_while_training_stop_it_too(tmp_path):
     skipped.settle(20)
     skipped.add(SampleError("a:1", "damaged"))
     skipped.add(SampleError("a:2", "damaged"))
-    with pytest.raises(SampleError, match="3 of 20 samples cannot be used.*a:3: damaged"):
+    with pytest.raises(SampleError, match=r"3 of 20 samples cannot be used.*a:3: damaged"):
         skipped.add(SampleError("a:3", "damaged"))
     assert len((tmp_path / "new" / "skipped.jsonl").read_text().splitlines()) == 3
 

@@ -15,7 +15,10 @@ from smol_hf.publishing.checkpoint import publish_checkpoint
 def loaded():
     torch.manual_seed(0)
     processor = build_processor()
-    model = build_model(processor, initializer_range=0.3).eval()
+    model = build_model(processor).eval()
+    with torch.no_grad():  # small initial weights would repeat one token whatever they read
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.3)
     return model, processor
 
 

@@ -382,6 +382,16 @@ def test_saving_after_use_and_loading(tmp_path):
     assert_same_processor(AutoProcessor.from_pretrained(tmp_path / "again"), processor)
 
 
+def test_a_token_across_the_border_of_generated_text_is_labelled_whole():
+    template = "in the pic{% generation %}{{ messages[0]['content'][0]['text'] }}!{% endgeneration %} end"
+    processor = build_processor(chat_template=template)
+    tokenizer = processor.tokenizer
+    ids, labels = processor.encode_text([message("assistant", "ture")], [])
+    assert tokenizer.decode(ids) == "in the picture! end"
+    # " picture" is one token: who learns "ture" must produce all of it.
+    assert tokenizer.decode([label for label in labels if label != IGNORE_INDEX]) == " picture!"
+
+
 def test_an_own_chat_template_is_kept_and_its_spans_are_the_labels(tmp_path):
     template = (
         "{% for message in messages %}[{{ message['role'] }}]"

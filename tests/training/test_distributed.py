@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -31,11 +32,17 @@ def data(tmp_path_factory):
     return path
 
 
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
 def launch(processes, data, output, batch_size):
+    # On CPUs accelerate launches one process whatever it is told; torchrun starts as many as one asks for.
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(free_port())]
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1",
-        "--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no",
-        "--num_cpu_threads_per_process", "1",
+        sys.executable, *(launcher if processes > 1 else []),
         "-m", "smol_hf.train", "--config", str(resource_path("recipes", "quickstart", "digits.yaml")),
         "--data", str(data), "--output_dir", str(output), "--per_device_train_batch_size", str(batch_size),
         "--max_steps", str(STEPS), "--unfreeze_vision_at_step", str(UNFREEZE), "--logging_steps", "1",

@@ -200,8 +200,9 @@ class SmolHFForConditionalGeneration(SmolHFModel, GenerationMixin):
         Raises:
             ValueError: when image tokens and image features differ in number.
         """
-        if labels is not None and logits_to_keep is None:
-            logits_to_keep = labelled_positions(labels)
+        if labels is not None:
+            use_cache = bool(use_cache)  # off unless asked for: a cache would hide where packed samples begin
+            logits_to_keep = labelled_positions(labels) if logits_to_keep is None else logits_to_keep
         inputs_embeds, image_features = self.embed(input_ids, inputs_embeds, pixel_values, pixel_attention_mask)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,

@@ -144,8 +144,9 @@ class SmolHFForCausalLM(SmolHFPreTrainedModel, GenerationMixin):
                 predict one. 0: everywhere. n: the last n. A 1-D tensor: these positions.
             num_items_in_batch: see `label_loss`.
         """
-        if labels is not None and logits_to_keep is None:
-            logits_to_keep = labelled_positions(labels)
+        if labels is not None:
+            use_cache = bool(use_cache)  # off unless asked for: a cache would hide where packed samples begin
+            logits_to_keep = labelled_positions(labels) if logits_to_keep is None else logits_to_keep
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

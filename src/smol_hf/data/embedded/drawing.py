@@ -72,7 +72,7 @@ def place_on_line(sizes: list[tuple[int, int]], page_size: int, pixel: float, dr
     spare = page_size - 2 - sum(width for width, _ in sizes) - gap * (len(sizes) - 1)
     if spare < 0:
         return None
-    shares = sorted(draws.between(0.15 * spare, 0.85 * spare) for _ in sizes)
+    shares = sorted(draws.between(0.25 * spare, 0.75 * spare) for _ in sizes)
     boxes, used = [], 1.0
     for (width, height), share in zip(sizes, shares, strict=True):
         boxes.append(_box(used + share, _height_on_line(height, page_size, pixel, draws), (width, height)))
@@ -83,11 +83,11 @@ def place_on_line(sizes: list[tuple[int, int]], page_size: int, pixel: float, dr
 def place_as_number(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: Draws) -> list[Box] | None:
     """Two boxes side by side on one line, as a number is written; None when they do not fit."""
     (left_width, left_height), (right_width, right_height) = sizes
-    gap = draws.between(1, 2) * pixel
-    room = page_size - 1 - left_width - right_width - gap
-    if room < 1:
+    gap = draws.between(2, 3.5) * pixel
+    spare = page_size - 2 - left_width - right_width - gap
+    if spare < 0:
         return None
-    left = draws.between(1, room)
+    left = 1 + draws.between(0.25 * spare, 0.75 * spare)
     tallest = max(left_height, right_height)
     line = _height_on_line(tallest, page_size, pixel, draws) + tallest
     return [

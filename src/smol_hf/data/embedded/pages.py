@@ -16,7 +16,7 @@ _QUESTIONS = {
     "digit": "Which digit is written here?",
     "number": "Which number is written here?",
     "count": "How many digits are on the page?",
-    "larger": "Which digit is larger?",
+    "larger": "Which digit is larger, left or right?",
     "left": "Which digit is on the left?",
     "right": "Which digit is on the right?",
     "sequence": "Read the digits.",
@@ -87,8 +87,8 @@ def build_pages(number: int, *, seed: int, split: str, page_size: int = 32, turn
     about the picture. It is never a first question. The sample id is like `digits/train/seed0/page000123`.
 
     What someone scores who cannot see the page and always gives the likeliest answer to a first question:
-    `digit` 10 %, `number` 1.1 % (10 to 99), `count` 33.3 % (1 to 3), `larger` 11.1 % (the answer is uniform over
-    1 to 9), `side` 10 %; 13.1 % over all kinds. Later turns can be easier, since earlier answers tell about the page.
+    `digit` 10 %, `number` 1.1 % (10 to 99), `count` 33.3 % (1 to 3), `larger` 50 %,
+    `side` 10 %; 20.9 % over all kinds. Later turns can be easier, since earlier answers tell about the page.
 
     Raises ValueError for an unknown split, a negative `number`, a `page_size` below 24, `turns` below 1, or a seed
     that does not fit in 64 bits.
@@ -143,17 +143,13 @@ def _build_page(digits: DigitSet, index: int, seed: int, split: str, page_size: 
 
 
 def _draw_labels(kind: str, draws: Draws) -> list[int]:
-    """The labels of a page, a pair from left to right, such that the answer to its question is uniform."""
+    """The labels of a page, from left to right, such that the answer to its question is uniform."""
     if kind == "digit":
         return [draws.below(10)]
     if kind == "number":
         return [1 + draws.below(9), draws.below(10)]
     if kind == "count":
         return [draws.below(10) for _ in range(1 + draws.below(3))]
-    if kind == "larger":
-        larger = 1 + draws.below(9)
-        smaller = draws.below(larger)
-        return draws.pick(([larger, smaller], [smaller, larger]))
     left = draws.below(10)
     return draws.pick([[left, right] for right in range(10) if right != left])
 
@@ -167,9 +163,8 @@ def _answers(digits: list[PlacedDigit], as_number: bool) -> dict[str, str]:
         answers["number"] = "".join(str(digit.label) for digit in digits)
     if len(digits) == 2 and digits[0].label != digits[1].label:
         left, right = digits
-        answers["larger"] = str(max(left.label, right.label))
-        if left.box[2] <= right.box[0]:
-            answers["left"], answers["right"] = str(left.label), str(right.label)
+        answers["larger"] = "left" if left.label > right.label else "right"
+        answers["left"], answers["right"] = str(left.label), str(right.label)
     if len(digits) > 1 and all(one.box[2] <= next_one.box[0] for one, next_one in zip(digits, digits[1:])):
         answers["sequence"] = " ".join(str(digit.label) for digit in digits)
     return answers
