@@ -96,6 +96,13 @@ def test_numbers_without_a_point_are_numbers(tmp_path):
     assert training.part_learning_rates() == {"vision": 2e-4, "connector": 1e-3, "text": 1e-3}
 
 
+def test_no_is_a_word_and_not_a_boolean(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("save_strategy: no\noutput_dir: runs/x\nsample_packing: true\n")
+    *_, data, training = load_arguments(["--config", str(path), "--eval_strategy", "no"])
+    assert (training.save_strategy, training.eval_strategy, data.sample_packing) == ("no", "no", True)
+
+
 def test_a_switch_needs_no_value_and_config_is_taken_out():
     assert parse_command_line(["--sample_packing", "--config", "a.yaml", "--seed=3"]) == (
         "a.yaml",

@@ -26,8 +26,16 @@ class RecipeError(ValueError):
     """A recipe or an override that cannot be used; the message names the key and what to write."""
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, not the last one's victory."""
+class StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, and only true and false are booleans.
+
+    YAML 1.1 reads `no`, `on` and their like as booleans too, and `save_strategy: no` would become False.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if first in "tTfF" or not tag.endswith(":bool")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -60,7 +68,7 @@ def nearest(key: str, known: Sequence[str]) -> str:
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """The keys and values of a YAML file. Raises RecipeError, naming the file."""
     try:
-        recipe = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeyLoader)
+        recipe = yaml.load(Path(path).read_text(encoding="utf-8"), StrictLoader)
     except FileNotFoundError as error:
         raise RecipeError(f"the recipe {path} does not exist") from error
     except (yaml.YAMLError, RecipeError, UnicodeDecodeError) as error:
@@ -89,7 +97,7 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[str | None, dict[str, 
         if key in overrides:
             raise RecipeError(f"--{key} is given twice")
         try:
-            overrides[key] = value if key == "config" else yaml.load(value, UniqueKeyLoader)
+            overrides[key] = value if key == "config" else yaml.load(value, StrictLoader)
         except yaml.YAMLError as error:
             raise RecipeError(f"--{key} {value}: {error}") from error
     return overrides.pop("config", None), overrides
