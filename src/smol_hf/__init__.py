@@ -8,7 +8,8 @@ import importlib
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
-from .modeling.configuration_smol_hf import SmolHFConfig, SmolHFTextConfig
+from .modeling.configuration_smol_hf import SmolHFConfig
+from .modeling.configuration_smol_hf_text import SmolHFTextConfig
 from .modeling.modeling_smol_hf import SmolHFForConditionalGeneration, SmolHFModel
 from .modeling.modeling_smol_hf_text import SmolHFForCausalLM, SmolHFTextModel
 from .modeling.processing_smol_hf import SmolHFProcessor

@@ -211,6 +211,19 @@ def test_image_tokens_and_features_must_match_in_number():
         model(inputs_embeds=model.get_input_embeddings()(ids), pixel_values=random_tiles(2))
 
 
+@torch.no_grad()
+def test_image_tokens_without_any_image_are_refused():
+    model = build_vlm()
+    ids = one_row(image_prompt(model.config))
+    with pytest.raises(ValueError, match="9 image tokens but no pixel_values"):
+        model(input_ids=ids)
+    with pytest.raises(ValueError, match="9 image tokens but no pixel_values"):
+        model.generate(input_ids=ids, max_new_tokens=2)
+    cache = model(input_ids=ids, pixel_values=random_tiles(1), use_cache=True).past_key_values
+    # A token proposed while decoding may be the image token: the images of the prompt are in the cache then.
+    model(input_ids=ids[:, :1] * 0 + model.config.image_token_id, past_key_values=cache)
+
+
 def text_only():
     ids = one_row(random_text(8))
     return {"input_ids": ids, "labels": ids, "use_cache": False}

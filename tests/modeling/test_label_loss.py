@@ -119,6 +119,15 @@ def test_positions_can_be_asked_for(build, keep):
     assert abs(loss - expected) < 1e-6
 
 
+def test_the_last_position_predicts_nothing_in_the_batch():
+    model = build_decoder()
+    inputs, labels, _ = several_rows()
+    with torch.no_grad():
+        without = model(**inputs, labels=labels, logits_to_keep=torch.tensor([3, 11]))
+        with_last = model(**inputs, labels=labels, logits_to_keep=torch.tensor([3, 11, 13]))
+    assert with_last.logits.shape[1] == 3 and abs(with_last.loss - without.loss) < 1e-6
+
+
 def test_micro_batches_add_up():
     """Divided by the step's number of labels they sum to the loss of one large batch; a mean of means does not."""
     model = build_decoder()

@@ -84,6 +84,7 @@ class ChatEncoder:
         longest_first = sorted(special, key=len, reverse=True)
         self.piece = re.compile(f"({PLACEHOLDER.pattern})|({'|'.join(map(re.escape, longest_first))})")
         self.piece_lists = {}
+        self.short_runs = {}
 
     def encode_messages(self, messages, image_blocks, chat_template, add_generation_prompt=False):
         """A conversation → (input_ids, labels), two lists of equal length; labels are -100 outside generated text.
@@ -148,18 +149,30 @@ class ChatEncoder:
         return input_ids, labels
 
     def encode_run(self, run, input_ids, labels):
-        """Plain text between two special tokens, tokenised as one string; a token that reaches into generated text
-        must be generated whole, so it is labelled."""
-        text = "".join(piece for piece, _ in run)
-        if text:
-            flags = b"".join(bytes([flag]) * len(piece) for piece, flag in run)
-            encoding = self.plain.encode(text, add_special_tokens=False)
-            input_ids += encoding.ids
-            labels += [
-                token_id if 1 in flags[start : max(end, start + 1)] else IGNORE_INDEX
-                for token_id, (start, end) in zip(encoding.ids, encoding.offsets)
-            ]
+        """Plain text between two special tokens, tokenised as one string. Short runs, such as the template's own
+        words, come again with each message and are remembered."""
+        key = tuple(run)
         run.clear()
+        ids_and_labels = self.short_runs.get(key)
+        if ids_and_labels is None:
+            ids_and_labels = self.tokenise(key)
+            if sum(len(piece) for piece, _ in key) <= 64:
+                if len(self.short_runs) >= 4096:
+                    self.short_runs.clear()
+                self.short_runs[key] = ids_and_labels
+        input_ids += ids_and_labels[0]
+        labels += ids_and_labels[1]
+
+    def tokenise(self, run):
+        """((piece, generated), ...) → (ids, labels). A token that reaches into generated text must be generated
+        whole, so it is labelled."""
+        text = "".join(piece for piece, _ in run)
+        flags = b"".join(bytes([flag]) * len(piece) for piece, flag in run)
+        encoding = self.plain.encode(text, add_special_tokens=False)
+        return encoding.ids, [
+            token_id if 1 in flags[start : max(end, start + 1)] else IGNORE_INDEX
+            for token_id, (start, end) in zip(encoding.ids, encoding.offsets)
+        ]
 
 
 def plain_pieces(text, flags, start):

@@ -19,8 +19,10 @@ def labelled_positions(labels):
 
 
 def next_tokens(labels, positions=None):
-    """What each kept position must predict: (batch, positions). `positions` None means all but the last."""
-    return labels[:, 1:] if positions is None else labels.index_select(1, positions + 1)
+    """What each kept position must predict: (batch, positions). `positions` None means all but the last, which
+    predicts a token that the batch does not hold: -100 where it is asked for by number."""
+    following = labels[:, 1:]
+    return following if positions is None else F.pad(following, (0, 1), value=IGNORE_INDEX).index_select(1, positions)
 
 
 def label_loss(logits, targets, num_items_in_batch=None):

@@ -12,26 +12,27 @@ Every sibling module is imported here by name, although not all are used: transf
 what the entry module imports directly.
 """
 
-import inspect
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .attention import SmolHFAttention  # noqa: F401
-from .configuration_smol_hf import SmolHFConfig, SmolHFTextConfig
+from .configuration_smol_hf import SmolHFConfig
+from .configuration_smol_hf_text import SmolHFTextConfig  # noqa: F401
 from .connector import SmolHFConnector
 from .decoder import SmolHFDecoderLayer  # noqa: F401
 from .feed_forward import SmolHFFeedForward  # noqa: F401
 from .label_loss import labelled_positions
+from .language_model import build_language_model
 from .masks import causal_mask  # noqa: F401
-from .modeling_smol_hf_text import SmolHFForCausalLM, loss_at
+from .modeling_smol_hf_text import loss_at
 from .normalization import RMSNorm  # noqa: F401
 from .pretrained_smol_hf import SmolHFPreTrainedModel
 from .rotary import RotaryEmbedding  # noqa: F401
+from .sub_configs import build_sub_config  # noqa: F401
 from .vision import build_vision_model, encode_tiles, normalize_tiles
 
 
@@ -46,23 +47,6 @@ class SmolHFOutput(ModelOutput):
     hidden_states: tuple | None = None
     attentions: tuple | None = None
     image_hidden_states: torch.Tensor | None = None
-
-
-def build_language_model(config):
-    """Our decoder, or any causal LM of transformers: whole, so that its head's caps and scalings stay in force.
-
-    Raises:
-        ValueError: for a model that cannot take embeddings, positions and transformers' cache (Mamba, RWKV, BLOOM).
-    """
-    if config.model_type == SmolHFTextConfig.model_type:  # by name: remote code may hold two copies of the class
-        return SmolHFForCausalLM._from_config(config)
-    model = AutoModelForCausalLM.from_config(config)
-    arguments = inspect.signature(model.forward).parameters
-    # Most models swallow unknown arguments: packed samples would leak, and a cache be forgotten, without a word.
-    missing = [name for name in ("inputs_embeds", "position_ids", "past_key_values") if name not in arguments]
-    if missing:
-        raise ValueError(f"{config.model_type} cannot be the language model: it takes no {', no '.join(missing)}")
-    return model
 
 
 class SmolHFModel(SmolHFPreTrainedModel):
@@ -135,9 +119,19 @@ class SmolHFModel(SmolHFPreTrainedModel):
         image_features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
         return inputs_embeds.masked_scatter(is_image.expand_as(inputs_embeds), image_features)
 
-    def embed(self, input_ids, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None):
+    def refuse_image_tokens(self, input_ids, past_key_values):
+        """A prompt with places for images and no image would be read as noise, without a word."""
+        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            return  # the images of the prompt are in the cache
+        tokens = int((input_ids == self.config.image_token_id).sum())
+        if tokens:
+            raise ValueError(f"{tokens} image tokens but no pixel_values: pass the processor's pixel_values too")
+
+    def embed(self, input_ids, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, past_key_values=None):
         """Token embeddings with the images in them, (batch, sequence, hidden), and the image features."""
         if inputs_embeds is None:
+            if pixel_values is None and not torch.compiler.is_compiling():
+                self.refuse_image_tokens(input_ids, past_key_values)
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
             if input_ids is None:
@@ -158,9 +152,21 @@ class SmolHFModel(SmolHFPreTrainedModel):
         yield from self.connector.parameters()
 
     @can_return_tuple
-    def forward(self, input_ids=None, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, **kwargs):
-        inputs_embeds, image_features = self.embed(input_ids, inputs_embeds, pixel_values, pixel_attention_mask)
-        outputs = self.get_decoder()(inputs_embeds=inputs_embeds, return_dict=True, **kwargs)
+    def forward(
+        self,
+        input_ids=None,
+        inputs_embeds=None,
+        pixel_values=None,
+        pixel_attention_mask=None,
+        past_key_values=None,
+        **kwargs,
+    ):
+        inputs_embeds, image_features = self.embed(
+            input_ids, inputs_embeds, pixel_values, pixel_attention_mask, past_key_values
+        )
+        outputs = self.get_decoder()(
+            inputs_embeds=inputs_embeds, past_key_values=past_key_values, return_dict=True, **kwargs
+        )
         return SmolHFOutput(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.get("past_key_values"),
@@ -198,12 +204,14 @@ class SmolHFForConditionalGeneration(SmolHFModel, GenerationMixin):
             num_items_in_batch: see `label_loss`.
 
         Raises:
-            ValueError: when image tokens and image features differ in number.
+            ValueError: when image tokens and image features differ in number, or there are no images at all for them.
         """
         if labels is not None:
             use_cache = bool(use_cache)  # off unless asked for: a cache would hide where packed samples begin
             logits_to_keep = labelled_positions(labels) if logits_to_keep is None else logits_to_keep
-        inputs_embeds, image_features = self.embed(input_ids, inputs_embeds, pixel_values, pixel_attention_mask)
+        inputs_embeds, image_features = self.embed(
+            input_ids, inputs_embeds, pixel_values, pixel_attention_mask, past_key_values
+        )
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from .attention import SmolHFAttention  # noqa: F401
-from .configuration_smol_hf import SmolHFTextConfig
+from .configuration_smol_hf_text import SmolHFTextConfig
 from .decoder import SmolHFDecoderLayer
 from .feed_forward import SmolHFFeedForward  # noqa: F401
 from .label_loss import label_loss, labelled_positions, next_tokens

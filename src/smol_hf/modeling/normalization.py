@@ -24,5 +24,5 @@ class RMSNorm(nn.Module):
 
 def build_norm(config):
     if config.norm_type == "layer_norm":
-        return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
     return RMSNorm(config.hidden_size, eps=config.norm_eps)

@@ -6,47 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
-from transformers.image_utils import load_image
 
 from .chat_encoding import ChatEncoder
+from .chat_format import DEFAULT_CHAT_TEMPLATE, IMAGE_TOKEN, image_block, image_tokens
+from .image_input import distribute, images_of
 from .image_tiling import ImageTiler
 from .label_loss import IGNORE_INDEX
-
-FAKE_IMAGE_TOKEN = "<fake_token_around_image>"
-IMAGE_TOKEN = "<image>"
-GLOBAL_IMAGE_TOKEN = "<global-img>"
-END_OF_UTTERANCE_TOKEN = "<end_of_utterance>"
-
-# SmolVLM2's template. The space after "Assistant:" is inside the generated span: at inference the prompt ends with
-# the colon, so the model must have learned to begin with the space.
-DEFAULT_CHAT_TEMPLATE = (
-    "<|im_start|>{% for message in messages %}"
-    "{% set parts = [{'type': 'text', 'text': message['content']}] if message['content'] is string"
-    " else message['content'] %}"
-    "{{ message['role'] | capitalize }}:"
-    "{% if message['role'] == 'assistant' %}{% generation %} "
-    "{% for part in parts %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
-    "<end_of_utterance>{% endgeneration %}{{ '\\n' }}"  # a bare line break after a block would be trimmed
-    "{% else %}{% if parts and parts[0]['type'] != 'image' %} {% endif %}"
-    "{% for part in parts %}{% if part['type'] == 'text' %}{{ part['text'] }}"
-    "{% elif part['type'] == 'image' %}<image>{% endif %}{% endfor %}<end_of_utterance>\n"
-    "{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
-)
-
-
-def tile_token(row, column):
-    """The token before the tile at this place of the grid, counted from 1."""
-    return f"<row_{row}_col_{column}>"
-
-
-def image_tokens(max_tiles_per_side):
-    """All special tokens that a picture needs, in the order in which they are added to a tokenizer."""
-    sides = range(1, max_tiles_per_side + 1)
-    tiles = [tile_token(row, column) for row in sides for column in sides]
-    return [FAKE_IMAGE_TOKEN, IMAGE_TOKEN, GLOBAL_IMAGE_TOKEN, END_OF_UTTERANCE_TOKEN, *tiles]
 
 
 @dataclass
@@ -66,6 +32,8 @@ class SmolHFProcessor(ProcessorMixin):
         image_seq_len: tokens that one tile becomes in the model (`SmolHFConfig.image_seq_len`).
         longest_edge: pixels to which the longer side of a picture is brought first; `tile_size` when None.
         do_image_splitting: cut large pictures into a grid of tiles plus an overview.
+        image_token: the token that stands for one image feature, and in a chat template for a whole picture.
+        tile_tokens: write SmolVLM's tokens around the features of a tile; False as LLaVA does, features alone.
 
     Raises:
         ValueError: when the tokenizer lacks a token, naming it.
@@ -83,20 +51,28 @@ class SmolHFProcessor(ProcessorMixin):
         longest_edge=None,
         do_image_splitting=True,
         chat_template=None,
+        image_token=IMAGE_TOKEN,
+        tile_tokens=True,
         **kwargs,
     ):
         self.tile_size = tile_size
         self.image_seq_len = image_seq_len
         self.longest_edge = longest_edge or tile_size
         self.do_image_splitting = do_image_splitting
+        self.image_token = image_token
+        self.tile_tokens = tile_tokens
         super().__init__(tokenizer, chat_template=chat_template or DEFAULT_CHAT_TEMPLATE)
-        needed = image_tokens(self.tiler.max_tiles_per_side)
+        if tile_tokens and image_token != IMAGE_TOKEN:
+            raise ValueError(
+                f"image_token {image_token!r} goes with tile_tokens=False: tiles are written with {IMAGE_TOKEN}"
+            )
+        if do_image_splitting and not tile_tokens:
+            raise ValueError("do_image_splitting needs tile_tokens: without them nobody knows where a tile belongs")
         vocabulary = tokenizer.get_vocab()
-        missing = [token for token in needed if token not in vocabulary]
+        missing = [token for token in self.control_tokens if token not in vocabulary]
         if missing:
             raise ValueError(f"the tokenizer lacks {len(missing)} tokens for images, first {missing[0]}: add them")
-        self.image_token = IMAGE_TOKEN
-        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         self._encoder, self._blocks = None, {}
 
     @property
@@ -104,34 +80,28 @@ class SmolHFProcessor(ProcessorMixin):
         return ImageTiler(self.tile_size, self.longest_edge, self.do_image_splitting)
 
     @property
+    def control_tokens(self):
+        """The tokens with which pictures are written."""
+        return image_tokens(self.tiler.max_tiles_per_side) if self.tile_tokens else [self.image_token]
+
+    @property
     def encoder(self):
         if self._encoder is None:
-            control = set(image_tokens(self.tiler.max_tiles_per_side)) | set(self.tokenizer.all_special_tokens)
-            self._encoder = ChatEncoder(self.tokenizer, IMAGE_TOKEN, control)
+            control = set(self.control_tokens) | set(self.tokenizer.all_special_tokens)
+            self._encoder = ChatEncoder(self.tokenizer, self.image_token, control)
         return self._encoder
 
     def __getstate__(self):
         # The encoder is rebuilt where it is needed: a data loader's worker gets the processor without it.
         return {**self.__dict__, "_encoder": None, "_blocks": {}}
 
-    def image_block(self, rows, columns):
-        """The tokens of a picture cut into this grid, as a string: the grid row by row, then the overview."""
-        features = IMAGE_TOKEN * self.image_seq_len
-        block = ""
-        for row in range(1, rows + 1):
-            for column in range(1, columns + 1):
-                block += FAKE_IMAGE_TOKEN + tile_token(row, column) + features
-            block += "\n"
-        if rows:
-            block += "\n"
-        return block + FAKE_IMAGE_TOKEN + GLOBAL_IMAGE_TOKEN + features + FAKE_IMAGE_TOKEN
-
     def image_block_ids(self, height, width):
         """The token ids of a picture of this size. There are few grids, so each is tokenised once."""
         grid = self.tiler.grid(height, width)
         key = (*grid, self.image_seq_len)
         if key not in self._blocks:
-            self._blocks[key] = self.encoder.encode_block(self.image_block(*grid))
+            block = image_block(*key) if self.tile_tokens else self.image_token * self.image_seq_len
+            self._blocks[key] = self.encoder.encode_block(block)
         return self._blocks[key]
 
     def encode_text(self, messages, image_sizes, add_generation_prompt=False, chat_template=None):
@@ -199,7 +169,7 @@ class SmolHFProcessor(ProcessorMixin):
             images: one image, a list in reading order of all prompts, or one list per prompt.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        per_text = distribute(images, [prompt.count(IMAGE_TOKEN) for prompt in texts])
+        per_text = distribute(images, [prompt.count(self.image_token) for prompt in texts])
         encoded = []
         for prompt, prompt_images in zip(texts, per_text):
             blocks = [self.image_block_ids(image.height, image.width) for image in prompt_images]
@@ -259,42 +229,3 @@ def write_portable_tokenizer_config(folder):
     config["model_input_names"] = ["input_ids", "attention_mask"]
     config["padding_side"] = "left"  # answers of a batch begin in the same column; transformers 5 would not save it
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def images_of(messages):
-    """The images in the parts of a conversation, loaded, in reading order."""
-    parts = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
-    images = []
-    for part in parts:
-        if part["type"] == "image":
-            image = next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
-            if image is None:
-                raise ValueError('an image part needs its image: {"type": "image", "image": PIL image, path or URL}')
-            images.append(as_image(image))
-    return images
-
-
-def as_image(image):
-    """A PIL image from a PIL image, an array or tensor (height, width, 3), a path or a URL."""
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, (str, Path)):
-        return load_image(str(image))
-    return Image.fromarray(np.asarray(image))
-
-
-def distribute(images, counts):
-    """One list of images per prompt, from any of the shapes that `SmolHFProcessor.__call__` takes."""
-    if images is None:
-        return [[] for _ in counts]
-    if not isinstance(images, (list, tuple)):
-        images = [images]
-    if images and isinstance(images[0], (list, tuple)):
-        if len(images) != len(counts):
-            raise ValueError(f"there are {len(counts)} texts, but images for {len(images)}: give a list for each")
-        return [[as_image(image) for image in group] for group in images]
-    images = [as_image(image) for image in images]
-    if len(images) != sum(counts):
-        raise ValueError(f"the text has places for {sum(counts)} images, but {len(images)} images were given")
-    stops = np.cumsum(counts).tolist()
-    return [images[stop - count : stop] for stop, count in zip(stops, counts)]

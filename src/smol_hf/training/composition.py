@@ -17,15 +17,13 @@ from transformers import (
 
 from smol_hf.data.conversation import Conversation, TextPart
 from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
-from smol_hf.modeling.configuration_smol_hf import DEFAULT_VISION_CONFIG, SmolHFConfig, SmolHFTextConfig
+from smol_hf.modeling.chat_format import END_OF_UTTERANCE_TOKEN, IMAGE_TOKEN, image_tokens
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.image_tiling import ImageTiler
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
-from smol_hf.modeling.processing_smol_hf import (
-    END_OF_UTTERANCE_TOKEN,
-    IMAGE_TOKEN,
-    SmolHFProcessor,
-    image_tokens,
-)
+from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG
 from smol_hf.training.arguments import ModelArguments
 from smol_hf.training.recipes import RecipeError, nearest
 
@@ -69,17 +67,12 @@ def build_model_and_processor(
 def build_tokenizer(arguments: ModelArguments, conversations: Iterable[Conversation], trust_remote_code: bool):
     """The named tokenizer, given the tokens that images need; or a small one trained on the conversations."""
     if arguments.tokenizer is None:
-        texts = [
-            part.text
-            for conversation in conversations
-            for message in conversation.messages
-            for part in message.parts
-            if isinstance(part, TextPart)
-        ]
-        # The template's own words are as frequent as any.
-        return build_tiny_tokenizer(
-            ["System: User: Assistant: \n\n"] * 3 + texts, vocab_size=arguments.tokenizer_vocab_size
-        )
+        texts = []
+        for conversation in conversations:
+            for message in conversation.messages:
+                texts.append(f"{message.role.title()}:")  # as the template writes it
+                texts += [part.text for part in message.parts if isinstance(part, TextPart)]
+        return build_tiny_tokenizer(texts, vocab_size=arguments.tokenizer_vocab_size)
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer, trust_remote_code=trust_remote_code)
     side = (arguments.vision_config or DEFAULT_VISION_CONFIG).get("image_size", DEFAULT_VISION_CONFIG["image_size"])
     grid = ImageTiler(side, arguments.longest_edge or side, arguments.do_image_splitting).max_tiles_per_side
@@ -150,8 +143,7 @@ def prepare_generation(model: PreTrainedModel, processor: SmolHFProcessor) -> No
     """How the model generates by default: it ends with the template's token and never writes an image."""
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"  # so that a batch's answers begin in the same column
-    grid = processor.tiler.max_tiles_per_side
-    never = [token for token in image_tokens(grid) if token != END_OF_UTTERANCE_TOKEN]
+    never = [token for token in processor.control_tokens if token != END_OF_UTTERANCE_TOKEN]
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.bos_token_id = tokenizer.bos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -62,7 +62,7 @@ def _box(left: float, top: float, size: tuple[int, int]) -> Box:
 def _height_on_line(height: float, page_size: int, pixel: float, draws: Draws) -> float:
     """Where the top of a digit stands that is written on the line through the middle of the page, roughly."""
     middle = (page_size - height) / 2
-    return min(max(middle + draws.between(-2.5, 2.5) * pixel, 1), page_size - 1 - height)
+    return min(max(middle + draws.between(-1, 1) * pixel, 1), page_size - 1 - height)
 
 
 def place_on_line(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: Draws) -> list[Box] | None:
@@ -72,7 +72,8 @@ def place_on_line(sizes: list[tuple[int, int]], page_size: int, pixel: float, dr
     spare = page_size - 2 - sum(width for width, _ in sizes) - gap * (len(sizes) - 1)
     if spare < 0:
         return None
-    shares = sorted(draws.between(0.25 * spare, 0.75 * spare) for _ in sizes)
+    reach = min(0.25 * spare, 3 * pixel)
+    shares = sorted(spare / 2 + draws.between(-reach, reach) for _ in sizes)
     boxes, used = [], 1.0
     for (width, height), share in zip(sizes, shares, strict=True):
         boxes.append(_box(used + share, _height_on_line(height, page_size, pixel, draws), (width, height)))
@@ -102,9 +103,9 @@ def draw_page(images: list[Image.Image], layout: Layout, page_size: int, draws: 
     `images` are of `DigitSet.images`. Returns the encoded RGB PNG and the box of each digit, in the order given.
     """
     pixel = page_size / 32  # the lengths below are those of a 32-pixel page
-    paper, ink = round(draws.between(200, 255)), round(draws.between(0, 80))
+    paper, ink = round(draws.between(220, 255)), round(draws.between(0, 60))
     writing = draws.between(11, 13)  # one writer writes at about one size
-    shapes = [(draws.between(0.92, 1.08), draws.between(-0.14, 0.14), draws.between(-0.14, 0.14)) for _ in images]
+    shapes = [(draws.between(0.95, 1.05), draws.between(-0.08, 0.08), draws.between(-0.08, 0.08)) for _ in images]
     boxes = None
     while boxes is None:
         masks = [

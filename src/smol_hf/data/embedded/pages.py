@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
@@ -12,15 +12,20 @@ from smol_hf.data.embedded.drawing import Box, Draws, draw_page, place_as_number
 KINDS = ("digit", "number", "count", "larger", "side")  # of first questions; "sequence" is only added to them
 MINIMUM_PAGE_SIZE = 24
 
-_QUESTIONS = {
-    "digit": "Which digit is written here?",
-    "number": "Which number is written here?",
-    "count": "How many digits are on the page?",
-    "larger": "Which digit is larger, left or right?",
-    "left": "Which digit is on the left?",
-    "right": "Which digit is on the right?",
-    "sequence": "Read the digits.",
+# What is asked → the question, and its answer given the digits of the page from left to right.
+_QUESTIONS: dict[str, tuple[str, Callable[[list[int]], str]]] = {
+    "digit": ("Which digit is written here?", lambda digits: str(digits[0])),
+    "number": ("Which number is written here?", lambda digits: "".join(map(str, digits))),
+    "count": ("How many digits are on the page?", lambda digits: str(len(digits))),
+    # To say what was read before comparing is far easier to learn than to compare unread digits.
+    "larger": ("Read both digits: which is larger?", lambda digits: f"{digits[0]} and {digits[1]}: {max(digits)}"),
+    "left": ("Which digit is on the left?", lambda digits: str(digits[0])),
+    "right": ("Which digit is on the right?", lambda digits: str(digits[-1])),
+    "sequence": ("Read the digits.", lambda digits: " ".join(map(str, digits))),
 }
+
+# After one of these nothing is left to ask about a page: the answer could be copied.
+_READS_THE_PAGE = ("digit", "number", "larger", "sequence")
 
 _LAYOUTS = {
     "digit": place_on_line,
@@ -82,13 +87,13 @@ def build_pages(number: int, *, seed: int, split: str, page_size: int = 32, turn
 
     Page i depends on `seed`, `split`, `page_size`, `turns` and i, never on `number`. The picture is an RGB PNG of
     `page_size` x `page_size` pixels (at least 24; digits grow with it). The kinds of the first question take turns,
-    so they are balanced. A page carries up to `turns` different questions, as many as fit it; where there are several
-    digits, the first question to be added is `sequence`: to read them all from left to right, which teaches most
-    about the picture. It is never a first question. The sample id is like `digits/train/seed0/page000123`.
+    so they are balanced. A page carries up to `turns` questions: where the first (`count`, `side`) leaves something
+    unread, the second is to read all digits, which teaches most about the picture. `sequence` is never a first
+    question. The sample id is like `digits/train/seed0/page000123`.
 
     What someone scores who cannot see the page and always gives the likeliest answer to a first question:
-    `digit` 10 %, `number` 1.1 % (10 to 99), `count` 33.3 % (1 to 3), `larger` 50 %,
-    `side` 10 %; 20.9 % over all kinds. Later turns can be easier, since earlier answers tell about the page.
+    `digit` and `side` 10 %, `number` and `larger` 1.1 % (90 different answers), `count` 33.3 % (1 to 3); 11.1 % over
+    all kinds.
 
     Raises ValueError for an unknown split, a negative `number`, a `page_size` below 24, `turns` below 1, or a seed
     that does not fit in 64 bits.
@@ -122,16 +127,11 @@ def _build_page(digits: DigitSet, index: int, seed: int, split: str, page_size: 
         PlacedDigit(int(digits.label[row]), int(digits.index[row]), box) for row, box in zip(rows, boxes, strict=True)
     ]
     placed.sort(key=lambda digit: digit.box[0])
-    answers = _answers(placed, as_number=kind == "number")
-    others = [name for name in answers if name != asked]
-    # Reading the whole line teaches most about a page, so it is the first turn to be added.
-    added = [others.pop(others.index("sequence"))] if "sequence" in others else []
-    while others:
-        added.append(others.pop(draws.below(len(others))))
-    names = [asked, *added][:turns]
-    asked_turns = tuple(
-        Turn("side" if name in ("left", "right") else name, _QUESTIONS[name], answers[name]) for name in names
-    )
+    labels = [digit.label for digit in placed]
+    names = [asked]
+    while len(names) < turns and names[-1] not in _READS_THE_PAGE:
+        names.append("digit" if len(placed) == 1 else "sequence")
+    asked_turns = tuple(_turn(name, labels) for name in names)
 
     messages = []
     for turn in asked_turns:
@@ -140,6 +140,11 @@ def _build_page(digits: DigitSet, index: int, seed: int, split: str, page_size: 
         messages.append(Message("assistant", (TextPart(turn.answer),)))
     conversation = Conversation(f"digits/{split}/seed{seed}/page{index:06d}", tuple(messages))
     return Page(conversation, asked_turns, tuple(placed))
+
+
+def _turn(asked: str, labels: list[int]) -> Turn:
+    question, answer = _QUESTIONS[asked]
+    return Turn("side" if asked in ("left", "right") else asked, question, answer(labels))
 
 
 def _draw_labels(kind: str, draws: Draws) -> list[int]:
@@ -152,19 +157,3 @@ def _draw_labels(kind: str, draws: Draws) -> list[int]:
         return [draws.below(10) for _ in range(1 + draws.below(3))]
     left = draws.below(10)
     return draws.pick([[left, right] for right in range(10) if right != left])
-
-
-def _answers(digits: list[PlacedDigit], as_number: bool) -> dict[str, str]:
-    """The answer to each question that fits a page whose digits are given from left to right."""
-    answers = {"count": str(len(digits))}
-    if len(digits) == 1:
-        answers["digit"] = str(digits[0].label)
-    if as_number:
-        answers["number"] = "".join(str(digit.label) for digit in digits)
-    if len(digits) == 2 and digits[0].label != digits[1].label:
-        left, right = digits
-        answers["larger"] = "left" if left.label > right.label else "right"
-        answers["left"], answers["right"] = str(left.label), str(right.label)
-    if len(digits) > 1 and all(one.box[2] <= next_one.box[0] for one, next_one in zip(digits, digits[1:])):
-        answers["sequence"] = " ".join(str(digit.label) for digit in digits)
-    return answers
