@@ -6,7 +6,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from smol_hf import cli_conversion
+
 DESCRIPTION = "Small vision-language models, native to Hugging Face transformers."
+
+# Name → what it does, an example, what adds its arguments, what runs it.
+CONVERSION_COMMANDS = {
+    "convert": (
+        "turn a foreign checkpoint into ours, or ours into transformers' native class",
+        "smol-hf convert HuggingFaceTB/SmolVLM2-256M-Video-Instruct checkpoints/smolvlm2-256m\n"
+        "  smol-hf convert runs/demo/checkpoint exported --to native",
+        cli_conversion.add_convert,
+        cli_conversion.run_convert,
+    ),
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,6 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--questions", type=int, default=600, help="held-out questions (default 600)")
     demo.add_argument("--max-steps", type=int, help="train for fewer steps than the recipe says")
     demo.add_argument("--seed", type=int, default=0, help="seed of weights, data and order (default 0)")
+
+    for name, (summary, example, add_arguments, _) in CONVERSION_COMMANDS.items():
+        add_arguments(add_command(commands, name, summary, example))
     return parser
 
 
@@ -97,6 +113,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "chat":
             run_chat(arguments)
+        elif arguments.command in CONVERSION_COMMANDS:
+            CONVERSION_COMMANDS[arguments.command][-1](arguments)
         else:
             from smol_hf.demo import run_demo
 

@@ -224,6 +224,18 @@ def test_image_tokens_without_any_image_are_refused():
     model(input_ids=ids[:, :1] * 0 + model.config.image_token_id, past_key_values=cache)
 
 
+@torch.no_grad()
+def test_pixels_beyond_the_last_whole_patch_are_not_seen():
+    """As SmolVLM2-2.2B, whose tiles of 384 pixels hold 27 patches of 14, and 6 pixels more."""
+    model = build_vlm(vision_config={**ENCODERS["siglip"], "image_size": 4 * 6 + 3})
+    assert model.config.patches_per_side == 6 and model.config.image_seq_len == 9
+    tiles = random_tiles(1, side=4 * 6 + 3)
+    inputs = {"input_ids": one_row(image_prompt(model.config))}
+    expected = model(**inputs, pixel_values=tiles).logits
+    tiles[:, :, 24:], tiles[:, :, :, 24:] = 0, 0
+    assert torch.equal(model(**inputs, pixel_values=tiles).logits, expected)
+
+
 def text_only():
     ids = one_row(random_text(8))
     return {"input_ids": ids, "labels": ids, "use_cache": False}
@@ -272,8 +284,8 @@ def test_a_step_without_images_leaves_a_frozen_vision_path_alone():
         (lambda: vlm_config(vision_feature_select_strategy="cls"), "'cls': choose default or full"),
         (lambda: vlm_config("clip", **KEEP_CLASS_TOKEN), "a class token has no place in it"),
         (
-            lambda: vlm_config(vision_config={**ENCODERS["siglip"], "image_size": 26}),
-            "image_size 26 is not a multiple of patch_size 4",
+            lambda: vlm_config(vision_config={**ENCODERS["siglip"], "image_size": 3}),
+            "image_size 3 is smaller than patch_size 4",
         ),
         (lambda: vlm_config(text_config={"model_type": "gpt7"}), "no model_type 'gpt7'"),
         (lambda: text_config(num_key_value_heads=3), r"num_key_value_heads 3 does not divide .* \[1, 2, 4\]"),

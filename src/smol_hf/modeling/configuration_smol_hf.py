@@ -72,6 +72,7 @@ class SmolHFConfig(PretrainedConfig):
 
     @property
     def patches_per_side(self):
+        """Whole patches alone: SigLIP-SO400M cuts 384 pixels into 27 patches of 14, and does not see the last 6."""
         return self.image_side // self.vision_config.patch_size
 
     @property
@@ -96,8 +97,8 @@ class SmolHFConfig(PretrainedConfig):
                 f"vision_feature_select_strategy is {self.vision_feature_select_strategy!r}: choose default or full"
             )
         patch_size = self.vision_config.patch_size
-        if self.image_side % patch_size:
-            raise ValueError(f"image_size {self.image_side} is not a multiple of patch_size {patch_size}")
+        if self.image_side < patch_size:
+            raise ValueError(f"image_size {self.image_side} is smaller than patch_size {patch_size}")
         if self.connector_type != "pixel_shuffle":
             return
         if self.vision_feature_select_strategy == "full" and self.num_class_tokens:

@@ -1,0 +1,99 @@
+"""Tensors and configurations out of files that someone else wrote: nothing of them is executed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from smol_hf.conversion.tensor_names import ConversionError
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WHOLE = ("model.safetensors", "pytorch_model.bin")
+
+
+def read_json(path: Path) -> dict:
+    """Raises ConversionError, naming the file, for anything but a JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConversionError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConversionError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConversionError(f"{path}: holds {type(value).__name__} instead of an object")
+    return value
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights of a folder in transformers' layout, whole or in shards.
+
+    Raises:
+        ConversionError: when there are none, when a shard is missing, or when the index names files outside.
+    """
+    for name in INDEXES:
+        if (folder / name).is_file():
+            index = read_json(folder / name)
+            weight_map = index.get("weight_map")
+            if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+                raise ConversionError(f"{folder / name}: weight_map must name a file for each tensor")
+            files = sorted(set(weight_map.values()))
+            for file in files:
+                if Path(file).name != file or "\\" in file or file in ("", ".", ".."):
+                    raise ConversionError(f"{folder / name}: names {file!r}, but shards stand beside their index")
+                if not (folder / file).is_file():
+                    raise ConversionError(f"{folder / file}: this shard is missing (of {len(files)} in {name})")
+            return [folder / file for file in files]
+    for name in WHOLE:
+        if (folder / name).is_file():
+            return [folder / name]
+    raise ConversionError(f"{folder}: no weights found; expected {', '.join((*WHOLE, *INDEXES))}")
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder by name, on the CPU, in the dtype in which they were saved."""
+    tensors: dict[str, torch.Tensor] = {}
+    for path in weight_files(folder):
+        found = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
+        for name, tensor in found.items():
+            if not isinstance(tensor, torch.Tensor):
+                raise ConversionError(f"{path}: {name} is {type(tensor).__name__}, not a tensor")
+            if name in tensors:
+                raise ConversionError(f"{path}: {name} was in another shard already")
+            tensors[name] = tensor
+    return tensors
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ConversionError(f"{path}: damaged or cut off ({error}): fetch it again") from error
+
+
+def read_torch_file(path: Path) -> dict[str, Any]:
+    """A file of `torch.save`, with `weights_only=True`: tensors, numbers, strings, lists and dictionaries of them.
+
+    Raises:
+        ConversionError: when the file would run code to be read, or is damaged.
+    """
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), error
+        )
+        raise ConversionError(
+            f"{path}: refused, it holds more than tensors and plain values, and reading it could run code ({reason}). "
+            "Where you trust it, load it yourself and save its tensors with safetensors"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise ConversionError(f"{path}: damaged or cut off ({error})") from error
+    if not isinstance(value, dict):
+        raise ConversionError(f"{path}: holds {type(value).__name__} instead of a dictionary of tensors")
+    return value

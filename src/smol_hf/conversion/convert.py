@@ -1,0 +1,171 @@
+"""`smol-hf convert`: a checkpoint of another format → ours, or ours → the native class of transformers."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers import GenerationConfig, PreTrainedModel
+
+from smol_hf.conversion.checkpoint_files import read_json, read_torch_file, read_weights
+from smol_hf.conversion.formats import Format, native_format, source_format
+from smol_hf.conversion.location import locate
+from smol_hf.conversion.meta_check import model_of
+from smol_hf.conversion.nanogpt import read_pt
+from smol_hf.conversion.native_folder import finish_native_folder
+from smol_hf.conversion.processors import copy_tokenizer, image_numbers, save_processor
+from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
+from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+
+TORCH_FILES = (".pt", ".pth", ".bin")
+
+
+def convert(
+    source: str,
+    output: str | Path,
+    *,
+    to: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    tokenizer: str | None = None,
+    num_attention_heads: int | None = None,
+    rope_theta: float | None = None,
+) -> dict:
+    """Convert `source` (folder, `.pt` file or Hub id) into the folder `output`; the direction follows from its config.
+
+    Args:
+        to: for a checkpoint of ours, "native" or the name of a format; None is "native".
+        tokenizer: folder or Hub id of the tokenizer to save with the model, where the source has none (nanoGPT).
+        num_attention_heads, rope_theta: what the tensors of a plain `.pt` file do not show.
+
+    Returns:
+        `source`, `target` (kinds), `output`, `tensors`, `parameters` (per part and `total`), `seconds`.
+
+    Raises:
+        ConversionError: with the reason. Nothing is written then.
+        FileExistsError: when `output` holds something already.
+    """
+    started = time.monotonic()
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} exists and is not empty: choose another place for the result")
+    fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
+    path = locate(source, **fetch)
+    tokenizer_folder = locate(tokenizer, **fetch) if tokenizer else None
+    if path.is_file():
+        if path.suffix not in TORCH_FILES:
+            raise ConversionError(f"{path}: a single file must be one of {', '.join(TORCH_FILES)}")
+        refuse_target(to)
+        config, tensors = read_pt(
+            read_torch_file(path), num_attention_heads=num_attention_heads, rope_theta=rope_theta
+        )
+        kind, target, model = "pt", config.model_type, model_of(SmolHFForCausalLM, config, tensors)
+        finish = save_text_files(tokenizer_folder)
+    else:
+        config_json = read_json(path / "config.json")
+        found = source_format(config_json)
+        if found is None:
+            kind = config_json["model_type"]
+            target, model, finish = export(path, config_json, to or "native", tokenizer_folder)
+        else:
+            refuse_target(to)
+            kind, target = found.name, None
+            model, finish = read_foreign(path, config_json, found, tokenizer_folder)
+            target = model.config.model_type
+    with written_whole(output) as incomplete:
+        model.save_pretrained(incomplete)
+        finish(incomplete, model)
+    return {
+        "source": kind,
+        "target": target,
+        "output": str(output),
+        "tensors": len(model.state_dict()),
+        "parameters": parameters_per_part(model),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def refuse_target(to: str | None) -> None:
+    if to not in (None, "smol_hf"):
+        raise ConversionError(f"--to {to}: a foreign checkpoint is converted to ours first, then ours to {to}")
+
+
+def read_foreign(path: Path, config_json: dict, found: Format, tokenizer_folder: Path | None):
+    config = found.read_config(config_json)
+    tensors = found.to_ours(read_weights(path), config)
+    texts = tokenizer_folder or path
+    if isinstance(config, SmolHFConfig):
+        if found.name != "nanovlm":
+            config.image_mean, config.image_std = image_numbers(path)
+        model = model_of(SmolHFForConditionalGeneration, config, tensors)
+
+        def finish(folder: Path, model: PreTrainedModel) -> None:
+            save_processor(texts, folder, config, found.name)
+            write_generation_config(path, folder, model)
+
+        return model, finish
+    return model_of(SmolHFForCausalLM, config, tensors), save_text_files(texts)
+
+
+def save_text_files(source: Path | None) -> Callable[[Path, PreTrainedModel], None]:
+    def finish(folder: Path, model: PreTrainedModel) -> None:
+        if source is not None:
+            copy_tokenizer(source, folder)
+            write_generation_config(source, folder, model)
+
+    return finish
+
+
+def write_generation_config(source: Path, folder: Path, model: PreTrainedModel) -> None:
+    if (source / "generation_config.json").is_file():
+        GenerationConfig.from_pretrained(source).save_pretrained(folder)
+
+
+def export(path: Path, config_json: dict, to: str, tokenizer_folder: Path | None):
+    """(target, model of transformers' class, what finishes its folder)."""
+    ours = SmolHFConfig if config_json["model_type"] == SmolHFConfig.model_type else SmolHFTextConfig
+    config = ours.from_dict(config_json)
+    target = native_format(config, to)
+    native = target.write_config(config)
+    model = model_of(target.native_class, native, target.to_theirs(read_weights(path), config))
+
+    def finish(folder: Path, model: PreTrainedModel) -> None:
+        save_text_files(tokenizer_folder or path)(folder, model)
+        finish_native_folder(path, folder, config)
+
+    return target.name, model, finish
+
+
+def parameters_per_part(model: PreTrainedModel) -> dict[str, int]:
+    """Parameters of each part, tied ones counted once, and `total`."""
+    parts = ("vision_model", "connector", "language_model")
+    inner = model if hasattr(model, "connector") else getattr(model, "model", model)
+    counts = {
+        name: sum(weight.numel() for weight in getattr(inner, name).parameters())
+        for name in (*parts, "text_model")
+        if hasattr(inner, name)
+    }
+    total = sum(weight.numel() for weight in model.parameters())
+    return {**counts, "total": total}
+
+
+@contextmanager
+def written_whole(output: Path):
+    """A folder beside `output` that takes its place when all went well, and is removed when not."""
+    incomplete = output.with_name(f".{output.name}.incomplete")
+    shutil.rmtree(incomplete, ignore_errors=True)
+    incomplete.mkdir(parents=True)
+    try:
+        yield incomplete
+        if output.exists():
+            output.rmdir()
+        incomplete.rename(output)
+    finally:
+        shutil.rmtree(incomplete, ignore_errors=True)

@@ -1,0 +1,118 @@
+"""The last touch on a native SmolVLM folder, so that every engine reads it.
+
+Beyond what transformers 5 writes: `rope_theta` under its old name (mlx-vlm and transformers 4.57 would rotate by a
+default of theirs, fluently and wrongly), the name by which llama.cpp's converter knows the language model, the image
+processor's own file, the chat template inside the tokenizer's configuration, and special tokens in the form of 4.x.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from smol_hf.conversion.checkpoint_files import read_json
+from smol_hf.modeling.chat_format import (
+    END_OF_UTTERANCE_TOKEN,
+    FAKE_IMAGE_TOKEN,
+    GLOBAL_IMAGE_TOKEN,
+    IMAGE_TOKEN,
+)
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+
+# As SmolVLM2 writes it: ours, without the marks of generated text, which other engines' Jinja does not know.
+NATIVE_CHAT_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+def finish_native_folder(source: Path, folder: Path, config) -> None:
+    """`source` is a checkpoint of ours, `folder` what `save_pretrained` of the native class wrote."""
+    native = read_json(folder / "config.json")
+    text = native.get("text_config", native)
+    rope = text.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        text["rope_theta"] = rope["rope_theta"]
+    if not isinstance(config, SmolHFConfig):
+        write_json(folder / "config.json", native)
+        return
+    text["architectures"] = ["VLlama3ForCausalLM"]
+    write_json(folder / "config.json", native)
+    if (source / "processor_config.json").is_file():
+        write_processor_files(source, folder, config)
+
+
+def write_processor_files(source: Path, folder: Path, config: SmolHFConfig) -> None:
+    ours = read_json(source / "processor_config.json")
+    tile = ours["tile_size"]
+    shared = {
+        "do_convert_rgb": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": config.image_mean,
+        "image_std": config.image_std,
+        "do_resize": True,
+        "resample": 1,
+        "do_pad": True,
+        "max_image_size": {"longest_edge": tile},
+        "processor_class": "SmolVLMProcessor",
+    }
+    image = {
+        **shared,
+        "do_image_splitting": ours["do_image_splitting"],
+        "size": {"longest_edge": ours["longest_edge"]},
+        "image_processor_type": "SmolVLMImageProcessor",
+    }
+    video = {
+        **shared,
+        "size": {"longest_edge": tile},
+        "video_processor_type": "SmolVLMVideoProcessor",
+        "video_sampling": {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": tile}},
+    }
+    template = native_template(ours.get("chat_template") or read_template(source))
+    write_json(folder / "preprocessor_config.json", image)
+    write_json(folder / "video_preprocessor_config.json", video)
+    write_json(
+        folder / "processor_config.json",
+        {
+            "image_processor": image,
+            "video_processor": video,
+            "image_seq_len": ours["image_seq_len"],
+            "processor_class": "SmolVLMProcessor",
+        },
+    )
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    tokenizer = read_json(folder / "tokenizer_config.json")
+    tokenizer["chat_template"] = template
+    tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    tokenizer["processor_class"] = "SmolVLMProcessor"
+    tokenizer["add_bos_token"] = False
+    named = {
+        "image_token": IMAGE_TOKEN,
+        "fake_image_token": FAKE_IMAGE_TOKEN,
+        "end_of_utterance_token": END_OF_UTTERANCE_TOKEN,
+        "global_image_token": GLOBAL_IMAGE_TOKEN,
+    }
+    tokenizer |= named
+    tokenizer["extra_special_tokens"] = named
+    write_json(folder / "tokenizer_config.json", tokenizer)
+
+
+def read_template(source: Path) -> str:
+    path = source / "chat_template.jinja"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def native_template(template: str) -> str:
+    """Ours becomes SmolVLM2's own words; another loses its marks of generated text alone."""
+    if "end_of_utterance" in template and "{% generation %}" in template:
+        return NATIVE_CHAT_TEMPLATE
+    return template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+
+
+def write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,146 @@
+"""nanoGPT's files, against nanoGPT's own arithmetic written out in plain torch operations."""
+
+import math
+
+import pytest
+import torch
+from conversion.native_models import inputs_for, llama, logits_of
+from modeling.builders import randomise
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+
+from smol_hf.conversion.convert import convert
+from smol_hf.conversion.tensor_names import ConversionError
+
+SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 64, "vocab_size": 96}
+
+
+def state_dict(bias, transposed=False, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape, scale=0.2):
+        return torch.randn(shape, generator=generator) * scale
+
+    width, tensors = SIZES["n_embd"], {}
+    tensors["transformer.wte.weight"] = random(SIZES["vocab_size"], width)
+    tensors["transformer.wpe.weight"] = random(SIZES["block_size"], width)
+    norms = ["transformer.ln_f"]
+    for layer in range(SIZES["n_layer"]):
+        place = f"transformer.h.{layer}"
+        norms += [f"{place}.ln_1", f"{place}.ln_2"]
+        for name, rows, columns in (
+            ("attn.c_attn", 3 * width, width), ("attn.c_proj", width, width),
+            ("mlp.c_fc", 4 * width, width), ("mlp.c_proj", width, 4 * width),
+        ):  # fmt: skip
+            weight = random(rows, columns)
+            tensors[f"{place}.{name}.weight"] = weight.t().contiguous() if transposed else weight
+            if bias:
+                tensors[f"{place}.{name}.bias"] = random(rows)
+    for norm in norms:
+        tensors[f"{norm}.weight"] = 1 + random(width)
+        if bias:
+            tensors[f"{norm}.bias"] = random(width)
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
+    return tensors
+
+
+def nanogpt_logits(tensors, ids):
+    """nanoGPT's model.py, (sequence,) → (sequence, vocabulary); its weights stored (out, in)."""
+    width, n_head = SIZES["n_embd"], SIZES["n_head"]
+
+    def norm(x, name):
+        return F.layer_norm(x, (width,), tensors[f"{name}.weight"], tensors.get(f"{name}.bias"), 1e-5)
+
+    def linear(x, name):
+        return F.linear(x, tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+
+    length = len(ids)
+    x = tensors["transformer.wte.weight"][ids] + tensors["transformer.wpe.weight"][:length]
+    for layer in range(SIZES["n_layer"]):
+        place = f"transformer.h.{layer}"
+        query, key, value = linear(norm(x, f"{place}.ln_1"), f"{place}.attn.c_attn").split(width, dim=-1)
+        by_head = [part.view(length, n_head, -1).transpose(0, 1) for part in (query, key, value)]
+        scores = by_head[0] @ by_head[1].transpose(1, 2) / math.sqrt(width // n_head)
+        scores = scores.masked_fill(torch.ones(length, length).tril() == 0, -math.inf)
+        attended = (scores.softmax(-1) @ by_head[2]).transpose(0, 1).reshape(length, width)
+        x = x + linear(attended, f"{place}.attn.c_proj")
+        x = x + linear(F.gelu(linear(norm(x, f"{place}.ln_2"), f"{place}.mlp.c_fc")), f"{place}.mlp.c_proj")
+    return norm(x, "transformer.ln_f") @ tensors["lm_head.weight"].t()
+
+
+def checkpoint(tensors, **changes):
+    """What nanoGPT's train.py saves, with its optimizer's state and its settings."""
+    return {
+        "model": tensors, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3}]},
+        "model_args": {**SIZES, "bias": True, "dropout": 0.0}, "iter_num": 3, "best_val_loss": torch.tensor(2.5),
+        "config": {"dataset": "openwebtext"}, **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", ["", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_it_generates_what_nanogpt_generates(bias, wrapper, tmp_path):
+    tensors = state_dict(bias)
+    torch.save(checkpoint({wrapper + name: x for name, x in tensors.items()}), tmp_path / "ckpt.pt")
+    convert(str(tmp_path / "ckpt.pt"), tmp_path / "ours")
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
+    prompt = [3, 14, 15, 92, 65]
+    torch.testing.assert_close(
+        ours(torch.tensor([prompt])).logits[0], nanogpt_logits(tensors, prompt), rtol=0, atol=1e-5
+    )
+
+    expected = list(prompt)
+    for _ in range(20):
+        expected.append(int(nanogpt_logits(tensors, expected)[-1].argmax()))
+    generated = ours.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False, eos_token_id=None)
+    assert generated[0].tolist() == expected
+    assert len(set(expected[5:])) > 2, "a model that repeats one token would prove little"
+
+
+def test_transposed_matrices_are_told_from_plain_ones(tmp_path):
+    for name, transposed in (("plain", False), ("transposed", True)):
+        torch.save({"model_state": state_dict(True, transposed)}, tmp_path / f"{name}.pt")
+        convert(str(tmp_path / f"{name}.pt"), tmp_path / name, num_attention_heads=4)
+    plain, transposed = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "transposed"))
+    assert plain.keys() == transposed.keys() and all(torch.equal(plain[key], transposed[key]) for key in plain)
+
+
+def test_a_padded_vocabulary_keeps_all_rows_and_an_untied_head_its_own(tmp_path):
+    tensors = state_dict(False)
+    tensors["lm_head.weight"] = tensors["lm_head.weight"] + 1
+    torch.save(checkpoint(tensors), tmp_path / "ckpt.pt")
+    facts = convert(str(tmp_path / "ckpt.pt"), tmp_path / "ours")
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    assert ours.config.vocab_size == 96 and not ours.config.tie_word_embeddings
+    assert torch.equal(ours.lm_head.weight, tensors["lm_head.weight"])
+    assert facts["parameters"]["total"] == sum(tensor.numel() for tensor in tensors.values())
+
+
+@torch.no_grad()
+def test_a_plain_state_dict_in_llama_style(tmp_path):
+    native = randomise(llama())
+    torch.save({"model_state": native.state_dict(), "config": {"rms_norm_eps": 1e-6}}, tmp_path / "model.pt")
+    convert(str(tmp_path / "model.pt"), tmp_path / "ours", num_attention_heads=4, rope_theta=100000.0)
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    inputs = inputs_for(native)
+    torch.testing.assert_close(logits_of(ours, inputs), logits_of(native, inputs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model_state": state_dict(True)}, "give --num-attention-heads"),
+        (checkpoint(state_dict(True), model_args={**SIZES, "n_layer": 3}), "n_layer 3, but the tensors have 2"),
+        ({"epoch": 3}, "no model found"),
+        ({"model": {"conv.weight": torch.zeros(3)}}, "neither GPT's nor Llama's"),
+        ([torch.zeros(3)], "holds list"),
+        (checkpoint({k: v for k, v in state_dict(True).items() if "h.1.mlp.c_fc" not in k}), "2 tensors are missing"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_written(content, message, tmp_path):
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(ConversionError, match=message):
+        convert(str(tmp_path / "model.pt"), tmp_path / "ours")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]

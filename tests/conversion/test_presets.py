@@ -1,0 +1,95 @@
+"""Presets: as large as transformers' own models of the same configuration, and every name maps at full size."""
+
+import pytest
+import torch
+from transformers import LlavaConfig, LlavaForConditionalGeneration, SmolVLMForConditionalGeneration
+
+from smol_hf.conversion import formats
+from smol_hf.conversion.llama import write_llama
+from smol_hf.conversion.meta_check import compare_with
+from smol_hf.training.presets import PRESETS, TEXT, VISION, build_preset, preset_config
+from smol_hf.training.recipes import RecipeError
+
+PUBLISHED = {
+    "smollm-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    "smollm2-1.7b": 1_711_376_384,
+    "smollm3-3b": 3_075_098_624,
+    "gpt-93m": 92_837_376,
+    "smolvlm2-256m": 256_484_928,
+    "smolvlm2-500m": 507_482_304,
+    "nanovlm-222m": 222_081_600,
+}
+
+
+def on_meta(model_class, config):
+    with torch.device("meta"):
+        return model_class._from_config(config)
+
+
+def count(model):
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def native_model(name):
+    """transformers' own model of the preset's configuration, on the meta device."""
+    config = preset_config(name)
+    if name.startswith("llava"):
+        text = write_llama(config.text_config)
+        return on_meta(
+            LlavaForConditionalGeneration,
+            LlavaConfig(
+                vision_config=config.vision_config, text_config=text, vision_feature_layer=-2,
+                tie_word_embeddings=True,
+            ),
+        )  # fmt: skip
+    target = formats.native_format(config, "native")
+    native = target.write_config(config)
+    if target is formats.SMOLVLM:  # the exported head is never tied, nanoVLM's is
+        native.tie_word_embeddings = native.text_config.tie_word_embeddings = config.text_config.tie_word_embeddings
+    return on_meta(target.native_class, native)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "gpt-93m"])
+def test_as_many_parameters_as_transformers_own_model(name):
+    ours = build_preset(name, device="meta")
+    assert count(ours) == count(native_model(name))
+    assert all(weight.is_meta for weight in ours.parameters())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_as_many_parameters_as_published(name):
+    assert count(build_preset(name, device="meta")) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_name_maps_there_and_back_at_full_size(name):
+    """Key lists and shapes match completely: nothing missing, nothing unused."""
+    ours = build_preset(name, device="meta")
+    tensors = {key: value for key, value in ours.state_dict().items() if key not in ours.all_tied_weights_keys}
+    if name.startswith("llava"):
+        native = native_model(name)
+        native_tensors = {k: v for k, v in native.state_dict().items() if k not in native.all_tied_weights_keys}
+        compare_with(ours, formats.LLAVA.to_ours(native_tensors, ours.config))
+        return
+    target = formats.native_format(ours.config, "native")
+    native = on_meta(target.native_class, target.write_config(ours.config))
+    theirs = target.to_theirs(tensors, ours.config)
+    compare_with(native, theirs)
+    if name != "gpt-93m":  # GPT-2's class gives it biases of zero
+        compare_with(ours, target.to_ours(theirs, ours.config))
+    assert isinstance(native, SmolVLMForConditionalGeneration) == (name in VISION)
+
+
+def test_a_preset_has_weights_and_answers():
+    for name in ("tiny-text", "tiny-vlm"):
+        model = build_preset(name).eval()
+        again = build_preset(name)
+        assert all(torch.equal(*pair) for pair in zip(model.parameters(), again.parameters()))
+        assert model.generate(torch.tensor([[7, 8, 9]]), max_new_tokens=3).shape == (1, 6)
+
+
+def test_a_misspelt_preset_names_the_nearest():
+    with pytest.raises(RecipeError, match="unknown preset 'smolm2-135m'.*did you mean 'smollm2-135m'"):
+        preset_config("smolm2-135m")
+    assert set(PRESETS) == set(TEXT) | set(VISION)
