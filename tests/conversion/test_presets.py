@@ -90,6 +90,6 @@ def test_a_preset_has_weights_and_answers():
 
 
 def test_a_misspelt_preset_names_the_nearest():
-    with pytest.raises(RecipeError, match="unknown preset 'smolm2-135m'.*did you mean 'smollm2-135m'"):
+    with pytest.raises(RecipeError, match=r"unknown preset 'smolm2-135m'.*did you mean 'smollm2-135m'"):
         preset_config("smolm2-135m")
     assert set(PRESETS) == set(TEXT) | set(VISION)
