@@ -5,7 +5,7 @@ import pytest
 from smol_hf.cli import main
 
 
-@pytest.mark.parametrize("command", ["train", "chat", "demo"])
+@pytest.mark.parametrize("command", ["train", "chat", "demo", "convert"])
 def test_every_command_helps_with_an_example(command, capsys):
     try:
         code = main([command, "--help"])
@@ -21,7 +21,7 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     text = capsys.readouterr().out
     assert stopped.value.code == 0
-    assert all(f"\n    {command} " in text for command in ("train", "chat", "demo"))
+    assert all(f"\n    {command} " in text for command in ("train", "chat", "demo", "convert"))
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,18 @@ def test_help_names_every_command(capsys):
         (["chat", "{tmp}", "--prompt", "hi", "--top-p", "2"], "top_p is 2"),
         (["chat", "{tmp}", "--prompt", "hi", "--top-k", "0"], "top_k is 0"),
         (["chat", "{tmp}", "--prompt", "hi", "--repetition-penalty", "0"], "repetition_penalty is 0"),
+        (["chat", "{tmp}", "--prompt", "hi", "--temperature", "nan"], "temperature is nan"),
+        (["chat", "{tmp}", "--prompt", "hi", "--top-k", "3"], "give a temperature above 0"),
+        (["chat", "{tmp}/nope", "--prompt", "hi"], "there is no checkpoint folder"),
+        (["train", "--data", "digits", "--output_dir", "{tmp}/a-file"], "is a file"),
+        (["demo", "--output", "{tmp}"], "not an earlier demo"),
+        (["convert", "{tmp}", "{tmp}/out"], "config.json: there is no such file"),
         (["chat", "{tmp}", "--prompt", "hi", "--max-new-tokens", "0"], "max_new_tokens is 0"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(arguments, message, tmp_path, capsys):
+    (tmp_path / "a-file").touch()
+    (tmp_path / "recipe.yaml").write_text("of a run that is no demo")
     code = main([argument.replace("{tmp}", str(tmp_path)) for argument in arguments])
     error = capsys.readouterr().err
     assert code == 1

@@ -44,10 +44,11 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("checkout")
     torch.manual_seed(0)
     processor = build_processor(longest_edge=32)
-    publish_checkpoint(place / "runs" / "demo" / "checkpoint", build_model(processor), processor)
+    model = build_model(processor)
+    model.config.text_config.max_position_embeddings = 512  # as the demo's
+    publish_checkpoint(place / "runs" / "demo" / "checkpoint", model, processor)
     for name in ("docs", "recipes", "benchmarks"):
         shutil.copytree(ROOT / name, place / name)
-    shutil.copy(ROOT / "docs" / "page.png", place / "page.png")
     (place / "my.jsonl").write_text("".join(blocks("json")), encoding="utf-8")
     return place
 
@@ -69,9 +70,10 @@ def test_the_readmes_commands_run(line, place):
     program, *arguments = shlex.split(line)
     if "--output_dir" not in arguments and program == "accelerate":
         arguments += ["--output_dir", "runs/x"]
-    if "--num_train_epochs" in arguments:
-        at = arguments.index("--num_train_epochs")
-        del arguments[at : at + 2]
+    for option in ("--num_train_epochs", "--max_steps"):
+        if option in arguments:
+            at = arguments.index(option)
+            del arguments[at : at + 2]
     command = [*PROGRAMS[program], *arguments, *TINY[arguments[0]]]
     result = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr

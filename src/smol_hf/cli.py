@@ -74,6 +74,8 @@ def add_command(commands, name: str, summary: str, example: str) -> argparse.Arg
 
 
 def run_chat(arguments: argparse.Namespace) -> None:
+    from transformers.utils import logging as transformers_logging
+
     from smol_hf.inference.answering import load_checkpoint
     from smol_hf.inference.chat import Chat, generate_arguments
 
@@ -81,6 +83,7 @@ def run_chat(arguments: argparse.Namespace) -> None:
         name: getattr(arguments, name)
         for name in ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "seed")
     }
+    transformers_logging.disable_progress_bar()
     generate_arguments(**sampling)  # refuse what means nothing before a model is loaded
     model, processor = load_checkpoint(arguments.checkpoint, trust_remote_code=arguments.trust_remote_code)
     chat = Chat(model, processor, arguments.image, **sampling)

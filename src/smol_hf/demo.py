@@ -33,6 +33,7 @@ from smol_hf.wording import duration, percent
 
 EVALUATION_SEED = 1
 GALLERY_SIZE = 30
+MARK = ".demo"
 DATA_DESCRIPTION = (
     "Pages drawn with handwritten digits of the UCI *Optical Recognition of Handwritten Digits* set (CC BY 4.0), "
     "each with a question about it. The digits of the held-out pages were never seen in training; their writers were."
@@ -101,11 +102,15 @@ def run_demo(arguments: Namespace) -> dict:
 
 
 def clear_output(output: Path) -> None:
-    """Remove an earlier demo, and nothing else."""
+    """Remove an earlier demo, and nothing else: it has a mark from its first moment on."""
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"{output} is a file: choose another --output")
     if output.exists() and any(output.iterdir()):
-        if not (output / "recipe.yaml").is_file():
+        if not (output / MARK).is_file():
             raise FileExistsError(f"{output} holds something that is not an earlier demo: choose another --output")
         shutil.rmtree(output)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / MARK).write_text("This folder was written by smol-hf demo, which may replace it.\n", encoding="utf-8")
 
 
 def launch_training(recipe_path: Path, output: Path, arguments: Namespace) -> None:

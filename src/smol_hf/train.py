@@ -8,23 +8,25 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import yaml
 from accelerate import PartialState
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
+from trl import SFTConfig
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.training.checkpoints import CheckpointError
-from smol_hf.training.recipes import RecipeError, load_arguments
+from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, load_arguments
 from smol_hf.training.run import train
 from smol_hf.training.trainer import NonFiniteError
 
 USER_ERRORS = (RecipeError, SampleError, CheckpointError, NonFiniteError, FileNotFoundError)
 
-USAGE = """usage: smol-hf train --config RECIPE.yaml [--key value …]
+USAGE = """usage: smol-hf train [--config RECIPE.yaml] [--key value …]
 
 Trains a model from a recipe; every key of the recipe can be set on the command line, keys of mappings with a dot.
 
@@ -36,11 +38,25 @@ examples:
 """
 
 
+def describe_keys() -> str:
+    """Every key of ours with its default and meaning."""
+    lines = ["keys, with their defaults (and all those of TRL's SFTConfig, such as learning_rate and max_steps):"]
+    inherited = {entry.name for entry in fields(SFTConfig)}
+    for arguments in ARGUMENT_CLASSES:
+        for entry in fields(arguments):
+            if arguments is not ARGUMENT_CLASSES[-1] or entry.name not in inherited or entry.name == "output_dir":
+                default = "" if entry.default is None or entry.default is MISSING else f" ({entry.default})"
+                lines.append(f"  --{entry.name}{default}\n      {entry.metadata.get('help', '')}")
+    return "\n".join(lines) + "\n"
+
+
 def run(command_line: Sequence[str]) -> None:
     """Parse, train, publish. Raises what the user can mend as one of `USER_ERRORS`."""
     recipe, model_arguments, data_arguments, arguments = load_arguments(command_line)
     trainer = train(recipe, model_arguments, data_arguments, arguments)
     output_dir = Path(arguments.output_dir)
+    if trainer.state.global_step == 0:
+        raise RecipeError("no step was trained: there is nothing to publish")
     trainer.accelerator.wait_for_everyone()
     if PartialState().is_main_process:
         folder = publish_checkpoint(
@@ -56,7 +72,7 @@ def run(command_line: Sequence[str]) -> None:
 def main(command_line: Sequence[str] | None = None) -> int:
     command_line = sys.argv[1:] if command_line is None else list(command_line)
     if not command_line or "--help" in command_line or "-h" in command_line:
-        sys.stdout.write(USAGE)
+        sys.stdout.write(f"{USAGE}\n{describe_keys()}")
         return 0
     # Bars and deprecations of libraries would drown what this run has to say.
     transformers_logging.disable_progress_bar()

@@ -87,6 +87,10 @@ BAD_IMAGES = {
     "empty": (b"", "not an image"),
     "truncated JPEG": (JPEG[: len(JPEG) // 2], "damaged"),
     "cut in its last bytes": (JPEG[:-40], "damaged"),
+    "truncated PNG": (encoded(NOISE, "PNG")[:9000], "damaged"),
+    "PNG with a broken EXIF tag": (encoded(NOISE, "PNG", exif=b"Exif\0\0garbage"), "cannot be read"),
+    "TIFF without its dimensions": (encoded(NOISE, "TIFF").replace(b"\x00\x01\x04\x00", b"\x99\x99\x04\x00"), ""),
+    "float TIFF with NaN": (encoded(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"), "no known white"),
     "text named .png": (b"<html>404 Not Found</html>", "not an image"),
     "1×1": (encoded(half_and_half(2, 2).resize((1, 1)), "PNG"), "1x1"),
     "12000×12000": (huge_png(12000, 12000), "12000x12000, 144 megapixels; the limit is 50"),
@@ -95,7 +99,7 @@ BAD_IMAGES = {
         encoded(half_and_half(), "GIF", save_all=True, append_images=[Image.new("RGB", (60, 40))]),
         "2 frames",
     ),
-    "float TIFF beyond [0, 1]": (encoded(Image.fromarray(np.full((9, 9), 7.5, np.float32)), "TIFF"), "float pixels"),
+    "float TIFF beyond [0, 1]": (encoded(Image.fromarray(np.full((9, 9), 7.5, np.float32)), "TIFF"), "no known white"),
 }
 
 
@@ -173,6 +177,42 @@ BAD_RECORDS = {
         {"messages": [{"role": "user", "content": [{"type": "image"}]}, {"role": "assistant", "content": "x"}]},
         "shows image 1, but 'images' has 0",
     ),
+    "image in an assistant turn": (
+        {
+            "messages": [
+                {"role": "user", "content": "hi"},
+                {"role": "assistant", "content": [{"type": "image", "image": "good.png"}]},
+            ]
+        },
+        "only users do",
+    ),
+    "image part with an empty path": (
+        {
+            "images": ["good.png"],
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "image": ""}]},
+                {"role": "assistant", "content": "x"},
+            ],
+        },
+        "must be the path of a file",
+    ),
+    "image part with two images": (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "image": "good.png", "path": "good.png"}]},
+                {"role": "assistant", "content": "x"},
+            ],
+        },
+        "several images",
+    ),
+    "image and images": ({**record("good.png"), "images": ["good.png"]}, "under 'image' and under 'images'"),
+    "images that no text shows": (
+        {"images": ["good.png"], "conversations": record()["conversations"][1:]},
+        "0 <image> placeholders but 1 images",
+    ),
+    "conversations and messages": ({**record("good.png"), "messages": []}, "both 'conversations' and 'messages'"),
+    "path that is none": ('{"image": "\\ud800.png", "conversations": []}\n', "cannot be a path"),
+    "nested too deeply": ('{"image": ' + "[" * 100_000 + "\n", "not valid JSON"),
     "image that no part shows": (
         {
             "messages": [
@@ -293,3 +333,28 @@ def test_a_json_array_and_a_byte_order_mark_are_read(tmp_path):
     lines = tmp_path / "mine.jsonl"
     lines.write_text("\ufeff" + "\n".join(map(json.dumps, rows)), encoding="utf-8")
     assert all(isinstance(conversation, Conversation) for conversation in conversations_from_file(lines))
+
+
+def test_a_cameras_photograph_with_previews_is_one_picture(tmp_path, processor):
+    (tmp_path / "picture.png").write_bytes(
+        encoded(half_and_half(), "MPO", save_all=True, append_images=[half_and_half(30, 20)])
+    )
+    dataset, skipped = read(write(tmp_path, [record()]), processor)
+    assert len(dataset) == 1 and not len(skipped)
+
+
+def test_the_ledger_names_a_sample_once_and_forgets_what_was_mended(tmp_path, processor):
+    path = write(tmp_path, [record(), {"messages": [{"role": "user"}]}])
+    (tmp_path / "picture.png").write_bytes(JPEG)
+    _, skipped = read(path, processor, policy="skip")
+    ledger = tmp_path / "skipped.jsonl"
+    assert len(ledger.read_text().splitlines()) == 1
+    for _ in range(3):  # found while training, in each epoch
+        skipped.add(SampleError("mine.jsonl:1", "damaged"))
+    assert len(ledger.read_text().splitlines()) == 2 and len(skipped.faults) == 2
+
+    going_on = SkippedSamples("skip", max_fraction=1.0, path=ledger, keeps_earlier=True)
+    build_dataset(conversations_from_file(path), processor, context_length=256, skipped=going_on)
+    assert len(ledger.read_text().splitlines()) == 2, "a resumed run keeps what was found before"
+    read(write(tmp_path, [record()]), processor)
+    assert not ledger.exists()

@@ -1,5 +1,6 @@
 """The processor: the tiles and tokens of Idefics3, texts that stay texts, labels that are the answers and no more."""
 
+import base64
 import pickle
 
 import numpy as np
@@ -12,7 +13,10 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE as SMOLVLM_TEMPLATE
 
 from smol_hf import SmolHFProcessor
+from smol_hf.data.conversation import ImagePart
+from smol_hf.data.images import load_image
 from smol_hf.data.tiny_tokenizer import SPECIAL_TOKENS, build_tiny_tokenizer
+from smol_hf.modeling.image_input import as_image
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.modeling.vision import normalize_tiles
 
@@ -314,7 +318,7 @@ def test_numbers_of_images_and_places_must_match(processor):
         processor(text=["<image>", "<image><image>"], images=[[image], [image]])
     with pytest.raises(ValueError, match="2 texts, but images for 1"):
         processor(text=["<image>", "no picture"], images=[[image]])
-    with pytest.raises(ValueError, match="an image part needs its image"):
+    with pytest.raises(ValueError, match="an image part has one image"):
         processor.apply_chat_template(one_place, tokenize=True)
 
 
@@ -405,3 +409,66 @@ def test_an_own_chat_template_is_kept_and_its_spans_are_the_labels(tmp_path):
     assert labelled_texts(processor, sample) == ["Yes.<|endoftext|>"]
     processor.save_pretrained(tmp_path)
     assert AutoProcessor.from_pretrained(tmp_path).chat_template == template
+
+
+# -- the same pixels wherever an image comes from ---------------------------------------------------------------------
+
+
+def unusual_pictures():
+    red_and_blue = np.zeros((20, 40, 3), np.uint8)
+    red_and_blue[:, :20], red_and_blue[:, 20:] = (220, 30, 30), (30, 30, 220)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ink = np.zeros((20, 40, 4), np.uint8)
+    ink[5:9, 5:9, 3] = 255
+    return {
+        "turned.jpg": (Image.fromarray(red_and_blue), {"exif": exif}),
+        "transparent.png": (Image.fromarray(ink), {}),
+        "grey16.png": (Image.fromarray(red_and_blue[..., 0].astype(np.uint16) * 257), {}),
+    }
+
+
+@pytest.mark.parametrize("name", unusual_pictures())
+def test_inference_sees_the_pixels_of_training(name, processor, tmp_path):
+    image, options = unusual_pictures()[name]
+    path = tmp_path / name
+    image.save(path, **options)
+    expected = processor.tiles([load_image(ImagePart(path=str(path)), "here")])
+    address = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    for shown in (str(path), path, Image.open(path), address):
+        part = {"type": "image", "image": shown}
+        batch = processor.apply_chat_template(
+            [message("user", part, "What?")], tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        assert np.array_equal(batch["pixel_values"][0].numpy(), expected), type(shown)
+
+
+def test_arrays_have_the_white_of_their_type(processor):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    expected = as_image(pixels)
+    assert np.array_equal(np.asarray(expected), pixels)
+    for same in (pixels / 255, pixels.astype(np.uint16) * 257, torch.from_numpy(pixels)):
+        assert np.array_equal(np.asarray(as_image(same)), pixels)
+    assert as_image(pixels[..., 0]).mode == as_image(pixels[..., :1]).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        (np.full((9, 9), 7.5), "no known white"), (np.full((9, 9), np.nan), "no known white"),
+        (np.zeros((9, 9), np.int64), "array of int64"), (np.zeros((0, 9, 3), np.uint8), "is no picture"),
+        (np.zeros((3, 9, 9), np.uint8), "is no picture"), (np.zeros(9, np.uint8), "is no picture"),
+    ],
+)  # fmt: skip
+def test_arrays_that_are_no_pictures_are_refused(value, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        as_image(value)
+
+
+def test_an_animation_and_a_part_of_another_type_are_refused(processor, tmp_path):
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="holds 2 frames"):
+        as_image(tmp_path / "two.gif")
+    with pytest.raises(ValueError, match="type 'video': text or image"):
+        processor.apply_chat_template([message("user", {"type": "video", "path": "x.mp4"})], tokenize=True)

@@ -4,10 +4,12 @@ import pytest
 import yaml
 from helpers import TEXTS
 
+from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
 from smol_hf.data.conversation import Conversation, Message, TextPart
 from smol_hf.resources import resource_path
 from smol_hf.training.composition import build_model_and_processor
 from smol_hf.training.recipes import RecipeError, load_arguments, parse_command_line, read_recipe
+from smol_hf.training.run import context_length, train
 
 RECIPES = sorted(resource_path("recipes").rglob("*.yaml"))
 
@@ -49,6 +51,17 @@ def test_every_shipped_recipe_parses_and_builds_its_model(path):
         (("--text_config.num_key_value_heads", "3"), "choose one of [1, "),
         (("--text_config.vocab_size", "10"), "the tokenizer has"),
         (("stray",), "write --key value"),
+        (("--model", "x", "--scale_factor", "4"), "scale_factor exclude each other"),
+        (("--learning_rate", "nan"), "0 (frozen) or positive"),
+        (("--learning_rate", "null"), "learning_rate is null"),
+        (("--learning_rate", "0"), "there is nothing to train"),
+        (("--data", "null"), "data is null"),
+        (("--seed", "-1"), "seed is -1"),
+        (("--per_device_train_batch_size", "0"), "per_device_train_batch_size is 0"),
+        (("--gradient_accumulation_steps", "-1"), "gradient_accumulation_steps is -1"),
+        (("--max_steps", "0"), "leave no step"),
+        (("--loss_type", "dft"), "has no effect"),
+        (("--label_smoothing_factor", "0.1"), "has no effect"),
         (("--seed", "1", "--seed", "2"), "given twice"),
         (("--data.x", "1"), "not a mapping"),
     ],
@@ -69,13 +82,15 @@ def test_a_wrong_key_or_value_is_refused_by_name(words, message):
 def test_a_key_that_stands_twice_is_refused(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("seed: 1\nseed: 2\n")
-    with pytest.raises(RecipeError, match=r"recipe.yaml: the key 'seed' stands twice"):
+    with pytest.raises(RecipeError, match=r"recipe.yaml: the key 'seed' stands twice, in lines 1 and 2"):
         read_recipe(path)
     path.write_text("- a\n- b\n")
     with pytest.raises(RecipeError, match="list of `key: value` lines"):
         read_recipe(path)
     with pytest.raises(RecipeError, match="does not exist"):
         read_recipe(tmp_path / "gone.yaml")
+    with pytest.raises(RecipeError, match="directory"):
+        read_recipe(tmp_path)
 
 
 def test_the_command_line_overrides_the_recipe_and_reaches_into_mappings(tmp_path):
@@ -108,3 +123,33 @@ def test_a_switch_needs_no_value_and_config_is_taken_out():
         "a.yaml",
         {"sample_packing": True, "seed": 3},
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--attn_implementation", "foo"), "the model cannot be built"),
+        (("--tokenizer", "/nowhere"), "the model cannot be built"),
+        (("--tokenizer_vocab_size", "10"), "vocab_size must be at least 299"),
+        (("--longest_edge", "-5"), "must be positive"),
+        (("--page_size", "5"), "the data cannot be built.*page_size must be at least 24"),
+        (("--vision_config.patch_size", "0"), "the model cannot be built"),
+        (("--vision_config.num_attention_heads", "7"), "the model cannot be built"),
+        (("--text_config.hidden_act", "foo"), "the model cannot be built"),
+        (("--context_length", "100000"), "more than the 512 positions"),
+    ],
+)
+def test_what_a_library_refuses_is_an_error_of_the_recipe(words, message, tmp_path):
+    recipe = str(resource_path("recipes", "quickstart", "digits.yaml"))
+    common = ["--config", recipe, "--num_pages", "5", "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    given = [word for word in words if word.startswith("--")]
+    arguments = load_arguments([*(word for word in common if word not in given), *words])
+    with pytest.raises(RecipeError, match=message):
+        train(*arguments)
+
+
+def test_the_context_is_that_of_the_language_model_by_default():
+    model = SmolHFForCausalLM(SmolHFTextConfig(64, 16, 16, 1, 2, max_position_embeddings=512))
+    assert context_length(None, model) == 512 and context_length(100, model) == 100
+    model.config.max_position_embeddings = 8192
+    assert context_length(None, model) == 2048 and context_length(4096, model) == 4096

@@ -126,6 +126,23 @@ def test_other_data_under_a_resumed_run_is_refused(recipe, uninterrupted):
     assert "was trained on other data" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("override", "change"),
+    [
+        (("--per_device_train_batch_size", "8"), "per_device_train_batch_size 4 → 8"),
+        (("--image_mean", "[0.1,0.2,0.3]"), "image_mean None → [0.1, 0.2, 0.3]"),
+        (("--text_config.num_hidden_layers", "1"), "text_config"),
+        (("--text_learning_rate", "0"), "frozen parts [] → ['text']"),
+        (("--resume_from_checkpoint", "/nowhere"), "there is no checkpoint /nowhere"),
+    ],
+)
+def test_another_recipe_under_a_resumed_run_is_refused(override, change, recipe, uninterrupted):
+    given = () if "--resume_from_checkpoint" in override else ("--resume_from_checkpoint", "true")
+    result = run(recipe, uninterrupted, *given, *override)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert change in result.stderr
+
+
 def test_a_run_does_not_start_over_in_a_folder_with_checkpoints(recipe, uninterrupted):
     result = run(recipe, uninterrupted)
     assert result.returncode == 1
@@ -171,6 +188,14 @@ def test_a_checkpoint_saved_without_optimizer_is_never_resumed(checkpoint):
         (checkpoint / "manifest.json").write_text(json.dumps({**manifest, "files": kept}))
         with pytest.raises(CheckpointError, match="which resuming needs"):
             verify(checkpoint)
+
+
+@pytest.mark.parametrize("manifest", ['{"files": null}', '{"files": {"model.safetensors": {}}}', "[]", "", "{"])
+def test_a_manifest_that_is_none_is_damage(manifest, checkpoint):
+    (checkpoint / "manifest.json").unlink()
+    (checkpoint / "manifest.json").write_text(manifest)
+    with pytest.raises(CheckpointError, match=r"manifest\.json is damaged"):
+        verify(checkpoint)
 
 
 def test_a_folder_without_manifest_was_never_completed(checkpoint):

@@ -8,7 +8,7 @@ import torch
 from helpers import build_model, build_processor
 
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.conversation import Conversation
+from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
 from smol_hf.data.dataset import build_dataset
 from smol_hf.data.embedded import build_pages
 from smol_hf.data.skipped import SkippedSamples
@@ -138,7 +138,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_named(tmp_path):
 
 
 def test_a_mean_over_a_window_leaves_the_bad_step_out(tmp_path):
-    trainer, _ = poisoned_trainer(tmp_path, bad_steps=[1], max_steps=4, logging_steps=4)
+    trainer, _ = poisoned_trainer(tmp_path, bad_steps=[1], max_steps=4, logging_steps=4, logging_first_step=False)
     trainer.train()
     (loss,) = losses(trainer)
     assert math.isfinite(loss) and loss > 1, "neither NaN nor pulled down by a zero"
@@ -179,3 +179,33 @@ def test_log_lines_are_json_even_when_a_loss_is_not_a_number(tmp_path):
     trainer.add_callback(LogCallback(tmp_path / "run"))
     trainer.train()
     assert [entry["loss"] for entry in read_log(tmp_path / "run") if "loss" in entry][1] is None
+
+
+def test_a_sample_found_damaged_while_training_is_named_and_its_empty_step_is_a_step(tmp_path):
+    """Also where nothing was left out before: an empty ledger is one."""
+    picture = tmp_path / "page.png"
+    (page,) = build_pages(1, seed=0, split="train")
+    picture.write_bytes(page.conversation.images[0].content)
+    conversation = Conversation("mine.jsonl:1", (Message("user", (ImagePart(path=str(picture)), TextPart("What?"))),
+                                                 Message("assistant", (TextPart("A page."),))))  # fmt: skip
+    processor = build_processor(longest_edge=32)
+    skipped = SkippedSamples("skip", max_fraction=1.0, path=tmp_path / "skipped.jsonl")
+    dataset = build_dataset([conversation], processor, context_length=256, skipped=skipped)
+    picture.write_bytes(picture.read_bytes()[:300])
+    trainer = SmolTrainer(
+        model=build_model(processor),
+        args=SmolTrainingArguments(
+            output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=1, logging_steps=1, use_cpu=True,
+            save_strategy="no",
+        ),
+        train_dataset=dataset,
+        processing_class=processor,
+        data_collator=SmolCollator(processor, on_bad_sample="skip"),
+        skipped=skipped,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.skipped is skipped and len(skipped.faults) == 1
+    assert [json.loads(line)["sample"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()] == [
+        "mine.jsonl:1"
+    ]
+    assert losses(trainer) == [0.0, 0.0, 0.0] and not (tmp_path / "skipped_steps.jsonl").exists()

@@ -30,6 +30,8 @@ def conversation_from_record(record: Any, where: str, image_folder: Path) -> Con
     """
     if not isinstance(record, dict):
         raise SampleError(where, f"a record is a JSON object, not {type(record).__name__}")
+    if "conversations" in record and "messages" in record:
+        raise SampleError(where, "has both 'conversations' and 'messages': keep the one that is meant")
     if "conversations" in record:
         messages = from_llava(record, where, image_folder)
     elif "messages" in record:
@@ -42,7 +44,7 @@ def conversation_from_record(record: Any, where: str, image_folder: Path) -> Con
 
 
 def from_llava(record: dict, where: str, image_folder: Path) -> list[Message]:
-    images = image_paths(record.get("image"), "image", where, image_folder)
+    images = images_of_record(record, where, image_folder)
     turns = []
     for number, turn in enumerate(list_of_objects(record["conversations"], "conversations", where), start=1):
         role = role_of(turn, "from", number, where)
@@ -51,8 +53,7 @@ def from_llava(record: dict, where: str, image_folder: Path) -> list[Message]:
 
 
 def from_messages(record: dict, where: str, image_folder: Path) -> list[Message]:
-    key = "images" if "images" in record else "image"
-    images = image_paths(record.get(key), key, where, image_folder)
+    images = images_of_record(record, where, image_folder)
     turns = list_of_objects(record["messages"], "messages", where)
     if all(isinstance(turn.get("content"), str) for turn in turns):
         texts = [
@@ -81,8 +82,12 @@ def typed_messages(turns: list[dict], images: list[ImagePart], where: str, image
             if part.get("type") == "text":
                 parts.append(TextPart(text_of(part, "text", number, where)))
             elif part.get("type") == "image":
-                path = part.get("image") or part.get("path") or part.get("url")
-                if path is None:
+                if role != "user":
+                    raise SampleError(where, f"message {number} is the {role}'s and shows an image: only users do")
+                given = [part[key] for key in ("image", "path", "url") if part.get(key) is not None]
+                if len(given) > 1:
+                    raise SampleError(where, f"message {number} has an image part with several images: keep one")
+                if not given:
                     used += 1
                     image = next(waiting, None)
                     if image is None:
@@ -91,7 +96,7 @@ def typed_messages(turns: list[dict], images: list[ImagePart], where: str, image
                         )
                     parts.append(image)
                 else:
-                    parts += image_paths(path, f"image of message {number}", where, image_folder)
+                    parts += image_paths(given[0], f"image of message {number}", where, image_folder)
             else:
                 raise SampleError(where, f"message {number} has a part of type {part.get('type')!r}: text or image")
         messages.append(Message(role, tuple(parts)))
@@ -137,6 +142,14 @@ def images_first(messages: list[Message], images: list[ImagePart], where: str) -
     raise SampleError(where, f"{len(images)} images but no user turn to show them in")
 
 
+def images_of_record(record: dict, where: str, image_folder: Path) -> list[ImagePart]:
+    """The images under `image` or `images`; both at once would leave the order open."""
+    given = [key for key in ("image", "images") if record.get(key) not in (None, [])]
+    if len(given) > 1:
+        raise SampleError(where, "has images under 'image' and under 'images': keep one of the two")
+    return image_paths(record[given[0]], given[0], where, image_folder) if given else []
+
+
 def image_paths(value: Any, key: str, where: str, image_folder: Path) -> list[ImagePart]:
     values = value if isinstance(value, list) else [] if value is None else [value]
     parts = []
@@ -145,6 +158,8 @@ def image_paths(value: Any, key: str, where: str, image_folder: Path) -> list[Im
             raise SampleError(where, f"{key} holds {item!r}: it must be the path of a file")
         if "://" in item:
             raise SampleError(where, f"{key} is the address {item}: download it and give the path of the file")
+        if "\0" in item or item != item.encode("utf-8", "replace").decode("utf-8"):
+            raise SampleError(where, f"{key} holds {item!r}, which cannot be a path")
         parts.append(ImagePart(path=str(image_folder / item)))
     return parts
 

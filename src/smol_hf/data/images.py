@@ -7,12 +7,16 @@ is picked for the user.
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from smol_hf.data.conversation import ImagePart, SampleError
+from smol_hf.modeling.image_input import frames_of
 from smol_hf.modeling.image_tiling import flatten_to_rgb
 
 MAXIMUM_PIXELS = 50_000_000
@@ -25,6 +29,30 @@ def image_name(part: ImagePart) -> str:
     return part.path if part.path is not None else "the embedded image"
 
 
+# What Pillow's decoders were seen to raise about damaged files, beside the errors with a meaning of their own.
+DAMAGE = (
+    OSError, ValueError, SyntaxError, EOFError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+
+
+@contextmanager
+def reading(part: ImagePart, where: str, problem: str) -> Iterator[None]:
+    """Whatever a decoder raises about a damaged file becomes a SampleError that names it."""
+    try:
+        yield
+    except SampleError:
+        raise
+    except FileNotFoundError as error:
+        raise SampleError(where, f"the image {image_name(part)} does not exist") from error
+    except UnidentifiedImageError as error:
+        raise SampleError(where, f"{image_name(part)} is not an image that Pillow can read") from error
+    except Image.DecompressionBombError as error:
+        raise SampleError(where, f"{image_name(part)} has too many pixels ({error}); make it smaller") from error
+    except DAMAGE as error:
+        raise SampleError(where, f"{image_name(part)} {problem}: {error}") from error
+
+
 def open_image(part: ImagePart, where: str) -> Image.Image:
     """Read the header of an image: size and format are known, no pixel is decoded.
 
@@ -33,19 +61,11 @@ def open_image(part: ImagePart, where: str) -> Image.Image:
             sample in the message.
     """
     name = image_name(part)
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns about large pictures before our own limit below refuses them.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(part.open())
-    except FileNotFoundError as error:
-        raise SampleError(where, f"the image {name} does not exist") from error
-    except UnidentifiedImageError as error:
-        raise SampleError(where, f"{name} is not an image that Pillow can read") from error
-    except Image.DecompressionBombError as error:
-        raise SampleError(where, f"{name} has too many pixels ({error}); make it smaller") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise SampleError(where, f"{name} cannot be read: {error}") from error
+    with reading(part, where, "cannot be read"), warnings.catch_warnings():
+        # Pillow warns about large pictures before our own limit below refuses them.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(part.open())
+        frames = frames_of(image)
     width, height = image.size
     if width * height > MAXIMUM_PIXELS:
         raise SampleError(
@@ -57,7 +77,6 @@ def open_image(part: ImagePart, where: str) -> Image.Image:
         raise SampleError(where, f"{name} is {width}x{height}: a picture of one pixel's width shows nothing")
     if max(width, height) > MAXIMUM_ASPECT * min(width, height):
         raise SampleError(where, f"{name} is {width}x{height}, more than {MAXIMUM_ASPECT}:1: crop it")
-    frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise SampleError(where, f"{name} holds {frames} frames or pages: save the one that is meant as a picture")
     return image
@@ -65,9 +84,11 @@ def open_image(part: ImagePart, where: str) -> Image.Image:
 
 def image_size(part: ImagePart, where: str) -> tuple[int, int]:
     """(height, width) in pixels as a viewer shows it (turned by the EXIF tag), from the header alone."""
-    with open_image(part, where) as image:
+    with open_image(part, where) as image, reading(part, where, "cannot be read"):
         width, height = image.size
-        if image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNED:
+        # A PNG is decoded whole when it is asked for a tag that its header does not have.
+        tagged = image.format != "PNG" or "exif" in image.info
+        if tagged and image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNED:
             width, height = height, width
         return height, width
 
@@ -79,29 +100,6 @@ def load_image(part: ImagePart, where: str) -> Image.Image:
         SampleError: as `open_image`, and when the pixels are damaged or cut off.
     """
     image = open_image(part, where)
-    try:
+    with reading(part, where, "is damaged"):
         image.load()
-        image = ImageOps.exif_transpose(image)
-        return flatten_to_rgb(to_eight_bits(image))
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise SampleError(where, f"{image_name(part)} is damaged: {error}") from error
-
-
-def to_eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit and 32-bit integer and float greys → 8 bits. Pillow's own conversion clips them instead of scaling.
-
-    Raises:
-        ValueError: for values whose range is not known (floats outside [0, 1], integers above 65535).
-    """
-    if not image.mode.startswith(("I", "F")):
-        return image
-    values = np.asarray(image).astype(np.float64)
-    if image.mode == "F":
-        if values.min() < 0 or values.max() > 1:
-            raise ValueError("float pixels outside [0, 1] have no known white; save the picture with 8 or 16 bits")
-        values *= 255
-    else:
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("integer pixels beyond 16 bits have no known white; save the picture with 8 or 16 bits")
-        values /= 257  # 65535 → 255
-    return Image.fromarray(values.round().astype(np.uint8))
+        return flatten_to_rgb(ImageOps.exif_transpose(image))

@@ -20,13 +20,15 @@ class SkippedSamples:
     longer than the context are no fault: they are always left out and counted.
 
     `path` is the ledger, JSON lines. With several processes each plans the same data, so only the one with
-    `writes_plan` writes what the plan found; what is found while training is written by whoever finds it.
+    `writes_plan` writes what the plan found; what is found while training is written by whoever finds it. The ledger
+    of an earlier run in the same place is replaced, unless this run goes on with it (`keeps_earlier`).
     """
 
     policy: str = "stop"
     max_fraction: float = 0.1
     path: Path | None = None
     writes_plan: bool = True
+    keeps_earlier: bool = False
     total: int = 0
     faults: list[SampleError] = field(default_factory=list)
     too_long: list[SampleError] = field(default_factory=list)
@@ -68,6 +70,8 @@ class SkippedSamples:
         Raises:
             SampleError: when there are too many by now.
         """
+        if any(known.where == fault.where for known in self.faults):
+            return  # met again in a later epoch
         self.faults.append(fault)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,9 +85,17 @@ class SkippedSamples:
             )
 
     def write(self) -> None:
-        if self.path is not None and len(self):
+        if self.path is None:
+            return
+        lines = [self.line(fault) for fault in [*self.faults, *self.too_long]]
+        if self.keeps_earlier and self.path.exists():
+            earlier = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines += [line for line in earlier if line not in lines]
+        if lines:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("".join(map(self.line, [*self.faults, *self.too_long])), encoding="utf-8")
+            self.path.write_text("".join(lines), encoding="utf-8")
+        else:
+            self.path.unlink(missing_ok=True)
 
     @staticmethod
     def line(fault: SampleError) -> str:

@@ -33,14 +33,14 @@ def read_records(path: str | Path) -> Iterator[tuple[str, Any]]:
                 continue
             try:
                 yield where, parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (UnicodeDecodeError, ValueError) as error:
+            except (ValueError, RecursionError) as error:
                 yield where, SampleError(where, f"not valid JSON: {error}")
 
 
 def read_array(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         records = parse_json(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise SampleError(path.name, f"not valid JSON: {error} (one object per line? then name it .jsonl)") from error
     if not isinstance(records, list):
         raise SampleError(path.name, "a .json data file holds one array of records; for one per line use .jsonl")

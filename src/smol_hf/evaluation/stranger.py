@@ -26,6 +26,7 @@ BATCH_SIZE = 50
 def main(checkpoint, questions_path, answers_path):
     processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto", trust_remote_code=True).eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     with open(questions_path, encoding="utf-8") as file:
         questions = json.load(file)
     answers = []
@@ -33,8 +34,8 @@ def main(checkpoint, questions_path, answers_path):
         conversations = [messages_of(question) for question in questions[start : start + BATCH_SIZE]]
         inputs = processor.apply_chat_template(
             conversations, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )
-        tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+        ).to(model.device)
+        tokens = model.generate(**inputs, max_new_tokens=16, do_sample=False)
         new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
         answers += [text.strip() for text in processor.batch_decode(new_tokens, skip_special_tokens=True)]
         sys.stdout.write(f"answered {len(answers)} of {len(questions)} questions\n")

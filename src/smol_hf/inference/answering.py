@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -15,11 +16,19 @@ def load_checkpoint(checkpoint: str | Path, *, trust_remote_code: bool = False, 
     """(model, processor) of a folder or Hub id, on `device` (by default the GPU where there is one), for inference.
 
     Raises:
-        OSError: when there is no such checkpoint, as transformers says it.
+        OSError: when there is no such checkpoint, or its weights are damaged.
     """
+    path = Path(checkpoint)
+    if not path.is_dir() and (len(path.parts) != 2 or path.parent.is_dir()):
+        raise FileNotFoundError(f"there is no checkpoint folder {checkpoint}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto", trust_remote_code=trust_remote_code)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            checkpoint, dtype="auto", trust_remote_code=trust_remote_code
+        )
+    except SafetensorError as error:
+        raise OSError(f"the weights of {checkpoint} are damaged or cut off ({error}): fetch them again") from error
     return model.to(device).eval(), processor
 
 

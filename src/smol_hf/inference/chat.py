@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -30,6 +31,10 @@ class Chat:
 
     def say(self, text: str) -> Iterator[str]:
         """Ask, and yield the answer piece by piece; it then belongs to the conversation."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the question is not valid UTF-8 at character {error.start}") from error
         parts = [{"type": "image", "image": image} for image in self.waiting_images]
         self.waiting_images = []
         self.messages.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
@@ -59,16 +64,18 @@ def generate_arguments(
     seed: int | None = None,
 ) -> dict:
     """The options of the command as arguments of `generate`. Raises ValueError for values that mean nothing."""
-    if temperature < 0:
+    if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature is {temperature}: 0 is greedy, 1 the model's own distribution")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}: a share above 0 and up to 1")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k is {top_k}: at least 1")
-    if repetition_penalty is not None and repetition_penalty <= 0:
+    if repetition_penalty is not None and not 0 < repetition_penalty < math.inf:
         raise ValueError(f"repetition_penalty is {repetition_penalty}: above 0; 1 is none")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}: at least 1")
+    if temperature == 0 and (top_k, top_p) != (None, None):
+        raise ValueError("top_k and top_p choose among samples: give a temperature above 0 with them")
     arguments: dict = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
     if temperature > 0:
         arguments |= {"temperature": temperature, "top_k": top_k or 0, "top_p": 1.0 if top_p is None else top_p}

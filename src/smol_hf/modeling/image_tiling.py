@@ -91,9 +91,40 @@ def resize(image, height, width):
 
 
 def flatten_to_rgb(image):
-    """RGB without alpha: what is transparent shows a white page, as a reader would see it."""
+    """RGB of bytes without alpha: what is transparent shows a white page, as a reader would see it.
+
+    Raises:
+        ValueError: see `to_eight_bits`.
+    """
+    image = to_eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         page = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(page, image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def to_eight_bits(image):
+    """16-bit and 32-bit integer and float greys → 8 bits. Pillow's own conversion clips them instead of scaling.
+
+    Raises:
+        ValueError: for values whose range is not known (floats outside [0, 1], integers above 65535).
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    return Image.fromarray(bytes_of(np.asarray(image)))
+
+
+def bytes_of(values):
+    """An array of pixels of any number type → uint8, from the range that the type implies."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255
+    values = values.astype(np.float64) if values.dtype.kind in "iu" else values.astype(np.float64) * 65535
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
+        raise ValueError(
+            "pixels have no known white: floats must be in [0, 1], integers have at most 16 bits; "
+            "save the picture with 8 or 16 bits"
+        )
+    return (values / 257).round().astype(np.uint8)  # 65535 → 255

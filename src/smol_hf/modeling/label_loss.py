@@ -5,6 +5,7 @@ are image or prompt tokens without a label; their logits (positions × vocabular
 step and contribute nothing. So logits are made only at `labelled_positions`.
 """
 
+import torch
 from torch.nn import functional as F
 
 IGNORE_INDEX = -100
@@ -41,5 +42,5 @@ def label_loss(logits, targets, num_items_in_batch=None):
         logits.float().flatten(0, 1), targets.flatten().to(logits.device), ignore_index=IGNORE_INDEX, reduction="sum"
     )
     if num_items_in_batch is None:
-        num_items_in_batch = (targets != IGNORE_INDEX).sum().clamp(min=1)
-    return total / num_items_in_batch
+        num_items_in_batch = (targets != IGNORE_INDEX).sum()
+    return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)

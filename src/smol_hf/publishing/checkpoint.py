@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -34,10 +35,20 @@ def publish_checkpoint(
     if recipe is not None:
         (incomplete / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     describe_checkpoint(incomplete, model, name=folder.name, recipe=recipe, versions=versions, **card)
+    give_usual_modes(incomplete)
     if folder.exists():
         shutil.rmtree(folder)
     incomplete.rename(folder)
     return folder
+
+
+def give_usual_modes(folder: Path) -> None:
+    """safetensors writes files that only their owner may read: a folder to be shared gets what any file would have."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
 
 
 def describe_checkpoint(folder: Path, model, *, name: str, **card) -> None:

@@ -5,12 +5,19 @@ The keys of `SmolTrainingArguments` are TRL's `SFTConfig`'s (and so transformers
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
+# With `model` these have no meaning: the checkpoint has its own.
+OF_A_NEW_MODEL = (
+    "vision_config", "text_config", "tokenizer", "image_mean", "image_std", "connector_type", "scale_factor",
+    "tokenizer_vocab_size",
+)  # fmt: skip
 CONNECTOR_TYPES = ("pixel_shuffle", "linear", "mlp")
 
 
@@ -49,14 +56,13 @@ class ModelArguments:
     image_std: list[float] | None = field(default=None, metadata={"help": "Per channel, likewise; 0.5 by default."})
 
     def __post_init__(self):
+        require_values(self)
         if self.connector_type not in CONNECTOR_TYPES:
             raise ValueError(f"connector_type is {self.connector_type!r}: choose one of {', '.join(CONNECTOR_TYPES)}")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype is {self.dtype!r}: choose float32, bfloat16 or float16")
         described = [
-            name
-            for name in ("vision_config", "text_config", "tokenizer", "image_mean", "image_std")
-            if getattr(self, name) is not None
+            name for name in OF_A_NEW_MODEL if getattr(self, name) != type(self).__dataclass_fields__[name].default
         ]
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
@@ -64,6 +70,13 @@ class ModelArguments:
                 raise ValueError(f"{name} is {values}: three numbers, one per channel, above 0 for image_std")
         if self.model is not None and described:
             raise ValueError(f"model and {' and '.join(described)} exclude each other: the checkpoint has its own")
+
+
+def require_values(arguments) -> None:
+    """Raises ValueError, naming the key, where a recipe says null and a value is needed."""
+    for entry in fields(arguments):
+        if getattr(arguments, entry.name) is None and entry.default is not None:
+            raise ValueError(f"{entry.name} is null: it needs a value, or leave the line out for {entry.default!r}")
 
 
 @dataclass
@@ -77,8 +90,12 @@ class DataArguments:
     num_pages: int = field(default=12000, metadata={"help": "Pages of `digits`."})
     page_size: int = field(default=32, metadata={"help": "Pixels of a page's side."})
     turns_per_page: int = field(default=1, metadata={"help": "Questions about each page, at most."})
-    context_length: int = field(
-        default=2048, metadata={"help": "Most tokens of a sample; longer ones are left out, counted and named."}
+    context_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of a sample; longer ones are left out, counted and named. By default the positions "
+            "of the language model, at most 2048."
+        },
     )
     sample_packing: bool = field(default=False, metadata={"help": "One row per batch, without padding."})
     on_bad_sample: str = field(
@@ -95,9 +112,11 @@ class DataArguments:
     def __post_init__(self):
         if self.on_bad_sample not in ("stop", "skip"):
             raise ValueError(f"on_bad_sample is {self.on_bad_sample!r}: choose stop or skip")
+        require_values(self)
         for name in ("num_pages", "page_size", "turns_per_page", "context_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
 
 
 @dataclass
@@ -134,6 +153,10 @@ class SmolTrainingArguments(SFTConfig):
     )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
     disable_tqdm: bool | None = field(default=True, metadata={"help": "The log shows progress; no bar is drawn."})
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Page-locked batches, where there is a GPU."}
+    )
     report_to: str | None = field(default="none", metadata={"help": "none, or integrations such as tensorboard."})
 
     def __post_init__(self):
@@ -147,10 +170,22 @@ class SmolTrainingArguments(SFTConfig):
             raise ValueError("remove_unused_columns would remove the columns that the collator reads: leave it false")
         if not (self.dataset_kwargs or {}).get("skip_prepare_dataset"):
             raise ValueError("dataset_kwargs must keep skip_prepare_dataset: true")
+        if self.learning_rate is None:
+            raise ValueError("learning_rate is null: it needs a value")
         for name in ("vision_learning_rate", "connector_learning_rate", "text_learning_rate", "learning_rate"):
             rate = getattr(self, name)
-            if rate is not None and rate < 0:
+            if rate is not None and not 0 <= rate < math.inf:
                 raise ValueError(f"{name} is {rate}: a learning rate is 0 (frozen) or positive")
+        if not any(self.part_learning_rates().values()):
+            raise ValueError("every part has learning rate 0: there is nothing to train")
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
+            raise ValueError("max_steps and num_train_epochs leave no step to train")
+        if self.seed is None or not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}: it must be from 0 to 2**32 - 1")
+        self.refuse_what_has_no_effect()
         for name in ("unfreeze_vision_at_step", "vision_warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: a step is 0 or later")
@@ -163,6 +198,15 @@ class SmolTrainingArguments(SFTConfig):
         if self.bf16 is None:  # SFTConfig would ask for it on machines that do not have it
             self.bf16 = not self.fp16 and not self.use_cpu and is_torch_bf16_gpu_available()
         super().__post_init__()
+
+    def refuse_what_has_no_effect(self) -> None:
+        """Options of TRL that act inside the loss or the model loading, which are ours. Raises ValueError."""
+        if self.loss_type not in (None, SFTConfig.loss_type):
+            raise ValueError(f"loss_type {self.loss_type!r} has no effect: the model computes its own loss")
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor has no effect: the model computes its own loss")
+        if self.model_init_kwargs:
+            raise ValueError("model_init_kwargs has no effect: use dtype and attn_implementation")
 
     def part_learning_rates(self) -> dict[str, float]:
         """Peak learning rate of each part; 0 means frozen."""

@@ -68,18 +68,18 @@ def verify(folder: Path) -> None:
     """Compare a checkpoint with its manifest. Raises CheckpointError, naming the first file that is wrong."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
+        files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder.name}: {MANIFEST} is missing, so it was never completed") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder.name}: {MANIFEST} is damaged ({error})") from error
-    for name, expected in files.items():
+    for name, (size, sha256) in files.items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{folder.name}: {name} is missing")
-        if path.stat().st_size != expected["size"]:
-            raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes, not {expected['size']}")
-        if hash_file(path) != expected["sha256"]:
+        if path.stat().st_size != size:
+            raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes, not {size}")
+        if hash_file(path) != sha256:
             raise CheckpointError(f"{folder.name}: the content of {name} changed after it was saved")
     for name in NEEDED_TO_RESUME:
         if name not in files:
@@ -117,6 +117,8 @@ def choose_checkpoint(output_dir: Path, resume: str | bool | None) -> tuple[Path
     Raises:
         CheckpointError: when nothing can be resumed although something should, or would be overwritten.
     """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise CheckpointError(f"{output_dir} is a file: output_dir must be a folder")
     if resume in (None, False, "false", "False"):
         existing = list_checkpoints(output_dir)
         if existing:
@@ -126,6 +128,8 @@ def choose_checkpoint(output_dir: Path, resume: str | bool | None) -> tuple[Path
             )
         return None, []
     if resume not in (True, "true", "True"):
+        if not Path(resume).is_dir():
+            raise CheckpointError(f"there is no checkpoint {resume} to resume from")
         verify(Path(resume))
         return Path(resume), [f"resuming from {resume}"]
     checkpoint, rejected = newest_valid_checkpoint(output_dir)

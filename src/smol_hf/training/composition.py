@@ -48,6 +48,7 @@ def build_model_and_processor(
             attn_implementation=arguments.attn_implementation,
             trust_remote_code=trust_remote_code,
         )
+        cut_pictures_anew(processor, arguments)
         return model, processor
     tokenizer = build_tokenizer(arguments, conversations, trust_remote_code)
     config = build_config(arguments, tokenizer)
@@ -62,6 +63,21 @@ def build_model_and_processor(
     model = SmolHFForConditionalGeneration(config).to(dtype)
     prepare_generation(model, processor)
     return model, processor
+
+
+def cut_pictures_anew(processor: SmolHFProcessor, arguments: ModelArguments) -> None:
+    """Give a loaded processor the recipe's `longest_edge`. Raises RecipeError where its tokenizer lacks the tiles."""
+    if arguments.longest_edge is not None:
+        processor.longest_edge = arguments.longest_edge
+    if not arguments.do_image_splitting:
+        processor.do_image_splitting = False
+    present = processor.tokenizer.get_vocab()
+    missing = [token for token in processor.control_tokens if token not in present]
+    if missing:
+        raise RecipeError(
+            f"longest_edge {processor.longest_edge} makes up to {processor.tiler.max_tiles_per_side} tiles of "
+            f"{processor.tile_size} pixels per side, but the tokenizer of {arguments.model} has no {missing[0]}"
+        )
 
 
 def build_tokenizer(arguments: ModelArguments, conversations: Iterable[Conversation], trust_remote_code: bool):

@@ -38,9 +38,11 @@ def print_parameter_table(counts: dict[str, dict[str, int]], schedule: FreezeSch
 def print_label_preview(processor, batch: dict, sample_ids: list[str]) -> None:
     """The first samples of a batch, decoded: what is trained is underlined, image tokens are counted."""
     console = Console()
-    console.print("First batch (trained text is underlined):", style="bold")
+    shown = "underlined" if console.is_terminal else "between ⟦ and ⟧"
+    console.print(f"First batch (trained text is {shown}):", style="bold")
     for sample_id, input_ids, labels in zip(sample_ids[:SHOWN_SAMPLES], *rows_of(batch)):
-        console.print(Text(f"  {sample_id}: ", style="dim") + preview(processor, input_ids, labels), soft_wrap=True)
+        text = preview(processor, input_ids, labels, marks=not console.is_terminal)
+        console.print(Text(f"  {sample_id}: ", style="dim") + text, soft_wrap=True)
     console.print()
 
 
@@ -59,8 +61,9 @@ def rows_of(batch: dict) -> tuple[list[list[int]], list[list[int]]]:
     )
 
 
-def preview(processor, input_ids: list[int], labels: list[int]) -> Text:
-    """One sample as a person reads it: `<image>` runs counted, trained text underlined, the rest as it stands."""
+def preview(processor, input_ids: list[int], labels: list[int], marks: bool = False) -> Text:
+    """One sample as a person reads it: `<image>` runs counted, trained text underlined (with `marks` also between
+    ⟦ and ⟧, for a log file), the rest as it stands."""
     text = Text()
     tokens = list(zip(input_ids[:SHOWN_TOKENS], labels))
 
@@ -74,6 +77,7 @@ def preview(processor, input_ids: list[int], labels: list[int]) -> Text:
             text.append(f"<image>×{len(ids)}", style="dim")
         else:
             decoded = processor.tokenizer.decode(ids).replace("\n", "↵")
+            decoded = f"⟦{decoded}⟧" if trained and marks else decoded
             text.append(decoded, style="bold underline" if trained else "")
     if len(input_ids) > SHOWN_TOKENS:
         text.append(f" … and {len(input_ids) - SHOWN_TOKENS} more tokens", style="dim")

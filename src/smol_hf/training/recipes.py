@@ -38,10 +38,12 @@ class StrictLoader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise RecipeError(f"the key {key!r} stands twice (line {node.start_mark.line + 1} and below)")
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if key in lines:
+                raise RecipeError(f"the key {key!r} stands twice, in lines {lines[key]} and {line}")
+            lines[key] = line
         return super().construct_mapping(node, deep)
 
 
@@ -71,7 +73,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         recipe = yaml.load(Path(path).read_text(encoding="utf-8"), StrictLoader)
     except FileNotFoundError as error:
         raise RecipeError(f"the recipe {path} does not exist") from error
-    except (yaml.YAMLError, RecipeError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, RecipeError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path}: {error}") from error
     if not isinstance(recipe, dict):
         raise RecipeError(f"{path}: a recipe is a list of `key: value` lines")

@@ -6,7 +6,8 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -29,6 +30,9 @@ from smol_hf.training.preview import print_parameter_table
 from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError
 from smol_hf.training.trainer import SmolTrainer
 
+DEFAULT_CONTEXT_LENGTH = 2048
+# Of the training arguments, those without which a resumed run would see other samples.
+REPEATED = ("seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs")
 PACKAGES = ("smol_hf", "torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "safetensors")
 
 
@@ -101,17 +105,20 @@ def train(
             console.print(message)
 
     set_seed(arguments.seed)
-    conversations = list(load_conversations(data_arguments, arguments.seed))
+    with recipe_errors("the data cannot be built"):
+        conversations = list(load_conversations(data_arguments, arguments.seed))
     usable = [conversation for conversation in conversations if isinstance(conversation, Conversation)]
-    model, processor = build_model_and_processor(
-        model_arguments, usable, trust_remote_code=arguments.trust_remote_code
-    )
-    check_context(data_arguments.context_length, model)
+    with recipe_errors("the model cannot be built"):
+        model, processor = build_model_and_processor(
+            model_arguments, usable, trust_remote_code=arguments.trust_remote_code
+        )
+    data_arguments.context_length = context_length(data_arguments.context_length, model)
     skipped = SkippedSamples(
         data_arguments.on_bad_sample,
         data_arguments.max_skipped_fraction,
         output_dir / "skipped.jsonl",
         writes_plan=main_process,
+        keeps_earlier=checkpoint is not None,
     )
     dataset = build_dataset(
         conversations,
@@ -121,13 +128,14 @@ def train(
         verify_images=data_arguments.verify_images and data_arguments.data != "digits",
     )
     run_state = {
-        "data_fingerprint": fingerprint(dataset),
+        "data_fingerprint": fingerprint(dataset, read_images=data_arguments.verify_images),
         "samples": len(dataset),
         "seed": arguments.seed,
+        "repeats": what_must_repeat(model_arguments, data_arguments, arguments),
         "versions": versions(),
     }
     if checkpoint is not None:
-        check_same_data(checkpoint, run_state["data_fingerprint"])
+        check_same_run(checkpoint, run_state)
 
     trainer = SmolTrainer(
         model=model,
@@ -147,6 +155,7 @@ def train(
     counts = count_parameters(model)
     if main_process:
         console.print(f"{len(dataset):,} samples from {data_arguments.data}; {skipped.summary()}", soft_wrap=True)
+        console.print(describe_pictures(processor), soft_wrap=True)
         print_parameter_table(counts, trainer.freeze_schedule)
         output_dir.mkdir(parents=True, exist_ok=True)
         resolved = resolve_recipe(recipe, model_arguments, data_arguments, arguments)
@@ -165,23 +174,79 @@ def train(
     return trainer
 
 
+@contextmanager
+def recipe_errors(problem: str) -> Iterator[None]:
+    """What libraries raise about values of the recipe, as one kind of error that a person reads."""
+    try:
+        yield
+    except (RecipeError, SampleError, FileNotFoundError):
+        raise
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ZeroDivisionError,
+        ImportError,
+        OSError,
+        RuntimeError,
+    ) as error:
+        raise RecipeError(f"{problem}: {type(error).__name__}: {error}") from error
+
+
+def context_length(asked: int | None, model) -> int:
+    """The recipe's, or the language model's positions, at most 2048. Raises RecipeError when there are too few."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_CONTEXT_LENGTH
+    if asked is None:
+        return min(positions, DEFAULT_CONTEXT_LENGTH)
+    if asked > positions:
+        raise RecipeError(
+            f"context_length {asked} is more than the {positions} positions of the language model "
+            "(text_config.max_position_embeddings)"
+        )
+    return asked
+
+
+def describe_pictures(processor) -> str:
+    """What becomes of a picture, so that nobody wonders why small writing is not read."""
+    tile, tokens, side = processor.tile_size, processor.image_seq_len, processor.tiler.max_tiles_per_side
+    if side < 2:
+        return f"a picture becomes one tile of {tile} × {tile} pixels, {tokens} tokens"
+    return (
+        f"a picture is brought to {processor.longest_edge} pixels on its longer side and cut into tiles of "
+        f"{tile} × {tile}, {tokens} tokens each, at most {side} × {side} and an overview"
+    )
+
+
+def what_must_repeat(
+    model_arguments: ModelArguments, data_arguments: DataArguments, arguments: SmolTrainingArguments
+) -> dict:
+    """The values that decide which samples a step sees and which tensors a checkpoint holds."""
+    values = {**vars(model_arguments), "sample_packing": data_arguments.sample_packing}
+    del values["attn_implementation"]
+    values |= {name: getattr(arguments, name) for name in REPEATED}
+    values["processes"] = PartialState().num_processes
+    values["frozen parts"] = sorted(part for part, rate in arguments.part_learning_rates().items() if rate == 0)
+    return json.loads(json.dumps(values, default=str))
+
+
 def write_run(output_dir: Path, run_state: dict) -> None:
     (output_dir / "run.json").write_text(json.dumps(run_state, indent=1) + "\n", encoding="utf-8")
 
 
-def check_context(context_length: int, model) -> None:
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and context_length > positions:
-        raise RecipeError(
-            f"context_length {context_length} is more than the {positions} positions of the language model "
-            "(text_config.max_position_embeddings)"
-        )
-
-
-def check_same_data(checkpoint: Path, data_fingerprint: str) -> None:
-    before = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))["data_fingerprint"]
-    if before != data_fingerprint:
+def check_same_run(checkpoint: Path, run_state: dict) -> None:
+    """Raises CheckpointError, naming what changed, when going on would not repeat the interrupted run."""
+    before = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
+    old, new = before["data_fingerprint"], run_state["data_fingerprint"]
+    if old != new:
         raise CheckpointError(
-            f"{checkpoint.name} was trained on other data (fingerprint {before[:12]}…, now {data_fingerprint[:12]}…): "
+            f"{checkpoint.name} was trained on other data (fingerprint {old[:12]}…, now {new[:12]}…): "
             "the order of samples would not go on where it stopped. Start anew in another output_dir"
+        )
+    old, new = before.get("repeats", {}), run_state["repeats"]
+    changed = [f"{name} {old[name]!r} → {new[name]!r}" for name in old if name in new and old[name] != new[name]]
+    if changed:
+        raise CheckpointError(
+            f"{checkpoint.name} was made by another recipe: {'; '.join(changed)}. Going on would not continue that "
+            "run: take the old values, or start anew in another output_dir (--model goes on from its weights)"
         )

@@ -56,7 +56,7 @@ class SmolTrainer(SFTTrainer):
         super().__init__(args=args, **kwargs)
         self.add_callback(FreezeCallback(self.freeze_schedule))
         self.run_state = run_state or {}
-        self.skipped = skipped or SkippedSamples()
+        self.skipped = SkippedSamples() if skipped is None else skipped
         self.books = Books(self.accelerator)
         self.previewed = False
         self.saving_to: Path | None = None
@@ -151,6 +151,12 @@ class SmolTrainer(SFTTrainer):
             super().create_scheduler(num_training_steps, optimizer)
             schedule_parts(self.lr_scheduler, self.freeze_schedule)
         return self.lr_scheduler
+
+    def _issue_warnings_after_load(self, load_result):
+        # A tied head is not in the file: nothing is missing.
+        tied = set(getattr(self.model, "all_tied_weights_keys", None) or {})
+        if set(load_result.missing_keys) - tied or load_result.unexpected_keys:
+            super()._issue_warnings_after_load(load_result)
 
     # The log -------------------------------------------------------------------------------------------------
 

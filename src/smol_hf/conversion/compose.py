@@ -1,0 +1,201 @@
+"""`smol-hf compose`: an image encoder and a language model, from two checkpoints, become one vision-language model.
+
+The weights of both stay what they are; the connector between them is new, and what the training begins with.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from smol_hf.conversion.convert import parameters_per_part, written_whole
+from smol_hf.conversion.location import locate
+from smol_hf.conversion.meta_check import model_of
+from smol_hf.conversion.parts import extend_embeddings, read_text, read_tokenizer, read_vision
+from smol_hf.conversion.processors import image_numbers
+from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.connector import SmolHFConnector
+from smol_hf.modeling.image_tiling import ImageTiler
+from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
+from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+from smol_hf.training.composition import prepare_generation
+
+LARGEST_SCALE_FACTOR = 4  # SmolVLM2-256M's and -500M's
+
+
+def compose(
+    vision: str,
+    text: str,
+    output: str | Path,
+    *,
+    connector: str = "pixel_shuffle",
+    scale_factor: int | None = None,
+    longest_edge: int | None = None,
+    vision_feature_layer: int | None = None,
+    keep_text_class: bool = False,
+    extend_context: int | None = None,
+    rope_theta: float | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> dict:
+    """Compose a model and its processor from `vision` and `text` (folders or Hub ids) into the folder `output`.
+
+    Args:
+        scale_factor: of pixel_shuffle; by default the largest up to 4 that divides the patches of a side.
+        longest_edge: pixels to which the longer side of a picture is brought before it is cut into tiles; by default
+            four tiles with pixel_shuffle (SmolVLM), one tile without cutting with the other connectors (LLaVA).
+        vision_feature_layer: by default the last; of CLIP the last but one, as LLaVA reads it.
+        keep_text_class: keep transformers' own class for a language model that our decoder could compute.
+        extend_context: new `max_position_embeddings`; `rope_theta`: new base of the rotary positions, which lets
+            training reach it (SmolVLM2: 16384 and 273000).
+
+    Returns:
+        `output`, `shapes` (what becomes of one tile), `parameters` (per part and `total`), `new_tokens`, `seconds`.
+
+    Raises:
+        ConversionError: for parts that do not fit, with the numbers that would work. Nothing is written then.
+        FileExistsError: when `output` holds something already.
+    """
+    started = time.monotonic()
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} exists and is not empty: choose another place for the result")
+    fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
+    vision_folder, text_folder = locate(vision, **fetch), locate(text, **fetch)
+    vision_config, vision_tensors = read_vision(vision_folder)
+    language_model = read_text(text_folder, keep_class=keep_text_class)
+    extend_positions(language_model.config, extend_context, rope_theta)
+
+    config = composed_config(
+        vision_folder, vision_config, language_model.config, connector, scale_factor, vision_feature_layer
+    )
+    tile = config.image_side
+    longest_edge = longest_edge or (4 * tile if connector == "pixel_shuffle" else tile)
+    tiler = ImageTiler(tile, longest_edge, longest_edge > tile)
+    tokenizer = read_tokenizer(text_folder, tiler.max_tiles_per_side)
+    processor = SmolHFProcessor(
+        tokenizer,
+        tile_size=tile,
+        image_seq_len=config.image_seq_len,
+        longest_edge=longest_edge,
+        do_image_splitting=longest_edge > tile,
+    )
+    before = tokenizer_size(tokenizer)
+    vocabulary = max(len(tokenizer), language_model.get_input_embeddings().weight.shape[0])
+    extend_embeddings(language_model, before, vocabulary)
+    for each in (config.text_config, config):
+        each.pad_token_id, each.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
+        each.eos_token_id = tokenizer.eos_token_id
+    config.text_config.vocab_size = vocabulary
+    config.image_token_id = processor.image_token_id
+    model = put_together(config, vision_tensors, language_model, seed)
+    prepare_generation(model, processor)
+    with written_whole(output) as incomplete:
+        model.save_pretrained(incomplete)
+        processor.save_pretrained(incomplete)
+    return {
+        "output": str(output),
+        "shapes": shapes_of(config),
+        "parameters": parameters_per_part(model),
+        "new_tokens": len(tokenizer) - before,
+        "vocabulary": vocabulary,
+        "tile_size": tile,
+        "longest_edge": longest_edge,
+        "image_tokens_per_tile": config.image_seq_len,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def tokenizer_size(tokenizer) -> int:
+    """Tokens before the new ones were added: those are at the end, and consecutive."""
+    return getattr(tokenizer, "smol_hf_size_before", len(tokenizer))
+
+
+def composed_config(
+    vision_folder: Path,
+    vision_config: dict,
+    text_config,
+    connector: str,
+    scale_factor: int | None,
+    vision_feature_layer: int | None,
+) -> SmolHFConfig:
+    mean, std = image_numbers(vision_folder)
+    if vision_feature_layer is None:
+        vision_feature_layer = -2 if vision_config["model_type"] == "clip_vision_model" else -1
+    settings = {
+        "text_config": text_config,
+        "vision_config": vision_config,
+        "vision_feature_layer": vision_feature_layer,
+        "image_mean": mean,
+        "image_std": std,
+        "image_token_id": 0,
+    }
+    try:
+        side = SmolHFConfig(**settings, connector_type="linear").patches_per_side
+        fitting = [factor for factor in range(1, LARGEST_SCALE_FACTOR + 1) if side % factor == 0]
+        return SmolHFConfig(**settings, connector_type=connector, scale_factor=scale_factor or fitting[-1])
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+
+
+def extend_positions(config, extend_context: int | None, rope_theta: float | None) -> None:
+    """Raises ConversionError for a language model whose positions are learned: there are no more of them."""
+    if extend_context is None and rope_theta is None:
+        return
+    rotary = getattr(config, "rope_parameters", None)
+    if not rotary or getattr(config, "position_embedding_type", "rotary") == "learned":
+        raise ConversionError(
+            f"{config.model_type} learned its positions: its context cannot be extended by rope_theta"
+        )
+    if extend_context is not None:
+        if extend_context < config.max_position_embeddings:
+            raise ConversionError(
+                f"--extend-context {extend_context}: it has {config.max_position_embeddings} already"
+            )
+        config.max_position_embeddings = extend_context
+    if rope_theta is not None:
+        config.rope_parameters = {**rotary, "rope_theta": rope_theta}
+
+
+def put_together(
+    config: SmolHFConfig, vision_tensors: dict, language_model: PreTrainedModel, seed: int
+) -> SmolHFForConditionalGeneration:
+    """The model of the three parts; the connector's weights are drawn with `seed`, all in the text's dtype."""
+    dtype = next(language_model.parameters()).dtype
+    torch.manual_seed(seed)
+    with torch.device("meta"):
+        draft = SmolHFForConditionalGeneration._from_config(config)
+    connector = SmolHFConnector(config)
+    connector.apply(draft._init_weights)
+    tied = getattr(draft, "all_tied_weights_keys", None) or {}
+    tensors = {f"vision_model.{name}": tensor for name, tensor in vision_tensors.items()}
+    tensors |= {f"connector.{name}": tensor for name, tensor in connector.state_dict().items()}
+    tensors |= {f"language_model.{name}": tensor for name, tensor in language_model.state_dict().items()}
+    kept = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+        if name not in tied
+    }
+    return model_of(SmolHFForConditionalGeneration, config, kept)
+
+
+def shapes_of(config: SmolHFConfig) -> list[str]:
+    """What becomes of one tile on its way, step by step."""
+    side, patches = config.image_side, config.patches_per_side
+    text_hidden = config.text_config.hidden_size
+    return [
+        f"tile (3, {side}, {side})",
+        f"{config.vision_config.model_type} → ({patches * patches}, {config.vision_config.hidden_size})",
+        f"{config.connector_type} → ({config.image_seq_len}, {text_hidden})",
+        f"{config.text_config.model_type} → logits ({config.text_config.vocab_size})",
+    ]
+
+
+__all__ = ["SmolHFTextConfig", "compose"]

@@ -1,0 +1,129 @@
+"""The image encoder and the language model of a composition, out of the checkpoints that hold them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from smol_hf.conversion.checkpoint_files import read_json, read_weights
+from smol_hf.conversion.formats import FORMATS, OURS, UNCHANGED
+from smol_hf.conversion.meta_check import model_of
+from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.modeling.chat_format import END_OF_UTTERANCE_TOKEN, image_tokens
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+from smol_hf.modeling.sub_configs import build_sub_config
+from smol_hf.modeling.vision import build_vision_model
+
+VISION_TYPES = ("siglip_vision_model", "siglip2_vision_model", "clip_vision_model", "dinov2")
+WHOLE_MODELS = {"siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model", "clip": "clip_vision_model"}
+OWN_DECODER = ("llama", "smollm3", "gpt2")  # what our decoder computes exactly
+
+
+def read_vision(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """(configuration as a dictionary, tensors by the names in our `vision_model`) of an encoder, or of a model of
+    images and texts that holds one (CLIP, SigLIP).
+
+    Raises:
+        ConversionError: for another kind of model, or when tensors of the encoder are missing.
+    """
+    config = read_json(folder / "config.json")
+    model_type = config.get("model_type")
+    if model_type in WHOLE_MODELS:
+        config = {**(config.get("vision_config") or {}), "model_type": WHOLE_MODELS[model_type]}
+    elif model_type not in VISION_TYPES:
+        raise ConversionError(
+            f"{folder}: model_type {model_type!r} is no known image encoder; known are "
+            + ", ".join(sorted((*VISION_TYPES, *WHOLE_MODELS)))
+        )
+    model_type = config["model_type"]
+    known = CONFIG_MAPPING[model_type]().to_dict().keys() | {"vision_use_head"}
+    config = {name: value for name, value in config.items() if name in known or name == "model_type"}
+    if model_type.startswith("siglip"):
+        config["vision_use_head"] = False  # patches are read, not the pooled vector
+    tensors = read_weights(folder)
+    if any(name.startswith("vision_model.") for name in tensors):
+        tensors = {
+            name.removeprefix("vision_model."): x for name, x in tensors.items() if name.startswith("vision_model.")
+        }
+    with torch.device("meta"):
+        needed = build_vision_model(build_sub_config(config, {"model_type": model_type})).state_dict()
+    missing = sorted(needed.keys() - tensors.keys())
+    if missing:
+        raise ConversionError(f"{folder}: {len(missing)} tensors of the encoder are missing, first {missing[0]}")
+    wrong = [name for name in needed if needed[name].shape != tensors[name].shape]
+    if wrong:
+        shapes = f"{tuple(tensors[wrong[0]].shape)} instead of {tuple(needed[wrong[0]].shape)}"
+        raise ConversionError(f"{folder}: {wrong[0]} is {shapes}")
+    return config, {name: tensors[name] for name in needed}
+
+
+def read_text(folder: Path, *, keep_class: bool = False) -> PreTrainedModel:
+    """The language model of `folder`: as our decoder where that computes it exactly, else as transformers' class.
+
+    Args:
+        keep_class: transformers' class in any case.
+    """
+    config = read_json(folder / "config.json")
+    model_type = config.get("model_type")
+    if model_type == SmolHFTextConfig.model_type:
+        config = SmolHFTextConfig.from_dict(config)
+        return model_of(SmolHFForCausalLM, config, UNCHANGED.to_ours(read_weights(folder)))
+    if model_type in OURS:
+        raise ConversionError(
+            f"{folder}: is a vision-language model already; take the language model that it was made of"
+        )
+    if model_type in OWN_DECODER and not keep_class:
+        found = FORMATS[model_type]
+        config = found.read_config(config)
+        return model_of(SmolHFForCausalLM, config, found.to_ours(read_weights(folder), config))
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    except (ValueError, OSError, KeyError) as error:
+        raise ConversionError(f"{folder}: not a causal language model of transformers: {error}") from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ConversionError(f"{folder}: {len(missing)} tensors are missing, first {missing[0]}")
+    return model
+
+
+def read_tokenizer(folder: Path, max_tiles_per_side: int) -> PreTrainedTokenizerBase:
+    """The tokenizer, with the tokens that pictures and the template need added at its end."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (ValueError, OSError, KeyError) as error:
+        raise ConversionError(f"{folder}: no tokenizer that transformers loads: {error}") from error
+    if not tokenizer.is_fast:
+        raise ConversionError(f"{folder}: only a slow tokenizer; a tokenizer.json is needed")
+    present = tokenizer.get_vocab()
+    wanted = ["<|im_start|>", *image_tokens(max_tiles_per_side)]
+    missing = [token for token in wanted if token not in present]
+    tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_additional_special_tokens=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or END_OF_UTTERANCE_TOKEN
+    if tokenizer.pad_token == END_OF_UTTERANCE_TOKEN or tokenizer.pad_token_id == present.get("<|im_start|>"):
+        raise ConversionError(f"{folder}: the padding token {tokenizer.pad_token} also ends or begins a text")
+    tokenizer.eos_token = END_OF_UTTERANCE_TOKEN
+    tokenizer.bos_token = "<|im_start|>"
+    return tokenizer
+
+
+@torch.no_grad()
+def extend_embeddings(model: PreTrainedModel, rows_in_use: int, vocabulary: int) -> None:
+    """Make room for `vocabulary` tokens. The rows from `rows_in_use` on, new or never trained, become the mean of
+    those before: a new token then begins as likely as an average one (Hewitt, "Initializing new word embeddings",
+    2021). A tied head stays tied.
+    """
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    if vocabulary > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    tables = [model.get_input_embeddings().weight]
+    if not tied:
+        tables.append(model.get_output_embeddings().weight)
+    for table in tables:
+        table[rows_in_use:vocabulary] = table[:rows_in_use].float().mean(dim=0).to(table.dtype)
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    if bias is not None:
+        bias[rows_in_use:vocabulary] = bias[:rows_in_use].float().mean().to(bias.dtype)
