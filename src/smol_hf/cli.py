@@ -19,6 +19,18 @@ CONVERSION_COMMANDS = {
         cli_conversion.add_convert,
         cli_conversion.run_convert,
     ),
+    "compose": (
+        "put an image encoder and a language model together, with a new connector between them",
+        "smol-hf compose my-vlm --vision google/siglip-base-patch16-512 --text HuggingFaceTB/SmolLM2-135M-Instruct",
+        cli_conversion.add_compose,
+        cli_conversion.run_compose,
+    ),
+    "check": (
+        "load a checkpoint as a stranger would, and compare what it computes",
+        "smol-hf check runs/demo/checkpoint",
+        cli_conversion.add_check,
+        cli_conversion.run_check,
+    ),
 }
 
 

@@ -22,6 +22,60 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 
 
+def add_compose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", help="folder to write; must not hold anything yet")
+    parser.add_argument("--vision", required=True, help="folder or Hub id of SigLIP, SigLIP2, CLIP or DINOv2")
+    parser.add_argument("--text", required=True, help="folder or Hub id of a causal language model")
+    parser.add_argument("--connector", default="pixel_shuffle", help="pixel_shuffle (default), linear or mlp")
+    parser.add_argument("--scale-factor", type=int, help="of pixel_shuffle: side of the square that becomes a token")
+    parser.add_argument("--longest-edge", type=int, help="pixels to which a picture's longer side is brought")
+    parser.add_argument("--vision-feature-layer", type=int, help="layer of the encoder (default -1; CLIP -2)")
+    parser.add_argument("--keep-text-class", action="store_true", help="keep transformers' own class")
+    parser.add_argument("--extend-context", type=int, help="new number of positions, for example 16384")
+    parser.add_argument("--rope-theta", type=float, help="new base of the rotary positions, for example 273000")
+    parser.add_argument("--seed", type=int, default=0, help="of the new connector's weights (default 0)")
+    add_hub_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+
+
+def run_compose(arguments: argparse.Namespace) -> None:
+    from smol_hf.conversion.compose import compose
+
+    given = {name: value for name, value in vars(arguments).items() if name not in ("command", "json")}
+    finish(compose(**given), arguments.json, print_composition)
+
+
+def print_composition(console: Console, facts: dict) -> None:
+    for shape in facts["shapes"]:
+        console.print(f"  {shape}")
+    print_parameters(console, facts["parameters"])
+    tokens = f"{facts['image_tokens_per_tile']} tokens each"
+    console.print(f"{facts['new_tokens']} new tokens, {facts['vocabulary']} rows of embeddings")
+    console.print(f"pictures of up to {facts['longest_edge']} pixels in tiles of {facts['tile_size']}, {tokens}")
+    console.print(f"written to {facts['output']} in {facts['seconds']} s", soft_wrap=True)
+
+
+def add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="folder of a checkpoint, ours or native")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+
+
+def run_check(arguments: argparse.Namespace) -> None:
+    from smol_hf.conversion.check import check
+
+    facts = check(arguments.checkpoint)
+    finish(facts, arguments.json, print_check)
+    if not facts["good"]:
+        raise ValueError(f"{arguments.checkpoint} has faults: see the lines marked ✗")
+
+
+def print_check(console: Console, facts: dict) -> None:
+    table = Table(title=facts["checkpoint"], title_justify="left", show_header=False)
+    for finding in facts["findings"]:
+        table.add_row({True: "✓", False: "✗", None: ""}[finding["good"]], finding["name"], finding["value"])
+    console.print(table)
+
+
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--token", help="token for gated or private repositories")

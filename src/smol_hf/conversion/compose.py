@@ -18,7 +18,6 @@ from smol_hf.conversion.parts import extend_embeddings, read_text, read_tokenize
 from smol_hf.conversion.processors import image_numbers
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.connector import SmolHFConnector
 from smol_hf.modeling.image_tiling import ImageTiler
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
@@ -79,7 +78,7 @@ def compose(
     tile = config.image_side
     longest_edge = longest_edge or (4 * tile if connector == "pixel_shuffle" else tile)
     tiler = ImageTiler(tile, longest_edge, longest_edge > tile)
-    tokenizer = read_tokenizer(text_folder, tiler.max_tiles_per_side)
+    tokenizer, rows_in_use = read_tokenizer(text_folder, tiler.max_tiles_per_side)
     processor = SmolHFProcessor(
         tokenizer,
         tile_size=tile,
@@ -87,9 +86,8 @@ def compose(
         longest_edge=longest_edge,
         do_image_splitting=longest_edge > tile,
     )
-    before = tokenizer_size(tokenizer)
     vocabulary = max(len(tokenizer), language_model.get_input_embeddings().weight.shape[0])
-    extend_embeddings(language_model, before, vocabulary)
+    extend_embeddings(language_model, rows_in_use, vocabulary)
     for each in (config.text_config, config):
         each.pad_token_id, each.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
         each.eos_token_id = tokenizer.eos_token_id
@@ -104,18 +102,13 @@ def compose(
         "output": str(output),
         "shapes": shapes_of(config),
         "parameters": parameters_per_part(model),
-        "new_tokens": len(tokenizer) - before,
+        "new_tokens": len(tokenizer) - rows_in_use,
         "vocabulary": vocabulary,
         "tile_size": tile,
         "longest_edge": longest_edge,
         "image_tokens_per_tile": config.image_seq_len,
         "seconds": round(time.monotonic() - started, 2),
     }
-
-
-def tokenizer_size(tokenizer) -> int:
-    """Tokens before the new ones were added: those are at the end, and consecutive."""
-    return getattr(tokenizer, "smol_hf_size_before", len(tokenizer))
 
 
 def composed_config(
@@ -150,9 +143,10 @@ def extend_positions(config, extend_context: int | None, rope_theta: float | Non
     if extend_context is None and rope_theta is None:
         return
     rotary = getattr(config, "rope_parameters", None)
-    if not rotary or getattr(config, "position_embedding_type", "rotary") == "learned":
+    learned = getattr(config, "position_embedding_type", "rotary") == "learned"
+    if learned or not rotary or any(isinstance(value, dict) for value in rotary.values()):
         raise ConversionError(
-            f"{config.model_type} learned its positions: its context cannot be extended by rope_theta"
+            f"{config.model_type} has no one rotary base: --extend-context and --rope-theta do not apply"
         )
     if extend_context is not None:
         if extend_context < config.max_position_embeddings:
@@ -196,6 +190,3 @@ def shapes_of(config: SmolHFConfig) -> list[str]:
         f"{config.connector_type} → ({config.image_seq_len}, {text_hidden})",
         f"{config.text_config.model_type} → logits ({config.text_config.vocab_size})",
     ]
-
-
-__all__ = ["SmolHFTextConfig", "compose"]

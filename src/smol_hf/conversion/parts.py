@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from smol_hf.conversion.checkpoint_files import read_json, read_weights
+from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
 from smol_hf.conversion.formats import FORMATS, OURS, UNCHANGED
 from smol_hf.conversion.meta_check import model_of
 from smol_hf.conversion.tensor_names import ConversionError
-from smol_hf.modeling.chat_format import END_OF_UTTERANCE_TOKEN, image_tokens
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.sub_configs import build_sub_config
-from smol_hf.modeling.vision import build_vision_model
+from smol_hf.training.composition import extend_tokenizer
 
 VISION_TYPES = ("siglip_vision_model", "siglip2_vision_model", "clip_vision_model", "dinov2")
 WHOLE_MODELS = {"siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model", "clip": "clip_vision_model"}
@@ -43,21 +51,24 @@ def read_vision(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     config = {name: value for name, value in config.items() if name in known or name == "model_type"}
     if model_type.startswith("siglip"):
         config["vision_use_head"] = False  # patches are read, not the pooled vector
-    tensors = read_weights(folder)
-    if any(name.startswith("vision_model.") for name in tensors):
-        tensors = {
-            name.removeprefix("vision_model."): x for name, x in tensors.items() if name.startswith("vision_model.")
-        }
+    weight_files(folder)
+    sub_config = build_sub_config(config, {"model_type": model_type})
     with torch.device("meta"):
-        needed = build_vision_model(build_sub_config(config, {"model_type": model_type})).state_dict()
-    missing = sorted(needed.keys() - tensors.keys())
+        model_class = type(AutoModel.from_config(sub_config))
+    try:
+        model, loading = model_class.from_pretrained(
+            folder, config=sub_config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (SafetensorError, OSError, pickle.UnpicklingError) as error:
+        raise ConversionError(f"{folder}: the weights are damaged or refused ({error})") from error
+    missing = sorted(loading["missing_keys"])
     if missing:
         raise ConversionError(f"{folder}: {len(missing)} tensors of the encoder are missing, first {missing[0]}")
-    wrong = [name for name in needed if needed[name].shape != tensors[name].shape]
+    wrong = sorted(loading["mismatched_keys"])
     if wrong:
-        shapes = f"{tuple(tensors[wrong[0]].shape)} instead of {tuple(needed[wrong[0]].shape)}"
-        raise ConversionError(f"{folder}: {wrong[0]} is {shapes}")
-    return config, {name: tensors[name] for name in needed}
+        name, found, needed = wrong[0]
+        raise ConversionError(f"{folder}: {name} is {tuple(found)} instead of {tuple(needed)}")
+    return config, dict(getattr(model, "vision_model", model).state_dict())
 
 
 def read_text(folder: Path, *, keep_class: bool = False) -> PreTrainedModel:
@@ -89,25 +100,19 @@ def read_text(folder: Path, *, keep_class: bool = False) -> PreTrainedModel:
     return model
 
 
-def read_tokenizer(folder: Path, max_tiles_per_side: int) -> PreTrainedTokenizerBase:
-    """The tokenizer, with the tokens that pictures and the template need added at its end."""
+def read_tokenizer(folder: Path, max_tiles_per_side: int) -> tuple[PreTrainedTokenizerBase, int]:
+    """The tokenizer, with the tokens that pictures and the template need added at its end; and its size before.
+
+    Raises:
+        ConversionError: when transformers does not load it, or it is a slow one.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (ValueError, OSError, KeyError) as error:
         raise ConversionError(f"{folder}: no tokenizer that transformers loads: {error}") from error
     if not tokenizer.is_fast:
         raise ConversionError(f"{folder}: only a slow tokenizer; a tokenizer.json is needed")
-    present = tokenizer.get_vocab()
-    wanted = ["<|im_start|>", *image_tokens(max_tiles_per_side)]
-    missing = [token for token in wanted if token not in present]
-    tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_additional_special_tokens=False)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or END_OF_UTTERANCE_TOKEN
-    if tokenizer.pad_token == END_OF_UTTERANCE_TOKEN or tokenizer.pad_token_id == present.get("<|im_start|>"):
-        raise ConversionError(f"{folder}: the padding token {tokenizer.pad_token} also ends or begins a text")
-    tokenizer.eos_token = END_OF_UTTERANCE_TOKEN
-    tokenizer.bos_token = "<|im_start|>"
-    return tokenizer
+    return tokenizer, extend_tokenizer(tokenizer, max_tiles_per_side)
 
 
 @torch.no_grad()

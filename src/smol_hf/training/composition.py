@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from transformers import (
     CONFIG_MAPPING,
+    AddedToken,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
@@ -92,15 +93,23 @@ def build_tokenizer(arguments: ModelArguments, conversations: Iterable[Conversat
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer, trust_remote_code=trust_remote_code)
     side = (arguments.vision_config or DEFAULT_VISION_CONFIG).get("image_size", DEFAULT_VISION_CONFIG["image_size"])
     grid = ImageTiler(side, arguments.longest_edge or side, arguments.do_image_splitting).max_tiles_per_side
-    present = tokenizer.get_vocab()
-    missing = [token for token in [*image_tokens(grid), "<|im_start|>"] if token not in present]
-    if missing:
-        tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_additional_special_tokens=False)
+    extend_tokenizer(tokenizer, grid)
+    return tokenizer
+
+
+def extend_tokenizer(tokenizer, max_tiles_per_side: int) -> int:
+    """Add at its end the tokens that pictures and the template need; answers end with the template's token from now
+    on. Returns the number of tokens before."""
+    present, size = tokenizer.get_vocab(), len(tokenizer)
+    missing = [token for token in ["<|im_start|>", *image_tokens(max_tiles_per_side)] if token not in present]
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing], special_tokens=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = (
+            "<|im_end|>" if "<|im_end|>" in present else tokenizer.eos_token or END_OF_UTTERANCE_TOKEN
+        )
     tokenizer.eos_token = END_OF_UTTERANCE_TOKEN
     tokenizer.bos_token = "<|im_start|>"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = "<|im_end|>" if "<|im_end|>" in present else END_OF_UTTERANCE_TOKEN
-    return tokenizer
+    return size
 
 
 def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:

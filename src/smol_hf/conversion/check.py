@@ -1,0 +1,156 @@
+"""`smol-hf check`: is this folder what a stranger needs, and does it compute for them what it computes here?"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, GenerationConfig
+
+from smol_hf.conversion import check_stranger
+from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
+from smol_hf.conversion.convert import convert
+from smol_hf.conversion.formats import OURS
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
+from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+
+TOLERANCE = 1e-5
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: `good` is False for a fault, None for a fact without judgement."""
+
+    name: str
+    value: str
+    good: bool | None = None
+
+
+def check(checkpoint: str | Path) -> dict:
+    """Look at a checkpoint folder: ours, or a native one that `smol-hf convert` reads.
+
+    Returns:
+        `findings` (see `Finding`) and `good`: no fault among them.
+
+    Raises:
+        ConversionError: when there is nothing to look at, or a file is damaged.
+    """
+    folder = Path(checkpoint)
+    config = read_json(folder / "config.json")
+    tensors = read_weights(folder)
+    findings = [*check_files(folder), *check_weights(tensors), *check_tokens(folder, config, tensors)]
+    findings += check_parity(folder, config)
+    return {
+        "checkpoint": str(folder),
+        "findings": [asdict(finding) for finding in findings],
+        "good": all(finding.good is not False for finding in findings),
+    }
+
+
+def check_files(folder: Path) -> list[Finding]:
+    size = sum(path.stat().st_size for path in weight_files(folder))
+    findings = [Finding("weights", f"{len(weight_files(folder))} file(s), {size / 1e6:.1f} MB")]
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    findings.append(Finding("pickled files", ", ".join(pickled) or "none", not pickled))
+    here = Path(inspect.getfile(SmolHFConfig)).parent
+    for path in sorted(folder.glob("*.py")):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        own = here / path.name
+        same = own.is_file() and hashlib.sha256(own.read_bytes()).hexdigest() == digest
+        findings.append(
+            Finding(path.name, f"{digest[:16]} {'as installed here' if same else 'not as installed here'}")
+        )
+    return findings
+
+
+def check_weights(tensors: dict) -> list[Finding]:
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
+    return [
+        Finding("tensors", f"{len(tensors)}, {', '.join(dtypes)}"),
+        Finding("finite", f"{len(broken)} are not, first {broken[0]}" if broken else "all", not broken),
+    ]
+
+
+def check_tokens(folder: Path, config: dict, tensors: dict) -> list[Finding]:
+    """The ids of special tokens, as tokenizer, configuration, generation and embeddings know them."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return [Finding("tokenizer", "none in the folder")]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = config.get("text_config", config)
+    rows = next(
+        tensor.shape[0] for name, tensor in tensors.items() if name.endswith(("embed_tokens.weight", "wte.weight"))
+    )
+    findings = [Finding("vocabulary", f"{len(tokenizer)} tokens, {rows} rows of embeddings", len(tokenizer) <= rows)]
+    generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        own = getattr(tokenizer, name)
+        others = {"config": text.get(name, config.get(name))}
+        if generation is not None:
+            others["generation"] = getattr(generation, name)
+        differing = {where: ids for where, ids in others.items() if ids is not None and own not in as_list(ids)}
+        value = f"{own}" + "".join(f", but {ids} in the {where} config" for where, ids in differing.items())
+        findings.append(Finding(name, value, not differing))
+    ends = generation is not None and generation.eos_token_id is not None
+    findings.append(Finding("generation config", "ends answers" if ends else "missing, or without eos_token_id", ends))
+    if "image_token_id" in config:
+        token, number = tokenizer.convert_ids_to_tokens(config["image_token_id"]), config["image_token_id"]
+        findings.append(Finding("image_token_id", f"{number} {token}", token is not None))
+    return findings
+
+
+def as_list(ids) -> list:
+    return ids if isinstance(ids, list) else [ids]
+
+
+def check_parity(folder: Path, config: dict) -> list[Finding]:
+    """A fresh process without this package, beside this package (for a native folder: beside its conversion)."""
+    with tempfile.TemporaryDirectory() as place:
+        ours = folder
+        if config.get("model_type") not in OURS:
+            ours = Path(place, "ours")
+            convert(str(folder), ours)
+        own_config = read_json(ours / "config.json")
+        is_vlm = own_config["model_type"] == SmolHFConfig.model_type
+        own_class = SmolHFForConditionalGeneration if is_vlm else SmolHFForCausalLM
+        model = own_class.from_pretrained(ours, dtype=torch.float32).eval()
+        inputs = example_inputs(model.config)
+        save_file(inputs, Path(place, "inputs"))
+        command = [sys.executable, check_stranger.__file__, str(folder), f"{place}/inputs", f"{place}/results"]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": f"{place}/hub"}
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if finished.returncode:
+            reason = finished.stderr.strip().splitlines()[-1:] or ["no reason given"]
+            return [Finding("loads without smol_hf", reason[0], False)]
+        theirs, own = load_file(Path(place, "results")), check_stranger.compute(model, inputs)
+    difference = (theirs["logits"] - own["logits"]).abs().max().item()
+    same_tokens = torch.equal(theirs["tokens"], own["tokens"])
+    return [
+        Finding("loads without smol_hf", "yes", True),
+        Finding("logits", f"differ by {difference:.2g} at most", difference <= TOLERANCE),
+        Finding("greedy tokens", f"{own['tokens'].shape[1]} equal" if same_tokens else "differ", same_tokens),
+    ]
+
+
+def example_inputs(config: SmolHFConfig | SmolHFTextConfig) -> dict[str, torch.Tensor]:
+    """Twelve tokens, and before them one tile of noise where the model sees; always the same."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = config.get_text_config().vocab_size
+    text = torch.randint(vocabulary, (1, 12), generator=generator)
+    if not isinstance(config, SmolHFConfig):
+        return {"input_ids": text}
+    text[text == config.image_token_id] = (config.image_token_id + 1) % vocabulary
+    image = torch.full((1, config.image_seq_len), config.image_token_id)
+    pixels = torch.randn((1, 1, 3, config.image_side, config.image_side), generator=generator)
+    return {"input_ids": torch.cat([image, text], dim=1), "pixel_values": pixels}

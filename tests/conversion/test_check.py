@@ -1,0 +1,100 @@
+"""`smol-hf check`: a good checkpoint passes, ours and native ones, and each fault is found by its name."""
+
+import json
+
+import pytest
+import torch
+from conversion.native_models import saved, smolvlm
+from helpers import build_model, build_processor
+from modeling.builders import randomise
+from safetensors.torch import load_file, save_file
+
+from smol_hf.cli import main
+from smol_hf.conversion.check import check
+from smol_hf.conversion.convert import convert
+from smol_hf.publishing.checkpoint import publish_checkpoint
+from smol_hf.training.composition import prepare_generation
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    processor = build_processor()
+    model = randomise(build_model(processor))
+    prepare_generation(model, processor)
+    return publish_checkpoint(tmp_path_factory.mktemp("check") / "checkpoint", model, processor)
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path):
+    import shutil
+
+    return shutil.copytree(checkpoint, tmp_path / "copy")
+
+
+def findings(folder):
+    facts = check(folder)
+    return facts["good"], {finding["name"]: finding for finding in facts["findings"]}
+
+
+def test_a_published_checkpoint_is_good(checkpoint):
+    good, found = findings(checkpoint)
+    assert good, found
+    assert found["logits"]["value"] == "differ by 0 at most"
+    assert found["greedy tokens"]["good"] and found["loads without smol_hf"]["good"]
+    assert "as installed here" in found["modeling_smol_hf.py"]["value"]
+    assert found["image_token_id"]["value"].endswith("<image>")
+
+
+def test_a_native_export_is_compared_with_transformers_own_class(checkpoint, tmp_path):
+    convert(str(checkpoint), tmp_path / "native")
+    good, found = findings(tmp_path / "native")
+    assert good, found
+    assert found["logits"]["good"] and "modeling_smol_hf.py" not in found
+    saved(smolvlm, tmp_path / "bare")
+    good, found = findings(tmp_path / "bare")
+    assert found["tokenizer"]["value"] == "none in the folder" and found["logits"]["good"]
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def break_code(folder):
+    path = folder / "rotary.py"
+    path.write_text(path.read_text().replace("cos()", "sin()"))
+    assert "sin()" in path.read_text()
+
+
+def break_weights(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["connector.proj.weight"][0, 0] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "value"),
+    [
+        (lambda x: change_json(x / "generation_config.json", eos_token_id=77), "eos_token_id", "77 in the generation"),
+        (lambda x: change_json(x / "generation_config.json", eos_token_id=None), "generation config", "without eos"),
+        (lambda x: (x / "generation_config.json").unlink(), "generation config", "missing"),
+        (lambda x: torch.save({}, x / "extra.bin"), "pickled files", "extra.bin"),
+        (lambda x: (x / "attention.py").unlink(), "loads without smol_hf", "attention"),
+        (break_weights, "finite", "connector.proj.weight"),
+        (break_code, "logits", "differ by"),
+    ],
+)
+def test_a_fault_is_found_by_its_name(spoil, name, value, copy):
+    spoil(copy)
+    good, found = findings(copy)
+    assert not good and found[name]["good"] is False
+    assert value in found[name]["value"]
+
+
+def test_the_command_prints_a_table_and_its_code_says_whether_all_is_good(checkpoint, copy, capsys):
+    assert main(["check", str(checkpoint)]) == 0
+    assert "greedy tokens" in capsys.readouterr().out
+    (copy / "generation_config.json").unlink()
+    assert main(["check", str(copy), "--json"]) == 1
+    output = capsys.readouterr()
+    assert json.loads(output.out.splitlines()[-1])["good"] is False
+    assert "has faults" in output.err
