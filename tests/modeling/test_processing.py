@@ -472,3 +472,13 @@ def test_an_animation_and_a_part_of_another_type_are_refused(processor, tmp_path
         as_image(tmp_path / "two.gif")
     with pytest.raises(ValueError, match="type 'video': text or image"):
         processor.apply_chat_template([message("user", {"type": "video", "path": "x.mp4"})], tokenize=True)
+
+
+@pytest.mark.parametrize("option", [{"truncation": True}, {"max_length": 5}, {"continue_final_message": True}])
+def test_what_would_cut_a_prompt_is_refused(option, processor):
+    (name,) = option
+    with pytest.raises(ValueError, match=name):
+        processor.apply_chat_template([message("user", "What?")], tokenize=True, **option)
+    if name != "continue_final_message":
+        with pytest.raises(ValueError, match=name):
+            processor(text="What?", **option)

@@ -66,7 +66,8 @@ def write_report(
     `metrics` needs `exact_match` (a fraction of 1). Read when present: `blind_exact_match`, `per_kind` (kind →
     `exact_match`, `blind_exact_match`, `questions`), `questions`, `train_seconds`, `parameters`, `seed`, `versions`
     (package → version); any further text or number goes to the table of facts. `log_history` are the trainer's
-    rows, of which those with `loss` and `step` are drawn. A section without data is left out.
+    rows, of which those with `loss` and `step` are drawn. The first question of each kind in the gallery explains the
+    kind. A section without data is left out.
 
     Raises ValueError for metrics without `exact_match`, for a loss without a step and for an image that is no PNG.
     """
@@ -80,7 +81,10 @@ def write_report(
         title=title,
         subtitle=_subtitle(metrics),
         overall=_score("All questions", metrics),
-        kinds=[_score(str(kind), scores) for kind, scores in (metrics.get("per_kind") or {}).items()],
+        kinds=[
+            {**_score(str(kind), scores), "example": next((i.question for i in gallery if i.kind == kind), None)}
+            for kind, scores in (metrics.get("per_kind") or {}).items()
+        ],
         training=_training(log_history),
         gallery=[_card(number, item) for number, item in enumerate(gallery, start=1)],
         gallery_correct=sum(item.correct for item in gallery),

@@ -150,6 +150,9 @@ class SmolHFProcessor(ProcessorMixin):
             return super().apply_chat_template(
                 conversation, chat_template, add_generation_prompt=add_generation_prompt, **kwargs
             )
+        refuse_cutting(kwargs)
+        if kwargs.get("continue_final_message"):
+            raise ValueError("continue_final_message is not supported with tokenize=True: end with the user's turn")
         batched = isinstance(conversation[0], (list, tuple))
         encoded = [
             self.encode(messages, images_of(messages), add_generation_prompt, chat_template)
@@ -168,6 +171,7 @@ class SmolHFProcessor(ProcessorMixin):
             text: a string or a list of strings.
             images: one image, a list in reading order of all prompts, or one list per prompt.
         """
+        refuse_cutting(kwargs)
         texts = [text] if isinstance(text, str) else list(text)
         per_text = distribute(images, [prompt.count(self.image_token) for prompt in texts])
         encoded = []
@@ -218,6 +222,13 @@ class SmolHFProcessor(ProcessorMixin):
         if push_to_hub:
             self.push_to_hub(**kwargs)
         return [str(path) for path in Path(save_directory).glob("*.json")]
+
+
+def refuse_cutting(options):
+    """Raises ValueError for options that would cut a prompt, and with it perhaps an image."""
+    for name in ("truncation", "max_length"):
+        if options.get(name):
+            raise ValueError(f"{name} is not supported: a prompt that is cut may lose half an image")
 
 
 def write_portable_tokenizer_config(folder):
