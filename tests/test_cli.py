@@ -5,7 +5,7 @@ import pytest
 from smol_hf.cli import main
 
 
-@pytest.mark.parametrize("command", ["train", "chat", "demo", "convert", "compose", "check"])
+@pytest.mark.parametrize("command", ["train", "chat", "demo", "convert", "compose", "check", "estimate"])
 def test_every_command_helps_with_an_example(command, capsys):
     try:
         code = main([command, "--help"])

@@ -31,6 +31,12 @@ CONVERSION_COMMANDS = {
         cli_conversion.add_check,
         cli_conversion.run_check,
     ),
+    "estimate": (
+        "say how large a model is and what a training step of it costs",
+        "smol-hf estimate smolvlm2-256m --batch-size 2 --dtype bfloat16 --tflops 100",
+        cli_conversion.add_estimate,
+        cli_conversion.run_estimate,
+    ),
 }
 
 

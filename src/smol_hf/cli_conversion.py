@@ -76,6 +76,53 @@ def print_check(console: Console, facts: dict) -> None:
     console.print(table)
 
 
+def add_estimate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", help="a preset's name, a recipe (.yaml), or a checkpoint's folder")
+    parser.add_argument("--batch-size", type=int, help="rows of a step (default: the recipe's, or 1)")
+    parser.add_argument("--length", type=int, help="tokens of a row (default: the recipe's, or 1024)")
+    parser.add_argument("--tiles", type=int, help="tiles of the whole step (default: one in each row)")
+    parser.add_argument("--labelled", type=int, help="trained tokens of a row (default: all that are text)")
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16")
+    parser.add_argument("--optimizer", default="adamw", help="adamw (default) or sgd")
+    parser.add_argument("--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--shards", type=int, default=1, help="processes that share weights and optimizer (FSDP)")
+    parser.add_argument("--tflops", type=float, help="useful TFLOP/s of the machine: adds seconds per step")
+    parser.add_argument("--measure", action="store_true", help="run two real steps on this machine's CPU beside it")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+
+
+def run_estimate(arguments: argparse.Namespace) -> None:
+    from smol_hf.training.estimate import estimate
+    from smol_hf.training.measured_step import measure
+
+    step = {
+        name: getattr(arguments, name)
+        for name in ("batch_size", "length", "tiles", "labelled", "dtype", "optimizer", "gradient_checkpointing")
+    }
+    facts = estimate(arguments.target, **step, shards=arguments.shards, tflops=arguments.tflops)
+    if arguments.measure:
+        facts["measured"] = measure({"name": arguments.target, **step})
+    finish(facts, arguments.json, print_estimate)
+
+
+def print_estimate(console: Console, facts: dict) -> None:
+    print_parameters(console, {**facts["parameters_per_part"], "total": facts["parameters"]})
+    step, cost, memory = facts["step"], facts["flops"], facts["memory"]
+    console.print(
+        f"a step of {step['rows']} × {step['length']} tokens and {step['tiles']} tiles, forward and backward:"
+    )
+    console.print(f"  {cost['per_step'] / 1e9:,.1f} GFLOP, {cost['per_token'] / 1e9:.3g} for each token", end="")
+    console.print(f", {cost['per_tile'] / 1e9:.4g} for each tile" if "per_tile" in cost else "")
+    if "seconds_per_step" in facts:
+        console.print(f"  {facts['seconds_per_step']:.3g} s")
+    console.print("  memory: " + ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in memory.items()))
+    if "measured" in facts:
+        peak, seconds = facts["measured"]["peak"], facts["measured"]["seconds_per_step"]
+        console.print(f"  measured here: peak {peak / 1e6:,.0f} MB, {seconds:.3g} s")
+    for size, picture in facts.get("pictures", {}).items():
+        console.print(f"  a picture of {size}: {picture['tiles']} tiles, {picture['tokens']} tokens")
+
+
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--token", help="token for gated or private repositories")

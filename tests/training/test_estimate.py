@@ -1,0 +1,114 @@
+"""Estimates: parameters exact, FLOPs as counted by hand, memory beside a real step's."""
+
+import json
+
+import pytest
+from helpers import build_model, build_processor
+
+from smol_hf.cli import main
+from smol_hf.resources import resource_path
+from smol_hf.training.estimate import estimate
+from smol_hf.training.measured_step import measure
+from smol_hf.training.recipes import RecipeError
+
+
+def test_the_command_ends_with_a_line_of_json(capsys):
+    assert main(["estimate", "gpt-93m", "--json", "--length", "64"]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts["parameters"] == facts["parameters_per_part"]["text"] == 92_837_376
+
+
+def test_text_costs_six_flops_for_each_weight_and_token():
+    """Two in the forward pass and four in the backward (Kaplan et al., arXiv:2001.08361), and attention on top."""
+    facts = estimate("smollm2-135m", batch_size=2, length=128)
+    head = 49152 * 576
+    norms = (2 * 30 + 1) * 576
+    blocks = facts["parameters"] - head - norms
+    by_hand = 6 * (blocks * 128 + head * 127) / 128
+    attention = 30 * 6 * 2 * 128 * 576  # scores and their sums, all pairs
+    assert facts["flops"]["per_token"] == pytest.approx(by_hand + attention, rel=1e-3)
+    assert facts["flops"]["per_step"] == pytest.approx(facts["flops"]["per_token"] * 256)
+
+
+def test_a_tile_costs_what_the_encoder_and_the_connector_do():
+    facts = estimate("smolvlm2-256m", length=256, tiles=2)
+    weights = facts["parameters_per_part"]["vision"] - 1024 * 768  # positions are added, not multiplied
+    by_hand = 6 * (weights * 1024 + facts["parameters_per_part"]["connector"] * 64)
+    attention = 12 * 6 * 2 * 1024 * 1024 * 768
+    assert facts["flops"]["per_tile"] == pytest.approx(by_hand + attention, rel=0.05)
+    assert facts["pictures"]["512x512"] == {"tiles": 17, "tokens": 17 * 64}
+    assert facts["pictures"]["1080x1920"]["tiles"] == 4 * 3 + 1
+
+
+def test_memory_is_that_of_weights_gradients_and_states_and_more():
+    memory = estimate("tiny-text", batch_size=1, length=64)["memory"]
+    weights = estimate("tiny-text")["parameters"] * 4
+    assert memory["weights"] == memory["gradients"] == weights
+    assert 2 * weights <= memory["optimizer"] < 2.01 * weights
+    assert memory["peak"] == memory["activations"] + memory["weights"] + memory["gradients"] + memory["optimizer"]
+    assert estimate("tiny-text", batch_size=1, length=64, optimizer="sgd")["memory"]["optimizer"] == 0
+    half = estimate("tiny-text", batch_size=1, length=64, dtype="bfloat16")["memory"]
+    assert half["weights"] * 2 == memory["weights"]
+    shared = estimate("tiny-text", batch_size=1, length=64, shards=4)["memory"]
+    assert shared["weights"] == weights // 4 and shared["activations"] == memory["activations"]
+
+
+def test_checkpointing_trades_memory_for_flops():
+    plain, checkpointed = (
+        estimate("smollm2-135m", length=512, labelled=8, gradient_checkpointing=value) for value in (False, True)
+    )
+    assert checkpointed["memory"]["activations"] < 0.7 * plain["memory"]["activations"]
+    assert 1.2 < checkpointed["flops"]["per_step"] / plain["flops"]["per_step"] < 1.4
+
+
+def test_recipes_and_checkpoints_are_targets_too(tmp_path):
+    recipe = resource_path("recipes", "quickstart", "digits.yaml")
+    facts = estimate(str(recipe))
+    assert facts["step"]["rows"] == 32 and facts["step"]["length"] == 256 and facts["step"]["tiles"] == 32
+    assert facts["parameters"] == facts["trained_parameters"]
+    model = build_model(build_processor())
+    model.save_pretrained(tmp_path / "checkpoint")
+    facts = estimate(str(tmp_path / "checkpoint"), length=64, tflops=1e-3)
+    assert facts["parameters"] == sum(weight.numel() for weight in model.parameters())
+    assert facts["seconds_per_step"] == pytest.approx(facts["flops"]["per_step"] / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("smolm2-135m", {}, "no preset, no recipe.*did you mean 'smollm2-135m'"),
+        ("nowhere.yaml", {}, "does not exist"),
+        ("tiny-text", {"dtype": "int8"}, "dtype is float32"),
+        ("tiny-text", {"optimizer": "lion"}, "optimizer is adamw or sgd"),
+        ("tiny-text", {"length": 10000}, "more than the 512 positions"),
+        ("tiny-text", {"batch_size": 0}, "batch_size is 0"),
+        ("tiny-vlm", {"tiles": 100}, "do not fit"),
+    ],
+)
+def test_what_cannot_be_estimated_is_said(target, options, message):
+    with pytest.raises(RecipeError, match=message):
+        estimate(target, **options)
+
+
+def test_a_measurement_stands_beside_the_estimate(capsys):
+    assert main(["estimate", "tiny-vlm", "--length", "64", "--measure", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts["measured"]["seconds_per_step"] > 0 and facts["measured"]["peak"] > 0
+    assert main(["estimate", "tiny-vlm", "--length", "64"]) == 0
+    assert "a picture of 512x512" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"name": "gpt-93m", "batch_size": 4, "length": 64, "tiles": None, "labelled": None},
+        {"name": "smollm2-135m", "batch_size": 1, "length": 256, "tiles": None, "labelled": 64},
+        {"name": "nanovlm-222m", "batch_size": 1, "length": 128, "tiles": 2, "labelled": 16},
+    ],
+    ids=lambda step: step["name"],
+)
+def test_the_memory_of_a_real_step_is_within_15_percent_of_the_estimate(step):
+    common = {"dtype": None, "optimizer": "adamw", "gradient_checkpointing": None}
+    estimated = estimate(step["name"], **{k: v for k, v in step.items() if k != "name"}, **common)["memory"]["peak"]
+    measured = measure({**step, **common})["peak"]
+    assert estimated == pytest.approx(measured, rel=0.15)
