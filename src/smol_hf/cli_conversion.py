@@ -1,4 +1,4 @@
-"""The commands of `smol-hf` that turn checkpoints into others: what they take, and what they print."""
+"""The commands convert, compose, check and estimate: what they take, and what they print."""
 
 from __future__ import annotations
 
@@ -57,13 +57,14 @@ def print_composition(console: Console, facts: dict) -> None:
 
 def add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder of a checkpoint, ours or native")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run its code though it is not ours")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 
 
 def run_check(arguments: argparse.Namespace) -> None:
     from smol_hf.conversion.check import check
 
-    facts = check(arguments.checkpoint)
+    facts = check(arguments.checkpoint, trust_remote_code=arguments.trust_remote_code)
     finish(facts, arguments.json, print_check)
     if not facts["good"]:
         raise ValueError(f"{arguments.checkpoint} has faults: see the lines marked ✗")

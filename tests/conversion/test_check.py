@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conversion.native_models import saved, smolvlm
+from conversion.native_models import llava, saved, smolvlm
 from helpers import build_model, build_processor
 from modeling.builders import randomise
 from safetensors.torch import load_file, save_file
@@ -31,8 +31,8 @@ def copy(checkpoint, tmp_path):
     return shutil.copytree(checkpoint, tmp_path / "copy")
 
 
-def findings(folder):
-    facts = check(folder)
+def findings(folder, **options):
+    facts = check(folder, **options)
     return facts["good"], {finding["name"]: finding for finding in facts["findings"]}
 
 
@@ -85,9 +85,25 @@ def break_weights(folder):
 )
 def test_a_fault_is_found_by_its_name(spoil, name, value, copy):
     spoil(copy)
-    good, found = findings(copy)
+    good, found = findings(copy, trust_remote_code=True)
     assert not good and found[name]["good"] is False
     assert value in found[name]["value"]
+
+
+def test_code_that_is_not_ours_is_not_run_without_consent(copy):
+    path = copy / "rotary.py"
+    path.write_text("raise SystemExit('it was run')\n" + path.read_text())
+    good, found = findings(copy)
+    assert not good and "not tried: rotary.py" in found["loads without smol_hf"]["value"]
+    assert "logits" not in found
+    _, found = findings(copy, trust_remote_code=True)
+    assert "it was run" in found["loads without smol_hf"]["value"]
+
+
+def test_llava_takes_its_tiles_flat(tmp_path):
+    saved(llava, tmp_path / "llava")
+    _, found = findings(tmp_path / "llava")
+    assert found["logits"]["good"] and found["greedy tokens"]["good"]
 
 
 def test_the_command_prints_a_table_and_its_code_says_whether_all_is_good(checkpoint, copy, capsys):

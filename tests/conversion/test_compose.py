@@ -167,6 +167,7 @@ def test_the_context_is_extended(parts, tmp_path):
     ("vision", "text", "options", "message"),
     [
         ("siglip", "llama", {"scale_factor": 4}, r"scale_factor 4 does not divide the 6 patches.*\[1, 2, 3, 6\]"),
+        ("siglip", "llama", {"connector": "mlp", "scale_factor": 2}, "--scale-factor is of pixel_shuffle"),
         ("siglip", "llama", {"connector": "perceiver"}, "choose one of pixel_shuffle, linear, mlp"),
         ("llama", "llama", {}, "'llama' is no known image encoder"),
         ("siglip", "clip", {}, "not a causal language model"),

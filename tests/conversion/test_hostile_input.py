@@ -148,6 +148,11 @@ def test_what_is_not_there(tmp_path):
         convert("nobody/nothing", tmp_path / "out", local_files_only=True)
 
 
+def test_an_option_that_would_have_no_effect_is_refused(source, tmp_path):
+    with pytest.raises(ConversionError, match=r"are for \.pt files"):
+        convert(str(source), tmp_path / "out", rope_theta=1e6)
+
+
 def test_what_stands_there_is_kept(source, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine")

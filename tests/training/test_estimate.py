@@ -82,6 +82,7 @@ def test_recipes_and_checkpoints_are_targets_too(tmp_path):
         ("tiny-text", {"optimizer": "lion"}, "optimizer is adamw or sgd"),
         ("tiny-text", {"length": 10000}, "more than the 512 positions"),
         ("tiny-text", {"batch_size": 0}, "batch_size is 0"),
+        ("tiny-text", {"tiles": 1}, "sees no images"),
         ("tiny-vlm", {"tiles": 100}, "do not fit"),
     ],
 )

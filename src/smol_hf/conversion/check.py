@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 import subprocess
@@ -23,6 +22,7 @@ from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+from smol_hf.training.checkpoints import hash_file
 
 TOLERANCE = 1e-5
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -37,8 +37,11 @@ class Finding:
     good: bool | None = None
 
 
-def check(checkpoint: str | Path) -> dict:
+def check(checkpoint: str | Path, *, trust_remote_code: bool = False) -> dict:
     """Look at a checkpoint folder: ours, or a native one that `smol-hf convert` reads.
+
+    Args:
+        trust_remote_code: run the folder's own code even where it is not the code of this package.
 
     Returns:
         `findings` (see `Finding`) and `good`: no fault among them.
@@ -50,7 +53,12 @@ def check(checkpoint: str | Path) -> dict:
     config = read_json(folder / "config.json")
     tensors = read_weights(folder)
     findings = [*check_files(folder), *check_weights(tensors), *check_tokens(folder, config, tensors)]
-    findings += check_parity(folder, config)
+    foreign = [path.name for path in folder.glob("*.py") if not is_installed_here(path)]
+    if foreign and not trust_remote_code:
+        reason = f"not tried: {foreign[0]} is not the code installed here; --trust-remote-code runs it"
+        findings.append(Finding("loads without smol_hf", reason, False))
+    else:
+        findings += check_parity(folder, config)
     return {
         "checkpoint": str(folder),
         "findings": [asdict(finding) for finding in findings],
@@ -63,15 +71,15 @@ def check_files(folder: Path) -> list[Finding]:
     findings = [Finding("weights", f"{len(weight_files(folder))} file(s), {size / 1e6:.1f} MB")]
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     findings.append(Finding("pickled files", ", ".join(pickled) or "none", not pickled))
-    here = Path(inspect.getfile(SmolHFConfig)).parent
     for path in sorted(folder.glob("*.py")):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        own = here / path.name
-        same = own.is_file() and hashlib.sha256(own.read_bytes()).hexdigest() == digest
-        findings.append(
-            Finding(path.name, f"{digest[:16]} {'as installed here' if same else 'not as installed here'}")
-        )
+        known = "as installed here" if is_installed_here(path) else "not as installed here"
+        findings.append(Finding(path.name, f"{hash_file(path)[:16]} {known}"))
     return findings
+
+
+def is_installed_here(path: Path) -> bool:
+    own = Path(inspect.getfile(SmolHFConfig)).with_name(path.name)
+    return own.is_file() and own.read_bytes() == path.read_bytes()
 
 
 def check_weights(tensors: dict) -> list[Finding]:
@@ -89,9 +97,8 @@ def check_tokens(folder: Path, config: dict, tensors: dict) -> list[Finding]:
         return [Finding("tokenizer", "none in the folder")]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = config.get("text_config", config)
-    rows = next(
-        tensor.shape[0] for name, tensor in tensors.items() if name.endswith(("embed_tokens.weight", "wte.weight"))
-    )
+    endings = ("embed_tokens.weight", "wte.weight", "token_embedding.weight")
+    rows = next((tensor.shape[0] for name, tensor in tensors.items() if name.endswith(endings)), 0)
     findings = [Finding("vocabulary", f"{len(tokenizer)} tokens, {rows} rows of embeddings", len(tokenizer) <= rows)]
     generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
@@ -126,6 +133,8 @@ def check_parity(folder: Path, config: dict) -> list[Finding]:
         own_class = SmolHFForConditionalGeneration if is_vlm else SmolHFForCausalLM
         model = own_class.from_pretrained(ours, dtype=torch.float32).eval()
         inputs = example_inputs(model.config)
+        if config.get("model_type") == "llava":  # which takes its tiles flat, as ours does too
+            inputs["pixel_values"] = inputs["pixel_values"].squeeze(0)
         save_file(inputs, Path(place, "inputs"))
         command = [sys.executable, check_stranger.__file__, str(folder), f"{place}/inputs", f"{place}/results"]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": f"{place}/hub"}

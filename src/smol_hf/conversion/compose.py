@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from smol_hf.conversion.convert import parameters_per_part, written_whole
+from smol_hf.conversion.convert import parameters_per_part, refuse_occupied, written_whole
 from smol_hf.conversion.location import locate
 from smol_hf.conversion.meta_check import model_of
 from smol_hf.conversion.parts import extend_embeddings, read_text, read_tokenizer, read_vision
@@ -64,8 +64,9 @@ def compose(
     """
     started = time.monotonic()
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} exists and is not empty: choose another place for the result")
+    refuse_occupied(output)
+    if scale_factor is not None and connector != "pixel_shuffle":
+        raise ConversionError(f"--scale-factor is of pixel_shuffle: {connector} keeps every patch a token")
     fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
     vision_folder, text_folder = locate(vision, **fetch), locate(text, **fetch)
     vision_config, vision_tensors = read_vision(vision_folder)

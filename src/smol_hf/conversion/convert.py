@@ -54,8 +54,7 @@ def convert(
     """
     started = time.monotonic()
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} exists and is not empty: choose another place for the result")
+    refuse_occupied(output)
     fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
     path = locate(source, **fetch)
     tokenizer_folder = locate(tokenizer, **fetch) if tokenizer else None
@@ -69,6 +68,8 @@ def convert(
         kind, target, model = "pt", config.model_type, model_of(SmolHFForCausalLM, config, tensors)
         finish = save_text_files(tokenizer_folder)
     else:
+        if num_attention_heads is not None or rope_theta is not None:
+            raise ConversionError("--num-attention-heads and --rope-theta are for .pt files: a folder has its config")
         config_json = read_json(path / "config.json")
         found = source_format(config_json)
         if found is None:
@@ -90,6 +91,11 @@ def convert(
         "parameters": parameters_per_part(model),
         "seconds": round(time.monotonic() - started, 2),
     }
+
+
+def refuse_occupied(output: Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} exists and is not empty: choose another place for the result")
 
 
 def refuse_target(to: str | None) -> None:

@@ -213,6 +213,8 @@ def resolve(
 
 def step_shape(target: Target, tiles: int | None, labelled: int | None) -> StepShape:
     if not isinstance(target.config, SmolHFConfig):
+        if tiles:
+            raise RecipeError(f"{target.name} sees no images: --tiles does not apply")
         return StepShape(target.batch_size, target.length, 0, labelled or target.length - 1)
     tiles = target.batch_size if tiles is None else tiles
     places = tiles * target.config.image_seq_len
