@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 from smol_hf import cli_conversion
@@ -24,6 +25,12 @@ CONVERSION_COMMANDS = {
         "smol-hf compose my-vlm --vision google/siglip-base-patch16-512 --text HuggingFaceTB/SmolLM2-135M-Instruct",
         cli_conversion.add_compose,
         cli_conversion.run_compose,
+    ),
+    "merge": (
+        "add an adapter (LoRA, DoRA) to the weights of its base for good",
+        "smol-hf merge runs/my-lora/adapter merged",
+        cli_conversion.add_merge,
+        cli_conversion.run_merge,
     ),
     "check": (
         "load a checkpoint as a stranger would, and compare what it computes",
@@ -131,6 +138,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
 
         return train(command_line[1:])
     arguments = build_parser().parse_args(command_line)
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves
     try:
         if arguments.command == "chat":
             run_chat(arguments)

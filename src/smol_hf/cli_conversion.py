@@ -1,4 +1,4 @@
-"""The commands convert, compose, check and estimate: what they take, and what they print."""
+"""The commands convert, compose, merge, check and estimate: what they take, and what they print."""
 
 from __future__ import annotations
 
@@ -55,6 +55,28 @@ def print_composition(console: Console, facts: dict) -> None:
     console.print(f"written to {facts['output']} in {facts['seconds']} s", soft_wrap=True)
 
 
+def add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("adapter", help="folder or Hub id of a LoRA or DoRA adapter")
+    parser.add_argument("output", help="folder to write; must not hold anything yet")
+    parser.add_argument("--base", help="folder or Hub id of its base, where it is not where the adapter says")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the result (as the base)")
+    add_hub_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+
+
+def run_merge(arguments: argparse.Namespace) -> None:
+    from smol_hf.conversion.merge import merge
+
+    given = {name: value for name, value in vars(arguments).items() if name not in ("command", "json")}
+    finish(merge(**given), arguments.json, print_merge)
+
+
+def print_merge(console: Console, facts: dict) -> None:
+    console.print(f"{facts['adapter']} merged into {facts['base']} in {facts['seconds']} s", soft_wrap=True)
+    print_parameters(console, facts["parameters"])
+    console.print(f"written to {facts['output']}", soft_wrap=True)
+
+
 def add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder of a checkpoint, ours or native")
     parser.add_argument("--trust-remote-code", action="store_true", help="run its code though it is not ours")
@@ -86,6 +108,10 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", help="float32, bfloat16 or float16")
     parser.add_argument("--optimizer", default="adamw", help="adamw (default) or sgd")
     parser.add_argument("--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--lora-r", type=int, help="train adapters of this rank instead of the weights")
+    parser.add_argument("--lora-parts", nargs="+", help="parts that get them: vision, connector, text (default text)")
+    parser.add_argument("--use-dora", action="store_true", help="DoRA instead of LoRA")
+    parser.add_argument("--load-in-4bit", action="store_true", help="QLoRA: the language model in four bits")
     parser.add_argument("--shards", type=int, default=1, help="processes that share weights and optimizer (FSDP)")
     parser.add_argument("--tflops", type=float, help="useful TFLOP/s of the machine: adds seconds per step")
     parser.add_argument("--measure", action="store_true", help="run two real steps on this machine's CPU beside it")
@@ -100,10 +126,21 @@ def run_estimate(arguments: argparse.Namespace) -> None:
         name: getattr(arguments, name)
         for name in ("batch_size", "length", "tiles", "labelled", "dtype", "optimizer", "gradient_checkpointing")
     }
+    step["lora"] = lora_keys(arguments)
     facts = estimate(arguments.target, **step, shards=arguments.shards, tflops=arguments.tflops)
     if arguments.measure:
         facts["measured"] = measure({"name": arguments.target, **step})
     finish(facts, arguments.json, print_estimate)
+
+
+def lora_keys(arguments: argparse.Namespace) -> dict | None:
+    names = ("lora_r", "lora_parts", "use_dora", "load_in_4bit")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
+    if given and arguments.lora_r is None:
+        raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs --lora-r, the rank of the adapters")
+    if arguments.load_in_4bit and arguments.measure:
+        raise ValueError("--measure runs in the dtype of the weights: it does not apply to --load-in-4bit")
+    return given or None
 
 
 def print_estimate(console: Console, facts: dict) -> None:

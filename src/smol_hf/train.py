@@ -13,16 +13,19 @@ from pathlib import Path
 
 import yaml
 from accelerate import PartialState
+from peft import PeftModel
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig
 
+from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_config
 from smol_hf.data.conversation import SampleError
+from smol_hf.publishing.adapter import publish_adapter
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.training.checkpoints import CheckpointError
 from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, load_arguments
 from smol_hf.training.run import train
-from smol_hf.training.trainer import NonFiniteError
+from smol_hf.training.trainer import NonFiniteError, SmolTrainer
 
 USER_ERRORS = (RecipeError, SampleError, CheckpointError, NonFiniteError, FileNotFoundError)
 
@@ -59,14 +62,25 @@ def run(command_line: Sequence[str]) -> None:
         raise RecipeError("no step was trained: there is nothing to publish")
     trainer.accelerator.wait_for_everyone()
     if PartialState().is_main_process:
-        folder = publish_checkpoint(
-            output_dir / "checkpoint",
-            trainer.accelerator.unwrap_model(trainer.model),
-            trainer.processing_class,
-            recipe=yaml.safe_load((output_dir / "recipe.yaml").read_text(encoding="utf-8")),
-            versions=trainer.run_state["versions"],
-        )
-        Console(highlight=False).print(f"the trained model is in {folder}", soft_wrap=True)
+        publish(trainer, output_dir, model_arguments.dtype)
+
+
+def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> None:
+    """Write `checkpoint/`; of a run with adapters also `adapter/`, which the checkpoint holds merged."""
+    console = Console(highlight=False)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    facts = {
+        "recipe": yaml.safe_load((output_dir / "recipe.yaml").read_text(encoding="utf-8")),
+        "versions": trainer.run_state["versions"],
+    }
+    if isinstance(model, PeftModel):
+        adapter = publish_adapter(output_dir / "adapter", model, trainer.processing_class, **facts)
+        console.print(f"the adapter is in {adapter}", soft_wrap=True)
+        config = read_adapter_config(adapter)
+        model = merge_weights(locate_base(config, None, {}), adapter, config, dtype)
+        facts["base_models"] = config.base_model_name_or_path
+    folder = publish_checkpoint(output_dir / "checkpoint", model, trainer.processing_class, **facts)
+    console.print(f"the trained model is in {folder}", soft_wrap=True)
 
 
 def main(command_line: Sequence[str] | None = None) -> int:

@@ -53,6 +53,35 @@ def test_memory_is_that_of_weights_gradients_and_states_and_more():
     assert shared["weights"] == weights // 4 and shared["activations"] == memory["activations"]
 
 
+def test_adapters_are_all_that_has_gradients_and_states():
+    facts = estimate("smollm2-135m", length=64, lora={"lora_r": 8})
+    layers = {"q": (576, 576), "k": (576, 192), "v": (576, 192), "o": (576, 576),
+              "gate": (576, 1536), "up": (576, 1536), "down": (1536, 576)}  # fmt: skip
+    by_hand = 30 * 8 * sum(into + out for into, out in layers.values())
+    assert facts["parameters"] == 134_515_008
+    assert facts["parameters_per_part"]["adapters"] == facts["trained_parameters"] == by_hand
+    assert facts["memory"]["gradients"] == 4 * by_hand
+    assert facts["memory"]["weights"] == 4 * (134_515_008 + by_hand)
+    magnitudes = 30 * sum(out for _, out in layers.values())
+    dora = estimate("smollm2-135m", length=64, lora={"lora_r": 8, "use_dora": True})
+    assert dora["trained_parameters"] == by_hand + magnitudes
+    four_bits = estimate("smollm2-135m", length=64, lora={"lora_r": 8, "load_in_4bit": True})
+    quantised = 30 * sum(into * out for into, out in layers.values())
+    assert facts["memory"]["weights"] - four_bits["memory"]["weights"] == quantised * (4 - 0.5 - 4 / 64)
+
+
+def test_the_recipe_of_adapters_is_a_target(tmp_path):
+    processor = build_processor()
+    build_model(processor).save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    recipe = resource_path("recipes", "finetune", "lora.yaml").read_text(encoding="utf-8")
+    recipe = recipe.replace("checkpoints/smolvlm2-256m", str(tmp_path / "base")).replace("my.jsonl", "digits")
+    (tmp_path / "lora.yaml").write_text(recipe, encoding="utf-8")
+    facts = estimate(str(tmp_path / "lora.yaml"), length=64)
+    adapters = facts["parameters_per_part"]["adapters"]
+    assert facts["trained_parameters"] == adapters > facts["parameters_per_part"]["connector"]
+
+
 def test_checkpointing_trades_memory_for_flops():
     plain, checkpointed = (
         estimate("smollm2-135m", length=512, labelled=8, gradient_checkpointing=value) for value in (False, True)
@@ -84,6 +113,8 @@ def test_recipes_and_checkpoints_are_targets_too(tmp_path):
         ("tiny-text", {"batch_size": 0}, "batch_size is 0"),
         ("tiny-text", {"tiles": 1}, "sees no images"),
         ("tiny-vlm", {"tiles": 100}, "do not fit"),
+        ("tiny-vlm", {"lora": {"lora_r": 0}}, "lora_r is 0"),
+        ("tiny-text", {"lora": {"lora_r": 4, "lora_parts": ["vision"]}}, "has no vision, only text"),
     ],
 )
 def test_what_cannot_be_estimated_is_said(target, options, message):
@@ -105,8 +136,16 @@ def test_a_measurement_stands_beside_the_estimate(capsys):
         {"name": "gpt-93m", "batch_size": 4, "length": 64, "tiles": None, "labelled": None},
         {"name": "smollm2-135m", "batch_size": 1, "length": 256, "tiles": None, "labelled": 64},
         {"name": "nanovlm-222m", "batch_size": 1, "length": 128, "tiles": 2, "labelled": 16},
+        {
+            "name": "smollm2-135m",
+            "batch_size": 1,
+            "length": 256,
+            "tiles": None,
+            "labelled": 64,
+            "lora": {"lora_r": 16},
+        },
     ],
-    ids=lambda step: step["name"],
+    ids=lambda step: step["name"] + (", LoRA" if "lora" in step else ""),
 )
 def test_the_memory_of_a_real_step_is_within_15_percent_of_the_estimate(step):
     common = {"dtype": None, "optimizer": "adamw", "gradient_checkpointing": None}

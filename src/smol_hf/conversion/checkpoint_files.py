@@ -22,6 +22,10 @@ def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if path.name == "config.json" and (path.parent / "adapter_config.json").is_file():
+            raise ConversionError(
+                f"{path.parent} is an adapter: merge it with its base first (smol-hf merge)"
+            ) from None
         raise ConversionError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConversionError(f"{path}: not readable as JSON: {error}") from error

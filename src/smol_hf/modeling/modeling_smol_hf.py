@@ -60,6 +60,7 @@ class SmolHFModel(SmolHFPreTrainedModel):
         "AutoModelForMultimodalLM": "SmolHFForConditionalGeneration",
     }
     base_model_prefix = ""
+    _tied_weights_keys = {}  # its own; PEFT looks for the language model's only where there is a mapping
     main_input_name = "input_ids"
 
     def __init__(self, config):
@@ -85,6 +86,29 @@ class SmolHFModel(SmolHFPreTrainedModel):
 
     def get_decoder(self):
         return self.language_model.get_decoder()
+
+    def enable_input_require_grads(self):
+        """For adapters in a frozen model: reentrant checkpointing passes no gradient where none goes in.
+
+        The encoder's patches get one only while something in it learns: else its whole backward pass would run in
+        every step, for nothing.
+        """
+
+        def of_words(embeddings, inputs, output):
+            output.requires_grad_(True)
+
+        def of_patches(embeddings, inputs, output):
+            if any(weight.requires_grad for weight in self.vision_model.parameters()):
+                output.requires_grad_(True)
+
+        self._require_grads_hooks = [
+            self.get_input_embeddings().register_forward_hook(of_words),
+            self.vision_model.embeddings.register_forward_hook(of_patches),
+        ]
+
+    def disable_input_require_grads(self):
+        for hook in self.__dict__.pop("_require_grads_hooks", []):
+            hook.remove()
 
     def get_image_features(self, pixel_values, pixel_attention_mask=None, **kwargs):
         """Tiles → features in the language model's space, (tiles, image_seq_len, hidden).

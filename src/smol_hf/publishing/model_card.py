@@ -70,7 +70,7 @@ def render_model_card(
         library_name="transformers",
         pipeline_tag=task,
         tags=["smol_hf", "custom_code"] + (["vision-language-model"] if vision is not None else []),
-        base_model=[model for model in base_models if _is_hub_id(model)] or None,
+        base_model=[model for model in base_models if is_hub_id(model)] or None,
         model_name=model_name if results else None,
         eval_results=results or None,
     )
@@ -218,7 +218,7 @@ def _eval_results(task: str, metrics: Mapping[str, Any]) -> list[EvalResult]:
     return results
 
 
-def _is_hub_id(model: str) -> bool:
+def is_hub_id(model: str) -> bool:
     try:
         validate_repo_id(model)
     except HFValidationError:

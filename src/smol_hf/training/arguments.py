@@ -13,6 +13,8 @@ import torch
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
+from smol_hf.training.lora_arguments import LoraArguments, default_of
+
 # With `model` these have no meaning: the checkpoint has its own.
 OF_A_NEW_MODEL = (
     "vision_config", "text_config", "tokenizer", "image_mean", "image_std", "connector_type", "scale_factor",
@@ -22,8 +24,8 @@ CONNECTOR_TYPES = ("pixel_shuffle", "linear", "mlp")
 
 
 @dataclass
-class ModelArguments:
-    """Which model: one that exists, or one described by its parts, with random weights."""
+class ModelArguments(LoraArguments):
+    """Which model: one that exists, or one described by its parts, with random weights; and its adapters."""
 
     model: str | None = field(
         default=None, metadata={"help": "Checkpoint folder or Hub id to continue from. Excludes the keys below."}
@@ -57,6 +59,9 @@ class ModelArguments:
 
     def __post_init__(self):
         require_values(self)
+        self.check_lora()
+        if self.use_peft and self.model is None:
+            raise ValueError("use_peft needs model: adapters belong to a checkpoint, which they are loaded over later")
         if self.connector_type not in CONNECTOR_TYPES:
             raise ValueError(f"connector_type is {self.connector_type!r}: choose one of {', '.join(CONNECTOR_TYPES)}")
         if self.dtype not in ("float32", "bfloat16", "float16"):
@@ -76,7 +81,9 @@ def require_values(arguments) -> None:
     """Raises ValueError, naming the key, where a recipe says null and a value is needed."""
     for entry in fields(arguments):
         if getattr(arguments, entry.name) is None and entry.default is not None:
-            raise ValueError(f"{entry.name} is null: it needs a value, or leave the line out for {entry.default!r}")
+            raise ValueError(
+                f"{entry.name} is null: it needs a value, or leave the line out for {default_of(entry)!r}"
+            )
 
 
 @dataclass

@@ -26,6 +26,7 @@ from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG
 from smol_hf.training.arguments import ModelArguments
+from smol_hf.training.lora import quantization_config
 from smol_hf.training.recipes import RecipeError, nearest
 
 
@@ -48,6 +49,7 @@ def build_model_and_processor(
             dtype=dtype,
             attn_implementation=arguments.attn_implementation,
             trust_remote_code=trust_remote_code,
+            quantization_config=quantization_config(arguments, dtype),
         )
         cut_pictures_anew(processor, arguments)
         return model, processor

@@ -13,7 +13,8 @@ import time
 
 import torch
 
-from smol_hf.training.estimate import OPTIMIZERS, build_on_meta, resolve
+from smol_hf.training.estimate import build_on_meta
+from smol_hf.training.estimate_target import OPTIMIZERS, resolve
 from smol_hf.training.traced_step import training_step
 
 # glibc puts ever larger blocks into its heap, where gaps remain: the process then takes up to a quarter more than its
@@ -52,6 +53,7 @@ def main(arguments: dict) -> dict[str, float]:
     target, shape = resolve(**arguments)
     build_optimizer = OPTIMIZERS[arguments["optimizer"]]
     warm_up(build_optimizer)
+    build_on_meta(target)  # loads what it needs, without memory for the model
     before = status("VmRSS")
     model = build_on_meta(target)
     model.to_empty(device="cpu")

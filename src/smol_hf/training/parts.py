@@ -8,6 +8,7 @@ still without a word.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -29,29 +30,56 @@ def part_of(parameter_name: str) -> str:
     return "text"
 
 
+def part_modules(model: nn.Module) -> dict[str, str]:
+    """{part: path of its module} of the parts that the model has; a language model alone is itself the part text."""
+    if not hasattr(model, "connector"):
+        return {"text": ""}
+    return {"vision": "vision_model", "connector": "connector", "text": "language_model"}
+
+
+def is_adapter_weight(parameter_name: str) -> bool:
+    """Whether PEFT added this parameter: an update, a trained copy of a module, or of some rows of the embeddings."""
+    return any(mark in parameter_name for mark in (".lora_", ".modules_to_save.", ".trainable_tokens_"))
+
+
+def number_of_weights(parameter: nn.Parameter) -> int:
+    """How many weights a parameter stands for: bitsandbytes packs two of four bits into a byte."""
+    quantised = getattr(parameter, "quant_state", None)
+    return parameter.numel() if quantised is None else math.prod(quantised.shape)
+
+
 def count_parameters(model: nn.Module) -> dict[str, dict[str, int]]:
-    """{part: {"total": n, "trainable": n}} of the parts that the model has; tied weights count once."""
+    """{part: {"total": n, "trainable": n}} of the parts that the model has; tied weights count once, and a module
+    that PEFT trains as a copy counts as the copy."""
     counts: dict[str, dict[str, int]] = {}
     for name, parameter in model.named_parameters():
+        if ".original_module." in name:
+            continue
         count = counts.setdefault(part_of(name), {"total": 0, "trainable": 0})
-        count["total"] += parameter.numel()
-        count["trainable"] += parameter.numel() * parameter.requires_grad
+        number = number_of_weights(parameter)
+        count["total"] += number
+        count["trainable"] += number * parameter.requires_grad
     return {part: counts[part] for part in PARTS if part in counts}
 
 
 @dataclass(frozen=True)
 class FreezeSchedule:
-    """Which parts learn at a step. `learning_rates` are the peaks per part, 0 = never."""
+    """Which parts learn at a step. `learning_rates` are the peaks per part, 0 = never. With `adapters_only` it is
+    what PEFT added to a part that learns, and the part's own weights never do."""
 
     learning_rates: dict[str, float]
     unfreeze_vision_at_step: int = 0
     vision_warmup_steps: int = 0
+    adapters_only: bool = False
 
     def is_frozen(self, part: str, step: int) -> bool:
         return self.learning_rates[part] == 0 or (part == "vision" and step < self.unfreeze_vision_at_step)
 
     def ever_trains(self, part: str) -> bool:
         return self.learning_rates[part] > 0
+
+    def ever_trains_parameter(self, name: str) -> bool:
+        return self.ever_trains(part_of(name)) and (is_adapter_weight(name) or not self.adapters_only)
 
     def factor(self, part: str, step: int) -> float:
         """What multiplies the common schedule: 0 while frozen, then rising over the part's own warmup."""
@@ -67,7 +95,7 @@ class FreezeSchedule:
         A parameter without gradients gets None, and AdamW then leaves it alone, its decay too.
         """
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(not self.is_frozen(part_of(name), step))
+            parameter.requires_grad_(self.ever_trains_parameter(name) and not self.is_frozen(part_of(name), step))
 
 
 class FreezeCallback(TrainerCallback):
@@ -98,7 +126,7 @@ def parameter_groups(
     groups: dict[str, dict] = {}
     for name, parameter in named_parameters:
         part, decays = part_of(name), name in decayed_names
-        if not schedule.ever_trains(part):
+        if not schedule.ever_trains_parameter(name):
             continue
         group_name = part if decays else f"{part}_no_decay"
         group = groups.setdefault(

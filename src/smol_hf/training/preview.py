@@ -27,9 +27,9 @@ def print_parameter_table(counts: dict[str, dict[str, int]], schedule: FreezeSch
         rate = f"{schedule.learning_rates[part]:g}" if schedule.ever_trains(part) else "frozen"
         if frozen and schedule.ever_trains(part):
             rate += f", from step {schedule.unfreeze_vision_at_step}"
-        table.add_row(part, f"{count['total']:,}", "0" if frozen else f"{count['total']:,}", rate)
+        table.add_row(part, f"{count['total']:,}", "0" if frozen else f"{count['trainable']:,}", rate)
     total = sum(count["total"] for count in counts.values())
-    trained = sum(count["total"] for part, count in counts.items() if not schedule.is_frozen(part, 0))
+    trained = sum(count["trainable"] for part, count in counts.items() if not schedule.is_frozen(part, 0))
     table.add_section()
     table.add_row("all", f"{total:,}", f"{trained:,}", "")
     Console().print(table)

@@ -25,6 +25,8 @@ from smol_hf.training.arguments import DataArguments, ModelArguments, SmolTraini
 from smol_hf.training.checkpoints import CheckpointError, choose_checkpoint
 from smol_hf.training.composition import build_model_and_processor
 from smol_hf.training.console import LogCallback
+from smol_hf.training.lora import add_adapters, freeze_what_has_no_adapter
+from smol_hf.training.lora_arguments import LoraArguments
 from smol_hf.training.parts import count_parameters
 from smol_hf.training.preview import print_parameter_table
 from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError
@@ -33,7 +35,7 @@ from smol_hf.training.trainer import SmolTrainer
 DEFAULT_CONTEXT_LENGTH = 2048
 # Of the training arguments, those without which a resumed run would see other samples.
 REPEATED = ("seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs")
-PACKAGES = ("smol_hf", "torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "safetensors")
+PACKAGES = ("smol_hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 
 
 def load_conversations(arguments: DataArguments, seed: int) -> Iterable[Conversation | SampleError]:
@@ -61,6 +63,8 @@ def resolve_recipe(recipe: dict, *arguments) -> dict:
     model_arguments, data_arguments, training_arguments = arguments
     for values in (model_arguments, data_arguments):
         resolved |= vars(values)
+    if not model_arguments.use_peft:
+        resolved = {key: value for key, value in resolved.items() if key not in LoraArguments.__dataclass_fields__}
     inherited = {
         name for parent in SmolTrainingArguments.__mro__[1:] for name in getattr(parent, "__annotations__", {})
     }
@@ -112,6 +116,9 @@ def train(
         model, processor = build_model_and_processor(
             model_arguments, usable, trust_remote_code=arguments.trust_remote_code
         )
+        if model_arguments.use_peft:
+            freeze_what_has_no_adapter(model_arguments, arguments)
+            model = add_adapters(model, model_arguments, arguments.part_learning_rates(), processor.tokenizer)
     data_arguments.context_length = context_length(data_arguments.context_length, model)
     skipped = SkippedSamples(
         data_arguments.on_bad_sample,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
+from peft import PeftModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
@@ -49,11 +50,20 @@ class SmolTrainer(SFTTrainer):
     # The model divides by `num_items_in_batch`, which covers the whole accumulation window.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *, args, run_state: dict | None = None, skipped: SkippedSamples | None = None, **kwargs):
+    def __init__(self, *, model, args, run_state: dict | None = None, skipped: SkippedSamples | None = None, **kwargs):
         self.freeze_schedule = FreezeSchedule(
-            args.part_learning_rates(), args.unfreeze_vision_at_step, args.vision_warmup_steps
+            args.part_learning_rates(),
+            args.unfreeze_vision_at_step,
+            args.vision_warmup_steps,
+            adapters_only=isinstance(model, PeftModel),
         )
-        super().__init__(args=args, **kwargs)
+        # TRL rounds what is trained beside quantised weights to bfloat16, a connector trained whole included.
+        unrounded = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
+        super().__init__(model=model, args=args, **kwargs)
+        for name, weight in self.model.named_parameters():
+            if name in unrounded and weight.dtype != unrounded[name].dtype:
+                weight.data = unrounded[name].to(weight.device)
+        del unrounded
         self.add_callback(FreezeCallback(self.freeze_schedule))
         self.run_state = run_state or {}
         self.skipped = SkippedSamples() if skipped is None else skipped

@@ -1,0 +1,136 @@
+"""`smol-hf merge`: an adapter of PEFT and the checkpoint it was trained on become one checkpoint without adapters."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+
+from smol_hf.conversion.checkpoint_files import read_json, read_safetensors
+from smol_hf.conversion.convert import parameters_per_part, refuse_occupied, write_generation_config, written_whole
+from smol_hf.conversion.formats import OURS
+from smol_hf.conversion.location import locate
+from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()
+
+
+def merge(
+    adapter: str,
+    output: str | Path,
+    *,
+    base: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> dict:
+    """Merge `adapter` (folder or Hub id) into its base, into the folder `output`.
+
+    Args:
+        base: folder or Hub id of the checkpoint that the adapter belongs to; by default the one that it names.
+        dtype: of the result; by default the base's. The sum is computed in float32 in any case.
+        revision: of the adapter; its configuration names the base's own.
+
+    Returns:
+        `base`, `adapter` (kind), `output`, `parameters` (per part and `total`), `seconds`.
+
+    Raises:
+        ConversionError: when one of the two is not there, damaged, or not made for the other. Nothing is written.
+        FileExistsError: when `output` holds something already.
+    """
+    started = time.monotonic()
+    output = Path(output)
+    refuse_occupied(output)
+    fetch = {"token": token, "local_files_only": local_files_only}
+    folder = locate(adapter, revision=revision, **fetch)
+    config = read_adapter_config(folder)
+    base_folder = locate_base(config, base, fetch)
+    merged = merge_weights(base_folder, folder, config, dtype)
+    texts = folder if (folder / "tokenizer_config.json").is_file() else base_folder
+    reader = AutoProcessor if merged.config.model_type == SmolHFConfig.model_type else AutoTokenizer
+    with written_whole(output) as incomplete:
+        merged.save_pretrained(incomplete)
+        reader.from_pretrained(texts).save_pretrained(incomplete)
+        write_generation_config(base_folder, incomplete, merged)
+    return {
+        "base": str(base_folder),
+        "adapter": kind_of(config),
+        "output": str(output),
+        "parameters": parameters_per_part(merged),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def merge_weights(base: Path, adapter: Path, config: PeftConfig, dtype: str | None = None):
+    """The base with the adapter's updates added to its weights; both are read from their folders."""
+    model_type = read_json(base / "config.json").get("model_type")
+    if model_type not in OURS:
+        raise ConversionError(f"{base} is a {model_type} model: convert it first (smol-hf convert)")
+    auto = AutoModelForImageTextToText if model_type == SmolHFConfig.model_type else AutoModelForCausalLM
+    # A sum in bfloat16 would lose updates that are small beside the weights.
+    model = auto.from_pretrained(base, dtype=torch.float32)
+    merged = load_adapter(model, adapter, config).merge_and_unload()
+    stored = read_json(base / "config.json").get("dtype")
+    return merged.to(getattr(torch, dtype or stored or "float32"))
+
+
+def load_adapter(model, folder: Path, config: PeftConfig) -> PeftModel:
+    """The model with the folder's adapter over it; every tensor of the file has its place, and every place a tensor.
+
+    Raises:
+        ConversionError: where that is not so, or the file is damaged.
+    """
+    tensors = read_safetensors(folder / WEIGHTS)
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise ConversionError(f"{folder}: this adapter does not fit the model: {error}") from error
+    places = {name: tensor.shape for name, tensor in get_peft_model_state_dict(adapted).items()}
+    for name in sorted({*places, *tensors}):
+        if name not in tensors:
+            raise ConversionError(f"{folder / WEIGHTS}: {name} is missing")
+        if name not in places:
+            raise ConversionError(f"{folder / WEIGHTS}: the model has no place for {name}")
+        if tensors[name].shape != places[name]:
+            theirs, ours = tuple(tensors[name].shape), tuple(places[name])
+            raise ConversionError(f"{folder / WEIGHTS}: {name} is {theirs}, but the model needs {ours}")
+        if not torch.isfinite(tensors[name]).all():
+            raise ConversionError(f"{folder / WEIGHTS}: {name} is not finite")
+    set_peft_model_state_dict(adapted, tensors)
+    return adapted
+
+
+def read_adapter_config(folder: Path) -> PeftConfig:
+    if not (folder / CONFIG).is_file():
+        raise ConversionError(f"{folder}: no {CONFIG}, so it is no adapter of PEFT")
+    if not (folder / WEIGHTS).is_file():
+        raise ConversionError(f"{folder}: {WEIGHTS} is missing")
+    if read_json(folder / CONFIG).get("peft_type") != "LORA":
+        raise ConversionError(f"{folder / CONFIG}: only LoRA and DoRA adapters can be merged")
+    try:
+        return PeftConfig.from_pretrained(folder)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConversionError(f"{folder / CONFIG}: not readable as an adapter's configuration: {error}") from error
+
+
+def locate_base(config: PeftConfig, base: str | None, fetch: dict) -> Path:
+    named = base or config.base_model_name_or_path
+    if not named:
+        raise ConversionError("the adapter does not name its base: give --base")
+    try:
+        return locate(named, revision=None if base else config.revision, **fetch)
+    except ConversionError as error:
+        raise ConversionError(f"the base of this adapter: {error}. --base says where it is") from error
+
+
+def kind_of(config: PeftConfig) -> str:
+    return f"{'DoRA' if config.use_dora else 'LoRA'} of rank {config.r}"

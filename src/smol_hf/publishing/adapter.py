@@ -1,0 +1,49 @@
+"""The folder of an adapter: what PEFT loads over the checkpoint that was trained, with processor, recipe and card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from smol_hf.publishing.checkpoint import give_usual_modes
+from smol_hf.publishing.model_card import is_hub_id
+from smol_hf.resources import resource_path
+
+
+def publish_adapter(folder: str | Path, model, processor, *, recipe: dict, versions: dict[str, str]) -> Path:
+    """Write the adapter of a `PeftModel`, whole or not at all; what stood there before is replaced."""
+    folder = Path(folder)
+    incomplete = folder.with_name(f".{folder.name}.incomplete")
+    shutil.rmtree(incomplete, ignore_errors=True)
+    model.save_pretrained(incomplete)
+    processor.save_pretrained(incomplete)
+    (incomplete / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    config = model.peft_config[model.active_adapter]
+    base = config.base_model_name_or_path
+    card = ModelCard.from_template(
+        ModelCardData(
+            library_name="peft",
+            pipeline_tag="image-text-to-text",
+            tags=["smol_hf", "lora"],
+            base_model=base if is_hub_id(base) else None,
+        ),
+        template_path=str(resource_path("hub_templates", "adapter_card.md.jinja")),
+        name=folder.parent.name,
+        kind="DoRA" if config.use_dora else "LoRA",
+        rank=config.r,
+        base=base,
+        quoted_base=json.dumps(base, ensure_ascii=False),
+        whole=sorted(config.modules_to_save or []),
+        trained=f"{sum(weight.numel() for weight in model.parameters() if weight.requires_grad):,}",
+        versions=versions,
+    )
+    (incomplete / "README.md").write_text(str(card).rstrip() + "\n", encoding="utf-8")
+    give_usual_modes(incomplete)
+    if folder.exists():
+        shutil.rmtree(folder)
+    incomplete.rename(folder)
+    return folder

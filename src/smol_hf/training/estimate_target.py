@@ -1,0 +1,149 @@
+"""What `smol-hf estimate` looks at: a preset, a recipe or a checkpoint, and the step that is asked for."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PretrainedConfig
+
+from smol_hf.data.conversation import Conversation
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.training.composition import build_model_and_processor
+from smol_hf.training.lora import freeze_what_has_no_adapter
+from smol_hf.training.lora_arguments import LoraArguments
+from smol_hf.training.parts import PARTS
+from smol_hf.training.presets import PRESETS, preset_config
+from smol_hf.training.recipes import RecipeError, load_arguments, nearest
+from smol_hf.training.run import load_conversations
+from smol_hf.training.traced_step import StepShape
+
+OPTIMIZERS = {
+    "adamw": functools.partial(torch.optim.AdamW, lr=1e-3),
+    "sgd": functools.partial(torch.optim.SGD, lr=1e-3),
+}
+SAMPLED = 1000  # conversations of a recipe's data, from which its small tokenizer is trained
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to estimate, with the batch that its recipe says."""
+
+    name: str
+    config: PretrainedConfig
+    batch_size: int = 1
+    length: int = 1024
+    longest_edge: int | None = None
+    do_image_splitting: bool = True
+    gradient_checkpointing: bool = False
+    dtype: str = "float32"
+    frozen: tuple[str, ...] = ()
+    lora: LoraArguments | None = None
+
+
+def find_target(name: str) -> Target:
+    """A preset's name, a recipe's path, or the folder of a checkpoint of ours.
+
+    Raises:
+        RecipeError: when it is none of them.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return target_of_recipe(path)
+    if name in PRESETS:
+        config = preset_config(name)
+        # As SmolVLM2 cuts its pictures: up to four tiles on the longer side, 1536 pixels with the large one.
+        edge = 4 * config.image_side if isinstance(config, SmolHFConfig) else None
+        return Target(name, config, longest_edge=edge)
+    if (path / "config.json").is_file():
+        config = AutoConfig.from_pretrained(path)
+        if config.model_type not in (SmolHFConfig.model_type, SmolHFTextConfig.model_type):
+            raise RecipeError(f"{name} is a {config.model_type} model: convert it first (smol-hf convert)")
+        return Target(name, config)
+    raise RecipeError(
+        f"{name} is no preset, no recipe (.yaml) and no folder of a checkpoint{nearest(name, list(PRESETS))}"
+    )
+
+
+def target_of_recipe(path: Path) -> Target:
+    _, model_arguments, data_arguments, arguments = load_arguments(["--config", str(path), "--output_dir", "unused"])
+    lora = model_arguments if model_arguments.use_peft else None
+    if lora is not None:
+        freeze_what_has_no_adapter(lora, arguments)
+    conversations = itertools.islice(load_conversations(data_arguments, arguments.seed), SAMPLED)
+    usable = [each for each in conversations if isinstance(each, Conversation)]
+    model, processor = build_model_and_processor(replace(model_arguments, load_in_4bit=False), usable)
+    return Target(
+        str(path),
+        model.config,
+        batch_size=arguments.per_device_train_batch_size,
+        length=data_arguments.context_length or 1024,
+        longest_edge=processor.longest_edge,
+        do_image_splitting=processor.do_image_splitting,
+        gradient_checkpointing=arguments.gradient_checkpointing,
+        dtype=model_arguments.dtype,
+        frozen=tuple(part for part, rate in arguments.part_learning_rates().items() if rate == 0),
+        lora=lora,
+    )
+
+
+def resolve(
+    name: str,
+    batch_size: int | None,
+    length: int | None,
+    tiles: int | None,
+    labelled: int | None,
+    dtype: str | None,
+    optimizer: str,
+    gradient_checkpointing: bool | None,
+    lora: dict[str, Any] | None = None,
+) -> tuple[Target, StepShape]:
+    """The target with what was asked for in place of its own values, and its step. Raises RecipeError."""
+    asked = {
+        "batch_size": batch_size, "length": length, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing,
+    }  # fmt: skip
+    for key in ("batch_size", "length"):
+        if asked[key] is not None and asked[key] < 1 + (key == "length"):
+            raise RecipeError(f"{key} is {asked[key]}: too few")
+    target = replace(find_target(name), **{key: value for key, value in asked.items() if value is not None})
+    if target.dtype not in ("float32", "bfloat16", "float16") or optimizer not in OPTIMIZERS:
+        raise RecipeError("dtype is float32, bfloat16 or float16; optimizer is " + " or ".join(OPTIMIZERS))
+    if lora:
+        target = replace(target, **only_adapters(target.config, lora))
+    positions = getattr(target.config.get_text_config(), "max_position_embeddings", target.length)
+    target = replace(target, length=min(target.length, positions)) if length is None else target
+    if target.length > positions:
+        raise RecipeError(f"length {target.length} is more than the {positions} positions of {name}")
+    return target, step_shape(target, tiles, labelled)
+
+
+def step_shape(target: Target, tiles: int | None, labelled: int | None) -> StepShape:
+    if not isinstance(target.config, SmolHFConfig):
+        if tiles:
+            raise RecipeError(f"{target.name} sees no images: --tiles does not apply")
+        return StepShape(target.batch_size, target.length, 0, labelled or target.length - 1)
+    tiles = target.batch_size if tiles is None else tiles
+    places = tiles * target.config.image_seq_len
+    if places > target.batch_size * target.length:
+        raise RecipeError(
+            f"{tiles} tiles of {target.config.image_seq_len} tokens do not fit {target.batch_size} rows of "
+            f"{target.length}: give fewer --tiles or a larger --length"
+        )
+    text = target.length - -(-places // target.batch_size)
+    return StepShape(target.batch_size, target.length, tiles, max(labelled or text - 1, 1))
+
+
+def only_adapters(config: PretrainedConfig, keys: dict[str, Any]) -> dict[str, Any]:
+    """What becomes of a target when nothing but adapters is trained."""
+    arguments = LoraArguments(use_peft=True, **keys)
+    try:
+        arguments.check_lora()
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    parts = PARTS if isinstance(config, SmolHFConfig) else ("text",)
+    return {"lora": arguments, "frozen": tuple(part for part in parts if part not in arguments.lora_parts)}
