@@ -1,6 +1,7 @@
 """The processor: the tiles and tokens of Idefics3, texts that stay texts, labels that are the answers and no more."""
 
 import base64
+import math
 import pickle
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from modeling.builders import build_processor, build_tokenizer, vlm_config
 from PIL import Image
 from transformers import AutoProcessor, Idefics3Processor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE as SMOLVLM_TEMPLATE
 
@@ -17,6 +19,7 @@ from smol_hf.data.conversation import ImagePart
 from smol_hf.data.images import load_image
 from smol_hf.data.tiny_tokenizer import SPECIAL_TOKENS, build_tiny_tokenizer
 from smol_hf.modeling.image_input import as_image
+from smol_hf.modeling.image_styles import MiddleSquare
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.modeling.vision import normalize_tiles
 
@@ -482,3 +485,96 @@ def test_what_would_cut_a_prompt_is_refused(option, processor):
     if name != "continue_final_message":
         with pytest.raises(ValueError, match=name):
             processor(text="What?", **option)
+
+
+# -- other families' pictures -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(32, 32), (31, 33), (100, 40), (40, 100), (33, 97), (64, 5), (7, 7), (1, 3)])
+def test_the_middle_square_is_what_clip_sees(size):
+    clip = CLIPImageProcessorPil(size={"shortest_edge": TILE}, crop_size={"height": TILE, "width": TILE})
+    image = picture(*size)
+    expected = torch.as_tensor(np.asarray(clip(image, return_tensors="pt")["pixel_values"]))
+    tiles = torch.from_numpy(MiddleSquare(TILE).tiles(image))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (clip.image_mean, clip.image_std))
+    torch.testing.assert_close((tiles / 255 - mean) / std, expected, rtol=0, atol=1e-5)
+
+
+def test_a_line_of_pixels_does_not_fill_the_memory():
+    assert MiddleSquare(336).tiles(picture(1, 60000)).shape == (1, 3, 336, 336)
+
+
+def nanovlm_tiles(image, side, longest, enlarge):
+    """nanoVLM's transforms, written out: resize to multiples of the side, cut, and a small copy first."""
+    width, height = image.size
+    long, short = max(width, height), min(width, height)
+    target = longest if enlarge else min(longest, math.ceil(long / side) * side)
+    other = max(math.ceil(short * (target / long) / side) * side, side)
+    new_width, new_height = (target, other) if width >= height else (other, target)
+    pixels = torch.from_numpy(np.asarray(image.resize((new_width, new_height), Image.Resampling.BICUBIC)).copy())
+    pixels = pixels.permute(2, 0, 1)[None].float()
+    rows, columns = new_height // side, new_width // side
+    cut = pixels.view(3, rows, side, columns, side).permute(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
+    if len(cut) == 1:
+        return cut, (1, 1)
+    overview = torch.nn.functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+    return torch.cat([overview, cut]), (rows, columns)
+
+
+@pytest.mark.parametrize("enlarge", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_tiles_and_tokens_of_nanovlm(size, enlarge):
+    image = picture(*size)
+    expected, (rows, columns) = nanovlm_tiles(image, TILE, 3 * TILE, enlarge)
+    processor = nanovlm_processor(enlarge_images=enlarge)
+    tiles = torch.from_numpy(processor.tiles([image])).float()
+    assert tiles.shape == expected.shape
+    assert (tiles - expected).abs().max() <= 1  # Pillow rounds to bytes
+    block = "<|global_image|>" + "<|image|>" * 4
+    if (rows, columns) != (1, 1):
+        for row in range(1, rows + 1):
+            for column in range(1, columns + 1):
+                block += f"<row_{row}_col_{column}>" + "<|image|>" * 4
+    assert processor.tokenizer.decode(processor.image_block_ids(*size)) == block
+
+
+def nanovlm_processor(**options):
+    tokenizer = build_tiny_tokenizer(["a picture"])
+    tokenizer.add_tokens(["<|image|>", "<|global_image|>"], special_tokens=True)
+    return SmolHFProcessor(
+        tokenizer, tile_size=TILE, image_seq_len=4, longest_edge=3 * TILE, image_token="<|image|>",
+        image_style="nanovlm", chat_template="{% for m in messages %}{% for p in m.content %}"
+        "{{ '<|image|>' if p.type == 'image' else p.text }}{% endfor %}{% endfor %}", **options,
+    )  # fmt: skip
+
+
+def test_several_pictures_of_nanovlm_are_numbered():
+    processor = nanovlm_processor(enlarge_images=False)
+    images = [picture(20, 20), picture(30, 30)]
+    encoded = processor.encode([message("user", IMAGE, IMAGE, "Which?")], images)
+    one = "<|global_image|>" + "<|image|>" * 4
+    assert processor.tokenizer.decode(encoded.input_ids) == f"<image: 0>{one}<image: 1>{one}Which?"
+    assert encoded.tiles.shape == (2, 3, TILE, TILE)
+
+
+def test_a_small_picture_becomes_no_more_tiles_than_its_pixels_fill():
+    enlarging, sparing = (build_processor(longest_edge=4 * TILE, enlarge_images=value) for value in (True, False))
+    assert enlarging.tiles([picture(1, 1)]).shape[0] == 17
+    assert sparing.tiles([picture(1, 1)]).shape[0] == 1
+    assert sparing.tiles([picture(50, 60)]).shape[0] == 2 * 2 + 1
+    large = picture(200, 300)
+    assert np.array_equal(sparing.tiles([large]), enlarging.tiles([large]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_style": "mosaic"}, "choose one of smolvlm, nanovlm, crop, plain"),
+        ({"image_style": "crop"}, "needs tokens for tiles"),
+        ({"image_token": "<|im_start|>"}, "needs another image_style"),
+        ({"image_style": "nanovlm"}, "lacks 1 tokens"),
+    ],
+)
+def test_styles_that_do_not_go_together_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_processor(**options)

@@ -7,7 +7,7 @@ from helpers import TEXTS, build_model, build_processor
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
 from smol_hf.data.conversation import Conversation, Message, TextPart
 from smol_hf.resources import resource_path
-from smol_hf.training.composition import build_model_and_processor
+from smol_hf.training.composition import build_model_and_processor, with_preset
 from smol_hf.training.recipes import RecipeError, load_arguments, parse_command_line, read_recipe
 from smol_hf.training.run import context_length, train
 
@@ -32,9 +32,35 @@ def test_every_shipped_recipe_parses_and_builds_its_model(path, tmp_path):
     assert arguments.output_dir
 
 
+def test_a_preset_is_a_model_whose_values_may_be_changed():
+    _, arguments, _, _ = parse("--preset", "tiny-vlm", "--text_config.num_hidden_layers", "3", "--longest_edge", "128")
+    conversation = Conversation("x", (Message("user", (TextPart("What?"),)),))
+    model, processor = build_model_and_processor(arguments, [conversation])
+    assert model.config.text_config.num_hidden_layers == 3
+    assert model.config.text_config.hidden_size == model.config.vision_config.hidden_size == 64
+    assert processor.tile_size == 64 and processor.tiler.max_tiles_per_side == 2
+
+
+def test_llavas_preset_reads_the_layer_before_the_last():
+    _, arguments, _, _ = parse("--preset", "llava-smollm2-1.7b")
+    arguments = with_preset(arguments)
+    assert arguments.vision_feature_layer == -2 and arguments.connector_type == "mlp"
+    assert arguments.image_mean == [0.48145466, 0.4578275, 0.40821073]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("tiny-vml", "did you mean 'tiny-vlm'"), ("tiny-text", "is a language model alone")]
+)
+def test_a_preset_that_cannot_be_built_is_refused(name, message):
+    _, arguments, _, _ = parse("--preset", name)
+    with pytest.raises(RecipeError, match=message):
+        build_model_and_processor(arguments, [])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--model", "x", "--preset", "tiny-vlm"), "model and preset"),
         (("--lerning_rate", "1"), "unknown key 'lerning_rate': did you mean 'learning_rate'"),
         (("--text_config.hiden_size", "8"), "unknown key 'hiden_size': did you mean 'hidden_size'"),
         (("--vision_config.model_type", "siglip_vison_model"), "did you mean 'siglip_vision_model'"),

@@ -16,7 +16,7 @@ from smol_hf.conversion.location import locate
 from smol_hf.conversion.meta_check import model_of
 from smol_hf.conversion.nanogpt import read_pt
 from smol_hf.conversion.native_folder import finish_native_folder
-from smol_hf.conversion.processors import copy_tokenizer, image_numbers, save_processor
+from smol_hf.conversion.processors import copy_tokenizer, image_numbers, read_processor
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
@@ -112,12 +112,24 @@ def read_foreign(path: Path, config_json: dict, found: Format, tokenizer_folder:
             config.image_mean, config.image_std = image_numbers(path)
         model = model_of(SmolHFForConditionalGeneration, config, tensors)
 
+        processor = read_processor(texts, path, config, found.name)
+
         def finish(folder: Path, model: PreTrainedModel) -> None:
-            save_processor(texts, folder, config, found.name)
+            if processor is not None:
+                processor.save_pretrained(folder)
+            if found.name == "nanovlm" and processor is not None:
+                end_with(model, processor.tokenizer)
+                model.generation_config.save_pretrained(folder)
             write_generation_config(path, folder, model)
 
         return model, finish
     return model_of(SmolHFForCausalLM, config, tensors), save_text_files(texts)
+
+
+def end_with(model: PreTrainedModel, tokenizer) -> None:
+    """nanoVLM says nowhere where an answer ends: it is where its tokenizer says a text does."""
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
 
 
 def save_text_files(source: Path | None) -> Callable[[Path, PreTrainedModel], None]:

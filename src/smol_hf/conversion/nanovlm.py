@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
+from transformers import AddedToken
+
 from smol_hf.conversion.tensor_names import ConversionError, Renaming
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.image_styles import NANOVLM_GLOBAL_TOKEN
 
 NAMES = Renaming(
     [
@@ -32,6 +35,19 @@ NAMES = Renaming(
     ],
     ignored=[r"\.rotary_embd\.inv_freq$"],
 )
+# What its own template writes, with the pictures in their places and the generated text marked.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% set parts = [{'type': 'text', 'text': message['content']}] if message['content'] is string"
+    " else message['content'] %}"
+    "{% if message['role'] == 'assistant' %}{% generation %}"
+    "{% for part in parts %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "<|im_end|>{% endgeneration %}"
+    "{% else %}{% for part in parts %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' %}IMAGE_TOKEN{% endif %}{% endfor %}<|im_end|>{% endif %}{{ '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+PROBE = [{"role": role, "content": role.upper()} for role in ("system", "user", "assistant", "user")]
 FUSED = re.compile(r"\.attn\.qkv_proj\.(weight|bias)$")
 
 
@@ -96,6 +112,37 @@ def image_token_id(config: dict) -> int:
         return 4
     base = config.get("lm_base_vocab_size", config["lm_vocab_size"] - config.get("extra_token_amount", 1))
     return base + list(config["vlm_extra_tokens"]).index("image_token")
+
+
+def pictures(config: dict, tokenizer) -> dict:
+    """How the processor writes pictures and chats. `tokenizer` is the language model's; it gets nanoVLM's tokens.
+
+    Raises:
+        ConversionError: when the tokens do not come to stand where the embeddings have them, or chats are written in
+            another way than ChatML.
+    """
+    extra = config.get("vlm_extra_tokens")
+    if not extra:
+        return {"image_style": "plain", "do_image_splitting": False}
+    if extra["image_token"] not in tokenizer.get_vocab():
+        base = config["lm_vocab_size"] - config.get("extra_token_amount", len(extra))
+        if len(tokenizer) != base:
+            raise ConversionError(f"the tokenizer has {len(tokenizer)} tokens, but nanoVLM's began with {base}")
+        tokenizer.add_tokens([AddedToken(token, special=True) for token in extra.values()], special_tokens=True)
+    tokenizer.padding_side = "left"
+    theirs = config.get("lm_chat_template")
+    if theirs is not None and written(tokenizer, theirs) != written(tokenizer, CHAT_TEMPLATE):
+        raise ConversionError("lm_chat_template writes chats in another way than ChatML, where images have no places")
+    common = {"chat_template": CHAT_TEMPLATE.replace("IMAGE_TOKEN", extra["image_token"])}
+    if extra.get("global_image_token") != NANOVLM_GLOBAL_TOKEN:
+        return {**common, "image_style": "plain", "do_image_splitting": False}
+    longest_edge = config.get("max_img_size", config["vit_img_size"])
+    enlarge = bool(config.get("resize_to_max_side_len", False))
+    return {**common, "image_style": "nanovlm", "longest_edge": longest_edge, "enlarge_images": enlarge}
+
+
+def written(tokenizer, template: str) -> str:
+    return tokenizer.apply_chat_template(PROBE, chat_template=template, tokenize=False, add_generation_prompt=True)
 
 
 def from_nanovlm(tensors: dict, config: SmolHFConfig) -> dict:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from smol_hf.conversion import nanovlm
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.chat_format import DEFAULT_CHAT_TEMPLATE
@@ -50,31 +51,47 @@ def image_numbers(source: Path) -> tuple[list[float], list[float]]:
     return list(numbers.get("image_mean") or half), list(numbers.get("image_std") or half)
 
 
-def save_processor(source: Path, folder: Path, config: SmolHFConfig, kind: str) -> None:
-    """Our processor with the foreign tokenizer and template; without a tokenizer in the source, nothing is written.
+def read_processor(texts: Path, source: Path, config: SmolHFConfig, kind: str) -> SmolHFProcessor | None:
+    """Our processor, which writes and cuts pictures as the family `kind` does; None without a tokenizer.
 
-    SmolVLM's pictures are written as there, token for token. Those of other families become their image tokens alone.
+    Args:
+        texts: folder of the tokenizer and chat template. `source`: folder of the model.
+
+    Raises:
+        ConversionError: for a tokenizer that has no token for images.
     """
-    if not any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        return
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    numbers = image_processor_of(source)
-    side, tile_tokens = config.image_side, kind in ("smolvlm", "idefics3")
+    if not any((texts / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(texts)
+    if kind == "nanovlm":
+        pictures = nanovlm.pictures(read_json(source / "config.json"), tokenizer)
+    elif kind == "llava":
+        pictures = pictures_of_llava(image_processor_of(source), config.image_side)
+    else:
+        pictures = pictures_of_smolvlm(image_processor_of(source))
     image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
     if image_token is None:
-        raise ConversionError(f"{source}: the tokenizer has no token {config.image_token_id}, which stands for images")
-    splitting = tile_tokens and bool(numbers.get("do_image_splitting", True))
-    processor = SmolHFProcessor(
+        raise ConversionError(f"{texts}: the tokenizer has no token {config.image_token_id}, which stands for images")
+    pictures.setdefault("chat_template", template_of(texts, tokenizer))
+    return SmolHFProcessor(
         tokenizer,
-        tile_size=side,
+        tile_size=config.image_side,
         image_seq_len=config.image_seq_len,
-        longest_edge=(numbers.get("size") or {}).get("longest_edge") if splitting else side,
-        do_image_splitting=splitting,
-        chat_template=template_of(source, tokenizer),
         image_token=image_token,
-        tile_tokens=tile_tokens,
+        **pictures,
     )
-    processor.save_pretrained(folder)
+
+
+def pictures_of_smolvlm(numbers: dict) -> dict:
+    splitting = bool(numbers.get("do_image_splitting", True))
+    longest_edge = (numbers.get("size") or {}).get("longest_edge") if splitting else None
+    return {"longest_edge": longest_edge, "do_image_splitting": splitting}
+
+
+def pictures_of_llava(numbers: dict, side: int) -> dict:
+    """The middle square, as CLIP's image processor cuts it; the whole picture where the processor does not crop."""
+    crops = numbers.get("do_center_crop", "shortest_edge" in (numbers.get("size") or {"shortest_edge": side}))
+    return {"image_style": "crop" if crops else "plain", "do_image_splitting": False}
 
 
 def template_of(source: Path, tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -85,9 +102,20 @@ def template_of(source: Path, tokenizer: PreTrainedTokenizerBase) -> str | None:
             template = read_json(source / name).get("chat_template")
     if not template:
         return None
+    if begins_by_itself(tokenizer) and tokenizer.bos_token not in written_by(tokenizer, PROBES[0], template)[:40]:
+        # The tokenizer would put it there; the processor tokenises what the template writes, and nothing else.
+        template = "{{ bos_token }}" + template
 
-    def written(probe: list, template: str) -> str:
-        return tokenizer.apply_chat_template(probe, chat_template=template, tokenize=False, add_generation_prompt=True)
-
-    same = all(written(probe, template) == written(probe, DEFAULT_CHAT_TEMPLATE) for probe in PROBES)
+    same = all(
+        written_by(tokenizer, probe, template) == written_by(tokenizer, probe, DEFAULT_CHAT_TEMPLATE)
+        for probe in PROBES
+    )
     return DEFAULT_CHAT_TEMPLATE if same else template
+
+
+def written_by(tokenizer: PreTrainedTokenizerBase, probe: list, template: str) -> str:
+    return tokenizer.apply_chat_template(probe, chat_template=template, tokenize=False, add_generation_prompt=True)
+
+
+def begins_by_itself(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return tokenizer.bos_token_id is not None and tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id

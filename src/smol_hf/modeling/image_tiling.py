@@ -18,11 +18,14 @@ LONGEST_SIDE = 4096  # pixels; nothing is ever enlarged beyond it
 @dataclass(frozen=True)
 class ImageTiler:
     """`longest_edge`: pixels to which a picture's longer side is brought first. `tile_size`: side of a tile.
-    `do_image_splitting`: cut into a grid plus overview; otherwise one square tile, whatever the aspect."""
+    `do_image_splitting`: cut into a grid plus overview; otherwise one square tile, whatever the aspect.
+    `enlarge_images`: also where the picture is smaller, as SmolVLM does; otherwise it becomes only as many tiles as
+    its own pixels fill."""
 
     tile_size: int
     longest_edge: int
     do_image_splitting: bool = True
+    enlarge_images: bool = True
 
     def __post_init__(self):
         if self.tile_size < 1 or self.longest_edge < 1:
@@ -36,12 +39,13 @@ class ImageTiler:
     def resized(self, height, width):
         """Size after the first resize: the longer side is `longest_edge`, the shorter keeps the aspect and is even."""
         aspect = width / height
+        longest_edge = self.longest_edge if self.enlarge_images else min(self.longest_edge, max(height, width))
         if width >= height:
-            width = self.longest_edge
+            width = longest_edge
             height = int(width / aspect)
             height += height % 2
         else:
-            height = self.longest_edge
+            height = longest_edge
             width = int(height * aspect)
             width += width % 2
         height, width = max(height, 1), max(width, 1)
@@ -80,8 +84,13 @@ class ImageTiler:
             for row in range(rows)
             for column in range(columns)
         ]
-        stacked = np.stack([np.asarray(tile) for tile in [*tiles, overview]])  # (tiles, height, width, 3)
-        return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
+        return as_tiles([*tiles, overview])
+
+
+def as_tiles(squares):
+    """PIL images of one size → uint8 array (tiles, 3, side, side)."""
+    stacked = np.stack([np.asarray(square) for square in squares])  # (tiles, height, width, 3)
+    return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
 
 
 def resize(image, height, width):

@@ -9,9 +9,10 @@ import torch
 from transformers import BatchFeature, ProcessorMixin
 
 from .chat_encoding import ChatEncoder
-from .chat_format import DEFAULT_CHAT_TEMPLATE, IMAGE_TOKEN, image_block, image_tokens
+from .chat_format import DEFAULT_CHAT_TEMPLATE, IMAGE_TOKEN
 from .image_input import distribute, images_of
-from .image_tiling import ImageTiler
+from .image_styles import before_picture, build_tiler, check_style, control_tokens, write_picture
+from .image_tiling import ImageTiler  # noqa: F401
 from .label_loss import IGNORE_INDEX
 
 
@@ -27,16 +28,17 @@ class EncodedSample:
 
 class SmolHFProcessor(ProcessorMixin):
     """Args:
-        tokenizer: a fast tokenizer that holds `image_tokens(…)`, with padding and end-of-sequence tokens.
+        tokenizer: a fast tokenizer that holds `control_tokens`, with padding and end-of-sequence tokens.
         tile_size: side in pixels of the square that the image encoder sees (its `image_size`).
         image_seq_len: tokens that one tile becomes in the model (`SmolHFConfig.image_seq_len`).
         longest_edge: pixels to which the longer side of a picture is brought first; `tile_size` when None.
         do_image_splitting: cut large pictures into a grid of tiles plus an overview.
         image_token: the token that stands for one image feature, and in a chat template for a whole picture.
-        tile_tokens: write SmolVLM's tokens around the features of a tile; False as LLaVA does, features alone.
+        enlarge_images: bring small pictures to `longest_edge` too.
+        image_style: how pictures are cut and written, see `image_styles`.
 
     Raises:
-        ValueError: when the tokenizer lacks a token, naming it.
+        ValueError: when the tokenizer lacks a token, naming it; for options that do not go together.
     """
 
     attributes = ["tokenizer"]
@@ -52,7 +54,8 @@ class SmolHFProcessor(ProcessorMixin):
         do_image_splitting=True,
         chat_template=None,
         image_token=IMAGE_TOKEN,
-        tile_tokens=True,
+        image_style="smolvlm",
+        enlarge_images=True,
         **kwargs,
     ):
         self.tile_size = tile_size
@@ -60,14 +63,10 @@ class SmolHFProcessor(ProcessorMixin):
         self.longest_edge = longest_edge or tile_size
         self.do_image_splitting = do_image_splitting
         self.image_token = image_token
-        self.tile_tokens = tile_tokens
+        self.image_style = image_style
+        self.enlarge_images = enlarge_images
+        check_style(image_style, image_token, do_image_splitting)
         super().__init__(tokenizer, chat_template=chat_template or DEFAULT_CHAT_TEMPLATE)
-        if tile_tokens and image_token != IMAGE_TOKEN:
-            raise ValueError(
-                f"image_token {image_token!r} goes with tile_tokens=False: tiles are written with {IMAGE_TOKEN}"
-            )
-        if do_image_splitting and not tile_tokens:
-            raise ValueError("do_image_splitting needs tile_tokens: without them nobody knows where a tile belongs")
         vocabulary = tokenizer.get_vocab()
         missing = [token for token in self.control_tokens if token not in vocabulary]
         if missing:
@@ -77,12 +76,14 @@ class SmolHFProcessor(ProcessorMixin):
 
     @property
     def tiler(self):
-        return ImageTiler(self.tile_size, self.longest_edge, self.do_image_splitting)
+        return build_tiler(
+            self.image_style, self.tile_size, self.longest_edge, self.do_image_splitting, self.enlarge_images
+        )
 
     @property
     def control_tokens(self):
         """The tokens with which pictures are written."""
-        return image_tokens(self.tiler.max_tiles_per_side) if self.tile_tokens else [self.image_token]
+        return control_tokens(self.image_style, self.image_token, self.tiler.max_tiles_per_side)
 
     @property
     def encoder(self):
@@ -100,9 +101,16 @@ class SmolHFProcessor(ProcessorMixin):
         grid = self.tiler.grid(height, width)
         key = (*grid, self.image_seq_len)
         if key not in self._blocks:
-            block = image_block(*key) if self.tile_tokens else self.image_token * self.image_seq_len
-            self._blocks[key] = self.encoder.encode_block(block)
+            self._blocks[key] = self.encoder.encode_block(write_picture(self.image_style, *key, self.image_token))
         return self._blocks[key]
+
+    def image_blocks(self, sizes):
+        """The token ids of each picture of a conversation, given their (height, width) in reading order."""
+        blocks = [self.image_block_ids(*size) for size in sizes]
+        for index, block in enumerate(blocks):
+            name = before_picture(self.image_style, index, len(blocks))
+            blocks[index] = self.encoder.encode_block(name) + block if name else block
+        return blocks
 
     def encode_text(self, messages, image_sizes, add_generation_prompt=False, chat_template=None):
         """Token ids and labels of a conversation whose pictures have these (height, width): nothing is decoded.
@@ -110,7 +118,7 @@ class SmolHFProcessor(ProcessorMixin):
         Raises:
             ValueError: when the messages show another number of images than there are sizes.
         """
-        blocks = [self.image_block_ids(*size) for size in image_sizes]
+        blocks = self.image_blocks(image_sizes)
         return self.encoder.encode_messages(
             messages, blocks, chat_template or self.chat_template, add_generation_prompt
         )
@@ -176,7 +184,7 @@ class SmolHFProcessor(ProcessorMixin):
         per_text = distribute(images, [prompt.count(self.image_token) for prompt in texts])
         encoded = []
         for prompt, prompt_images in zip(texts, per_text):
-            blocks = [self.image_block_ids(image.height, image.width) for image in prompt_images]
+            blocks = self.image_blocks([(image.height, image.width) for image in prompt_images])
             input_ids, labels = self.encoder.encode_prompt(prompt, blocks)
             encoded.append(EncodedSample(input_ids, labels, self.tiles(prompt_images)))
         return BatchFeature(self.pad(encoded, padding), tensor_type=return_tensors)

@@ -17,8 +17,8 @@ from smol_hf.training.lora_arguments import LoraArguments, default_of
 
 # With `model` these have no meaning: the checkpoint has its own.
 OF_A_NEW_MODEL = (
-    "vision_config", "text_config", "tokenizer", "image_mean", "image_std", "connector_type", "scale_factor",
-    "tokenizer_vocab_size",
+    "preset", "vision_config", "text_config", "tokenizer", "image_mean", "image_std", "connector_type", "scale_factor",
+    "tokenizer_vocab_size", "vision_feature_layer",
 )  # fmt: skip
 CONNECTOR_TYPES = ("pixel_shuffle", "linear", "mlp")
 
@@ -30,6 +30,12 @@ class ModelArguments(LoraArguments):
     model: str | None = field(
         default=None, metadata={"help": "Checkpoint folder or Hub id to continue from. Excludes the keys below."}
     )
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "A published model's sizes, such as smolvlm2-256m, with random weights; the keys below count more."
+        },
+    )
     vision_config: dict[str, Any] | None = field(
         default=None, metadata={"help": "Image encoder: model_type and sizes, as in transformers."}
     )
@@ -38,6 +44,9 @@ class ModelArguments(LoraArguments):
     )
     connector_type: str = field(default="pixel_shuffle", metadata={"help": "pixel_shuffle, linear or mlp."})
     scale_factor: int = field(default=2, metadata={"help": "Side of the square of patches that becomes one token."})
+    vision_feature_layer: int = field(
+        default=-1, metadata={"help": "Layer of the image encoder that is read: the last; LLaVA reads the one before."}
+    )
     tokenizer: str | None = field(
         default=None,
         metadata={"help": "Folder or Hub id; by default a small byte-level BPE is trained on the data's texts."},
@@ -48,6 +57,10 @@ class ModelArguments(LoraArguments):
         metadata={"help": "Pixels to which a picture's longer side is brought; the tile size by default."},
     )
     do_image_splitting: bool = field(default=True, metadata={"help": "Cut large pictures into tiles and an overview."})
+    enlarge_images: bool = field(
+        default=True,
+        metadata={"help": "Bring small pictures to longest_edge too, as SmolVLM; false: no tiles of enlarged pixels."},
+    )
     attn_implementation: str = field(
         default="sdpa", metadata={"help": "eager, sdpa, flash_attention_2, flex_attention."}
     )

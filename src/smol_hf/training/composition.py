@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from transformers import (
@@ -25,8 +26,9 @@ from smol_hf.modeling.image_tiling import ImageTiler
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG
-from smol_hf.training.arguments import ModelArguments
+from smol_hf.training.arguments import OF_A_NEW_MODEL, ModelArguments
 from smol_hf.training.lora import quantization_config
+from smol_hf.training.presets import VISION, preset_config
 from smol_hf.training.recipes import RecipeError, nearest
 
 
@@ -53,6 +55,8 @@ def build_model_and_processor(
         )
         cut_pictures_anew(processor, arguments)
         return model, processor
+    if arguments.preset is not None:
+        arguments = with_preset(arguments)
     tokenizer = build_tokenizer(arguments, conversations, trust_remote_code)
     config = build_config(arguments, tokenizer)
     processor = SmolHFProcessor(
@@ -61,11 +65,31 @@ def build_model_and_processor(
         image_seq_len=config.image_seq_len,
         longest_edge=arguments.longest_edge,
         do_image_splitting=arguments.do_image_splitting,
+        enlarge_images=arguments.enlarge_images,
     )
     config.text_config._attn_implementation = arguments.attn_implementation
     model = SmolHFForConditionalGeneration(config).to(dtype)
     prepare_generation(model, processor)
     return model, processor
+
+
+def with_preset(arguments: ModelArguments) -> ModelArguments:
+    """The arguments with the preset's values where the recipe has none of its own; mappings are merged.
+
+    Raises:
+        RecipeError: for a name that is none, or that of a language model alone.
+    """
+    preset_config(arguments.preset)
+    settings = VISION.get(arguments.preset)
+    if settings is None:
+        raise RecipeError(f"preset {arguments.preset} is a language model alone: choose one of {', '.join(VISION)}")
+    values = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            values[name] = {**value, **(getattr(arguments, name) or {})}
+        elif name in OF_A_NEW_MODEL and getattr(arguments, name) == ModelArguments.__dataclass_fields__[name].default:
+            values[name] = value
+    return replace(arguments, **values)
 
 
 def cut_pictures_anew(processor: SmolHFProcessor, arguments: ModelArguments) -> None:
@@ -74,6 +98,8 @@ def cut_pictures_anew(processor: SmolHFProcessor, arguments: ModelArguments) -> 
         processor.longest_edge = arguments.longest_edge
     if not arguments.do_image_splitting:
         processor.do_image_splitting = False
+    if not arguments.enlarge_images:
+        processor.enlarge_images = False
     present = processor.tokenizer.get_vocab()
     missing = [token for token in processor.control_tokens if token not in present]
     if missing:
@@ -136,6 +162,7 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
             vision_config=vision_config,
             connector_type=arguments.connector_type,
             scale_factor=arguments.scale_factor,
+            vision_feature_layer=arguments.vision_feature_layer,
             image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
             initializer_range=text_config.get("initializer_range", 0.02),
             image_mean=arguments.image_mean or [0.5] * 3,
