@@ -1,0 +1,80 @@
+"""Which rows of a source a lane reads, and in which order: a function of (seed, source, epoch, lane) alone.
+
+A run has a fixed number of lanes, whatever the number of processes that share them. In each epoch the lanes divide
+every row of a source between them: nothing is read twice, nothing is left out.
+"""
+
+from __future__ import annotations
+
+import bisect
+from functools import lru_cache
+
+import numpy as np
+
+from smol_hf.data.engine.randomness import generator
+
+
+class SourceOrder:
+    """The order of one source for one lane, epoch after epoch.
+
+    Where single rows are cheap to read (`rows_anywhere`), rows are permuted and dealt out to the lanes. Where rows
+    come in large blocks, such as the row groups of a parquet file, blocks are dealt out, and the rows of a block
+    permuted; so a lane reads each of its blocks once.
+    """
+
+    def __init__(self, name: str, block_sizes: list[int], rows_anywhere: bool, seed: int, lane: int, lanes: int):
+        self.key = (seed, name)
+        self.sizes = np.asarray(block_sizes, dtype=np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        self.total = int(self.starts[-1])
+        self.lane, self.lanes = lane, lanes
+        # With fewer blocks than lanes some lanes would have nothing to read.
+        self.by_row = rows_anywhere or len(block_sizes) < lanes
+        self.begins = [0]
+        self.permutation_of_block = lru_cache(maxsize=8)(self._permutation_of_block)
+        self.epoch_plan = lru_cache(maxsize=4)(self._epoch_plan)
+
+    def _permutation_of_block(self, epoch: int, block: int) -> np.ndarray:
+        return generator(*self.key, "rows", epoch, block).permutation(int(self.sizes[block]))
+
+    def first_of(self, epoch: int) -> int:
+        """Which share of the deal is this lane's: it turns with the epoch, or the first lanes would always get the
+        row that is left over."""
+        return (self.lane + int(generator(*self.key, "turn", epoch).integers(self.lanes))) % self.lanes
+
+    def _epoch_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(this lane's rows, or its blocks; where each of them begins in the lane's own count)."""
+        permutation = generator(*self.key, "epoch", epoch).permutation(self.total if self.by_row else len(self.sizes))
+        own = permutation[self.first_of(epoch) :: self.lanes]
+        lengths = np.ones(len(own), dtype=np.int64) if self.by_row else self.sizes[own]
+        return own, np.concatenate([[0], np.cumsum(lengths)])
+
+    def _length(self, epoch: int) -> int:
+        if self.by_row:
+            return max(0, -(-(self.total - self.first_of(epoch)) // self.lanes))
+        return int(self.epoch_plan(epoch)[1][-1])
+
+    def begin(self, epoch: int) -> int:
+        """Rows that this lane reads before an epoch."""
+        while len(self.begins) <= epoch:
+            self.begins.append(self.begins[-1] + self._length(len(self.begins) - 1))
+        return self.begins[epoch]
+
+    def length(self, epoch: int) -> int:
+        """Rows that this lane reads in an epoch."""
+        return self.begin(epoch + 1) - self.begin(epoch)
+
+    def locate(self, number: int) -> tuple[int, int, int]:
+        """(epoch, block, row in it) of the lane's n-th row, counted over all epochs from 0."""
+        while self.begins[-1] <= number:
+            self.begin(len(self.begins))
+        epoch = bisect.bisect_right(self.begins, number) - 1
+        position = number - self.begins[epoch]
+        own, starts = self.epoch_plan(epoch)
+        if self.by_row:
+            row = int(own[position])
+            block = int(np.searchsorted(self.starts, row, side="right")) - 1
+            return epoch, block, row - int(self.starts[block])
+        at = int(np.searchsorted(starts, position, side="right")) - 1
+        block = int(own[at])
+        return epoch, block, int(self.permutation_of_block(epoch, block)[position - int(starts[at])])

@@ -1,0 +1,64 @@
+"""What the engine reads: rows in blocks, any block at any time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+BLOCKS_KEPT = 6
+
+
+class Source(ABC):
+    """A dataset that can be read in any order.
+
+    Attributes:
+        name: stands in the name of every sample, and in every counter.
+        block_sizes: rows of each block, the least that is read at once.
+        rows_anywhere: whether reading one row costs little more than the row, so that rows are shuffled all over the
+            source; otherwise only blocks are, and the rows in each.
+        fingerprint: changes when the content does. A run does not go on with other data.
+    """
+
+    name: str
+    block_sizes: Sequence[int]
+    rows_anywhere: bool
+    fingerprint: str
+
+    @abstractmethod
+    def read_block(self, block: int) -> list[tuple[str, Any]]:
+        """(where, record) of each row; `where` names it in every message. A row that cannot be parsed has the
+        `SampleError` that says so in place of its record; None stands for no row (a blank line)."""
+
+    def __len__(self) -> int:
+        return int(np.sum(self.block_sizes))
+
+
+class BlockCache:
+    """The blocks that were read last, of all sources of a process. Of a source with `rows_anywhere` whose blocks hold
+    several rows, all stay: such a source is small, and its rows are asked for in any order."""
+
+    def __init__(self, sources: list[Source], kept: int = BLOCKS_KEPT):
+        self.sources = sources
+        self.kept = max(kept, len(sources))
+        self.blocks: OrderedDict[tuple[int, int], list] = OrderedDict()
+        self.small: dict[tuple[int, int], list] = {}
+
+    def row(self, source: int, block: int, row: int) -> tuple[str, Any]:
+        key = (source, block)
+        if key in self.small:
+            return self.small[key][row]
+        if key in self.blocks:
+            self.blocks.move_to_end(key)
+            return self.blocks[key][row]
+        rows = self.sources[source].read_block(block)
+        if self.sources[source].rows_anywhere and len(rows) > 1:
+            self.small[key] = rows
+        else:
+            self.blocks[key] = rows
+            while len(self.blocks) > self.kept:
+                self.blocks.popitem(last=False)
+        return rows[row]
