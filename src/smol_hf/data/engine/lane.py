@@ -1,0 +1,120 @@
+"""A lane: an endless stream of rows that is a function of its number, whoever reads it and however often it stopped.
+
+    draw a source (mixing) → its next row (order) → measure (prepare) → pool (packing) → decode (encode) → a row
+
+Everything up to the pool is cheap: texts are tokenised and images' headers read. Pictures are decoded when their
+sample leaves the pool, once. The state is what was drawn and what waits in the pool, as references: a few KB of JSON.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from smol_hf.data.conversation import SampleError
+from smol_hf.data.engine.mixing import Mixing
+from smol_hf.data.engine.source import BlockCache
+from smol_hf.data.packing import PackingPool, Planned
+
+FAULTS_OF_A_ROW = 1000
+
+
+class Prepared(Protocol):
+    num_tokens: int
+    num_tiles: int
+
+
+class Work(Protocol):
+    """What is done with a record: `prepare` measures it without decoding anything, `encode` makes it ready to be
+    collated. Both raise `SampleError` for what cannot be used."""
+
+    def prepare(self, source: int, where: str, record: Any) -> Prepared: ...
+
+    def encode(self, prepared: Prepared) -> Any: ...
+
+
+@dataclass
+class Row:
+    """Samples that share a row, in order, and what happened on the way to it.
+
+    `drawn` counts the records read from each source, those with faults included. `state` is the lane's after this
+    row. A finished lane gives rows without samples.
+    """
+
+    lane: int
+    samples: list[Any] = field(default_factory=list)
+    faults: list[SampleError] = field(default_factory=list)
+    drawn: dict[int, int] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+    finished: bool = False
+
+
+class Lane:
+    """Args:
+    number: of this lane.
+    mixing: its draws, which go on from `state`.
+    pool: empty; of size 1 it gives one sample per row.
+    state: from a `Row` of this lane, to go on after it.
+    """
+
+    def __init__(self, number: int, mixing: Mixing, cache: BlockCache, work: Work, pool: PackingPool, state=None):
+        self.number, self.mixing, self.cache, self.work, self.pool = number, mixing, cache, work, pool
+        self.rows = 0
+        self.prepared: dict[tuple[int, int], Prepared] = {}
+        if state is not None:
+            self.mixing.taken = list(state["taken"])
+            self.rows = state["rows"]
+            for source, drawn, tokens, tiles in state["pool"]:
+                self.pool.add(Planned((source, drawn), tokens, tiles))
+
+    def state(self) -> dict[str, Any]:
+        waiting = [[*sample.reference, sample.num_tokens, sample.num_tiles] for sample in self.pool.contents()]
+        return {"rows": self.rows, "taken": list(self.mixing.taken), "pool": waiting}
+
+    def next_row(self) -> Row:
+        """The next row. Whatever could not be used on the way is named in its `faults`."""
+        row, drawn = Row(self.number), Counter()
+        while not row.samples and len(row.faults) < FAULTS_OF_A_ROW:
+            row.finished = not self.fill_pool(row.faults, drawn) and not len(self.pool)
+            if row.finished:
+                break
+            for sample in self.pool.next_row():
+                try:
+                    row.samples.append(self.work.encode(self.prepare(*sample.reference)))
+                except SampleError as fault:
+                    row.faults.append(fault)
+                self.prepared.pop(sample.reference, None)
+        self.rows += 1
+        row.drawn, row.state = dict(drawn), self.state()
+        return row
+
+    def fill_pool(self, faults: list[SampleError], drawn: Counter) -> bool:
+        """Draw until the pool is full. False when there is nothing more to draw."""
+        while self.pool.has_room and len(faults) < FAULTS_OF_A_ROW:
+            reference = self.mixing.draw()
+            if reference is None:
+                return False
+            try:
+                prepared = self.prepare(*reference)
+            except SampleError as fault:
+                faults.append(fault)
+                drawn[reference[0]] += 1
+                continue
+            if prepared is not None:
+                drawn[reference[0]] += 1
+                self.pool.add(Planned(reference, prepared.num_tokens, prepared.num_tiles))
+        return True
+
+    def prepare(self, source: int, number: int) -> Prepared | None:
+        """The measured sample of a draw, from memory or read again; None for a row without a record."""
+        reference = (source, number)
+        if reference not in self.prepared:
+            _, block, place = self.mixing.orders[source].locate(number)
+            where, record = self.cache.row(source, block, place)
+            if record is None:
+                return None
+            if isinstance(record, SampleError):
+                raise record
+            self.prepared[reference] = self.work.prepare(source, where, record)
+        return self.prepared[reference]
