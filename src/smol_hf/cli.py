@@ -133,6 +133,9 @@ def questions_from_terminal():
 
 def main(command_line: Sequence[str] | None = None) -> int:
     command_line = sys.argv[1:] if command_line is None else list(command_line)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without the signs of a table still gets the words
     if command_line[:1] == ["train"]:
         from smol_hf.train import main as train
 

@@ -135,7 +135,7 @@ def run_estimate(arguments: argparse.Namespace) -> None:
 
 def lora_keys(arguments: argparse.Namespace) -> dict | None:
     names = ("lora_r", "lora_parts", "use_dora", "load_in_4bit")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) not in (None, False)}
     if given and arguments.lora_r is None:
         raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs --lora-r, the rank of the adapters")
     if arguments.load_in_4bit and arguments.measure:
@@ -199,4 +199,4 @@ def finish(facts: dict, as_json: bool, show: Callable[[Console, dict], None]) ->
     if as_json:
         sys.stdout.write(json.dumps(facts) + "\n")
     else:
-        show(Console(highlight=False), facts)
+        show(Console(highlight=False, markup=False), facts)

@@ -67,7 +67,7 @@ def run(command_line: Sequence[str]) -> None:
 
 def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> None:
     """Write `checkpoint/`; of a run with adapters also `adapter/`, which the checkpoint holds merged."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     model = trainer.accelerator.unwrap_model(trainer.model)
     facts = {
         "recipe": yaml.safe_load((output_dir / "recipe.yaml").read_text(encoding="utf-8")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import subprocess
 import sys
@@ -18,10 +19,13 @@ from smol_hf.conversion import check_stranger
 from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
 from smol_hf.conversion.convert import convert
 from smol_hf.conversion.formats import OURS
+from smol_hf.conversion.meta_check import compare_with
+from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.checkpoints import hash_file
 
 TOLERANCE = 1e-5
@@ -53,7 +57,9 @@ def check(checkpoint: str | Path, *, trust_remote_code: bool = False) -> dict:
     config = read_json(folder / "config.json")
     tensors = read_weights(folder)
     findings = [*check_files(folder), *check_weights(tensors), *check_tokens(folder, config, tensors)]
-    foreign = [path.name for path in folder.glob("*.py") if not is_installed_here(path)]
+    if config.get("model_type") in OURS:
+        findings += [check_names(config, tensors), *check_processor(folder, config)]
+    foreign = foreign_code(folder)
     if foreign and not trust_remote_code:
         reason = f"not tried: {foreign[0]} is not the code installed here; --trust-remote-code runs it"
         findings.append(Finding("loads without smol_hf", reason, False))
@@ -77,6 +83,31 @@ def check_files(folder: Path) -> list[Finding]:
     return findings
 
 
+def foreign_code(folder: Path) -> list[str]:
+    """What a stranger's `trust_remote_code=True` would run that is not this package's code: files in the folder and
+    below it, and classes that a configuration names elsewhere."""
+    found = [
+        str(path.relative_to(folder))
+        for path in sorted(folder.rglob("*.py"))
+        if path.parent != folder or not is_installed_here(path)
+    ]
+    for path in sorted(folder.glob("*.json")):
+        try:
+            config = read_json(path)
+        except ConversionError:
+            continue  # not read by anyone as a configuration
+        found += [f"{name} in {path.name}" for name in strings_of(config.get("auto_map")) if set(name) & set("/\\-:")]
+    return found
+
+
+def strings_of(value) -> list[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for each in value for text in strings_of(each)]
+    return [value] if isinstance(value, str) else []
+
+
 def is_installed_here(path: Path) -> bool:
     own = Path(inspect.getfile(SmolHFConfig)).with_name(path.name)
     return own.is_file() and own.read_bytes() == path.read_bytes()
@@ -95,9 +126,12 @@ def check_tokens(folder: Path, config: dict, tensors: dict) -> list[Finding]:
     """The ids of special tokens, as tokenizer, configuration, generation and embeddings know them."""
     if not (folder / "tokenizer_config.json").is_file():
         return [Finding("tokenizer", "none in the folder")]
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        return [Finding("tokenizer", f"does not load: {error}", False)]
     text = config.get("text_config", config)
-    endings = ("embed_tokens.weight", "wte.weight", "token_embedding.weight")
+    endings = ("embed_tokens.weight", "wte.weight", "token_embedding.weight", "embed_in.weight")
     rows = next((tensor.shape[0] for name, tensor in tensors.items() if name.endswith(endings)), 0)
     findings = [Finding("vocabulary", f"{len(tokenizer)} tokens, {rows} rows of embeddings", len(tokenizer) <= rows)]
     generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
@@ -115,6 +149,40 @@ def check_tokens(folder: Path, config: dict, tensors: dict) -> list[Finding]:
         token, number = tokenizer.convert_ids_to_tokens(config["image_token_id"]), config["image_token_id"]
         findings.append(Finding("image_token_id", f"{number} {token}", token is not None))
     return findings
+
+
+def check_names(config: dict, tensors: dict) -> Finding:
+    """transformers fills what is missing with random numbers, and only its log says so."""
+    is_vlm = config["model_type"] == SmolHFConfig.model_type
+    own_class = SmolHFForConditionalGeneration if is_vlm else SmolHFForCausalLM
+    try:
+        with torch.device("meta"):
+            model = own_class._from_config(own_class.config_class.from_dict(config))
+        compare_with(model, tensors)
+    except (ConversionError, ValueError, TypeError) as error:
+        return Finding("names and shapes", str(error), False)
+    return Finding("names and shapes", "all that the model needs", True)
+
+
+def check_processor(folder: Path, config: dict) -> list[Finding]:
+    if config["model_type"] != SmolHFConfig.model_type:
+        return []
+    numbers = [*config.get("image_mean", []), *config.get("image_std", [])]
+    broken = not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+    if broken:
+        return [Finding("image_mean and image_std", f"{numbers}", False)]
+    try:
+        processor = SmolHFProcessor.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        return [Finding("processor", f"does not load: {error}", False)]
+    model = SmolHFConfig.from_dict(config)
+    facts = {
+        "tile size": (processor.tile_size, model.image_side),
+        "tokens of a tile": (processor.image_seq_len, model.image_seq_len),
+        "image token": (processor.image_token_id, model.image_token_id),
+    }
+    wrong = [f"{name} {own}, but the model has {needed}" for name, (own, needed) in facts.items() if own != needed]
+    return [Finding("processor", "; ".join(wrong) or "fits the model", not wrong)]
 
 
 def as_list(ids) -> list:

@@ -40,23 +40,25 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ConversionError: when there are none, when a shard is missing, or when the index names files outside.
     """
-    for name in INDEXES:
+    for whole, name in zip(WHOLE, INDEXES):  # the order in which transformers looks
+        if (folder / whole).is_file():
+            return [folder / whole]
         if (folder / name).is_file():
-            index = read_json(folder / name)
-            weight_map = index.get("weight_map")
-            if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-                raise ConversionError(f"{folder / name}: weight_map must name a file for each tensor")
-            files = sorted(set(weight_map.values()))
-            for file in files:
-                if Path(file).name != file or "\\" in file or file in ("", ".", ".."):
-                    raise ConversionError(f"{folder / name}: names {file!r}, but shards stand beside their index")
-                if not (folder / file).is_file():
-                    raise ConversionError(f"{folder / file}: this shard is missing (of {len(files)} in {name})")
-            return [folder / file for file in files]
-    for name in WHOLE:
-        if (folder / name).is_file():
-            return [folder / name]
+            return shards(folder, name)
     raise ConversionError(f"{folder}: no weights found; expected {', '.join((*WHOLE, *INDEXES))}")
+
+
+def shards(folder: Path, name: str) -> list[Path]:
+    weight_map = read_json(folder / name).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise ConversionError(f"{folder / name}: weight_map must name a file for each tensor")
+    files = sorted(set(weight_map.values()))
+    for file in files:
+        if Path(file).name != file or "\\" in file or file in ("", ".", ".."):
+            raise ConversionError(f"{folder / name}: names {file!r}, but shards stand beside their index")
+        if not (folder / file).is_file():
+            raise ConversionError(f"{folder / file}: this shard is missing (of {len(files)} in {name})")
+    return [folder / file for file in files]
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ The weights of both stay what they are; the connector between them is new, and w
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -67,6 +68,9 @@ def compose(
     refuse_occupied(output)
     if scale_factor is not None and connector != "pixel_shuffle":
         raise ConversionError(f"--scale-factor is of pixel_shuffle: {connector} keeps every patch a token")
+    for name, number in (("scale-factor", scale_factor), ("longest-edge", longest_edge), ("rope-theta", rope_theta)):
+        if number is not None and not 0 < number < math.inf:
+            raise ConversionError(f"--{name} {number}: it must be a number above 0")
     fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
     vision_folder, text_folder = locate(vision, **fetch), locate(text, **fetch)
     vision_config, vision_tensors = read_vision(vision_folder)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
 from smol_hf.conversion.checkpoint_files import read_json, read_torch_file, read_weights
@@ -18,6 +21,7 @@ from smol_hf.conversion.nanogpt import read_pt
 from smol_hf.conversion.native_folder import finish_native_folder
 from smol_hf.conversion.processors import copy_tokenizer, image_numbers, read_processor
 from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.files import give_usual_modes
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
@@ -66,7 +70,7 @@ def convert(
             read_torch_file(path), num_attention_heads=num_attention_heads, rope_theta=rope_theta
         )
         kind, target, model = "pt", config.model_type, model_of(SmolHFForCausalLM, config, tensors)
-        finish = save_text_files(tokenizer_folder)
+        finish = save_text_files(tokenizer_folder, None)
     else:
         if num_attention_heads is not None or rope_theta is not None:
             raise ConversionError("--num-attention-heads and --rope-theta are for .pt files: a folder has its config")
@@ -94,6 +98,7 @@ def convert(
 
 
 def refuse_occupied(output: Path) -> None:
+    output = output.expanduser().resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} exists and is not empty: choose another place for the result")
 
@@ -104,7 +109,8 @@ def refuse_target(to: str | None) -> None:
 
 
 def read_foreign(path: Path, config_json: dict, found: Format, tokenizer_folder: Path | None):
-    config = found.read_config(config_json)
+    with configuration(path):
+        config = found.read_config(config_json)
     tensors = found.to_ours(read_weights(path), config)
     texts = tokenizer_folder or path
     if isinstance(config, SmolHFConfig):
@@ -123,7 +129,19 @@ def read_foreign(path: Path, config_json: dict, found: Format, tokenizer_folder:
             write_generation_config(path, folder, model)
 
         return model, finish
-    return model_of(SmolHFForCausalLM, config, tensors), save_text_files(texts)
+    return model_of(SmolHFForCausalLM, config, tensors), save_text_files(texts, path)
+
+
+@contextmanager
+def configuration(path: Path):
+    """What transformers raises about values that a configuration cannot have becomes a ConversionError."""
+    try:
+        yield
+    except ConversionError:
+        raise
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConversionError(f"{path / 'config.json'}: a value cannot be used: {reason}") from error
 
 
 def end_with(model: PreTrainedModel, tokenizer) -> None:
@@ -132,10 +150,13 @@ def end_with(model: PreTrainedModel, tokenizer) -> None:
     model.generation_config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
 
 
-def save_text_files(source: Path | None) -> Callable[[Path, PreTrainedModel], None]:
+def save_text_files(texts: Path | None, source: Path | None) -> Callable[[Path, PreTrainedModel], None]:
+    """Beside the weights: the tokenizer of `texts`, and how the model `source` generates."""
+
     def finish(folder: Path, model: PreTrainedModel) -> None:
+        if texts is not None:
+            copy_tokenizer(texts, folder)
         if source is not None:
-            copy_tokenizer(source, folder)
             write_generation_config(source, folder, model)
 
     return finish
@@ -149,16 +170,30 @@ def write_generation_config(source: Path, folder: Path, model: PreTrainedModel) 
 def export(path: Path, config_json: dict, to: str, tokenizer_folder: Path | None):
     """(target, model of transformers' class, what finishes its folder)."""
     ours = SmolHFConfig if config_json["model_type"] == SmolHFConfig.model_type else SmolHFTextConfig
-    config = ours.from_dict(config_json)
-    target = native_format(config, to)
-    native = target.write_config(config)
+    with configuration(path):
+        config = ours.from_dict(config_json)
+        target = native_format(config, to)
+        native = target.write_config(config)
+    refuse_pictures_without_counterpart(path)
     model = model_of(target.native_class, native, target.to_theirs(read_weights(path), config))
 
     def finish(folder: Path, model: PreTrainedModel) -> None:
-        save_text_files(tokenizer_folder or path)(folder, model)
+        save_text_files(tokenizer_folder or path, path)(folder, model)
         finish_native_folder(path, folder, config)
 
     return target.name, model, finish
+
+
+def refuse_pictures_without_counterpart(path: Path) -> None:
+    """Raises ConversionError for a processor that cuts or writes pictures as no native one does."""
+    if not (path / "processor_config.json").is_file():
+        return
+    style = read_json(path / "processor_config.json").get("image_style", "smolvlm")
+    if style != "smolvlm":
+        raise ConversionError(
+            f"the processor's image_style is {style!r}: SmolVLM's own cuts and writes pictures in its own way alone. "
+            "The checkpoint runs as it is with trust_remote_code"
+        )
 
 
 def parameters_per_part(model: PreTrainedModel) -> dict[str, int]:
@@ -176,14 +211,20 @@ def parameters_per_part(model: PreTrainedModel) -> dict[str, int]:
 
 @contextmanager
 def written_whole(output: Path):
-    """A folder beside `output` that takes its place when all went well, and is removed when not."""
-    incomplete = output.with_name(f".{output.name}.incomplete")
-    shutil.rmtree(incomplete, ignore_errors=True)
-    incomplete.mkdir(parents=True)
+    """A folder beside `output` that takes its place when all went well, and is removed when not.
+
+    Raises:
+        FileExistsError: when something else was written to `output` meanwhile.
+    """
+    output = output.expanduser().resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    incomplete = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".incomplete", dir=output.parent))
     try:
         yield incomplete
-        if output.exists():
-            output.rmdir()
-        incomplete.rename(output)
+        give_usual_modes(incomplete)
+        refuse_occupied(output)
+        incomplete.rename(output)  # in place of an empty folder, never of a full one
+    except SafetensorError as error:
+        raise OSError(f"{output} could not be written: {error}") from error
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from smol_hf.conversion import gpt, llama, llava, nanovlm, smolvlm
-from smol_hf.conversion.tensor_names import ConversionError, Renaming
+from smol_hf.conversion.tensor_names import ConversionError, Renaming, settle_head
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
@@ -25,8 +25,7 @@ UNCHANGED = Renaming([("model.", "model."), ("lm_head.", "lm_head.")], ignored=[
 
 def from_llama(tensors: dict, config: SmolHFTextConfig) -> dict:
     ours = UNCHANGED.to_ours(tensors)
-    if config.tie_word_embeddings:
-        ours.pop("lm_head.weight", None)
+    settle_head(ours, config)
     return ours
 
 

@@ -7,7 +7,7 @@ import re
 import torch
 from transformers import GPT2Config
 
-from smol_hf.conversion.tensor_names import ConversionError, Renaming
+from smol_hf.conversion.tensor_names import ConversionError, Renaming, settle_head
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
 NAMES = Renaming(
@@ -103,8 +103,7 @@ def from_gpt2(tensors: dict, config: SmolHFTextConfig) -> dict:
         else:
             split[name] = tensor
     ours = NAMES.to_ours(split)
-    if config.tie_word_embeddings:
-        ours.pop("lm_head.weight", None)
+    settle_head(ours, config)
     return {name: tensor.contiguous() for name, tensor in ours.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import LlavaConfig
 
 from smol_hf.conversion.llama import read_llama
-from smol_hf.conversion.tensor_names import ConversionError, Renaming
+from smol_hf.conversion.tensor_names import ConversionError, Renaming, settle_head
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 
 # transformers 4 and files on the Hub, then 5.x: the vision tower lost one level there, the language model gained one.
@@ -33,13 +33,25 @@ def read_llava(config: dict) -> SmolHFConfig:
         raise ConversionError(f"projector_hidden_act {native.projector_hidden_act!r}: our mlp connector has gelu")
     if not isinstance(native.vision_feature_layer, int):
         raise ConversionError(f"vision_feature_layer {native.vision_feature_layer}: only one layer can be read")
-    text = native.text_config
+    text, vision = native.text_config, native.vision_config
+    if text.model_type not in ("llama", "mistral", "qwen2"):
+        raise ConversionError(f"text_config is {text.model_type!r}: LLaVA is known with llama, mistral and qwen2")
+    if native.vision_feature_select_strategy == "default" and vision.model_type != "clip_vision_model":
+        raise ConversionError(
+            f"vision_feature_select_strategy default drops the first patch of {vision.model_type}, which has no class "
+            "token: only clip_vision_model goes with it"
+        )
+    layers = vision.num_hidden_layers
+    if not -layers - 1 <= native.vision_feature_layer <= layers:
+        raise ConversionError(f"vision_feature_layer {native.vision_feature_layer}: the encoder has {layers} layers")
+    # Its last layer is read before the norm that follows; ours, -1, after it.
+    layer = layers if native.vision_feature_layer == -1 else native.vision_feature_layer
     return SmolHFConfig(
         text_config=read_llama(text.to_dict()) if text.model_type == "llama" else text,
         vision_config=native.vision_config,
         connector_type="mlp",
         connector_bias=native.multimodal_projector_bias,
-        vision_feature_layer=native.vision_feature_layer,
+        vision_feature_layer=layer,
         vision_feature_select_strategy=native.vision_feature_select_strategy,
         image_token_id=native.image_token_id,
     )
@@ -47,6 +59,5 @@ def read_llava(config: dict) -> SmolHFConfig:
 
 def from_llava(tensors: dict, config: SmolHFConfig) -> dict:
     ours = NAMES.to_ours(tensors)
-    if config.text_config.tie_word_embeddings:
-        ours.pop("language_model.lm_head.weight", None)
+    settle_head(ours, config, "language_model.")
     return ours

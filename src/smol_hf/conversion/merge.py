@@ -7,14 +7,20 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from transformers import AutoTokenizer
 
-from smol_hf.conversion.checkpoint_files import read_json, read_safetensors
+from smol_hf.conversion.checkpoint_files import read_json, read_safetensors, read_weights
 from smol_hf.conversion.convert import parameters_per_part, refuse_occupied, write_generation_config, written_whole
 from smol_hf.conversion.formats import OURS
 from smol_hf.conversion.location import locate
+from smol_hf.conversion.meta_check import model_of
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
+from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -55,11 +61,15 @@ def merge(
     config = read_adapter_config(folder)
     base_folder = locate_base(config, base, fetch)
     merged = merge_weights(base_folder, folder, config, dtype)
-    texts = folder if (folder / "tokenizer_config.json").is_file() else base_folder
-    reader = AutoProcessor if merged.config.model_type == SmolHFConfig.model_type else AutoTokenizer
+    is_vlm = merged.config.model_type == SmolHFConfig.model_type
+    needed = "processor_config.json" if is_vlm else "tokenizer_config.json"
+    # PEFT alone saves no processor, though there may be a tokenizer.
+    texts = next((each for each in (folder, base_folder) if (each / needed).is_file()), None)
     with written_whole(output) as incomplete:
         merged.save_pretrained(incomplete)
-        reader.from_pretrained(texts).save_pretrained(incomplete)
+        if texts is not None:
+            reader = SmolHFProcessor if is_vlm else AutoTokenizer
+            reader.from_pretrained(texts, trust_remote_code=False).save_pretrained(incomplete)
         write_generation_config(base_folder, incomplete, merged)
     return {
         "base": str(base_folder),
@@ -72,15 +82,35 @@ def merge(
 
 def merge_weights(base: Path, adapter: Path, config: PeftConfig, dtype: str | None = None):
     """The base with the adapter's updates added to its weights; both are read from their folders."""
-    model_type = read_json(base / "config.json").get("model_type")
-    if model_type not in OURS:
-        raise ConversionError(f"{base} is a {model_type} model: convert it first (smol-hf convert)")
-    auto = AutoModelForImageTextToText if model_type == SmolHFConfig.model_type else AutoModelForCausalLM
+    model = read_base(base)
+    stored = model.config.dtype
     # A sum in bfloat16 would lose updates that are small beside the weights.
-    model = auto.from_pretrained(base, dtype=torch.float32)
-    merged = load_adapter(model, adapter, config).merge_and_unload()
-    stored = read_json(base / "config.json").get("dtype")
-    return merged.to(getattr(torch, dtype or stored or "float32"))
+    adapted = load_adapter(model.float(), adapter, config)
+    refuse_tied(adapted)
+    return adapted.merge_and_unload().to(getattr(torch, dtype) if dtype else stored)
+
+
+def read_base(folder: Path):
+    """The model of a folder of ours, name by name: nothing is left to chance that its files lack."""
+    config_json = read_json(folder / "config.json")
+    model_type = config_json.get("model_type")
+    if model_type not in OURS:
+        raise ConversionError(f"{folder} is a {model_type} model: convert it first (smol-hf convert)")
+    is_vlm = model_type == SmolHFConfig.model_type
+    model_class = SmolHFForConditionalGeneration if is_vlm else SmolHFForCausalLM
+    return model_of(model_class, model_class.config_class.from_dict(config_json), read_weights(folder))
+
+
+def refuse_tied(adapted: PeftModel) -> None:
+    """Raises ConversionError for updates of one of two tensors that are one: merged, both would change."""
+    if not adapted.config.get_text_config().tie_word_embeddings:
+        return
+    for name, module in (("embeddings", adapted.get_input_embeddings()), ("head", adapted.get_output_embeddings())):
+        if isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)):
+            raise ConversionError(
+                f"the adapter changes the {name}, which the base shares between embeddings and head: merged, both "
+                "would change. Untie them in the base, and train the adapter on that"
+            )
 
 
 def load_adapter(model, folder: Path, config: PeftConfig) -> PeftModel:
@@ -103,7 +133,9 @@ def load_adapter(model, folder: Path, config: PeftConfig) -> PeftModel:
         if tensors[name].shape != places[name]:
             theirs, ours = tuple(tensors[name].shape), tuple(places[name])
             raise ConversionError(f"{folder / WEIGHTS}: {name} is {theirs}, but the model needs {ours}")
-        if not torch.isfinite(tensors[name]).all():
+        if not tensors[name].is_floating_point():
+            raise ConversionError(f"{folder / WEIGHTS}: {name} holds {tensors[name].dtype}, not real numbers")
+        if not torch.isfinite(tensors[name].float()).all():
             raise ConversionError(f"{folder / WEIGHTS}: {name} is not finite")
     set_peft_model_state_dict(adapted, tensors)
     return adapted

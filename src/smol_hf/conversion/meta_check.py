@@ -17,6 +17,9 @@ def model_of(model_class: type[PreTrainedModel], config: PretrainedConfig, tenso
     with torch.device("meta"):
         model = model_class._from_config(config)
     compare_with(model, tensors)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+            raise ConversionError(f"{name} holds NaN or infinity: such a model answers nonsense")
     model.load_state_dict(tensors, strict=False, assign=True)
     model.tie_weights()
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}

@@ -6,6 +6,7 @@ nanoGPT writes `{"model": state dict, "model_args": {...}, ...}`; others `{"mode
 
 from __future__ import annotations
 
+import math
 import re
 
 import torch
@@ -34,7 +35,13 @@ def read_pt(
         raise ConversionError("no model found: expected a state dict under 'model', 'model_state' or 'state_dict'")
     tensors = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     sizes = next((content[key] for key in ("model_args", "config") if isinstance(content.get(key), dict)), {})
+    if rope_theta is not None and not 0 < rope_theta < math.inf:
+        raise ConversionError(f"--rope-theta {rope_theta}: it must be a number above 0")
+    if sizes.get("rope_scaling"):
+        raise ConversionError("rope_scaling: scaled rotary positions are not known for .pt files")
     if any(".attn.c_attn." in name for name in tensors):
+        if rope_theta is not None:
+            raise ConversionError("--rope-theta: this model's positions are learned, not rotary")
         config = nanogpt_config(tensors, sizes, num_attention_heads)
         return config, from_gpt2(tensors, config)
     if any(".self_attn.q_proj." in name for name in tensors):
@@ -43,12 +50,15 @@ def read_pt(
 
 
 def heads(sizes: dict, given: int | None) -> int:
-    number = given or next(
-        (sizes[key] for key in ("n_head", "num_attention_heads", "num_heads") if sizes.get(key)), None
-    )
+    said = next((sizes[key] for key in ("n_head", "num_attention_heads", "num_heads") if sizes.get(key)), None)
+    if said is not None and given not in (None, said):
+        raise ConversionError(f"--num-attention-heads {given}: the file says {said}")
+    number = given if said is None else said
     if number is None:
         raise ConversionError("the file does not say the number of attention heads: give --num-attention-heads")
-    return int(number)
+    if not isinstance(number, int) or number < 1:
+        raise ConversionError(f"the number of attention heads is {number!r}: it must be a whole number above 0")
+    return number
 
 
 def layers(tensors: dict, pattern: str) -> int:

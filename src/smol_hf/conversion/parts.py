@@ -90,9 +90,12 @@ def read_text(folder: Path, *, keep_class: bool = False) -> PreTrainedModel:
         found = FORMATS[model_type]
         config = found.read_config(config)
         return model_of(SmolHFForCausalLM, config, found.to_ours(read_weights(folder), config))
+    weight_files(folder)
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
-    except (ValueError, OSError, KeyError) as error:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", output_loading_info=True, trust_remote_code=False
+        )
+    except (ValueError, OSError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
         raise ConversionError(f"{folder}: not a causal language model of transformers: {error}") from error
     missing = sorted(loading["missing_keys"])
     if missing:
@@ -106,12 +109,22 @@ def read_tokenizer(folder: Path, max_tiles_per_side: int) -> tuple[PreTrainedTok
     Raises:
         ConversionError: when transformers does not load it, or it is a slow one.
     """
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    if not any((folder / name).is_file() for name in files):
+        # transformers would make an empty one, and every row of the embeddings would count as free.
+        raise ConversionError(f"{folder}: no tokenizer; expected one of {', '.join(files)}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
         raise ConversionError(f"{folder}: no tokenizer that transformers loads: {error}") from error
     if not tokenizer.is_fast:
         raise ConversionError(f"{folder}: only a slow tokenizer; a tokenizer.json is needed")
+    last = max(tokenizer.get_vocab().values())
+    if last + 1 != len(tokenizer):
+        raise ConversionError(
+            f"{folder}: the tokenizer's {len(tokenizer)} tokens have ids up to {last}: new tokens would take ids that "
+            "are in use"
+        )
     return tokenizer, extend_tokenizer(tokenizer, max_tiles_per_side)
 
 

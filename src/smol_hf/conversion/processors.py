@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from smol_hf.conversion import nanovlm
@@ -62,7 +63,7 @@ def read_processor(texts: Path, source: Path, config: SmolHFConfig, kind: str) -
     """
     if not any((texts / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         return None
-    tokenizer = AutoTokenizer.from_pretrained(texts)
+    tokenizer = AutoTokenizer.from_pretrained(texts, trust_remote_code=False)
     if kind == "nanovlm":
         pictures = nanovlm.pictures(read_json(source / "config.json"), tokenizer)
     elif kind == "llava":
@@ -72,7 +73,8 @@ def read_processor(texts: Path, source: Path, config: SmolHFConfig, kind: str) -
     image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
     if image_token is None:
         raise ConversionError(f"{texts}: the tokenizer has no token {config.image_token_id}, which stands for images")
-    pictures.setdefault("chat_template", template_of(texts, tokenizer))
+    if "chat_template" not in pictures:
+        pictures["chat_template"] = template_of(texts, tokenizer)
     return SmolHFProcessor(
         tokenizer,
         tile_size=config.image_side,
@@ -114,6 +116,17 @@ def template_of(source: Path, tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def written_by(tokenizer: PreTrainedTokenizerBase, probe: list, template: str) -> str:
+    """Raises ConversionError for a template that is broken, or knows texts alone."""
+    try:
+        return write_chat(tokenizer, probe, template)
+    except (TypeError, TemplateError) as error:
+        raise ConversionError(
+            f"the chat template cannot write a message with an image ({error}): put a template that can into "
+            "chat_template.jinja"
+        ) from error
+
+
+def write_chat(tokenizer: PreTrainedTokenizerBase, probe: list, template: str) -> str:
     return tokenizer.apply_chat_template(probe, chat_template=template, tokenize=False, add_generation_prompt=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import Idefics3Config, SmolVLMConfig
 
 from smol_hf.conversion.llama import read_llama, refuse_other_than_llama, write_llama
-from smol_hf.conversion.tensor_names import ConversionError, Renaming
+from smol_hf.conversion.tensor_names import ConversionError, Renaming, settle_head
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
@@ -81,8 +81,7 @@ def write_smolvlm(config: SmolHFConfig) -> SmolVLMConfig:
 
 def from_smolvlm(tensors: dict, config: SmolHFConfig) -> dict:
     ours = NAMES.to_ours(tensors)
-    if config.text_config.tie_word_embeddings:
-        ours.pop("language_model.lm_head.weight", None)
+    settle_head(ours, config, "language_model.")
     return ours
 
 

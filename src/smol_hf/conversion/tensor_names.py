@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import torch
+
 
 class ConversionError(ValueError):
     """A checkpoint that cannot be converted, with the reason and what would work."""
@@ -62,3 +64,16 @@ def _new_name(name: str, rows: list[tuple[re.Pattern, str]]) -> str | None:
                 template = template.replace("{i}", parts.pop(0), 1)
             return template + "".join(parts)
     return None
+
+
+def settle_head(tensors: dict, config, prefix: str = "") -> None:
+    """A head that is tied to the embeddings is not kept twice. One that is called tied but differs is kept, and
+    called so no longer: transformers computes with it too."""
+    text = config.get_text_config()
+    head, embeddings = tensors.get(f"{prefix}lm_head.weight"), tensors.get(f"{prefix}model.embed_tokens.weight")
+    if head is None or not text.tie_word_embeddings:
+        return
+    if embeddings is None or (head.shape == embeddings.shape and torch.equal(head, embeddings)):
+        del tensors[f"{prefix}lm_head.weight"]
+    else:
+        text.tie_word_embeddings = config.tie_word_embeddings = False

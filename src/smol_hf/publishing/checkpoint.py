@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import yaml
 
+from smol_hf.files import give_usual_modes
 from smol_hf.publishing.model_card import write_model_card
 
 
@@ -40,15 +40,6 @@ def publish_checkpoint(
         shutil.rmtree(folder)
     incomplete.rename(folder)
     return folder
-
-
-def give_usual_modes(folder: Path) -> None:
-    """safetensors writes files that only their owner may read: a folder to be shared gets what any file would have."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o666 & ~mask)
 
 
 def describe_checkpoint(folder: Path, model, *, name: str, **card) -> None:

@@ -46,13 +46,17 @@ def build_model_and_processor(
     dtype = getattr(torch, arguments.dtype)
     if arguments.model is not None:
         processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
-        model = AutoModelForImageTextToText.from_pretrained(
+        model, loading = AutoModelForImageTextToText.from_pretrained(
             arguments.model,
             dtype=dtype,
             attn_implementation=arguments.attn_implementation,
             trust_remote_code=trust_remote_code,
             quantization_config=quantization_config(arguments, dtype),
+            output_loading_info=True,
         )
+        if loading["missing_keys"]:  # transformers would go on with random numbers
+            missing = sorted(loading["missing_keys"])
+            raise RecipeError(f"{arguments.model}: {len(missing)} tensors are missing, first {missing[0]}")
         cut_pictures_anew(processor, arguments)
         return model, processor
     if arguments.preset is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import torch
 from peft import get_peft_model
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from transformers import PreTrainedModel
 
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
@@ -17,6 +19,7 @@ from smol_hf.training.estimate_target import OPTIMIZERS, Target, resolve
 from smol_hf.training.lora import lora_config
 from smol_hf.training.lora_arguments import LoraArguments
 from smol_hf.training.parts import PARTS, is_adapter_weight, part_modules, part_of
+from smol_hf.training.recipes import RecipeError
 from smol_hf.training.traced_step import StepShape, count_flops, trace
 
 PICTURES = (
@@ -37,7 +40,8 @@ def build_on_meta(target: Target) -> PreTrainedModel:
         model.get_submodule(path).requires_grad_(part not in target.frozen)
     if target.lora is not None:
         whole = [part for part in part_modules(model) if part not in (*target.frozen, *target.lora.lora_parts)]
-        model = get_peft_model(model, lora_config(target.lora, model, whole)).get_base_model()
+        lora = replace(target.lora, lora_trainable_tokens=None)  # some rows: nothing beside the rest
+        model = get_peft_model(model, lora_config(lora, model, whole)).get_base_model()
     if target.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
@@ -88,12 +92,21 @@ def estimate(
     Raises:
         RecipeError: for a target that is none, or values that do not fit.
     """
+    for option, number in (("shards", shards), ("tflops", tflops)):
+        if number is not None and not 0 < number < math.inf:
+            raise RecipeError(f"{option} is {number}: it must be a number above 0")
     target, shape = resolve(name, batch_size, length, tiles, labelled, dtype, optimizer, gradient_checkpointing, lora)
     model = build_on_meta(target)
     counts = count_by_part(model)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     gradients = sum(weight.numel() * weight.element_size() for weight in trained)
-    traced = trace(model, shape, OPTIMIZERS[optimizer])
+    try:
+        traced = trace(model, shape, OPTIMIZERS[optimizer])
+    except DataDependentOutputException as error:
+        raise RecipeError(
+            f"{name} cannot be traced: a part of it looks at values to choose what it computes (SigLIP2 and mixtures "
+            "of experts do)"
+        ) from error
     states = traced["after_step"] - traced["weights"]
     if target.lora is not None and target.lora.load_in_4bit:
         saved, largest = quantised_bytes(model, target.lora)
@@ -144,6 +157,8 @@ def quantised_bytes(model: PreTrainedModel, lora: LoraArguments) -> tuple[int, i
     ]
     per_weight = 0.5 + (1 if lora.use_bnb_nested_quant else 4) / 64
     saved = sum(int(weight.numel() * (weight.element_size() - per_weight)) for weight in layers)
+    if not layers:
+        raise RecipeError("load_in_4bit: the language model has no linear layers that bitsandbytes packs")
     return saved, max(weight.numel() * weight.element_size() for weight in layers)
 
 

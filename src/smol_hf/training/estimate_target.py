@@ -61,7 +61,7 @@ def find_target(name: str) -> Target:
         edge = 4 * config.image_side if isinstance(config, SmolHFConfig) else None
         return Target(name, config, longest_edge=edge)
     if (path / "config.json").is_file():
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         if config.model_type not in (SmolHFConfig.model_type, SmolHFTextConfig.model_type):
             raise RecipeError(f"{name} is a {config.model_type} model: convert it first (smol-hf convert)")
         return Target(name, config)
@@ -115,6 +115,10 @@ def resolve(
         raise RecipeError("dtype is float32, bfloat16 or float16; optimizer is " + " or ".join(OPTIMIZERS))
     if lora:
         target = replace(target, **only_adapters(target.config, lora))
+    if labelled is not None and not 0 < labelled < target.length:
+        raise RecipeError(f"labelled is {labelled}: from 1 to {target.length - 1} tokens of a row can be trained")
+    if tiles is not None and tiles < 0:
+        raise RecipeError(f"tiles is {tiles}: it cannot be negative")
     positions = getattr(target.config.get_text_config(), "max_position_embeddings", target.length)
     target = replace(target, length=min(target.length, positions)) if length is None else target
     if target.length > positions:

@@ -46,6 +46,10 @@ class LoraArguments:
             raise ValueError(f"lora_dropout is {self.lora_dropout}: it must be from 0 to below 1")
         if self.bnb_4bit_quant_type not in ("nf4", "fp4"):
             raise ValueError(f"bnb_4bit_quant_type is {self.bnb_4bit_quant_type!r}: choose nf4 or fp4")
+        if self.lora_trainable_tokens and "text" not in self.lora_parts:
+            raise ValueError("lora_trainable_tokens are of the language model: lora_parts must name text")
+        if not self.load_in_4bit and (self.bnb_4bit_quant_type != "nf4" or self.use_bnb_nested_quant):
+            raise ValueError("bnb_4bit_quant_type and use_bnb_nested_quant have no effect without load_in_4bit: true")
         if not self.use_peft:
             given = [
                 name

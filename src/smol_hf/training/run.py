@@ -34,7 +34,14 @@ from smol_hf.training.trainer import SmolTrainer
 
 DEFAULT_CONTEXT_LENGTH = 2048
 # Of the training arguments, those without which a resumed run would see other samples.
-REPEATED = ("seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs")
+REPEATED = (
+    "seed",
+    "optim",
+    "data_seed",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+)
 PACKAGES = ("smol_hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 
 
@@ -100,9 +107,10 @@ def train(
     Raises:
         RecipeError, SampleError, CheckpointError, NonFiniteError: see there; each says what to do.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     main_process = PartialState().is_main_process
     output_dir = Path(arguments.output_dir)
+    refuse_model_in_the_way(model_arguments.model, output_dir)
     checkpoint, messages = choose_checkpoint(output_dir, arguments.resume_from_checkpoint)
     if main_process:
         for message in messages:
@@ -179,6 +187,17 @@ def train(
     if main_process:
         write_run(output_dir, run_state)
     return trainer
+
+
+def refuse_model_in_the_way(model: str | None, output_dir: Path) -> None:
+    """Raises RecipeError when the run would overwrite the model that it begins with, or begins with an adapter."""
+    if model is None:
+        return
+    if Path(model, "adapter_config.json").is_file():
+        raise RecipeError(f"{model} is an adapter: merge it with its base first (smol-hf merge)")
+    for name in ("checkpoint", "adapter"):
+        if (output_dir / name).resolve() == Path(model).resolve():
+            raise RecipeError(f"{model} is what this run would write its result to: choose another output_dir")
 
 
 @contextmanager

@@ -44,7 +44,8 @@ def training_step(model: PreTrainedModel, shape: StepShape, optimizer=None) -> N
     targets = torch.ones(shape.rows * labelled, dtype=torch.long)
     loss = F.cross_entropy(logits.float().flatten(0, 1), targets, reduction="sum") / targets.numel()
     del logits, embeddings
-    loss.backward()
+    if loss.requires_grad:  # not where adapters of the encoder alone are trained and nothing is seen
+        loss.backward()
     if optimizer is not None:
         optimizer.step()
         optimizer.zero_grad()
