@@ -64,12 +64,14 @@ def test_a_missing_shard(source, tmp_path):
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/../../b.safetensors", "..", "a\\b"])
 def test_an_index_that_points_elsewhere(name, source, tmp_path):
     save_file({"model.norm.weight": torch.zeros(32)}, tmp_path / "secret.safetensors")
+    (source / "model.safetensors").unlink()  # beside whole weights no index is read
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
     refused(source, tmp_path, "shards stand beside their index")
 
 
 @pytest.mark.parametrize("index", ["[]", '{"weight_map": [1]}', '{"weight_map": {"a": 3}}', "{", ""])
 def test_an_index_that_is_none(index, source, tmp_path):
+    (source / "model.safetensors").unlink()
     (source / "model.safetensors.index.json").write_text(index)
     refused(source, tmp_path, "index.json")
 

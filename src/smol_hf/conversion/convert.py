@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
-from smol_hf.conversion.checkpoint_files import read_json, read_torch_file, read_weights
+from smol_hf.conversion.checkpoint_files import give_usual_modes, read_json, read_torch_file, read_weights
 from smol_hf.conversion.formats import Format, native_format, source_format
 from smol_hf.conversion.location import locate
 from smol_hf.conversion.meta_check import model_of
@@ -21,7 +21,6 @@ from smol_hf.conversion.nanogpt import read_pt
 from smol_hf.conversion.native_folder import finish_native_folder
 from smol_hf.conversion.processors import copy_tokenizer, image_numbers, read_processor
 from smol_hf.conversion.tensor_names import ConversionError
-from smol_hf.files import give_usual_modes
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration

@@ -73,7 +73,8 @@ def settle_head(tensors: dict, config, prefix: str = "") -> None:
     head, embeddings = tensors.get(f"{prefix}lm_head.weight"), tensors.get(f"{prefix}model.embed_tokens.weight")
     if head is None or not text.tie_word_embeddings:
         return
-    if embeddings is None or (head.shape == embeddings.shape and torch.equal(head, embeddings)):
+    same = embeddings is None or head.is_meta or (head.shape == embeddings.shape and torch.equal(head, embeddings))
+    if same:
         del tensors[f"{prefix}lm_head.weight"]
     else:
         text.tie_word_embeddings = config.tie_word_embeddings = False

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from smol_hf.files import give_usual_modes
+from smol_hf.conversion.checkpoint_files import give_usual_modes
 from smol_hf.publishing.model_card import is_hub_id
 from smol_hf.resources import resource_path
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from smol_hf.files import give_usual_modes
+from smol_hf.conversion.checkpoint_files import give_usual_modes
 from smol_hf.publishing.model_card import write_model_card
 
 
