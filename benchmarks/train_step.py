@@ -111,6 +111,7 @@ def ours(samples):
     from smol_hf import SmolHFProcessor
     from smol_hf.data.collator import SmolCollator
     from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
+    from smol_hf.data.engine.preparation import SampleWork
 
     tokenizer = build_tokenizer()
     model = build_ours(tokenizer, build_peer(tokenizer).state_dict())
@@ -122,14 +123,14 @@ def ours(samples):
         stream = io.BytesIO()
         image.save(stream, "BMP")  # nothing to decode: the peer gets decoded pictures too
         user = Message("user", (ImagePart(content=stream.getvalue()), TextPart(question)))
-        return Conversation(str(index), (user, Message("assistant", (TextPart(answer),)))).to_row()
+        return Conversation(str(index), (user, Message("assistant", (TextPart(answer),))))
 
     rows = [row(index, *sample) for index, sample in enumerate(samples)]
     collator = SmolCollator(processor, packing=True)
+    work = SampleWork(processor, 4096, [None])
 
     def collate(indices):
-        batch = collator([rows[index] for index in indices])
-        return {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
+        return collator([work.encode(0, work.prepare(0, str(index), rows[index])) for index in indices])
 
     return model, collate, lambda batch: model(**batch, use_cache=False).loss
 

@@ -1,6 +1,9 @@
 """Tiny models, processors and runs for the tests; everything is built on the spot, nothing is downloaded."""
 
 from smol_hf import SmolHFConfig, SmolHFForConditionalGeneration, SmolHFProcessor
+from smol_hf.data.engine.memory_source import MemorySource
+from smol_hf.data.engine.preparation import SampleWork
+from smol_hf.data.engine.stream import Plan
 from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
 
 TEXTS = ["User: What is this? Which digit is written here?", "Assistant: A picture.\n\n"] * 3
@@ -33,3 +36,16 @@ def build_model(processor, **options):
         **options,
     )
     return SmolHFForConditionalGeneration(config)
+
+
+def plan_for(conversations, processor, *, context_length=256, lanes=4, **options):
+    """The engine's plan of some conversations: one sample per row, without end."""
+    rows = [(conversation.sample_id, conversation) for conversation in conversations]
+    work = SampleWork(processor, context_length, [None])
+    return Plan([MemorySource("samples", rows)], [1.0], work, context_length, lanes=lanes, **options)
+
+
+def ready(conversations, processor, context_length=256):
+    """The conversations as the collator takes them, in their order."""
+    work = SampleWork(processor, context_length, [None])
+    return [work.encode(0, work.prepare(0, each.sample_id, each)) for each in conversations]

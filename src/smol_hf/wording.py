@@ -1,8 +1,10 @@
-"""Numbers as people read them, the same in the report and on the model card."""
+"""Numbers as people read them, the same in the report and on the model card; hints for what is misspelt."""
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Sequence
 
 
 def is_number(value: object) -> bool:
@@ -40,3 +42,9 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """A hint for an unknown key: the most similar one that exists."""
+    match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f": did you mean {match[0]!r}?" if match else ""

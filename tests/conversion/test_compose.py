@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from conversion.native_models import saved
+from helpers import ready
 from modeling.builders import BACKBONES, ENCODERS, build_tokenizer
 from PIL import Image
 from safetensors.torch import load_file
@@ -29,8 +30,6 @@ from smol_hf.conversion.compose import compose
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
-from smol_hf.data.dataset import build_dataset
-from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.presets import llama_style
 
 CONNECTORS = ["linear", "mlp", "pixel_shuffle"]
@@ -78,9 +77,7 @@ def parts(tmp_path_factory):
 def training_batch(processor, picture):
     question = (ImagePart(path=str(picture)), TextPart("What is in the picture?"))
     conversation = Conversation("x", (Message("user", question), Message("assistant", (TextPart("A cat."),))))
-    dataset = build_dataset([conversation], processor, context_length=256, skipped=SkippedSamples())
-    batch = SmolCollator(processor)(list(dataset))
-    return {name: value for name, value in batch.items() if name not in ("sample_ids", "skipped")}
+    return SmolCollator(processor)(ready([conversation], processor))
 
 
 @pytest.mark.parametrize("text", ["llama", "gpt2"])

@@ -7,13 +7,16 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers import build_processor
+from helpers import build_processor, plan_for, ready
 from PIL import Image
 
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.conversation import Conversation, SampleError
-from smol_hf.data.dataset import build_dataset, conversations_from_file
+from smol_hf.data.conversation import SampleError
+from smol_hf.data.engine.preparation import SampleWork
+from smol_hf.data.engine.stream import RowStream
 from smol_hf.data.skipped import SkippedSamples
+from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
+from smol_hf.training.data import look_through, open_data, plan_of
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +59,20 @@ def write(folder, rows):
     return path
 
 
-def read(path, processor, policy="stop", context_length=256):
-    skipped = SkippedSamples(policy, max_fraction=1.0, path=path.with_name("skipped.jsonl"))
-    dataset = build_dataset(
-        conversations_from_file(path), processor, context_length=context_length, skipped=skipped, verify_images=True
-    )
-    return dataset, skipped
+def read(path, processor, policy="stop", context_length=256, skipped=None):
+    """(the conversations of a file that a run would use, in order, and the ledger of the others)."""
+    if skipped is None:
+        skipped = SkippedSamples(policy, max_fraction=1.0, path=path.with_name("skipped.jsonl"))
+    arguments = DataArguments(data=str(path), context_length=context_length)
+    data = open_data(arguments, seed=0)
+    training = SmolTrainingArguments(output_dir="unused", max_steps=1, use_cpu=True)
+    look_through(plan_of(data, processor, arguments, training, 1), data, arguments, skipped)
+    left_out = {fault.where for fault in [*skipped.faults, *skipped.too_long]}
+    return [each for each in data.conversations() if each.sample_id not in left_out], skipped
+
+
+def batch_of(conversations, processor, context_length=256):
+    return SmolCollator(processor)(ready(conversations, processor, context_length))
 
 
 def fault_of(folder, processor, row):
@@ -71,7 +82,7 @@ def fault_of(folder, processor, row):
     with pytest.raises(SampleError) as stopped:
         read(path, processor)
     dataset, skipped = read(path, processor, policy="skip")
-    assert dataset["sample_id"][:] == ["mine.jsonl:1", "mine.jsonl:3"]
+    assert [conversation.sample_id for conversation in dataset] == ["mine.jsonl:1", "mine.jsonl:3"]
     assert [fault.where for fault in skipped.faults] == ["mine.jsonl:2"]
     ledger = [json.loads(line) for line in (folder / "skipped.jsonl").read_text().splitlines()]
     assert ledger == [{"sample": "mine.jsonl:2", "reason": skipped.faults[0].problem}]
@@ -140,12 +151,14 @@ def test_an_unusual_image_is_read_right(name, tmp_path, processor):
     content, expected = READABLE[name]
     (tmp_path / "picture.png").write_bytes(content)
     dataset, _ = read(write(tmp_path, [record()]), processor)
-    batch = SmolCollator(processor)([dataset[0]])
+    batch = batch_of(dataset[:1], processor, 512)
     overview = batch["pixel_values"][-1].permute(1, 2, 0).numpy().astype(int)
     side = overview.shape[0]
     wanted = np.asarray(Image.fromarray(expected.astype(np.uint8)).resize((side, side), Image.Resampling.LANCZOS))
     assert abs(overview - wanted.astype(int)).mean() < 8
-    assert dataset["num_tokens"][0] == batch["input_ids"].shape[1], "the planned length is the real one"
+    planned = SampleWork(processor, 512, [None]).prepare(0, "", dataset[0])
+    assert planned.num_tokens == batch["input_ids"].shape[1], "the planned length is the real one"
+    assert planned.num_tiles == len(batch["pixel_values"])
 
 
 def test_what_is_transparent_shows_white_paper(tmp_path, processor):
@@ -153,7 +166,7 @@ def test_what_is_transparent_shows_white_paper(tmp_path, processor):
     ink[10:30, 20:40] = (0, 0, 0, 255)
     (tmp_path / "picture.png").write_bytes(encoded(Image.fromarray(ink), "PNG"))
     dataset, _ = read(write(tmp_path, [record()]), processor)
-    overview = SmolCollator(processor)([dataset[0]])["pixel_values"][-1]
+    overview = batch_of(dataset[:1], processor, 512)["pixel_values"][-1]
     assert overview[:, 0, 0].tolist() == [255, 255, 255]
     assert overview[:, 16, 16].max() < 20
 
@@ -254,7 +267,7 @@ def test_special_tokens_in_a_users_text_stay_text(with_image, tmp_path, processo
     content = [{"type": "image", "image": "good.png"}] * with_image + [{"type": "text", "text": HOSTILE}]
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": HOSTILE}]
     dataset, _ = read(write(tmp_path, [{"messages": messages}]), processor, context_length=512)
-    batch = SmolCollator(processor)([dataset[0]])
+    batch = batch_of(dataset[:1], processor, 512)
     tokens = batch["input_ids"][0].tolist()
     tiles = len(batch["pixel_values"]) if with_image else 0
     assert tokens.count(processor.image_token_id) == tiles * processor.image_seq_len
@@ -267,7 +280,7 @@ def test_special_tokens_in_a_users_text_stay_text(with_image, tmp_path, processo
 def test_plain_text_in_messages_without_images_is_text(tmp_path, processor):
     messages = [{"role": "user", "content": "what does <image> mean?"}, {"role": "assistant", "content": "a place"}]
     dataset, _ = read(write(tmp_path, [{"messages": messages}]), processor)
-    batch = SmolCollator(processor)([dataset[0]])
+    batch = batch_of(dataset[:1], processor, 512)
     assert processor.image_token_id not in batch["input_ids"][0]
 
 
@@ -275,10 +288,10 @@ def test_a_sample_longer_than_the_context_is_left_out_whole_and_named(tmp_path, 
     (tmp_path / "good.png").write_bytes(encoded(half_and_half(), "PNG"))
     path = write(tmp_path, [record("good.png"), record("good.png", answer="very long " * 300), record("good.png")])
     dataset, skipped = read(path, processor, context_length=200)
-    assert dataset["sample_id"][:] == ["mine.jsonl:1", "mine.jsonl:3"]
+    assert [conversation.sample_id for conversation in dataset] == ["mine.jsonl:1", "mine.jsonl:3"]
     assert len(skipped.too_long) == 1 and not skipped.faults
     assert "more than context_length 200" in (tmp_path / "skipped.jsonl").read_text()
-    batch = SmolCollator(processor)(list(dataset))
+    batch = batch_of(dataset, processor)
     per_image = len(batch["pixel_values"]) // 2 * processor.image_seq_len
     assert (batch["input_ids"] == processor.image_token_id).sum(1).tolist() == [per_image, per_image]
 
@@ -297,16 +310,15 @@ def test_too_many_faults_stop_the_run_even_when_skipping(tmp_path, processor):
     path = write(tmp_path, [record("good.png")] * 8 + [record("gone.png")] * 2)
     skipped = SkippedSamples("skip", max_fraction=0.1)
     with pytest.raises(SampleError, match=r"2 of 10 samples cannot be used, more than max_skipped_fraction 0\.1"):
-        build_dataset(conversations_from_file(path), processor, context_length=256, skipped=skipped)
+        read(path, processor, skipped=skipped)
 
 
 def test_too_many_faults_found_while_training_stop_it_too(tmp_path):
     skipped = SkippedSamples("skip", max_fraction=0.1, path=tmp_path / "new" / "skipped.jsonl")
     skipped.settle(20)
-    skipped.add(SampleError("a:1", "damaged"))
-    skipped.add(SampleError("a:2", "damaged"))
+    skipped.note(1, [SampleError("a:1", "damaged"), SampleError("a:2", "damaged")])
     with pytest.raises(SampleError, match=r"3 of 20 samples cannot be used.*a:3: damaged"):
-        skipped.add(SampleError("a:3", "damaged"))
+        skipped.note(1, [SampleError("a:3", "damaged")])
     assert len((tmp_path / "new" / "skipped.jsonl").read_text().splitlines()) == 3
 
 
@@ -316,23 +328,43 @@ def test_an_image_damaged_after_the_check_stops_or_is_counted(tmp_path, processo
     dataset, _ = read(write(tmp_path, [record("good.png"), record("late.png")]), processor)
     (tmp_path / "late.png").write_bytes(JPEG[: len(JPEG) // 2])
     with pytest.raises(SampleError, match=r"mine\.jsonl:2: .*late\.png"):
-        SmolCollator(processor)(list(dataset))
-    batch = SmolCollator(processor, on_bad_sample="skip")(list(dataset))
-    assert batch["sample_ids"] == ["mine.jsonl:1"]
-    assert [fault.where for fault in batch["skipped"]] == ["mine.jsonl:2"]
-    nothing = SmolCollator(processor, on_bad_sample="skip")([dataset[1]])
-    assert nothing["sample_ids"] == [] and (nothing["labels"] == -100).all()
+        batch_of(dataset, processor)
+    rows = [
+        next(rows) for rows in [iter(RowStream(plan_for(dataset, processor, lanes=1, rounds=1)))] for _ in range(2)
+    ]
+    assert [sample.sample_id for row in rows for sample in row.samples] == ["mine.jsonl:1"]
+    faults = [fault for row in rows for fault in row.faults]
+    assert [fault.where for fault in faults] == ["mine.jsonl:2"]
+    with pytest.raises(SampleError, match=r"mine\.jsonl:2.*\n.*--on_bad_sample skip"):
+        SkippedSamples("stop").note(0, faults)
+    nothing = SmolCollator(processor)([])
+    assert nothing["input_ids"].shape == (1, 1) and (nothing["labels"] == -100).all()
+
+
+def test_a_hundred_faults_in_a_row_stop_the_run():
+    skipped = SkippedSamples("skip", max_fraction=1.0)
+    for number in range(100):
+        skipped.note(0, [SampleError(f"a:{number}", "damaged")])
+    skipped.note(1, [])
+    for number in range(100, 200):
+        skipped.note(0, [SampleError(f"a:{number}", "damaged")])
+    with pytest.raises(SampleError, match=r"101 samples in a row cannot be used"):
+        skipped.note(0, [SampleError("a:200", "damaged")])
+
+
+def conversations_of(path):
+    return list(open_data(DataArguments(data=str(path)), seed=0).conversations())
 
 
 def test_a_json_array_and_a_byte_order_mark_are_read(tmp_path):
     rows = [record(None, "hi"), record(None, "ho")]
     path = tmp_path / "mine.json"
     path.write_text("\ufeff" + json.dumps(rows), encoding="utf-8")
-    conversations = list(conversations_from_file(path))
+    conversations = conversations_of(path)
     assert [conversation.sample_id for conversation in conversations] == ["mine.json:1", "mine.json:2"]
     lines = tmp_path / "mine.jsonl"
     lines.write_text("\ufeff" + "\n".join(map(json.dumps, rows)), encoding="utf-8")
-    assert all(isinstance(conversation, Conversation) for conversation in conversations_from_file(lines))
+    assert len(conversations_of(lines)) == 2
 
 
 def test_a_cameras_photograph_with_previews_is_one_picture(tmp_path, processor):
@@ -350,11 +382,11 @@ def test_the_ledger_names_a_sample_once_and_forgets_what_was_mended(tmp_path, pr
     ledger = tmp_path / "skipped.jsonl"
     assert len(ledger.read_text().splitlines()) == 1
     for _ in range(3):  # found while training, in each epoch
-        skipped.add(SampleError("mine.jsonl:1", "damaged"))
+        skipped.note(1, [SampleError("mine.jsonl:1", "damaged")])
     assert len(ledger.read_text().splitlines()) == 2 and len(skipped.faults) == 2
 
     going_on = SkippedSamples("skip", max_fraction=1.0, path=ledger, keeps_earlier=True)
-    build_dataset(conversations_from_file(path), processor, context_length=256, skipped=going_on)
+    read(path, processor, skipped=going_on)
     assert len(ledger.read_text().splitlines()) == 2, "a resumed run keeps what was found before"
     read(write(tmp_path, [record()]), processor)
     assert not ledger.exists()

@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from helpers import build_model, build_processor
+from helpers import build_model, build_processor, plan_for
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.dataset import build_dataset
 from smol_hf.data.embedded import build_pages
-from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.parts import FreezeSchedule, count_parameters, part_of, schedule_parts
 from smol_hf.training.trainer import SmolTrainer
@@ -20,8 +18,7 @@ def build_trainer(folder, **options):
     torch.manual_seed(0)
     processor = build_processor(longest_edge=32)
     model = build_model(processor)
-    pages = (page.conversation for page in build_pages(24, seed=0, split="train"))
-    dataset = build_dataset(pages, processor, context_length=256, skipped=SkippedSamples())
+    pages = [page.conversation for page in build_pages(24, seed=0, split="train")]
     defaults = {
         "output_dir": str(folder), "max_steps": STEPS, "per_device_train_batch_size": 4, "logging_steps": 1,
         "save_strategy": "no", "use_cpu": True, "learning_rate": 1e-2, "weight_decay": 0.1,
@@ -31,7 +28,7 @@ def build_trainer(folder, **options):
     return SmolTrainer(
         model=model,
         args=arguments,
-        train_dataset=dataset,
+        plan=plan_for(pages, processor),
         processing_class=processor,
         data_collator=SmolCollator(processor),
     )

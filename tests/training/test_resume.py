@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def test_other_data_under_a_resumed_run_is_refused(recipe, uninterrupted):
 @pytest.mark.parametrize(
     ("override", "change"),
     [
-        (("--per_device_train_batch_size", "8"), "per_device_train_batch_size 4 → 8"),
+        (("--per_device_train_batch_size", "8"), "rows of a step 4 → 8"),
         (("--image_mean", "[0.1,0.2,0.3]"), "image_mean None → [0.1, 0.2, 0.3]"),
         (("--text_config.num_hidden_layers", "1"), "text_config"),
         (("--text_learning_rate", "0"), "frozen parts [] → ['text']"),
@@ -207,3 +208,26 @@ def test_a_folder_without_manifest_was_never_completed(checkpoint):
 def test_nothing_to_resume_starts_at_step_zero_and_says_so(tmp_path):
     assert choose_checkpoint(tmp_path, True) == (None, [f"{tmp_path} holds no checkpoint yet: starting at step 0"])
     assert choose_checkpoint(tmp_path, None) == (None, [])
+
+
+def test_a_packed_run_goes_on_with_workers_and_other_batches(recipe, tmp_path):
+    """The rows are the same whoever makes them; the losses of two halves sum to that of the whole."""
+    packed = ["--sample_packing", "true", "--packing_pool", "8", "--text_config.attention_dropout", "0",
+              "--vision_config.attention_dropout", "0", "--per_device_train_batch_size", "2"]  # fmt: skip
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    result = run(recipe, whole, *packed)
+    assert result.returncode == 0, result.stderr
+    shutil.copytree(whole, part)
+    shutil.rmtree(part / "checkpoint")
+    for step in (8, 10, 12):
+        shutil.rmtree(part / f"checkpoint-{step}", ignore_errors=True)
+    packed[-1] = "1"
+    others = ["--gradient_accumulation_steps", "2", "--dataloader_num_workers", "2"]
+    result = run(recipe, part, *packed, *others, "--resume_from_checkpoint", "true")
+    assert result.returncode == 0, result.stderr
+    assert "resuming from checkpoint-6" in result.stdout
+    assert losses(part) == pytest.approx(losses(whole), abs=1e-5)
+    counts = [[entry["total_tokens"] for entry in read_log(folder) if "loss" in entry] for folder in (whole, part)]
+    assert counts[0] == counts[1]
+    entry = [entry for entry in read_log(whole) if "loss" in entry][-1]
+    assert entry["padding_fraction"] == 0 and entry["total_tokens"] > 0.9 * 256 * 2 * STEPS

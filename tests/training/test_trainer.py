@@ -5,11 +5,10 @@ import math
 
 import pytest
 import torch
-from helpers import build_model, build_processor
+from helpers import build_model, build_processor, plan_for
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
-from smol_hf.data.dataset import build_dataset
 from smol_hf.data.embedded import build_pages
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.arguments import SmolTrainingArguments
@@ -18,13 +17,13 @@ from smol_hf.training.parts import part_of
 from smol_hf.training.trainer import NonFiniteError, SmolTrainer
 
 
-def pages_dataset(processor, number, blind_every=0):
+def pages_plan(processor, number, blind_every=0):
     """Pages of digits; with `blind_every` every so many samples have no image."""
     conversations: list[Conversation] = []
     for index, page in enumerate(build_pages(number, seed=0, split="train", turns=3)):
         blind = blind_every and index % blind_every == 0
         conversations.append(page.conversation.without_images() if blind else page.conversation)
-    return build_dataset(conversations, processor, context_length=256, skipped=SkippedSamples())
+    return plan_for(conversations, processor)
 
 
 def build_trainer(folder, *, collator=SmolCollator, packing=False, number=32, blind_every=0, **options):
@@ -38,7 +37,7 @@ def build_trainer(folder, *, collator=SmolCollator, packing=False, number=32, bl
     return SmolTrainer(
         model=model,
         args=SmolTrainingArguments(**{**defaults, **options}),
-        train_dataset=pages_dataset(processor, number, blind_every),
+        plan=pages_plan(processor, number, blind_every),
         processing_class=processor,
         data_collator=collator(processor, packing=packing),
     )
@@ -86,7 +85,8 @@ def test_the_books_count_what_the_batches_hold(tmp_path):
     trainer.data_collator = lambda rows: batches.append(collator(rows)) or batches[-1]
     trainer.train()
     last = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
-    used = batches[: 3 * 2]  # the loader is a batch ahead
+    used = batches
+    assert len(batches) == 3 * 2
     assert last["total_tokens"] == sum(int(batch["attention_mask"].sum()) for batch in used)
     assert last["total_trained_tokens"] == sum(int((batch["labels"] != -100).sum()) for batch in used)
     assert last["total_positions"] == sum(batch["input_ids"].numel() for batch in used)
@@ -102,9 +102,9 @@ class Poisoned(SmolCollator):
 
     poison: tuple = ()
 
-    def __call__(self, rows):
-        batch = super().__call__(rows)
-        if set(batch["sample_ids"]) & set(self.poison):
+    def __call__(self, samples):
+        batch = super().__call__(samples)
+        if {sample.sample_id for sample in samples} & set(self.poison):
             batch["pixel_values"] = torch.full(batch["pixel_values"].shape, math.inf)
         return batch
 
@@ -114,7 +114,7 @@ def sample_order(trainer):
 
 
 def poisoned_trainer(folder, bad_steps, **options):
-    order = sample_order(build_trainer(folder / "order"))
+    order = sample_order(build_trainer(folder / "order", max_steps=8))
     trainer = build_trainer(folder / "run", collator=Poisoned, **options)
     trainer.data_collator.poison = tuple(order[step][0] for step in bad_steps)
     return trainer, order
@@ -190,7 +190,6 @@ def test_a_sample_found_damaged_while_training_is_named_and_its_empty_step_is_a_
                                                  Message("assistant", (TextPart("A page."),))))  # fmt: skip
     processor = build_processor(longest_edge=32)
     skipped = SkippedSamples("skip", max_fraction=1.0, path=tmp_path / "skipped.jsonl")
-    dataset = build_dataset([conversation], processor, context_length=256, skipped=skipped)
     picture.write_bytes(picture.read_bytes()[:300])
     trainer = SmolTrainer(
         model=build_model(processor),
@@ -198,9 +197,9 @@ def test_a_sample_found_damaged_while_training_is_named_and_its_empty_step_is_a_
             output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=1, logging_steps=1, use_cpu=True,
             save_strategy="no",
         ),
-        train_dataset=dataset,
+        plan=plan_for([conversation, page.conversation], processor, lanes=1, rounds=1),
         processing_class=processor,
-        data_collator=SmolCollator(processor, on_bad_sample="skip"),
+        data_collator=SmolCollator(processor),
         skipped=skipped,
     )  # fmt: skip
     trainer.train()
@@ -208,4 +207,5 @@ def test_a_sample_found_damaged_while_training_is_named_and_its_empty_step_is_a_
     assert [json.loads(line)["sample"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()] == [
         "mine.jsonl:1"
     ]
-    assert losses(trainer) == [0.0, 0.0, 0.0] and not (tmp_path / "skipped_steps.jsonl").exists()
+    assert losses(trainer)[0] > 1 and losses(trainer)[1:] == [0.0, 0.0], "the data ended after the good one"
+    assert not (tmp_path / "skipped_steps.jsonl").exists()

@@ -1,16 +1,15 @@
 """One sample of any dataset, in the one form that everything after the adapters reads.
 
 A record of any dataset becomes a `Conversation`: messages with a role, each a sequence of typed parts. The
-parts keep images undecoded (encoded bytes or a path), so that planning, filtering and shuffling never decode.
+parts keep images and videos undecoded (encoded bytes or a path), so that planning, filtering and shuffling never
+decode.
 """
 
 from __future__ import annotations
 
 import io
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 ROLES = ("system", "user", "assistant")
 
@@ -37,21 +36,40 @@ class TextPart:
 
 @dataclass(frozen=True)
 class ImagePart:
-    """An image that is not decoded yet: its encoded `content` (PNG, JPEG, …) or the `path` of a file."""
+    """An image that is not decoded yet: its encoded `content` (PNG, JPEG, …), the `path` of a file, or the `url` that
+    a dataset names. An address is kept, never fetched."""
 
     content: bytes | None = None
     path: str | None = None
+    url: str | None = None
 
     def __post_init__(self):
-        if (self.content is None) == (self.path is None):
-            raise ValueError("an ImagePart has either encoded bytes (content) or a path")
+        if [self.content, self.path, self.url].count(None) != 2:
+            raise ValueError("an ImagePart has exactly one of content (encoded bytes), path and url")
 
     def open(self) -> io.BufferedIOBase:
-        """A binary stream of the encoded image. Raises OSError when the file cannot be read."""
+        """A binary stream of the encoded image. Raises OSError when there is no file to read."""
+        if self.url is not None:
+            raise OSError("addresses are not fetched; download the image and give the path of the file")
         return io.BytesIO(self.content) if self.content is not None else Path(self.path).open("rb")
 
 
-Part = TextPart | ImagePart
+@dataclass(frozen=True)
+class VideoPart:
+    """A video that is not decoded yet: its encoded `content` (MP4, …) or the `path` of a file. Of a clip, `start` and
+    `end` are in seconds."""
+
+    content: bytes | None = None
+    path: str | None = None
+    start: float | None = None
+    end: float | None = None
+
+    def __post_init__(self):
+        if (self.content is None) == (self.path is None):
+            raise ValueError("a VideoPart has either encoded bytes (content) or a path")
+
+
+Part = TextPart | ImagePart | VideoPart
 
 
 @dataclass(frozen=True)
@@ -66,16 +84,24 @@ class Message:
 class Conversation:
     """One sample. `sample_id` is unique in its dataset and is what every report and log names.
 
-    For samples of a file it is `file:row`, with rows counted from 1.
+    For samples of a file it is `file:row`, with rows counted from 1. `source` is the subset that the record says it
+    comes from. `turn_ratings` has one mapping per exchange of user and assistant, or is empty.
     """
 
     sample_id: str
     messages: tuple[Message, ...]
+    source: str = ""
+    turn_ratings: tuple[dict[str, int], ...] = ()
 
     @property
     def images(self) -> list[ImagePart]:
         """All image parts in reading order."""
         return [part for message in self.messages for part in message.parts if isinstance(part, ImagePart)]
+
+    @property
+    def videos(self) -> list[VideoPart]:
+        """All video parts in reading order."""
+        return [part for message in self.messages for part in message.parts if isinstance(part, VideoPart)]
 
     def without_images(self) -> Conversation:
         """The same conversation as a blind reader would see it."""
@@ -83,42 +109,4 @@ class Conversation:
             Message(message.role, tuple(part for part in message.parts if isinstance(part, TextPart)))
             for message in self.messages
         )
-        return Conversation(self.sample_id, blind)
-
-    def to_row(self) -> dict[str, Any]:
-        """A row for `datasets.Dataset`: `sample_id`, `messages` (JSON text) and `images` (bytes or path of each).
-
-        The messages travel as JSON because Arrow would fill the missing keys of every part with None.
-        """
-        messages = [
-            {
-                "role": message.role,
-                "content": [
-                    {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"}
-                    for part in message.parts
-                ],
-            }
-            for message in self.messages
-        ]
-        return {
-            "sample_id": self.sample_id,
-            "messages": json.dumps(messages, ensure_ascii=False),
-            "images": [{"bytes": image.content, "path": image.path} for image in self.images],
-        }
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Conversation:
-        """The inverse of `to_row`."""
-        images = iter(row["images"])
-
-        def part(value: dict[str, str]) -> Part:
-            if value["type"] == "text":
-                return TextPart(value["text"])
-            image = next(images)
-            return ImagePart(content=image["bytes"], path=image["path"])
-
-        messages = tuple(
-            Message(message["role"], tuple(part(value) for value in message["content"]))
-            for message in json.loads(row["messages"])
-        )
-        return cls(row["sample_id"], messages)
+        return replace(self, messages=blind)

@@ -26,7 +26,7 @@ QUARTER_TURNED = (5, 6, 7, 8)
 
 
 def image_name(part: ImagePart) -> str:
-    return part.path if part.path is not None else "the embedded image"
+    return part.path or part.url or "the embedded image"
 
 
 # What Pillow's decoders were seen to raise about damaged files, beside the errors with a meaning of their own.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from smol_hf.data.conversation import SampleError
+from smol_hf.data.engine.preparation import TooLongError
 
 SHOWN = 10
 
@@ -17,7 +18,8 @@ class SkippedSamples:
 
     `policy` "stop" makes the first call of `settle` an error when there is any fault in the data; "skip" leaves
     faulty samples out, up to `max_fraction` of all samples, those found damaged while training included. Samples
-    longer than the context are no fault: they are always left out and counted.
+    longer than the context are no fault: they are always left out and counted. More than `max_in_a_row` faults with no
+    good sample between them stop a run too: it is then the data that is wrong, not a sample.
 
     `path` is the ledger, JSON lines. With several processes each plans the same data, so only the one with
     `writes_plan` writes what the plan found; what is found while training is written by whoever finds it. The ledger
@@ -29,9 +31,12 @@ class SkippedSamples:
     path: Path | None = None
     writes_plan: bool = True
     keeps_earlier: bool = False
+    max_in_a_row: int = 100
     total: int = 0
     faults: list[SampleError] = field(default_factory=list)
     too_long: list[SampleError] = field(default_factory=list)
+    in_a_row: int = 0
+    names: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.faults) + len(self.too_long)
@@ -64,25 +69,44 @@ class SkippedSamples:
             longest = f"; {len(self.too_long)} are longer than the context" if self.too_long else ""
             raise SampleError("data", f"none of {total} samples can be used{longest}:\n{faults}{more}")
 
-    def add(self, fault: SampleError) -> None:
-        """Note a fault that was found while training (a damaged image), at once in the file too.
+    def note(self, used: int, faults: list[SampleError]) -> None:
+        """Take what a row of the run brought: samples that are used, and faults met on the way, in the file at once.
 
         Raises:
-            SampleError: when there are too many by now.
+            SampleError: under "stop" for a fault, under "skip" when there are too many by now.
         """
-        if any(known.where == fault.where for known in self.faults):
+        for fault in faults:
+            self.add(fault)
+        self.in_a_row = 0 if used else self.in_a_row + len(faults)
+        if self.in_a_row > self.max_in_a_row:
+            shown = "\n".join(f"  {fault}" for fault in self.faults[-SHOWN:])
+            raise SampleError("data", f"{self.in_a_row} samples in a row cannot be used, the last of them:\n{shown}")
+
+    def add(self, fault: SampleError) -> None:
+        if fault.where in self.known():
             return  # met again in a later epoch
-        self.faults.append(fault)
+        self.known().add(fault.where)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(self.line(fault))
+        if isinstance(fault, TooLongError):
+            self.too_long.append(fault)
+            return
+        self.faults.append(fault)
+        if self.policy == "stop":
+            raise SampleError("data", f"{fault}\nMend it, or leave such samples out with --on_bad_sample skip")
         if self.total and len(self.faults) > self.max_fraction * self.total:
             raise SampleError(
                 "data",
                 f"{len(self.faults)} of {self.total} samples cannot be used, more than max_skipped_fraction "
                 f"{self.max_fraction}; the last: {fault}",
             )
+
+    def known(self) -> set[str]:
+        if len(self.names) < len(self):
+            self.names |= {fault.where for fault in [*self.faults, *self.too_long]}
+        return self.names
 
     def write(self) -> None:
         if self.path is None:

@@ -117,7 +117,18 @@ class DataArguments:
             "of the language model, at most 2048."
         },
     )
-    sample_packing: bool = field(default=False, metadata={"help": "One row per batch, without padding."})
+    sample_packing: bool = field(
+        default=False,
+        metadata={"help": "Fill rows of context_length with whole samples that do not see each other, no padding."},
+    )
+    packing_pool: int = field(default=128, metadata={"help": "Samples among which rows are packed."})
+    max_tiles_per_row: int | None = field(
+        default=None, metadata={"help": "Most tiles of a packed row, which bounds the image encoder's memory."}
+    )
+    data_lanes: int = field(
+        default=16,
+        metadata={"help": "Streams that processes and their workers share; processes × workers must divide it."},
+    )
     on_bad_sample: str = field(
         default="stop", metadata={"help": "stop: a sample that cannot be used is an error. skip: it is left out."}
     )
@@ -133,7 +144,10 @@ class DataArguments:
         if self.on_bad_sample not in ("stop", "skip"):
             raise ValueError(f"on_bad_sample is {self.on_bad_sample!r}: choose stop or skip")
         require_values(self)
-        for name in ("num_pages", "page_size", "turns_per_page", "context_length"):
+        for name in (
+            "num_pages", "page_size", "turns_per_page", "context_length", "packing_pool", "max_tiles_per_row",
+            "data_lanes",
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 INCOMPLETE = ".incomplete"
 MANIFEST = "manifest.json"
-NEEDED_TO_RESUME = ("trainer_state.json", "scheduler.pt")
+NEEDED_TO_RESUME = ("trainer_state.json", "scheduler.pt", "data_state.json")
 
 
 class CheckpointError(RuntimeError):

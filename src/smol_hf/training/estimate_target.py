@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,15 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
-from smol_hf.data.conversation import Conversation
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.training.composition import build_model_and_processor
+from smol_hf.training.data import open_data
 from smol_hf.training.lora import freeze_what_has_no_adapter
 from smol_hf.training.lora_arguments import LoraArguments
 from smol_hf.training.parts import PARTS
 from smol_hf.training.presets import PRESETS, preset_config
 from smol_hf.training.recipes import RecipeError, load_arguments, nearest
-from smol_hf.training.run import load_conversations
 from smol_hf.training.traced_step import StepShape
 
 OPTIMIZERS = {
@@ -75,9 +73,8 @@ def target_of_recipe(path: Path) -> Target:
     lora = model_arguments if model_arguments.use_peft else None
     if lora is not None:
         freeze_what_has_no_adapter(lora, arguments)
-    conversations = itertools.islice(load_conversations(data_arguments, arguments.seed), SAMPLED)
-    usable = [each for each in conversations if isinstance(each, Conversation)]
-    model, processor = build_model_and_processor(replace(model_arguments, load_in_4bit=False), usable)
+    conversations = open_data(data_arguments, arguments.seed).conversations(SAMPLED)
+    model, processor = build_model_and_processor(replace(model_arguments, load_in_4bit=False), conversations)
     return Target(
         str(path),
         model.config,

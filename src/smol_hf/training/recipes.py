@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 from trl import TrlParser
 
 from smol_hf.training.arguments import DataArguments, ModelArguments, SmolTrainingArguments
+from smol_hf.wording import nearest
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
 
@@ -59,12 +59,6 @@ class Parser(TrlParser):
 
 def known_keys() -> list[str]:
     return [field.name for arguments in ARGUMENT_CLASSES for field in dataclasses.fields(arguments) if field.init]
-
-
-def nearest(key: str, known: Sequence[str]) -> str:
-    """A hint for an unknown key: the most similar one that exists."""
-    match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f": did you mean {match[0]!r}?" if match else ""
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

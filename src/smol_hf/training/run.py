@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.conversation import Conversation, SampleError
-from smol_hf.data.dataset import build_dataset, conversations_from_file, fingerprint
-from smol_hf.data.embedded import build_pages
+from smol_hf.data.conversation import SampleError
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.arguments import DataArguments, ModelArguments, SmolTrainingArguments
 from smol_hf.training.checkpoints import CheckpointError, choose_checkpoint
 from smol_hf.training.composition import build_model_and_processor
 from smol_hf.training.console import LogCallback
+from smol_hf.training.data import fingerprint, look_through, open_data, plan_of, rows_of_the_run
+from smol_hf.training.loader import load_data_state
 from smol_hf.training.lora import add_adapters, freeze_what_has_no_adapter
 from smol_hf.training.lora_arguments import LoraArguments
 from smol_hf.training.parts import count_parameters
@@ -33,30 +33,11 @@ from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError
 from smol_hf.training.trainer import SmolTrainer
 
 DEFAULT_CONTEXT_LENGTH = 2048
+TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokenizer gets one
 # Of the training arguments, those without which a resumed run would see other samples.
-REPEATED = (
-    "seed",
-    "optim",
-    "data_seed",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-)
+REPEATED = ("seed", "optim", "data_seed", "num_train_epochs")
+REPEATED_OF_DATA = ("sample_packing", "packing_pool", "max_tiles_per_row", "context_length")
 PACKAGES = ("smol_hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
-
-
-def load_conversations(arguments: DataArguments, seed: int) -> Iterable[Conversation | SampleError]:
-    """The samples that `data` names, in the order of the file (or of the page builder)."""
-    if arguments.data == "digits":
-        pages = build_pages(
-            arguments.num_pages,
-            seed=seed,
-            split="train",
-            page_size=arguments.page_size,
-            turns=arguments.turns_per_page,
-        )
-        return (page.conversation for page in pages)
-    return conversations_from_file(arguments.data, arguments.image_folder)
 
 
 def versions() -> dict[str, str]:
@@ -118,11 +99,10 @@ def train(
 
     set_seed(arguments.seed)
     with recipe_errors("the data cannot be built"):
-        conversations = list(load_conversations(data_arguments, arguments.seed))
-    usable = [conversation for conversation in conversations if isinstance(conversation, Conversation)]
+        data = open_data(data_arguments, arguments.seed)
     with recipe_errors("the model cannot be built"):
         model, processor = build_model_and_processor(
-            model_arguments, usable, trust_remote_code=arguments.trust_remote_code
+            model_arguments, data.conversations(TOKENIZER_SAMPLES), trust_remote_code=arguments.trust_remote_code
         )
         if model_arguments.use_peft:
             freeze_what_has_no_adapter(model_arguments, arguments)
@@ -135,16 +115,16 @@ def train(
         writes_plan=main_process,
         keeps_earlier=checkpoint is not None,
     )
-    dataset = build_dataset(
-        conversations,
-        processor,
-        context_length=data_arguments.context_length,
-        skipped=skipped,
-        verify_images=data_arguments.verify_images and data_arguments.data != "digits",
-    )
+    lanes, states = (data_arguments.data_lanes, {}) if checkpoint is None else load_data_state(checkpoint)
+    plan = plan_of(data, processor, data_arguments, arguments, lanes)
+    look_through(plan, data, data_arguments, skipped)
+    epochs = 1 if arguments.max_steps > 0 else arguments.num_train_epochs
+    rows = rows_of_the_run(plan, data, epochs)
+    if arguments.max_steps <= 0:
+        arguments.max_steps = -(-rows // rows_of_a_step(arguments))
     run_state = {
-        "data_fingerprint": fingerprint(dataset, read_images=data_arguments.verify_images),
-        "samples": len(dataset),
+        "data_fingerprint": fingerprint(data, read_images=data_arguments.verify_images),
+        "samples": sum(len(source) for source in data.sources),
         "seed": arguments.seed,
         "repeats": what_must_repeat(model_arguments, data_arguments, arguments),
         "versions": versions(),
@@ -155,11 +135,11 @@ def train(
     trainer = SmolTrainer(
         model=model,
         args=arguments,
-        train_dataset=dataset,
+        plan=plan,
+        data_states=states,
+        rows_per_epoch=-(-rows // max(1, round(epochs))),
         processing_class=processor,
-        data_collator=SmolCollator(
-            processor, packing=data_arguments.sample_packing, on_bad_sample=data_arguments.on_bad_sample
-        ),
+        data_collator=SmolCollator(processor, packing=data_arguments.sample_packing),
         callbacks=[LogCallback(output_dir)],
         run_state=run_state,
         skipped=skipped,
@@ -169,7 +149,8 @@ def train(
         trainer.remove_callback(ProgressCallback)
     counts = count_parameters(model)
     if main_process:
-        console.print(f"{len(dataset):,} samples from {data_arguments.data}; {skipped.summary()}", soft_wrap=True)
+        usable = run_state["samples"] - len(skipped)
+        console.print(f"{usable:,} samples from {data_arguments.data}; {skipped.summary()}", soft_wrap=True)
         console.print(describe_pictures(processor), soft_wrap=True)
         print_parameter_table(counts, trainer.freeze_schedule)
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -244,14 +225,20 @@ def describe_pictures(processor) -> str:
     )
 
 
+def rows_of_a_step(arguments: SmolTrainingArguments) -> int:
+    """Rows that all processes together read between two steps of the optimizer."""
+    rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    return rows * PartialState().num_processes
+
+
 def what_must_repeat(
     model_arguments: ModelArguments, data_arguments: DataArguments, arguments: SmolTrainingArguments
 ) -> dict:
     """The values that decide which samples a step sees and which tensors a checkpoint holds."""
-    values = {**vars(model_arguments), "sample_packing": data_arguments.sample_packing}
+    values = {**vars(model_arguments), **{name: getattr(data_arguments, name) for name in REPEATED_OF_DATA}}
     del values["attn_implementation"]
     values |= {name: getattr(arguments, name) for name in REPEATED}
-    values["processes"] = PartialState().num_processes
+    values["rows of a step"] = rows_of_a_step(arguments)
     values["frozen parts"] = sorted(part for part, rate in arguments.part_learning_rates().items() if rate == 0)
     return json.loads(json.dumps(values, default=str))
 

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 from peft import PeftModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
+from smol_hf.data.engine.stream import Plan, RowStream
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.books import Books, Counters, count_batch
 from smol_hf.training.checkpoints import INCOMPLETE, publish, write_manifest
+from smol_hf.training.loader import TrainingLoader, save_data_state
 from smol_hf.training.parts import (
     FreezeCallback,
     FreezeSchedule,
@@ -25,6 +28,9 @@ from smol_hf.training.parts import (
     schedule_parts,
 )
 from smol_hf.training.preview import print_label_preview
+
+# TRL and transformers ask for a dataset; the rows come from the plan.
+STANDS_FOR_THE_PLAN = Dataset.from_dict({"sample_id": ["the rows come from the plan"]})
 
 
 class NonFiniteError(RuntimeError):
@@ -43,14 +49,28 @@ class SmolTrainer(SFTTrainer):
 
     Args:
         args: `SmolTrainingArguments`.
+        plan: of the rows that are trained on.
+        data_states: of its lanes, to go on from (see `loader.load_data_state`).
+        rows_per_epoch: rows after which an epoch is over; by default the whole run is one.
         run_state: what is saved as `run.json` in each checkpoint, such as the data's fingerprint.
-        skipped: takes the samples that the collator leaves out while training.
+        skipped: takes the samples that are left out while training.
     """
 
     # The model divides by `num_items_in_batch`, which covers the whole accumulation window.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *, model, args, run_state: dict | None = None, skipped: SkippedSamples | None = None, **kwargs):
+    def __init__(
+        self,
+        *,
+        model,
+        args,
+        plan: Plan,
+        data_states: dict[int, dict] | None = None,
+        rows_per_epoch: int | None = None,
+        run_state: dict | None = None,
+        skipped: SkippedSamples | None = None,
+        **kwargs,
+    ):
         self.freeze_schedule = FreezeSchedule(
             args.part_learning_rates(),
             args.unfreeze_vision_at_step,
@@ -59,7 +79,10 @@ class SmolTrainer(SFTTrainer):
         )
         # TRL rounds what is trained beside quantised weights to bfloat16, a connector trained whole included.
         unrounded = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
-        super().__init__(model=model, args=args, **kwargs)
+        args.ignore_data_skip = True  # the loader goes on where it was: nothing is read again to get there
+        super().__init__(model=model, args=args, train_dataset=STANDS_FOR_THE_PLAN, **kwargs)
+        self.plan, self.data_states, self.rows_per_epoch = plan, data_states or {}, rows_per_epoch
+        self.loader: TrainingLoader | None = None
         for name, weight in self.model.named_parameters():
             if name in unrounded and weight.dtype != unrounded[name].dtype:
                 weight.data = unrounded[name].to(weight.device)
@@ -75,6 +98,26 @@ class SmolTrainer(SFTTrainer):
         self.window_losses: list[float] = []
         self.nonfinite_in_a_row = 0
 
+    # The data ------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self):
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
+        steps = -(-self.rows_per_epoch // rows) if self.rows_per_epoch else self.args.max_steps
+        stream = RowStream(
+            self.plan,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            self.args.dataloader_num_workers,
+            dict(self.data_states),
+        )
+        self.loader = TrainingLoader(
+            stream,
+            lambda samples: self.data_collator(samples),
+            batch_size=self.args.train_batch_size,
+            batches_per_epoch=steps * self.args.gradient_accumulation_steps,
+        )
+        return self.loader
+
     # The loss ------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -82,8 +125,7 @@ class SmolTrainer(SFTTrainer):
         if model.training:
             self.books.add(count_batch({**inputs, "sample_ids": sample_ids, "skipped": skipped}))
             self.step_sample_ids += sample_ids
-            for fault in skipped:
-                self.skipped.add(fault)
+            self.skipped.note(len(sample_ids), skipped)
             if not self.previewed and self.is_world_process_zero():
                 print_label_preview(self.processing_class, inputs, sample_ids)
             self.previewed = True
@@ -197,6 +239,7 @@ class SmolTrainer(SFTTrainer):
             shutil.rmtree(incomplete, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         counters = self.books.gather()
+        places = gather_object([self.loader.state_dict()])
         self.saving_to = incomplete
         try:
             super()._save_checkpoint(model, trial)
@@ -209,6 +252,7 @@ class SmolTrainer(SFTTrainer):
                 self.state.best_model_checkpoint = str(run_dir / f"checkpoint-{self.state.best_global_step}")
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
             counters.save(folder)
+            save_data_state(folder, self.plan.lanes, places)
             (folder / "run.json").write_text(json.dumps(self.run_state, indent=1) + "\n", encoding="utf-8")
             write_manifest(folder, self.state.global_step)
             publish(folder, run_dir / name)
@@ -225,6 +269,7 @@ class SmolTrainer(SFTTrainer):
         )
         if resume_from_checkpoint is not None:
             self.books.total = Counters.load(Path(resume_from_checkpoint))
+            self.loader.batches = self.state.global_step * self.args.gradient_accumulation_steps
         self.books.start_clock()
         return state
 

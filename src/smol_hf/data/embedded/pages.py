@@ -82,8 +82,10 @@ class Page:
         return self.turns[0].answer
 
 
-def build_pages(number: int, *, seed: int, split: str, page_size: int = 32, turns: int = 1) -> Iterator[Page]:
-    """Yield `number` pages, drawn from the digits of `split` ("train" or "test") only.
+def build_pages(
+    number: int, *, seed: int, split: str, page_size: int = 32, turns: int = 1, first: int = 0
+) -> Iterator[Page]:
+    """Yield `number` pages from the page `first` on, drawn from the digits of `split` ("train" or "test") only.
 
     Page i depends on `seed`, `split`, `page_size`, `turns` and i, never on `number`. The picture is an RGB PNG of
     `page_size` x `page_size` pixels (at least 24; digits grow with it). The kinds of the first question take turns,
@@ -107,7 +109,7 @@ def build_pages(number: int, *, seed: int, split: str, page_size: int = 32, turn
         raise ValueError(f"turns must be at least 1, got {turns}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
-    return (_build_page(digits, index, seed, split, page_size, turns) for index in range(number))
+    return (_build_page(digits, index, seed, split, page_size, turns) for index in range(first, first + number))
 
 
 def evaluation_questions(number: int, *, seed: int, page_size: int = 32) -> list[Page]:

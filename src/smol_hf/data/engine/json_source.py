@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.source import Source
-from smol_hf.data.sources import parse_json
 
 CHUNK = 1 << 24
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -138,3 +138,16 @@ def is_blank(file: BinaryIO, start: int, end: int) -> bool:
     blank = not file.read(end - start).strip()
     file.seek(here)
     return blank
+
+
+def parse_json(text: str) -> Any:
+    """Raises ValueError for what is not JSON, and for a key that stands twice."""
+
+    def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+        return result
+
+    return json.loads(text, object_pairs_hook=object_of)

@@ -17,7 +17,7 @@ from smol_hf.data.engine.mixing import Mixing
 from smol_hf.data.engine.source import BlockCache
 from smol_hf.data.packing import PackingPool, Planned
 
-FAULTS_OF_A_ROW = 1000
+FAULTS_OF_A_ROW = 100  # then a row is given without samples, so that whoever reads it can decide
 
 
 class Prepared(Protocol):
@@ -31,7 +31,7 @@ class Work(Protocol):
 
     def prepare(self, source: int, where: str, record: Any) -> Prepared: ...
 
-    def encode(self, prepared: Prepared) -> Any: ...
+    def encode(self, source: int, prepared: Prepared) -> Any: ...
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Lane:
                 break
             for sample in self.pool.next_row():
                 try:
-                    row.samples.append(self.work.encode(self.prepare(*sample.reference)))
+                    row.samples.append(self.work.encode(sample.reference[0], self.prepare(*sample.reference)))
                 except SampleError as fault:
                     row.faults.append(fault)
                 self.prepared.pop(sample.reference, None)

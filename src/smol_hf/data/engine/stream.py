@@ -100,7 +100,13 @@ class RowStream:
     def __iter__(self) -> Iterator[Row]:
         share = LaneShare(self.plan, self.rank, self.ranks, dict(self.states))
         # Workers hand over finished rows one by one, in turn; two each are made ahead.
-        loader = DataLoader(share, batch_size=None, num_workers=self.workers, worker_init_fn=one_thread)
+        loader = DataLoader(
+            share,
+            batch_size=None,
+            num_workers=self.workers,
+            worker_init_fn=one_thread,
+            generator=torch.Generator(),  # its own: a draw from torch's would change what dropout draws after a resume
+        )
         for row in loader:
             self.states[row.lane] = row.state
             yield row

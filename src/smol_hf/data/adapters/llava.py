@@ -1,0 +1,106 @@
+"""Records in LLaVA's shape.
+
+{"image"?: image | [image, …] | null, "video"?: video | [video, …] | null,
+ "conversations": [{"from": "human" | "gpt" | "system", "value": text}, …]}
+
+`<image>` in what the user says marks the place of the next image, `<video>` that of the next video. A file under
+`image` whose name ends as a video's does is one. Where a record has media of one kind alone, either placeholder stands
+for them: LLaVA-Video-178K writes `<image>` for its videos. In a record that knows no videos `<video>` is text.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import Any
+
+from smol_hf.data.adapters.dialogue import (
+    PLACEHOLDERS,
+    is_marked,
+    list_of_objects,
+    media_first,
+    place_media,
+    role_of,
+    said,
+    text_of,
+)
+from smol_hf.data.adapters.fields import Fields, label
+from smol_hf.data.adapters.media import Media, media_parts, media_under
+from smol_hf.data.adapters.registry import Place, adapter
+from smol_hf.data.conversation import Conversation, ImagePart, VideoPart
+
+MEDIA_KEYS = ("image", "images", "video", "videos")
+
+
+@adapter(
+    "llava",
+    datasets=(
+        "lmms-lab/LLaVA-OneVision-Data",
+        "MAmmoTH-VL/MAmmoTH-VL-Instruct-12M",
+        "lmms-lab/M4-Instruct-Data",
+        "liuhaotian/LLaVA-Instruct-150K",
+        "liuhaotian/LLaVA-Pretrain",
+        "lmms-lab/LLaVA-ReCap-558K",
+        "Lin-Chen/ShareGPT4V",
+    ),
+    shape=("conversations",),
+)
+def read_llava(record: dict[str, Any], place: Place) -> Conversation:
+    pictures = media_under(record, "image", ImagePart, place)
+    films = media_under(record, "video", VideoPart, place)
+    turns = turns_of(Fields(record, place, "llava"))
+    waiting = stand_ins(pictures, films, "video" in record or "videos" in record)
+    return Conversation(place.where, tuple(place_media(turns, waiting, place.where)), source_of(record))
+
+
+@adapter("llava_video", datasets=("lmms-lab/LLaVA-Video-178K",))
+def read_llava_video(record: dict[str, Any], place: Place) -> Conversation:
+    """LLaVA-Video-178K: the file is `data_source`/`video`."""
+    fields = Fields(record, place, "llava_video")
+    folder, names = fields.text("data_source"), fields.given("video")
+    paths = [
+        posixpath.join(folder, name) if isinstance(name, str) and name else name
+        for name in (names if isinstance(names, list) else [names])
+    ]
+    films = media_parts(paths, "video", VideoPart, place)
+    messages = place_media(turns_of(fields), stand_ins([], films, True), place.where)
+    return Conversation(place.where, tuple(messages), folder)
+
+
+@adapter("llava_unmarked", datasets=("TIGER-Lab/VISTA-400K", "orrzohar/Video-STaR"))
+def read_unmarked(record: dict[str, Any], place: Place) -> Conversation:
+    """VISTA-400K and Video-STaR: where no placeholder stands in the text, the media come first."""
+    fields = Fields(record, place, "llava_unmarked")
+    if not any(key in record for key in MEDIA_KEYS):
+        raise fields.lacking("'image' or 'video'")
+    pictures = media_under(record, "image", ImagePart, place)
+    films = media_under(record, "video", VideoPart, place)
+    turns = turns_of(fields)
+    if is_marked(turns, PLACEHOLDERS):
+        messages = place_media(turns, stand_ins(pictures, films, True), place.where)
+    else:
+        messages = media_first([said(*turn) for turn in turns], pictures + films, place.where)
+    return Conversation(place.where, tuple(messages), source_of(record))
+
+
+def turns_of(fields: Fields) -> list[tuple[str, str]]:
+    """(role, text) of each turn."""
+    where = fields.place.where
+    turns = list_of_objects(fields.given("conversations"), "conversations", where)
+    return [
+        (role_of(turn, "from", number, where), text_of(turn, "value", number, where))
+        for number, turn in enumerate(turns, start=1)
+    ]
+
+
+def stand_ins(pictures: list[Media], films: list[Media], knows_videos: bool) -> dict[str, list[Media]]:
+    """For each placeholder the media that it stands for."""
+    if pictures and films:
+        return {"<image>": pictures, "<video>": films}
+    media = pictures or films
+    knows_videos = knows_videos or any(isinstance(part, VideoPart) for part in media)
+    return {"<image>": media, "<video>": media} if knows_videos else {"<image>": media}
+
+
+def source_of(record: dict[str, Any]) -> str:
+    metadata = record.get("metadata")
+    return label(record, "data_source", "source") or (label(metadata, "dataset") if isinstance(metadata, dict) else "")

@@ -1,0 +1,74 @@
+"""What a record holds where an image or a video belongs → the part that shows it."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from pathlib import Path
+from typing import Any
+
+from smol_hf.data.adapters.registry import Place
+from smol_hf.data.conversation import ImagePart, SampleError, VideoPart
+
+Media = ImagePart | VideoPart
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
+
+
+def media_under(record: dict[str, Any], key: str, kind: type[Media], place: Place) -> list[Media]:
+    """The media under `image` or `images` (`video` or `videos`); both at once would leave the order open."""
+    given = [each for each in (key, f"{key}s") if record.get(each) not in (None, [])]
+    if len(given) > 1:
+        raise SampleError(place.where, f"has {key}s under '{key}' and under '{key}s': keep one of the two")
+    return media_parts(record[given[0]], given[0], kind, place) if given else []
+
+
+def media_parts(value: Any, key: str, kind: type[Media], place: Place) -> list[Media]:
+    """One part for each path, bytes or {"bytes", "path"} (an undecoded column of `datasets`) in `value`.
+
+    Args:
+        value: one such thing, or a list of them.
+        key: name of the field, for messages.
+        kind: what stands there, unless the name of a file says that it is a video.
+    """
+    return [media_part(item, key, kind, place) for item in (value if isinstance(value, list) else [value])]
+
+
+def media_part(item: Any, key: str, kind: type[Media], place: Place) -> Media:
+    content, path = None, item
+    if isinstance(item, bytes):
+        content, path = item, None
+    elif isinstance(item, dict) and {"bytes", "path"} & set(item):
+        content, path = item.get("bytes"), item.get("path")
+    if isinstance(path, str) and path.lower().endswith(VIDEO_SUFFIXES):
+        kind = VideoPart
+    if content is None:
+        return kind(path=checked_path(path, key, place))
+    if not isinstance(content, bytes):
+        raise SampleError(place.where, f"{key} holds {type(content).__name__} as 'bytes': it must be an encoded file")
+    return kind(content=content)
+
+
+def checked_path(item: Any, key: str, place: Place) -> str:
+    """The path of a file, put together with the place's folder. Nothing is looked up on the disk."""
+    where = place.where
+    if not isinstance(item, str) or not item:
+        raise SampleError(
+            where,
+            f"{key} holds {reprlib.repr(item)}: it must be the path of a file, or its bytes "
+            "(a column of `datasets` is cast with decode=False)",
+        )
+    if "\0" in item or item != item.encode("utf-8", "replace").decode("utf-8"):
+        raise SampleError(where, f"{key} holds {item!r}, which cannot be a path")
+    if "://" in item:
+        raise SampleError(where, f"{key} is the address {item}: download it and give the path of the file")
+    if place.media_folder is None:
+        raise SampleError(
+            where, f"{key} names the file {item}, but no folder of media is given: the record must hold its bytes"
+        )
+    if place.inside_only:
+        # What is checked must be what is opened: "folder/../x" may lead elsewhere where the folder is a link.
+        checked = os.path.normpath(item)
+        if os.path.isabs(checked) or checked.split(os.sep)[0] == os.pardir:
+            raise SampleError(where, f"{key} names {item!r}, which is outside the folder of media: move it inside")
+        item = checked
+    return str(Path(place.media_folder) / item)

@@ -1,0 +1,96 @@
+"""Chat messages, as in SmolTalk, TRL and the files of users.
+
+{"messages": [{"role": …, "content": text | [{"type": "text" | "image" | "video", …}, …]}, …],
+ "images"?: [image, …], "videos"?: [video, …]}
+
+In typed parts text is text, and a part of an image or a video names its file or takes the next one that stands beside
+the messages. In plain text `<image>` and `<video>` mark places only where the user says them and such media stand
+beside; media that no text mentions come first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smol_hf.data.adapters.dialogue import (
+    is_marked,
+    list_of_objects,
+    media_first,
+    place_media,
+    role_of,
+    text_of,
+)
+from smol_hf.data.adapters.fields import Fields, label
+from smol_hf.data.adapters.media import Media, media_parts, media_under
+from smol_hf.data.adapters.registry import Place, adapter
+from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart, VideoPart
+
+KINDS = {"image": ImagePart, "video": VideoPart}
+
+
+@adapter("messages", datasets=("HuggingFaceTB/smoltalk", "HuggingFaceTB/smol-smoltalk"), shape=("messages",))
+def read_messages(record: dict[str, Any], place: Place) -> Conversation:
+    where = place.where
+    beside = {name: media_under(record, name, kind, place) for name, kind in KINDS.items()}
+    turns = list_of_objects(Fields(record, place, "messages").given("messages"), "messages", where)
+    if all(isinstance(turn.get("content"), str) for turn in turns):
+        messages = plain_messages(turns, beside, where)
+    else:
+        messages = typed_messages(turns, beside, place)
+    return Conversation(where, tuple(messages), label(record, "source"))
+
+
+def plain_messages(turns: list[dict], beside: dict[str, list[Media]], where: str) -> list[Message]:
+    texts = [
+        (role_of(turn, "role", number, where), text_of(turn, "content", number, where))
+        for number, turn in enumerate(turns, start=1)
+    ]
+    waiting = {f"<{name}>": media for name, media in beside.items() if media}
+    if is_marked(texts, waiting):
+        return place_media(texts, waiting, where)
+    messages = [Message(role, (TextPart(text),)) for role, text in texts]
+    return media_first(messages, [part for media in beside.values() for part in media], where)
+
+
+def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Place) -> list[Message]:
+    where = place.where
+    used = dict.fromkeys(beside, 0)
+    messages = []
+    for number, turn in enumerate(turns, start=1):
+        role = role_of(turn, "role", number, where)
+        content = turn.get("content")
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        parts: list[Part] = []
+        for part in list_of_objects(content, f"content of message {number}", where):
+            kind = part.get("type")
+            if kind == "text":
+                parts.append(TextPart(text_of(part, "text", number, where)))
+            elif kind not in list(KINDS):
+                raise SampleError(where, f"message {number} has a part of type {kind!r}: text, image or video")
+            elif role != "user":
+                raise SampleError(where, f"message {number} is the {role}'s and shows {kind}s: only users do")
+            elif named := named_media(part, kind, number, place):
+                parts += named
+            else:
+                used[kind] += 1
+                if used[kind] > len(beside[kind]):
+                    raise SampleError(
+                        where,
+                        f"message {number} shows {kind} {used[kind]}, but '{kind}s' has {len(beside[kind])}: name the "
+                        f"file in the part of type {kind!r}, or list it there",
+                    )
+                parts.append(beside[kind][used[kind] - 1])
+        messages.append(Message(role, tuple(parts)))
+    for kind, media in beside.items():
+        if used[kind] != len(media):
+            raise SampleError(where, f"{len(media)} {kind}s, but the messages show {used[kind]} of them")
+    return messages
+
+
+def named_media(part: dict, kind: str, number: int, place: Place) -> list[Media]:
+    """The media that a part names itself; none when it stands for the next one beside the messages."""
+    given = [part[key] for key in (kind, "path", "url") if part.get(key) is not None]
+    if len(given) > 1:
+        raise SampleError(place.where, f"message {number} has a part with several {kind}s: keep one")
+    return media_parts(given[0], f"{kind} of message {number}", KINDS[kind], place) if given else []

@@ -1,0 +1,191 @@
+"""Which adapter reads a record: by its name, by the dataset's id, or by the record's own keys."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.wording import nearest
+
+ENTRY_POINTS = "smol_hf.adapters"
+
+
+class AdapterError(ValueError):
+    """An adapter that cannot be had; the message names those that can."""
+
+
+class UnknownShapeError(AdapterError):
+    """A record whose keys fit no adapter, or several."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a record stands, and where its media are.
+
+    Args:
+        where: name of the record (file and row), used as `sample_id` and in every message.
+        media_folder: folder that relative paths of media start from. Without one the record must hold its media as
+            bytes.
+        inside_only: refuse absolute paths and those that lead out of `media_folder`. For records of strangers.
+    """
+
+    where: str
+    media_folder: Path | None = None
+    inside_only: bool = False
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`read` turns a record into a conversation; `shape` says by which keys records of its kind are known."""
+
+    name: str
+    read: Callable[[dict[str, Any], Place], Conversation]
+    datasets: tuple[str, ...] = ()
+    shape: tuple[str, ...] | Callable[[dict[str, Any]], bool] | None = None
+
+    def fits(self, record: dict[str, Any]) -> bool:
+        """Whether the record has what this adapter is known by. A column that is null is not there."""
+        if callable(self.shape):
+            return self.shape(record)
+        return self.shape is not None and all(record.get(key) is not None for key in self.shape)
+
+    def __str__(self) -> str:
+        """What it is known by, for messages."""
+        return " with ".join(map(repr, self.shape)) if isinstance(self.shape, tuple) else f"the keys of {self.name}"
+
+
+ADAPTERS: dict[str, Adapter] = {}
+
+
+def adapter(
+    name: str,
+    datasets: Sequence[str] = (),
+    shape: tuple[str, ...] | Callable[[dict[str, Any]], bool] | None = None,
+) -> Callable:
+    """Register the decorated function `(record, place) -> Conversation`.
+
+    Args:
+        name: what a recipe calls it.
+        datasets: ids on the Hub of the datasets it reads.
+        shape: the keys, or the test, by which its records are known; without it only by name and dataset.
+
+    Raises:
+        AdapterError: when the name or a dataset is taken.
+    """
+
+    def register(read: Callable[[dict[str, Any], Place], Conversation]) -> Callable:
+        if name in ADAPTERS:
+            raise AdapterError(f"there is an adapter {name!r} already: choose another name")
+        for dataset in datasets:
+            if (other := of_dataset(dataset)) is not None:
+                raise AdapterError(f"the adapter {other.name!r} reads {dataset} already: {name!r} cannot claim it too")
+        ADAPTERS[name] = Adapter(name, read, tuple(datasets), shape)
+        return read
+
+    return register
+
+
+@functools.cache
+def load_entry_points() -> dict[str, str]:
+    """Import the adapters of other packages, once. Returns what is wrong with those that cannot be had, by name."""
+    broken = {}
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                raise
+            broken[entry.name] = f"{entry.value}: {type(error).__name__}: {error}"
+        else:
+            if entry.name not in ADAPTERS:
+                broken[entry.name] = f"{entry.value} registers no adapter of this name"
+    return broken
+
+
+def known_adapters() -> tuple[str, ...]:
+    """Names of all adapters that can be had, those of other packages included."""
+    load_entry_points()
+    return tuple(sorted(ADAPTERS))
+
+
+def find_adapter(name: str | None = None, dataset: str | None = None, record: dict[str, Any] | None = None) -> Adapter:
+    """The adapter of this name; else of this dataset (any case); else the one that the record's keys fit.
+
+    Raises:
+        AdapterError: when there is none, with the nearest name; UnknownShapeError when the record does not decide.
+    """
+    if name is not None:
+        return of_name(name)
+    if dataset is not None:
+        if of_dataset(dataset) is None:
+            load_entry_points()
+        if (found := of_dataset(dataset)) is not None:
+            return found
+    if record is not None:
+        return of_record(record)
+    if dataset is None:
+        raise AdapterError("an adapter is found by its name, by a dataset or by a record: give one of them")
+    known = [each for one in ADAPTERS.values() for each in one.datasets]
+    raise AdapterError(
+        f"no adapter is known for the dataset {dataset!r}{nearest(dataset, known)} "
+        f"(the adapters are {', '.join(known_adapters())})"
+    )
+
+
+def of_name(name: str) -> Adapter:
+    if name not in ADAPTERS and (problem := load_entry_points().get(name)) is not None:
+        raise AdapterError(f"the adapter {name!r} of another package cannot be used: {problem}")
+    if name not in ADAPTERS:
+        raise AdapterError(
+            f"unknown adapter {name!r}{nearest(name, known_adapters())} (there are {', '.join(known_adapters())})"
+        )
+    return ADAPTERS[name]
+
+
+def of_dataset(dataset: str) -> Adapter | None:
+    for each in ADAPTERS.values():
+        if dataset.casefold() in map(str.casefold, each.datasets):
+            return each
+    return None
+
+
+def of_record(record: dict[str, Any]) -> Adapter:
+    known = known_adapters()
+    fitting = [ADAPTERS[name] for name in known if ADAPTERS[name].fits(record)]
+    if len(fitting) > 1:
+        names = ", ".join(each.name for each in fitting)
+        raise UnknownShapeError(
+            f"has both {' and '.join(map(str, fitting))}: keep the one that is meant, or name the adapter ({names})"
+        )
+    if not fitting:
+        raise UnknownShapeError(
+            f"needs the key 'conversations' or 'messages'; it has {sorted(map(str, record))}. Of a record in another "
+            f"shape name the adapter, one of {', '.join(known)}"
+        )
+    return fitting[0]
+
+
+def adapt(record: Any, place: Place, name: str | None = None, dataset: str | None = None) -> Conversation:
+    """Read a record with the adapter that `find_adapter` chooses.
+
+    Raises:
+        SampleError: naming what is missing or contradictory in the record and how to write it.
+        AdapterError: when there is no adapter of this name.
+    """
+    if not isinstance(record, dict):
+        raise SampleError(place.where, f"a record is a JSON object, not {type(record).__name__}")
+    try:
+        chosen = find_adapter(name, dataset, record)
+    except UnknownShapeError as error:
+        raise SampleError(place.where, str(error)) from error
+    conversation = chosen.read(record, place)
+    if not isinstance(conversation, Conversation):
+        raise AdapterError(f"the adapter {chosen.name!r} gave {type(conversation).__name__}, not a Conversation")
+    if not any(message.role == "assistant" for message in conversation.messages):
+        raise SampleError(place.where, "no assistant turn: there is nothing to learn from it")
+    return conversation

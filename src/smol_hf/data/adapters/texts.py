@@ -1,0 +1,58 @@
+"""Rows of FineVision, The Cauldron and Docmatix.
+
+{"images": [image, …] | null, "texts": [{"user": text, "assistant": text, "source"?: text}, …], "source"?: text,
+ "relevance_ratings"?: [int, …], …}: all images stand first, and each number of a list of ratings is about the exchange
+in the same position. `<image>` in a text is text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smol_hf.data.adapters.dialogue import media_first, said
+from smol_hf.data.adapters.fields import Fields, label
+from smol_hf.data.adapters.media import media_parts
+from smol_hf.data.adapters.registry import Place, adapter
+from smol_hf.data.conversation import Conversation, ImagePart
+
+RATINGS = ("relevance", "image_correspondence", "visual_dependency", "formatting")
+
+
+@adapter(
+    "texts",
+    datasets=("HuggingFaceM4/FineVision", "HuggingFaceM4/the_cauldron", "HuggingFaceM4/Docmatix"),
+    shape=("texts",),
+)
+def read_texts(record: dict[str, Any], place: Place) -> Conversation:
+    fields = Fields(record, place, "texts")
+    images = media_parts(fields.nullable("images") or [], "images", ImagePart, place)
+    exchanges = fields.objects("texts")
+    messages = []
+    for exchange in exchanges:
+        messages += [said("user", exchange.text("user")), said("assistant", exchange.text("assistant"))]
+    source = label(record, "source") or next((label(each.values, "source") for each in exchanges), "")
+    return Conversation(
+        place.where,
+        tuple(media_first(messages, images, place.where)),
+        source,
+        ratings_of_turns(fields, len(exchanges)),
+    )
+
+
+def ratings_of_turns(fields: Fields, exchanges: int) -> tuple[dict[str, int], ...]:
+    """One mapping per exchange, without what was not rated; nothing when the record has no ratings."""
+    ratings: list[dict[str, int]] = [{} for _ in range(exchanges)]
+    for name in RATINGS:
+        key = f"{name}_ratings"
+        values = fields.values.get(key)
+        if values is None:
+            continue
+        if not isinstance(values, list) or len(values) != exchanges:
+            raise fields.fault(f"the field {key!r} must be a list of {exchanges} ratings, one for each of 'texts'")
+        for rating, value in zip(ratings, values):
+            if value is None:
+                continue
+            if not isinstance(value, int):
+                raise fields.fault(f"the field {key!r} must hold whole numbers, not {value!r}")
+            rating[name] = value
+    return tuple(ratings) if any(ratings) else ()

@@ -1,0 +1,98 @@
+"""A look at all of the data before the run: what cannot be used, by name, and how many rows it will make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from smol_hf.data.conversation import SampleError
+from smol_hf.data.engine.preparation import TooLongError
+from smol_hf.data.engine.source import BlockCache
+from smol_hf.data.engine.stream import Plan
+from smol_hf.data.images import load_image
+
+
+@dataclass(frozen=True)
+class Size:
+    num_tokens: int
+    num_tiles: int
+
+
+@dataclass
+class Survey:
+    """What each record is, by source and place: its size, or why it cannot be used."""
+
+    found: dict[tuple[int, str], Size | SampleError] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return len(self.found)
+
+    @property
+    def faults(self) -> list[SampleError]:
+        return [each for each in self.found.values() if isinstance(each, SampleError) and not is_too_long(each)]
+
+    @property
+    def too_long(self) -> list[SampleError]:
+        return [each for each in self.found.values() if is_too_long(each)]
+
+
+def is_too_long(found: Any) -> bool:
+    return isinstance(found, TooLongError)
+
+
+def survey(plan: Plan, *, verify_images: bool = False) -> Survey:
+    """Measure every record of the plan's sources, in the order of the files.
+
+    Args:
+        verify_images: decode each image as well, so that damaged ones are known before the run.
+    """
+    result, cache = Survey(), BlockCache(plan.sources)
+    for index, source in enumerate(plan.sources):
+        for block, rows in enumerate(source.block_sizes):
+            for row in range(rows):
+                where, record = cache.row(index, block, row)
+                if record is None:
+                    continue
+                try:
+                    result.found[index, where] = measure(plan, index, where, record, verify_images)
+                except SampleError as fault:
+                    result.found[index, where] = fault
+    return result
+
+
+def measure(plan: Plan, source: int, where: str, record: Any, verify_images: bool) -> Size:
+    if isinstance(record, SampleError):
+        raise record
+    sample = plan.work.prepare(source, where, record)
+    if verify_images:
+        for image in sample.conversation.images:
+            load_image(image, sample.conversation.sample_id)
+    return Size(sample.num_tokens, sample.num_tiles)
+
+
+class Measured:
+    """Work for counting: the sizes are known, and nothing is decoded."""
+
+    def __init__(self, found: Survey):
+        self.found = found.found
+
+    def prepare(self, source: int, where: str, record: Any) -> Size:
+        known = self.found[source, where]
+        if isinstance(known, SampleError):
+            raise known
+        return known
+
+    def encode(self, source: int, prepared: Size) -> Size:
+        return prepared
+
+
+def count_rows(plan: Plan, found: Survey, rounds: int) -> int:
+    """Rows of the run's sequence until every lane has given the last of so many rounds."""
+    cache, last = BlockCache(plan.sources), 0
+    counting = replace(plan, work=Measured(found), rounds=rounds)
+    for number in range(plan.lanes):
+        lane = counting.lane(number, cache)
+        while not lane.next_row().finished:
+            last = max(last, (lane.rows - 1) * plan.lanes + number + 1)
+    return last

@@ -1,0 +1,130 @@
+"""A recipe's data keys → the plan of its rows, surveyed where that is possible before the run."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from smol_hf.data.adapters import Place, adapt
+from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.embedded import build_pages
+from smol_hf.data.engine.json_source import JsonArraySource, JsonLinesSource
+from smol_hf.data.engine.memory_source import MadeSource
+from smol_hf.data.engine.preparation import SampleWork
+from smol_hf.data.engine.source import BlockCache, Source
+from smol_hf.data.engine.stream import Plan
+from smol_hf.data.skipped import SkippedSamples
+from smol_hf.data.survey import Survey, count_rows, survey
+from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
+
+
+@dataclass
+class Data:
+    """The sources of a run, and what reads their records."""
+
+    sources: list[Source]
+    readers: list
+    surveyed: bool = True
+    found: Survey = field(default_factory=Survey)
+
+    def conversations(self, number: int | None = None) -> Iterator[Conversation]:
+        """The usable samples in the order of the files, the first `number` records of each source."""
+        cache = BlockCache(self.sources)
+        for index, source in enumerate(self.sources):
+            places = ((block, row) for block, rows in enumerate(source.block_sizes) for row in range(rows))
+            for block, row in itertools.islice(places, number):
+                where, record = cache.row(index, block, row)
+                if record is None or isinstance(record, SampleError):
+                    continue
+                try:
+                    yield record if self.readers[index] is None else self.readers[index](where, record)
+                except SampleError:
+                    continue
+
+
+def open_data(arguments: DataArguments, seed: int) -> Data:
+    """The sources that `data` names.
+
+    Raises:
+        FileNotFoundError: when there is no such file. SampleError: when it cannot be read as a whole.
+    """
+    if arguments.data == "digits":
+        return Data([digits(arguments, seed)], [None], surveyed=False)
+    path = Path(arguments.data)
+    if not path.is_file():
+        raise FileNotFoundError(f"the data file {path} does not exist")
+    folder = Path(arguments.image_folder) if arguments.image_folder is not None else path.parent
+    source = (JsonArraySource if path.suffix == ".json" else JsonLinesSource)(path.name, path)
+    return Data([source], [lambda where, record: adapt(record, Place(where, folder))])
+
+
+def digits(arguments: DataArguments, seed: int) -> MadeSource:
+    facts = {"seed": seed, "page_size": arguments.page_size, "turns": arguments.turns_per_page}
+
+    def make(number: int) -> tuple[str, Conversation]:
+        (page,) = build_pages(1, split="train", first=number, **facts)
+        return page.conversation.sample_id, page.conversation
+
+    make(0)  # refuse sizes that mean nothing before the run
+    print_of = hashlib.sha256(repr((arguments.num_pages, facts)).encode()).hexdigest()
+    return MadeSource("digits", arguments.num_pages, make, fingerprint=print_of)
+
+
+def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrainingArguments, lanes: int) -> Plan:
+    return Plan(
+        data.sources,
+        [1.0] * len(data.sources),
+        SampleWork(processor, arguments.context_length, data.readers),
+        arguments.context_length,
+        seed=training.data_seed if training.data_seed is not None else training.seed,
+        rounds=None if training.max_steps > 0 else math.ceil(training.num_train_epochs),
+        lanes=lanes,
+        pool_size=arguments.packing_pool if arguments.sample_packing else 1,
+        max_tiles=arguments.max_tiles_per_row,
+    )
+
+
+def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: SkippedSamples) -> None:
+    """Survey the data where it is asked for and at hand, and let the ledger decide whether the run may begin.
+
+    Raises:
+        SampleError: see `SkippedSamples.settle`; and for data without any record.
+    """
+    if not sum(len(source) for source in data.sources):
+        raise SampleError("data", "the data holds no sample")
+    if not data.surveyed:
+        return
+    data.found = survey(plan, verify_images=arguments.verify_images)
+    if not data.found.total:
+        raise SampleError("data", "the data holds no sample")
+    skipped.faults, skipped.too_long = data.found.faults, data.found.too_long
+    skipped.settle(data.found.total)
+
+
+def rows_of_the_run(plan: Plan, data: Data, epochs: float) -> int:
+    """Rows that so many epochs make; of data that was not surveyed, packing makes fewer than this."""
+    rounds = max(math.ceil(epochs), 1)
+    if data.found.total:
+        rows = count_rows(plan, data.found, rounds)
+    else:
+        rows = rounds * sum(len(source) for source in data.sources)
+    return max(1, math.ceil(rows * epochs / rounds))
+
+
+def fingerprint(data: Data, read_images: bool) -> str:
+    """SHA-256 of the data: its records, and the bytes of the images that they name (without `read_images`, only
+    their names and sizes: quicker, but a file that was changed in place passes)."""
+    digest = hashlib.sha256("".join(source.fingerprint for source in data.sources).encode())
+    for conversation in data.conversations() if data.surveyed else ():
+        for image in conversation.images:
+            if image.path is None or not Path(image.path).is_file():
+                continue
+            path = Path(image.path)
+            digest.update(f"{path.name}:{path.stat().st_size}".encode())
+            if read_images:
+                digest.update(path.read_bytes())
+    return digest.hexdigest()

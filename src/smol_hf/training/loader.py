@@ -1,0 +1,73 @@
+"""The batches of one process: rows of the data engine, stacked. Its place in the data is saved in each checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from smol_hf.data.collator import SmolCollator
+from smol_hf.data.engine.stream import RowStream
+
+FILE_NAME = "data_state.json"
+
+
+class TrainingLoader:
+    """What the trainer iterates over, epoch after epoch: an epoch goes on where the one before it ended.
+
+    Args:
+        batch_size: rows of a batch.
+        batches_per_epoch: after so many an iteration ends. A run that resumes in the middle of an epoch gets what is
+            left of it.
+        batches_before: that were trained before this loader was made.
+    """
+
+    def __init__(
+        self,
+        stream: RowStream,
+        collator: SmolCollator,
+        *,
+        batch_size: int,
+        batches_per_epoch: int,
+        batches_before: int = 0,
+    ):
+        self.stream, self.collator = stream, collator
+        self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
+        self.batches = batches_before
+        self.rows = iter(stream)
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            yield self.next_batch()
+            if self.batches % self.batches_per_epoch == 0:
+                return
+
+    def next_batch(self) -> dict[str, Any]:
+        rows = [next(self.rows) for _ in range(self.batch_size)]
+        samples = [sample for row in rows for sample in row.samples]
+        self.batches += 1
+        return {
+            **self.collator(samples),
+            "sample_ids": [sample.sample_id for sample in samples],
+            "skipped": [fault for row in rows for fault in row.faults],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.stream.state_dict()
+
+
+def save_data_state(folder: Path, lanes: int, parts: list[dict[str, Any]]) -> None:
+    """Write the states of all processes' lanes, so that any number of processes can go on from them."""
+    states = {number: state for part in parts for number, state in part.items()}
+    text = json.dumps({"lanes": lanes, "states": states}, separators=(",", ":"))
+    (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def load_data_state(folder: Path) -> tuple[int, dict[int, dict]]:
+    """(lanes, state of each lane that was read from)."""
+    saved = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    return saved["lanes"], {int(number): state for number, state in saved["states"].items()}

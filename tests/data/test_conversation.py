@@ -1,0 +1,70 @@
+"""Conversations: their parts, and what training does with media that it cannot use."""
+
+import json
+
+import pytest
+from helpers import build_processor
+
+from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart, VideoPart
+from smol_hf.data.engine.preparation import SampleWork
+from smol_hf.data.engine.stream import Plan
+from smol_hf.data.skipped import SkippedSamples
+from smol_hf.training.arguments import DataArguments
+from smol_hf.training.data import look_through, open_data
+
+ANSWER = Message("assistant", (TextPart("Yes."),))
+PARTS = (
+    VideoPart(path="v.mp4", start=1.5, end=3.0),
+    TextPart("<image> <video> \u2028"),
+    ImagePart(url="https://example.org/a.png"),
+    VideoPart(content=b"mp4"),
+    ImagePart(path="a.png"),
+    ImagePart(content=b"png"),
+)
+FULL = Conversation("rows:1", (Message("user", PARTS), ANSWER), "docvqa", ({"relevance": 3},))
+
+
+def test_the_media_of_a_conversation_stand_in_reading_order():
+    assert FULL.images == [PARTS[2], PARTS[4], PARTS[5]]
+    assert FULL.videos == [PARTS[0], PARTS[3]]
+    blind = FULL.without_images()
+    assert blind.messages[0].parts == (PARTS[1],) and blind.source == "docvqa" and blind.turn_ratings
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"content": b"", "path": "a"}, {"path": "a", "url": "b"}, {"content": b"", "path": "a", "url": "b"}]
+)
+def test_an_image_is_one_thing(given):
+    with pytest.raises(ValueError, match="exactly one of content"):
+        ImagePart(**given)
+
+
+@pytest.mark.parametrize("given", [{}, {"content": b"", "path": "a"}, {"start": 1.0}])
+def test_a_video_is_one_thing(given):
+    with pytest.raises(ValueError, match="either encoded bytes"):
+        VideoPart(**given)
+
+
+def test_addresses_are_not_fetched():
+    with pytest.raises(OSError, match="addresses are not fetched"):
+        ImagePart(url="https://example.org/a.png").open()
+    conversation = Conversation("rows:7", (Message("user", (ImagePart(url="https://example.org/a.png"),)), ANSWER))
+    with pytest.raises(SampleError, match=r"rows:7: https://example.org/a.png cannot be read: addresses are not"):
+        SampleWork(build_processor(), 99, [None]).prepare(0, "rows:7", conversation)
+
+
+def test_a_video_cannot_be_trained_on_yet(tmp_path):
+    text = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
+    video = {"video": "v.mp4", "conversations": [{"from": "human", "value": "<video>"}, {"from": "gpt", "value": "x"}]}
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (text, video)))
+
+    arguments = DataArguments(data=str(path), context_length=99)
+    data = open_data(arguments, seed=0)
+    plan = Plan(data.sources, [1.0], SampleWork(build_processor(), 99, data.readers), 99)
+    problem = r"mine\.jsonl:2: shows a video, and videos cannot be trained on yet: leave"
+    with pytest.raises(SampleError, match=problem):
+        look_through(plan, data, arguments, SkippedSamples("stop"))
+    skipped = SkippedSamples("skip", max_fraction=0.5)
+    look_through(plan, data, arguments, skipped)
+    assert [fault.where for fault in skipped.faults] == ["mine.jsonl:2"]
