@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -131,6 +132,12 @@ def questions_from_terminal():
         yield question
 
 
+def quiet_libraries() -> None:
+    """Leave out what libraries tell each other, which no user of a command can act on."""
+    warnings.simplefilter("ignore", FutureWarning)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a faster kernel that it did not find
+
+
 def main(command_line: Sequence[str] | None = None) -> int:
     command_line = sys.argv[1:] if command_line is None else list(command_line)
     for stream in (sys.stdout, sys.stderr):
@@ -141,7 +148,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
 
         return train(command_line[1:])
     arguments = build_parser().parse_args(command_line)
-    warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves
+    quiet_libraries()
     try:
         if arguments.command == "chat":
             run_chat(arguments)

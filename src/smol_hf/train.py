@@ -5,6 +5,7 @@ The finished model is in `<output_dir>/checkpoint/`, a folder that anyone loads 
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     # Bars and deprecations of libraries would drown what this run has to say.
     transformers_logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a faster kernel that it did not find
     try:
         run(command_line)
     except USER_ERRORS as error:

@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 from smol_hf import train
 from smol_hf.cli import main as smol_hf
 from smol_hf.conversion.check import check
+from smol_hf.conversion.compose import compose
 from smol_hf.conversion.convert import convert, written_whole
 from smol_hf.conversion.merge import merge
 from smol_hf.conversion.parts import read_tokenizer
@@ -179,6 +180,17 @@ def test_a_value_of_a_wrong_type_is_an_error_that_names_the_file(values, tmp_pat
     change(tmp_path / "source" / "config.json", **values)
     with pytest.raises(ConversionError, match=r"json|missing|instead of|cannot"):
         convert(str(tmp_path / "source"), tmp_path / "ours")
+
+
+@pytest.mark.parametrize("options", [{"vision_feature_layer": -9}, {"rope_theta": 0.0}, {"scale_factor": 0}])
+def test_numbers_that_no_composition_can_have_are_refused(options, tmp_path):
+    native = saved(llava, tmp_path / "llava")
+    native.model.vision_tower.save_pretrained(tmp_path / "vision")
+    saved(llama, tmp_path / "text")
+    build_processor().tokenizer.save_pretrained(tmp_path / "text")
+    with pytest.raises(ConversionError, match="--"):
+        compose(str(tmp_path / "vision"), str(tmp_path / "text"), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_paths_are_not_markup(tmp_path, capsys):

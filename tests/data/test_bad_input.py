@@ -305,6 +305,12 @@ def test_data_in_which_nothing_can_be_used_is_an_error(tmp_path, processor):
         read(tmp_path / "nowhere.jsonl", processor)
 
 
+def test_samples_that_are_all_too_long_are_named(tmp_path, processor):
+    path = write(tmp_path, [record(None, "hi " * 200)] * 2)
+    with pytest.raises(SampleError, match=r"2 are longer than the context:\n  mine\.jsonl:1: \d+ tokens, more than"):
+        read(path, processor)
+
+
 def test_too_many_faults_stop_the_run_even_when_skipping(tmp_path, processor):
     (tmp_path / "good.png").write_bytes(encoded(half_and_half(), "PNG"))
     path = write(tmp_path, [record("good.png")] * 8 + [record("gone.png")] * 2)

@@ -33,6 +33,12 @@ def say(loaded, text, images=(), **sampling):
     return "".join(Chat(*loaded, images, **{"max_new_tokens": 8, **sampling}).say(text))
 
 
+def test_a_language_model_alone_is_not_asked_about_pictures(loaded, tmp_path):
+    loaded[0].language_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a language model without an image encoder"):
+        load_checkpoint(tmp_path)
+
+
 def test_a_streamed_answer_is_the_one_of_generate(loaded, picture):
     model, processor = loaded
     messages = [{"role": "user", "content": [

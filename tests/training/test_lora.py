@@ -17,6 +17,7 @@ from smol_hf.cli import main as smol_hf
 from smol_hf.conversion.convert import convert
 from smol_hf.conversion.merge import merge
 from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.inference.answering import load_checkpoint
 from smol_hf.training.arguments import ModelArguments
 from smol_hf.training.console import read_log
 from smol_hf.training.lora import add_adapters
@@ -190,6 +191,14 @@ def test_a_stranger_loads_base_and_adapter_without_the_package(base, trained, tm
     assert torch.allclose(load_file(tmp_path / "out")["logits"], logits(load(run / "checkpoint")), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["dora, connector whole", "a new token"])
+def test_an_adapter_answers_as_its_merged_checkpoint_does(kind, trained):
+    run = trained(kind)
+    model, processor = load_checkpoint(run / "adapter")
+    assert torch.allclose(logits(model), logits(load(run / "checkpoint")), atol=1e-5)
+    assert processor.tile_size == 32
+
+
 def test_merged_and_exported_it_is_a_native_model(trained, tmp_path, capsys):
     run = trained("lora on all parts")
     assert smol_hf(["merge", str(run / "adapter"), str(tmp_path / "merged"), "--json"]) == 0
@@ -256,6 +265,10 @@ def test_adapters_get_the_same_gradients_under_checkpointing(reentrant, base):
         ({"lora_parts": "[]"}, "choose among vision, connector, text"),
         ({"lora_target_modules": "[q_porj]"}, "no linear layer 'q_porj' in text: did you mean 'q_proj'"),
         ({"lora_target_modules": "[lm_head]"}, "no linear layer 'lm_head'"),
+        ({"lora_parts": "[text, connector]", "lora_target_modules": "[q_proj]"}, "q_proj are no layers of connector"),
+        ({"lora_parts": "[vision]", "lora_trainable_tokens": '["a"]'}, "lora_parts must name text"),
+        ({"use_bnb_nested_quant": True}, "no effect without load_in_4bit"),
+        ({"model": "./nowhere"}, "there is no checkpoint ./nowhere"),
         ({"lora_r": 0}, "lora_r is 0"),
         ({"lora_dropout": 1}, "lora_dropout is 1"),
         ({"bnb_4bit_quant_type": "nf3"}, "choose nf4 or fp4"),

@@ -135,6 +135,9 @@ def composed_config(
         "image_std": std,
         "image_token_id": 0,
     }
+    layers = vision_config["num_hidden_layers"]
+    if not -layers - 1 <= vision_feature_layer <= layers:
+        raise ConversionError(f"--vision-feature-layer {vision_feature_layer}: the encoder has {layers} layers")
     try:
         side = SmolHFConfig(**settings, connector_type="linear").patches_per_side
         fitting = [factor for factor in range(1, LARGEST_SCALE_FACTOR + 1) if side % factor == 0]

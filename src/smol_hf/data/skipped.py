@@ -66,8 +66,10 @@ class SkippedSamples:
                 f"{self.max_fraction}:\n{faults}{more}",
             )
         if total and len(self) == total:
+            shown = [*self.faults[:SHOWN], *self.too_long[: max(SHOWN - len(self.faults), 1)]]
             longest = f"; {len(self.too_long)} are longer than the context" if self.too_long else ""
-            raise SampleError("data", f"none of {total} samples can be used{longest}:\n{faults}{more}")
+            reasons = "\n".join(f"  {each}" for each in shown)
+            raise SampleError("data", f"none of {total} samples can be used{longest}:\n{reasons}")
 
     def note(self, used: int, faults: list[SampleError]) -> None:
         """Take what a row of the run brought: samples that are used, and faults met on the way, in the file at once.

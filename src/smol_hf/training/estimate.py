@@ -31,6 +31,9 @@ PICTURES = (
 )  # height, width; the last is A4 at 150 dpi
 
 
+ADDED = ("adapters", "trained copies")
+
+
 def build_on_meta(target: Target) -> PreTrainedModel:
     is_vlm = isinstance(target.config, SmolHFConfig)
     with torch.device("meta"):
@@ -84,7 +87,7 @@ def estimate(
         lora: keys of `LoraArguments`: only adapters are trained; by default as the recipe says.
 
     Returns:
-        `parameters`, `parameters_per_part` (with LoRA also `adapters`, which are not in the sum),
+        `parameters`, `parameters_per_part` (with LoRA also what it adds, which is not in the sum),
         `trained_parameters`, `pictures` (see `picture_tokens`), `flops`
         (`per_step`, `per_tile`, `per_token`; forward and backward), `memory` in bytes (`weights`, `gradients`,
         `optimizer`, `activations` and what else is alive at the peak, `peak`) of one process.
@@ -114,7 +117,7 @@ def estimate(
     shared = traced["weights"] + gradients + states
     result: dict[str, Any] = {
         "target": name,
-        "parameters": sum(number for part, number in counts.items() if part != "adapters"),
+        "parameters": sum(number for part, number in counts.items() if part not in ADDED),
         "parameters_per_part": counts,
         "trained_parameters": sum(weight.numel() for weight in trained),
         "step": {"rows": shape.rows, "length": shape.length, "tiles": shape.tiles, "labelled": shape.labelled},
@@ -135,12 +138,14 @@ def estimate(
 
 
 def count_by_part(model: PreTrainedModel) -> dict[str, int]:
-    """Weights of each part, tied ones once; what PEFT added counts as `adapters`."""
+    """Weights of each part, tied ones once; what PEFT added counts as `adapters`, and the copies of modules that it
+    trains whole as `trained copies`."""
     counts: dict[str, int] = {}
     for name, weight in model.named_parameters():
-        part = "adapters" if is_adapter_weight(name) else part_of(name)
+        added = "trained copies" if ".modules_to_save." in name else "adapters"
+        part = added if is_adapter_weight(name) else part_of(name)
         counts[part] = counts.get(part, 0) + weight.numel()
-    return {part: counts[part] for part in (*PARTS, "adapters") if part in counts}
+    return {part: counts[part] for part in (*PARTS, *ADDED) if part in counts}
 
 
 def quantised_bytes(model: PreTrainedModel, lora: LoraArguments) -> tuple[int, int]:

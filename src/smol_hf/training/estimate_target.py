@@ -63,8 +63,11 @@ def find_target(name: str) -> Target:
         if config.model_type not in (SmolHFConfig.model_type, SmolHFTextConfig.model_type):
             raise RecipeError(f"{name} is a {config.model_type} model: convert it first (smol-hf convert)")
         return Target(name, config)
+    if (path / "adapter_config.json").is_file():
+        raise RecipeError(f"{name} is an adapter: estimate its recipe.yaml, or merge it first (smol-hf merge)")
     raise RecipeError(
-        f"{name} is no preset, no recipe (.yaml) and no folder of a checkpoint{nearest(name, list(PRESETS))}"
+        f"{name} is no preset, no recipe (.yaml) and no folder of a checkpoint{nearest(name, list(PRESETS))}; "
+        f"presets are {', '.join(PRESETS)}"
     )
 
 

@@ -101,6 +101,12 @@ def lora_config(
                 f"lora_target_modules: no linear layer {name!r} in {' and '.join(arguments.lora_parts)}"
                 f"{nearest(name, known)} (there are {', '.join(known)})"
             )
+    for part in arguments.lora_parts:
+        if not set(chosen) & set(linear_layers(model, [part])):
+            raise RecipeError(
+                f"lora_target_modules: {', '.join(chosen)} are no layers of {part} (which has "
+                f"{', '.join(linear_layers(model, [part]))}): name some, or take {part} out of lora_parts"
+            )
     inside = "|".join(f"{modules[part]}." if modules[part] else "" for part in arguments.lora_parts)
     names = "|".join(chosen)
     return LoraConfig(

@@ -174,6 +174,9 @@ def refuse_model_in_the_way(model: str | None, output_dir: Path) -> None:
     """Raises RecipeError when the run would overwrite the model that it begins with, or begins with an adapter."""
     if model is None:
         return
+    path = Path(model)
+    if not path.exists() and (path.is_absolute() or len(path.parts) != 2 or path.parent.is_dir()):
+        raise RecipeError(f"there is no checkpoint {model}")  # and no id of the Hub looks so
     if Path(model, "adapter_config.json").is_file():
         raise RecipeError(f"{model} is an adapter: merge it with its base first (smol-hf merge)")
     for name in ("checkpoint", "adapter"):
