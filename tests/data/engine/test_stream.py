@@ -101,6 +101,13 @@ def test_it_goes_on_with_other_processes_and_workers(before, after, cut, referen
     assert contents(sequence(80 - cut, *after, states=states)[0]) == reference[cut:]
 
 
+def test_it_goes_on_a_second_time(reference):
+    """What a process was given about the lanes of others must not come back as news."""
+    _, states = sequence(16, 2, 0)
+    _, states = sequence(16, 4, 0, states=states)
+    assert contents(sequence(48, 2, 1, states=states)[0]) == reference[32:]
+
+
 def until_finished(**options):
     rows, finished = [], set()
     for row in RowStream(plan(**options)):

@@ -97,6 +97,10 @@ class RowStream:
                 f"{max(self.workers, 1)} workers each: choose numbers whose product divides {self.plan.lanes}"
             )
 
+        # Those of the other processes grow old here: they would overwrite what is saved there.
+        own = range(self.rank, self.plan.lanes, self.ranks)
+        self.states = {lane: self.states[lane] for lane in own if lane in self.states}
+
     def __iter__(self) -> Iterator[Row]:
         share = LaneShare(self.plan, self.rank, self.ranks, dict(self.states))
         # Workers hand over finished rows one by one, in turn; two each are made ahead.

@@ -1,0 +1,176 @@
+"""Kill a stream of packed rows at random moments, go on with other numbers of processes and workers, and compare.
+
+    python benchmarks/resume_kills.py [--kills 100] [--seed 0]
+
+The data are mixed (parquet in row groups, JSON lines, a JSON array; weights 1, 2 and 0.5), shuffled and packed. Each
+part runs in a process of its own that is killed with SIGKILL while it works, together with its workers; the next part
+goes on from the last state that was saved, with processes drawn from 1, 2, 4 and workers from 0, 1, 2, 4. (The
+processes of a part take turns in one, so that what they give is one sequence.) At the end the rows are compared with
+those of a run that nobody killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROWS_BETWEEN_SAVES = 64  # a multiple of the lanes, as every batch of a run is of its processes
+LANES = 16
+
+
+def build_data(folder: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    from smol_hf.data.embedded import build_pages
+
+    def turns(page):
+        return [{"user": turn.question, "assistant": turn.answer} for turn in page.turns]
+
+    pages = list(build_pages(1500, seed=0, split="train", turns=2))
+    for number in range(4):
+        part = pages[number * 200 : (number + 1) * 200]
+        images = [[{"bytes": page.conversation.images[0].content, "path": None}] for page in part]
+        table = pyarrow.table({"images": images, "texts": [turns(page) for page in part]})
+        pyarrow.parquet.write_table(table, folder / f"part-{number}.parquet", row_group_size=10)
+    lines, array = [], []
+    for number, page in enumerate(pages[800:]):
+        words = " ".join(["and"] * (number % 90))
+        record = {"messages": [{"role": "user", "content": f"{page.question} {words}"},
+                               {"role": "assistant", "content": page.answer}]}  # fmt: skip
+        (lines if number % 3 else array).append(record)
+    lines[17] = {"messages": []}  # one that cannot be used
+    (folder / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / "array.json").write_text(json.dumps(array), encoding="utf-8")
+
+
+def build_plan(folder: Path):
+    from smol_hf.data.adapters import Place, adapt
+    from smol_hf.data.engine.json_source import JsonArraySource, JsonLinesSource
+    from smol_hf.data.engine.parquet_source import ParquetSource
+    from smol_hf.data.engine.preparation import SampleWork
+    from smol_hf.data.engine.stream import Plan
+    from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
+    from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+
+    parquet = ParquetSource("pages", [str(path) for path in folder.glob("*.parquet")])
+    parquet.rows_anywhere = False  # as large files are read: in row groups
+    lines, array = JsonLinesSource("lines", folder / "lines.jsonl"), JsonArraySource("array", folder / "array.json")
+    tokenizer = build_tiny_tokenizer(["User: Assistant: which digit how many number larger and\n\n"] * 3)
+    processor = SmolHFProcessor(tokenizer, tile_size=32, image_seq_len=4)
+    work = SampleWork(processor, 512, [lambda where, record: adapt(record, Place(where))] * 3)
+    return Plan([parquet, lines, array], [1.0, 2.0, 0.5], work, 512, seed=5, lanes=LANES, pool_size=32, max_tiles=12)
+
+
+def read_state(folder: Path) -> dict:
+    path = folder / "state.json"
+    return json.loads(path.read_text()) if path.exists() else {"rows": 0, "states": {}}
+
+
+def child(data: Path, folder: Path, ranks: int, workers: int, total: int) -> None:
+    """Go on from the saved state until `total` rows, saving now and then."""
+    from smol_hf.data.engine.stream import RowStream
+
+    plan = build_plan(data)
+    started = time.perf_counter()
+    state = read_state(folder)
+    states = {int(lane): value for lane, value in state["states"].items()}
+    lines = (folder / "rows.jsonl").read_text().splitlines()[: state["rows"]] if state["rows"] else []
+    (folder / "rows.jsonl").write_text("".join(line + "\n" for line in lines))
+    streams = [RowStream(plan, rank, ranks, workers, dict(states)) for rank in range(ranks)]
+    iterators = [iter(stream) for stream in streams]
+    with (folder / "rows.jsonl").open("a") as log:
+        for number in range(state["rows"], total):
+            row = next(iterators[number % ranks])
+            if number == state["rows"]:
+                (folder / "restored.txt").write_text(str(time.perf_counter() - started))
+            names = [sample.sample_id for sample in row.samples]
+            tokens = sum(len(sample.input_ids) for sample in row.samples)
+            log.write(json.dumps([row.lane, names, tokens, [fault.where for fault in row.faults]]) + "\n")
+            log.flush()
+            if (number + 1) % ROWS_BETWEEN_SAVES == 0:
+                merged = {lane: value for stream in streams for lane, value in stream.state_dict().items()}
+                text = json.dumps({"rows": number + 1, "states": merged}, separators=(",", ":"))
+                (folder / "new.json").write_text(text)
+                os.replace(folder / "new.json", folder / "state.json")
+
+
+def start(data: Path, folder: Path, ranks: int, workers: int, total: int) -> subprocess.Popen:
+    command = [sys.executable, __file__, "--child", str(data), str(folder), str(ranks), str(workers), str(total)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+def count_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def killed_run(data: Path, folder: Path, kills: int, total: int, choose: random.Random) -> tuple[int, float]:
+    """(kills that hit a run at work, the longest time from a state to its first row, in seconds)."""
+    hit, slowest = 0, 0.0
+    while True:
+        saved = read_state(folder)["rows"]
+        ranks, workers = choose.choice((1, 2, 4)), choose.choice((0, 1, 2, 4))
+        process = start(data, folder, ranks, workers, total)
+        target = saved + choose.randrange(1, 2 * ROWS_BETWEEN_SAVES) if hit < kills else None
+        log = folder / "rows.jsonl"
+        (folder / "restored.txt").unlink(missing_ok=True)
+        while process.poll() is None:
+            if target is not None and (folder / "restored.txt").exists() and count_lines(log) >= target:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                hit += 1
+                break
+            time.sleep(0.001)
+        if (folder / "restored.txt").exists():
+            slowest = max(slowest, float((folder / "restored.txt").read_text() or 0))
+        if process.returncode == 0:
+            return hit, slowest
+        if process.returncode != -signal.SIGKILL:
+            raise RuntimeError(f"a part ended with exit code {process.returncode}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    total = -(-(arguments.kills + 4) * ROWS_BETWEEN_SAVES // LANES) * LANES
+    with tempfile.TemporaryDirectory() as place:
+        data, whole, killed = (Path(place, name) for name in ("data", "whole", "killed"))
+        for folder in (data, whole, killed):
+            folder.mkdir()
+        build_data(data)
+        if start(data, whole, 1, 0, total).wait():
+            raise RuntimeError("the run that nobody kills failed")
+        kills, slowest = killed_run(data, killed, arguments.kills, total, random.Random(arguments.seed))
+        rows = [[json.loads(line) for line in (folder / "rows.jsonl").open()] for folder in (whole, killed)]
+        expected, actual = (Counter(name for row in each for name in row[1]) for each in rows)
+        states = read_state(killed)["states"]
+        figures = {
+            "kills": kills,
+            "lost": sum((expected - actual).values()),
+            "repeated": sum((actual - expected).values()),
+            "identical": rows[0] == rows[1],
+            "rows": total,
+            "samples": sum(expected.values()),
+            "largest_state_of_a_lane": max(len(json.dumps(state, separators=(",", ":"))) for state in states.values()),
+            "slowest_restore_seconds": round(slowest, 2),
+        }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(Path(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:]))
+    else:
+        main()
