@@ -67,7 +67,7 @@ def read(path, processor, policy="stop", context_length=256, skipped=None):
     data = open_data(arguments, seed=0)
     training = SmolTrainingArguments(output_dir="unused", max_steps=1, use_cpu=True)
     look_through(plan_of(data, processor, arguments, training, 1), data, arguments, skipped)
-    left_out = {fault.where for fault in [*skipped.faults, *skipped.too_long]}
+    left_out = {fault.where for fault in [*skipped.faults, *skipped.left_out]}
     return [each for each in data.conversations() if each.sample_id not in left_out], skipped
 
 
@@ -289,7 +289,7 @@ def test_a_sample_longer_than_the_context_is_left_out_whole_and_named(tmp_path, 
     path = write(tmp_path, [record("good.png"), record("good.png", answer="very long " * 300), record("good.png")])
     dataset, skipped = read(path, processor, context_length=200)
     assert [conversation.sample_id for conversation in dataset] == ["mine.jsonl:1", "mine.jsonl:3"]
-    assert len(skipped.too_long) == 1 and not skipped.faults
+    assert len(skipped.left_out) == 1 and not skipped.faults
     assert "more than context_length 200" in (tmp_path / "skipped.jsonl").read_text()
     batch = batch_of(dataset, processor)
     per_image = len(batch["pixel_values"]) // 2 * processor.image_seq_len
@@ -307,7 +307,7 @@ def test_data_in_which_nothing_can_be_used_is_an_error(tmp_path, processor):
 
 def test_samples_that_are_all_too_long_are_named(tmp_path, processor):
     path = write(tmp_path, [record(None, "hi " * 200)] * 2)
-    with pytest.raises(SampleError, match=r"2 are longer than the context:\n  mine\.jsonl:1: \d+ tokens, more than"):
+    with pytest.raises(SampleError, match=r"2 longer than the context:\n  mine\.jsonl:1: \d+ tokens, more than"):
         read(path, processor)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.preparation import TooLongError
+from smol_hf.data.engine.preparation import FilteredOutError, LeftOutError
 
 SHOWN = 10
 
@@ -34,12 +34,12 @@ class SkippedSamples:
     max_in_a_row: int = 100
     total: int = 0
     faults: list[SampleError] = field(default_factory=list)
-    too_long: list[SampleError] = field(default_factory=list)
+    left_out: list[SampleError] = field(default_factory=list)
     in_a_row: int = 0
     names: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
-        return len(self.faults) + len(self.too_long)
+        return len(self.faults) + len(self.left_out)
 
     def settle(self, total: int) -> None:
         """Decide after all `total` samples were looked at.
@@ -66,8 +66,8 @@ class SkippedSamples:
                 f"{self.max_fraction}:\n{faults}{more}",
             )
         if total and len(self) == total:
-            shown = [*self.faults[:SHOWN], *self.too_long[: max(SHOWN - len(self.faults), 1)]]
-            longest = f"; {len(self.too_long)} are longer than the context" if self.too_long else ""
+            shown = [*self.faults[:SHOWN], *self.left_out[: max(SHOWN - len(self.faults), 1)]]
+            longest = f"; {self.left_out_in_words()}" if self.left_out else ""
             reasons = "\n".join(f"  {each}" for each in shown)
             raise SampleError("data", f"none of {total} samples can be used{longest}:\n{reasons}")
 
@@ -92,8 +92,8 @@ class SkippedSamples:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(self.line(fault))
-        if isinstance(fault, TooLongError):
-            self.too_long.append(fault)
+        if isinstance(fault, LeftOutError):
+            self.left_out.append(fault)
             return
         self.faults.append(fault)
         if self.policy == "stop":
@@ -107,13 +107,13 @@ class SkippedSamples:
 
     def known(self) -> set[str]:
         if len(self.names) < len(self):
-            self.names |= {fault.where for fault in [*self.faults, *self.too_long]}
+            self.names |= {fault.where for fault in [*self.faults, *self.left_out]}
         return self.names
 
     def write(self) -> None:
         if self.path is None:
             return
-        lines = [self.line(fault) for fault in [*self.faults, *self.too_long]]
+        lines = [self.line(fault) for fault in [*self.faults, *self.left_out]]
         if self.keeps_earlier and self.path.exists():
             earlier = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             lines += [line for line in earlier if line not in lines]
@@ -129,6 +129,9 @@ class SkippedSamples:
 
     def summary(self) -> str:
         """One line for the log."""
-        return (
-            f"{len(self)} samples left out: {len(self.faults)} unusable, {len(self.too_long)} longer than the context"
-        )
+        return f"{len(self)} samples left out: {len(self.faults)} unusable, {self.left_out_in_words()}"
+
+    def left_out_in_words(self) -> str:
+        filtered = sum(isinstance(each, FilteredOutError) for each in self.left_out)
+        too_long = f"{len(self.left_out) - filtered} longer than the context"
+        return f"{too_long}, {filtered} filtered out" if filtered else too_long

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.preparation import TooLongError
+from smol_hf.data.engine.preparation import LeftOutError
 from smol_hf.data.engine.source import BlockCache
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.images import load_image
@@ -30,15 +30,15 @@ class Survey:
 
     @property
     def faults(self) -> list[SampleError]:
-        return [each for each in self.found.values() if isinstance(each, SampleError) and not is_too_long(each)]
+        return [each for each in self.found.values() if isinstance(each, SampleError) and not is_left_out(each)]
 
     @property
-    def too_long(self) -> list[SampleError]:
-        return [each for each in self.found.values() if is_too_long(each)]
+    def left_out(self) -> list[SampleError]:
+        return [each for each in self.found.values() if is_left_out(each)]
 
 
-def is_too_long(found: Any) -> bool:
-    return isinstance(found, TooLongError)
+def is_left_out(found: Any) -> bool:
+    return isinstance(found, LeftOutError)
 
 
 def survey(plan: Plan, *, verify_images: bool = False) -> Survey:

@@ -103,7 +103,22 @@ def require_values(arguments) -> None:
 class DataArguments:
     """Which samples, and how they become batches."""
 
-    data: str = field(default="digits", metadata={"help": "A .jsonl or .json file, or `digits` (embedded pages)."})
+    data: str = field(
+        default="digits",
+        metadata={
+            "help": "A .jsonl, .json or .parquet file, a folder of parquet files, or `digits` (embedded pages)."
+        },
+    )
+    adapter: str | None = field(
+        default=None,
+        metadata={
+            "help": "What reads a record, such as llava, messages or texts; found by the record's keys by default."
+        },
+    )
+    filters: dict[str, Any] | None = field(
+        default=None,
+        metadata={"help": "What to leave out: min_ratings, min_images, max_images, max_turns, max_characters, …"},
+    )
     image_folder: str | None = field(
         default=None, metadata={"help": "Folder that image paths start from; the data file's folder by default."}
     )

@@ -8,18 +8,23 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from smol_hf.data.adapters import Place, adapt
+from smol_hf.data.adapters import Place, adapt, find_adapter
 from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.embedded import build_pages
 from smol_hf.data.engine.json_source import JsonArraySource, JsonLinesSource
 from smol_hf.data.engine.memory_source import MadeSource
-from smol_hf.data.engine.preparation import SampleWork
+from smol_hf.data.engine.parquet_source import ParquetSource
+from smol_hf.data.engine.preparation import FilteredOutError, SampleWork
 from smol_hf.data.engine.source import BlockCache, Source
 from smol_hf.data.engine.stream import Plan
+from smol_hf.data.filters import Filters
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.survey import Survey, count_rows, survey
 from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
+
+MOST_SURVEYED = 1_000_000  # records; beyond it a run begins without a look at all of them
 
 
 @dataclass
@@ -50,16 +55,48 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
     """The sources that `data` names.
 
     Raises:
-        FileNotFoundError: when there is no such file. SampleError: when it cannot be read as a whole.
+        FileNotFoundError: when there is no such file. SampleError: when it cannot be read as a whole. ValueError: for
+            an adapter or a filter that there is not.
     """
     if arguments.data == "digits":
         return Data([digits(arguments, seed)], [None], surveyed=False)
+    if arguments.adapter is not None:
+        find_adapter(arguments.adapter)  # refuse a name that is none before anything is read
     path = Path(arguments.data)
+    folder = path if path.is_dir() else path.parent
+    folder = Path(arguments.image_folder) if arguments.image_folder is not None else folder
+    source = open_source(path)
+    reader = Reader(folder, arguments.adapter, Filters.from_mapping(arguments.filters or {}))
+    return Data([source], [reader], surveyed=len(source) <= MOST_SURVEYED)
+
+
+def open_source(path: Path) -> Source:
+    """The source of a file, or of a folder of parquet files. Raises FileNotFoundError when there is none."""
+    if path.is_dir():
+        files = sorted(str(each) for each in path.glob("*.parquet"))
+        if not files:
+            raise FileNotFoundError(f"the data folder {path} holds no .parquet file")
+        return ParquetSource(path.name, files)
     if not path.is_file():
         raise FileNotFoundError(f"the data file {path} does not exist")
-    folder = Path(arguments.image_folder) if arguments.image_folder is not None else path.parent
-    source = (JsonArraySource if path.suffix == ".json" else JsonLinesSource)(path.name, path)
-    return Data([source], [lambda where, record: adapt(record, Place(where, folder))])
+    if path.suffix == ".parquet":
+        return ParquetSource(path.name, [str(path)])
+    return (JsonArraySource if path.suffix == ".json" else JsonLinesSource)(path.name, path)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """(where, record) → the conversation that the recipe wants of it."""
+
+    media_folder: Path
+    adapter: str | None
+    filters: Filters
+
+    def __call__(self, where: str, record: Any) -> Conversation:
+        conversation, reason = self.filters.apply(adapt(record, Place(where, self.media_folder), name=self.adapter))
+        if conversation is None:
+            raise FilteredOutError(where, f"left out by filters: {reason}")
+        return conversation
 
 
 def digits(arguments: DataArguments, seed: int) -> MadeSource:
@@ -101,7 +138,7 @@ def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: Skip
     data.found = survey(plan, verify_images=arguments.verify_images)
     if not data.found.total:
         raise SampleError("data", "the data holds no sample")
-    skipped.faults, skipped.too_long = data.found.faults, data.found.too_long
+    skipped.faults, skipped.left_out = data.found.faults, data.found.left_out
     skipped.settle(data.found.total)
 
 

@@ -52,6 +52,14 @@ def test_the_left_over_row_is_not_always_the_same_lanes():
     assert lanes == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("total", [1, 7, 24, 100])
+def test_no_lane_is_ever_more_than_a_row_ahead(total):
+    orders = [SourceOrder("s", [1] * total, True, 0, lane, 16, 5) for lane in range(16)]
+    for epoch in range(1, 20):
+        read = [order.begin(epoch) for order in orders]
+        assert sum(read) == epoch * total and max(read) - min(read) <= 1
+
+
 def test_draws_are_a_function_of_their_counter():
     draws = Draws("key")
     forwards = [draws[counter] for counter in range(600)]

@@ -7,6 +7,7 @@ every row of a source between them: nothing is read twice, nothing is left out.
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -19,15 +20,25 @@ class SourceOrder:
 
     Where single rows are cheap to read (`rows_anywhere`), rows are permuted and dealt out to the lanes. Where rows
     come in large blocks, such as the row groups of a parquet file, blocks are dealt out, and the rows of a block
-    permuted; so a lane reads each of its blocks once.
+    permuted; so a lane reads each of its blocks once. `dealt_before` rows of other sources were dealt to the lanes
+    first, so that not all sources give their first row to the same lane.
     """
 
-    def __init__(self, name: str, block_sizes: list[int], rows_anywhere: bool, seed: int, lane: int, lanes: int):
+    def __init__(
+        self,
+        name: str,
+        block_sizes: Sequence[int],
+        rows_anywhere: bool,
+        seed: int,
+        lane: int,
+        lanes: int,
+        dealt_before: int = 0,
+    ):
         self.key = (seed, name)
         self.sizes = np.asarray(block_sizes, dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
         self.total = int(self.starts[-1])
-        self.lane, self.lanes = lane, lanes
+        self.lane, self.lanes, self.dealt_before = lane, lanes, dealt_before
         # With fewer blocks than lanes some lanes would have nothing to read.
         self.by_row = rows_anywhere or len(block_sizes) < lanes
         self.begins = [0]
@@ -38,9 +49,10 @@ class SourceOrder:
         return generator(*self.key, "rows", epoch, block).permutation(int(self.sizes[block]))
 
     def first_of(self, epoch: int) -> int:
-        """Which share of the deal is this lane's: it turns with the epoch, or the first lanes would always get the
-        row that is left over."""
-        return (self.lane + int(generator(*self.key, "turn", epoch).integers(self.lanes))) % self.lanes
+        """Which share of the deal is this lane's. Each epoch goes on dealing where the one before it stopped, so what
+        two lanes have read in all never differs by more than one row (or block)."""
+        dealt = self.dealt_before + epoch * (self.total if self.by_row else len(self.sizes))
+        return (self.lane - dealt) % self.lanes
 
     def _epoch_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """(this lane's rows, or its blocks; where each of them begins in the lane's own count)."""

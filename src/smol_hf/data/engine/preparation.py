@@ -13,8 +13,16 @@ from smol_hf.data.images import image_size, load_image
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 
 
-class TooLongError(SampleError):
-    """A sample that does not fit the context: no fault of the data, and never cut."""
+class LeftOutError(SampleError):
+    """A sample that is not used although nothing is wrong with it: counted and named, and no reason to stop."""
+
+
+class TooLongError(LeftOutError):
+    """It does not fit the context, and nothing is ever cut."""
+
+
+class FilteredOutError(LeftOutError):
+    """The recipe's filters do not want it."""
 
 
 @dataclass

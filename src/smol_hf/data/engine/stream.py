@@ -44,10 +44,11 @@ class Plan:
     max_tiles: int | None = None
 
     def lane(self, number: int, cache: BlockCache, state: dict | None = None) -> Lane:
-        orders = [
-            SourceOrder(source.name, source.block_sizes, source.rows_anywhere, self.seed, number, self.lanes)
-            for source in self.sources
-        ]
+        orders, dealt = [], 0
+        for source in self.sources:
+            shape = (source.name, source.block_sizes, source.rows_anywhere)
+            orders.append(SourceOrder(*shape, self.seed, number, self.lanes, dealt))
+            dealt += len(source)
         mixing = Mixing(orders, self.weights, self.seed, number, rounds=self.rounds)
         pool = PackingPool(self.context_length, max_tiles=self.max_tiles, size=self.pool_size)
         return Lane(number, mixing, cache, self.work, pool, state)

@@ -1,0 +1,110 @@
+"""What `data` may name, how its records are read, and what is filtered out of them."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from helpers import build_processor
+
+from smol_hf import train
+from smol_hf.data.embedded import build_pages
+from smol_hf.data.engine.preparation import SampleWork
+from smol_hf.data.engine.stream import Plan
+from smol_hf.data.skipped import SkippedSamples
+from smol_hf.training.arguments import DataArguments
+from smol_hf.training.data import look_through, open_data
+from smol_hf.training.recipes import load_arguments
+
+
+def write_parquet(folder, number=24):
+    """In FineVision's shape, each page rated."""
+    rows = []
+    for index, page in enumerate(build_pages(number, seed=0, split="train")):
+        rows.append(
+            {"images": [{"bytes": page.conversation.images[0].content, "path": None}],
+             "texts": [{"user": page.question, "assistant": page.answer}], "source": "digits",
+             **{f"{name}_ratings": [index % 5 + 1] for name in
+                ("relevance", "image_correspondence", "visual_dependency", "formatting")}}
+        )  # fmt: skip
+    folder.mkdir()
+    for part in range(2):
+        table = pyarrow.Table.from_pylist(rows[part::2])
+        pyarrow.parquet.write_table(table, folder / f"part-{part}.parquet", row_group_size=5)
+    return folder
+
+
+def usable(path, **keys):
+    """(ids of the samples that a run would use, the ledger of the others)."""
+    arguments = DataArguments(data=str(path), context_length=256, **keys)
+    data = open_data(arguments, seed=0)
+    plan = Plan(data.sources, [1.0], SampleWork(build_processor(longest_edge=32), 256, data.readers), 256)
+    skipped = SkippedSamples("stop")
+    look_through(plan, data, arguments, skipped)
+    return [conversation.sample_id for conversation in data.conversations()], skipped
+
+
+def test_a_folder_of_parquet_files_is_read_and_filtered_by_its_ratings(tmp_path):
+    folder = write_parquet(tmp_path / "pages")
+    everything, skipped = usable(folder)
+    assert len(everything) == 24 and not len(skipped)
+    assert everything[:2] == ["part-0.parquet:1", "part-0.parquet:2"]
+    good, skipped = usable(folder, filters={"min_ratings": {"relevance": 4}})
+    assert len(good) == sum(index % 5 + 1 >= 4 for index in range(24))
+    assert len(skipped.left_out) == 24 - len(good) and not skipped.faults
+    assert "filtered out" in skipped.summary()
+    assert usable(folder / "part-1.parquet")[0] == [f"part-1.parquet:{row}" for row in range(1, 13)]
+
+
+def run_on(folder, output, *more):
+    common = ["--preset", "tiny-vlm", "--context_length", "128", "--use_cpu", "true", "--save_strategy", "no"]
+    return [*common, "--data", str(folder), "--output_dir", str(output), *more]
+
+
+def test_a_run_trains_on_parquet(tmp_path, capsys):
+    folder = write_parquet(tmp_path / "pages")
+    recipe = run_on(folder, tmp_path / "run", "--num_train_epochs", "2", "--per_device_train_batch_size", "5")
+    assert train.main(recipe) == 0
+    state = json.loads(next((tmp_path / "run").glob("run.json")).read_text())
+    assert state["steps"] == 10, "24 samples twice, five at a time"
+    assert "24 samples from" in capsys.readouterr().out
+
+
+def test_the_adapter_may_be_named(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"caption": "A cat.", "image": "a.png", "sentences": None}) + "\n")
+    conversations = list(
+        open_data(DataArguments(data=str(tmp_path / "rows.jsonl"), adapter="captions"), 0).conversations()
+    )
+    assert conversations[0].messages[1].parts[0].text == "A cat."
+    with pytest.raises(ValueError, match="unknown adapter 'caption': did you mean 'captions'"):
+        open_data(DataArguments(data=str(tmp_path / "rows.jsonl"), adapter="caption"), 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["--adapter", "lava"], "unknown adapter 'lava': did you mean 'llava'"),
+        (["--filters.min_image", "1"], "did you mean 'min_images'"),
+        (["--filters.max_turns", "-1"], "max_turns must be a whole number"),
+    ],
+)
+def test_a_filter_or_adapter_that_there_is_not_is_an_error(keys, message, tmp_path, capsys):
+    folder = write_parquet(tmp_path / "pages")
+    recipe = [
+        "--preset",
+        "tiny-vlm",
+        "--data",
+        str(folder),
+        "--output_dir",
+        str(tmp_path / "run"),
+        "--use_cpu",
+        "true",
+    ]
+    load_arguments([*recipe, *keys])
+    assert train.main([*recipe, *keys]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_parquet_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no \.parquet file"):
+        open_data(DataArguments(data=str(tmp_path)), 0)
