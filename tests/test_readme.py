@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers import build_model, build_processor
 from transformers import (
     LlamaConfig,
@@ -20,6 +21,8 @@ from transformers import (
 )
 
 from smol_hf.publishing.checkpoint import publish_checkpoint
+from smol_hf.training.arguments import DataArguments
+from smol_hf.training.data import open_data
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -118,9 +121,22 @@ def test_the_readmes_program_runs(place):
 def test_the_readmes_recipe_lines_are_keys_of_recipes():
     from smol_hf.training.recipes import known_keys
 
-    (block,) = blocks("yaml")
-    keys = re.findall(r"^(\w+):", block, flags=re.MULTILINE)
-    assert keys and set(keys) <= set(known_keys())
+    for block in blocks("yaml"):
+        keys = re.findall(r"^(\w+):", block, flags=re.MULTILINE)
+        assert keys and set(keys) <= set(known_keys())
+
+
+def test_the_readmes_mixture_is_one(place, monkeypatch):
+    """The README's entries, with a folder of parquet files where it has one."""
+    import pyarrow.parquet
+
+    monkeypatch.chdir(place)
+    (place / "pages").mkdir()
+    rows = [{"images": [], "texts": [{"user": "Hi", "assistant": "Hello."}]}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), place / "pages" / "0.parquet")
+    (block,) = (block for block in blocks("yaml") if "mixture" in block)
+    data = open_data(DataArguments(**yaml.safe_load(block)), seed=0)
+    assert len(list(data.conversations())) == 3
 
 
 def test_links_and_pictures_exist():

@@ -13,6 +13,7 @@ import torch
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
+from smol_hf.data.engine.mixing import STOPPING
 from smol_hf.training.lora_arguments import LoraArguments, default_of
 
 # With `model` these have no meaning: the checkpoint has its own.
@@ -122,6 +123,20 @@ class DataArguments:
     image_folder: str | None = field(
         default=None, metadata={"help": "Folder that image paths start from; the data file's folder by default."}
     )
+    mixture: list[dict[str, Any]] | None = field(
+        default=None,
+        metadata={
+            "help": "Several sources instead of data: a list of {data, name, weight, adapter, filters, image_folder}. "
+            "Weight 1 gives each sample once a round, 0.5 half of them, 2 each twice."
+        },
+    )
+    stopping: str = field(
+        default="quota",
+        metadata={
+            "help": "When a round of the mixture ends. quota: each source gave weight × its samples. first_exhausted: "
+            "one gave all its samples. all_exhausted: each did."
+        },
+    )
     num_pages: int = field(default=12000, metadata={"help": "Pages of `digits`."})
     page_size: int = field(default=32, metadata={"help": "Pixels of a page's side."})
     turns_per_page: int = field(default=1, metadata={"help": "Questions about each page, at most."})
@@ -156,6 +171,13 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        if self.stopping not in STOPPING:
+            raise ValueError(f"stopping is {self.stopping!r}: choose one of {', '.join(STOPPING)}")
+        if self.mixture is not None:
+            alone = {"data": "digits", "adapter": None, "filters": None, "image_folder": None}
+            given = [name for name, default in alone.items() if getattr(self, name) != default]
+            if given:
+                raise ValueError(f"mixture and {' and '.join(given)} exclude each other: its entries have their own")
         if self.on_bad_sample not in ("stop", "skip"):
             raise ValueError(f"on_bad_sample is {self.on_bad_sample!r}: choose stop or skip")
         require_values(self)

@@ -15,6 +15,7 @@ from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.embedded import build_pages
 from smol_hf.data.engine.json_source import JsonArraySource, JsonLinesSource
 from smol_hf.data.engine.memory_source import MadeSource
+from smol_hf.data.engine.mixing import scaled_weights
 from smol_hf.data.engine.parquet_source import ParquetSource
 from smol_hf.data.engine.preparation import FilteredOutError, SampleWork
 from smol_hf.data.engine.source import BlockCache, Source
@@ -23,6 +24,7 @@ from smol_hf.data.filters import Filters
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.survey import Survey, count_rows, survey
 from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
+from smol_hf.wording import nearest
 
 MOST_SURVEYED = 1_000_000  # records; beyond it a run begins without a look at all of them
 
@@ -33,6 +35,7 @@ class Data:
 
     sources: list[Source]
     readers: list
+    weights: list[float]
     surveyed: bool = True
     found: Survey = field(default_factory=Survey)
 
@@ -58,16 +61,62 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
         FileNotFoundError: when there is no such file. SampleError: when it cannot be read as a whole. ValueError: for
             an adapter or a filter that there is not.
     """
+    if arguments.mixture is not None:
+        return open_mixture(arguments)
     if arguments.data == "digits":
-        return Data([digits(arguments, seed)], [None], surveyed=False)
-    if arguments.adapter is not None:
-        find_adapter(arguments.adapter)  # refuse a name that is none before anything is read
-    path = Path(arguments.data)
-    folder = path if path.is_dir() else path.parent
-    folder = Path(arguments.image_folder) if arguments.image_folder is not None else folder
-    source = open_source(path)
-    reader = Reader(folder, arguments.adapter, Filters.from_mapping(arguments.filters or {}))
-    return Data([source], [reader], surveyed=len(source) <= MOST_SURVEYED)
+        return Data([digits(arguments, seed)], [None], [1.0], surveyed=False)
+    entry = MixtureEntry(
+        arguments.data,
+        adapter=arguments.adapter,
+        filters=arguments.filters or {},
+        image_folder=arguments.image_folder,
+    )
+    source, reader = entry.open()
+    return Data([source], [reader], [1.0], surveyed=len(source) <= MOST_SURVEYED)
+
+
+@dataclass(frozen=True)
+class MixtureEntry:
+    """One source of a mixture, by the keys of a recipe."""
+
+    data: str
+    name: str | None = None
+    weight: float = 1.0
+    adapter: str | None = None
+    filters: dict[str, Any] = field(default_factory=dict)
+    image_folder: str | None = None
+
+    def open(self) -> tuple[Source, Reader]:
+        if self.adapter is not None:
+            find_adapter(self.adapter)  # refuse a name that is none before anything is read
+        path = Path(self.data)
+        folder = path if path.is_dir() else path.parent
+        folder = Path(self.image_folder) if self.image_folder is not None else folder
+        source = open_source(path)
+        if self.name is not None:
+            source.name, source.prefix = self.name, f"{self.name}/"
+        return source, Reader(folder, self.adapter, Filters.from_mapping(self.filters))
+
+
+def open_mixture(arguments: DataArguments) -> Data:
+    """Raises ValueError, naming the entry, for keys that there are not and names that stand twice."""
+    known = list(MixtureEntry.__dataclass_fields__)
+    sources, readers, weights = [], [], []
+    for number, keys in enumerate(arguments.mixture, start=1):
+        for key in keys:
+            if key not in known:
+                raise ValueError(f"mixture, entry {number}: unknown key {key!r}{nearest(str(key), known)}")
+        if not isinstance(keys.get("data"), str):
+            raise ValueError(f"mixture, entry {number}: lacks the key 'data', a file or folder")
+        entry = MixtureEntry(**keys)
+        source, reader = entry.open()
+        if source.name in [other.name for other in sources]:
+            raise ValueError(f"mixture, entry {number}: {source.name!r} stands twice: give it another name")
+        sources.append(source)
+        readers.append(reader)
+        weights.append(float(entry.weight))
+    weights = scaled_weights([len(source) for source in sources], weights, arguments.stopping)
+    return Data(sources, readers, weights, surveyed=sum(map(len, sources)) <= MOST_SURVEYED)
 
 
 def open_source(path: Path) -> Source:
@@ -114,7 +163,7 @@ def digits(arguments: DataArguments, seed: int) -> MadeSource:
 def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrainingArguments, lanes: int) -> Plan:
     return Plan(
         data.sources,
-        [1.0] * len(data.sources),
+        data.weights,
         SampleWork(processor, arguments.context_length, data.readers),
         arguments.context_length,
         seed=training.data_seed if training.data_seed is not None else training.seed,
@@ -148,7 +197,7 @@ def rows_of_the_run(plan: Plan, data: Data, epochs: float) -> int:
     if data.found.total:
         rows = count_rows(plan, data.found, rounds)
     else:
-        rows = rounds * sum(len(source) for source in data.sources)
+        rows = math.ceil(rounds * sum(len(source) * weight for source, weight in zip(data.sources, data.weights)))
     return max(1, math.ceil(rows * epochs / rounds))
 
 

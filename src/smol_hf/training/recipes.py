@@ -124,7 +124,7 @@ def parse_recipe(recipe: dict[str, Any]) -> tuple[ModelArguments, DataArguments,
     parser = Parser(ARGUMENT_CLASSES)
     words = []
     for key, value in recipe.items():
-        if value is None or isinstance(value, dict) or value == []:
+        if value is None or isinstance(value, dict) or value == [] or holds_mappings(value):
             parser.set_defaults(**{key: value})
         elif isinstance(value, list):
             words += [f"--{key}", *map(word, value)]
@@ -136,6 +136,10 @@ def parse_recipe(recipe: dict[str, Any]) -> tuple[ModelArguments, DataArguments,
         raise
     except (TypeError, ValueError) as error:
         raise RecipeError(str(error)) from error
+
+
+def holds_mappings(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(each, dict) for each in value)
 
 
 def word(value: Any) -> str:

@@ -36,7 +36,7 @@ DEFAULT_CONTEXT_LENGTH = 2048
 TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokenizer gets one
 # Of the training arguments, those without which a resumed run would see other samples.
 REPEATED = ("seed", "optim", "data_seed", "num_train_epochs")
-REPEATED_OF_DATA = ("sample_packing", "packing_pool", "max_tiles_per_row", "context_length")
+REPEATED_OF_DATA = ("sample_packing", "packing_pool", "max_tiles_per_row", "context_length", "mixture", "stopping")
 PACKAGES = ("smol_hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 
 
@@ -150,7 +150,8 @@ def train(
     counts = count_parameters(model)
     if main_process:
         usable = run_state["samples"] - len(skipped)
-        console.print(f"{usable:,} samples from {data_arguments.data}; {skipped.summary()}", soft_wrap=True)
+        names = ", ".join(source.name for source in data.sources)
+        console.print(f"{usable:,} samples from {names}; {skipped.summary()}", soft_wrap=True)
         console.print(describe_pictures(processor), soft_wrap=True)
         print_parameter_table(counts, trainer.freeze_schedule)
         output_dir.mkdir(parents=True, exist_ok=True)

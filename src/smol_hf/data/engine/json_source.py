@@ -44,7 +44,7 @@ class JsonLinesSource(Source):
         start, end = int(self.offsets[block]), int(self.offsets[block + 1])
         with self.path.open("rb") as file:
             file.seek(start)
-            where = f"{self.path.name}:{block + 1}"
+            where = f"{self.prefix}{self.path.name}:{block + 1}"
             return [(where, parse_line(file.read(end - start), where))]
 
 
@@ -80,7 +80,7 @@ class JsonArraySource(Source):
         start, end = (int(place) for place in self.spans[block])
         with self.path.open("rb") as file:
             file.seek(start)
-            where = f"{self.path.name}:{block + 1}"
+            where = f"{self.prefix}{self.path.name}:{block + 1}"
             return [(where, parse_element(file.read(end - start), where))]
 
 

@@ -55,7 +55,7 @@ class ParquetSource(Source):
     def read_block(self, block: int) -> list[tuple[str, Any]]:
         url, group = self.groups[block]
         first = self.first_rows[block]
-        places = [f"{file_name(url)}:{first + row}" for row in range(self.block_sizes[block])]
+        places = [f"{self.prefix}{file_name(url)}:{first + row}" for row in range(self.block_sizes[block])]
         try:
             with self.open(url) as file:
                 records = file.read_row_group(group, columns=self.columns).to_pylist()

@@ -20,10 +20,12 @@ class Source(ABC):
         block_sizes: rows of each block, the least that is read at once.
         rows_anywhere: whether reading one row costs little more than the row, so that rows are shuffled all over the
             source; otherwise only blocks are, and the rows in each.
+        prefix: what the names of its records begin with, where several sources have files of one name.
         fingerprint: changes when the content does. A run does not go on with other data.
     """
 
     name: str
+    prefix: str = ""
     block_sizes: Sequence[int]
     rows_anywhere: bool
     fingerprint: str
