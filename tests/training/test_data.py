@@ -10,6 +10,7 @@ import yaml
 from helpers import build_processor
 
 from smol_hf import train
+from smol_hf.data.conversation import SampleError
 from smol_hf.data.embedded import build_pages
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan, RowStream
@@ -176,3 +177,45 @@ def test_a_mixture_excludes_the_keys_of_a_single_source(tmp_path):
         DataArguments(mixture=entries, data="x.jsonl")
     with pytest.raises(ValueError, match="choose one of quota"):
         DataArguments(mixture=entries, stopping="never")
+
+
+def test_a_strict_filter_neither_stops_a_run_nor_empties_its_rows(tmp_path):
+    rows = [{"messages": [{"role": "user", "content": "a" if n % 300 == 7 else "long " * 10},
+                          {"role": "assistant", "content": "y"}]} for n in range(900)]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = DataArguments(data=str(tmp_path / "rows.jsonl"), filters={"max_characters": 10})
+    data = open_data(arguments, seed=0)
+    plan = Plan(data.sources, [1.0], SampleWork(build_processor(), 256, data.readers), 256, lanes=1)
+    skipped, stream = SkippedSamples("stop"), iter(RowStream(plan))
+    for _ in range(6):
+        row = next(stream)
+        assert len(row.samples) == 1
+        skipped.note(len(row.samples), row.faults)
+    assert len(skipped.left_out) > 500 and not skipped.faults
+
+
+def test_data_nobody_looked_at_has_its_limit_and_no_old_ledger(tmp_path):
+    (tmp_path / "skipped.jsonl").write_text("{}\n")
+    arguments = DataArguments(data="digits", num_pages=20)
+    data = open_data(arguments, seed=0)
+    plan = Plan(data.sources, [1.0], SampleWork(build_processor(), 256, data.readers), 256)
+    skipped = SkippedSamples("skip", max_fraction=0.1, path=tmp_path / "skipped.jsonl")
+    look_through(plan, data, arguments, skipped)
+    assert not (tmp_path / "skipped.jsonl").exists()
+    skipped.note(1, [SampleError("a", "bad"), SampleError("b", "bad")])
+    with pytest.raises(SampleError, match="3 of 20 samples cannot be used"):
+        skipped.note(1, [SampleError("c", "bad")])
+
+
+def test_workers_that_cannot_share_the_lanes_are_an_error_of_the_recipe(tmp_path, capsys):
+    recipe = ["--preset", "tiny-vlm", "--data", "digits", "--num_pages", "20", "--context_length", "128"]
+    more = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true", "--dataloader_num_workers", "3"]
+    assert train.main([*recipe, "--max_steps", "1", *more]) == 1
+    assert "16 lanes cannot be shared evenly by 1 processes with 3 workers" in capsys.readouterr().err
+
+
+def test_blank_lines_are_no_samples(tmp_path, capsys):
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
+    (tmp_path / "rows.jsonl").write_text("\n".join([json.dumps(row), "", json.dumps(row), "", ""]))
+    assert train.main(run_on(tmp_path / "rows.jsonl", tmp_path / "run", "--max_steps", "1")) == 0
+    assert "2 samples from rows.jsonl; 0 samples left out" in capsys.readouterr().out

@@ -71,6 +71,12 @@ class SkippedSamples:
             reasons = "\n".join(f"  {each}" for each in shown)
             raise SampleError("data", f"none of {total} samples can be used{longest}:\n{reasons}")
 
+    def expect(self, total: int) -> None:
+        """Begin a run over `total` records that nobody looked at before it."""
+        self.total = total
+        if self.writes_plan:
+            self.write()
+
     def note(self, used: int, faults: list[SampleError]) -> None:
         """Take what a row of the run brought: samples that are used, and faults met on the way, in the file at once.
 
@@ -79,7 +85,7 @@ class SkippedSamples:
         """
         for fault in faults:
             self.add(fault)
-        self.in_a_row = 0 if used else self.in_a_row + len(faults)
+        self.in_a_row = 0 if used else self.in_a_row + sum(not isinstance(fault, LeftOutError) for fault in faults)
         if self.in_a_row > self.max_in_a_row:
             shown = "\n".join(f"  {fault}" for fault in self.faults[-SHOWN:])
             raise SampleError("data", f"{self.in_a_row} samples in a row cannot be used, the last of them:\n{shown}")

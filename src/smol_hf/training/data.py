@@ -183,6 +183,7 @@ def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: Skip
     if not sum(len(source) for source in data.sources):
         raise SampleError("data", "the data holds no sample")
     if not data.surveyed:
+        skipped.expect(sum(len(source) for source in data.sources))
         return
     data.found = survey(plan, verify_images=arguments.verify_images)
     if not data.found.total:

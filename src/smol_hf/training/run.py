@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import SampleError
+from smol_hf.data.engine.stream import RowStream
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.arguments import DataArguments, ModelArguments, SmolTrainingArguments
 from smol_hf.training.checkpoints import CheckpointError, choose_checkpoint
@@ -36,7 +37,10 @@ DEFAULT_CONTEXT_LENGTH = 2048
 TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokenizer gets one
 # Of the training arguments, those without which a resumed run would see other samples.
 REPEATED = ("seed", "optim", "data_seed", "num_train_epochs")
-REPEATED_OF_DATA = ("sample_packing", "packing_pool", "max_tiles_per_row", "context_length", "mixture", "stopping")
+REPEATED_OF_DATA = (
+    "sample_packing", "packing_pool", "max_tiles_per_row", "context_length", "adapter", "filters", "mixture",
+    "stopping",
+)  # fmt: skip
 PACKAGES = ("smol_hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 
 
@@ -117,6 +121,8 @@ def train(
     )
     lanes, states = (data_arguments.data_lanes, {}) if checkpoint is None else load_data_state(checkpoint)
     plan = plan_of(data, processor, data_arguments, arguments, lanes)
+    with recipe_errors("the data cannot be shared"):
+        RowStream(plan, 0, PartialState().num_processes, arguments.dataloader_num_workers)
     look_through(plan, data, data_arguments, skipped)
     epochs = 1 if arguments.max_steps > 0 else arguments.num_train_epochs
     rows = rows_of_the_run(plan, data, epochs)
@@ -124,7 +130,7 @@ def train(
         arguments.max_steps = -(-rows // rows_of_a_step(arguments))
     run_state = {
         "data_fingerprint": fingerprint(data, read_images=data_arguments.verify_images),
-        "samples": sum(len(source) for source in data.sources),
+        "samples": data.found.total or sum(len(source) for source in data.sources),
         "seed": arguments.seed,
         "repeats": what_must_repeat(model_arguments, data_arguments, arguments),
         "versions": versions(),

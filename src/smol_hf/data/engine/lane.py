@@ -14,10 +14,19 @@ from typing import Any, Protocol
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.mixing import Mixing
+from smol_hf.data.engine.preparation import LeftOutError
 from smol_hf.data.engine.source import BlockCache
 from smol_hf.data.packing import PackingPool, Planned
 
 FAULTS_OF_A_ROW = 100  # then a row is given without samples, so that whoever reads it can decide
+
+
+LEFT_OUT_OF_A_ROW = 100_000  # filters may want one sample of thousands, but not none for ever
+
+
+def gives_up(faults: list[SampleError]) -> bool:
+    left_out = sum(isinstance(fault, LeftOutError) for fault in faults)
+    return len(faults) - left_out >= FAULTS_OF_A_ROW or left_out >= LEFT_OUT_OF_A_ROW
 
 
 class Prepared(Protocol):
@@ -75,7 +84,7 @@ class Lane:
     def next_row(self) -> Row:
         """The next row. Whatever could not be used on the way is named in its `faults`."""
         row, drawn = Row(self.number), Counter()
-        while not row.samples and len(row.faults) < FAULTS_OF_A_ROW:
+        while not row.samples and not gives_up(row.faults):
             row.finished = not self.fill_pool(row.faults, drawn) and not len(self.pool)
             if row.finished:
                 break
@@ -91,7 +100,7 @@ class Lane:
 
     def fill_pool(self, faults: list[SampleError], drawn: Counter) -> bool:
         """Draw until the pool is full. False when there is nothing more to draw."""
-        while self.pool.has_room and len(faults) < FAULTS_OF_A_ROW:
+        while self.pool.has_room and not gives_up(faults):
             reference = self.mixing.draw()
             if reference is None:
                 return False
