@@ -63,7 +63,7 @@ def read(path, processor, policy="stop", context_length=256, skipped=None):
     """(the conversations of a file that a run would use, in order, and the ledger of the others)."""
     if skipped is None:
         skipped = SkippedSamples(policy, max_fraction=1.0, path=path.with_name("skipped.jsonl"))
-    arguments = DataArguments(data=str(path), context_length=context_length)
+    arguments = DataArguments(data=str(path), context_length=context_length, verify_images=True)
     data = open_data(arguments, seed=0)
     training = SmolTrainingArguments(output_dir="unused", max_steps=1, use_cpu=True)
     look_through(plan_of(data, processor, arguments, training, 1), data, arguments, skipped)

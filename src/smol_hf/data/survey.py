@@ -16,6 +16,7 @@ from smol_hf.data.images import load_image
 class Size:
     num_tokens: int
     num_tiles: int
+    lost: str = ""
 
 
 @dataclass
@@ -31,6 +32,11 @@ class Survey:
     @property
     def faults(self) -> list[SampleError]:
         return [each for each in self.found.values() if isinstance(each, SampleError) and not is_left_out(each)]
+
+    @property
+    def shortened(self) -> int:
+        """Samples that lose something to fit the context."""
+        return sum(isinstance(each, Size) and bool(each.lost) for each in self.found.values())
 
     @property
     def left_out(self) -> list[SampleError]:
@@ -68,7 +74,7 @@ def measure(plan: Plan, source: int, where: str, record: Any, verify_images: boo
     if verify_images:
         for image in sample.conversation.images:
             load_image(image, sample.conversation.sample_id)
-    return Size(sample.num_tokens, sample.num_tiles)
+    return Size(sample.num_tokens, sample.num_tiles, sample.lost)
 
 
 class Measured:

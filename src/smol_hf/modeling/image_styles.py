@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from PIL import Image
 
 from .chat_format import IMAGE_TOKEN, image_block, image_tokens, tile_token
-from .image_tiling import ImageTiler, as_tiles, flatten_to_rgb
+from .image_tiling import ImageTiler, canvas, flatten_to_rgb, planes, resize, tiles_of
 
 STYLES = ("smolvlm", "nanovlm", "crop", "plain")
 NANOVLM_GLOBAL_TOKEN = "<|global_image|>"
+BICUBIC = Image.Resampling.BICUBIC
 WIDEST = 16  # sides beyond 16:1 are cropped before they are enlarged: nothing of the rest would be seen anyway
 
 
@@ -85,8 +86,8 @@ class MiddleSquare:
             image = middle(image, min(width, WIDEST * height), min(height, WIDEST * width))
             width, height = image.size
         # transformers rounds the longer side down
-        size = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
-        return as_tiles([middle(image.resize(size, resample=Image.Resampling.BICUBIC), side, side)])
+        size = (int(side * height / width), side) if width <= height else (side, int(side * width / height))
+        return tiles_of(None, planes(middle(resize(image, *size, BICUBIC), side, side)))
 
 
 def middle(image, width, height):
@@ -120,13 +121,11 @@ class OverviewFirst:
     def tiles(self, image):
         """A PIL image → uint8 array (tiles, 3, tile_size, tile_size): the overview, then the grid row by row."""
         image, side = flatten_to_rgb(image), self.tile_size
-        rows, columns = self.grid(image.height, image.width)
-        size = (max(columns, 1) * side, max(rows, 1) * side)
-        image = image if image.size == size else image.resize(size, resample=Image.Resampling.BICUBIC)
-        grid = [
-            image.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
-            for row in range(rows)
-            for column in range(columns)
-        ]
-        overview = image.resize((side, side), resample=Image.Resampling.BILINEAR) if grid else image
-        return as_tiles([overview, *grid])
+        grid = self.grid(image.height, image.width)
+        image = resize(image, *canvas(grid, side), BICUBIC)
+        overview = resize(image, side, side, Image.Resampling.BILINEAR)
+        return self.in_order(grid, planes(image), planes(overview))
+
+    def in_order(self, grid, pixels, overview):
+        """As `ImageTiler.in_order`, the overview first."""
+        return tiles_of(pixels if grid != (0, 0) else None, overview, overview_first=True)

@@ -73,30 +73,45 @@ class ImageTiler:
     def tiles(self, image):
         """A PIL image → uint8 array (tiles, 3, tile_size, tile_size): the grid row by row, then the overview."""
         image = flatten_to_rgb(image)
-        rows, columns = self.grid(image.height, image.width)
-        height, width = self.resized(image.height, image.width)
-        image = resize(image, height, width)
-        side = self.tile_size
-        image = resize(image, max(rows, 1) * side, max(columns, 1) * side)
-        overview = resize(image, side, side)
-        tiles = [
-            image.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
-            for row in range(rows)
-            for column in range(columns)
-        ]
-        return as_tiles([*tiles, overview])
+        grid = self.grid(image.height, image.width)
+        image = resize(image, *self.resized(image.height, image.width))
+        image = resize(image, *canvas(grid, self.tile_size))
+        overview = resize(image, self.tile_size, self.tile_size)
+        return self.in_order(grid, planes(image), planes(overview))
+
+    def in_order(self, grid, pixels, overview):
+        """The picture at the size of its grid and its overview, (3, height, width) each → tiles as the model reads
+        them."""
+        return tiles_of(pixels if grid != (0, 0) else None, overview)
 
 
-def as_tiles(squares):
-    """PIL images of one size → uint8 array (tiles, 3, side, side)."""
-    stacked = np.stack([np.asarray(square) for square in squares])  # (tiles, height, width, 3)
-    return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
+def canvas(grid, tile_size):
+    """(height, width) of a grid of tiles; of (0, 0) that of the one tile."""
+    rows, columns = grid
+    return max(rows, 1) * tile_size, max(columns, 1) * tile_size
 
 
-def resize(image, height, width):
-    if image.size == (width, height):
-        return image
-    return image.resize((width, height), resample=Image.Resampling.LANCZOS)
+def planes(image):
+    """A PIL image in RGB → uint8 (3, height, width)."""
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def tiles_of(pixels, overview, overview_first=False):
+    """uint8 (3, rows · side, columns · side), or None, and (3, side, side) → (rows · columns + 1, 3, side, side):
+    the squares of the picture row by row, after or before the overview."""
+    side = overview.shape[-1]
+    rows, columns = (pixels.shape[1] // side, pixels.shape[2] // side) if pixels is not None else (0, 0)
+    tiles = np.empty((rows * columns + 1, 3, side, side), dtype=np.uint8)
+    tiles[0 if overview_first else -1] = overview
+    if pixels is not None:
+        squares = tiles[1:] if overview_first else tiles[:-1]
+        grid = pixels.reshape(3, rows, side, columns, side)
+        squares.reshape(rows, columns, 3, side, side)[...] = grid.transpose(1, 3, 0, 2, 4)
+    return tiles
+
+
+def resize(image, height, width, resample=Image.Resampling.LANCZOS):
+    return image if image.size == (width, height) else image.resize((width, height), resample)
 
 
 def flatten_to_rgb(image):

@@ -14,6 +14,8 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 from smol_hf.data.engine.mixing import STOPPING
+from smol_hf.data.fast_images import IMAGE_RESIZING
+from smol_hf.data.shortening import check_losses
 from smol_hf.training.lora_arguments import LoraArguments, default_of
 
 # With `model` these have no meaning: the checkpoint has its own.
@@ -147,6 +149,19 @@ class DataArguments:
             "of the language model, at most 2048."
         },
     )
+    too_long: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "What a longer sample may lose to fit, in this order: tiles (a smaller longest_edge), pages (its "
+            "last images), turns (its last questions). What was shortened is named in shortened.jsonl."
+        },
+    )
+    image_resizing: str = field(
+        default="exact",
+        metadata={
+            "help": "exact: the pixels of transformers' image processor. fast: one resize, some 4 times faster."
+        },
+    )
     sample_packing: bool = field(
         default=False,
         metadata={"help": "Fill rows of context_length with whole samples that do not see each other, no padding."},
@@ -166,8 +181,11 @@ class DataArguments:
         default=0.1, metadata={"help": "With skip: more unusable samples than this share stop the run."}
     )
     verify_images: bool = field(
-        default=True,
-        metadata={"help": "Decode each image once before the run (about 10 ms per megapixel), to name damaged ones."},
+        default=False,
+        metadata={
+            "help": "Decode each image before the run too (about 10 ms per megapixel), so that damaged ones are named "
+            "then; by default they are met, counted and named on the way, and no image is decoded twice."
+        },
     )
 
     def __post_init__(self):
@@ -178,6 +196,9 @@ class DataArguments:
             given = [name for name, default in alone.items() if getattr(self, name) != default]
             if given:
                 raise ValueError(f"mixture and {' and '.join(given)} exclude each other: its entries have their own")
+        check_losses(self.too_long)
+        if self.image_resizing not in IMAGE_RESIZING:
+            raise ValueError(f"image_resizing is {self.image_resizing!r}: choose {' or '.join(IMAGE_RESIZING)}")
         if self.on_bad_sample not in ("stop", "skip"):
             raise ValueError(f"on_bad_sample is {self.on_bad_sample!r}: choose stop or skip")
         require_values(self)

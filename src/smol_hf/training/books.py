@@ -30,6 +30,7 @@ class Counters:
     tiles: int = 0
     skipped_samples: int = 0
     skipped_steps: int = 0
+    shortened_samples: int = 0
 
     def __sub__(self, other: Counters) -> Counters:
         return Counters(*(mine - theirs for mine, theirs in zip(self.as_list(), other.as_list())))
@@ -59,6 +60,7 @@ def count_batch(batch: dict) -> Counters:
         samples=len(batch["sample_ids"]),
         tiles=len(batch["pixel_values"]) if batch.get("pixel_values") is not None else 0,
         skipped_samples=len(batch["skipped"]),
+        shortened_samples=len(batch["shortened"]),
     )
 
 

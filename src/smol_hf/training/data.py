@@ -54,7 +54,13 @@ def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrain
     return Plan(
         data.sources,
         data.weights,
-        SampleWork(processor, arguments.context_length, data.readers),
+        SampleWork(
+            processor,
+            arguments.context_length,
+            data.readers,
+            too_long=arguments.too_long,
+            image_resizing=arguments.image_resizing,
+        ),
         arguments.context_length,
         seed=training.data_seed if training.data_seed is not None else training.seed,
         rounds=None if training.max_steps > 0 else math.ceil(training.num_train_epochs),

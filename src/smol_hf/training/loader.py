@@ -53,6 +53,7 @@ class TrainingLoader:
         return {
             **self.collator(samples),
             "sample_ids": [sample.sample_id for sample in samples],
+            "shortened": [(sample.sample_id, sample.lost) for sample in samples if sample.lost],
             "skipped": [fault for row in rows for fault in row.faults],
         }
 

@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.stream import RowStream
+from smol_hf.data.shortening import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.arguments import DataArguments, ModelArguments, SmolTrainingArguments
 from smol_hf.training.checkpoints import CheckpointError, choose_checkpoint
@@ -39,7 +40,7 @@ TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokeniz
 REPEATED = ("seed", "optim", "data_seed", "num_train_epochs")
 REPEATED_OF_DATA = (
     "sample_packing", "packing_pool", "max_tiles_per_row", "context_length", "adapter", "filters", "mixture",
-    "stopping",
+    "stopping", "too_long", "image_resizing",
 )  # fmt: skip
 PACKAGES = ("smol_hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 
@@ -86,8 +87,8 @@ def train(
     """Run the recipe, from the beginning or from a checkpoint, and return the trainer with the trained model.
 
     Writes into `output_dir`: `recipe.yaml` (resolved), `run.json` (versions, seed, data fingerprint, and at the end
-    the training time), `log.jsonl`, `checkpoint-<step>/`, and where there is a reason `skipped.jsonl` and
-    `skipped_steps.jsonl`.
+    the training time), `log.jsonl`, `checkpoint-<step>/`, and where there is a reason `skipped.jsonl`,
+    `shortened.jsonl` and `skipped_steps.jsonl`.
 
     Raises:
         RecipeError, SampleError, CheckpointError, NonFiniteError: see there; each says what to do.
@@ -149,6 +150,7 @@ def train(
         callbacks=[LogCallback(output_dir)],
         run_state=run_state,
         skipped=skipped,
+        shortened=ShortenedSamples(output_dir / "shortened.jsonl", keeps_earlier=checkpoint is not None),
     )
     trainer.remove_callback(PrinterCallback)
     if arguments.disable_tqdm:
@@ -158,6 +160,8 @@ def train(
         usable = run_state["samples"] - len(skipped)
         names = ", ".join(source.name for source in data.sources)
         console.print(f"{usable:,} samples from {names}; {skipped.summary()}", soft_wrap=True)
+        if data.found.shortened:
+            console.print(f"{data.found.shortened:,} of them lose {' or '.join(data_arguments.too_long)} to fit")
         console.print(describe_pictures(processor), soft_wrap=True)
         print_parameter_table(counts, trainer.freeze_schedule)
         output_dir.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
 from smol_hf.data.engine.stream import Plan, RowStream
+from smol_hf.data.shortening import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.books import Books, Counters, count_batch
 from smol_hf.training.checkpoints import INCOMPLETE, publish, write_manifest
@@ -54,6 +55,7 @@ class SmolTrainer(SFTTrainer):
         rows_per_epoch: rows after which an epoch is over; by default the whole run is one.
         run_state: what is saved as `run.json` in each checkpoint, such as the data's fingerprint.
         skipped: takes the samples that are left out while training.
+        shortened: takes those that lost something to fit the context.
     """
 
     # The model divides by `num_items_in_batch`, which covers the whole accumulation window.
@@ -69,6 +71,7 @@ class SmolTrainer(SFTTrainer):
         rows_per_epoch: int | None = None,
         run_state: dict | None = None,
         skipped: SkippedSamples | None = None,
+        shortened: ShortenedSamples | None = None,
         **kwargs,
     ):
         self.freeze_schedule = FreezeSchedule(
@@ -90,6 +93,7 @@ class SmolTrainer(SFTTrainer):
         self.add_callback(FreezeCallback(self.freeze_schedule))
         self.run_state = run_state or {}
         self.skipped = SkippedSamples() if skipped is None else skipped
+        self.shortened = ShortenedSamples() if shortened is None else shortened
         self.books = Books(self.accelerator)
         self.previewed = False
         self.saving_to: Path | None = None
@@ -121,11 +125,13 @@ class SmolTrainer(SFTTrainer):
     # The loss ------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        sample_ids, skipped = inputs.pop("sample_ids"), inputs.pop("skipped")
+        facts = {name: inputs.pop(name) for name in ("sample_ids", "skipped", "shortened")}
+        sample_ids = facts["sample_ids"]
         if model.training:
-            self.books.add(count_batch({**inputs, "sample_ids": sample_ids, "skipped": skipped}))
+            self.books.add(count_batch({**inputs, **facts}))
             self.step_sample_ids += sample_ids
-            self.skipped.note(len(sample_ids), skipped)
+            self.skipped.note(len(sample_ids), facts["skipped"])
+            self.shortened.note(facts["shortened"])
             if not self.previewed and self.is_world_process_zero():
                 print_label_preview(self.processing_class, inputs, sample_ids)
             self.previewed = True

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from smol_hf.data.conversation import Conversation, ImagePart, SampleError
+from smol_hf.data.fast_images import fast_tiles
 from smol_hf.data.images import image_size, load_image
+from smol_hf.data.shortening import Shape, processor_at, shortened
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 
 
@@ -27,12 +30,17 @@ class FilteredOutError(LeftOutError):
 
 @dataclass
 class MeasuredSample:
-    """A conversation that is tokenised, with places for its images, none of which is decoded yet."""
+    """A conversation that is tokenised, with places for its images, none of which is decoded yet.
+
+    `lost`: what it lost to fit the context; empty when it is whole.
+    """
 
     conversation: Conversation
     input_ids: list[int]
     labels: list[int]
     num_tiles: int
+    longest_edge: int
+    lost: str = ""
 
     @property
     def num_tokens(self) -> int:
@@ -42,6 +50,7 @@ class MeasuredSample:
 @dataclass
 class ReadySample:
     """What the collator stacks: `input_ids` and `labels` (tokens,), `tiles` uint8 (tiles, 3, side, side).
+    `lost`: see `MeasuredSample`.
 
     Tensors, since these cross from worker to trainer through shared memory.
     """
@@ -51,6 +60,7 @@ class ReadySample:
     input_ids: torch.Tensor
     labels: torch.Tensor
     tiles: torch.Tensor
+    lost: str = ""
 
 
 def template_messages(conversation: Conversation) -> list[dict]:
@@ -74,10 +84,21 @@ class SampleWork:
         processor: a `SmolHFProcessor`.
         context_length: the most tokens of a sample.
         readers: for each source, what makes a `Conversation` of (where, record); None where records are that already.
+        too_long: what a sample may lose to fit, see `shortening`; without it longer ones are left out.
+        image_resizing: "exact" (transformers' arithmetic) or "fast", see `fast_images`.
     """
 
-    def __init__(self, processor, context_length: int, readers: list[Callable[[str, Any], Conversation] | None]):
+    def __init__(
+        self,
+        processor,
+        context_length: int,
+        readers: list[Callable[[str, Any], Conversation] | None],
+        *,
+        too_long: list[str] = (),
+        image_resizing: str = "exact",
+    ):
         self.processor, self.context_length, self.readers = processor, context_length, readers
+        self.too_long, self.image_resizing = too_long, image_resizing
 
     def prepare(self, source: int, where: str, record: Any) -> MeasuredSample:
         """Tokens and tiles of a record, from its texts and the headers of its images.
@@ -90,28 +111,47 @@ class SampleWork:
         if conversation.videos:
             problem = "shows a video, and videos cannot be trained on yet: leave it out with on_bad_sample skip"
             raise SampleError(conversation.sample_id, problem)
+        sample = self.measured(Shape(conversation, self.processor.longest_edge))
+        return sample if sample.num_tokens <= self.context_length else self.shorter(sample)
+
+    def measured(self, shape: Shape, lost: str = "") -> MeasuredSample:
+        conversation, processor = shape.conversation, processor_at(self.processor, shape.longest_edge)
         sizes = [image_size(image, conversation.sample_id) for image in conversation.images]
-        input_ids, labels = self.processor.encode_text(template_messages(conversation), sizes)
-        if len(input_ids) > self.context_length:
-            raise TooLongError(
-                conversation.sample_id, f"{len(input_ids)} tokens, more than context_length {self.context_length}"
-            )
+        input_ids, labels = processor.encode_text(template_messages(conversation), sizes)
         # The first token has nothing before it to be predicted from; in a packed row, only another sample.
         labels[0] = IGNORE_INDEX
-        tiles = sum(self.tiles_of(*size) for size in sizes)
-        return MeasuredSample(conversation, input_ids, labels, tiles)
+        tiles = 0
+        for size in sizes:
+            rows, columns = processor.tiler.grid(*size)
+            tiles += rows * columns + 1
+        return MeasuredSample(conversation, input_ids, labels, tiles, shape.longest_edge, lost)
 
-    def tiles_of(self, height: int, width: int) -> int:
-        rows, columns = self.processor.tiler.grid(height, width)
-        return rows * columns + 1
+    def shorter(self, sample: MeasuredSample) -> MeasuredSample:
+        whole = Shape(sample.conversation, sample.longest_edge)
+
+        def tokens(shape: Shape) -> int:
+            return self.measured(shape).num_tokens
+
+        shape, lost = shortened(whole, self.too_long, self.processor.tile_size, tokens, self.context_length)
+        if shape is None:
+            problem = f"{sample.num_tokens} tokens, more than context_length {self.context_length}"
+            raise TooLongError(sample.conversation.sample_id, problem)
+        return self.measured(shape, lost)
 
     def encode(self, source: int, sample: MeasuredSample) -> ReadySample:
         """Decode the images. Raises SampleError for a damaged one."""
-        images = [load_image(image, sample.conversation.sample_id) for image in sample.conversation.images]
         return ReadySample(
             sample.conversation.sample_id,
             source,
             torch.tensor(sample.input_ids),
             torch.tensor(sample.labels),
-            torch.from_numpy(self.processor.tiles(images)),
+            torch.from_numpy(self.tiles(sample)),
+            sample.lost,
         )
+
+    def tiles(self, sample: MeasuredSample) -> np.ndarray:
+        processor = processor_at(self.processor, sample.longest_edge)
+        name, images = sample.conversation.sample_id, sample.conversation.images
+        if self.image_resizing == "fast" and images:
+            return np.concatenate([fast_tiles(image, name, processor.tiler) for image in images])
+        return processor.tiles([load_image(image, name) for image in images])
