@@ -37,11 +37,12 @@ class TextPart:
 @dataclass(frozen=True)
 class ImagePart:
     """An image that is not decoded yet: its encoded `content` (PNG, JPEG, …), the `path` of a file, or the `url` that
-    a dataset names. An address is kept, never fetched."""
+    a dataset names. An address is kept, never fetched here; `fetched_from` is that of a file that was."""
 
     content: bytes | None = None
     path: str | None = None
     url: str | None = None
+    fetched_from: str | None = None
 
     def __post_init__(self):
         if [self.content, self.path, self.url].count(None) != 2:

@@ -123,6 +123,21 @@ class DataArguments:
     image_folder: str | None = field(
         default=None, metadata={"help": "Folder that image paths start from; the data file's folder by default."}
     )
+    fetch_images: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Hosts whose images may be fetched where records name addresses, such as [images.example.org, "
+            "'*.example.org']; by default none is, and such a record cannot be used."
+        },
+    )
+    fetch_timeout: float = field(default=2.0, metadata={"help": "Most seconds for fetching one image."})
+    fetch_cache: str | None = field(
+        default=None,
+        metadata={"help": "Folder of fetched images and remembered failures; below HF_HOME by default."},
+    )
+    max_image_bytes: int = field(
+        default=300_000_000, metadata={"help": "Most bytes of an encoded image, fetched or not."}
+    )
     mixture: list[dict[str, Any]] | None = field(
         default=None,
         metadata={

@@ -39,7 +39,7 @@ TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokeniz
 REPEATED = ("seed", "optim", "data_seed", "num_train_epochs")
 REPEATED_OF_DATA = (
     "sample_packing", "packing_pool", "max_tiles_per_row", "context_length", "adapter", "filters", "mixture",
-    "stopping",
+    "stopping", "fetch_images", "fetch_timeout", "max_image_bytes",
 )  # fmt: skip
 PACKAGES = ("smol_hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 
