@@ -203,7 +203,7 @@ def test_data_nobody_looked_at_has_its_limit_and_no_old_ledger(tmp_path):
     look_through(plan, data, arguments, skipped)
     assert not (tmp_path / "skipped.jsonl").exists()
     skipped.note(1, [SampleError("a", "bad"), SampleError("b", "bad")])
-    with pytest.raises(SampleError, match="3 of 20 samples cannot be used"):
+    with pytest.raises(SampleError, match=r"3 of 20 samples cannot be used, more than max_skipped_fraction 0\.1"):
         skipped.note(1, [SampleError("c", "bad")])
 
 

@@ -15,7 +15,10 @@ ROLES = ("system", "user", "assistant")
 
 
 class SampleError(ValueError):
-    """A sample that cannot be used. The message names where it stands (file and row) and what to do."""
+    """A sample that cannot be used. The message names where it stands (file and row) and what to do.
+    `source` is the name of the data source that it was met in, where the engine knows it."""
+
+    source: str = ""
 
     def __init__(self, where: str, problem: str):
         super().__init__(f"{where}: {problem}")
@@ -24,7 +27,7 @@ class SampleError(ValueError):
 
     def __reduce__(self):
         # Exceptions cross process borders when a worker of the data loader raises: keep both arguments.
-        return type(self), (self.where, self.problem)
+        return type(self), (self.where, self.problem), {"source": self.source}
 
 
 @dataclass(frozen=True)

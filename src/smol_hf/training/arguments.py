@@ -178,7 +178,13 @@ class DataArguments:
         default="stop", metadata={"help": "stop: a sample that cannot be used is an error. skip: it is left out."}
     )
     max_skipped_fraction: float = field(
-        default=0.1, metadata={"help": "With skip: more unusable samples than this share stop the run."}
+        default=0.01,
+        metadata={
+            "help": "With skip: more unusable samples than this share of a source stop the run; one never does."
+        },
+    )
+    max_skipped_in_a_row: int = field(
+        default=100, metadata={"help": "With skip: so many unusable samples with no good one between stop the run."}
     )
     verify_images: bool = field(
         default=True,
@@ -196,9 +202,11 @@ class DataArguments:
         if self.on_bad_sample not in ("stop", "skip"):
             raise ValueError(f"on_bad_sample is {self.on_bad_sample!r}: choose stop or skip")
         require_values(self)
+        if not 0 <= self.max_skipped_fraction <= 1:
+            raise ValueError(f"max_skipped_fraction is {self.max_skipped_fraction}: it is a share from 0 to 1")
         for name in (
             "num_pages", "page_size", "turns_per_page", "context_length", "packing_pool", "max_tiles_per_row",
-            "data_lanes",
+            "data_lanes", "max_skipped_in_a_row",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:

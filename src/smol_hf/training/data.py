@@ -81,13 +81,13 @@ def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: Skip
     if not sum(len(source) for source in data.sources):
         raise SampleError("data", "the data holds no sample")
     if not data.surveyed:
-        skipped.expect(sum(len(source) for source in data.sources))
+        skipped.expect({source.name: len(source) for source in data.sources})
         return
     data.found = survey(plan, verify_images=arguments.verify_images)
     if not data.found.total:
         raise SampleError("data", "the data holds no sample")
     skipped.faults, skipped.left_out = data.found.faults, data.found.left_out
-    skipped.settle(data.found.total)
+    skipped.settle(data.found.sizes([source.name for source in data.sources]), data.found.longest_run)
 
 
 def rows_of_the_run(plan: Plan, data: Data, epochs: float) -> int:

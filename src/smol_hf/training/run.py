@@ -118,6 +118,7 @@ def train(
         output_dir / "skipped.jsonl",
         writes_plan=main_process,
         keeps_earlier=checkpoint is not None,
+        max_in_a_row=data_arguments.max_skipped_in_a_row,
     )
     lanes, states = (data_arguments.data_lanes, {}) if checkpoint is None else load_data_state(checkpoint)
     plan = plan_of(data, processor, data_arguments, arguments, lanes)

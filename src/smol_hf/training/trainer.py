@@ -121,11 +121,11 @@ class SmolTrainer(SFTTrainer):
     # The loss ------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        sample_ids, skipped = inputs.pop("sample_ids"), inputs.pop("skipped")
+        sample_ids, skipped, drawn = inputs.pop("sample_ids"), inputs.pop("skipped"), inputs.pop("drawn")
         if model.training:
             self.books.add(count_batch({**inputs, "sample_ids": sample_ids, "skipped": skipped}))
             self.step_sample_ids += sample_ids
-            self.skipped.note(len(sample_ids), skipped)
+            self.skipped.note(len(sample_ids), skipped, drawn)
             if not self.previewed and self.is_world_process_zero():
                 print_label_preview(self.processing_class, inputs, sample_ids)
             self.previewed = True
