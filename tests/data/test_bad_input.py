@@ -85,7 +85,8 @@ def fault_of(folder, processor, row):
     assert [conversation.sample_id for conversation in dataset] == ["mine.jsonl:1", "mine.jsonl:3"]
     assert [fault.where for fault in skipped.faults] == ["mine.jsonl:2"]
     ledger = [json.loads(line) for line in (folder / "skipped.jsonl").read_text().splitlines()]
-    assert ledger == [{"sample": "mine.jsonl:2", "reason": skipped.faults[0].problem}]
+    named = {"sample": "mine.jsonl:2", "source": "mine.jsonl", "kind": "unusable"}
+    assert ledger == [{**named, "reason": skipped.faults[0].problem}]
     assert f"mine.jsonl:2: {skipped.faults[0].problem}" in str(stopped.value)
     assert "1 of 3 samples" in str(stopped.value)
     return skipped.faults[0].problem
@@ -315,15 +316,17 @@ def test_too_many_faults_stop_the_run_even_when_skipping(tmp_path, processor):
     (tmp_path / "good.png").write_bytes(encoded(half_and_half(), "PNG"))
     path = write(tmp_path, [record("good.png")] * 8 + [record("gone.png")] * 2)
     skipped = SkippedSamples("skip", max_fraction=0.1)
-    with pytest.raises(SampleError, match=r"2 of 10 samples cannot be used, more than max_skipped_fraction 0\.1"):
+    with pytest.raises(
+        SampleError, match=r"2 of 10 samples of mine\.jsonl cannot be used, more than max_skipped_fraction 0\.1"
+    ):
         read(path, processor, skipped=skipped)
 
 
 def test_too_many_faults_found_while_training_stop_it_too(tmp_path):
     skipped = SkippedSamples("skip", max_fraction=0.1, path=tmp_path / "new" / "skipped.jsonl")
-    skipped.settle(20)
+    skipped.settle({"a": 20})
     skipped.note(1, [SampleError("a:1", "damaged"), SampleError("a:2", "damaged")])
-    with pytest.raises(SampleError, match=r"3 of 20 samples cannot be used.*a:3: damaged"):
+    with pytest.raises(SampleError, match=r"(?s)3 of 20 samples cannot be used.*3 × a:1: damaged \(also a:2, a:3\)"):
         skipped.note(1, [SampleError("a:3", "damaged")])
     assert len((tmp_path / "new" / "skipped.jsonl").read_text().splitlines()) == 3
 
@@ -349,12 +352,12 @@ def test_an_image_damaged_after_the_check_stops_or_is_counted(tmp_path, processo
 
 def test_a_hundred_faults_in_a_row_stop_the_run():
     skipped = SkippedSamples("skip", max_fraction=1.0)
-    for number in range(100):
+    for number in range(99):
         skipped.note(0, [SampleError(f"a:{number}", "damaged")])
     skipped.note(1, [])
-    for number in range(100, 200):
+    for number in range(100, 199):
         skipped.note(0, [SampleError(f"a:{number}", "damaged")])
-    with pytest.raises(SampleError, match=r"101 samples in a row cannot be used"):
+    with pytest.raises(SampleError, match=r"100 samples in a row cannot be used"):
         skipped.note(0, [SampleError("a:200", "damaged")])
 
 
@@ -382,7 +385,7 @@ def test_a_cameras_photograph_with_previews_is_one_picture(tmp_path, processor):
 
 
 def test_the_ledger_names_a_sample_once_and_forgets_what_was_mended(tmp_path, processor):
-    path = write(tmp_path, [record(), {"messages": [{"role": "user"}]}])
+    path = write(tmp_path, [record(), {"messages": [{"role": "user"}]}, record()])
     (tmp_path / "picture.png").write_bytes(JPEG)
     _, skipped = read(path, processor, policy="skip")
     ledger = tmp_path / "skipped.jsonl"

@@ -203,7 +203,7 @@ def test_data_nobody_looked_at_has_its_limit_and_no_old_ledger(tmp_path):
     look_through(plan, data, arguments, skipped)
     assert not (tmp_path / "skipped.jsonl").exists()
     skipped.note(1, [SampleError("a", "bad"), SampleError("b", "bad")])
-    with pytest.raises(SampleError, match="3 of 20 samples cannot be used"):
+    with pytest.raises(SampleError, match=r"3 of 20 samples cannot be used, more than max_skipped_fraction 0\.1"):
         skipped.note(1, [SampleError("c", "bad")])
 
 
@@ -219,3 +219,20 @@ def test_blank_lines_are_no_samples(tmp_path, capsys):
     (tmp_path / "rows.jsonl").write_text("\n".join([json.dumps(row), "", json.dumps(row), "", ""]))
     assert train.main(run_on(tmp_path / "rows.jsonl", tmp_path / "run", "--max_steps", "1")) == 0
     assert "2 samples from rows.jsonl; 0 samples left out" in capsys.readouterr().out
+
+
+def test_a_run_counts_and_names_what_it_shortened(tmp_path, capsys):
+    rows = [
+        {"messages": [{"role": role, "content": f"{role} {turn}."} for turn in range(turns) for role in
+                      ("user", "assistant")]}
+        for turns in (1, 12, 1, 12)
+    ]  # fmt: skip
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = run_on(tmp_path / "talk.jsonl", tmp_path / "run", "--max_steps", "4", "--too_long", "[tiles, turns]")
+    assert train.main([*recipe, "--per_device_train_batch_size", "1"]) == 0
+    assert "2 of them lose tiles or turns to fit" in capsys.readouterr().out
+    entries = [json.loads(line) for line in (tmp_path / "run" / "shortened.jsonl").read_text().splitlines()]
+    assert sorted(entry["sample"] for entry in entries) == ["talk.jsonl:2", "talk.jsonl:4"]
+    assert all(entry["shortened"].endswith("of 12 turns") for entry in entries)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-2]["total_shortened_samples"] == 2 and log[-2]["total_skipped_samples"] == 0

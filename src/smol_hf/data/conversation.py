@@ -15,7 +15,10 @@ ROLES = ("system", "user", "assistant")
 
 
 class SampleError(ValueError):
-    """A sample that cannot be used. The message names where it stands (file and row) and what to do."""
+    """A sample that cannot be used. The message names where it stands (file and row) and what to do.
+    `source` is the name of the data source that it was met in, where the engine knows it."""
+
+    source: str = ""
 
     def __init__(self, where: str, problem: str):
         super().__init__(f"{where}: {problem}")
@@ -24,7 +27,7 @@ class SampleError(ValueError):
 
     def __reduce__(self):
         # Exceptions cross process borders when a worker of the data loader raises: keep both arguments.
-        return type(self), (self.where, self.problem)
+        return type(self), (self.where, self.problem), {"source": self.source}
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,12 @@ class TextPart:
 @dataclass(frozen=True)
 class ImagePart:
     """An image that is not decoded yet: its encoded `content` (PNG, JPEG, …), the `path` of a file, or the `url` that
-    a dataset names. An address is kept, never fetched."""
+    a dataset names. An address is kept, never fetched here; `fetched_from` is that of a file that was."""
 
     content: bytes | None = None
     path: str | None = None
     url: str | None = None
+    fetched_from: str | None = None
 
     def __post_init__(self):
         if [self.content, self.path, self.url].count(None) != 2:

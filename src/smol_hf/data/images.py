@@ -7,6 +7,7 @@ is picked for the user.
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
@@ -20,13 +21,14 @@ from smol_hf.modeling.image_input import frames_of
 from smol_hf.modeling.image_tiling import flatten_to_rgb
 
 MAXIMUM_PIXELS = 50_000_000
+MAXIMUM_BYTES = 300_000_000
 MAXIMUM_ASPECT = 200
 EXIF_ORIENTATION = 0x0112
 QUARTER_TURNED = (5, 6, 7, 8)
 
 
 def image_name(part: ImagePart) -> str:
-    return part.path or part.url or "the embedded image"
+    return part.fetched_from or part.path or part.url or "the embedded image"
 
 
 # What Pillow's decoders were seen to raise about damaged files, beside the errors with a meaning of their own.
@@ -53,6 +55,23 @@ def reading(part: ImagePart, where: str, problem: str) -> Iterator[None]:
         raise SampleError(where, f"{image_name(part)} {problem}: {error}") from error
 
 
+def check_bytes(part: ImagePart, where: str, maximum: int = MAXIMUM_BYTES) -> None:
+    """Raises SampleError for an encoded image of more bytes, and for what is no file, such as a pipe that never ends.
+
+    Nothing is read, and a file that is not there is left to be missed by whoever opens it.
+    """
+    size = len(part.content) if part.content is not None else 0
+    if part.path is not None:
+        with reading(part, where, "cannot be read"):
+            if os.path.exists(part.path) and not os.path.isfile(part.path):
+                raise SampleError(where, f"{image_name(part)} is not a file: give the path of one")
+            size = os.path.getsize(part.path) if os.path.isfile(part.path) else 0
+    if size > maximum:
+        raise SampleError(
+            where, f"{image_name(part)} has {size:,} bytes, more than {maximum:,} (max_image_bytes): make it smaller"
+        )
+
+
 def open_image(part: ImagePart, where: str) -> Image.Image:
     """Read the header of an image: size and format are known, no pixel is decoded.
 
@@ -61,6 +80,7 @@ def open_image(part: ImagePart, where: str) -> Image.Image:
             sample in the message.
     """
     name = image_name(part)
+    check_bytes(part, where)
     with reading(part, where, "cannot be read"), warnings.catch_warnings():
         # Pillow warns about large pictures before our own limit below refuses them.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)

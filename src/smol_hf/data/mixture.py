@@ -13,7 +13,9 @@ from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.engine.mixing import scaled_weights
 from smol_hf.data.engine.preparation import FilteredOutError
 from smol_hf.data.engine.source import BlockCache, Source
+from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.filters import Filters
+from smol_hf.data.images import check_bytes
 from smol_hf.data.sources import open_source
 from smol_hf.data.survey import Survey
 from smol_hf.wording import nearest
@@ -53,11 +55,16 @@ class Reader:
     media_folder: Path
     adapter: str | None
     filters: Filters
+    fetcher: ImageFetcher = field(default_factory=ImageFetcher)
 
     def __call__(self, where: str, record: Any) -> Conversation:
-        conversation, reason = self.filters.apply(adapt(record, Place(where, self.media_folder), name=self.adapter))
+        place = Place(where, self.media_folder, addresses=self.fetcher.is_on)
+        conversation, reason = self.filters.apply(adapt(record, place, name=self.adapter))
         if conversation is None:
             raise FilteredOutError(where, f"left out by filters: {reason}")
+        conversation = self.fetcher.bring(conversation)
+        for image in conversation.images:
+            check_bytes(image, where, self.fetcher.max_bytes)
         return conversation
 
 
@@ -71,21 +78,26 @@ class MixtureEntry:
     adapter: str | None = None
     filters: dict[str, Any] = field(default_factory=dict)
     image_folder: str | None = None
+    fetch_images: list[str] | None = None
 
-    def open(self) -> tuple[Source, Reader]:
+    def open(self, fetcher: ImageFetcher | None = None) -> tuple[Source, Reader]:
         if self.adapter is not None:
             find_adapter(self.adapter)  # refuse a name that is none before anything is read
+        fetcher = (fetcher or ImageFetcher()).for_hosts(self.fetch_images)
         path = Path(self.data)
         folder = path if path.is_dir() else path.parent
         folder = Path(self.image_folder) if self.image_folder is not None else folder
         source = open_source(path)
         if self.name is not None:
             source.name, source.prefix = self.name, f"{self.name}/"
-        return source, Reader(folder, self.adapter, Filters.from_mapping(self.filters))
+        return source, Reader(folder, self.adapter, Filters.from_mapping(self.filters), fetcher)
 
 
-def open_mixture(entries: list[dict[str, Any]], stopping: str) -> Data:
+def open_mixture(entries: list[dict[str, Any]], stopping: str, fetcher: ImageFetcher | None = None) -> Data:
     """The sources of a recipe's mixture.
+
+    Args:
+        fetcher: of images that records name by their address; entries may name hosts of their own.
 
     Raises:
         ValueError: naming the entry, for keys that there are not and names that stand twice.
@@ -99,7 +111,7 @@ def open_mixture(entries: list[dict[str, Any]], stopping: str) -> Data:
         if not isinstance(keys.get("data"), str):
             raise ValueError(f"mixture, entry {number}: lacks the key 'data', a file or folder")
         entry = MixtureEntry(**keys)
-        source, reader = entry.open()
+        source, reader = entry.open(fetcher)
         if source.name in [other.name for other in sources]:
             raise ValueError(f"mixture, entry {number}: {source.name!r} stands twice: give it another name")
         sources.append(source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,6 +41,24 @@ class Survey:
         return sum(isinstance(each, Size) and bool(each.lost) for each in self.found.values())
 
     @property
+    def longest_run(self) -> int:
+        """The most faults of one source that follow each other with no usable sample between them."""
+        longest = run = 0
+        before = None
+        for (source, _), each in self.found.items():
+            if source != before or not isinstance(each, SampleError):
+                run, before = 0, source
+            if isinstance(each, SampleError) and not is_left_out(each):
+                run += 1
+            longest = max(longest, run)
+        return longest
+
+    def sizes(self, names: Sequence[str]) -> dict[str, int]:
+        """Records of each source, by its name."""
+        counts = Counter(source for source, _ in self.found)
+        return {name: counts[source] for source, name in enumerate(names)}
+
+    @property
     def left_out(self) -> list[SampleError]:
         return [each for each in self.found.values() if is_left_out(each)]
 
@@ -63,6 +83,7 @@ def survey(plan: Plan, *, verify_images: bool = False) -> Survey:
                 try:
                     result.found[index, where] = measure(plan, index, where, record, verify_images)
                 except SampleError as fault:
+                    fault.source = source.name
                     result.found[index, where] = fault
     return result
 

@@ -125,6 +125,21 @@ class DataArguments:
     image_folder: str | None = field(
         default=None, metadata={"help": "Folder that image paths start from; the data file's folder by default."}
     )
+    fetch_images: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Hosts whose images may be fetched where records name addresses, such as [images.example.org, "
+            "'*.example.org']; by default none is, and such a record cannot be used."
+        },
+    )
+    fetch_timeout: float = field(default=2.0, metadata={"help": "Most seconds for fetching one image."})
+    fetch_cache: str | None = field(
+        default=None,
+        metadata={"help": "Folder of fetched images and remembered failures; below HF_HOME by default."},
+    )
+    max_image_bytes: int = field(
+        default=300_000_000, metadata={"help": "Most bytes of an encoded image, fetched or not."}
+    )
     mixture: list[dict[str, Any]] | None = field(
         default=None,
         metadata={
@@ -178,7 +193,13 @@ class DataArguments:
         default="stop", metadata={"help": "stop: a sample that cannot be used is an error. skip: it is left out."}
     )
     max_skipped_fraction: float = field(
-        default=0.1, metadata={"help": "With skip: more unusable samples than this share stop the run."}
+        default=0.01,
+        metadata={
+            "help": "With skip: more unusable samples than this share of a source stop the run; one never does."
+        },
+    )
+    max_skipped_in_a_row: int = field(
+        default=100, metadata={"help": "With skip: so many unusable samples with no good one between stop the run."}
     )
     verify_images: bool = field(
         default=False,
@@ -202,9 +223,11 @@ class DataArguments:
         if self.on_bad_sample not in ("stop", "skip"):
             raise ValueError(f"on_bad_sample is {self.on_bad_sample!r}: choose stop or skip")
         require_values(self)
+        if not 0 <= self.max_skipped_fraction <= 1:
+            raise ValueError(f"max_skipped_fraction is {self.max_skipped_fraction}: it is a share from 0 to 1")
         for name in (
             "num_pages", "page_size", "turns_per_page", "context_length", "packing_pool", "max_tiles_per_row",
-            "data_lanes",
+            "data_lanes", "max_skipped_in_a_row",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -11,6 +11,7 @@ from smol_hf.data.embedded import build_pages
 from smol_hf.data.engine.memory_source import MadeSource
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan
+from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.mixture import MOST_SURVEYED, Data, MixtureEntry, open_mixture
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.survey import count_rows, survey
@@ -25,7 +26,7 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
             an adapter or a filter that there is not.
     """
     if arguments.mixture is not None:
-        return open_mixture(arguments.mixture, arguments.stopping)
+        return open_mixture(arguments.mixture, arguments.stopping, fetcher_of(arguments))
     if arguments.data == "digits":
         return Data([digits(arguments, seed)], [None], [1.0], surveyed=False)
     entry = MixtureEntry(
@@ -34,8 +35,15 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
         filters=arguments.filters or {},
         image_folder=arguments.image_folder,
     )
-    source, reader = entry.open()
+    source, reader = entry.open(fetcher_of(arguments))
     return Data([source], [reader], [1.0], surveyed=len(source) <= MOST_SURVEYED)
+
+
+def fetcher_of(arguments: DataArguments) -> ImageFetcher:
+    """What fetches images by the recipe's keys. Raises ValueError for keys that cannot be."""
+    folder = Path(arguments.fetch_cache) if arguments.fetch_cache is not None else None
+    fetcher = ImageFetcher(timeout=arguments.fetch_timeout, max_bytes=arguments.max_image_bytes, folder=folder)
+    return fetcher.for_hosts(arguments.fetch_images)
 
 
 def digits(arguments: DataArguments, seed: int) -> MadeSource:
@@ -79,13 +87,13 @@ def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: Skip
     if not sum(len(source) for source in data.sources):
         raise SampleError("data", "the data holds no sample")
     if not data.surveyed:
-        skipped.expect(sum(len(source) for source in data.sources))
+        skipped.expect({source.name: len(source) for source in data.sources})
         return
     data.found = survey(plan, verify_images=arguments.verify_images)
     if not data.found.total:
         raise SampleError("data", "the data holds no sample")
     skipped.faults, skipped.left_out = data.found.faults, data.found.left_out
-    skipped.settle(data.found.total)
+    skipped.settle(data.found.sizes([source.name for source in data.sources]), data.found.longest_run)
 
 
 def rows_of_the_run(plan: Plan, data: Data, epochs: float) -> int:

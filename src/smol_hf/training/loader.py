@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from smol_hf.data.collator import SmolCollator
+from smol_hf.data.engine.lane import Row
 from smol_hf.data.engine.stream import RowStream
 
 FILE_NAME = "data_state.json"
+FACTS = ("sample_ids", "shortened", "drawn", "skipped")  # of a batch, beside what the model takes
 
 
 class TrainingLoader:
@@ -54,8 +57,14 @@ class TrainingLoader:
             **self.collator(samples),
             "sample_ids": [sample.sample_id for sample in samples],
             "shortened": [(sample.sample_id, sample.lost) for sample in samples if sample.lost],
+            "drawn": self.drawn(rows),
             "skipped": [fault for row in rows for fault in row.faults],
         }
+
+    def drawn(self, rows: list[Row]) -> Counter:
+        """Samples that were read for these rows, by the name of their source."""
+        names = [source.name for source in self.stream.plan.sources]
+        return Counter({names[index]: sum(row.drawn.get(index, 0) for row in rows) for index in range(len(names))})
 
     def state_dict(self) -> dict[str, Any]:
         return self.stream.state_dict()

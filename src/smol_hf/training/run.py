@@ -40,7 +40,7 @@ TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokeniz
 REPEATED = ("seed", "optim", "data_seed", "num_train_epochs")
 REPEATED_OF_DATA = (
     "sample_packing", "packing_pool", "max_tiles_per_row", "context_length", "adapter", "filters", "mixture",
-    "stopping", "too_long", "image_resizing",
+    "stopping", "too_long", "image_resizing", "fetch_images", "fetch_timeout", "max_image_bytes",
 )  # fmt: skip
 PACKAGES = ("smol_hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 
@@ -119,6 +119,7 @@ def train(
         output_dir / "skipped.jsonl",
         writes_plan=main_process,
         keeps_earlier=checkpoint is not None,
+        max_in_a_row=data_arguments.max_skipped_in_a_row,
     )
     lanes, states = (data_arguments.data_lanes, {}) if checkpoint is None else load_data_state(checkpoint)
     plan = plan_of(data, processor, data_arguments, arguments, lanes)

@@ -20,7 +20,7 @@ from smol_hf.data.shortening import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.books import Books, Counters, count_batch
 from smol_hf.training.checkpoints import INCOMPLETE, publish, write_manifest
-from smol_hf.training.loader import TrainingLoader, save_data_state
+from smol_hf.training.loader import FACTS, TrainingLoader, save_data_state
 from smol_hf.training.parts import (
     FreezeCallback,
     FreezeSchedule,
@@ -125,12 +125,12 @@ class SmolTrainer(SFTTrainer):
     # The loss ------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        facts = {name: inputs.pop(name) for name in ("sample_ids", "skipped", "shortened")}
+        facts = {name: inputs.pop(name) for name in FACTS}
         sample_ids = facts["sample_ids"]
         if model.training:
             self.books.add(count_batch({**inputs, **facts}))
             self.step_sample_ids += sample_ids
-            self.skipped.note(len(sample_ids), facts["skipped"])
+            self.skipped.note(len(sample_ids), facts["skipped"], facts["drawn"])
             self.shortened.note(facts["shortened"])
             if not self.previewed and self.is_world_process_zero():
                 print_label_preview(self.processing_class, inputs, sample_ids)

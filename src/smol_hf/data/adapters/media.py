@@ -11,6 +11,7 @@ from smol_hf.data.adapters.registry import Place
 from smol_hf.data.conversation import ImagePart, SampleError, VideoPart
 
 Media = ImagePart | VideoPart
+TO_DO = "download it and give the path of the file, or allow the host of an image under fetch_images"
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
 
 
@@ -41,11 +42,17 @@ def media_part(item: Any, key: str, kind: type[Media], place: Place) -> Media:
         content, path = item.get("bytes"), item.get("path")
     if isinstance(path, str) and path.lower().endswith(VIDEO_SUFFIXES):
         kind = VideoPart
+    if content is None and place.addresses and kind is ImagePart and is_address(path):
+        return ImagePart(url=path)
     if content is None:
         return kind(path=checked_path(path, key, place))
     if not isinstance(content, bytes):
         raise SampleError(place.where, f"{key} holds {type(content).__name__} as 'bytes': it must be an encoded file")
     return kind(content=content)
+
+
+def is_address(item: Any) -> bool:
+    return isinstance(item, str) and item.lower().startswith(("http://", "https://"))
 
 
 def checked_path(item: Any, key: str, place: Place) -> str:
@@ -59,8 +66,9 @@ def checked_path(item: Any, key: str, place: Place) -> str:
         )
     if "\0" in item or item != item.encode("utf-8", "replace").decode("utf-8"):
         raise SampleError(where, f"{key} holds {item!r}, which cannot be a path")
-    if "://" in item:
-        raise SampleError(where, f"{key} is the address {item}: download it and give the path of the file")
+    if "://" in item or item.lower().startswith(("data:", "file:")):
+        shown = item if len(item) <= 200 else f"{item[:200]}…"
+        raise SampleError(where, f"{key} is the address {shown!r}: {TO_DO}")
     if place.media_folder is None:
         raise SampleError(
             where, f"{key} names the file {item}, but no folder of media is given: the record must hold its bytes"

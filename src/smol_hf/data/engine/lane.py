@@ -92,6 +92,7 @@ class Lane:
                 try:
                     row.samples.append(self.work.encode(sample.reference[0], self.prepare(*sample.reference)))
                 except SampleError as fault:
+                    fault.source = self.cache.sources[sample.reference[0]].name
                     row.faults.append(fault)
                 self.prepared.pop(sample.reference, None)
         self.rows += 1
@@ -107,6 +108,7 @@ class Lane:
             try:
                 prepared = self.prepare(*reference)
             except SampleError as fault:
+                fault.source = self.cache.sources[reference[0]].name
                 faults.append(fault)
                 drawn[reference[0]] += 1
                 continue
