@@ -229,7 +229,7 @@ def test_a_run_counts_and_names_what_it_shortened(tmp_path, capsys):
     ]  # fmt: skip
     (tmp_path / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = run_on(tmp_path / "talk.jsonl", tmp_path / "run", "--max_steps", "4", "--too_long", "[tiles, turns]")
-    assert train.main([*recipe, "--per_device_train_batch_size", "1"]) == 0
+    assert train.main([*recipe, "--per_device_train_batch_size", "1", "--logging_steps", "1"]) == 0
     assert "2 of them lose tiles or turns to fit" in capsys.readouterr().out
     entries = [json.loads(line) for line in (tmp_path / "run" / "shortened.jsonl").read_text().splitlines()]
     assert sorted(entry["sample"] for entry in entries) == ["talk.jsonl:2", "talk.jsonl:4"]
