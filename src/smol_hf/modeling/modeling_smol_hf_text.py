@@ -185,7 +185,7 @@ class SmolHFForCausalLM(SmolHFPreTrainedModel, GenerationMixin):
 
 
 def loss_at(logits, labels, logits_to_keep, num_items_in_batch):
-    """(loss, loss of each token) of `logits` made at `logits_to_keep`: a tensor of positions, the last n, or 0 for all.
+    """(loss, loss of each token) of `logits` made at `logits_to_keep`: a tensor of positions, the last n, 0 for all.
 
     The second, (batch, positions), is only to be looked at: nothing flows back through it.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from smol_hf.data.conversation import Conversation, SampleError
@@ -11,10 +12,12 @@ from smol_hf.data.embedded import build_pages
 from smol_hf.data.engine.memory_source import MadeSource
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan
-from smol_hf.data.mixture import MOST_SURVEYED, Data, MixtureEntry, open_mixture
+from smol_hf.data.mixture import MOST_SURVEYED, Data, MixtureEntry, open_mixture, without_unusable
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.survey import count_rows, survey
 from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
+
+GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable
 
 
 def open_data(arguments: DataArguments, seed: int) -> Data:
@@ -25,7 +28,8 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
             an adapter or a filter that there is not.
     """
     if arguments.mixture is not None:
-        return open_mixture(arguments.mixture, arguments.stopping)
+        policy = {"on_failed": arguments.on_failed_source, "data_root": arguments.data_root}
+        return open_mixture(arguments.mixture, arguments.stopping, **policy)
     if arguments.data == "digits":
         return Data([digits(arguments, seed)], [None], [1.0], surveyed=False)
     entry = MixtureEntry(
@@ -61,11 +65,14 @@ def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrain
         lanes=lanes,
         pool_size=arguments.packing_pool if arguments.sample_packing else 1,
         max_tiles=arguments.max_tiles_per_row,
+        give_up_after=GIVE_UP_AFTER if arguments.on_failed_source == "reweight" else None,
     )
 
 
-def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: SkippedSamples) -> None:
+def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: SkippedSamples) -> tuple[Plan, Data]:
     """Survey the data where it is asked for and at hand, and let the ledger decide whether the run may begin.
+
+    Returns the plan and the data without the sources of a mixture that cannot be used, where the recipe lets them go.
 
     Raises:
         SampleError: see `SkippedSamples.settle`; and for data without any record.
@@ -74,12 +81,17 @@ def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: Skip
         raise SampleError("data", "the data holds no sample")
     if not data.surveyed:
         skipped.expect(sum(len(source) for source in data.sources))
-        return
+        return plan, data
     data.found = survey(plan, verify_images=arguments.verify_images)
     if not data.found.total:
         raise SampleError("data", "the data holds no sample")
+    if data.entries:
+        data = without_unusable(data, arguments.stopping, arguments.on_failed_source)
+        work = SampleWork(plan.work.processor, plan.context_length, data.readers)
+        plan = replace(plan, sources=data.sources, weights=data.weights, work=work)
     skipped.faults, skipped.left_out = data.found.faults, data.found.left_out
     skipped.settle(data.found.total)
+    return plan, data
 
 
 def rows_of_the_run(plan: Plan, data: Data, epochs: float) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.engine.stream import RowStream
+from smol_hf.training.source_books import sources_of
 
 FILE_NAME = "data_state.json"
 
@@ -54,6 +55,7 @@ class TrainingLoader:
             **self.collator(samples),
             "sample_ids": [sample.sample_id for sample in samples],
             "skipped": [fault for row in rows for fault in row.faults],
+            "sources": sources_of(rows),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
 from smol_hf.data.engine.stream import Plan, RowStream
+from smol_hf.data.shares import PlannedMixture
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.books import Books, Counters, count_batch
 from smol_hf.training.checkpoints import INCOMPLETE, publish, write_manifest
 from smol_hf.training.loader import TrainingLoader, save_data_state
+from smol_hf.training.mixture_report import load_counters, save_mixture
 from smol_hf.training.parts import (
     FreezeCallback,
     FreezeSchedule,
@@ -28,6 +30,7 @@ from smol_hf.training.parts import (
     schedule_parts,
 )
 from smol_hf.training.preview import print_label_preview
+from smol_hf.training.source_books import SourceBooks
 
 # TRL and transformers ask for a dataset; the rows come from the plan.
 STANDS_FOR_THE_PLAN = Dataset.from_dict({"sample_id": ["the rows come from the plan"]})
@@ -54,6 +57,7 @@ class SmolTrainer(SFTTrainer):
         rows_per_epoch: rows after which an epoch is over; by default the whole run is one.
         run_state: what is saved as `run.json` in each checkpoint, such as the data's fingerprint.
         skipped: takes the samples that are left out while training.
+        mixture: what a round should hold; by default what the plan says.
     """
 
     # The model divides by `num_items_in_batch`, which covers the whole accumulation window.
@@ -69,6 +73,7 @@ class SmolTrainer(SFTTrainer):
         rows_per_epoch: int | None = None,
         run_state: dict | None = None,
         skipped: SkippedSamples | None = None,
+        mixture: PlannedMixture | None = None,
         **kwargs,
     ):
         self.freeze_schedule = FreezeSchedule(
@@ -91,6 +96,7 @@ class SmolTrainer(SFTTrainer):
         self.run_state = run_state or {}
         self.skipped = SkippedSamples() if skipped is None else skipped
         self.books = Books(self.accelerator)
+        self.source_books = SourceBooks(self.accelerator, mixture or PlannedMixture.of_plan(plan))
         self.previewed = False
         self.saving_to: Path | None = None
         self.step_loss = torch.zeros((), device=args.device)
@@ -121,8 +127,9 @@ class SmolTrainer(SFTTrainer):
     # The loss ------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        sample_ids, skipped = inputs.pop("sample_ids"), inputs.pop("skipped")
+        sample_ids, skipped, sources = (inputs.pop(name) for name in ("sample_ids", "skipped", "sources"))
         if model.training:
+            self.source_books.add(sources)
             self.books.add(count_batch({**inputs, "sample_ids": sample_ids, "skipped": skipped}))
             self.step_sample_ids += sample_ids
             self.skipped.note(len(sample_ids), skipped)
@@ -131,6 +138,8 @@ class SmolTrainer(SFTTrainer):
             self.previewed = True
         outputs = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)
         loss = outputs.loss
+        if model.training and outputs.get("token_losses") is not None:  # native classes of transformers have none
+            self.source_books.add_losses(outputs.token_losses, inputs, sources)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # The count covers all processes, but DDP averages their gradients.
             loss = loss * self.accelerator.num_processes
@@ -148,7 +157,9 @@ class SmolTrainer(SFTTrainer):
         grad_norm = super()._get_grad_norm(model, grad_norm)
         loss = self.accelerator.reduce(self.step_loss, reduction="mean").item()
         norm = float(grad_norm)
-        if math.isfinite(loss) and math.isfinite(norm):
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        self.source_books.close_step(finite)
+        if finite:
             self.window_losses.append(loss)
             self.nonfinite_in_a_row = 0
         else:
@@ -221,6 +232,7 @@ class SmolTrainer(SFTTrainer):
             for part, rate in part_learning_rates(self.lr_scheduler.optimizer.param_groups):
                 logs[f"learning_rate_{part}"] = rate
             logs.update(self.books.log_entries())
+            logs.update(self.source_books.log_entries())
         super().log(logs, start_time)
 
     # Checkpoints ---------------------------------------------------------------------------------------------
@@ -238,7 +250,7 @@ class SmolTrainer(SFTTrainer):
         if self.args.should_save:
             shutil.rmtree(incomplete, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        counters = self.books.gather()
+        counters, _ = self.books.gather(), self.source_books.gather()
         places = gather_object([self.loader.state_dict()])
         self.saving_to = incomplete
         try:
@@ -252,6 +264,7 @@ class SmolTrainer(SFTTrainer):
                 self.state.best_model_checkpoint = str(run_dir / f"checkpoint-{self.state.best_global_step}")
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
             counters.save(folder)
+            save_mixture(folder, self.source_books.planned, self.source_books)
             save_data_state(folder, self.plan.lanes, places)
             (folder / "run.json").write_text(json.dumps(self.run_state, indent=1) + "\n", encoding="utf-8")
             write_manifest(folder, self.state.global_step)
@@ -268,7 +281,9 @@ class SmolTrainer(SFTTrainer):
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
         if resume_from_checkpoint is not None:
-            self.books.total = Counters.load(Path(resume_from_checkpoint))
+            folder = Path(resume_from_checkpoint)
+            self.books.total = Counters.load(folder)
+            self.source_books.total = load_counters(folder, self.source_books.planned)
             self.loader.batches = self.state.global_step * self.args.gradient_accumulation_steps
         self.books.start_clock()
         return state

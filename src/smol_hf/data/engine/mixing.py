@@ -1,8 +1,9 @@
 """From which source a lane draws next, so that each source gives exactly its share.
 
 A round of the mixture gives each source's quota: all its rows with weight 1, half of them with 0.5, each twice with
-2; the quotas of all lanes together are that number exactly, rounded to whole rows. Within a round the next source is drawn with a probability proportional to what it has left of its quota, like
-cards from a shuffled deck: at any moment the shares are near those of the whole, and at its end they are exact.
+2; the quotas of all lanes together are that number exactly, rounded to whole rows. Within a round the next source is
+drawn with a probability proportional to what it has left of its quota, like cards from a shuffled deck: at any moment
+the shares are near those of the whole, and at its end they are exact.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def scaled_weights(rows: list[int], weights: list[float], stopping: str) -> list
 class Mixing:
     """The draws of one lane, endless or until `rounds` rounds are over.
 
-    `taken` counts the rows that were drawn from each source since the beginning: all that is needed to go on.
+    `taken` counts the rows that were drawn from each source since the beginning, `given_up` holds the sources that
+    are not drawn from any more: all that is needed to go on.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Mixing:
     ):
         self.orders, self.weights, self.rounds = orders, weights, rounds
         self.taken = list(taken) if taken is not None else [0] * len(orders)
+        self.given_up: set[int] = set()
         self.draws = Draws(seed, "source", lane)
         self.block_quotas = [[0] for _ in orders]
         self.round = 0
@@ -85,11 +88,17 @@ class Mixing:
         """Rows of a source in so many rounds, of all lanes."""
         return math.floor(self.weights[source] * self.orders[source].total * rounds + 0.5)
 
+    def left(self) -> list[int]:
+        left = [max(quota - taken, 0) for quota, taken in zip(self.quotas, self.taken)]
+        for source in self.given_up:
+            left[source] = 0
+        return left
+
     def draw(self) -> tuple[int, int] | None:
         """(source, n): the source to read, and its n-th row for this lane. None when the last round is over."""
-        if not any(order.total for order in self.orders):
+        if not any(order.total for source, order in enumerate(self.orders) if source not in self.given_up):
             return None
-        while not any(left := [max(quota - taken, 0) for quota, taken in zip(self.quotas, self.taken)]):
+        while not any(left := self.left()):
             if self.rounds is not None and self.round + 1 >= self.rounds:
                 return None
             self.round += 1

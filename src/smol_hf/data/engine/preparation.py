@@ -41,7 +41,8 @@ class MeasuredSample:
 
 @dataclass
 class ReadySample:
-    """What the collator stacks: `input_ids` and `labels` (tokens,), `tiles` uint8 (tiles, 3, side, side).
+    """What the collator stacks: `input_ids` and `labels` (tokens,), `tiles` uint8 (tiles, 3, side, side). `modality`:
+    see `Conversation`.
 
     Tensors, since these cross from worker to trainer through shared memory.
     """
@@ -51,6 +52,7 @@ class ReadySample:
     input_ids: torch.Tensor
     labels: torch.Tensor
     tiles: torch.Tensor
+    modality: str = "text"
 
 
 def template_messages(conversation: Conversation) -> list[dict]:
@@ -114,4 +116,5 @@ class SampleWork:
             torch.tensor(sample.input_ids),
             torch.tensor(sample.labels),
             torch.from_numpy(self.processor.tiles(images)),
+            sample.conversation.modality,
         )
