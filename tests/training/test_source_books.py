@@ -16,7 +16,6 @@ from smol_hf.data.shares import PlannedMixture
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.console import LogCallback, losses_in_words
 from smol_hf.training.mixture_report import describe, load_counters
-from smol_hf.training.source_books import FIELDS
 from smol_hf.training.trainer import SmolTrainer
 
 NAMES = ["words", "pages", "long answers"]

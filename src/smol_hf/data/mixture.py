@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,29 +191,43 @@ def data_of(opened: list[tuple[MixtureEntry, Source, Reader]], stopping: str, fa
 
 
 def without_unusable(data: Data, stopping: str, on_failed: str) -> Data:
-    """The data without the sources of which the survey found no record that can be used.
+    """The data without the sources of which the survey found no record that can be used. Raises SampleError, see
+    `refuse_failed`."""
+    usable, faults = Counter(), {}
+    for (source, _), each in data.found.found.items():
+        if isinstance(each, SampleError):
+            faults.setdefault(source, []).append(each)
+        else:
+            usable[source] += 1
+    reasons = {}
+    for source in range(len(data.sources)):
+        if not usable[source]:
+            found = faults.get(source, [])
+            first = f", the first: {found[0]}" if found else ""
+            reasons[source] = f"none of its {len(found)} records can be used{first}"
+    return leave_out(data, reasons, stopping, on_failed)
 
-    Raises:
-        SampleError: see `refuse_failed`.
+
+def leave_out(data: Data, reasons: dict[int, str], stopping: str, on_failed: str) -> Data:
+    """The data of a mixture without some of its sources. Raises SampleError, see `refuse_failed`.
+
+    Args:
+        reasons: why a source, by its number, cannot be used.
     """
-    by_source: list[dict[str, Any]] = [{} for _ in data.sources]
-    for (index, where), each in data.found.found.items():
-        by_source[index][where] = each
-    failed, kept, found = list(data.failed), [], Survey()
-    for parts, records in zip(zip(data.entries, data.sources, data.readers), by_source):
-        entry, source, _ = parts
-        faults = [each for each in records.values() if isinstance(each, SampleError)]
-        if len(faults) == len(records):
-            reason = (
-                f"none of its {len(records)} records can be used, the first: {faults[0]}" if faults else "is empty"
-            )
-            failed.append(FailedSource(source.name, reason, entry.modality, entry.records(len(source))))
-            continue
-        found.found |= {(len(kept), where): each for where, each in records.items()}
-        kept.append(parts)
-    if len(failed) == len(data.failed):
+    if not reasons:
         return data
+    failed, kept = list(data.failed), []
+    for source, (entry, opened) in enumerate(zip(data.entries, data.sources)):
+        if source in reasons:
+            records = entry.records(len(opened))
+            failed.append(FailedSource(opened.name, reasons[source], entry.modality, records))
+        else:
+            kept.append(source)
     refuse_failed(failed, len(kept) + len(failed), on_failed)
-    smaller = data_of(kept, stopping, failed)
-    smaller.found = found
+    smaller = data_of(
+        [(data.entries[each], data.sources[each], data.readers[each]) for each in kept], stopping, failed
+    )
+    places = {old: new for new, old in enumerate(kept)}
+    found = data.found.found.items()
+    smaller.found = Survey({(places[old], where): each for (old, where), each in found if old in places})
     return smaller

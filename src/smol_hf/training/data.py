@@ -12,7 +12,7 @@ from smol_hf.data.embedded import build_pages
 from smol_hf.data.engine.memory_source import MadeSource
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan
-from smol_hf.data.mixture import MOST_SURVEYED, Data, MixtureEntry, open_mixture, without_unusable
+from smol_hf.data.mixture import MOST_SURVEYED, Data, MixtureEntry, leave_out, open_mixture, without_unusable
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.survey import count_rows, survey
 from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
@@ -40,6 +40,13 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
     )
     source, reader = entry.open()
     return Data([source], [reader], [1.0], surveyed=len(source) <= MOST_SURVEYED)
+
+
+def trainable(data: Data, arguments: DataArguments) -> Data:
+    """A mixture without what no run can train on yet, where the recipe lets it go. Raises SampleError where not."""
+    videos = [number for number, entry in enumerate(data.entries) if entry.modality == "video"]
+    reason = "holds videos, and videos cannot be trained on yet"
+    return leave_out(data, dict.fromkeys(videos, reason), arguments.stopping, arguments.on_failed_source)
 
 
 def digits(arguments: DataArguments, seed: int) -> MadeSource:

@@ -25,7 +25,7 @@ from smol_hf.training.arguments import DataArguments, ModelArguments, SmolTraini
 from smol_hf.training.checkpoints import CheckpointError, choose_checkpoint
 from smol_hf.training.composition import build_model_and_processor
 from smol_hf.training.console import LogCallback
-from smol_hf.training.data import fingerprint, look_through, open_data, plan_of, rows_of_the_run
+from smol_hf.training.data import fingerprint, look_through, open_data, plan_of, rows_of_the_run, trainable
 from smol_hf.training.loader import load_data_state
 from smol_hf.training.lora import add_adapters, freeze_what_has_no_adapter
 from smol_hf.training.lora_arguments import LoraArguments
@@ -105,7 +105,7 @@ def train(
 
     set_seed(arguments.seed)
     with recipe_errors("the data cannot be built"):
-        data = open_data(data_arguments, arguments.seed)
+        data = trainable(open_data(data_arguments, arguments.seed), data_arguments)
     with recipe_errors("the model cannot be built"):
         model, processor = build_model_and_processor(
             model_arguments, data.conversations(TOKENIZER_SAMPLES), trust_remote_code=arguments.trust_remote_code
