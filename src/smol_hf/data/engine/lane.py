@@ -117,21 +117,23 @@ class Lane:
                     row.samples.append(self.work.encode(sample.reference[0], self.prepare(*sample.reference)))
                     self.usable.add(sample.reference[0])
                 except SampleError as fault:
-                    self.note(row, sample.reference[0], fault)
+                    self.note(row, sample.reference[0], fault, measured=True)
                 self.prepared.pop(sample.reference, None)
         self.rows += 1
         row.drawn, row.state = dict(drawn), self.state()
         return row
 
-    def note(self, row: Row, source: int, fault: SampleError) -> None:
-        """Name a fault in the row, and give up a source of which everything so far was one."""
+    def note(self, row: Row, source: int, fault: SampleError, measured: bool = False) -> None:
+        """Name a fault in the row, and give up a source of which everything so far was one. What waits in the pool
+        may turn out usable, unless it is such a sample that did not (`measured`)."""
         row.faults.append(fault)
         row.skipped[source] += 1
         if self.give_up_after is None or source in self.usable or isinstance(fault, LeftOutError):
             return
         self.unusable[source] += 1
-        waits = any(sample.reference[0] == source for sample in self.pool.contents())
-        if self.unusable[source] >= self.give_up_after and not waits and source not in self.mixing.given_up:
+        if self.unusable[source] < self.give_up_after or source in self.mixing.given_up:
+            return
+        if measured or not any(sample.reference[0] == source for sample in self.pool.contents()):
             self.mixing.given_up.add(source)
             row.given_up.append(source)
 
