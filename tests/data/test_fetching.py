@@ -402,6 +402,7 @@ def test_a_recipe_switches_fetching_on(tmp_path):
             {"image_url": f"http://{place}/b.png", "caption": "Nothing."},
             {"image_url": "http://elsewhere.example.org/a.png", "caption": "Nothing."},
             {"image": "file:///etc/passwd", "conversations": turns},
+            {"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]},
         ]
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))

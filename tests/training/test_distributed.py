@@ -38,13 +38,13 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def launch(processes, data, output, batch_size):
+def launch(processes, data, output, batch_size, key):
     # On CPUs accelerate launches one process whatever it is told; torchrun starts as many as one asks for.
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(free_port())]
     command = [
         sys.executable, *(launcher if processes > 1 else []),
         "-m", "smol_hf.train", "--config", str(resource_path("recipes", "quickstart", "digits.yaml")),
-        "--data", str(data), "--output_dir", str(output), "--per_device_train_batch_size", str(batch_size),
+        f"--{key}", str(data), "--output_dir", str(output), "--per_device_train_batch_size", str(batch_size),
         "--max_steps", str(STEPS), "--unfreeze_vision_at_step", str(UNFREEZE), "--logging_steps", "1",
         "--save_steps", str(STEPS), "--warmup_steps", "0", "--use_cpu", "true",
     ]  # fmt: skip
@@ -54,13 +54,34 @@ def launch(processes, data, output, batch_size):
     return [entry for entry in read_log(output) if "loss" in entry], result.stdout
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
-def test_two_processes_train_like_one(batch_size, data, tmp_path):
-    one, _ = launch(1, data, tmp_path / "one", 2 * batch_size)
-    two, output = launch(2, data, tmp_path / "two", batch_size)
+@pytest.fixture(scope="module")
+def mixture(data):
+    """The same records, and once more those without an image as a source of their own."""
+    rows = [line for line in data.read_text().splitlines() if json.loads(line)["image"] is None]
+    words = data.parent / "words.jsonl"
+    words.write_text("".join(f"{row}\n" for row in rows))
+    entries = [{"data": str(data), "name": "pages"}, {"data": str(words), "samples": 20, "modality": "text"}]
+    path = data.parent / "mixture.yaml"
+    path.write_text(json.dumps(entries))  # which is YAML too
+    return path
+
+
+@pytest.mark.parametrize(("batch_size", "key"), [(1, "data"), (2, "mixture")])
+def test_two_processes_train_like_one(batch_size, key, data, mixture, tmp_path):
+    source = data if key == "data" else mixture
+    one, _ = launch(1, source, tmp_path / "one", 2 * batch_size, key)
+    two, output = launch(2, source, tmp_path / "two", batch_size, key)
     assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], abs=2e-5)
     for name in ("total_tokens", "total_trained_tokens", "total_samples", "total_tiles"):
         assert [entry[name] for entry in two] == [entry[name] for entry in one], name
+    by_source = [name for name in one[-1] if "/" in name]
+    assert bool(by_source) == (key == "mixture")
+    for entry, other in zip(one, two):
+        assert [other.get(name) for name in by_source] == pytest.approx(
+            [entry.get(name) for name in by_source], abs=2e-5
+        )
+    shares = [json.loads((tmp_path / name / "mixture.json").read_text()) for name in ("one", "two")]
+    assert shares[0] == shares[1]
     assert output.count("First batch") == 1, "one process speaks"
     assert (tmp_path / "two" / "checkpoint" / "model.safetensors").is_file()
     assert (tmp_path / "two" / f"checkpoint-{STEPS}" / "manifest.json").is_file()

@@ -6,19 +6,21 @@ from helpers import TEXTS, build_model, build_processor
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
 from smol_hf.data.conversation import Conversation, Message, TextPart
+from smol_hf.data.mixture import parse_entries
 from smol_hf.resources import resource_path
 from smol_hf.training.composition import build_model_and_processor, with_preset
-from smol_hf.training.recipes import RecipeError, load_arguments, parse_command_line, read_recipe
+from smol_hf.training.recipes import RecipeError, load_arguments, parse_command_line, read_mixture, read_recipe
 from smol_hf.training.run import context_length, train
 
-RECIPES = sorted(resource_path("recipes").rglob("*.yaml"))
+MIXTURES = sorted(resource_path("recipes", "mixtures").glob("*.yaml"))
+RECIPES = sorted(set(resource_path("recipes").rglob("*.yaml")) - set(MIXTURES))
 
 
 def parse(*words):
     return load_arguments(["--output_dir", "unused", *words])
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_recipe_parses_and_builds_its_model(path, tmp_path):
     _, model_arguments, _, arguments = load_arguments(["--config", str(path)])
     if model_arguments.model is not None:  # a recipe that goes on from a checkpoint: here from a tiny one
@@ -30,6 +32,40 @@ def test_every_shipped_recipe_parses_and_builds_its_model(path, tmp_path):
     assert processor.image_seq_len == model.config.image_seq_len
     assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id
     assert arguments.output_dir
+
+
+@pytest.mark.parametrize("path", MIXTURES, ids=lambda path: path.stem)
+def test_every_shipped_mixture_is_that_of_a_recipe(path):
+    mixtures = [load_arguments(["--config", str(recipe)])[2].mixture for recipe in RECIPES]
+    assert read_mixture(f"recipes/mixtures/{path.name}") in mixtures
+    _, _, data_arguments, _ = parse("--mixture", f"recipes/mixtures/{path.name}", "--data_root", "here")
+    assert len(parse_entries(data_arguments.mixture)) == path.read_text(encoding="utf-8").count("\n- {")
+
+
+def test_a_mixture_may_have_a_file_of_its_own(tmp_path):
+    (tmp_path / "mine.yaml").write_text("- {data: a.jsonl, weight: 2}\n- {data: b.jsonl, samples: 10}\n")
+    (tmp_path / "recipe.yaml").write_text("mixture: mine.yaml\noutput_dir: runs/x\n")
+    entries = [{"data": "a.jsonl", "weight": 2}, {"data": "b.jsonl", "samples": 10}]
+    recipe, _, arguments, _ = load_arguments(["--config", str(tmp_path / "recipe.yaml")])
+    assert arguments.mixture == recipe["mixture"] == entries, "what is saved with the run is the list"
+    assert parse("--mixture", str(tmp_path / "mine.yaml"))[2].mixture == entries
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "mixture: there is no file"),
+        ("data: a.jsonl", "a mixture is a list of entries"),
+        ("- a.jsonl", "a mixture is a list of entries"),
+        ("- {data: a, data: b}", "the key 'data' stands twice"),
+    ],
+)
+def test_a_file_that_holds_no_mixture_is_refused(text, message, tmp_path):
+    if text is not None:
+        (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "recipe.yaml").write_text("mixture: mine.yaml\noutput_dir: runs/x\n")
+    with pytest.raises(RecipeError, match=message):
+        load_arguments(["--config", str(tmp_path / "recipe.yaml")])
 
 
 def test_a_preset_is_a_model_whose_values_may_be_changed():

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROLES = ("system", "user", "assistant")
+MODALITIES = ("text", "image", "multiimage", "video")
 
 
 class SampleError(ValueError):
@@ -106,6 +107,13 @@ class Conversation:
     def videos(self) -> list[VideoPart]:
         """All video parts in reading order."""
         return [part for message in self.messages for part in message.parts if isinstance(part, VideoPart)]
+
+    @property
+    def modality(self) -> str:
+        """One of `MODALITIES`: video if there is any, else by the number of images."""
+        if self.videos:
+            return "video"
+        return MODALITIES[min(len(self.images), 2)]
 
     def without_images(self) -> Conversation:
         """The same conversation as a blind reader would see it."""

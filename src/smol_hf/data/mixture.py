@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from smol_hf.data.adapters import Place, adapt, find_adapter
-from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.conversation import MODALITIES, Conversation, SampleError
 from smol_hf.data.engine.mixing import scaled_weights
 from smol_hf.data.engine.preparation import FilteredOutError
 from smol_hf.data.engine.source import BlockCache, Source
+from smol_hf.data.failed_sources import FailedSource, refuse_failed
 from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.filters import Filters
 from smol_hf.data.images import check_bytes
@@ -20,6 +22,7 @@ from smol_hf.data.sources import open_source
 from smol_hf.data.survey import Survey
 from smol_hf.wording import nearest
 
+DATA_ROOT = "{data_root}"
 MOST_SURVEYED = 1_000_000  # records; beyond it a run begins without a look at all of them
 
 
@@ -32,6 +35,8 @@ class Data:
     weights: list[float]
     surveyed: bool = True
     found: Survey = field(default_factory=Survey)
+    entries: list[MixtureEntry] = field(default_factory=list)  # of a mixture, one for each source
+    failed: list[FailedSource] = field(default_factory=list)  # that it names and that are left out
 
     def conversations(self, number: int | None = None) -> Iterator[Conversation]:
         """The usable samples in the order of the files, the first `number` records of each source."""
@@ -70,52 +75,174 @@ class Reader:
 
 @dataclass(frozen=True)
 class MixtureEntry:
-    """One source of a mixture, by the keys of a recipe."""
+    """One source of a mixture, by the keys of a recipe. In a path `{data_root}` stands for the recipe's key."""
 
     data: str
     name: str | None = None
     weight: float = 1.0
+    samples: int | None = None
+    modality: str | None = None
+    available: int | None = None
     adapter: str | None = None
     filters: dict[str, Any] = field(default_factory=dict)
     image_folder: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    download: bool = False
     fetch_images: list[str] | None = None
 
-    def open(self, fetcher: ImageFetcher | None = None) -> tuple[Source, Reader]:
+    @property
+    def label(self) -> str:
+        """What the entry is called where its source could not be opened."""
+        return self.name if self.name is not None else Path(self.data).name
+
+    def weight_of(self, rows: int) -> float:
+        """Its weight, or the one that makes `samples` of so many rows."""
+        return float(self.weight) if self.samples is None else self.samples / rows
+
+    def records(self, rows: int | None) -> float | None:
+        """How many records it gives in a round; None where nobody knows how many there are."""
+        if self.samples is not None:
+            return float(self.samples)
+        return None if rows is None else self.weight * rows
+
+    def open(self, *, data_root: str | None = None, fetcher: ImageFetcher | None = None) -> tuple[Source, Reader]:
         if self.adapter is not None:
             find_adapter(self.adapter)  # refuse a name that is none before anything is read
+        filters = Filters.from_mapping(self.filters)
         fetcher = (fetcher or ImageFetcher()).for_hosts(self.fetch_images)
-        path = Path(self.data)
+        path = Path(located(self.data, data_root))
         folder = path if path.is_dir() else path.parent
-        folder = Path(self.image_folder) if self.image_folder is not None else folder
+        folder = Path(located(self.image_folder, data_root)) if self.image_folder is not None else folder
         source = open_source(path)
         if self.name is not None:
             source.name, source.prefix = self.name, f"{self.name}/"
-        return source, Reader(folder, self.adapter, Filters.from_mapping(self.filters), fetcher)
+        return source, Reader(folder, self.adapter, filters, fetcher)
 
 
-def open_mixture(entries: list[dict[str, Any]], stopping: str, fetcher: ImageFetcher | None = None) -> Data:
+def located(path: str, data_root: str | None) -> str:
+    if DATA_ROOT not in path:
+        return path
+    if data_root is None:
+        raise FileNotFoundError(f"{path}: say where that is with the key data_root")
+    return path.replace(DATA_ROOT, data_root)
+
+
+def parse_entries(entries: list[dict[str, Any]]) -> list[MixtureEntry]:
+    """The entries of a recipe's mixture. Raises ValueError, naming the entry and the key."""
+    known = list(MixtureEntry.__dataclass_fields__)
+    parsed: list[MixtureEntry] = []
+    for number, keys in enumerate(entries, start=1):
+        where = f"mixture, entry {number}"
+        if not isinstance(keys, dict):
+            raise ValueError(f"{where}: {keys!r} is no mapping of keys, such as {{data: my.jsonl, weight: 2}}")
+        for key in keys:
+            if key not in known:
+                raise ValueError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
+        if not isinstance(keys.get("data"), str):
+            raise ValueError(f"{where}: lacks the key 'data', a file or folder")
+        if "weight" in keys and "samples" in keys:
+            raise ValueError(f"{where}: weight and samples exclude each other: the one is a share, the other a number")
+        for key in ("samples", "available"):
+            value = keys.get(key)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{where}: {key} is {value!r}: it must be a whole number of records, 1 or more")
+        if keys.get("modality") not in (None, *MODALITIES):
+            raise ValueError(f"{where}: modality is {keys['modality']!r}: choose one of {', '.join(MODALITIES)}")
+        entry = MixtureEntry(**keys)
+        if entry.name is not None and entry.name in [other.name for other in parsed]:
+            raise ValueError(f"{where}: {entry.name!r} stands twice: give it another name")
+        if entry.adapter is not None:
+            find_adapter(entry.adapter)
+        Filters.from_mapping(entry.filters)
+        parsed.append(entry)
+    return parsed
+
+
+def open_mixture(
+    entries: list[dict[str, Any]],
+    stopping: str,
+    *,
+    on_failed: str = "stop",
+    data_root: str | None = None,
+    fetcher: ImageFetcher | None = None,
+) -> Data:
     """The sources of a recipe's mixture.
 
     Args:
+        on_failed: "stop": an entry that cannot be opened is an error; "reweight": it is left out, in `Data.failed`.
+        data_root: what `{data_root}` stands for in their paths.
         fetcher: of images that records name by their address; entries may name hosts of their own.
 
     Raises:
         ValueError: naming the entry, for keys that there are not and names that stand twice.
+        SampleError: naming every entry that failed, with the reason.
     """
-    known = list(MixtureEntry.__dataclass_fields__)
-    sources, readers, weights = [], [], []
-    for number, keys in enumerate(entries, start=1):
-        for key in keys:
-            if key not in known:
-                raise ValueError(f"mixture, entry {number}: unknown key {key!r}{nearest(str(key), known)}")
-        if not isinstance(keys.get("data"), str):
-            raise ValueError(f"mixture, entry {number}: lacks the key 'data', a file or folder")
-        entry = MixtureEntry(**keys)
-        source, reader = entry.open(fetcher)
-        if source.name in [other.name for other in sources]:
+    opened, failed = [], []
+    for number, entry in enumerate(parse_entries(entries), start=1):
+        try:
+            source, reader = entry.open(data_root=data_root, fetcher=fetcher)
+            if not len(source):
+                raise SampleError(source.name, "holds no record")
+        except (OSError, ValueError, ImportError) as error:
+            failed.append(FailedSource(entry.label, str(error), entry.modality, entry.records(entry.available)))
+            continue
+        if source.name in [other.name for _, other, _ in opened]:
             raise ValueError(f"mixture, entry {number}: {source.name!r} stands twice: give it another name")
-        sources.append(source)
-        readers.append(reader)
-        weights.append(float(entry.weight))
-    weights = scaled_weights([len(source) for source in sources], weights, stopping)
-    return Data(sources, readers, weights, surveyed=sum(map(len, sources)) <= MOST_SURVEYED)
+        opened.append((entry, source, reader))
+    refuse_failed(failed, len(entries), on_failed)
+    if not opened:
+        raise SampleError("mixture", "it names no source")
+    return data_of(opened, stopping, failed)
+
+
+def data_of(opened: list[tuple[MixtureEntry, Source, Reader]], stopping: str, failed: list[FailedSource]) -> Data:
+    entries, sources, readers = (list(each) for each in zip(*opened))
+    rows = [len(source) for source in sources]
+    weights = [entry.weight_of(number) for entry, number in zip(entries, rows)]
+    weights = scaled_weights(rows, weights, stopping)
+    return Data(sources, readers, weights, sum(rows) <= MOST_SURVEYED, entries=entries, failed=failed)
+
+
+def without_unusable(data: Data, stopping: str, on_failed: str) -> Data:
+    """The data without the sources of which the survey found no record that can be used. Raises SampleError, see
+    `refuse_failed`."""
+    usable, faults = Counter(), {}
+    for (source, _), each in data.found.found.items():
+        if isinstance(each, SampleError):
+            faults.setdefault(source, []).append(each)
+        else:
+            usable[source] += 1
+    reasons = {}
+    for source in range(len(data.sources)):
+        if not usable[source]:
+            found = faults.get(source, [])
+            first = f", the first: {found[0]}" if found else ""
+            reasons[source] = f"none of its {len(found)} records can be used{first}"
+    return leave_out(data, reasons, stopping, on_failed)
+
+
+def leave_out(data: Data, reasons: dict[int, str], stopping: str, on_failed: str) -> Data:
+    """The data of a mixture without some of its sources. Raises SampleError, see `refuse_failed`.
+
+    Args:
+        reasons: why a source, by its number, cannot be used.
+    """
+    if not reasons:
+        return data
+    failed, kept = list(data.failed), []
+    for source, (entry, opened) in enumerate(zip(data.entries, data.sources)):
+        if source in reasons:
+            records = entry.records(len(opened))
+            failed.append(FailedSource(opened.name, reasons[source], entry.modality, records))
+        else:
+            kept.append(source)
+    refuse_failed(failed, len(kept) + len(failed), on_failed)
+    smaller = data_of(
+        [(data.entries[each], data.sources[each], data.readers[each]) for each in kept], stopping, failed
+    )
+    places = {old: new for new, old in enumerate(kept)}
+    found = data.found.found.items()
+    smaller.found = Survey({(places[old], where): each for (old, where), each in found if old in places})
+    return smaller

@@ -19,28 +19,38 @@ def labelled_positions(labels):
     return (labels[:, 1:] != IGNORE_INDEX).any(dim=0).nonzero().squeeze(-1)
 
 
-def next_tokens(labels, positions=None):
-    """What each kept position must predict: (batch, positions). `positions` None means all but the last, which
-    predicts a token that the batch does not hold: -100 where it is asked for by number."""
-    following = labels[:, 1:]
-    return following if positions is None else F.pad(following, (0, 1), value=IGNORE_INDEX).index_select(1, positions)
+def next_tokens(labels, logits_to_keep):
+    """What each kept position must predict, (batch, positions): those of a tensor, or the last n (0: all). The last
+    position of the batch predicts a token that it does not hold: -100."""
+    following = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+    if isinstance(logits_to_keep, torch.Tensor):
+        return following.index_select(1, logits_to_keep)
+    return following[:, -logits_to_keep:]
 
 
-def label_loss(logits, targets, num_items_in_batch=None):
-    """Cross entropy in float32, summed and divided by the number of labelled tokens.
+def token_losses(logits, targets):
+    """Cross entropy of each kept position in float32, (batch, positions); 0 where there is no label.
 
     Args:
         logits: (batch, positions, vocabulary).
         targets: (batch, positions), -100 where there is none.
+    """
+    losses = F.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten().to(logits.device), ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    return losses.view(targets.shape)
+
+
+def label_loss(losses, targets, num_items_in_batch=None):
+    """The sum of `token_losses`, divided by the number of labelled tokens.
+
+    Args:
         num_items_in_batch: labelled tokens of the whole step (all micro-batches, all processes), when the trainer
             knows it; otherwise those of this batch. Dividing by the count of each micro-batch instead would weigh
             tokens of short answers more.
 
     A batch without any label gives zero, connected to the graph, so that every process still runs its backward.
     """
-    total = F.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten().to(logits.device), ignore_index=IGNORE_INDEX, reduction="sum"
-    )
     if num_items_in_batch is None:
         num_items_in_batch = (targets != IGNORE_INDEX).sum()
-    return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
+    return losses.sum() / torch.as_tensor(num_items_in_batch, device=losses.device).clamp(min=1)

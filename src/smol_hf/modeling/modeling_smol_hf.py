@@ -38,7 +38,8 @@ from .vision import build_vision_model, encode_tiles, normalize_tiles
 
 @dataclass
 class SmolHFOutput(ModelOutput):
-    """`logits` (batch, positions, vocabulary) belong to the positions `logits_to_keep` (None: see `forward`)."""
+    """`logits` (batch, positions, vocabulary) belong to the positions `logits_to_keep` (None: see `forward`),
+    `token_losses` (batch, positions) to the labels that they predict, 0 where there is none."""
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
@@ -47,6 +48,7 @@ class SmolHFOutput(ModelOutput):
     hidden_states: tuple | None = None
     attentions: tuple | None = None
     image_hidden_states: torch.Tensor | None = None
+    token_losses: torch.Tensor | None = None
 
 
 class SmolHFModel(SmolHFPreTrainedModel):
@@ -246,9 +248,9 @@ class SmolHFForConditionalGeneration(SmolHFModel, GenerationMixin):
             return_dict=True,
             **kwargs,
         )
-        loss = None
+        loss = losses = None
         if labels is not None:
-            loss = loss_at(outputs.logits, labels, logits_to_keep, num_items_in_batch)
+            loss, losses = loss_at(outputs.logits, labels, logits_to_keep, num_items_in_batch)
         return SmolHFOutput(
             loss=loss,
             logits=outputs.logits,
@@ -256,6 +258,7 @@ class SmolHFForConditionalGeneration(SmolHFModel, GenerationMixin):
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
             image_hidden_states=image_features,
+            token_losses=losses,
         )
 
     def prepare_inputs_for_generation(self, input_ids, past_key_values=None, pixel_values=None, **kwargs):

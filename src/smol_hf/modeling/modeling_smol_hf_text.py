@@ -4,6 +4,8 @@ Every sibling module is imported here by name, although not all are used: transf
 what the entry module imports directly.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache
@@ -15,7 +17,7 @@ from .attention import SmolHFAttention  # noqa: F401
 from .configuration_smol_hf_text import SmolHFTextConfig
 from .decoder import SmolHFDecoderLayer
 from .feed_forward import SmolHFFeedForward  # noqa: F401
-from .label_loss import label_loss, labelled_positions, next_tokens
+from .label_loss import label_loss, labelled_positions, next_tokens, token_losses
 from .masks import causal_mask
 from .normalization import build_norm
 from .pretrained_smol_hf import SmolHFPreTrainedModel
@@ -105,6 +107,13 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
         )
 
 
+@dataclass
+class SmolHFCausalLMOutput(CausalLMOutputWithPast):
+    """`token_losses` (batch, positions) are those of the labels that the positions of `logits` predict, 0 for none."""
+
+    token_losses: torch.Tensor | None = None
+
+
 class SmolHFForCausalLM(SmolHFPreTrainedModel, GenerationMixin):
     """The decoder with its head, which by default is the transposed embedding table (tied weights)."""
 
@@ -162,21 +171,24 @@ class SmolHFForCausalLM(SmolHFPreTrainedModel, GenerationMixin):
         elif logits_to_keep:
             hidden_states = hidden_states[:, -logits_to_keep:]
         logits = self.lm_head(hidden_states)  # (batch, positions, vocabulary)
-        loss = None
+        loss = losses = None
         if labels is not None:
-            loss = loss_at(logits, labels, logits_to_keep, num_items_in_batch)
-        return CausalLMOutputWithPast(
+            loss, losses = loss_at(logits, labels, logits_to_keep, num_items_in_batch)
+        return SmolHFCausalLMOutput(
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            token_losses=losses,
         )
 
 
 def loss_at(logits, labels, logits_to_keep, num_items_in_batch):
-    """The loss of `logits` made at `logits_to_keep` (a tensor of positions, the last n, or 0 for all)."""
-    if isinstance(logits_to_keep, torch.Tensor):
-        return label_loss(logits, next_tokens(labels, logits_to_keep), num_items_in_batch)
-    # The last position predicts a token that the batch does not hold.
-    return label_loss(logits[:, :-1], labels[:, 1 - logits.shape[1] + labels.shape[1] :], num_items_in_batch)
+    """(loss, loss of each token) of `logits` made at `logits_to_keep`: a tensor of positions, the last n, 0 for all.
+
+    The second, (batch, positions), is only to be looked at: nothing flows back through it.
+    """
+    targets = next_tokens(labels, logits_to_keep)
+    losses = token_losses(logits, targets)
+    return label_loss(losses, targets, num_items_in_batch), losses.detach()

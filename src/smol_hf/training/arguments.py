@@ -14,6 +14,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 from smol_hf.data.engine.mixing import STOPPING
+from smol_hf.data.failed_sources import ON_FAILED
 from smol_hf.data.fast_images import IMAGE_RESIZING
 from smol_hf.data.shortening import check_losses
 from smol_hf.training.lora_arguments import LoraArguments, default_of
@@ -143,8 +144,19 @@ class DataArguments:
     mixture: list[dict[str, Any]] | None = field(
         default=None,
         metadata={
-            "help": "Several sources instead of data: a list of {data, name, weight, adapter, filters, image_folder}. "
-            "Weight 1 gives each sample once a round, 0.5 half of them, 2 each twice."
+            "help": "Several sources instead of data: a list of {data, name, weight or samples, modality, adapter, "
+            "filters, image_folder, available}, or the path of a YAML file with such a list. Weight 1 gives each "
+            "sample once a round, 0.5 half of them, 2 each twice; samples: so many of them."
+        },
+    )
+    data_root: str | None = field(
+        default=None, metadata={"help": "Folder that {data_root} stands for in the paths of a mixture."}
+    )
+    on_failed_source: str = field(
+        default="stop",
+        metadata={
+            "help": "stop: a source of the mixture that cannot be opened or used is an error. reweight: it is left "
+            "out, by name, and the others make up for it."
         },
     )
     stopping: str = field(
@@ -220,6 +232,8 @@ class DataArguments:
         check_losses(self.too_long)
         if self.image_resizing not in IMAGE_RESIZING:
             raise ValueError(f"image_resizing is {self.image_resizing!r}: choose {' or '.join(IMAGE_RESIZING)}")
+        if self.on_failed_source not in ON_FAILED:
+            raise ValueError(f"on_failed_source is {self.on_failed_source!r}: choose one of {', '.join(ON_FAILED)}")
         if self.on_bad_sample not in ("stop", "skip"):
             raise ValueError(f"on_bad_sample is {self.on_bad_sample!r}: choose stop or skip")
         require_values(self)

@@ -13,13 +13,18 @@ from transformers import TrainerCallback
 from smol_hf.wording import compact, duration
 
 FILE_NAME = "log.jsonl"
+SOURCES_SHOWN = 12
 
 
 class LogCallback(TrainerCallback):
-    """Prints progress and writes `log.jsonl` in the output folder; a resumed run goes on in the same file."""
+    """Prints progress and writes `log.jsonl` in the output folder; a resumed run goes on in the same file.
 
-    def __init__(self, output_dir: str | Path):
+    `failed_sources`: name and reason of what a mixture does without, the first line of the file where there is any.
+    """
+
+    def __init__(self, output_dir: str | Path, failed_sources: dict[str, str] | None = None):
         self.path = Path(output_dir) / FILE_NAME
+        self.first = [{"failed_sources": failed_sources}] if failed_sources else []
         self.console = Console(highlight=False)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -27,7 +32,7 @@ class LogCallback(TrainerCallback):
         if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Lines that a killed run wrote after the checkpoint it resumes from will be written again.
-            self.path.write_text("".join(map(line_of, state.log_history)), encoding="utf-8")
+            self.path.write_text("".join(map(line_of, [*self.first, *state.log_history])), encoding="utf-8")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero:
@@ -54,8 +59,22 @@ class LogCallback(TrainerCallback):
             f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}  loss {logs['loss']:.4f}  "
             f"lr {rates}  {compact(round(logs['tokens_per_second']))} tokens/s "
             f"({logs['trained_token_fraction']:.0%} trained)  {logs['samples_per_second']:.1f} samples/s  "
-            f"{duration(left)} left{skipped}"
+            f"{duration(left)} left{skipped}{losses_in_words(logs)}{given_up_in_words(logs)}"
         )
+
+
+def losses_in_words(logs: dict) -> str:
+    """The loss of each source of a mixture, on a line of its own; of more than 12, that of each modality."""
+    for kind, most in (("loss/", SOURCES_SHOWN), ("loss_by_modality/", math.inf)):
+        found = {key.removeprefix(kind): loss for key, loss in logs.items() if key.startswith(kind)}
+        if 0 < len(found) <= most:
+            return "\n  loss of " + ", ".join(f"{name} {loss:.4f}" for name, loss in found.items())
+    return ""
+
+
+def given_up_in_words(logs: dict) -> str:
+    names = [key.removeprefix("given_up/") for key in logs if key.startswith("given_up/")]
+    return f"\n  given up, with nothing usable in it: {', '.join(names)}" if names else ""
 
 
 def line_of(entry: dict) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from smol_hf.data.conversation import Conversation, SampleError
@@ -12,10 +13,12 @@ from smol_hf.data.engine.memory_source import MadeSource
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.fetched_images import ImageFetcher
-from smol_hf.data.mixture import MOST_SURVEYED, Data, MixtureEntry, open_mixture
+from smol_hf.data.mixture import MOST_SURVEYED, Data, MixtureEntry, leave_out, open_mixture, without_unusable
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.survey import count_rows, survey
 from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
+
+GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable
 
 
 def open_data(arguments: DataArguments, seed: int) -> Data:
@@ -26,7 +29,8 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
             an adapter or a filter that there is not.
     """
     if arguments.mixture is not None:
-        return open_mixture(arguments.mixture, arguments.stopping, fetcher_of(arguments))
+        policy = {"on_failed": arguments.on_failed_source, "data_root": arguments.data_root}
+        return open_mixture(arguments.mixture, arguments.stopping, **policy, fetcher=fetcher_of(arguments))
     if arguments.data == "digits":
         return Data([digits(arguments, seed)], [None], [1.0], surveyed=False)
     entry = MixtureEntry(
@@ -35,7 +39,7 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
         filters=arguments.filters or {},
         image_folder=arguments.image_folder,
     )
-    source, reader = entry.open(fetcher_of(arguments))
+    source, reader = entry.open(fetcher=fetcher_of(arguments))
     return Data([source], [reader], [1.0], surveyed=len(source) <= MOST_SURVEYED)
 
 
@@ -44,6 +48,13 @@ def fetcher_of(arguments: DataArguments) -> ImageFetcher:
     folder = Path(arguments.fetch_cache) if arguments.fetch_cache is not None else None
     fetcher = ImageFetcher(timeout=arguments.fetch_timeout, max_bytes=arguments.max_image_bytes, folder=folder)
     return fetcher.for_hosts(arguments.fetch_images)
+
+
+def trainable(data: Data, arguments: DataArguments) -> Data:
+    """A mixture without what no run can train on yet, where the recipe lets it go. Raises SampleError where not."""
+    videos = [number for number, entry in enumerate(data.entries) if entry.modality == "video"]
+    reason = "holds videos, and videos cannot be trained on yet"
+    return leave_out(data, dict.fromkeys(videos, reason), arguments.stopping, arguments.on_failed_source)
 
 
 def digits(arguments: DataArguments, seed: int) -> MadeSource:
@@ -75,11 +86,14 @@ def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrain
         lanes=lanes,
         pool_size=arguments.packing_pool if arguments.sample_packing else 1,
         max_tiles=arguments.max_tiles_per_row,
+        give_up_after=GIVE_UP_AFTER if arguments.on_failed_source == "reweight" else None,
     )
 
 
-def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: SkippedSamples) -> None:
+def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: SkippedSamples) -> tuple[Plan, Data]:
     """Survey the data where it is asked for and at hand, and let the ledger decide whether the run may begin.
+
+    Returns the plan and the data without the sources of a mixture that cannot be used, where the recipe lets them go.
 
     Raises:
         SampleError: see `SkippedSamples.settle`; and for data without any record.
@@ -88,12 +102,17 @@ def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: Skip
         raise SampleError("data", "the data holds no sample")
     if not data.surveyed:
         skipped.expect({source.name: len(source) for source in data.sources})
-        return
+        return plan, data
     data.found = survey(plan, verify_images=arguments.verify_images)
     if not data.found.total:
         raise SampleError("data", "the data holds no sample")
+    if data.entries:
+        data = without_unusable(data, arguments.stopping, arguments.on_failed_source)
+        work = plan.work.with_readers(data.readers)
+        plan = replace(plan, sources=data.sources, weights=data.weights, work=work)
     skipped.faults, skipped.left_out = data.found.faults, data.found.left_out
     skipped.settle(data.found.sizes([source.name for source in data.sources]), data.found.longest_run)
+    return plan, data
 
 
 def rows_of_the_run(plan: Plan, data: Data, epochs: float) -> int:

@@ -11,9 +11,10 @@ from typing import Any
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.engine.lane import Row
 from smol_hf.data.engine.stream import RowStream
+from smol_hf.training.source_books import sources_of
 
 FILE_NAME = "data_state.json"
-FACTS = ("sample_ids", "shortened", "drawn", "skipped")  # of a batch, beside what the model takes
+FACTS = ("sample_ids", "sources", "shortened", "drawn", "skipped")  # of a batch, beside what the model takes
 
 
 class TrainingLoader:
@@ -59,6 +60,7 @@ class TrainingLoader:
             "shortened": [(sample.sample_id, sample.lost) for sample in samples if sample.lost],
             "drawn": self.drawn(rows),
             "skipped": [fault for row in rows for fault in row.faults],
+            "sources": sources_of(rows),
         }
 
     def drawn(self, rows: list[Row]) -> Counter:

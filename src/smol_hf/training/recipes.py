@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from trl import TrlParser
 
+from smol_hf.resources import resource_path
 from smol_hf.training.arguments import DataArguments, ModelArguments, SmolTrainingArguments
 from smol_hf.wording import nearest
 
@@ -71,7 +72,31 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: {error}") from error
     if not isinstance(recipe, dict):
         raise RecipeError(f"{path}: a recipe is a list of `key: value` lines")
+    if isinstance(recipe.get("mixture"), str):
+        recipe["mixture"] = read_mixture(recipe["mixture"], Path(path).parent)
     return recipe
+
+
+def read_mixture(name: str, folder: Path = Path()) -> list[dict[str, Any]]:
+    """The entries of a mixture that has a YAML file of its own: from `folder`, or one that ships with the package
+    (`recipes/mixtures/…`).
+
+    Raises:
+        RecipeError: where there is none, and for what is no list of entries.
+    """
+    path = folder / name
+    if not path.is_file():
+        try:
+            path = resource_path(name)
+        except FileNotFoundError:
+            raise RecipeError(f"mixture: there is no file {folder / name}") from None
+    try:
+        entries = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
+    except (yaml.YAMLError, RecipeError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise RecipeError(f"{path}: a mixture is a list of entries, such as `- {{data: my.jsonl, weight: 2}}`")
+    return entries
 
 
 def parse_command_line(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
@@ -121,6 +146,8 @@ def parse_recipe(recipe: dict[str, Any]) -> tuple[ModelArguments, DataArguments,
     for key in recipe:
         if key not in known:
             raise RecipeError(f"unknown key {key!r}{nearest(str(key), known)}")
+    if isinstance(recipe.get("mixture"), str):
+        recipe = {**recipe, "mixture": read_mixture(recipe["mixture"])}
     parser = Parser(ARGUMENT_CLASSES)
     words = []
     for key, value in recipe.items():

@@ -19,16 +19,18 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.stream import RowStream
+from smol_hf.data.shares import PlannedMixture
 from smol_hf.data.shortening import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.arguments import DataArguments, ModelArguments, SmolTrainingArguments
 from smol_hf.training.checkpoints import CheckpointError, choose_checkpoint
 from smol_hf.training.composition import build_model_and_processor
 from smol_hf.training.console import LogCallback
-from smol_hf.training.data import fingerprint, look_through, open_data, plan_of, rows_of_the_run
+from smol_hf.training.data import fingerprint, look_through, open_data, plan_of, rows_of_the_run, trainable
 from smol_hf.training.loader import load_data_state
 from smol_hf.training.lora import add_adapters, freeze_what_has_no_adapter
 from smol_hf.training.lora_arguments import LoraArguments
+from smol_hf.training.mixture_report import print_failed, print_shares, save_mixture
 from smol_hf.training.parts import count_parameters
 from smol_hf.training.preview import print_parameter_table
 from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError
@@ -40,7 +42,7 @@ TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokeniz
 REPEATED = ("seed", "optim", "data_seed", "num_train_epochs")
 REPEATED_OF_DATA = (
     "sample_packing", "packing_pool", "max_tiles_per_row", "context_length", "adapter", "filters", "mixture",
-    "stopping", "too_long", "image_resizing", "fetch_images", "fetch_timeout", "max_image_bytes",
+    "stopping", "on_failed_source", "too_long", "image_resizing", "fetch_images", "fetch_timeout", "max_image_bytes",
 )  # fmt: skip
 PACKAGES = ("smol_hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 
@@ -87,8 +89,8 @@ def train(
     """Run the recipe, from the beginning or from a checkpoint, and return the trainer with the trained model.
 
     Writes into `output_dir`: `recipe.yaml` (resolved), `run.json` (versions, seed, data fingerprint, and at the end
-    the training time), `log.jsonl`, `checkpoint-<step>/`, and where there is a reason `skipped.jsonl`,
-    `shortened.jsonl` and `skipped_steps.jsonl`.
+    the training time), `mixture.json` (planned and realised shares), `log.jsonl`, `checkpoint-<step>/`, and where
+    there is a reason `skipped.jsonl`, `shortened.jsonl` and `skipped_steps.jsonl`.
 
     Raises:
         RecipeError, SampleError, CheckpointError, NonFiniteError: see there; each says what to do.
@@ -104,7 +106,7 @@ def train(
 
     set_seed(arguments.seed)
     with recipe_errors("the data cannot be built"):
-        data = open_data(data_arguments, arguments.seed)
+        data = trainable(open_data(data_arguments, arguments.seed), data_arguments)
     with recipe_errors("the model cannot be built"):
         model, processor = build_model_and_processor(
             model_arguments, data.conversations(TOKENIZER_SAMPLES), trust_remote_code=arguments.trust_remote_code
@@ -125,7 +127,8 @@ def train(
     plan = plan_of(data, processor, data_arguments, arguments, lanes)
     with recipe_errors("the data cannot be shared"):
         RowStream(plan, 0, PartialState().num_processes, arguments.dataloader_num_workers)
-    look_through(plan, data, data_arguments, skipped)
+    plan, data = look_through(plan, data, data_arguments, skipped)
+    mixture = PlannedMixture.of(data)
     epochs = 1 if arguments.max_steps > 0 else arguments.num_train_epochs
     rows = rows_of_the_run(plan, data, epochs)
     if arguments.max_steps <= 0:
@@ -133,6 +136,7 @@ def train(
     run_state = {
         "data_fingerprint": fingerprint(data, read_images=data_arguments.verify_images),
         "samples": data.found.total or sum(len(source) for source in data.sources),
+        "failed_sources": {each.name: each.reason for each in mixture.failed},
         "seed": arguments.seed,
         "repeats": what_must_repeat(model_arguments, data_arguments, arguments),
         "versions": versions(),
@@ -148,10 +152,11 @@ def train(
         rows_per_epoch=-(-rows // max(1, round(epochs))),
         processing_class=processor,
         data_collator=SmolCollator(processor, packing=data_arguments.sample_packing),
-        callbacks=[LogCallback(output_dir)],
+        callbacks=[LogCallback(output_dir, run_state["failed_sources"])],
         run_state=run_state,
         skipped=skipped,
         shortened=ShortenedSamples(output_dir / "shortened.jsonl", keeps_earlier=checkpoint is not None),
+        mixture=mixture,
     )
     trainer.remove_callback(PrinterCallback)
     if arguments.disable_tqdm:
@@ -163,12 +168,17 @@ def train(
         console.print(f"{usable:,} samples from {names}; {skipped.summary()}", soft_wrap=True)
         if data.found.shortened:
             console.print(f"{data.found.shortened:,} of them lose {' or '.join(data_arguments.too_long)} to fit")
+        for line in mixture.other_sizes():
+            console.print(line, soft_wrap=True)
+        if mixture.failed:
+            print_failed(console, mixture)
         console.print(describe_pictures(processor), soft_wrap=True)
         print_parameter_table(counts, trainer.freeze_schedule)
         output_dir.mkdir(parents=True, exist_ok=True)
         resolved = resolve_recipe(recipe, model_arguments, data_arguments, arguments)
         (output_dir / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
         write_run(output_dir, run_state)
+        save_mixture(output_dir, mixture)
 
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
@@ -177,8 +187,12 @@ def train(
         "steps": trainer.state.global_step,
         "parameters": {part: count["total"] for part, count in counts.items()},
     }
+    trainer.source_books.gather()
     if main_process:
         write_run(output_dir, run_state)
+        save_mixture(output_dir, mixture, trainer.source_books)
+        if len(mixture.names) > 1:
+            print_shares(console, mixture, trainer.source_books)
     return trainer
 
 
@@ -265,6 +279,14 @@ def write_run(output_dir: Path, run_state: dict) -> None:
 def check_same_run(checkpoint: Path, run_state: dict) -> None:
     """Raises CheckpointError, naming what changed, when going on would not repeat the interrupted run."""
     before = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
+    old, new = (state.get("failed_sources", {}) for state in (before, run_state))
+    if old.keys() != new.keys():
+        changed = [f"{name} failed then ({old[name]})" for name in old.keys() - new.keys()]
+        changed += [f"{name} fails now ({new[name]})" for name in new.keys() - old.keys()]
+        raise CheckpointError(
+            f"{checkpoint.name} was trained on other sources of the mixture: {'; '.join(sorted(changed))}. Bring back "
+            "those of then, or start anew in another output_dir (--model goes on from its weights)"
+        )
     old, new = before["data_fingerprint"], run_state["data_fingerprint"]
     if old != new:
         raise CheckpointError(

@@ -16,11 +16,13 @@ from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
 from smol_hf.data.engine.stream import Plan, RowStream
+from smol_hf.data.shares import PlannedMixture
 from smol_hf.data.shortening import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.books import Books, Counters, count_batch
 from smol_hf.training.checkpoints import INCOMPLETE, publish, write_manifest
 from smol_hf.training.loader import FACTS, TrainingLoader, save_data_state
+from smol_hf.training.mixture_report import load_counters, save_mixture
 from smol_hf.training.parts import (
     FreezeCallback,
     FreezeSchedule,
@@ -29,6 +31,7 @@ from smol_hf.training.parts import (
     schedule_parts,
 )
 from smol_hf.training.preview import print_label_preview
+from smol_hf.training.source_books import SourceBooks
 
 # TRL and transformers ask for a dataset; the rows come from the plan.
 STANDS_FOR_THE_PLAN = Dataset.from_dict({"sample_id": ["the rows come from the plan"]})
@@ -56,6 +59,7 @@ class SmolTrainer(SFTTrainer):
         run_state: what is saved as `run.json` in each checkpoint, such as the data's fingerprint.
         skipped: takes the samples that are left out while training.
         shortened: takes those that lost something to fit the context.
+        mixture: what a round should hold; by default what the plan says.
     """
 
     # The model divides by `num_items_in_batch`, which covers the whole accumulation window.
@@ -72,6 +76,7 @@ class SmolTrainer(SFTTrainer):
         run_state: dict | None = None,
         skipped: SkippedSamples | None = None,
         shortened: ShortenedSamples | None = None,
+        mixture: PlannedMixture | None = None,
         **kwargs,
     ):
         self.freeze_schedule = FreezeSchedule(
@@ -95,6 +100,7 @@ class SmolTrainer(SFTTrainer):
         self.skipped = SkippedSamples() if skipped is None else skipped
         self.shortened = ShortenedSamples() if shortened is None else shortened
         self.books = Books(self.accelerator)
+        self.source_books = SourceBooks(self.accelerator, mixture or PlannedMixture.of_plan(plan))
         self.previewed = False
         self.saving_to: Path | None = None
         self.step_loss = torch.zeros((), device=args.device)
@@ -128,6 +134,7 @@ class SmolTrainer(SFTTrainer):
         facts = {name: inputs.pop(name) for name in FACTS}
         sample_ids = facts["sample_ids"]
         if model.training:
+            self.source_books.add(facts["sources"])
             self.books.add(count_batch({**inputs, **facts}))
             self.step_sample_ids += sample_ids
             self.skipped.note(len(sample_ids), facts["skipped"], facts["drawn"])
@@ -137,6 +144,8 @@ class SmolTrainer(SFTTrainer):
             self.previewed = True
         outputs = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)
         loss = outputs.loss
+        if model.training and outputs.get("token_losses") is not None:  # native classes of transformers have none
+            self.source_books.add_losses(outputs.token_losses, inputs, facts["sources"])
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # The count covers all processes, but DDP averages their gradients.
             loss = loss * self.accelerator.num_processes
@@ -154,7 +163,9 @@ class SmolTrainer(SFTTrainer):
         grad_norm = super()._get_grad_norm(model, grad_norm)
         loss = self.accelerator.reduce(self.step_loss, reduction="mean").item()
         norm = float(grad_norm)
-        if math.isfinite(loss) and math.isfinite(norm):
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        self.source_books.close_step(finite)
+        if finite:
             self.window_losses.append(loss)
             self.nonfinite_in_a_row = 0
         else:
@@ -227,6 +238,7 @@ class SmolTrainer(SFTTrainer):
             for part, rate in part_learning_rates(self.lr_scheduler.optimizer.param_groups):
                 logs[f"learning_rate_{part}"] = rate
             logs.update(self.books.log_entries())
+            logs.update(self.source_books.log_entries())
         super().log(logs, start_time)
 
     # Checkpoints ---------------------------------------------------------------------------------------------
@@ -244,7 +256,7 @@ class SmolTrainer(SFTTrainer):
         if self.args.should_save:
             shutil.rmtree(incomplete, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        counters = self.books.gather()
+        counters, _ = self.books.gather(), self.source_books.gather()
         places = gather_object([self.loader.state_dict()])
         self.saving_to = incomplete
         try:
@@ -258,6 +270,7 @@ class SmolTrainer(SFTTrainer):
                 self.state.best_model_checkpoint = str(run_dir / f"checkpoint-{self.state.best_global_step}")
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
             counters.save(folder)
+            save_mixture(folder, self.source_books.planned, self.source_books)
             save_data_state(folder, self.plan.lanes, places)
             (folder / "run.json").write_text(json.dumps(self.run_state, indent=1) + "\n", encoding="utf-8")
             write_manifest(folder, self.state.global_step)
@@ -274,7 +287,9 @@ class SmolTrainer(SFTTrainer):
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
         if resume_from_checkpoint is not None:
-            self.books.total = Counters.load(Path(resume_from_checkpoint))
+            folder = Path(resume_from_checkpoint)
+            self.books.total = Counters.load(folder)
+            self.source_books.total = load_counters(folder, self.source_books.planned)
             self.loader.batches = self.state.global_step * self.args.gradient_accumulation_steps
         self.books.start_clock()
         return state

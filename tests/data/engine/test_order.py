@@ -100,7 +100,23 @@ def test_weights_repeat_and_subsample(weights):
     sizes = [400, 800, 200]
     counts = Counter(source for mixing in mixings(sizes, weights, lanes=8) for source, _ in drawn(mixing))
     for source, (size, weight) in enumerate(zip(sizes, weights)):
-        assert counts[source] == pytest.approx(size * weight, abs=8)
+        assert counts[source] == size * weight
+
+
+@pytest.mark.parametrize("blocks", [[7] * 3, [50, 10, 10, 33, 1, 9, 20], [1] * 133])
+@pytest.mark.parametrize("samples", [1, 5, 40, 133, 300])
+def test_a_number_of_samples_is_given_exactly_in_every_round(samples, blocks):
+    """Also where whole blocks are dealt to the lanes, of which some then have more rows than others."""
+    total, lanes = sum(blocks), 4
+    orders = [SourceOrder("s", blocks, False, 1, lane, lanes, dealt_before=3) for lane in range(lanes)]
+    each = [Mixing([order], [samples / total], 1, lane) for lane, order in enumerate(orders)]
+    quotas = [[mixing.quotas_after(number)[0] for mixing in each] for number in range(5)]
+    assert [sum(of_lanes) for of_lanes in quotas] == [samples * (number + 1) for number in range(5)]
+    for before, after in zip(quotas, quotas[1:]):
+        assert all(more >= less for less, more in zip(before, after))
+    if samples == total:
+        own = [[order.begin(number + 1) for order in orders] for number in range(5)]
+        assert quotas == own, "every row once"
 
 
 def test_the_shares_hold_all_along_the_way():

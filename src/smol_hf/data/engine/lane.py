@@ -47,14 +47,17 @@ class Work(Protocol):
 class Row:
     """Samples that share a row, in order, and what happened on the way to it.
 
-    `drawn` counts the records read from each source, those with faults included. `state` is the lane's after this
-    row. A finished lane gives rows without samples.
+    `drawn` counts the records read from each source, those with faults included, `skipped` those of its records that
+    were not used. `given_up` are sources that the lane will not read any more. `state` is the lane's after this row.
+    A finished lane gives rows without samples.
     """
 
     lane: int
     samples: list[Any] = field(default_factory=list)
     faults: list[SampleError] = field(default_factory=list)
     drawn: dict[int, int] = field(default_factory=dict)
+    skipped: Counter[int] = field(default_factory=Counter)
+    given_up: list[int] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     finished: bool = False
 
@@ -65,51 +68,86 @@ class Lane:
     mixing: its draws, which go on from `state`.
     pool: empty; of size 1 it gives one sample per row.
     state: from a `Row` of this lane, to go on after it.
+    give_up_after: faults of a source of which the lane never had a usable sample, after which it reads no more of it.
     """
 
-    def __init__(self, number: int, mixing: Mixing, cache: BlockCache, work: Work, pool: PackingPool, state=None):
+    def __init__(
+        self,
+        number: int,
+        mixing: Mixing,
+        cache: BlockCache,
+        work: Work,
+        pool: PackingPool,
+        state: dict[str, Any] | None = None,
+        give_up_after: int | None = None,
+    ):
         self.number, self.mixing, self.cache, self.work, self.pool = number, mixing, cache, work, pool
         self.rows = 0
+        self.give_up_after = give_up_after
+        self.unusable: Counter[int] = Counter()  # faults of sources that never gave a usable sample
+        self.usable: set[int] = set()
         self.prepared: dict[tuple[int, int], Prepared] = {}
         if state is not None:
             self.mixing.taken = list(state["taken"])
             self.rows = state["rows"]
+            self.usable = set(state.get("usable", ()))
+            self.unusable = Counter({int(source): count for source, count in state.get("unusable", {}).items()})
+            self.mixing.given_up = set(state.get("given_up", ()))
             for source, drawn, tokens, tiles in state["pool"]:
                 self.pool.add(Planned((source, drawn), tokens, tiles))
 
     def state(self) -> dict[str, Any]:
         waiting = [[*sample.reference, sample.num_tokens, sample.num_tiles] for sample in self.pool.contents()]
-        return {"rows": self.rows, "taken": list(self.mixing.taken), "pool": waiting}
+        state = {"rows": self.rows, "taken": list(self.mixing.taken), "pool": waiting}
+        if self.give_up_after is not None:
+            unusable = {str(source): count for source, count in self.unusable.items()}
+            given_up = sorted(self.mixing.given_up)
+            state |= {"usable": sorted(self.usable), "unusable": unusable, "given_up": given_up}
+        return state
 
     def next_row(self) -> Row:
         """The next row. Whatever could not be used on the way is named in its `faults`."""
         row, drawn = Row(self.number), Counter()
         while not row.samples and not gives_up(row.faults):
-            row.finished = not self.fill_pool(row.faults, drawn) and not len(self.pool)
+            row.finished = not self.fill_pool(row, drawn) and not len(self.pool)
             if row.finished:
                 break
             for sample in self.pool.next_row():
                 try:
                     row.samples.append(self.work.encode(sample.reference[0], self.prepare(*sample.reference)))
+                    self.usable.add(sample.reference[0])
                 except SampleError as fault:
-                    fault.source = self.cache.sources[sample.reference[0]].name
-                    row.faults.append(fault)
+                    self.note(row, sample.reference[0], fault, measured=True)
                 self.prepared.pop(sample.reference, None)
         self.rows += 1
         row.drawn, row.state = dict(drawn), self.state()
         return row
 
-    def fill_pool(self, faults: list[SampleError], drawn: Counter) -> bool:
+    def note(self, row: Row, source: int, fault: SampleError, measured: bool = False) -> None:
+        """Name a fault in the row, and give up a source of which everything so far was one. What waits in the pool
+        may turn out usable, unless it is such a sample that did not (`measured`)."""
+        fault.source = self.cache.sources[source].name
+        row.faults.append(fault)
+        row.skipped[source] += 1
+        if self.give_up_after is None or source in self.usable or isinstance(fault, LeftOutError):
+            return
+        self.unusable[source] += 1
+        if self.unusable[source] < self.give_up_after or source in self.mixing.given_up:
+            return
+        if measured or not any(sample.reference[0] == source for sample in self.pool.contents()):
+            self.mixing.given_up.add(source)
+            row.given_up.append(source)
+
+    def fill_pool(self, row: Row, drawn: Counter) -> bool:
         """Draw until the pool is full. False when there is nothing more to draw."""
-        while self.pool.has_room and not gives_up(faults):
+        while self.pool.has_room and not gives_up(row.faults):
             reference = self.mixing.draw()
             if reference is None:
                 return False
             try:
                 prepared = self.prepare(*reference)
             except SampleError as fault:
-                fault.source = self.cache.sources[reference[0]].name
-                faults.append(fault)
+                self.note(row, reference[0], fault)
                 drawn[reference[0]] += 1
                 continue
             if prepared is not None:

@@ -1,8 +1,9 @@
 """From which source a lane draws next, so that each source gives exactly its share.
 
 A round of the mixture gives each source's quota: all its rows with weight 1, half of them with 0.5, each twice with
-2. Within a round the next source is drawn with a probability proportional to what it has left of its quota, like
-cards from a shuffled deck: at any moment the shares are near those of the whole, and at its end they are exact.
+2; the quotas of all lanes together are that number exactly, rounded to whole rows. Within a round the next source is
+drawn with a probability proportional to what it has left of its quota, like cards from a shuffled deck: at any moment
+the shares are near those of the whole, and at its end they are exact.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 
 from smol_hf.data.engine.order import SourceOrder
-from smol_hf.data.engine.randomness import Draws, generator
+from smol_hf.data.engine.randomness import Draws
 
 STOPPING = ("quota", "first_exhausted", "all_exhausted")
 
@@ -39,7 +40,8 @@ def scaled_weights(rows: list[int], weights: list[float], stopping: str) -> list
 class Mixing:
     """The draws of one lane, endless or until `rounds` rounds are over.
 
-    `taken` counts the rows that were drawn from each source since the beginning: all that is needed to go on.
+    `taken` counts the rows that were drawn from each source since the beginning, `given_up` holds the sources that
+    are not drawn from any more: all that is needed to go on.
     """
 
     def __init__(
@@ -54,24 +56,49 @@ class Mixing:
     ):
         self.orders, self.weights, self.rounds = orders, weights, rounds
         self.taken = list(taken) if taken is not None else [0] * len(orders)
+        self.given_up: set[int] = set()
         self.draws = Draws(seed, "source", lane)
-        # A lane's share of a small source is a fraction of a row: which lanes round it up is drawn, not always all.
-        self.rounding = [float(generator(seed, "quota", order.key[1], lane).random()) for order in orders]
+        self.block_quotas = [[0] for _ in orders]
         self.round = 0
         self.quotas = self.quotas_after(0)
 
     def quotas_after(self, round_number: int) -> list[int]:
         """How many rows each source has given in all when this round ends."""
-        return [
-            math.floor(weight * order.begin(round_number + 1) + rounding)
-            for weight, order, rounding in zip(self.weights, self.orders, self.rounding)
-        ]
+        return [self.quota(source, round_number + 1) for source in range(len(self.orders))]
+
+    def quota(self, source: int, rounds: int) -> int:
+        """This lane's part of what all lanes together give of a source in so many rounds.
+
+        The rows of a round are dealt out one by one, as the source's own rows are. A source of large blocks has not
+        the same number of rows in each lane: there a lane's part is in proportion to what it has of an epoch.
+        """
+        order = self.orders[source]
+        if order.by_row:
+            return max(0, -(-(self.given(source, rounds) - order.first_of(0)) // order.lanes))
+        known = self.block_quotas[source]
+        while len(known) <= rounds:
+            epoch = len(known) - 1
+            rows = order.rows_of_lanes(epoch)
+            before, given = sum(rows[: order.lane]), self.given(source, epoch + 1) - self.given(source, epoch)
+            share = given * (before + rows[order.lane]) // order.total - given * before // order.total
+            known.append(known[-1] + share)
+        return known[rounds]
+
+    def given(self, source: int, rounds: int) -> int:
+        """Rows of a source in so many rounds, of all lanes."""
+        return math.floor(self.weights[source] * self.orders[source].total * rounds + 0.5)
+
+    def left(self) -> list[int]:
+        left = [max(quota - taken, 0) for quota, taken in zip(self.quotas, self.taken)]
+        for source in self.given_up:
+            left[source] = 0
+        return left
 
     def draw(self) -> tuple[int, int] | None:
         """(source, n): the source to read, and its n-th row for this lane. None when the last round is over."""
-        if not any(order.total for order in self.orders):
+        if not any(order.total for source, order in enumerate(self.orders) if source not in self.given_up):
             return None
-        while not any(left := [max(quota - taken, 0) for quota, taken in zip(self.quotas, self.taken)]):
+        while not any(left := self.left()):
             if self.rounds is not None and self.round + 1 >= self.rounds:
                 return None
             self.round += 1

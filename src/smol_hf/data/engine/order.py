@@ -66,6 +66,12 @@ class SourceOrder:
             return max(0, -(-(self.total - self.first_of(epoch)) // self.lanes))
         return int(self.epoch_plan(epoch)[1][-1])
 
+    def rows_of_lanes(self, epoch: int) -> list[int]:
+        """Rows of each lane in an epoch, where blocks are dealt out."""
+        sizes = self.sizes[generator(*self.key, "epoch", epoch).permutation(len(self.sizes))]
+        dealt = self.dealt_before + epoch * len(sizes)
+        return [int(sizes[(lane - dealt) % self.lanes :: self.lanes].sum()) for lane in range(self.lanes)]
+
     def begin(self, epoch: int) -> int:
         """Rows that this lane reads before an epoch."""
         while len(self.begins) <= epoch:

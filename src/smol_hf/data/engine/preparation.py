@@ -49,8 +49,8 @@ class MeasuredSample:
 
 @dataclass
 class ReadySample:
-    """What the collator stacks: `input_ids` and `labels` (tokens,), `tiles` uint8 (tiles, 3, side, side).
-    `lost`: see `MeasuredSample`.
+    """What the collator stacks: `input_ids` and `labels` (tokens,), `tiles` uint8 (tiles, 3, side, side). `modality`:
+    see `Conversation`; `lost`: see `MeasuredSample`.
 
     Tensors, since these cross from worker to trainer through shared memory.
     """
@@ -60,6 +60,7 @@ class ReadySample:
     input_ids: torch.Tensor
     labels: torch.Tensor
     tiles: torch.Tensor
+    modality: str = "text"
     lost: str = ""
 
 
@@ -99,6 +100,11 @@ class SampleWork:
     ):
         self.processor, self.context_length, self.readers = processor, context_length, readers
         self.too_long, self.image_resizing = too_long, image_resizing
+
+    def with_readers(self, readers: list) -> SampleWork:
+        """The same work on other sources."""
+        options = {"too_long": self.too_long, "image_resizing": self.image_resizing}
+        return SampleWork(self.processor, self.context_length, readers, **options)
 
     def prepare(self, source: int, where: str, record: Any) -> MeasuredSample:
         """Tokens and tiles of a record, from its texts and the headers of its images.
@@ -146,6 +152,7 @@ class SampleWork:
             torch.tensor(sample.input_ids),
             torch.tensor(sample.labels),
             torch.from_numpy(self.tiles(sample)),
+            sample.conversation.modality,
             sample.lost,
         )
 

@@ -31,6 +31,7 @@ class Plan:
         lanes: streams that the run is divided into. Must stay the same for the whole run.
         pool_size: samples among which a row is packed; 1: one sample per row.
         max_tiles: see `PackingPool`.
+        give_up_after: see `Lane`.
     """
 
     sources: list[Source]
@@ -42,6 +43,7 @@ class Plan:
     lanes: int = 16
     pool_size: int = 1
     max_tiles: int | None = None
+    give_up_after: int | None = None
 
     def lane(self, number: int, cache: BlockCache, state: dict | None = None) -> Lane:
         orders, dealt = [], 0
@@ -51,7 +53,7 @@ class Plan:
             dealt += len(source)
         mixing = Mixing(orders, self.weights, self.seed, number, rounds=self.rounds)
         pool = PackingPool(self.context_length, max_tiles=self.max_tiles, size=self.pool_size)
-        return Lane(number, mixing, cache, self.work, pool, state)
+        return Lane(number, mixing, cache, self.work, pool, state, self.give_up_after)
 
 
 class LaneShare(IterableDataset):

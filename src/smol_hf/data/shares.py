@@ -1,0 +1,82 @@
+"""What part of a mixture each source makes up, and each modality: as planned, and as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from smol_hf.data.engine.stream import Plan
+from smol_hf.data.failed_sources import FailedSource
+from smol_hf.data.mixture import Data, MixtureEntry
+
+UNNAMED = "not named"
+
+
+@dataclass(frozen=True)
+class PlannedMixture:
+    """What a round of a run should hold, for each source: its name, modality, rows, and the records that it gives.
+
+    `expected` are the rows that the recipe says it has, None where it does not.
+    """
+
+    names: list[str]
+    modalities: list[str | None]
+    rows: list[int]
+    records: list[float]
+    expected: list[int | None]
+    failed: list[FailedSource] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, data: Data) -> PlannedMixture:
+        rows = [len(source) for source in data.sources]
+        return cls(
+            [source.name for source in data.sources],
+            [entry.modality for entry in data.entries] or [None] * len(rows),
+            rows,
+            [weight * number for weight, number in zip(data.weights, rows)],
+            [entry.available for entry in data.entries] or [None] * len(rows),
+            list(data.failed),
+        )
+
+    @classmethod
+    def of_plan(cls, plan: Plan) -> PlannedMixture:
+        return cls.of(Data(plan.sources, [], plan.weights))
+
+    def other_sizes(self) -> list[str]:
+        """A line for each source that has not as many records as the recipe says."""
+        facts = zip(self.names, self.rows, self.expected)
+        return [
+            f"{name} holds {rows:,} records, not {expected:,} as the recipe says"
+            for name, rows, expected in facts
+            if expected is not None and expected != rows
+        ]
+
+
+def planned_records(entries: Iterable[MixtureEntry]) -> list[float]:
+    """Records that each entry gives in a round, from the sizes that the entries name: nothing is opened.
+
+    Raises:
+        ValueError: for an entry that names neither `samples` nor `available`.
+    """
+    planned = []
+    for entry in entries:
+        records = entry.records(entry.available)
+        if records is None:
+            raise ValueError(f"{entry.label}: how much it gives is not known before it is opened: add 'available'")
+        planned.append(records)
+    return planned
+
+
+def shares(numbers: Sequence[float]) -> list[float]:
+    """Each number's part of their sum; zeros where there is nothing yet."""
+    total = sum(numbers)
+    return [number / total if total else 0.0 for number in numbers]
+
+
+def by_modality(modalities: Sequence[str | None], numbers: Sequence[float]) -> dict[str, float]:
+    """The sum of the numbers of each modality, those without one under a key of their own."""
+    sums: dict[str, float] = {}
+    for modality, number in zip(modalities, numbers):
+        key = modality or UNNAMED
+        sums[key] = sums.get(key, 0) + number
+    return sums
