@@ -279,8 +279,8 @@ def check_same_run(checkpoint: Path, run_state: dict) -> None:
     before = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
     if changed := other_failures(before.get("failed_sources", {}), run_state["failed_sources"]):
         raise CheckpointError(
-            f"{checkpoint.name} was trained on other sources of the mixture: {'; '.join(changed)}. Bring back those of "
-            "then, or start anew in another output_dir (--model goes on from its weights)"
+            f"{checkpoint.name} was trained on other sources of the mixture: {'; '.join(changed)}. Bring back those "
+            "of then, or start anew in another output_dir (--model goes on from its weights)"
         )
     old, new = before["data_fingerprint"], run_state["data_fingerprint"]
     if old != new:
