@@ -155,6 +155,17 @@ def test_all_entries_that_fail_are_named_at_once_or_left_out(tmp_path):
         open_mixture(entries[1:], "quota", on_failed="reweight")
 
 
+@pytest.mark.parametrize("stopping", ["quota", "first_exhausted", "all_exhausted"])
+def test_what_failed_is_weighed_as_the_others_are(stopping, tmp_path):
+    entries = [
+        {"data": write_rows(tmp_path / "a.jsonl", 10), "weight": 0.5},
+        {"data": write_rows(tmp_path / "b.jsonl", 20)},
+        {"data": str(tmp_path / "missing.jsonl"), "samples": 25},
+    ]
+    planned = PlannedMixture.of(open_mixture(entries, stopping, on_failed="reweight"))
+    assert shares([*planned.records, planned.failed[0].records]) == pytest.approx([0.1, 0.4, 0.5])
+
+
 def test_a_misspelt_adapter_is_no_failing_source(tmp_path):
     entries = [{"data": write_rows(tmp_path / "a.jsonl", 1)}, {"data": "missing.jsonl", "adapter": "lava"}]
     with pytest.raises(ValueError, match="did you mean 'llava'"):

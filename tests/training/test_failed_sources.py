@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from smol_hf import train
+from smol_hf.data.conversation import SampleError
+from smol_hf.data.failed_sources import refuse_disagreement
 from smol_hf.training.console import read_log
 
 TEXT = {"messages": [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": "one two"}]}
@@ -55,7 +57,7 @@ def test_reweighting_is_visible_and_goes_on_with_the_same_sources(recipe, capsys
     output = recipe.parent / "run"
     assert run(recipe, "--on_failed_source", "reweight") == 0
     printed = capsys.readouterr().out
-    assert "2 sources of the mixture are left out:" in printed and "useless: none of its 10 records" in printed
+    assert "left out of the mixture, 2 of 4 sources:" in printed and "useless: none of its 10 records" in printed
     # 30, 20, 40 and 10 records before; 30 and 20 now.
     assert printed.index("share before") < printed.index("step 1/4")
     assert [each for each in ("30.0%", "60.0%", "20.0%", "40.0%", "0.0%") if each not in printed] == []
@@ -108,6 +110,12 @@ def test_without_a_number_the_shares_of_before_are_not_known(recipe, capsys):
     assert "not known" in capsys.readouterr().out
     mixture = json.loads((recipe.parent / "run" / "mixture.json").read_text())
     assert [each["planned_share_before"] for each in mixture["sources"]] == [None, None]
+
+
+def test_processes_must_agree_about_what_failed():
+    refuse_disagreement([["a", "b"], ["b", "a"]])
+    with pytest.raises(SampleError, match="process 1 cannot use b, c, which other processes can"):
+        refuse_disagreement([["a"], ["a", "c", "b"]])
 
 
 def test_the_policy_is_one_of_two(recipe, capsys):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.failed_sources import FailedSource
@@ -29,13 +29,19 @@ class PlannedMixture:
     @classmethod
     def of(cls, data: Data) -> PlannedMixture:
         rows = [len(source) for source in data.sources]
+        records = [weight * number for weight, number in zip(data.weights, rows)]
+        # A stopping rule makes rounds longer or shorter: also what the failed sources would have given in them.
+        scale = records[0] / data.entries[0].records(rows[0]) if data.entries else 1.0
+        failed = [
+            each if each.records is None else replace(each, records=scale * each.records) for each in data.failed
+        ]
         return cls(
             [source.name for source in data.sources],
             [entry.modality for entry in data.entries] or [None] * len(rows),
             rows,
-            [weight * number for weight, number in zip(data.weights, rows)],
+            records,
             [entry.available for entry in data.entries] or [None] * len(rows),
-            list(data.failed),
+            failed,
         )
 
     @classmethod

@@ -35,13 +35,7 @@ def describe(planned: PlannedMixture, books: SourceBooks | None = None) -> dict[
     sources = [dict(zip(columns, values)) for values in zip(*columns.values())]
     return {
         "sources": sources,
-        "modalities": {
-            modality: {"planned_share": share, **({"realised_share": realised} if books is not None else {})}
-            for (modality, share), realised in zip(
-                by_modality(planned.modalities, shares(planned.records)).items(),
-                by_modality(planned.modalities, shares(samples)).values(),
-            )
-        },
+        "modalities": modality_shares(planned, samples if books is not None else None),
         "failed": [
             {"name": each.name, "modality": each.modality, "records_per_round": each.records, "reason": each.reason}
             for each in planned.failed
@@ -49,12 +43,21 @@ def describe(planned: PlannedMixture, books: SourceBooks | None = None) -> dict[
     }
 
 
+def modality_shares(planned: PlannedMixture, samples: list[int] | None) -> dict[str, dict[str, float]]:
+    """Empty where the mixture names no modality."""
+    if not any(planned.modalities):
+        return {}
+    columns = {"planned_share": by_modality(planned.modalities, shares(planned.records))}
+    if samples is not None:
+        columns["realised_share"] = by_modality(planned.modalities, shares(samples))
+    return {key: {name: each[key] for name, each in columns.items()} for key in columns["planned_share"]}
+
+
 def shares_before(planned: PlannedMixture) -> list[float | None]:
-    """Each source's share of the mixture with those that failed; None where it is not known what they would give."""
-    missing = [each.records for each in planned.failed]
-    if None in missing:
-        return [None] * len(planned.names)
-    return shares([*planned.records, *missing])[: len(planned.names)]
+    """Shares of the mixture as the recipe has it, those that failed at the end; None each where it is not known what
+    one of them would give."""
+    records = [*planned.records, *(each.records for each in planned.failed)]
+    return [None] * len(records) if None in records else list(shares(records))
 
 
 def save_mixture(folder: Path, planned: PlannedMixture, books: SourceBooks | None = None) -> None:
@@ -70,20 +73,18 @@ def load_counters(folder: Path, planned: PlannedMixture) -> torch.Tensor:
 
 def print_failed(console: Console, planned: PlannedMixture) -> None:
     """The sources that are left out, with the reasons, and what the shares were and are."""
-    console.print(f"{len(planned.failed)} sources of the mixture are left out:")
+    total = len(planned.names) + len(planned.failed)
+    console.print(f"left out of the mixture, {len(planned.failed)} of {total} sources:")
     for each in planned.failed:
         console.print(f"  {each.name}: {each.reason}", soft_wrap=True)
     table = Table("source", "modality", "share before", "share now")
-    missing = [each.records for each in planned.failed]
-    known = None not in missing
-    before = shares([*planned.records, *missing]) if known else [None] * (len(planned.names) + len(missing))
-    now = [*shares(planned.records), *[0.0] * len(missing)]
+    before, now = shares_before(planned), [*shares(planned.records), *[0.0] * len(planned.failed)]
     names = [*planned.names, *(each.name for each in planned.failed)]
     modalities = [*planned.modalities, *(each.modality for each in planned.failed)]
     for row in zip(names, modalities, before, now):
         table.add_row(row[0], row[1] or "", "not known" if row[2] is None else percent(row[2]), percent(row[3]))
-    for modality, share in by_modality(modalities, now).items():
-        old = percent(by_modality(modalities, before)[modality]) if known else "not known"
+    for modality, share in by_modality(modalities, now).items() if any(modalities) else ():
+        old = "not known" if None in before else percent(by_modality(modalities, before)[modality])
         table.add_row(f"all of {modality}", "", old, percent(share), style="bold")
     console.print(table)
 

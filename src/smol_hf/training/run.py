@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from rich.console import Console
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -19,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.stream import RowStream
+from smol_hf.data.failed_sources import other_failures, refuse_disagreement
 from smol_hf.data.shares import PlannedMixture
 from smol_hf.data.shortening import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
@@ -129,6 +131,7 @@ def train(
         RowStream(plan, 0, PartialState().num_processes, arguments.dataloader_num_workers)
     plan, data = look_through(plan, data, data_arguments, skipped)
     mixture = PlannedMixture.of(data)
+    refuse_disagreement(gather_object([[each.name for each in mixture.failed]]))
     epochs = 1 if arguments.max_steps > 0 else arguments.num_train_epochs
     rows = rows_of_the_run(plan, data, epochs)
     if arguments.max_steps <= 0:
@@ -279,13 +282,10 @@ def write_run(output_dir: Path, run_state: dict) -> None:
 def check_same_run(checkpoint: Path, run_state: dict) -> None:
     """Raises CheckpointError, naming what changed, when going on would not repeat the interrupted run."""
     before = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
-    old, new = (state.get("failed_sources", {}) for state in (before, run_state))
-    if old.keys() != new.keys():
-        changed = [f"{name} failed then ({old[name]})" for name in old.keys() - new.keys()]
-        changed += [f"{name} fails now ({new[name]})" for name in new.keys() - old.keys()]
+    if changed := other_failures(before.get("failed_sources", {}), run_state["failed_sources"]):
         raise CheckpointError(
-            f"{checkpoint.name} was trained on other sources of the mixture: {'; '.join(sorted(changed))}. Bring back "
-            "those of then, or start anew in another output_dir (--model goes on from its weights)"
+            f"{checkpoint.name} was trained on other sources of the mixture: {'; '.join(changed)}. Bring back those "
+            "of then, or start anew in another output_dir (--model goes on from its weights)"
         )
     old, new = before["data_fingerprint"], run_state["data_fingerprint"]
     if old != new:

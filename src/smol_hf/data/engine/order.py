@@ -36,8 +36,9 @@ class SourceOrder:
     ):
         self.key = (seed, name)
         self.sizes = np.asarray(block_sizes, dtype=np.int64)
-        self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
-        self.total = int(self.starts[-1])
+        self.total = int(self.sizes.sum())
+        # A line of a file is a block of its own: millions of them, for each lane, are not counted up again.
+        self.starts = None if bool((self.sizes == 1).all()) else np.concatenate([[0], np.cumsum(self.sizes)])
         self.lane, self.lanes, self.dealt_before = lane, lanes, dealt_before
         # With fewer blocks than lanes some lanes would have nothing to read.
         self.by_row = rows_anywhere or len(block_sizes) < lanes
@@ -55,11 +56,10 @@ class SourceOrder:
         return (self.lane - dealt) % self.lanes
 
     def _epoch_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(this lane's rows, or its blocks; where each of them begins in the lane's own count)."""
+        """(this lane's rows, or its blocks; where each block begins in the lane's own count)."""
         permutation = generator(*self.key, "epoch", epoch).permutation(self.total if self.by_row else len(self.sizes))
-        own = permutation[self.first_of(epoch) :: self.lanes]
-        lengths = np.ones(len(own), dtype=np.int64) if self.by_row else self.sizes[own]
-        return own, np.concatenate([[0], np.cumsum(lengths)])
+        own = permutation[self.first_of(epoch) :: self.lanes].copy()  # a view would keep all of it
+        return own, np.concatenate([[0], np.cumsum([] if self.by_row else self.sizes[own])])
 
     def _length(self, epoch: int) -> int:
         if self.by_row:
@@ -91,6 +91,8 @@ class SourceOrder:
         own, starts = self.epoch_plan(epoch)
         if self.by_row:
             row = int(own[position])
+            if self.starts is None:
+                return epoch, row, 0
             block = int(np.searchsorted(self.starts, row, side="right")) - 1
             return epoch, block, row - int(self.starts[block])
         at = int(np.searchsorted(starts, position, side="right")) - 1
