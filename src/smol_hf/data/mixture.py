@@ -14,7 +14,7 @@ from smol_hf.data.engine.mixing import scaled_weights
 from smol_hf.data.engine.preparation import FilteredOutError
 from smol_hf.data.engine.source import BlockCache, Source
 from smol_hf.data.filters import Filters
-from smol_hf.data.sources import open_source
+from smol_hf.data.sources import open_location
 from smol_hf.data.survey import Survey
 from smol_hf.wording import nearest
 
@@ -50,12 +50,16 @@ class Data:
 class Reader:
     """(where, record) → the conversation that the recipe wants of it."""
 
-    media_folder: Path
+    media_folder: Path | None
     adapter: str | None
     filters: Filters
+    inside_only: bool = False
+    dataset: str | None = None
 
     def __call__(self, where: str, record: Any) -> Conversation:
-        conversation, reason = self.filters.apply(adapt(record, Place(where, self.media_folder), name=self.adapter))
+        place = Place(where, self.media_folder, self.inside_only)
+        conversation = adapt(record, place, name=self.adapter, dataset=self.dataset)
+        conversation, reason = self.filters.apply(conversation)
         if conversation is None:
             raise FilteredOutError(where, f"left out by filters: {reason}")
         return conversation
@@ -63,7 +67,8 @@ class Reader:
 
 @dataclass(frozen=True)
 class MixtureEntry:
-    """One source of a mixture, by the keys of a recipe."""
+    """One source of a mixture, by the keys of a recipe. `config`, `split`, `revision` and `download` are of a dataset
+    of the Hub."""
 
     data: str
     name: str | None = None
@@ -71,17 +76,23 @@ class MixtureEntry:
     adapter: str | None = None
     filters: dict[str, Any] = field(default_factory=dict)
     image_folder: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    download: bool = False
 
     def open(self) -> tuple[Source, Reader]:
         if self.adapter is not None:
             find_adapter(self.adapter)  # refuse a name that is none before anything is read
-        path = Path(self.data)
-        folder = path if path.is_dir() else path.parent
+        opened = open_location(
+            self.data, config=self.config, split=self.split, revision=self.revision, download=self.download
+        )
+        source, folder = opened.source, opened.media_folder
         folder = Path(self.image_folder) if self.image_folder is not None else folder
-        source = open_source(path)
         if self.name is not None:
             source.name, source.prefix = self.name, f"{self.name}/"
-        return source, Reader(folder, self.adapter, Filters.from_mapping(self.filters))
+        filters = Filters.from_mapping(self.filters)
+        return source, Reader(folder, self.adapter, filters, opened.inside_only, opened.dataset)
 
 
 def open_mixture(entries: list[dict[str, Any]], stopping: str) -> Data:

@@ -33,6 +33,10 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
         adapter=arguments.adapter,
         filters=arguments.filters or {},
         image_folder=arguments.image_folder,
+        config=arguments.dataset_config,
+        split=arguments.dataset_split,
+        revision=arguments.dataset_revision,
+        download=arguments.dataset_download,
     )
     source, reader = entry.open()
     return Data([source], [reader], [1.0], surveyed=len(source) <= MOST_SURVEYED)
