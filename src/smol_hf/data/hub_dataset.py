@@ -68,10 +68,19 @@ def pinned(data: str) -> str:
     return f"{PREFIX}{match['id']}@{commit_of(match['id'], match['revision'])}{match['rest'] or ''}"
 
 
+def repository_of(data: str) -> str | None:
+    """The dataset of the Hub that an address is of."""
+    match = ADDRESS.fullmatch(data)
+    return match and match["id"]
+
+
 def commit_of(repository: str, revision: str | None) -> str:
     """Raises FileNotFoundError, PermissionError or ConnectionError, each with what to do."""
     with hub_errors(repository, revision):
-        return HfApi().dataset_info(repository, revision=revision).sha
+        facts = HfApi().dataset_info(repository, revision=revision)
+        if facts.gated:
+            HfApi().auth_check(repository, repo_type="dataset")
+        return facts.sha
 
 
 @contextlib.contextmanager

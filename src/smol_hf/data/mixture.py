@@ -117,4 +117,9 @@ def open_mixture(entries: list[dict[str, Any]], stopping: str) -> Data:
         readers.append(reader)
         weights.append(float(entry.weight))
     weights = scaled_weights([len(source) for source in sources], weights, stopping)
-    return Data(sources, readers, weights, surveyed=sum(map(len, sources)) <= MOST_SURVEYED)
+    return Data(sources, readers, weights, surveyed=can_be_surveyed(sources))
+
+
+def can_be_surveyed(sources: list[Source]) -> bool:
+    """Whether all records can be looked at before a run: they are here, and not too many."""
+    return sum(map(len, sources)) <= MOST_SURVEYED and not any(source.remote for source in sources)

@@ -9,7 +9,7 @@ import os
 import posixpath
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smol_hf.data.conversation import SampleError
@@ -29,7 +29,7 @@ from smol_hf.data.engine.parquet_source import ParquetSource
 from smol_hf.data.engine.picture_source import PictureSource, is_metadata, is_picture
 from smol_hf.data.engine.source import Source
 from smol_hf.data.engine.tar_source import TarSource
-from smol_hf.data.hub_dataset import ID, PREFIX, HubDataset, find_dataset, hub_id, pinned
+from smol_hf.data.hub_dataset import ID, PREFIX, HubDataset, find_dataset, hub_id, pinned, repository_of
 
 
 def open_json(kind: type[JsonLinesSource] | type[JsonArraySource]) -> Callable[[str, list[str]], Source]:
@@ -59,14 +59,12 @@ class Opened:
         media_folder: None: its records must hold their media as bytes.
         inside_only: its records are a stranger's: none may name what is outside the folder.
         dataset: id on the Hub, by which its adapter may be known.
-        revision: commit of the dataset.
     """
 
     source: Source
     media_folder: Path | None
     inside_only: bool = False
     dataset: str | None = None
-    revision: str | None = None
 
 
 def open_source(path: str | Path) -> Source:
@@ -98,13 +96,21 @@ def open_location(
     if useless := [key for key, value in given.items() if value not in (None, False)]:
         raise ValueError(f"{' and '.join(useless)} belong to a dataset of the Hub, and {data} names files")
     data = pinned(data)
-    if not is_remote(data) and os.path.exists(local_path(data)):
+    if is_remote(data):
+        opened = open_remote(data)
+        opened.source.remote = True
+        return replace(opened, dataset=repository_of(data))
+    if os.path.exists(local_path(data)):
         return open_folder(data) if local_path(data).is_dir() else open_files([data])
-    if has_pattern(data):
-        return open_files(find_files(data), file_name(data))
-    if not is_remote(data):
+    if not has_pattern(data):
         advice = f"; a dataset of the Hub is also called {PREFIX}{data}" if ID.fullmatch(data) else ""
         raise FileNotFoundError(f"the data file {data} does not exist{advice}")
+    return open_files(find_files(data), file_name(data))
+
+
+def open_remote(data: str) -> Opened:
+    if has_pattern(data):
+        return open_files(find_files(data), file_name(data))
     system, path = file_system(data)
     return open_folder(data) if system.isdir(path) else open_files([data])
 
@@ -194,4 +200,5 @@ def open_dataset(dataset: HubDataset) -> Opened:
     source.prefix = f"{dataset.name}/"
     facts = [dataset.repository, dataset.revision, dataset.config, dataset.split, source.fingerprint]
     source.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    return Opened(source, None, inside_only=True, dataset=dataset.repository, revision=dataset.revision)
+    source.remote, source.revision = is_remote(dataset.root), dataset.revision
+    return Opened(source, None, inside_only=True, dataset=dataset.repository)

@@ -192,6 +192,8 @@ class DataArguments:
             given = [name for name, default in alone.items() if getattr(self, name) != default]
             if given:
                 raise ValueError(f"mixture and {' and '.join(given)} exclude each other: its entries have their own")
+        elif self.data == "digits" and (self.dataset_config or self.dataset_split or self.dataset_revision):
+            raise ValueError("data is digits, and dataset_config, _split and _revision belong to a dataset of the Hub")
         if self.on_bad_sample not in ("stop", "skip"):
             raise ValueError(f"on_bad_sample is {self.on_bad_sample!r}: choose stop or skip")
         require_values(self)

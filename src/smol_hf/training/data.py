@@ -11,7 +11,7 @@ from smol_hf.data.embedded import build_pages
 from smol_hf.data.engine.memory_source import MadeSource
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan
-from smol_hf.data.mixture import MOST_SURVEYED, Data, MixtureEntry, open_mixture
+from smol_hf.data.mixture import Data, MixtureEntry, can_be_surveyed, open_mixture
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.survey import count_rows, survey
 from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
@@ -25,7 +25,12 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
             an adapter or a filter that there is not.
     """
     if arguments.mixture is not None:
-        return open_mixture(arguments.mixture, arguments.stopping)
+        data = open_mixture(arguments.mixture, arguments.stopping)
+        arguments.mixture = [
+            {**keys, "revision": source.revision} if source.revision else keys
+            for keys, source in zip(arguments.mixture, data.sources)
+        ]
+        return data
     if arguments.data == "digits":
         return Data([digits(arguments, seed)], [None], [1.0], surveyed=False)
     entry = MixtureEntry(
@@ -39,7 +44,8 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
         download=arguments.dataset_download,
     )
     source, reader = entry.open()
-    return Data([source], [reader], [1.0], surveyed=len(source) <= MOST_SURVEYED)
+    arguments.dataset_revision = source.revision  # what the saved recipe names
+    return Data([source], [reader], [1.0], surveyed=can_be_surveyed([source]))
 
 
 def digits(arguments: DataArguments, seed: int) -> MadeSource:

@@ -24,6 +24,8 @@ class Source(ABC):
             source; otherwise only blocks are, and the rows in each.
         prefix: what the names of its records begin with, where several sources have files of one name.
         fingerprint: changes when the content does. A run does not go on with other data.
+        remote: whether its records come over a network, so that nobody reads all of them before a run.
+        revision: the commit of a dataset of the Hub.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Source(ABC):
     block_sizes: Sequence[int]
     rows_anywhere: bool
     fingerprint: str
+    remote: bool = False
+    revision: str | None = None
 
     @abstractmethod
     def read_block(self, block: int) -> list[tuple[str, Any]]:
