@@ -12,13 +12,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 class Hub:
     """`repositories`: {(owner/name, revision): folder}; the name of a dataset begins with `datasets/`. With `token`,
-    requests without it are answered 401. `gated` datasets may be looked up by everyone, and read with the token alone.
-    The next `failures` requests for content are answered 503."""
+    requests without it are answered 401; where some are `gated`, only what would read those, while everyone may look
+    them up.
+    The next `failures` requests for ranges are answered 503; what is `silent` is never answered."""
 
-    def __init__(self, repositories, token=None, gated=False, failures=0):
+    def __init__(self, repositories, token=None, gated=(), failures=0, silent=()):
         self.repositories = {key: Path(folder) for key, folder in repositories.items()}
         self.token = token
-        self.gated, self.failures = gated, failures
+        self.gated, self.failures, self.silent = gated, failures, silent
         self.requests = []
         self.bytes_sent = 0
 
@@ -47,8 +48,13 @@ def handler_of(hub):
         def answer(self, with_body):
             path = unquote(urlsplit(self.path).path).strip("/")
             hub.requests.append((self.command, path))
-            looked_up = hub.gated and path.startswith("api/") and not path.endswith("/auth-check")
-            if hub.token is not None and not looked_up and self.headers.get("Authorization") != f"Bearer {hub.token}":
+            if any(name in path for name in hub.silent):
+                self.close_connection = True
+                return None
+            closed = not hub.gated or any(name in path for name in hub.gated)
+            if path.startswith("api/") and hub.gated and not path.endswith("/auth-check"):
+                closed = False
+            if closed and hub.token is not None and self.headers.get("Authorization") != f"Bearer {hub.token}":
                 return self.send(401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
             if path.startswith("api/models/"):
                 return self.describe(path.removeprefix("api/models/"))
@@ -59,7 +65,7 @@ def handler_of(hub):
             sha, folder = hub.commit(repository, revision)
             if folder is None or not (folder / name).is_file():
                 return self.send(404, b"", {"X-Error-Code": "EntryNotFound" if folder else "RepoNotFound"})
-            if hub.failures and with_body:
+            if hub.failures and with_body and "Range" in self.headers:
                 hub.failures -= 1
                 return self.send(503, b"")
             content = (folder / name).read_bytes()
@@ -89,7 +95,8 @@ def handler_of(hub):
                 return self.list_tree(folder, inside)
             names = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file()]
             facts = {"id": repository.removeprefix("datasets/"), "sha": sha, "private": False, "downloads": 0,
-                     "likes": 0, "tags": [], "disabled": False, "gated": "manual" if hub.gated else False,
+                     "likes": 0, "tags": [], "disabled": False,
+                     "gated": "manual" if repository in hub.gated else False,
                      "siblings": [{"rfilename": name} for name in names]}  # fmt: skip
             return self.send(200, json.dumps(facts).encode())
 

@@ -14,7 +14,8 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.embedded import build_pages
 from smol_hf.data.engine import json_source, parquet_source
 from smol_hf.data.engine.stream import Plan, RowStream
-from smol_hf.data.mixture import MixtureEntry
+from smol_hf.data.filters import Filters
+from smol_hf.data.mixture import MixtureEntry, Reader
 from smol_hf.data.sources import open_location, open_source
 
 ROWS = 90
@@ -174,6 +175,14 @@ def test_what_cannot_be_told_apart_is_refused_by_name(files, data, error, messag
 def test_a_path_that_looks_like_a_pattern_is_a_path(tmp_path):
     (tmp_path / "a[1].jsonl").write_text('{"a": 1}\n')
     assert len(open_source(tmp_path / "a[1].jsonl")) == 1
+
+
+def test_a_dataset_is_read_by_the_adapter_that_knows_its_id(pages):
+    record = {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "image": pages[0][0]}
+    known = Reader(None, None, Filters(), inside_only=True, dataset="orrzohar/Video-STaR")
+    assert known("x:1", record).images  # its records have no placeholders
+    with pytest.raises(SampleError, match="<image>"):
+        Reader(None, None, Filters(), inside_only=True, dataset="me/unknown")("x:1", record)
 
 
 def test_keys_of_the_hub_are_refused_for_files(tmp_path):
