@@ -17,6 +17,7 @@ from smol_hf.data.engine.files import (
     file_name,
     file_system,
     find_files,
+    for_each,
     has_pattern,
     is_remote,
     labels_of,
@@ -35,7 +36,7 @@ from smol_hf.data.hub_dataset import ID, PREFIX, HubDataset, find_dataset, hub_i
 def open_json(kind: type[JsonLinesSource] | type[JsonArraySource]) -> Callable[[str, list[str]], Source]:
     def open_files(name: str, urls: list[str]) -> Source:
         labels = labels_of(urls)
-        parts = [kind(name, url, labels[url]) for url in sorted(urls)]
+        parts = for_each(lambda url: kind(name, url, labels[url]), sorted(urls))
         return parts[0] if len(parts) == 1 else JoinedSource(name, parts)
 
     return open_files

@@ -148,6 +148,26 @@ def test_what_the_network_does_is_no_fault_of_a_sample(memory, monkeypatch):
             source.read_block(0)
 
 
+def test_a_row_group_that_is_lost_on_the_way_is_no_fault_of_its_rows(memory, monkeypatch):
+    write_parquet(memory, "/a.parquet", RECORDS)
+    source = ParquetSource("x", ["memory://a.parquet"])
+    read, asked, allowed = files.RemoteFile.readinto, [], [100]
+
+    def readinto(self, buffer):
+        asked.append(len(buffer))
+        if len(asked) > allowed[0]:
+            raise files.unreachable(self.url, ConnectionResetError("the line is dead"))
+        return read(self, buffer)
+
+    monkeypatch.setattr(files.RemoteFile, "readinto", readinto)
+    assert len(source.read_block(2)) == 50
+    for number in range(len(asked)):
+        allowed[0] = number
+        asked.clear()
+        with pytest.raises(UnreachableError, match="the line is dead"):
+            source.read_block(2)
+
+
 def test_a_line_that_dies_while_a_file_is_read(memory):
     memory.pipe("/a.jsonl", b'{"a": 1}\n' * 3)
     file = open_file("memory://a.jsonl")

@@ -9,6 +9,8 @@ import io
 import itertools
 import posixpath
 import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +20,7 @@ from fsspec.registry import known_implementations
 from huggingface_hub.errors import HTTPError
 
 READ_AHEAD = 4 * 1024 * 1024  # bytes fetched at once from a remote file that is read from its beginning on
+AT_ONCE = 16  # files elsewhere that are looked at beside each other
 BRACES = re.compile(r"\{([^{}]*)\}")
 SPAN = re.compile(r"(\d+)\.\.(\d+)")
 # What of fsspec's `info` says that the content is another, the surest first.
@@ -151,6 +154,14 @@ def describe(url: str) -> list[Any]:
         raise unreachable(url, error) from error
     marks = [str(info[key]) for key in CONTENT_MARKS if info.get(key)]
     return [info.get("size"), *marks[:1]]
+
+
+def for_each(function: Callable[[str], Any], urls: list[str]) -> list[Any]:
+    """What a function gives for each file, in their order; of files elsewhere several are waited for at once."""
+    if not any(map(is_remote, urls)):
+        return [function(url) for url in urls]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(function, urls))
 
 
 def has_pattern(text: str) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.files import file_name, is_remote, open_file, read_range
+from smol_hf.data.engine.index_cache import remembered
 from smol_hf.data.engine.source import SMALL, Source
 
 CHUNK = 1 << 24
@@ -37,17 +38,25 @@ class JsonSource(Source):
     def __init__(self, name: str, path: str | Path, label: str | None = None):
         self.name, self.path = name, str(path)
         self.label = label or file_name(self.path)
-        digest = hashlib.sha256()
-        with open_file(self.path, ahead=True) as file:
-            self.starts, self.ends = self.places(file, digest)
-        self.fingerprint = digest.hexdigest()
+        kind = f"{type(self).__name__} 1"
+        starts, ends, self.fingerprint = remembered(self.path, kind, self.index)
+        self.starts, self.ends = np.asarray(starts, dtype=np.int64), np.asarray(ends, dtype=np.int64)
         grouped = is_remote(self.path)
         self.firsts = blocks_of(self.starts, self.ends) if grouped else np.arange(len(self.starts) + 1)
         self.block_sizes = np.diff(self.firsts)
         self.rows_anywhere = not grouped or not len(self.ends) or int(self.ends[-1]) <= SMALL
 
+    def index(self) -> tuple[Any, Any, str]:
+        """(starts, ends, SHA-256) of the file, which is read through."""
+        digest = hashlib.sha256()
+        with open_file(self.path, ahead=True) as file:
+            starts, ends = self.places(file, digest)
+        if is_remote(self.path):
+            return starts.tolist(), ends.tolist(), digest.hexdigest()
+        return starts, ends, digest.hexdigest()
+
     def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray]:
-        """(starts, ends) of a file that is read through once, into `digest`."""
+        """(starts, ends) of each record; all that is read goes into `digest`."""
         raise NotImplementedError
 
     def parse(self, text: bytes, where: str) -> Any:

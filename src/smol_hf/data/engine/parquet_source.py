@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.files import describe, is_remote, labels_of, open_file
+from smol_hf.data.engine.files import describe, for_each, is_remote, labels_of, open_file
 from smol_hf.data.engine.source import SMALL, Source
 
 
@@ -33,9 +33,7 @@ class ParquetSource(Source):
         self.block_sizes = []
         self.sizes: list[int] = []
         facts = []
-        for url in sorted(urls):
-            with self.open(url) as file:
-                metadata = file.metadata
+        for url, metadata in zip(sorted(urls), for_each(self.metadata, sorted(urls))):
             facts += [(self.labels[url], *describe(url))] if is_remote(url) else []
             row = 1
             for group in range(metadata.num_row_groups):
@@ -48,6 +46,10 @@ class ParquetSource(Source):
                 row += described.num_rows
         self.rows_anywhere = sum(self.sizes) <= SMALL
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def metadata(self, url: str) -> pyarrow.parquet.FileMetaData:
+        with self.open(url) as file:
+            return file.metadata
 
     def open(self, url: str) -> pyarrow.parquet.ParquetFile:
         try:

@@ -9,13 +9,14 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.files import describe, is_remote, labels_of, open_file, read_range
+from smol_hf.data.engine.files import describe, for_each, is_remote, labels_of, open_file, read_range
+from smol_hf.data.engine.index_cache import remembered
 from smol_hf.data.engine.members import TEXTS, ending, in_order, is_used, record_of
 from smol_hf.data.engine.source import Source
 
@@ -55,10 +56,10 @@ class TarSource(Source):
         self.name, self.urls = name, sorted(urls)
         labels = labels_of(self.urls)
         self.labels = [labels[url] for url in self.urls]
-        shards = [indexed(url, label) for url, label in zip(self.urls, self.labels)]
+        shards = for_each(lambda url: index_of(url, labels[url]), self.urls)
         self.note_interrupted(shards)
         self.keep(shards)
-        facts = [(label, *describe(url)) for url, label in zip(self.urls, self.labels) if is_remote(url)]
+        facts = for_each(describe, [url for url in self.urls if is_remote(url)])
         contents = [[label, shard.members] for label, shard in zip(self.labels, shards)]
         self.fingerprint = hashlib.sha256(json.dumps([facts, contents]).encode()).hexdigest()
 
@@ -155,6 +156,11 @@ def together(spans: dict[str, tuple[int, int]]) -> list[list[str]]:
         else:
             groups.append([name])
     return groups
+
+
+def index_of(url: str, label: str) -> Shard:
+    """`indexed`, once for each remote file and machine."""
+    return Shard(**remembered(url, "tar 1", lambda: asdict(indexed(url, label))))
 
 
 def indexed(url: str, label: str) -> Shard:
