@@ -157,6 +157,7 @@ def test_records_from_elsewhere_open_no_file_here(pages, tmp_path):
         (["a.csv"], "*.csv", None, ""),
         (["a.csv", "b.csv"], "*.csv", ValueError, r"\.csv: what is read is \.jsonl"),
         (["metadata.jsonl", "a.jsonl", "p.png"], "", ValueError, "has both a.jsonl and metadata.jsonl"),
+        (["info.json", "p.txt", "p.png"], "", ValueError, r"has both info.json and p\.txt, which is about pictures"),
         ([], "none.jsonl", FileNotFoundError, "does not exist"),
         ([], "part-*.jsonl", FileNotFoundError, "there is no data file"),
     ],

@@ -152,18 +152,18 @@ def open_folder(folder: str) -> Opened:
     root = folder if is_remote(folder) else os.path.abspath(local_path(folder))
     root = pinned_root(root, urls)
     pictures = {posixpath.splitext(url)[0] for url in urls if is_picture(url)}
-    metadata = [url for url in urls if is_metadata(url)] if pictures else []
+    captions = [url for url in urls if is_metadata(url) or posixpath.splitext(url)[0] in pictures] if pictures else []
+    captions = [url for url in captions if not is_picture(url)]
     shards = [
         url
         for url in urls
         if posixpath.dirname(url) == root
         and (url.lower().endswith(tuple(KINDS)) or COMPRESSED.search(url))
-        and posixpath.splitext(url)[0] not in pictures
-        and url not in metadata
+        and url not in captions
     ]
-    if shards and metadata:
-        both = f"{file_name(shards[0])} and {file_name(metadata[0])}"
-        raise ValueError(f"the data folder {folder} has both {both}: name the file that is meant")
+    if shards and captions:
+        both = f"{file_name(shards[0])} and {file_name(captions[0])}, which is about pictures"
+        raise ValueError(f"the data folder {folder} has both {both}: name the file that is meant, or keep one of them")
     if pictures and not shards:
         source: Source = PictureSource(name, root, urls)
         return Opened(source, None if is_remote(folder) else Path(root), inside_only=True)
