@@ -21,6 +21,7 @@ from trl import SFTConfig
 
 from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_config
 from smol_hf.data.conversation import SampleError
+from smol_hf.data.engine.files import UnreachableError
 from smol_hf.publishing.adapter import publish_adapter
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.training.checkpoints import CheckpointError
@@ -28,7 +29,7 @@ from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, load_argumen
 from smol_hf.training.run import train
 from smol_hf.training.trainer import NonFiniteError, SmolTrainer
 
-USER_ERRORS = (RecipeError, SampleError, CheckpointError, NonFiniteError, FileNotFoundError)
+USER_ERRORS = (RecipeError, SampleError, CheckpointError, NonFiniteError, FileNotFoundError, UnreachableError)
 
 USAGE = """usage: smol-hf train [--config RECIPE.yaml] [--key value …]
 

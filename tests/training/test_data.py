@@ -109,7 +109,7 @@ def test_a_filter_or_adapter_that_there_is_not_is_an_error(keys, message, tmp_pa
 
 
 def test_a_folder_without_parquet_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no \.parquet file"):
+    with pytest.raises(FileNotFoundError, match=r"holds no \.jsonl .* or \.tar file and no picture"):
         open_data(DataArguments(data=str(tmp_path)), 0)
 
 

@@ -18,7 +18,7 @@ from smol_hf.data.failed_sources import FailedSource, refuse_failed
 from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.filters import Filters
 from smol_hf.data.images import check_bytes
-from smol_hf.data.sources import open_source
+from smol_hf.data.sources import open_location
 from smol_hf.data.survey import Survey
 from smol_hf.wording import nearest
 
@@ -57,14 +57,17 @@ class Data:
 class Reader:
     """(where, record) → the conversation that the recipe wants of it."""
 
-    media_folder: Path
+    media_folder: Path | None
     adapter: str | None
     filters: Filters
+    inside_only: bool = False
+    dataset: str | None = None
     fetcher: ImageFetcher = field(default_factory=ImageFetcher)
 
     def __call__(self, where: str, record: Any) -> Conversation:
-        place = Place(where, self.media_folder, addresses=self.fetcher.is_on)
-        conversation, reason = self.filters.apply(adapt(record, place, name=self.adapter))
+        place = Place(where, self.media_folder, self.inside_only, addresses=self.fetcher.is_on)
+        conversation = adapt(record, place, name=self.adapter, dataset=self.dataset)
+        conversation, reason = self.filters.apply(conversation)
         if conversation is None:
             raise FilteredOutError(where, f"left out by filters: {reason}")
         conversation = self.fetcher.bring(conversation)
@@ -75,7 +78,8 @@ class Reader:
 
 @dataclass(frozen=True)
 class MixtureEntry:
-    """One source of a mixture, by the keys of a recipe. In a path `{data_root}` stands for the recipe's key."""
+    """One source of a mixture, by the keys of a recipe. In a path `{data_root}` stands for the recipe's key; `config`,
+    `split`, `revision` and `download` are of a dataset of the Hub."""
 
     data: str
     name: str | None = None
@@ -112,13 +116,13 @@ class MixtureEntry:
             find_adapter(self.adapter)  # refuse a name that is none before anything is read
         filters = Filters.from_mapping(self.filters)
         fetcher = (fetcher or ImageFetcher()).for_hosts(self.fetch_images)
-        path = Path(located(self.data, data_root))
-        folder = path if path.is_dir() else path.parent
+        dataset = {"config": self.config, "split": self.split, "revision": self.revision, "download": self.download}
+        opened = open_location(located(self.data, data_root), **dataset)
+        source, folder = opened.source, opened.media_folder
         folder = Path(located(self.image_folder, data_root)) if self.image_folder is not None else folder
-        source = open_source(path)
         if self.name is not None:
             source.name, source.prefix = self.name, f"{self.name}/"
-        return source, Reader(folder, self.adapter, filters, fetcher)
+        return source, Reader(folder, self.adapter, filters, opened.inside_only, opened.dataset, fetcher)
 
 
 def located(path: str, data_root: str | None) -> str:
@@ -202,7 +206,7 @@ def data_of(opened: list[tuple[MixtureEntry, Source, Reader]], stopping: str, fa
     rows = [len(source) for source in sources]
     weights = [entry.weight_of(number) for entry, number in zip(entries, rows)]
     weights = scaled_weights(rows, weights, stopping)
-    return Data(sources, readers, weights, sum(rows) <= MOST_SURVEYED, entries=entries, failed=failed)
+    return Data(sources, readers, weights, can_be_surveyed(sources), entries=entries, failed=failed)
 
 
 def without_unusable(data: Data, stopping: str, on_failed: str) -> Data:
@@ -246,3 +250,8 @@ def leave_out(data: Data, reasons: dict[int, str], stopping: str, on_failed: str
     found = data.found.found.items()
     smaller.found = Survey({(places[old], where): each for (old, where), each in found if old in places})
     return smaller
+
+
+def can_be_surveyed(sources: list[Source]) -> bool:
+    """Whether all records can be looked at before a run: they are here, and not too many."""
+    return sum(map(len, sources)) <= MOST_SURVEYED and not any(source.remote for source in sources)

@@ -1,23 +1,205 @@
-"""A file or folder that a recipe names → the source that reads it."""
+"""What a recipe's `data` names → the source that reads it: files, patterns and folders, here or elsewhere, and
+datasets of the Hub."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from smol_hf.data.conversation import SampleError
+from smol_hf.data.engine.files import (
+    file_name,
+    file_system,
+    find_files,
+    for_each,
+    has_pattern,
+    is_remote,
+    labels_of,
+    list_folder,
+    local_path,
+)
+from smol_hf.data.engine.joined_source import JoinedSource
 from smol_hf.data.engine.json_source import JsonArraySource, JsonLinesSource
 from smol_hf.data.engine.parquet_source import ParquetSource
+from smol_hf.data.engine.picture_source import PictureSource, is_metadata, is_picture
 from smol_hf.data.engine.source import Source
+from smol_hf.data.engine.tar_source import TarSource
+from smol_hf.data.hub_dataset import ID, PREFIX, HubDataset, find_dataset, hub_id, pinned, repository_of
 
 
-def open_source(path: Path) -> Source:
-    """The source of a file, or of a folder of parquet files. Raises FileNotFoundError when there is none."""
-    if path.is_dir():
-        files = sorted(str(each) for each in path.glob("*.parquet"))
-        if not files:
-            raise FileNotFoundError(f"the data folder {path} holds no .parquet file")
-        return ParquetSource(path.name, files)
-    if not path.is_file():
-        raise FileNotFoundError(f"the data file {path} does not exist")
-    if path.suffix == ".parquet":
-        return ParquetSource(path.name, [str(path)])
-    return (JsonArraySource if path.suffix == ".json" else JsonLinesSource)(path.name, path)
+def open_json(kind: type[JsonLinesSource] | type[JsonArraySource]) -> Callable[[str, list[str]], Source]:
+    def open_files(name: str, urls: list[str]) -> Source:
+        labels = labels_of(urls)
+        parts = for_each(lambda url: kind(name, url, labels[url]), sorted(urls))
+        return parts[0] if len(parts) == 1 else JoinedSource(name, parts)
+
+    return open_files
+
+
+KINDS: dict[str, Callable[[str, list[str]], Source]] = {
+    ".jsonl": open_json(JsonLinesSource),
+    ".ndjson": open_json(JsonLinesSource),
+    ".json": open_json(JsonArraySource),
+    ".parquet": ParquetSource,
+    ".tar": TarSource,
+}
+COMPRESSED = re.compile(r"\.(gz|bz2|xz|zst|tgz|zip|7z)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source, and where the media are that its records name.
+
+    Attributes:
+        media_folder: None: its records must hold their media as bytes.
+        inside_only: its records are a stranger's: none may name what is outside the folder.
+        dataset: id on the Hub, by which its adapter may be known.
+    """
+
+    source: Source
+    media_folder: Path | None
+    inside_only: bool = False
+    dataset: str | None = None
+
+
+def open_source(path: str | Path) -> Source:
+    """The source of a file, a pattern of files, or a folder; see `open_location`."""
+    return open_location(str(path)).source
+
+
+def open_location(
+    data: str,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    download: bool = False,
+) -> Opened:
+    """The source of what `data` names: a file (`.jsonl`, `.json`, `.parquet`, `.tar`), a pattern of files, a folder of
+    shards of one kind or of pictures, all of them here or under an address of fsspec, or a dataset of the Hub.
+
+    Args:
+        config, split, revision, download: of a dataset of the Hub; see `find_dataset`.
+
+    Raises:
+        FileNotFoundError: when there is none. ValueError: for what cannot be told apart, and for keys that the data
+            has no use for. SampleError: when a file cannot be read as a whole.
+    """
+    if (name := hub_id(data)) is not None:
+        return open_dataset(find_dataset(name, config, split, revision, download))
+    given = {"config": config, "split": split, "revision": revision, "download": download}
+    if useless := [key for key, value in given.items() if value not in (None, False)]:
+        raise ValueError(f"{' and '.join(useless)} belong to a dataset of the Hub, and {data} names files")
+    data = pinned(data)
+    if is_remote(data):
+        opened = open_remote(data)
+        opened.source.remote = True
+        return replace(opened, dataset=repository_of(data))
+    if os.path.exists(local_path(data)):
+        return open_folder(data) if local_path(data).is_dir() else open_files([data])
+    if not has_pattern(data):
+        advice = f"; a dataset of the Hub is also called {PREFIX}{data}" if ID.fullmatch(data) else ""
+        raise FileNotFoundError(f"the data file {data} does not exist{advice}")
+    return open_files(find_files(data), file_name(data))
+
+
+def open_remote(data: str) -> Opened:
+    if has_pattern(data):
+        return open_files(find_files(data), file_name(data))
+    system, path = file_system(data)
+    return open_folder(data) if system.isdir(path) else open_files([data])
+
+
+def open_files(urls: list[str], name: str | None = None) -> Opened:
+    """One source of files of one kind. Their records may name media, by paths from the folder that all stand in."""
+    source = source_of(name or file_name(urls[0]), urls)
+    if isinstance(source, TarSource) or any(map(is_remote, urls)):
+        return Opened(source, None, inside_only=True)
+    folders = {local_path(url).parent for url in urls}
+    return Opened(source, folders.pop() if len(folders) == 1 else Path(os.path.commonpath(folders)))
+
+
+def source_of(name: str, urls: list[str]) -> Source:
+    """Raises ValueError for files of several kinds, or of a kind that is not read."""
+    kinds: dict[str, list[str]] = {}
+    for url in urls:
+        kinds.setdefault(posixpath.splitext(file_name(url))[1].lower(), []).append(url)
+    if len(kinds) > 1:
+        examples = ", ".join(file_name(each[0]) for each in kinds.values())
+        pattern = f"*{next(iter(kinds))}"
+        raise ValueError(f"{name} holds files of several kinds ({examples}): name one kind, such as {pattern}")
+    (kind,) = kinds
+    if COMPRESSED.search(kind):
+        advice = "uncompress it, since no record in it can be read without all before it"
+        raise SampleError(file_name(urls[0]), f"is compressed: {advice}")
+    if kind not in KINDS and len(urls) == 1 and not is_remote(urls[0]):
+        kind = ".jsonl"  # lines of JSON by whatever name
+    if kind not in KINDS:
+        raise ValueError(f"{name} holds {kind or 'files without an ending'}: what is read is {', '.join(KINDS)}")
+    return KINDS[kind](name, urls)
+
+
+def open_folder(folder: str) -> Opened:
+    """A folder of shards of one kind, or of pictures."""
+    folder = folder.rstrip("/")
+    name, urls = file_name(folder), list_folder(folder)
+    root = folder if is_remote(folder) else os.path.abspath(local_path(folder))
+    root = pinned_root(root, urls)
+    pictures = {posixpath.splitext(url)[0] for url in urls if is_picture(url)}
+    captions = [url for url in urls if is_metadata(url) or posixpath.splitext(url)[0] in pictures] if pictures else []
+    captions = [url for url in captions if not is_picture(url)]
+    shards = [
+        url
+        for url in urls
+        if posixpath.dirname(url) == root
+        and (url.lower().endswith(tuple(KINDS)) or COMPRESSED.search(url))
+        and url not in captions
+    ]
+    if shards and captions:
+        both = f"{file_name(shards[0])} and {file_name(captions[0])}, which is about pictures"
+        raise ValueError(f"the data folder {folder} has both {both}: name the file that is meant, or keep one of them")
+    if pictures and not shards:
+        source: Source = PictureSource(name, root, urls)
+        return Opened(source, None if is_remote(folder) else Path(root), inside_only=True)
+    if not shards:
+        raise FileNotFoundError(nothing_in(folder, urls))
+    opened = open_files(shards, name)
+    return Opened(opened.source, None if opened.media_folder is None else local_path(folder), opened.inside_only)
+
+
+def pinned_root(root: str, urls: list[str]) -> str:
+    """The folder as the addresses of its files spell it (memory:///x of memory://x)."""
+    if not urls or not is_remote(root) or urls[0].startswith(root + "/"):
+        return root
+    system, path = file_system(root)
+    return system.unstrip_protocol(path).rstrip("/")
+
+
+def nothing_in(folder: str, urls: list[str]) -> str:
+    deeper = next((url for url in urls if url.lower().endswith(tuple(KINDS))), None)
+    if deeper is not None:
+        return (
+            f"the data folder {folder} holds no {', '.join(KINDS)} file itself, but {deeper} is inside: name that "
+            f"folder, or a pattern such as {folder}/*/*{posixpath.splitext(deeper)[1]}"
+        )
+    return f"the data folder {folder} holds no {' or '.join(KINDS)} file and no picture"
+
+
+def open_dataset(dataset: HubDataset) -> Opened:
+    """The files of a split of a dataset of the Hub. Its records are a stranger's."""
+    files = dataset.files
+    if any(map(is_picture, files)):
+        source: Source = PictureSource(dataset.name, dataset.root, files)
+    else:
+        source = source_of(dataset.name, files)
+    source.prefix = f"{dataset.name}/"
+    facts = [dataset.repository, dataset.revision, dataset.config, dataset.split, source.fingerprint]
+    source.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    source.remote, source.revision = is_remote(dataset.root), dataset.revision
+    return Opened(source, None, inside_only=True, dataset=dataset.repository)

@@ -110,8 +110,20 @@ class DataArguments:
     data: str = field(
         default="digits",
         metadata={
-            "help": "A .jsonl, .json or .parquet file, a folder of parquet files, or `digits` (embedded pages)."
+            "help": "A .jsonl, .json, .parquet or .tar (webdataset) file, a pattern or a folder of such, a folder of "
+            "pictures with captions; any of them also as s3://, gs:// or hf://. owner/name: a dataset of the Hub. "
+            "digits: embedded pages."
         },
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Which configuration of a dataset of the Hub; its default one by default."}
+    )
+    dataset_split: str | None = field(default=None, metadata={"help": "Which split of it; train by default."})
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Its branch, tag or commit; what its main branch stands at by default."}
+    )
+    dataset_download: bool = field(
+        default=False, metadata={"help": "Fetch its files before the run, instead of reading them bit by bit."}
     )
     adapter: str | None = field(
         default=None,
@@ -145,8 +157,9 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Several sources instead of data: a list of {data, name, weight or samples, modality, adapter, "
-            "filters, image_folder, available}, or the path of a YAML file with such a list. Weight 1 gives each "
-            "sample once a round, 0.5 half of them, 2 each twice; samples: so many of them."
+            "filters, image_folder, available} and, of datasets of the Hub, {config, split, revision, download}; or "
+            "the path of a YAML file with such a list. Weight 1 gives each sample once a round, 0.5 half of them, 2 "
+            "each twice; samples: so many of them."
         },
     )
     data_root: str | None = field(
@@ -225,10 +238,13 @@ class DataArguments:
         if self.stopping not in STOPPING:
             raise ValueError(f"stopping is {self.stopping!r}: choose one of {', '.join(STOPPING)}")
         if self.mixture is not None:
-            alone = {"data": "digits", "adapter": None, "filters": None, "image_folder": None}
+            alone = {"data": "digits", "adapter": None, "filters": None, "image_folder": None, "dataset_config": None,
+                     "dataset_split": None, "dataset_revision": None, "dataset_download": False}  # fmt: skip
             given = [name for name, default in alone.items() if getattr(self, name) != default]
             if given:
                 raise ValueError(f"mixture and {' and '.join(given)} exclude each other: its entries have their own")
+        elif self.data == "digits" and (self.dataset_config or self.dataset_split or self.dataset_revision):
+            raise ValueError("data is digits, and dataset_config, _split and _revision belong to a dataset of the Hub")
         check_losses(self.too_long)
         if self.image_resizing not in IMAGE_RESIZING:
             raise ValueError(f"image_resizing is {self.image_resizing!r}: choose {' or '.join(IMAGE_RESIZING)}")

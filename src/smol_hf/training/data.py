@@ -6,6 +6,7 @@ import hashlib
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.embedded import build_pages
@@ -13,7 +14,15 @@ from smol_hf.data.engine.memory_source import MadeSource
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.fetched_images import ImageFetcher
-from smol_hf.data.mixture import MOST_SURVEYED, Data, MixtureEntry, leave_out, open_mixture, without_unusable
+from smol_hf.data.mixture import (
+    Data,
+    MixtureEntry,
+    can_be_surveyed,
+    leave_out,
+    open_mixture,
+    parse_entries,
+    without_unusable,
+)
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.survey import count_rows, survey
 from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
@@ -30,7 +39,9 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
     """
     if arguments.mixture is not None:
         policy = {"on_failed": arguments.on_failed_source, "data_root": arguments.data_root}
-        return open_mixture(arguments.mixture, arguments.stopping, **policy, fetcher=fetcher_of(arguments))
+        data = open_mixture(arguments.mixture, arguments.stopping, **policy, fetcher=fetcher_of(arguments))
+        arguments.mixture = with_revisions(arguments.mixture, data)
+        return data
     if arguments.data == "digits":
         return Data([digits(arguments, seed)], [None], [1.0], surveyed=False)
     entry = MixtureEntry(
@@ -38,9 +49,23 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
         adapter=arguments.adapter,
         filters=arguments.filters or {},
         image_folder=arguments.image_folder,
+        config=arguments.dataset_config,
+        split=arguments.dataset_split,
+        revision=arguments.dataset_revision,
+        download=arguments.dataset_download,
     )
     source, reader = entry.open(fetcher=fetcher_of(arguments))
-    return Data([source], [reader], [1.0], surveyed=len(source) <= MOST_SURVEYED)
+    arguments.dataset_revision = source.revision  # what the saved recipe names
+    return Data([source], [reader], [1.0], surveyed=can_be_surveyed([source]))
+
+
+def with_revisions(mixture: list[dict[str, Any]], data: Data) -> list[dict[str, Any]]:
+    """The entries, with the commit that each dataset of the Hub was opened at."""
+    entries = parse_entries(mixture)
+    opened = {entries.index(entry): source.revision for entry, source in zip(data.entries, data.sources)}
+    return [
+        {**keys, "revision": opened[number]} if opened.get(number) else keys for number, keys in enumerate(mixture)
+    ]
 
 
 def fetcher_of(arguments: DataArguments) -> ImageFetcher:

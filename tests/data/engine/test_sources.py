@@ -179,7 +179,7 @@ def test_blocks_are_read_once_while_they_are_needed(tmp_path):
         assert cache.row(0, int(block), 2)[1]["id"] % 5 == 2
     assert sorted(reads) == [0, 1, 2, 3]  # small: all stay
     source.rows_anywhere, reads[:] = False, []
-    cache = BlockCache([source], kept=2)
+    cache = BlockCache([source], kept=2, bytes_kept=0)
     for block in (0, 0, 1, 0, 2, 1):
         cache.row(0, block, 0)
     assert reads == [0, 1, 2, 1]

@@ -1,4 +1,5 @@
-"""JSON lines, and JSON files that hold one array: any row, without the file in memory. A block is one row."""
+"""JSON lines, and JSON files that hold one array, here or anywhere that fsspec reaches: any row, without the file in
+memory. The file is read through once, to find where each record stands."""
 
 from __future__ import annotations
 
@@ -12,40 +13,95 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.source import Source
+from smol_hf.data.engine.files import file_name, is_remote, open_file, read_range
+from smol_hf.data.engine.index_cache import remembered
+from smol_hf.data.engine.source import SMALL, Source
 
 CHUNK = 1 << 24
+BLOCK = 1 << 20  # bytes of a remote file that are read at once
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class JsonLinesSource(Source):
-    """One record per line. Rows count from 1, blank lines included, as an editor shows them."""
+class JsonSource(Source):
+    """Records that stand at known places of a file. Of a file here a block is one row; of one elsewhere as many as
+    make a request worth its time, each of them asked for once.
 
-    rows_anywhere = True
+    Args:
+        path: of the file, or its address.
+        label: what the file is called in the names of its rows.
 
-    def __init__(self, name: str, path: str | Path):
-        self.name, self.path = name, Path(path)
+    Attributes:
+        starts, ends: (rows,) places of each record.
+        firsts: (blocks + 1,) the first row of each block, and the number of rows.
+    """
+
+    def __init__(self, name: str, path: str | Path, label: str | None = None):
+        self.name, self.path = name, str(path)
+        self.label = label or file_name(self.path)
+        kind = f"{type(self).__name__} 1"
+        starts, ends, self.fingerprint = remembered(self.path, kind, self.index)
+        self.starts, self.ends = np.asarray(starts, dtype=np.int64), np.asarray(ends, dtype=np.int64)
+        grouped = is_remote(self.path)
+        self.firsts = blocks_of(self.starts, self.ends) if grouped else np.arange(len(self.starts) + 1)
+        self.block_sizes = np.diff(self.firsts)
+        self.rows_anywhere = not grouped or not len(self.ends) or int(self.ends[-1]) <= SMALL
+
+    def index(self) -> tuple[Any, Any, str]:
+        """(starts, ends, SHA-256) of the file, which is read through."""
         digest = hashlib.sha256()
-        ends = []
-        with self.path.open("rb") as file:
-            position = 0
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-                ends.append(np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == 10) + position + 1)
-                position += len(chunk)
-        line_ends = np.concatenate([*ends, np.empty(0, dtype=np.int64)])
-        if position and (not len(line_ends) or line_ends[-1] != position):
-            line_ends = np.append(line_ends, position)  # the last line has no line break
-        self.fingerprint = digest.hexdigest()
-        self.block_sizes = np.ones(len(line_ends), dtype=np.int64)
-        self.offsets = np.concatenate([[0], line_ends])
+        with open_file(self.path, ahead=True) as file:
+            starts, ends = self.places(file, digest)
+        if is_remote(self.path):
+            return starts.tolist(), ends.tolist(), digest.hexdigest()
+        return starts, ends, digest.hexdigest()
+
+    def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray]:
+        """(starts, ends) of each record; all that is read goes into `digest`."""
+        raise NotImplementedError
+
+    def parse(self, text: bytes, where: str) -> Any:
+        raise NotImplementedError
+
+    def bytes_of(self, block: int) -> int:
+        first, last = self.firsts[block], self.firsts[block + 1]
+        return int(self.ends[last - 1] - self.starts[first])
 
     def read_block(self, block: int) -> list[tuple[str, Any]]:
-        start, end = int(self.offsets[block]), int(self.offsets[block + 1])
-        with self.path.open("rb") as file:
-            file.seek(start)
-            where = f"{self.prefix}{self.path.name}:{block + 1}"
-            return [(where, parse_line(file.read(end - start), where))]
+        first, last = int(self.firsts[block]), int(self.firsts[block + 1])
+        begin = int(self.starts[first])
+        content = read_range(self.path, begin, int(self.ends[last - 1]))
+        rows = []
+        for row in range(first, last):
+            where = f"{self.prefix}{self.label}:{row + 1}"
+            rows.append((where, self.parse(content[self.starts[row] - begin : self.ends[row] - begin], where)))
+        return rows
+
+
+def blocks_of(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The first row of each block of about `BLOCK` bytes, and the number of rows."""
+    firsts = [0]
+    while firsts[-1] < len(starts):
+        fitting = int(np.searchsorted(ends, starts[firsts[-1]] + BLOCK, side="right"))
+        firsts.append(max(fitting, firsts[-1] + 1))
+    return np.array(firsts)
+
+
+class JsonLinesSource(JsonSource):
+    """One record per line. Rows count from 1, blank lines included, as an editor shows them."""
+
+    def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray]:
+        line_ends, position = [], 0
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            line_ends.append(np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == 10) + position + 1)
+            position += len(chunk)
+        ends = np.concatenate([np.zeros(1, dtype=np.int64), *line_ends])
+        if ends[-1] != position:
+            ends = np.append(ends, position)  # the last line has no line break
+        return ends[:-1], ends[1:]
+
+    def parse(self, text: bytes, where: str) -> Any:
+        return parse_line(text, where)
 
 
 def parse_line(line: bytes, where: str) -> Any:
@@ -59,29 +115,19 @@ def parse_line(line: bytes, where: str) -> Any:
         return SampleError(where, f"not valid JSON: {error}")
 
 
-class JsonArraySource(Source):
-    """One array of records. The file is read through once, to find where each record stands.
+class JsonArraySource(JsonSource):
+    """One array of records.
 
     Raises:
         SampleError: when the file holds something else than one array, or is cut off.
     """
 
-    rows_anywhere = True
+    def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray]:
+        spans = np.array(list(elements(file, self.label, digest)), dtype=np.int64).reshape(-1, 2)
+        return spans[:, 0], spans[:, 1]
 
-    def __init__(self, name: str, path: str | Path):
-        self.name, self.path = name, Path(path)
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            self.spans = np.array(list(elements(file, self.path.name, digest)), dtype=np.int64).reshape(-1, 2)
-        self.fingerprint = digest.hexdigest()
-        self.block_sizes = np.ones(len(self.spans), dtype=np.int64)
-
-    def read_block(self, block: int) -> list[tuple[str, Any]]:
-        start, end = (int(place) for place in self.spans[block])
-        with self.path.open("rb") as file:
-            file.seek(start)
-            where = f"{self.prefix}{self.path.name}:{block + 1}"
-            return [(where, parse_element(file.read(end - start), where))]
+    def parse(self, text: bytes, where: str) -> Any:
+        return parse_element(text, where)
 
 
 def parse_element(text: bytes, where: str) -> Any:

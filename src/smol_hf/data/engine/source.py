@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 BLOCKS_KEPT = 6
+BYTES_KEPT = 512 * 1024 * 1024  # of blocks with several rows, by process
+SMALL = 64 * 1024 * 1024  # bytes of a source whose rows are shuffled all over, since its blocks stay in memory
 
 
 class Source(ABC):
@@ -22,6 +24,8 @@ class Source(ABC):
             source; otherwise only blocks are, and the rows in each.
         prefix: what the names of its records begin with, where several sources have files of one name.
         fingerprint: changes when the content does. A run does not go on with other data.
+        remote: whether its records come over a network, so that nobody reads all of them before a run.
+        revision: the commit of a dataset of the Hub.
     """
 
     name: str
@@ -29,11 +33,17 @@ class Source(ABC):
     block_sizes: Sequence[int]
     rows_anywhere: bool
     fingerprint: str
+    remote: bool = False
+    revision: str | None = None
 
     @abstractmethod
     def read_block(self, block: int) -> list[tuple[str, Any]]:
         """(where, record) of each row; `where` names it in every message. A row that cannot be parsed has the
         `SampleError` that says so in place of its record; None stands for no row (a blank line)."""
+
+    def bytes_of(self, block: int) -> int:
+        """About how much a block holds; 0 where nobody knows."""
+        return 0
 
     def __len__(self) -> int:
         return int(np.sum(self.block_sizes))
@@ -41,13 +51,15 @@ class Source(ABC):
 
 class BlockCache:
     """The blocks that were read last, of all sources of a process. Of a source with `rows_anywhere` whose blocks hold
-    several rows, all stay: such a source is small, and its rows are asked for in any order."""
+    several rows, all stay: such a source is small, and its rows are asked for in any order. Of other blocks with
+    several rows those stay that `bytes_kept` has room for, since the lanes of a process take turns in reading them."""
 
-    def __init__(self, sources: list[Source], kept: int = BLOCKS_KEPT):
-        self.sources = sources
+    def __init__(self, sources: list[Source], kept: int = BLOCKS_KEPT, bytes_kept: int = BYTES_KEPT):
+        self.sources, self.bytes_kept = sources, bytes_kept
         self.kept = max(kept, len(sources))
         self.blocks: OrderedDict[tuple[int, int], list] = OrderedDict()
         self.small: dict[tuple[int, int], list] = {}
+        self.bytes = 0
 
     def row(self, source: int, block: int, row: int) -> tuple[str, Any]:
         key = (source, block)
@@ -57,10 +69,16 @@ class BlockCache:
             self.blocks.move_to_end(key)
             return self.blocks[key][row]
         rows = self.sources[source].read_block(block)
-        if self.sources[source].rows_anywhere and len(rows) > 1:
+        if len(rows) == 1:
+            return rows[row]  # nobody asks for it again soon
+        if self.sources[source].rows_anywhere:
             self.small[key] = rows
-        else:
-            self.blocks[key] = rows
-            while len(self.blocks) > self.kept:
-                self.blocks.popitem(last=False)
+            return rows[row]
+        self.blocks[key] = rows
+        self.bytes += self.bytes_of(key)
+        while len(self.blocks) > self.kept and (self.bytes > self.bytes_kept or not self.bytes_of(key)):
+            self.bytes -= self.bytes_of(self.blocks.popitem(last=False)[0])
         return rows[row]
+
+    def bytes_of(self, key: tuple[int, int]) -> int:
+        return self.sources[key[0]].bytes_of(key[1])

@@ -1,0 +1,211 @@
+"""Data files here and anywhere that fsspec reaches: opened, read in ranges, found by patterns, told apart.
+
+Nothing here keeps a connection: a file is opened by who reads it, in the process that reads it.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import posixpath
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.registry import known_implementations
+from huggingface_hub.errors import HTTPError
+
+READ_AHEAD = 4 * 1024 * 1024  # bytes fetched at once from a remote file that is read from its beginning on
+AT_ONCE = 16  # files elsewhere that are looked at beside each other
+BRACES = re.compile(r"\{([^{}]*)\}")
+SPAN = re.compile(r"(\d+)\.\.(\d+)")
+# What of fsspec's `info` says that the content is another, the surest first.
+CONTENT_MARKS = (
+    "xet_hash", "blob_id", "lfs", "ETag", "etag", "md5Hash", "md5", "crc32c", "content_md5", "checksum", "mtime",
+    "LastModified", "last_modified", "updated", "created",
+)  # fmt: skip
+
+
+class UnreachableError(RuntimeError):
+    """A file that cannot be read now, although nothing may be wrong with it: no fault of its samples."""
+
+
+def is_remote(url: str) -> bool:
+    return "://" in url and not url.startswith(("file://", "local://"))
+
+
+def local_path(url: str) -> Path:
+    return Path(re.sub(r"^(file|local)://", "", url))
+
+
+def file_name(url: str) -> str:
+    return url.rstrip("/").rpartition("/")[2]
+
+
+def labels_of(urls: list[str]) -> dict[str, str]:
+    """What each file is called in the names of its samples: its name, or its path where names stand twice."""
+    names = {url: file_name(url) for url in urls}
+    if len(set(names.values())) == len(names):
+        return names
+    root = posixpath.commonpath([posixpath.dirname(url) for url in urls])
+    return {url: posixpath.relpath(url, root) for url in urls}
+
+
+def file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """(file system, path in it). fsspec keeps one for each process and thread, so none is kept here.
+
+    Raises:
+        ValueError: for a protocol that nobody knows. ImportError: when its package is missing, with its name.
+    """
+    protocol = url.partition("://")[0]
+    if is_remote(url) and protocol not in fsspec.available_protocols():
+        raise ValueError(f"{url}: unknown protocol {protocol!r}: use s3://, gs://, hf:// or a path")
+    try:
+        return url_to_fs(url)
+    except ImportError as error:
+        package = known_implementations.get(protocol, {"class": protocol})["class"].partition(".")[0]
+        advice = f"pip install {package}" if package != "fsspec" else str(error)
+        raise ImportError(f"{url} needs a package that is not installed: {advice}") from error
+
+
+class RemoteFile(io.RawIOBase):
+    """A file of fsspec whose failures are told apart from damage: whatever the network does to it becomes an
+    `UnreachableError`, after the retries of the file system's library."""
+
+    def __init__(self, url: str, ahead: bool):
+        self.url = url
+        system, path = file_system(url)
+        cache = {"cache_type": "readahead", "block_size": READ_AHEAD} if ahead else {"cache_type": "none"}
+        try:
+            self.inner = system.open(path, "rb", **cache)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"the data file {url} does not exist") from error
+        except (OSError, TimeoutError, HTTPError) as error:
+            raise unreachable(url, error) from error
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self.inner.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.inner.tell()
+
+    def readinto(self, buffer) -> int:
+        try:
+            content = self.inner.read(len(buffer))
+        except (OSError, TimeoutError, HTTPError) as error:
+            raise unreachable(self.url, error) from error
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        if not self.closed:
+            inner = getattr(self, "inner", None)
+            if inner is not None:
+                inner.close()
+        super().close()
+
+
+def unreachable(url: str, error: BaseException) -> UnreachableError:
+    return UnreachableError(f"{url} cannot be read ({type(error).__name__}: {error}): a run goes on from its last "
+                            "checkpoint once it can")  # fmt: skip
+
+
+def open_file(url: str, *, ahead: bool = False) -> BinaryIO:
+    """A binary file that can be read at any place. `ahead`: it will be read from its beginning on.
+
+    Raises:
+        OSError: for a file here. FileNotFoundError, UnreachableError: for one elsewhere.
+    """
+    return RemoteFile(url, ahead) if is_remote(url) else local_path(url).open("rb")
+
+
+def read_range(url: str, start: int, end: int) -> bytes:
+    """The bytes from `start` up to `end`, and no others where the file is elsewhere. Raises as `open_file`."""
+    if not is_remote(url):
+        with open_file(url) as file:
+            file.seek(start)
+            return file.read(end - start)
+    system, path = file_system(url)
+    try:
+        # File systems without requests for ranges of their own would read ahead.
+        return system.cat_file(path, start, end, **({} if system.async_impl else {"cache_type": "none"}))
+    except (OSError, TimeoutError, HTTPError) as error:
+        raise unreachable(url, error) from error
+
+
+def describe(url: str) -> list[Any]:
+    """Size of a remote file and what its store says about its content, without reading it: its fingerprint."""
+    system, path = file_system(url)
+    try:
+        info = system.info(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the data file {url} does not exist") from error
+    except (OSError, TimeoutError, HTTPError) as error:
+        raise unreachable(url, error) from error
+    marks = [str(info[key]) for key in CONTENT_MARKS if info.get(key)]
+    return [info.get("size"), *marks[:1]]
+
+
+def for_each(function: Callable[[str], Any], urls: list[str]) -> list[Any]:
+    """What a function gives for each file, in their order; of files elsewhere several are waited for at once."""
+    if not any(map(is_remote, urls)):
+        return [function(url) for url in urls]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(function, urls))
+
+
+def has_pattern(text: str) -> bool:
+    return bool(BRACES.search(text)) or any(letter in text for letter in "*?[")
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`a{0..2}` → a0, a1, a2, with the zeros that the first number begins with; `{x,y}` → x, y."""
+    match = BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    span = SPAN.fullmatch(match.group(1))
+    if span:
+        first, last = span.groups()
+        choices = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    else:
+        choices = match.group(1).split(",")
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return list(itertools.chain.from_iterable(expand_braces(before + choice + after) for choice in choices))
+
+
+def find_files(pattern: str) -> list[str]:
+    """The files that a pattern names (`shard-{00000..00009}.tar`, `*.parquet`), sorted.
+
+    Raises:
+        FileNotFoundError: when there is none, or one is missing of those that braces spell out.
+    """
+    found = []
+    for each in expand_braces(pattern):
+        system, path = file_system(each)
+        if any(letter in each for letter in "*?["):
+            paths = [path for path in system.glob(path) if system.isfile(path)]
+        else:
+            paths = [path] if system.isfile(path) else []
+        if not paths:
+            raise FileNotFoundError(f"there is no data file {each}" + (f" (of {pattern})" if each != pattern else ""))
+        found += [system.unstrip_protocol(path) if is_remote(each) else path for path in paths]
+    return sorted(set(found))
+
+
+def list_folder(url: str) -> list[str]:
+    """All files in a folder and the folders in it, sorted. Hidden ones are left out."""
+    system, path = file_system(url)
+    root = path.rstrip("/")
+    inside = [(each, each.removeprefix(root).lstrip("/")) for each in sorted(system.find(root))]
+    seen = [each for each, name in inside if not any(part.startswith((".", "__")) for part in name.split("/"))]
+    return [system.unstrip_protocol(each) for each in seen] if is_remote(url) else seen
