@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from smol_hf.data.conversation import ImagePart, SampleError
+from smol_hf.data.decoding_cost import FORMATS, check_decoding, check_parts
 from smol_hf.modeling.image_input import frames_of
 from smol_hf.modeling.image_tiling import flatten_to_rgb
 
@@ -48,17 +49,19 @@ def reading(part: ImagePart, where: str, problem: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise SampleError(where, f"the image {image_name(part)} does not exist") from error
     except UnidentifiedImageError as error:
-        raise SampleError(where, f"{image_name(part)} is not an image that Pillow can read") from error
+        problem = f"is not an image that can be read: it must be one of {', '.join(FORMATS)}"
+        raise SampleError(where, f"{image_name(part)} {problem}") from error
     except Image.DecompressionBombError as error:
         raise SampleError(where, f"{image_name(part)} has too many pixels ({error}); make it smaller") from error
     except DAMAGE as error:
         raise SampleError(where, f"{image_name(part)} {problem}: {error}") from error
 
 
-def check_bytes(part: ImagePart, where: str, maximum: int = MAXIMUM_BYTES) -> None:
-    """Raises SampleError for an encoded image of more bytes, and for what is no file, such as a pipe that never ends.
+def check_bytes(part: ImagePart, where: str, maximum: int = MAXIMUM_BYTES) -> int:
+    """The size of an encoded image. Nothing is read, and a file that is not there (0) is missed by whoever opens it.
 
-    Nothing is read, and a file that is not there is left to be missed by whoever opens it.
+    Raises:
+        SampleError: for more bytes than `maximum`, and for what is no file, such as a pipe that never ends.
     """
     size = len(part.content) if part.content is not None else 0
     if part.path is not None:
@@ -70,6 +73,7 @@ def check_bytes(part: ImagePart, where: str, maximum: int = MAXIMUM_BYTES) -> No
         raise SampleError(
             where, f"{image_name(part)} has {size:,} bytes, more than {maximum:,} (max_image_bytes): make it smaller"
         )
+    return size
 
 
 def open_image(part: ImagePart, where: str) -> Image.Image:
@@ -80,12 +84,14 @@ def open_image(part: ImagePart, where: str) -> Image.Image:
             sample in the message.
     """
     name = image_name(part)
-    check_bytes(part, where)
+    size = check_bytes(part, where)
     with reading(part, where, "cannot be read"), warnings.catch_warnings():
         # Pillow warns about large pictures before our own limit below refuses them.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(part.open())
-        frames = frames_of(image)
+        check_parts(part, size, where, name)
+        image = Image.open(part.open(), formats=FORMATS)
+        # Counting the pages of a TIFF may take minutes, to know that there is a second takes nothing.
+        frames = frames_of(image) if image.format != "TIFF" else "several" if image.is_animated else 1
     width, height = image.size
     if width * height > MAXIMUM_PIXELS:
         raise SampleError(
@@ -97,8 +103,10 @@ def open_image(part: ImagePart, where: str) -> Image.Image:
         raise SampleError(where, f"{name} is {width}x{height}: a picture of one pixel's width shows nothing")
     if max(width, height) > MAXIMUM_ASPECT * min(width, height):
         raise SampleError(where, f"{name} is {width}x{height}, more than {MAXIMUM_ASPECT}:1: crop it")
-    if frames > 1:
+    if frames != 1:
         raise SampleError(where, f"{name} holds {frames} frames or pages: save the one that is meant as a picture")
+    with reading(part, where, "cannot be read"):
+        check_decoding(image, part, size, where, name)
     return image
 
 

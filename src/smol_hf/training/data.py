@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def fingerprint(data: Data, read_images: bool) -> str:
     digest = hashlib.sha256("".join(source.fingerprint for source in data.sources).encode())
     for conversation in data.conversations() if data.surveyed else ():
         for image in conversation.images:
-            if image.path is None or not Path(image.path).is_file():
+            if image.path is None or not os.path.isfile(image.path):
                 continue
             path = Path(image.path)
             digest.update(f"{path.name}:{path.stat().st_size}".encode())

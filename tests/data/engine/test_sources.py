@@ -18,7 +18,7 @@ from smol_hf.data.engine.source import BlockCache
 
 NASTY = [
     {"text": 'quotes " and \\ and \\" and {[,]}'}, {"text": "é漢🙂\n\t"}, {"a": [1, [2, {"b": "]"}], "}"]}, {"": ""},
-    {"text": "," * 50}, {"long": "x" * 300}, [], "a string, with [brackets]", 12, None, True, {"deep": [[[[]]]]},
+    {"text": "," * 50}, {"long": "x" * 300}, [], "a string, with [brackets]", 12, False, True, {"deep": [[[[]]]]},
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from smol_hf.data.conversation import ImagePart, SampleError, VideoPart
 
 Media = ImagePart | VideoPart
 TO_DO = "download it and give the path of the file, or allow the host of an image under fetch_images"
+LONGEST_PATH = 4096
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
 
 
@@ -64,6 +65,8 @@ def checked_path(item: Any, key: str, place: Place) -> str:
             f"{key} holds {reprlib.repr(item)}: it must be the path of a file, or its bytes "
             "(a column of `datasets` is cast with decode=False)",
         )
+    if len(item) > LONGEST_PATH and not item.lower().startswith("data:"):
+        raise SampleError(where, f"{key} holds {reprlib.repr(item)}, which cannot be a path: it is too long")
     if "\0" in item or item != item.encode("utf-8", "replace").decode("utf-8"):
         raise SampleError(where, f"{key} holds {item!r}, which cannot be a path")
     if "://" in item or item.lower().startswith(("data:", "file:")):

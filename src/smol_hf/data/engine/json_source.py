@@ -107,12 +107,7 @@ class JsonLinesSource(JsonSource):
 def parse_line(line: bytes, where: str) -> Any:
     """The record of a line; None for a blank one, a `SampleError` for one that is not JSON."""
     line = line.removeprefix(BYTE_ORDER_MARK) if where.endswith(":1") else line
-    if not line.strip():
-        return None
-    try:
-        return parse_json(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        return SampleError(where, f"not valid JSON: {error}")
+    return parse_element(line, where) if line.strip() else None
 
 
 class JsonArraySource(JsonSource):
@@ -132,7 +127,9 @@ class JsonArraySource(JsonSource):
 
 def parse_element(text: bytes, where: str) -> Any:
     try:
-        return parse_json(text.decode("utf-8"))
+        record = parse_json(text.decode("utf-8"))
+        # None would stand for a line without a record.
+        return record if record is not None else SampleError(where, "a record is a JSON object, not null")
     except (ValueError, RecursionError) as error:
         return SampleError(where, f"not valid JSON: {error}")
 
