@@ -138,7 +138,7 @@ def read_range(url: str, start: int, end: int) -> bytes:
     system, path = file_system(url)
     try:
         # File systems without requests for ranges of their own would read ahead.
-        return system.cat_file(path, start, end, **({} if system.async_impl else {"cache_type": "none"}))
+        return system.cat_file(path, start=start, end=end, **({} if system.async_impl else {"cache_type": "none"}))
     except (OSError, TimeoutError, HTTPError) as error:
         raise unreachable(url, error) from error
 
