@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from accelerate import PartialState
 from rich.console import Console
-from transformers import set_seed
+from transformers import PretrainedConfig, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from smol_hf.data.collator import SmolCollator
@@ -111,7 +111,7 @@ def train(
         if model_arguments.use_peft:
             freeze_what_has_no_adapter(model_arguments, arguments)
             model = add_adapters(model, model_arguments, arguments.part_learning_rates(), processor.tokenizer)
-    data_arguments.context_length = context_length(data_arguments.context_length, model)
+    data_arguments.context_length = context_length(data_arguments.context_length, model.config)
     skipped = SkippedSamples(
         data_arguments.on_bad_sample,
         data_arguments.max_skipped_fraction,
@@ -211,9 +211,9 @@ def recipe_errors(problem: str) -> Iterator[None]:
         raise RecipeError(f"{problem}: {type(error).__name__}: {error}") from error
 
 
-def context_length(asked: int | None, model) -> int:
+def context_length(asked: int | None, config: PretrainedConfig) -> int:
     """The recipe's, or the language model's positions, at most 2048. Raises RecipeError when there are too few."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_CONTEXT_LENGTH
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or DEFAULT_CONTEXT_LENGTH
     if asked is None:
         return min(positions, DEFAULT_CONTEXT_LENGTH)
     if asked > positions:

@@ -22,6 +22,7 @@ from smol_hf.data.adapters.dialogue import (
 )
 from smol_hf.data.adapters.fields import Fields, label
 from smol_hf.data.adapters.media import Media, media_parts, media_under
+from smol_hf.data.adapters.ratings import written_ratings
 from smol_hf.data.adapters.registry import Place, adapter
 from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart, VideoPart
 
@@ -37,7 +38,7 @@ def read_messages(record: dict[str, Any], place: Place) -> Conversation:
         messages = plain_messages(turns, beside, where)
     else:
         messages = typed_messages(turns, beside, place)
-    return Conversation(where, tuple(messages), label(record, "source"))
+    return Conversation(where, tuple(messages), label(record, "source"), written_ratings(record, place))
 
 
 def plain_messages(turns: list[dict], beside: dict[str, list[Media]], where: str) -> list[Message]:
@@ -62,7 +63,7 @@ def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Pla
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
         parts: list[Part] = []
-        for part in list_of_objects(content, f"content of message {number}", where):
+        for part in [] if content == [] else list_of_objects(content, f"content of message {number}", where):
             kind = part.get("type")
             if kind == "text":
                 parts.append(TextPart(text_of(part, "text", number, where)))
