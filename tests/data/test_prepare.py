@@ -71,16 +71,13 @@ def read(path):
 
 def told(conversation):
     """The conversation with its images as bytes, without what names its place."""
-    messages = tuple(
-        Message(
-            message.role, tuple(content_of(part) if isinstance(part, ImagePart) else part for part in message.parts)
-        )
-        for message in conversation.messages
-    )
+    messages = tuple(Message(each.role, tuple(map(content_of, each.parts))) for each in conversation.messages)
     return messages, conversation.source, conversation.turn_ratings
 
 
 def content_of(part):
+    if isinstance(part, TextPart):
+        return part
     with part.open() as file:
         return ImagePart(content=file.read())
 
@@ -171,9 +168,8 @@ def test_what_is_left_out_is_named_and_counted(form, tmp_path):
 
 def test_filters_and_adapters_of_a_mixture_come_first_and_each_source_has_its_folder(tmp_path):
     for name, texts in (("a", ["one", "a long text"]), ("b", ["two"])):
-        records = [
-            {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "."}]} for text in texts
-        ]
+        answer = {"role": "assistant", "content": "."}
+        records = [{"messages": [{"role": "user", "content": text}, answer]} for text in texts]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     entries = [
         {"data": str(tmp_path / "a.jsonl"), "filters": {"max_characters": 5}, "weight": 3},

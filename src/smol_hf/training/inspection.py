@@ -107,3 +107,31 @@ def inspect(recipe: dict[str, Any], *, seed: int | None = None) -> Inspection:
     one_round = SimpleNamespace(seed=seed, data_seed=None, max_steps=0, num_train_epochs=1)
     plan = plan_of(data, processor, data_arguments, one_round, data_arguments.data_lanes)
     return Inspection(data, plan, processor, model_arguments, data_arguments, seed)
+
+
+def list_entries(recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a recipe's mixture, or its one source: `name`, `data`, `adapter` (None: found by the keys of each
+    record), `weight`, and `records`, or the `problem` why they cannot be read.
+
+    Raises:
+        RecipeError: for keys that do not exist.
+    """
+    (arguments,) = parse_recipe(recipe, (DataArguments,))
+    if arguments.mixture is None:
+        alone = {"data": arguments.data, "adapter": arguments.adapter}
+        return [entry_facts(alone, arguments, recipe.get("seed", DEFAULT_SEED))]
+    return [
+        entry_facts(keys, replace(arguments, mixture=[keys]), recipe.get("seed", DEFAULT_SEED))
+        for keys in arguments.mixture
+    ]
+
+
+def entry_facts(keys: dict[str, Any], arguments: DataArguments, seed: int) -> dict[str, Any]:
+    facts = {"name": keys.get("name") or keys.get("data"), "data": keys.get("data"), "adapter": keys.get("adapter")}
+    facts["weight"] = keys.get("weight", 1.0)
+    try:
+        with recipe_errors("the data cannot be built"):
+            (source,) = open_data(arguments, seed).sources
+    except (ValueError, OSError) as error:
+        return {**facts, "problem": str(error)}
+    return {**facts, "name": source.name, "records": len(source)}

@@ -46,6 +46,7 @@ MEDIA_KEYS = ("image", "images", "video", "videos")
     shape=("conversations",),
 )
 def read_llava(record: dict[str, Any], place: Place) -> Conversation:
+    """Conversations in LLaVA's form, `<image>` where an image stands."""
     pictures = media_under(record, "image", ImagePart, place)
     films = media_under(record, "video", VideoPart, place)
     turns = turns_of(Fields(record, place, "llava"))

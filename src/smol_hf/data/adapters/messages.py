@@ -31,6 +31,7 @@ KINDS = {"image": ImagePart, "video": VideoPart}
 
 @adapter("messages", datasets=("HuggingFaceTB/smoltalk", "HuggingFaceTB/smol-smoltalk"), shape=("messages",))
 def read_messages(record: dict[str, Any], place: Place) -> Conversation:
+    """Chat messages with a role each; texts, or typed parts of text, image and video."""
     where = place.where
     beside = {name: media_under(record, name, kind, place) for name, kind in KINDS.items()}
     turns = list_of_objects(Fields(record, place, "messages").given("messages"), "messages", where)
