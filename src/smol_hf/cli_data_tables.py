@@ -82,7 +82,7 @@ def print_stats(console: Console, facts: dict[str, Any]) -> None:
         others.add_row(each["name"], *cells)
     for one in (samples, tokens, others):
         console.print(one)
-    console.print(f"Tokens are those of {facts['tokenizer']}; context_length {facts['context_length']:,}.")
+    console.print(f"tokenizer: {facts['tokenizer']}; context_length: {facts['context_length']:,}", soft_wrap=True)
     print_reasons(console, facts["all"]["reasons"])
     print_histogram(console, facts["all"]["histogram"])
     packing = facts["packing"]

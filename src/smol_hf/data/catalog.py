@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from smol_hf.data.adapters import known_adapters
-from smol_hf.data.adapters.registry import ADAPTERS, load_entry_points
+from smol_hf.data.adapters import find_adapter, known_adapters
+from smol_hf.data.adapters.registry import load_entry_points
 
 
 def catalog() -> dict[str, Any]:
     """`adapters` (name, what its records are, the keys they are known by, package), `datasets` of the Hub (id,
     adapter, what its records are), and `broken`: adapters of other packages that cannot be had, each with why."""
-    adapters = [ADAPTERS[name] for name in known_adapters()]
+    adapters = [find_adapter(name) for name in known_adapters()]
     datasets = [
         {"dataset": dataset, "adapter": each.name, "records": each.summary}
         for each in adapters

@@ -28,7 +28,7 @@ class LlavaWriter:
 
     def __init__(self, folder: Path, rows_per_shard: int | None = None):
         self.folder = folder
-        (folder / "images").mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.file = (folder / "data.jsonl").open("w", encoding="utf-8", newline="\n")
         self.written = self.images = self.bytes = self.as_messages = 0
 
@@ -43,6 +43,7 @@ class LlavaWriter:
             self.as_messages += 1
         for path, image in zip(paths, images):
             if not (self.folder / path).exists():
+                (self.folder / "images").mkdir(exist_ok=True)
                 (self.folder / path).write_bytes(image.content)
                 self.images += 1
                 self.bytes += len(image.content)
