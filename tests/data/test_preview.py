@@ -15,7 +15,7 @@ from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan, RowStream
 from smol_hf.data.mixture import Data
 from smol_hf.data.preview import draw_samples, write_page
-from smol_hf.data.preview.spans import spans_of
+from smol_hf.data.preview.spans import pieces_of, spans_of
 
 PROCESSOR = build_processor()
 HOSTILE = (
@@ -123,6 +123,17 @@ def test_pieces_are_the_text_cut_at_tokens(text):
     assert shown.replace("<end_of_utterance>", "").replace("<|im_start|>User:", "User:", 1).count(text) == 2
     learnt = [span for span in spans if span.trained]
     assert "".join(learnt[0].pieces) == f" {text}" and learnt[1].pieces == ("<end_of_utterance>",)
+
+
+def test_tokens_that_make_no_character_are_shown_too():
+    engine = PROCESSOR.tokenizer.backend_tokenizer
+    halves = engine.encode("漢", add_special_tokens=False).ids
+    for ids in (
+        halves[:1],
+        halves[1:] + halves[:2],
+        [*halves[:1], *engine.encode("abc", add_special_tokens=False).ids],
+    ):
+        assert "".join(pieces_of(PROCESSOR.tokenizer, ids)) == engine.decode(ids, skip_special_tokens=False)
 
 
 def test_the_samples_are_those_that_a_run_draws_first(tmp_path):

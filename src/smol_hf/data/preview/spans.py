@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from tokenizers.decoders import DecodeStream
-
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+
+HALF_A_CHARACTER = "\ufffd"
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,16 @@ def spans_of(processor, input_ids: list[int], labels: list[int]) -> list[Span]:
 
 
 def pieces_of(tokenizer, ids: list[int]) -> Iterator[str]:
-    """The text of each token; tokens that hold only a part of a character come with those that complete it."""
-    engine = tokenizer.backend_tokenizer
-    stream, waiting = DecodeStream(skip_special_tokens=False), []
-    for token_id in ids:
-        waiting.append(token_id)
-        piece = stream.step(engine, token_id)
-        if piece is not None:
-            yield piece
-            waiting = []
-    if waiting:
-        yield engine.decode(waiting, skip_special_tokens=False)  # no whole character: shown as the sign for that
+    """The text of each token; tokens that hold only a part of a character come with those that complete it.
+
+    A token is decoded after the one before it, since some decoders write a word's space only between words. (The
+    DecodeStream of tokenizers does the same and raises where bytes make no character.)
+    """
+    decode = tokenizer.backend_tokenizer.decode
+    before, start = 0, 0  # where the last piece began, and where the next one begins
+    for end in range(1, len(ids) + 1):
+        known = decode(ids[before:start], skip_special_tokens=False)
+        text = decode(ids[before:end], skip_special_tokens=False)
+        if len(text) > len(known) and (end == len(ids) or not text.endswith(HALF_A_CHARACTER)):
+            yield text[len(known) :]
+            before, start = start, end
