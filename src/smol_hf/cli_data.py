@@ -61,6 +61,7 @@ def run_preview(arguments: argparse.Namespace) -> None:
     title = arguments.config if arguments.data is None else arguments.data
     page = write_page(arguments.output, drawn, found.data, found.plan, title=title, facts=facts)
     shown = {"output": str(page), "shown": len(drawn.samples), "left_out": len(drawn.left_out)}
+    shown["repeated"] = drawn.repeated
     finish({**shown, "drawn": sum(drawn.drawn.values()), "bytes": page.stat().st_size}, arguments.json, print_preview)
 
 

@@ -45,8 +45,8 @@ def print_list(console: Console, facts: dict[str, Any]) -> None:
 
 def print_preview(console: Console, facts: dict[str, Any]) -> None:
     console.print(
-        f"{facts['shown']} samples of {facts['drawn']} records that were drawn, {facts['left_out']} left out; "
-        f"written to {facts['output']} ({compact(facts['bytes'])}B)",
+        f"{facts['shown']} samples of {facts['drawn']} records that were drawn, {facts['left_out']} left out, "
+        f"{facts['repeated']} drawn again; written to {facts['output']} ({compact(facts['bytes'])}B)",
         soft_wrap=True,
     )
 

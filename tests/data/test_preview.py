@@ -147,6 +147,14 @@ def test_the_samples_are_those_that_a_run_draws_first(tmp_path):
     assert len(draw_samples(plan, 100).samples) == 40
 
 
+def test_what_a_weight_repeats_is_shown_once():
+    rows = [conversation("a:1", "?", "x"), conversation("a:2", "?", "x", images=1, content=b"no")]
+    plan, _ = plan_and_data(rows)
+    plan.weights = [3.0]
+    drawn = draw_samples(plan, 9)
+    assert (len(drawn.samples), len(drawn.left_out), drawn.repeated, sum(drawn.drawn.values())) == (1, 1, 4, 6)
+
+
 def test_pictures_show_where_they_stand_with_their_grid(tmp_path):
     parts = (TextPart("before"), ImagePart(content=encoded(96, 48)), TextPart("after"))
     messages = (Message("user", parts), Message("assistant", (TextPart("x"),)))
@@ -192,4 +200,4 @@ def test_a_source_of_nothing_but_faults_ends(tmp_path):
     rows = [conversation(f"a:{number}", "?", "x", images=1, content=b"no") for number in range(700)]
     html, drawn = page_of(tmp_path, rows)
     assert not drawn.samples and 500 <= len(drawn.left_out) <= 700
-    assert "more:" in html
+    assert "more. In all:" in html

@@ -52,11 +52,13 @@ class DrawnSample:
 
 @dataclass
 class Drawn:
-    """`samples`, those that were left out on the way to them, and how many records were `drawn` from each source."""
+    """`samples`, those that were left out on the way to them, and how many records were `drawn` from each source; of
+    these so many were `repeated`, because a weight above 1 gives them several times."""
 
     samples: list[DrawnSample] = field(default_factory=list)
     left_out: list[SampleError] = field(default_factory=list)
     drawn: Counter = field(default_factory=Counter)
+    repeated: int = 0
 
 
 @dataclass
@@ -104,11 +106,14 @@ def draw_samples(plan: Plan, number: int) -> Drawn:
     looking = replace(plan, work=Look(plan.work), rounds=1, pool_size=1)
     for row in LaneShare(looking, 0, 1, {}):
         result.drawn.update(row.drawn)
-        result.left_out += row.faults
-        for sample in row.samples:
-            if sample.conversation.sample_id not in seen:
-                result.samples.append(sample)
-                seen.add(sample.conversation.sample_id)
+        named = [(fault.where, fault, result.left_out) for fault in row.faults]
+        named += [(sample.conversation.sample_id, sample, result.samples) for sample in row.samples]
+        for name, each, where in named:
+            if name in seen:
+                result.repeated += 1
+            else:
+                seen.add(name)
+                where.append(each)
         finished = finished + 1 if row.finished else 0
         enough = len(result.samples) >= number or len(result.left_out) >= LEFT_OUT_SEEN
         if enough or finished == plan.lanes:

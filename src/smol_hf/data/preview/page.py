@@ -55,6 +55,7 @@ def write_page(
         kinds=Counter(kind_of(fault) for fault in drawn.left_out),
         total_drawn=sum(drawn.drawn.values()),
         total_left_out=len(drawn.left_out),
+        repeated=drawn.repeated,
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
