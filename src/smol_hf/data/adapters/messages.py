@@ -1,7 +1,7 @@
 """Chat messages, as in SmolTalk, TRL and the files of users.
 
 {"messages": [{"role": …, "content": text | [{"type": "text" | "image" | "video", …}, …]}, …],
- "images"?: [image, …], "videos"?: [video, …]}
+ "images"?: [image, …], "videos"?: [video, …], "turn_ratings"?: see `ratings`}
 
 In typed parts text is text, and a part of an image or a video names its file or takes the next one that stands beside
 the messages. In plain text `<image>` and `<video>` mark places only where the user says them and such media stand
