@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from smol_hf import cli_conversion
+from smol_hf import cli_conversion, cli_data
 
 DESCRIPTION = "Small vision-language models, native to Hugging Face transformers."
 
@@ -86,6 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     for name, (summary, example, add_arguments, _) in CONVERSION_COMMANDS.items():
         add_arguments(add_command(commands, name, summary, example))
+    data = commands.add_parser("data", help=cli_data.SUMMARY, description=f"{cli_data.SUMMARY}.".capitalize())
+    of_data = data.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
+    for name, (summary, example, add_arguments, _) in cli_data.DATA_COMMANDS.items():
+        add_arguments(add_command(of_data, name, summary, example))
     return parser
 
 
@@ -154,6 +158,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
             run_chat(arguments)
         elif arguments.command in CONVERSION_COMMANDS:
             CONVERSION_COMMANDS[arguments.command][-1](arguments)
+        elif arguments.command == "data":
+            cli_data.DATA_COMMANDS[arguments.data_command][-1](arguments)
         else:
             from smol_hf.demo import run_demo
 

@@ -216,6 +216,6 @@ def test_what_a_library_refuses_is_an_error_of_the_recipe(words, message, tmp_pa
 
 def test_the_context_is_that_of_the_language_model_by_default():
     model = SmolHFForCausalLM(SmolHFTextConfig(64, 16, 16, 1, 2, max_position_embeddings=512))
-    assert context_length(None, model) == 512 and context_length(100, model) == 100
+    assert context_length(None, model.config) == 512 and context_length(100, model.config) == 100
     model.config.max_position_embeddings = 8192
-    assert context_length(None, model) == 2048 and context_length(4096, model) == 4096
+    assert context_length(None, model.config) == 2048 and context_length(4096, model.config) == 4096

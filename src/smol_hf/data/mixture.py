@@ -39,18 +39,26 @@ class Data:
     failed: list[FailedSource] = field(default_factory=list)  # that it names and that are left out
 
     def conversations(self, number: int | None = None) -> Iterator[Conversation]:
-        """The usable samples in the order of the files, the first `number` records of each source."""
+        """The usable samples in the order of the files, of the first `number` records of each source."""
+        return (sample for _, sample in self.samples(number) if isinstance(sample, Conversation))
+
+    def samples(self, number: int | None = None) -> Iterator[tuple[int, Conversation | SampleError]]:
+        """(source, sample) of each record in the order of the files, of the first `number` records of each source: a
+        conversation, or why the record is none."""
         cache = BlockCache(self.sources)
         for index, source in enumerate(self.sources):
             places = ((block, row) for block, rows in enumerate(source.block_sizes) for row in range(rows))
             for block, row in itertools.islice(places, number):
                 where, record = cache.row(index, block, row)
-                if record is None or isinstance(record, SampleError):
+                if record is None:
                     continue
                 try:
-                    yield record if self.readers[index] is None else self.readers[index](where, record)
-                except SampleError:
-                    continue
+                    if isinstance(record, SampleError):
+                        raise record
+                    sample = record if self.readers[index] is None else self.readers[index](where, record)
+                except SampleError as fault:
+                    sample = fault
+                yield index, sample
 
 
 @dataclass(frozen=True)

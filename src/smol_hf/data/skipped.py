@@ -14,6 +14,7 @@ from smol_hf.data.engine.preparation import FilteredOutError, LeftOutError, TooL
 from smol_hf.data.fault_summary import describe_sources
 
 SHOWN = 10
+LEDGERS = ("skipped.jsonl", "shortened.jsonl")
 JUDGED_FROM = 100  # unusable samples: a source that is not known as a whole is judged by its share when it has so many
 KINDS = {"unusable": SampleError, "left out": LeftOutError, "too long": TooLongError, "filtered out": FilteredOutError}
 KIND_OF = {error: kind for kind, error in KINDS.items()}
@@ -37,6 +38,8 @@ class SkippedSamples:
     `writes_plan` writes what the plan found; what is found while training is written by whoever finds it. The ledger
     of an earlier run in the same place is replaced, unless this run goes on with it (`keeps_earlier`): what that run
     left out then counts in this one. (Under "stop" it was mended, or this run stops at it again.)
+
+    `gives_up`: the run reads no more of a source of which nothing could be used, so such a source does not stop it.
     """
 
     policy: str = "stop"
@@ -45,6 +48,7 @@ class SkippedSamples:
     writes_plan: bool = True
     keeps_earlier: bool = False
     max_in_a_row: int = 100
+    gives_up: bool = False
     sizes: dict[str, int] = field(default_factory=dict)  # samples of each source, by its name
     surveyed: bool = False
     faults: list[SampleError] = field(default_factory=list)
@@ -142,11 +146,13 @@ class SkippedSamples:
         """Raises SampleError when too many samples of a source are unusable."""
         size = self.sizes.get(source, self.total)
         bad = sum(fault.source == source for fault in self.faults)
+        drawn, drawn_bad = self.drawn[source], self.drawn_bad[source]
+        if self.gives_up and not self.surveyed and drawn == drawn_bad:
+            return
         name = f" of {source}" if source else ""
         limit = f"cannot be used, more than max_skipped_fraction {self.max_fraction}"
         if size and bad > (max(self.max_fraction * size, 1) if self.max_fraction else 0):
             raise self.too_many(f"{bad} of {size} samples{name} {limit}")
-        drawn, drawn_bad = self.drawn[source], self.drawn_bad[source]
         if not self.surveyed and drawn and drawn_bad >= JUDGED_FROM and drawn_bad > self.max_fraction * drawn:
             raise self.too_many(f"{drawn_bad} of the first {drawn} samples{name} {limit}")
 

@@ -31,6 +31,7 @@ from smol_hf.data.engine.picture_source import PictureSource, is_metadata, is_pi
 from smol_hf.data.engine.source import Source
 from smol_hf.data.engine.tar_source import TarSource
 from smol_hf.data.hub_dataset import ID, PREFIX, HubDataset, find_dataset, hub_id, pinned, repository_of
+from smol_hf.data.skipped import LEDGERS
 
 
 def open_json(kind: type[JsonLinesSource] | type[JsonArraySource]) -> Callable[[str, list[str]], Source]:
@@ -160,6 +161,7 @@ def open_folder(folder: str) -> Opened:
         if posixpath.dirname(url) == root
         and (url.lower().endswith(tuple(KINDS)) or COMPRESSED.search(url))
         and url not in captions
+        and file_name(url) not in LEDGERS
     ]
     if shards and captions:
         both = f"{file_name(shards[0])} and {file_name(captions[0])}, which is about pictures"

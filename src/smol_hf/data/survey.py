@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,9 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.preparation import LeftOutError
 from smol_hf.data.engine.source import BlockCache
 from smol_hf.data.engine.stream import Plan
+from smol_hf.data.filters import exchanges_of
 from smol_hf.data.images import load_image
+from smol_hf.modeling.label_loss import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,9 @@ class Size:
     num_tokens: int
     num_tiles: int
     lost: str = ""
+    num_trained: int = 0  # tokens with a label
+    num_images: int = 0
+    num_turns: int = 0  # exchanges of user and assistant
 
 
 @dataclass
@@ -67,17 +72,20 @@ def is_left_out(found: Any) -> bool:
     return isinstance(found, LeftOutError)
 
 
-def survey(plan: Plan, *, verify_images: bool = False) -> Survey:
+def survey(plan: Plan, *, verify_images: bool = False, advance: Callable[[], Any] | None = None) -> Survey:
     """Measure every record of the plan's sources, in the order of the files.
 
     Args:
         verify_images: decode each image as well, so that damaged ones are known before the run.
+        advance: called after each row, to show progress.
     """
     result, cache = Survey(), BlockCache(plan.sources)
     for index, source in enumerate(plan.sources):
         for block, rows in enumerate(source.block_sizes):
             for row in range(rows):
                 where, record = cache.row(index, block, row)
+                if advance is not None:
+                    advance()
                 if record is None:
                     continue
                 try:
@@ -95,7 +103,14 @@ def measure(plan: Plan, source: int, where: str, record: Any, verify_images: boo
     if verify_images:
         for image in sample.conversation.images:
             load_image(image, sample.conversation.sample_id)
-    return Size(sample.num_tokens, sample.num_tiles, sample.lost)
+    return Size(
+        sample.num_tokens,
+        sample.num_tiles,
+        sample.lost,
+        num_trained=sum(label != IGNORE_INDEX for label in sample.labels),
+        num_images=len(sample.conversation.images),
+        num_turns=len(exchanges_of(sample.conversation)[1]),
+    )
 
 
 class Measured:

@@ -10,6 +10,7 @@ import torch
 from transformers import (
     CONFIG_MAPPING,
     AddedToken,
+    AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
@@ -44,8 +45,8 @@ def build_model_and_processor(
         RecipeError: for keys that do not exist or do not fit together.
     """
     dtype = getattr(torch, arguments.dtype)
+    config, processor = build_config_and_processor(arguments, conversations, trust_remote_code=trust_remote_code)
     if arguments.model is not None:
-        processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
         model, loading = AutoModelForImageTextToText.from_pretrained(
             arguments.model,
             dtype=dtype,
@@ -57,8 +58,29 @@ def build_model_and_processor(
         if loading["missing_keys"]:  # transformers would go on with random numbers
             missing = sorted(loading["missing_keys"])
             raise RecipeError(f"{arguments.model}: {len(missing)} tensors are missing, first {missing[0]}")
-        cut_pictures_anew(processor, arguments)
         return model, processor
+    config.text_config._attn_implementation = arguments.attn_implementation
+    model = SmolHFForConditionalGeneration(config).to(dtype)
+    prepare_generation(model, processor)
+    return model, processor
+
+
+def build_config_and_processor(
+    arguments: ModelArguments, conversations: Iterable[Conversation], *, trust_remote_code: bool = False
+) -> tuple[PretrainedConfig, SmolHFProcessor]:
+    """What `build_model_and_processor` begins with: all that decides about tokens and tiles, and no weights.
+
+    Raises:
+        RecipeError: for keys that do not exist or do not fit together.
+    """
+    if arguments.model is not None:
+        processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
+        if not hasattr(processor, "encode_text"):
+            kind = type(processor).__name__
+            raise RecipeError(f"{arguments.model} has a {kind}: convert it first (smol-hf convert)")
+        cut_pictures_anew(processor, arguments)
+        return config, processor
     if arguments.preset is not None:
         arguments = with_preset(arguments)
     tokenizer = build_tokenizer(arguments, conversations, trust_remote_code)
@@ -71,10 +93,7 @@ def build_model_and_processor(
         do_image_splitting=arguments.do_image_splitting,
         enlarge_images=arguments.enlarge_images,
     )
-    config.text_config._attn_implementation = arguments.attn_implementation
-    model = SmolHFForConditionalGeneration(config).to(dtype)
-    prepare_generation(model, processor)
-    return model, processor
+    return config, processor
 
 
 def with_preset(arguments: ModelArguments) -> ModelArguments:

@@ -140,17 +140,22 @@ def apply_overrides(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[s
     return recipe
 
 
-def parse_recipe(recipe: dict[str, Any]) -> tuple[ModelArguments, DataArguments, SmolTrainingArguments]:
-    """Check every key and value of a recipe and build the arguments. Raises RecipeError."""
+def parse_recipe(
+    recipe: dict[str, Any], classes: tuple[type, ...] = ARGUMENT_CLASSES
+) -> tuple[ModelArguments, DataArguments, SmolTrainingArguments]:
+    """Check every key and value of a recipe and build the arguments, or those of some `classes` alone: what trains
+    need not be possible on a machine that only looks at the data. Raises RecipeError."""
     known = known_keys()
     for key in recipe:
         if key not in known:
             raise RecipeError(f"unknown key {key!r}{nearest(str(key), known)}")
     if isinstance(recipe.get("mixture"), str):
         recipe = {**recipe, "mixture": read_mixture(recipe["mixture"])}
-    parser = Parser(ARGUMENT_CLASSES)
-    words = []
+    parser = Parser(classes)
+    words, wanted = [], {entry.name for arguments in classes for entry in dataclasses.fields(arguments)}
     for key, value in recipe.items():
+        if key not in wanted:
+            continue
         if value is None or isinstance(value, dict) or value == [] or holds_mappings(value):
             parser.set_defaults(**{key: value})
         elif isinstance(value, list):

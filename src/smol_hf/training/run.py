@@ -14,7 +14,7 @@ import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from rich.console import Console
-from transformers import set_seed
+from transformers import PretrainedConfig, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from smol_hf.data.collator import SmolCollator
@@ -116,7 +116,7 @@ def train(
         if model_arguments.use_peft:
             freeze_what_has_no_adapter(model_arguments, arguments)
             model = add_adapters(model, model_arguments, arguments.part_learning_rates(), processor.tokenizer)
-    data_arguments.context_length = context_length(data_arguments.context_length, model)
+    data_arguments.context_length = context_length(data_arguments.context_length, model.config)
     skipped = SkippedSamples(
         data_arguments.on_bad_sample,
         data_arguments.max_skipped_fraction,
@@ -124,6 +124,7 @@ def train(
         writes_plan=main_process,
         keeps_earlier=checkpoint is not None,
         max_in_a_row=data_arguments.max_skipped_in_a_row,
+        gives_up=data_arguments.on_failed_source == "reweight",
     )
     lanes, states = (data_arguments.data_lanes, {}) if checkpoint is None else load_data_state(checkpoint)
     plan = plan_of(data, processor, data_arguments, arguments, lanes)
@@ -233,9 +234,9 @@ def recipe_errors(problem: str) -> Iterator[None]:
         raise RecipeError(f"{problem}: {type(error).__name__}: {error}") from error
 
 
-def context_length(asked: int | None, model) -> int:
+def context_length(asked: int | None, config: PretrainedConfig) -> int:
     """The recipe's, or the language model's positions, at most 2048. Raises RecipeError when there are too few."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_CONTEXT_LENGTH
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or DEFAULT_CONTEXT_LENGTH
     if asked is None:
         return min(positions, DEFAULT_CONTEXT_LENGTH)
     if asked > positions:

@@ -35,6 +35,7 @@ def is_addressed_pair(record: dict[str, Any]) -> bool:
 
 @adapter("captions", shape=is_caption_pair)
 def read_captions(record: dict[str, Any], place: Place) -> Conversation:
+    """A picture and its caption."""
     fields = Fields(record, place, "captions")
     caption = fields.text("text" if record.get("caption") is None and "text" in record else "caption")
     return captioned(one_image(fields.given("image"), "image", place), caption, place)
@@ -42,6 +43,7 @@ def read_captions(record: dict[str, Any], place: Place) -> Conversation:
 
 @adapter("coco", datasets=("HuggingFaceM4/COCO",), shape=("sentences",))
 def read_coco(record: dict[str, Any], place: Place) -> Conversation:
+    """A picture and several captions, of which one is taken."""
     fields = Fields(record, place, "coco")
     caption = checked_text(
         drawn(captions_of(fields), place.where, "caption"), place.where, "the field 'sentences.raw'"
@@ -80,6 +82,7 @@ def coco_path(fields: Fields) -> str:
     shape=is_addressed_pair,
 )
 def read_conceptual_captions(record: dict[str, Any], place: Place) -> Conversation:
+    """The address of a picture and its caption."""
     fields = Fields(record, place, "conceptual_captions")
     url = fields.text("image_url")
     if not url.startswith(("http://", "https://")):

@@ -65,6 +65,7 @@ def clip(fields: Fields, owner: Fields, place: Place) -> list[Message]:
 
 @adapter("sharegpt4video", datasets=("ShareGPT4Video/ShareGPT4Video",), shape=("video_path", "captions"))
 def read_sharegpt4video(record: dict[str, Any], place: Place) -> Conversation:
+    """A video and the caption of the whole of it."""
     fields = Fields(record, place, "sharegpt4video")
     [video] = media_parts([fields.given("video_path")], "video_path", VideoPart, place)
     captions = fields.objects("captions")

@@ -17,6 +17,7 @@ from smol_hf.data.conversation import Conversation, VideoPart
 
 @adapter("finevideo", datasets=("HuggingFaceFV/finevideo",), shape=("mp4", "json"))
 def read_finevideo(record: dict[str, Any], place: Place) -> Conversation:
+    """A video, described, asked about and listed by its scenes."""
     fields = Fields(record, place, "finevideo")
     [video] = media_parts([fields.given("mp4")], "mp4", VideoPart, place)
     about = fields.inside("json")

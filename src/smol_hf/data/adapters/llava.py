@@ -25,6 +25,7 @@ from smol_hf.data.adapters.dialogue import (
 )
 from smol_hf.data.adapters.fields import Fields, label
 from smol_hf.data.adapters.media import Media, media_parts, media_under
+from smol_hf.data.adapters.ratings import written_ratings
 from smol_hf.data.adapters.registry import Place, adapter
 from smol_hf.data.conversation import Conversation, ImagePart, VideoPart
 
@@ -45,11 +46,13 @@ MEDIA_KEYS = ("image", "images", "video", "videos")
     shape=("conversations",),
 )
 def read_llava(record: dict[str, Any], place: Place) -> Conversation:
+    """Conversations in LLaVA's form, `<image>` where an image stands."""
     pictures = media_under(record, "image", ImagePart, place)
     films = media_under(record, "video", VideoPart, place)
     turns = turns_of(Fields(record, place, "llava"))
     waiting = stand_ins(pictures, films, "video" in record or "videos" in record)
-    return Conversation(place.where, tuple(place_media(turns, waiting, place.where)), source_of(record))
+    messages = tuple(place_media(turns, waiting, place.where))
+    return Conversation(place.where, messages, source_of(record), written_ratings(record, place))
 
 
 @adapter("llava_video", datasets=("lmms-lab/LLaVA-Video-178K",))

@@ -1,7 +1,7 @@
 """Chat messages, as in SmolTalk, TRL and the files of users.
 
 {"messages": [{"role": …, "content": text | [{"type": "text" | "image" | "video", …}, …]}, …],
- "images"?: [image, …], "videos"?: [video, …]}
+ "images"?: [image, …], "videos"?: [video, …], "turn_ratings"?: see `ratings`}
 
 In typed parts text is text, and a part of an image or a video names its file or takes the next one that stands beside
 the messages. In plain text `<image>` and `<video>` mark places only where the user says them and such media stand
@@ -22,6 +22,7 @@ from smol_hf.data.adapters.dialogue import (
 )
 from smol_hf.data.adapters.fields import Fields, label
 from smol_hf.data.adapters.media import Media, media_parts, media_under
+from smol_hf.data.adapters.ratings import written_ratings
 from smol_hf.data.adapters.registry import Place, adapter
 from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart, VideoPart
 
@@ -30,6 +31,7 @@ KINDS = {"image": ImagePart, "video": VideoPart}
 
 @adapter("messages", datasets=("HuggingFaceTB/smoltalk", "HuggingFaceTB/smol-smoltalk"), shape=("messages",))
 def read_messages(record: dict[str, Any], place: Place) -> Conversation:
+    """Chat messages with a role each; texts, or typed parts of text, image and video."""
     where = place.where
     beside = {name: media_under(record, name, kind, place) for name, kind in KINDS.items()}
     turns = list_of_objects(Fields(record, place, "messages").given("messages"), "messages", where)
@@ -37,7 +39,7 @@ def read_messages(record: dict[str, Any], place: Place) -> Conversation:
         messages = plain_messages(turns, beside, where)
     else:
         messages = typed_messages(turns, beside, place)
-    return Conversation(where, tuple(messages), label(record, "source"))
+    return Conversation(where, tuple(messages), label(record, "source"), written_ratings(record, place))
 
 
 def plain_messages(turns: list[dict], beside: dict[str, list[Media]], where: str) -> list[Message]:
@@ -62,7 +64,7 @@ def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Pla
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
         parts: list[Part] = []
-        for part in list_of_objects(content, f"content of message {number}", where):
+        for part in [] if content == [] else list_of_objects(content, f"content of message {number}", where):
             kind = part.get("type")
             if kind == "text":
                 parts.append(TextPart(text_of(part, "text", number, where)))

@@ -20,6 +20,7 @@ from smol_hf.wording import is_number
 
 @adapter("moviechat", datasets=("Enxin/MovieChat-1K_train",), shape=("info", "global"))
 def read_moviechat(record: dict[str, Any], place: Place) -> Conversation:
+    """A video, its caption and questions about the whole and about moments."""
     fields = Fields(record, place, "moviechat")
     info = fields.inside("info")
     video = media_parts([info.given("video_path")], "info.video_path", VideoPart, place)

@@ -56,6 +56,16 @@ class Adapter:
             return self.shape(record)
         return self.shape is not None and all(record.get(key) is not None for key in self.shape)
 
+    @property
+    def summary(self) -> str:
+        """What its records are: the first line of the function's docstring."""
+        return (self.read.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def package(self) -> str:
+        """The package that it comes from."""
+        return self.read.__module__.partition(".")[0]
+
     def __str__(self) -> str:
         """What it is known by, for messages."""
         return " with ".join(map(repr, self.shape)) if isinstance(self.shape, tuple) else f"the keys of {self.name}"

@@ -24,6 +24,7 @@ RATINGS = ("relevance", "image_correspondence", "visual_dependency", "formatting
     shape=("texts",),
 )
 def read_texts(record: dict[str, Any], place: Place) -> Conversation:
+    """Images, then exchanges about them, which may be rated."""
     fields = Fields(record, place, "texts")
     images = media_parts(fields.nullable("images") or [], "images", ImagePart, place)
     exchanges = fields.objects("texts")

@@ -1,0 +1,201 @@
+"""The commands `smol-hf data …`: what they take, and what they call."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from smol_hf.cli_conversion import finish
+
+SUMMARY = "list, look at, measure and prepare data"
+UNSURVEYED = 10_000  # records of each source that `stats` reads where the whole is too large or endless
+
+
+def add_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="RECIPE", help="list the entries of this recipe's mixture as well")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def run_list(arguments: argparse.Namespace) -> None:
+    from smol_hf.cli_data_tables import print_list
+    from smol_hf.data.catalog import catalog
+
+    facts = catalog()
+    if arguments.config is not None:
+        from smol_hf.training.inspection import list_entries, read_keys
+
+        facts["mixture"] = list_entries(read_keys(arguments.config, {}, []))
+    finish(facts, arguments.json, print_list)
+
+
+def add_preview(parser: argparse.ArgumentParser) -> None:
+    add_data_arguments(parser)
+    add_model_arguments(parser)
+    parser.add_argument("--number", type=int, default=20, help="samples to show (default 20)")
+    parser.add_argument("--output", default="preview.html", help="file to write (default preview.html)")
+    parser.add_argument("--seed", type=int, help="of the order in which samples are drawn (default: the recipe's)")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def run_preview(arguments: argparse.Namespace) -> None:
+    from smol_hf.cli_data_tables import print_preview
+    from smol_hf.data.preview import draw_samples, write_page
+    from smol_hf.training.inspection import inspect
+    from smol_hf.training.run import describe_pictures
+
+    if arguments.number < 1:
+        raise ValueError(f"--number is {arguments.number}: show at least 1 sample")
+    found = inspect(keys_of(arguments), seed=arguments.seed)
+    drawn = draw_samples(found.plan, arguments.number)
+    facts = {
+        "seed": str(found.seed),
+        "context length": f"{found.plan.context_length:,} tokens",
+        "tokenizer": found.tokenizer,
+        "pictures": describe_pictures(found.processor),
+    }
+    title = arguments.config if arguments.data is None else arguments.data
+    page = write_page(arguments.output, drawn, found.data, found.plan, title=title, facts=facts)
+    shown = {"output": str(page), "shown": len(drawn.samples), "left_out": len(drawn.left_out)}
+    shown["repeated"] = drawn.repeated
+    finish({**shown, "drawn": sum(drawn.drawn.values()), "bytes": page.stat().st_size}, arguments.json, print_preview)
+
+
+def add_stats(parser: argparse.ArgumentParser) -> None:
+    add_data_arguments(parser)
+    add_model_arguments(parser)
+    parser.add_argument("--number", type=int, help="look at the first so many records of each source alone")
+    parser.add_argument("--verify-images", action="store_true", help="decode each image, to find damaged ones")
+    parser.add_argument("--plot", metavar="FILE", help="draw the distributions (.png, .svg or .pdf)")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def run_stats(arguments: argparse.Namespace) -> None:
+    from smol_hf.cli_data_tables import print_stats
+    from smol_hf.data.statistics import packing_forecast, statistics
+    from smol_hf.data.survey import survey
+    from smol_hf.training.inspection import inspect
+
+    number = arguments.number
+    if number is not None and number < 1:
+        raise ValueError(f"--number is {number}: look at 1 record at least")
+    found = inspect(keys_of(arguments))
+    if number is None and not found.data.surveyed:
+        number = UNSURVEYED
+    if number is not None:
+        found = found.first(number)
+    with progress(sum(map(len, found.plan.sources)), "measuring") as advance:
+        surveyed = survey(found.plan, verify_images=arguments.verify_images, advance=advance)
+    facts: dict[str, Any] = {
+        "context_length": found.plan.context_length,
+        "tokenizer": found.tokenizer,
+        "first": number,
+        **statistics(found.plan, surveyed),
+        "packing": packing_forecast(found.plan, surveyed, found.data_arguments.packing_pool),
+    }
+    if arguments.plot is not None:
+        from smol_hf.data.statistics_plot import plot_statistics
+
+        facts["plot"] = str(plot_statistics(arguments.plot, found.plan, surveyed))
+    finish(facts, arguments.json, print_stats)
+
+
+def add_prepare(parser: argparse.ArgumentParser) -> None:
+    add_data_arguments(parser)
+    parser.add_argument(
+        "--output", required=True, metavar="FOLDER", help="folder to write; must not hold anything yet"
+    )
+    parser.add_argument("--format", choices=["parquet", "llava"], default="parquet", help="(default parquet)")
+    parser.add_argument("--rows-per-shard", type=int, help="samples of a parquet file (default: about 500 MB)")
+    parser.add_argument("--verify-images", action="store_true", help="decode each image, to leave out damaged ones")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def run_prepare(arguments: argparse.Namespace) -> None:
+    from smol_hf.cli_data_tables import print_prepared
+    from smol_hf.data.prepare import prepare
+    from smol_hf.training.inspection import open_recipe
+
+    data, *_ = open_recipe(keys_of(arguments))
+    with progress(sum(map(len, data.sources)), "preparing") as advance:
+        facts = prepare(
+            data,
+            arguments.output,
+            form=arguments.format,
+            rows_per_shard=arguments.rows_per_shard,
+            verify_images=arguments.verify_images,
+            advance=advance,
+        )
+    finish(facts, arguments.json, print_prepared)
+
+
+# Name → what it does, an example, what adds its arguments, what runs it.
+DATA_COMMANDS = {
+    "list": (
+        "list the datasets and adapters that are known, and the sources of a recipe",
+        "smol-hf data list --config recipes/quickstart/digits.yaml",
+        add_list,
+        run_list,
+    ),
+    "preview": (
+        "write a page that shows samples as they will be trained",
+        "smol-hf data preview my.jsonl --model runs/demo/checkpoint --output preview.html",
+        add_preview,
+        run_preview,
+    ),
+    "stats": (
+        "count samples, tokens and tiles, and say how full packed rows will be",
+        "smol-hf data stats my.jsonl --model runs/demo/checkpoint",
+        add_stats,
+        run_stats,
+    ),
+    "prepare": (
+        "write the usable samples as parquet shards, or in LLaVA's form with a folder of images",
+        "smol-hf data prepare my.jsonl --output prepared --format llava",
+        add_prepare,
+        run_prepare,
+    ),
+}
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="?", metavar="DATA", help="a file or folder of records, or `digits`")
+    parser.add_argument("--config", metavar="RECIPE", help="take data, filters and model from this recipe")
+    parser.add_argument("--adapter", help="what reads a record; found by its keys by default")
+    parser.add_argument("--image-folder", help="folder that image paths start from; that of the data by default")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="any other key of a recipe, such as filters.max_turns=3; may be repeated",
+    )  # fmt: skip
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="folder or Hub id of the checkpoint whose processor counts the tokens")
+    parser.add_argument("--preset", help="or the sizes of a published model, such as smolvlm2-256m")
+    parser.add_argument("--tokenizer", help="for a preset: folder or Hub id; else a small one is trained on the data")
+    parser.add_argument("--context-length", type=int, help="most tokens of a sample; by default the model's")
+
+
+def keys_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The recipe that the arguments make. Raises ValueError when they name no data."""
+    from smol_hf.training.inspection import read_keys
+
+    if arguments.data is None and arguments.config is None:
+        raise ValueError("name the data: a file or folder of records, or a recipe with --config")
+    names = ("data", "adapter", "image_folder", "model", "preset", "tokenizer", "context_length")
+    keys = {name: getattr(arguments, name, None) for name in names}
+    return read_keys(arguments.config, keys, arguments.set)
+
+
+@contextmanager
+def progress(total: int, words: str) -> Iterator[Callable[[], None]]:
+    """A bar on the terminal, if there is one; what is given counts one step."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(words, total=total)
+        yield lambda: bar.advance(task)

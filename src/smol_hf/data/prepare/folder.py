@@ -1,0 +1,143 @@
+"""Data of any shape → folders that our own adapters, and others, read again: LLaVA's JSON lines with a folder of
+images, or shards of parquet.
+
+Every record is read back before it is written, so what lies there is what was read, or the sample is left out by name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.images import load_image, open_image
+from smol_hf.data.mixture import Data
+from smol_hf.data.prepare.records import Encoded
+from smol_hf.data.prepare.writers import WRITERS
+from smol_hf.data.reasons import reasons_of
+from smol_hf.data.skipped import SkippedSamples
+
+SKIPPED = "skipped.jsonl"
+DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
+
+
+def prepare(
+    data: Data,
+    output: str | Path,
+    *,
+    form: str = "parquet",
+    rows_per_shard: int | None = None,
+    verify_images: bool = False,
+    advance: Callable[[], Any] | None = None,
+) -> dict[str, Any]:
+    """Write the usable samples, each once and in the order of the files, whatever the weights.
+
+    One source is written to `output`, each of several to a folder in it. `skipped.jsonl` there names what was left
+    out. The folder is there whole or not at all.
+
+    Args:
+        form: `llava` (data.jsonl and images/) or `parquet`.
+        rows_per_shard: samples of a parquet file; by default about 500 MB make one.
+        verify_images: decode each image, so that damaged ones are left out. Otherwise their headers are read.
+        advance: called after each record, to show progress.
+
+    Returns:
+        Counts: for each source `records`, `written`, `left_out` with its `reasons`, `images` (those in several samples
+        counted once by `llava`), `bytes` of the images, and `as_messages`: records that LLaVA's form cannot say.
+
+    Raises:
+        ValueError: for an unknown form or option. FileExistsError: when `output` holds something already.
+        SampleError: when no sample can be used.
+    """
+    output = Path(output)
+    if form not in WRITERS:
+        raise ValueError(f"format is {form!r}: choose one of {', '.join(WRITERS)}")
+    if rows_per_shard is not None and (form != "parquet" or rows_per_shard < 1):
+        raise ValueError(f"rows_per_shard is {rows_per_shard}: it is of the format parquet and at least 1")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} is there already: name a folder that is empty or not there yet")
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.absolute().parent) as beside:
+        folder = Path(beside) / "whole"
+        folder.mkdir()
+        facts = write_sources(data, folder, form, rows_per_shard, verify_images, advance)
+        os.replace(folder, output)
+    return {"output": str(output), "format": form, **facts}
+
+
+def write_sources(data: Data, folder: Path, form: str, rows_per_shard, verify_images: bool, advance) -> dict[str, Any]:
+    names = folder_names([source.name for source in data.sources])
+    folders = [folder / name for name in names] if len(names) > 1 else [folder]
+    writers = [WRITERS[form](each, rows_per_shard) for each in folders]
+    records: Counter = Counter()
+    faults: list[list[SampleError]] = [[] for _ in names]
+    with (folder / SKIPPED).open("w", encoding="utf-8") as skipped:
+        for index, sample in data.samples():
+            records[index] += 1
+            try:
+                if isinstance(sample, SampleError):
+                    raise sample
+                writers[index].write(sample, encoded_images(sample, verify_images))
+            except SampleError as fault:
+                faults[index].append(fault)
+                skipped.write(SkippedSamples.line(fault))
+            if advance is not None:
+                advance()
+    if not any(faults):
+        (folder / SKIPPED).unlink()
+    for writer in writers:
+        writer.close()
+    if not any(writer.written for writer in writers):
+        shown = "\n".join(f"  {fault}" for fault in [fault for each in faults for fault in each][:10])
+        raise SampleError("data", f"none of {sum(records.values())} samples can be used:\n{shown}")
+    return {
+        "sources": [
+            {
+                "name": source.name,
+                "folder": "." if each == folder else each.name,
+                "records": records[index],
+                "written": writers[index].written,
+                "left_out": len(faults[index]),
+                "reasons": [reason.facts() for reason in reasons_of(faults[index])],
+                **writers[index].facts(),
+            }
+            for index, (source, each) in enumerate(zip(data.sources, folders))
+        ]
+    }
+
+
+def folder_names(names: list[str]) -> list[str]:
+    """A name of a folder for each source, without the suffixes of files; equal ones are numbered."""
+    result: list[str] = []
+    for name in names:
+        plain = name
+        for suffix in DATA_SUFFIXES:
+            plain = plain.removesuffix(suffix)
+        plain = re.sub(r"[^\w.-]+", "-", plain).strip(".") or "source"
+        number, unique = 2, plain
+        while unique in result:
+            unique, number = f"{plain}-{number}", number + 1
+        result.append(unique)
+    return result
+
+
+def encoded_images(conversation: Conversation, verify: bool) -> list[Encoded]:
+    """The encoded bytes of each image with the format that its header tells. Raises SampleError for one that cannot
+    be used, and for a sample that shows a video."""
+    where = conversation.sample_id
+    if conversation.videos:
+        raise SampleError(where, "shows a video: only texts and images are prepared")
+    images = []
+    for part in conversation.images:
+        with open_image(part, where) as image:
+            form = image.format
+        if verify:
+            load_image(part, where)
+        with part.open() as file:
+            images.append(Encoded(file.read(), form))
+    return images

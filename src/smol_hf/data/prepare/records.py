@@ -1,0 +1,92 @@
+"""A conversation → a record of LLaVA's or the messages shape, which our adapters read as the same conversation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from smol_hf.data.adapters import Place, adapt
+from smol_hf.data.adapters.ratings import ratings_record
+from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart
+
+LLAVA_ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
+SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2"}  # of other formats: the format's name
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The bytes of an image as they were, and the format that its header tells."""
+
+    content: bytes
+    format: str
+
+    @cached_property
+    def name(self) -> str:
+        """Named by its content, so that equal images are one file."""
+        digest = hashlib.sha256(self.content).hexdigest()[:32]
+        return f"{digest}.{SUFFIXES.get(self.format, self.format.lower())}"
+
+
+def llava_record(conversation: Conversation, paths: Sequence[str]) -> dict[str, Any]:
+    """{"id", "image"?: path or list of paths, "conversations": [{"from", "value"}, …], "source"?, "turn_ratings"?}."""
+    turns = [
+        {"from": LLAVA_ROLES[message.role], "value": llava_text(message.parts)} for message in conversation.messages
+    ]
+    image = {"image": paths[0] if len(paths) == 1 else list(paths)} if paths else {}
+    return {"id": conversation.sample_id, **image, "conversations": turns, **labels(conversation)}
+
+
+def llava_text(parts: Sequence[Part]) -> str:
+    """The texts with `<image>` where an image stands: on a line of its own where no text is before it or none after,
+    or where a line break beside it belongs to the text."""
+    texts = [index for index, part in enumerate(parts) if isinstance(part, TextPart)]
+    first, last = (texts[0], texts[-1]) if texts else (len(parts), -1)
+    result = ""
+    for index, part in enumerate(parts):
+        own = part.text if isinstance(part, TextPart) else "<image>"
+        kinds = {type(each) for each in parts[max(index - 1, 0) : index + 1]}
+        if index and TextPart not in kinds:
+            result += "\n"
+        elif len(kinds) > 1:  # a text beside an image
+            on_its_own = index <= first or index > last
+            result += "\n" if on_its_own or result.endswith("\n") or own.startswith("\n") else ""
+        result += own
+    return result
+
+
+def messages_record(conversation: Conversation, paths: Sequence[str] | None = None) -> dict[str, Any]:
+    """{"id", "messages": [{"role", "content": [part, …]}, …], "source"?, "turn_ratings"?}, where an image part names
+    its path, or without `paths` takes the next image of the record."""
+    names = iter(paths or ())
+    messages = []
+    for message in conversation.messages:
+        content = []
+        for part in message.parts:
+            if isinstance(part, TextPart):
+                content.append({"type": "text", "text": part.text})
+            else:
+                content.append({"type": "image", **({} if paths is None else {"image": next(names)})})
+        messages.append({"role": message.role, "content": content})
+    return {"id": conversation.sample_id, "messages": messages, **labels(conversation)}
+
+
+def labels(conversation: Conversation) -> dict[str, Any]:
+    given = {"source": conversation.source, "turn_ratings": ratings_record(conversation.turn_ratings)}
+    return {name: value for name, value in given.items() if value}
+
+
+def reads_back(record: dict[str, Any], conversation: Conversation, images: Sequence[ImagePart]) -> bool:
+    """Whether our adapters read the record as this conversation, with `images` in place of its own."""
+    shown = iter(images)
+    messages = tuple(
+        Message(message.role, tuple(part if isinstance(part, TextPart) else next(shown) for part in message.parts))
+        for message in conversation.messages
+    )
+    try:
+        return adapt(record, Place(conversation.sample_id, Path())) == replace(conversation, messages=messages)
+    except SampleError:
+        return False
