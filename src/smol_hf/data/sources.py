@@ -23,6 +23,7 @@ from smol_hf.data.engine.files import (
     labels_of,
     list_folder,
     local_path,
+    reaching,
 )
 from smol_hf.data.engine.joined_source import JoinedSource
 from smol_hf.data.engine.json_source import JsonArraySource, JsonLinesSource
@@ -114,7 +115,9 @@ def open_remote(data: str) -> Opened:
     if has_pattern(data):
         return open_files(find_files(data), file_name(data))
     system, path = file_system(data)
-    return open_folder(data) if system.isdir(path) else open_files([data])
+    with reaching(data):
+        is_folder = system.isdir(path)
+    return open_folder(data) if is_folder else open_files([data])
 
 
 def open_files(urls: list[str], name: str | None = None) -> Opened:

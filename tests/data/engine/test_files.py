@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import sys
+import types
 
 import fsspec
 import pyarrow
@@ -158,7 +160,8 @@ def test_a_row_group_that_is_lost_on_the_way_is_no_fault_of_its_rows(memory, mon
     def readinto(self, buffer):
         asked.append(len(buffer))
         if len(asked) > allowed[0]:
-            raise files.unreachable(self.url, ConnectionResetError("the line is dead"))
+            with files.reaching(self.url):
+                raise ConnectionResetError("the line is dead")
         return read(self, buffer)
 
     monkeypatch.setattr(files.RemoteFile, "readinto", readinto)
@@ -168,6 +171,18 @@ def test_a_row_group_that_is_lost_on_the_way_is_no_fault_of_its_rows(memory, mon
         asked.clear()
         with pytest.raises(UnreachableError, match="the line is dead"):
             source.read_block(2)
+
+
+def test_errors_of_libraries_that_are_loaded_are_known(monkeypatch):
+    class BotoCoreError(Exception):
+        pass
+
+    module = types.ModuleType("botocore.exceptions")
+    module.BotoCoreError = BotoCoreError
+    monkeypatch.setitem(sys.modules, "botocore.exceptions", module)
+    message = r"s3://b/a cannot be read \(BotoCoreError: no credentials\)"
+    with pytest.raises(UnreachableError, match=message), files.reaching("s3://b/a"):
+        raise BotoCoreError("no credentials")
 
 
 def test_a_line_that_dies_while_a_file_is_read(memory):

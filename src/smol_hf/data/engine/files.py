@@ -5,11 +5,13 @@ Nothing here keeps a connection: a file is opened by who reads it, in the proces
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import posixpath
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +29,10 @@ SPAN = re.compile(r"(\d+)\.\.(\d+)")
 CONTENT_MARKS = (
     "xet_hash", "blob_id", "lfs", "ETag", "etag", "md5Hash", "md5", "crc32c", "content_md5", "checksum", "mtime",
     "LastModified", "last_modified", "updated", "created",
+)  # fmt: skip
+NETWORK_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"), ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"), ("asyncio", "TimeoutError"),
 )  # fmt: skip
 
 
@@ -80,12 +86,8 @@ class RemoteFile(io.RawIOBase):
         self.url = url
         system, path = file_system(url)
         cache = {"cache_type": "readahead", "block_size": READ_AHEAD} if ahead else {"cache_type": "none"}
-        try:
+        with reaching(url):
             self.inner = system.open(path, "rb", **cache)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"the data file {url} does not exist") from error
-        except (OSError, TimeoutError, HTTPError) as error:
-            raise unreachable(url, error) from error
 
     def readable(self) -> bool:
         return True
@@ -100,10 +102,8 @@ class RemoteFile(io.RawIOBase):
         return self.inner.tell()
 
     def readinto(self, buffer) -> int:
-        try:
+        with reaching(self.url):
             content = self.inner.read(len(buffer))
-        except (OSError, TimeoutError, HTTPError) as error:
-            raise unreachable(self.url, error) from error
         buffer[: len(content)] = content
         return len(content)
 
@@ -115,9 +115,25 @@ class RemoteFile(io.RawIOBase):
         super().close()
 
 
-def unreachable(url: str, error: BaseException) -> UnreachableError:
-    return UnreachableError(f"{url} cannot be read ({type(error).__name__}: {error}): a run goes on from its last "
-                            "checkpoint once it can")  # fmt: skip
+def network_errors() -> tuple[type[BaseException], ...]:
+    """What the libraries that are loaded raise about a network: they have no class in common."""
+    loaded = [getattr(sys.modules[module], name) for module, name in NETWORK_ERRORS if module in sys.modules]
+    return (OSError, TimeoutError, HTTPError, *loaded)
+
+
+@contextlib.contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """What goes wrong on the way to a file becomes an `UnreachableError` that names it, but for a file that there is
+    not."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the data file {url} does not exist") from error
+    except network_errors() as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UnreachableError(
+            f"{url} cannot be read ({what}); once it can, a run goes on from its checkpoint"
+        ) from error
 
 
 def open_file(url: str, *, ahead: bool = False) -> BinaryIO:
@@ -136,22 +152,16 @@ def read_range(url: str, start: int, end: int) -> bytes:
             file.seek(start)
             return file.read(end - start)
     system, path = file_system(url)
-    try:
+    with reaching(url):
         # File systems without requests for ranges of their own would read ahead.
         return system.cat_file(path, start=start, end=end, **({} if system.async_impl else {"cache_type": "none"}))
-    except (OSError, TimeoutError, HTTPError) as error:
-        raise unreachable(url, error) from error
 
 
 def describe(url: str) -> list[Any]:
     """Size of a remote file and what its store says about its content, without reading it: its fingerprint."""
     system, path = file_system(url)
-    try:
+    with reaching(url):
         info = system.info(path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"the data file {url} does not exist") from error
-    except (OSError, TimeoutError, HTTPError) as error:
-        raise unreachable(url, error) from error
     marks = [str(info[key]) for key in CONTENT_MARKS if info.get(key)]
     return [info.get("size"), *marks[:1]]
 
@@ -192,10 +202,9 @@ def find_files(pattern: str) -> list[str]:
     found = []
     for each in expand_braces(pattern):
         system, path = file_system(each)
-        if any(letter in each for letter in "*?["):
-            paths = [path for path in system.glob(path) if system.isfile(path)]
-        else:
-            paths = [path] if system.isfile(path) else []
+        with reaching(each):
+            candidates = system.glob(path) if any(letter in each for letter in "*?[") else [path]
+            paths = [path for path in candidates if system.isfile(path)]
         if not paths:
             raise FileNotFoundError(f"there is no data file {each}" + (f" (of {pattern})" if each != pattern else ""))
         found += [system.unstrip_protocol(path) if is_remote(each) else path for path in paths]
@@ -206,6 +215,8 @@ def list_folder(url: str) -> list[str]:
     """All files in a folder and the folders in it, sorted. Hidden ones are left out."""
     system, path = file_system(url)
     root = path.rstrip("/")
-    inside = [(each, each.removeprefix(root).lstrip("/")) for each in sorted(system.find(root))]
+    with reaching(url):
+        found = sorted(system.find(root))
+    inside = [(each, each.removeprefix(root).lstrip("/")) for each in found]
     seen = [each for each, name in inside if not any(part.startswith((".", "__")) for part in name.split("/"))]
     return [system.unstrip_protocol(each) for each in seen] if is_remote(url) else seen

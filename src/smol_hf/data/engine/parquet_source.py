@@ -69,6 +69,8 @@ class ParquetSource(Source):
         try:
             with self.open(url) as file:
                 records = file.read_row_group(group, columns=self.columns).to_pylist()
+        except FileNotFoundError:
+            raise
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             return [(place, SampleError(place, f"its row group is damaged: {error}")) for place in places]
         return list(zip(places, records))
