@@ -184,3 +184,17 @@ def test_a_run_takes_its_limits_from_the_recipe(tmp_path, capsys):
     named = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
     assert [entry["sample"] for entry in named] == [f"rows.jsonl:{row}" for row in (61, 62, 63)]
     assert {entry["source"] for entry in named} == {"rows.jsonl"}
+
+
+def test_a_source_that_the_lanes_give_up_does_not_stop_a_run_that_reweights():
+    def noted(gives_up, used):
+        skipped = SkippedSamples("skip", gives_up=gives_up, max_in_a_row=1000)
+        skipped.expect({"good": 10_000, "dead": 500})
+        faults = [fault(f"dead:{row}", "dead") for row in range(200)]
+        skipped.note(used, faults, {"dead": 200 + used, "good": 50})
+
+    noted(gives_up=True, used=0)
+    with pytest.raises(SampleError, match="200 of 500 samples of dead"):
+        noted(gives_up=False, used=0)
+    with pytest.raises(SampleError, match="200 of 500 samples of dead"):
+        noted(gives_up=True, used=5)  # some of it can be used, so no lane gives it up

@@ -199,3 +199,12 @@ def test_a_run_trains_on_shards_and_names_what_is_bad(pages, tmp_path, capsys):
     assert train.main([*recipe, "--sample_packing", "true", "--on_bad_sample", "skip"]) == 0
     assert "20 samples from a.tar; 1 samples left out" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "skipped.jsonl").read_text())["sample"] == "a.tar:bad"
+
+
+def test_the_ledgers_of_a_folder_are_no_data(tmp_path):
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
+    (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
+    for name in ("skipped.jsonl", "shortened.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"sample": "a:1", "reason": "damaged"}) + "\n")
+    source = open_source(tmp_path)
+    assert [where for where, _ in source.read_block(0)] == ["data.jsonl:1"] and len(source) == 1
