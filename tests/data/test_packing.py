@@ -98,5 +98,14 @@ def test_the_benchmark_fills_its_rows():
     figures = json.loads(finished.stdout.splitlines()[-1])
     assert figures["fill"] >= 0.99 and figures["fill_with_tile_budget"] >= 0.99 and figures["truncated"] == 0
     assert figures["fill"] > figures["fill_trl_bfd_same_pool"]
-    assert figures["most_tiles_over_mean"]["bounded"] < figures["most_tiles_over_mean"]["free"]
+    slowest = figures["slowest_of_4_over_mean"]
+    assert slowest["by_tokens_and_tiles"] < slowest["by_tokens_alone"] - 0.05, "balanced by tiles as well as tokens"
     assert figures["microseconds_per_sample"] > 0
+
+
+def test_samples_with_many_tiles_and_with_few_take_turns():
+    pool = PackingPool(100)
+    for name, tokens, tiles in (("first", 20, 4), ("many", 40, 8), ("none", 30, 0), ("some", 35, 7), ("short", 10, 0)):
+        pool.add(Planned(name, tokens, tiles))
+    assert [sample.reference for sample in pool.next_row()] == ["first", "none", "many", "short"]
+    assert [sample.reference for sample in pool.next_row()] == ["some"]

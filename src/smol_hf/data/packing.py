@@ -1,5 +1,9 @@
 """Rows built from whole samples: the oldest of a pool opens a row, and the largest that still fits goes on filling it.
 
+Rows are balanced by compute: tiles cost as much as many tokens, and a step takes as long as its process with the most.
+So among what fits, samples with many tiles and samples with few are taken by turns, such that each row comes near to
+the pool's own ratio of tiles to tokens.
+
 Packing is online: it looks at a pool of some hundred planned samples, never at a whole dataset, so it works on streams
 and its state is small. No sample waits for ever, since the oldest always opens the next row; none is cut, and none
 is left out. Chunked best-fit-decreasing (TRL's `bfd`) fills less from the same pool, because it closes all its rows at
@@ -69,30 +73,31 @@ class PackingPool:
         """The samples of the next row, taken out of the pool. Empty when nothing waits."""
         if not self.waiting:
             return []
+        per_token = sum(s.num_tiles for s in self.waiting.values()) / sum(s.num_tokens for s in self.waiting.values())
         oldest = next(iter(self.waiting))
         first = self.waiting.pop(oldest)
         del self.by_length[bisect.bisect_left(self.by_length, (first.num_tokens, -oldest))]
-        row, room, tiles = [first], self.context_length - first.num_tokens, first.num_tiles
-        position = len(self.by_length)
-        while room:
-            # What was passed over for its tiles stays too large: only shorter samples are looked at from there on.
-            position = bisect.bisect_right(self.by_length, (room, 1), 0, position) - 1
-            while position >= 0 and not self.tiles_fit(position, tiles):
-                position -= 1
-            if position < 0:
-                break
-            length, arrival = self.by_length.pop(position)
-            sample = self.waiting.pop(-arrival)
+        row, used, tiles = [first], first.num_tokens, first.num_tiles
+        while (position := self.next_position(used, tiles, per_token)) is not None:
+            sample = self.waiting.pop(-self.by_length.pop(position)[1])
             row.append(sample)
-            room -= length
+            used += sample.num_tokens
             tiles += sample.num_tiles
         return row
 
-    def tiles_fit(self, position: int, tiles: int) -> bool:
-        if self.max_tiles is None:
-            return True
-        more = self.waiting[-self.by_length[position][1]].num_tiles
-        return not more or tiles + more <= self.max_tiles
+    def next_position(self, used: int, tiles: int, per_token: float) -> int | None:
+        """Where in `by_length` the largest stands that fits and brings the row nearer to the pool's tiles per token:
+        one with many where the row has few so far, one with few where it has many. Where none does, the largest that
+        fits; None where none fits."""
+        wants_many, second = tiles < per_token * used, None
+        for position in range(bisect.bisect_right(self.by_length, (self.context_length - used, 1)) - 1, -1, -1):
+            sample = self.waiting[-self.by_length[position][1]]
+            if self.max_tiles is not None and sample.num_tiles and tiles + sample.num_tiles > self.max_tiles:
+                continue
+            if (sample.num_tiles > per_token * sample.num_tokens) == wants_many:
+                return position
+            second = position if second is None else second
+        return second
 
     def contents(self) -> list[Planned]:
         """The samples that wait, the oldest first: added to an empty pool in this order, they make the same rows."""
