@@ -1,13 +1,11 @@
 """Bad input: each sample that cannot be used is refused by a message that names its file and row, or read right."""
 
-import io
 import json
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from helpers import build_processor, plan_for, ready
+from image_corpus import BAD_IMAGES, JPEG, READABLE, encoded, half_and_half
 from PIL import Image
 
 from smol_hf.data.collator import SmolCollator
@@ -22,28 +20,6 @@ from smol_hf.training.data import look_through, open_data, plan_of
 @pytest.fixture(scope="module")
 def processor():
     return build_processor()
-
-
-def half_and_half(width=60, height=40):
-    """Left half red, right half blue: what is turned, mirrored or miscoloured shows."""
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[:, : width // 2], pixels[:, width // 2 :] = (220, 30, 30), (30, 30, 220)
-    return Image.fromarray(pixels)
-
-
-def encoded(image, format, **options):
-    stream = io.BytesIO()
-    image.save(stream, format, **options)
-    return stream.getvalue()
-
-
-def huge_png(width, height):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes((width // 8 + 1) * height), 1)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def record(image="picture.png", question="<image>\nWhat is this?", answer="A picture."):
@@ -92,29 +68,6 @@ def fault_of(folder, processor, row):
     return skipped.faults[0].problem
 
 
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8))
-JPEG = encoded(NOISE, "JPEG", quality=95)
-BAD_IMAGES = {
-    "missing": (None, "does not exist"),
-    "empty": (b"", "not an image"),
-    "truncated JPEG": (JPEG[: len(JPEG) // 2], "damaged"),
-    "cut in its last bytes": (JPEG[:-40], "damaged"),
-    "truncated PNG": (encoded(NOISE, "PNG")[:9000], "damaged"),
-    "PNG with a broken EXIF tag": (encoded(NOISE, "PNG", exif=b"Exif\0\0garbage"), "cannot be read"),
-    "TIFF without its dimensions": (encoded(NOISE, "TIFF").replace(b"\x00\x01\x04\x00", b"\x99\x99\x04\x00"), ""),
-    "float TIFF with NaN": (encoded(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"), "no known white"),
-    "text named .png": (b"<html>404 Not Found</html>", "not an image"),
-    "1×1": (encoded(half_and_half(2, 2).resize((1, 1)), "PNG"), "1x1"),
-    "12000×12000": (huge_png(12000, 12000), "12000x12000, 144 megapixels; the limit is 50"),
-    "60000×60000": (huge_png(60000, 60), "more than 200:1"),
-    "animated GIF": (
-        encoded(half_and_half(), "GIF", save_all=True, append_images=[Image.new("RGB", (60, 40))]),
-        "2 frames",
-    ),
-    "float TIFF beyond [0, 1]": (encoded(Image.fromarray(np.full((9, 9), 7.5, np.float32)), "TIFF"), "no known white"),
-}
-
-
 @pytest.mark.parametrize("name", BAD_IMAGES)
 def test_an_image_that_cannot_be_used_is_refused_by_name(name, tmp_path, processor):
     content, expected = BAD_IMAGES[name]
@@ -123,28 +76,6 @@ def test_an_image_that_cannot_be_used_is_refused_by_name(name, tmp_path, process
     problem = fault_of(tmp_path, processor, record())
     assert expected in problem
     assert "picture.png" in problem
-
-
-def sixteen_bit(image):
-    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
-
-
-def rotated_by_exif():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown a quarter turn clockwise
-    return encoded(half_and_half().rotate(90, expand=True), "JPEG", quality=95, exif=exif)
-
-
-GREY = np.asarray(half_and_half().convert("L").convert("RGB")).astype(int)
-COLOURS = np.asarray(half_and_half()).astype(int)
-READABLE = {
-    "CMYK": (encoded(half_and_half().convert("CMYK"), "JPEG", quality=95), COLOURS),
-    "16-bit grey": (encoded(sixteen_bit(half_and_half()), "PNG"), GREY),
-    "float TIFF": (encoded(Image.fromarray((GREY[..., 0] / 255).astype(np.float32)), "TIFF"), GREY),
-    "rotated by EXIF": (rotated_by_exif(), COLOURS),
-    "palette": (encoded(half_and_half().convert("P"), "PNG"), COLOURS),
-    "transparent": (encoded(half_and_half().convert("RGBA"), "PNG"), COLOURS),
-}
 
 
 @pytest.mark.parametrize("name", READABLE)
@@ -399,3 +330,36 @@ def test_the_ledger_names_a_sample_once_and_forgets_what_was_mended(tmp_path, pr
     assert len(ledger.read_text().splitlines()) == 2, "a resumed run keeps what was found before"
     read(write(tmp_path, [record()]), processor)
     assert not ledger.exists()
+
+
+@pytest.mark.parametrize("image_resizing", ["exact", "fast"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_goes_through_the_whole_corpus(workers, image_resizing, tmp_path, processor):
+    """Without a look at the data before it, as on a stream: each bad picture is named, each good one used, once."""
+    corpus = [*((content, False) for content, _ in BAD_IMAGES.values()), *((c, True) for c, _ in READABLE.values())]
+    assert len(corpus) >= 60 and len(BAD_IMAGES) >= 40
+    for number, (content, _) in enumerate(corpus, start=1):
+        if content is not None:
+            (tmp_path / f"{number}.png").write_bytes(content)
+    path = write(tmp_path, [record(f"{number}.png") for number in range(1, len(corpus) + 1)])
+    arguments = DataArguments(
+        data=str(path), context_length=256, image_resizing=image_resizing, sample_packing=True, packing_pool=4
+    )
+    training = SmolTrainingArguments(output_dir="unused", num_train_epochs=1, use_cpu=True)
+    plan = plan_of(open_data(arguments, seed=0), processor, arguments, training, 4)
+    used, faults, finished = [], [], set()
+    for row in RowStream(plan, workers=workers):
+        used += [sample.sample_id for sample in row.samples]
+        faults += row.faults
+        finished |= {row.lane} if row.finished else set()
+        if len(finished) == plan.lanes:
+            break
+    places = {good: [f"mine.jsonl:{n}" for n, (_, each) in enumerate(corpus, 1) if each == good] for good in (0, 1)}
+    assert sorted(used) == sorted(places[1]), "each good one once"
+    assert sorted(fault.where for fault in faults) == sorted(places[0]), "each bad one named once"
+    skipped = SkippedSamples("skip", max_fraction=1.0, path=tmp_path / "ledger.jsonl")
+    skipped.expect({"mine.jsonl": len(corpus)})
+    skipped.note(len(used), faults)
+    entries = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+    assert {entry["sample"] for entry in entries} == set(places[0])
+    assert all(entry["reason"] for entry in entries)

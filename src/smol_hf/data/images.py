@@ -136,6 +136,9 @@ def load_image(part: ImagePart, where: str, at_least: tuple[int, int] | None = N
     """
     image = open_image(part, where)
     with reading(part, where, "is damaged"):
+        if image.format == "PNG":
+            with Image.open(part.open(), formats=("PNG",)) as same:
+                same.verify()  # checksums of all chunks: a flipped byte in a small picture decodes to other pixels
         if at_least is not None:
             image.draft(None, at_least if lies_on_its_side(image) else at_least[::-1])
         image.load()
