@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from smol_hf.cli_conversion import finish
+from smol_hf.cli_download import add_download, run_download
 
 SUMMARY = "list, look at, measure and prepare data"
 UNSURVEYED = 10_000  # records of each source that `stats` reads where the whole is too large or endless
@@ -146,6 +147,12 @@ DATA_COMMANDS = {
         "smol-hf data preview my.jsonl --model runs/demo/checkpoint --output preview.html",
         add_preview,
         run_preview,
+    ),
+    "download": (
+        "download datasets of the Hub, or archives, after a look at sizes, licences and the disk",
+        "smol-hf data download HuggingFaceM4/COCO --output data --extract",
+        add_download,
+        run_download,
     ),
     "stats": (
         "count samples, tokens and tiles, and say how full packed rows will be",

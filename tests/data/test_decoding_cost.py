@@ -37,6 +37,12 @@ def jpeg2000():
     return stream.getvalue()
 
 
+def upright():
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    return exif
+
+
 PNG, JPEG = picture(), picture(format="JPEG")
 GIF_FRAME = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
 GIF = b"GIF89a" + struct.pack("<HHBBB", 2, 2, 0x80, 0, 0) + bytes(6)
@@ -49,6 +55,11 @@ COSTLY = {
     "GIF of many frames": (GIF + GIF_FRAME * 600_000 + b";", "more than one frame of 2x2 needs"),
     "GIF of comments": (GIF + b"\x21\xfe\x01a\x00" * 1_700_000 + GIF_FRAME + b";", "more than one frame of 2x2 needs"),
     "PPM as text": (b"P3 1000 700 255\n" + b"1 " * 2_100_000, "numbers as text"),
+    "lossy WebP": (
+        (lambda webp: webp[:4] + struct.pack("<I", 40_000_000 - 8) + webp[8:] + bytes(40_000_000 - len(webp)))(
+            picture(format="WEBP")
+        ), "lower quality",
+    ),
     "JPEG 2000": (jpeg2000() + bytes(10_000_000), "JPEG 2000, which takes more"),
     "PNG with text that explodes": (
         after(PNG, 33, chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80_000_000), 1))), "too large",
@@ -89,9 +100,19 @@ def test_a_tiff_of_very_many_pages_is_not_counted(monkeypatch):
         after(PNG, 33, chunk(b"prVt", bytes(1000)) * 2000),
         progressive(1200, 800, 5),
         picture(format="PPM"),
+        picture(format="WEBP", lossless=True),
+        picture(format="WEBP", exif=upright()),
         picture(2, 2, "GIF") + bytes(2_000_000),
     ],
-    ids=["JPEG with profiles", "PNG of 2000 chunks", "progressive JPEG", "binary PPM", "GIF with a tail"],
+    ids=[
+        "JPEG with profiles",
+        "PNG of 2000 chunks",
+        "progressive JPEG",
+        "binary PPM",
+        "lossless WebP",
+        "WebP with EXIF",
+        "GIF with a tail",
+    ],
 )
 def test_large_and_honest_files_are_read(content):
     assert load_image(ImagePart(content=content), "rows:1").mode == "RGB"

@@ -7,10 +7,12 @@ import threading
 
 import pytest
 import web_server
+import yaml
 from helpers import build_processor
 from media_files import picture
 from web_server import CERTIFICATE, Web, serve
 
+from smol_hf import train
 from smol_hf.data.addresses import AllowedHosts, FetchError, is_public, parse_address
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
 from smol_hf.data.fetched_images import ImageFetcher
@@ -416,3 +418,21 @@ def test_a_recipe_switches_fetching_on(tmp_path):
         problems = {fault.where: fault.problem for fault in skipped.faults}
         assert "allow its host under fetch_images" in problems["off/rows.jsonl:1"]
         assert "allow the host of an image under fetch_images" in problems["off/rows.jsonl:2"]
+
+
+def test_a_run_with_workers_fetches_each_image_once_and_names_what_failed(tmp_path, capsys):
+    web = Web({f"/{number}.png": PICTURE for number in range(8)})
+    with serve(web) as place:
+        rows = [{"image_url": f"http://{place}/{number}.png", "caption": "Red."} for number in range(10)]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        recipe = {"preset": "tiny-vlm", "data": str(tmp_path / "rows.jsonl"), "fetch_images": [place], "max_steps": 6,
+                  "fetch_cache": str(tmp_path / "fetched"), "fetch_timeout": 30.0, "context_length": 128,
+                  "use_cpu": True, "save_strategy": "no", "on_bad_sample": "skip", "max_skipped_fraction": 0.2,
+                  "dataloader_num_workers": 2, "output_dir": str(tmp_path / "run")}  # fmt: skip
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        assert train.main(["--config", str(tmp_path / "recipe.yaml")]) == 0
+    assert "8 samples from rows.jsonl; 2 samples left out: 2 unusable" in capsys.readouterr().out
+    assert sorted(path for path, _ in web.requests) == [f"/{number}.png" for number in range(10)]
+    named = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert [entry["sample"] for entry in named] == ["rows.jsonl:9", "rows.jsonl:10"]
+    assert all("answered 404" in entry["reason"] for entry in named)

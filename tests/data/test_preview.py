@@ -173,7 +173,7 @@ def test_what_is_left_out_stands_there_with_the_reason(tmp_path):
     html, drawn = page_of(tmp_path, conversations)
     text = " ".join(Page(html).texts)
     assert "2 of the 3 records that were drawn: 1" in " ".join(text.split())
-    assert "is not an image that Pillow can read" in text and "more than context_length 400" in text
+    assert "is not an image that can be read" in text and "more than context_length 400" in text
     assert sum(drawn.drawn.values()) == 3
 
 
@@ -201,3 +201,13 @@ def test_a_source_of_nothing_but_faults_ends(tmp_path):
     html, drawn = page_of(tmp_path, rows)
     assert not drawn.samples and 500 <= len(drawn.left_out) <= 700
     assert "more. In all:" in html
+
+
+def test_a_sample_that_was_shortened_shows_what_is_trained_and_what_it_lost(tmp_path):
+    plan, data = plan_and_data([conversation("rows:1", "What?", "A.", images=1)], context_length=40)
+    plan.work.too_long = ["tiles"]
+    drawn = draw_samples(plan, 1)
+    (sample,) = drawn.samples
+    assert sample.lost == "longest_edge 32" and sample.num_tiles == sample.thumbnails[0].tiles == 1
+    text = write_page(tmp_path / "page.html", drawn, data, plan, title="short", facts={}).read_text("utf-8")
+    assert "shortened to fit: longest_edge 32" in text

@@ -25,6 +25,7 @@ JPEG_SEGMENTS = 10_000
 GIF_SPARE_BYTES = 8_000_000  # beyond two for each pixel, which no single frame needs
 SCAN_MEGAPIXELS = 1000.0  # of progressive JPEGs: scans × megapixels. Encoders write about ten scans
 PLAIN_TEXT_BYTES = 4_000_000  # of PPMs that hold numbers as text
+LOSSY_WEBP_BYTES = 30_000_000
 JPEG2000_SECONDS = 2.0
 SECONDS_PER_MEGAPIXEL, SECONDS_PER_MEGABYTE = 0.03, 0.2  # of JPEG 2000
 
@@ -91,6 +92,8 @@ def check_decoding(image: Image.Image, part: ImagePart, size: int, where: str, n
                 raise SampleError(where, f"{name} {problem}")
     if image.format == "PPM" and size > PLAIN_TEXT_BYTES and is_plain_text(part):
         raise SampleError(where, f"{name} holds {size:,} bytes of numbers as text: save it as a PNG")
+    if image.format == "WEBP" and size > LOSSY_WEBP_BYTES and is_lossy(part):
+        raise SampleError(where, f"{name} has {size:,} bytes of a lossy WebP: save it with a lower quality")
     seconds = SECONDS_PER_MEGAPIXEL * megapixels + SECONDS_PER_MEGABYTE * size / 1e6
     if image.format == "JPEG2000" and seconds > JPEG2000_SECONDS:
         raise SampleError(
@@ -107,6 +110,18 @@ def has_more_scans(content: Bytes, most: int) -> bool:
         at = content.find(b"\xff\xda", at + 1)
         if at < 0:
             return False
+    return True
+
+
+def is_lossy(part: ImagePart) -> bool:
+    """Whether the first chunk of pixels in a WebP is of the lossy kind."""
+    with whole(part) as content:
+        at = 12
+        for _ in range(16):
+            kind, length = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+            if kind in (b"VP8 ", b"VP8L"):
+                return kind == b"VP8 "
+            at += 8 + length + length % 2
     return True
 
 

@@ -15,6 +15,7 @@ from smol_hf.data.engine.preparation import MeasuredSample, SampleWork
 from smol_hf.data.engine.stream import LaneShare, Plan
 from smol_hf.data.images import load_image
 from smol_hf.data.preview.spans import Span, spans_of
+from smol_hf.data.shortening import processor_at
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 
 SIDES = ((2, 384), (6, 256), (12, 160))  # up to so many images of a sample: the longer side of each in pixels
@@ -48,6 +49,7 @@ class DrawnSample:
     num_trained: int
     num_tiles: int
     thumbnails: list[Thumbnail]
+    lost: str = ""
 
 
 @dataclass
@@ -71,7 +73,8 @@ class Look:
         return self.work.prepare(source, where, record)
 
     def encode(self, source: int, sample: MeasuredSample) -> DrawnSample:
-        processor, conversation = self.work.processor, sample.conversation
+        conversation = sample.conversation
+        processor = processor_at(self.work.processor, sample.longest_edge)
         side = next((side for most, side in SIDES if len(conversation.images) <= most), SMALLEST_SIDE)
         thumbnails = []
         for number, part in enumerate(conversation.images):
@@ -81,7 +84,7 @@ class Look:
             thumbnails.append(
                 Thumbnail(
                     width, height, rows, columns,
-                    tiles=self.work.tiles_of(height, width),
+                    tiles=rows * columns + 1,
                     tokens=len(processor.image_block_ids(height, width)),
                     address=address_of(picture, side) if number < IMAGES_SHOWN else "",
                 )
@@ -94,6 +97,7 @@ class Look:
             sum(label != IGNORE_INDEX for label in sample.labels),
             sample.num_tiles,
             thumbnails,
+            sample.lost,
         )
 
 

@@ -118,5 +118,6 @@ def sample_facts(number: int, sample: DrawnSample, source: str) -> dict[str, Any
         "turns": turns,
         "spans": spans,
         "hidden": hidden,
+        "lost": sample.lost,
         "open": sample.num_tokens <= OPEN_UP_TO,
     }

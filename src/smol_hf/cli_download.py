@@ -1,0 +1,123 @@
+"""`smol-hf data download`: what it says before it starts, and what it asks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_download(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", nargs="*", metavar="DATASET_OR_URL", help="a dataset's id on the Hub, or addresses")
+    parser.add_argument("--config", metavar="RECIPE", help="download the datasets of this recipe")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="where it goes, each dataset in its folder")
+    parser.add_argument("--dataset-config", metavar="NAME", help="only the files of this configuration")
+    parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit (default: main)")
+    parser.add_argument("--include", action="append", metavar="PATTERN", help="only such files; may be repeated")
+    parser.add_argument("--extract", action="store_true", help="extract archives, each into a folder of its name")
+    parser.add_argument("--yes", action="store_true", help="ask nothing about licences and sizes")
+
+
+def run_download(arguments: argparse.Namespace) -> None:
+    from smol_hf.data.download import extract_all, fetch_all
+    from smol_hf.data.download_plan import doubts, refuse_full_disk
+
+    output = Path(arguments.output)
+    downloads = look(arguments, output)
+    refuse_twins(downloads)
+    show(downloads, output, arguments.extract)
+    refuse_full_disk(downloads, output, extract=arguments.extract)
+    if (found := doubts(downloads)) and not arguments.yes:
+        confirm(found)
+    for download in downloads:
+        fetched = fetch_all(download, say)
+        extracted = extract_all(download, say) if arguments.extract else 0
+        there = len(download.files) - fetched
+        more = f", {extracted:,} archives extracted" if arguments.extract else ""
+        say(f"{download.name}: {fetched:,} files downloaded and verified, {there:,} were there{more}")
+
+
+def look(arguments: argparse.Namespace, output: Path) -> list:
+    from smol_hf.data.download_plan import look_at_address, look_at_dataset
+
+    if bool(arguments.what) == bool(arguments.config):
+        raise ValueError("say what to download: a dataset's id, addresses, or --config RECIPE")
+    if arguments.config is not None:
+        return [look_at_dataset(name, output, **keys) for name, keys in datasets_of(arguments.config)]
+    keys = {"config": arguments.dataset_config, "revision": arguments.revision, "include": arguments.include}
+    return [
+        look_at_address(what, output) if "://" in what else look_at_dataset(what, output, **keys)
+        for what in arguments.what
+    ]
+
+
+def datasets_of(recipe: str) -> list[tuple[str, dict]]:
+    """(id, config and revision) of each dataset of the Hub that a recipe reads."""
+    from smol_hf.data.hub_dataset import hub_id, repository_of
+    from smol_hf.training.arguments import DataArguments
+    from smol_hf.training.recipes import parse_recipe, read_recipe
+
+    (arguments,) = parse_recipe(read_recipe(recipe), (DataArguments,))
+    alone = {"data": arguments.data, "config": arguments.dataset_config, "revision": arguments.dataset_revision}
+    found: dict[tuple, tuple[str, dict]] = {}
+    for entry in arguments.mixture or [alone]:
+        name = hub_id(entry["data"])
+        name = repository_of(entry["data"]) if name is None else name
+        if name is not None:
+            name, _, revision = name.partition("@")
+            chosen = {"config": entry.get("config"), "revision": entry.get("revision") or revision or None}
+            found[(name, *chosen.values())] = (name, chosen)
+    if not found:
+        raise ValueError(f"{recipe} reads no dataset of the Hub: there is nothing to download")
+    return list(found.values())
+
+
+def refuse_twins(downloads: list) -> None:
+    """Raises ValueError when two addresses would become one file."""
+    places = [str(download.folder / file.name) for download in downloads if not download.revision
+              for file in download.files]  # fmt: skip
+    for place in places:
+        if places.count(place) > 1:
+            raise ValueError(f"two addresses would both be {place}: download them into different folders")
+
+
+def show(downloads: list, output: Path, extract: bool) -> None:
+    import shutil
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from smol_hf.data.download_plan import needed_bytes
+
+    table = Table("dataset", "files", "size", "to fetch", "licence", "gated")
+    for download in downloads:
+        missing = sum(file.size or 0 for file in download.missing())
+        unknown = any(file.size is None for file in download.files)
+        size = "unknown" if unknown else f"{download.size / 1e9:,.2f} GB"
+        gated = "yes, with access" if download.gated else "no"
+        table.add_row(
+            download.name, f"{len(download.files):,}", size, f"{missing / 1e9:,.2f} GB", download.licence or "unknown",
+            gated if download.revision else "",
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    place = output.absolute()
+    while not place.exists():
+        place = place.parent
+    needed = needed_bytes(downloads, extract=extract)
+    say(f"needs {needed / 1e9:,.2f} GB at {output}; {shutil.disk_usage(place).free / 1e9:,.1f} GB are free there")
+
+
+def confirm(found: list[str]) -> None:
+    """Raises ValueError unless the person agrees."""
+    for doubt in found:
+        say(f"mind: {doubt}")
+    if not sys.stdin.isatty():
+        raise ValueError("nobody can be asked here: agree with --yes")
+    if input("Download? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise ValueError("not downloaded")
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
