@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from helpers import build_model, build_processor, plan_for
+from helpers import build_model, build_processor, plan_for, ready
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
@@ -69,6 +69,48 @@ def test_padded_packed_and_accumulated_batches_train_alike(tmp_path):
         assert losses(trainer) == pytest.approx(losses(expected), abs=1e-5), name
         for key, weight in weights(trainer).items():
             assert torch.allclose(weight, weights(expected)[key], atol=2e-4), (name, key)
+
+
+def test_a_packed_batch_has_the_gradients_of_the_padded_one():
+    processor = build_processor(longest_edge=32)
+    model = build_model(processor).train()
+    pages = [page.conversation for page in build_pages(9, seed=0, split="train", turns=2)]
+    samples = ready(
+        [page.without_images() if number % 4 == 0 else page for number, page in enumerate(pages)], processor
+    )
+
+    def gradients(packing):
+        model.zero_grad()
+        loss = model(**SmolCollator(processor, packing=packing)(samples), use_cache=False).loss
+        loss.backward()
+        return loss.item(), {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+    padded_loss, padded = gradients(packing=False)
+    packed_loss, packed = gradients(packing=True)
+    assert packed_loss == pytest.approx(padded_loss, abs=1e-5)
+    for name, gradient in packed.items():
+        torch.testing.assert_close(gradient, padded[name], rtol=0, atol=1e-5, msg=name)
+    assert sum(gradient.abs().sum() for gradient in packed.values()) > 1
+
+
+def test_a_packed_run_gives_the_model_no_mask_and_no_cache(tmp_path):
+    """Either would let samples of a row see each other, and nothing would say so."""
+    trainer = build_trainer(tmp_path, packing=True, max_steps=2)
+    given, forward = [], trainer.model.forward
+
+    def recorded(*arguments, **inputs):
+        given.append((arguments, dict(inputs)))
+        return forward(*arguments, **inputs)
+
+    trainer.model.forward = recorded
+    trainer.train()
+    assert len(given) == 2
+    for arguments, inputs in given:
+        assert arguments == () and inputs["use_cache"] is False
+        assert inputs.get("attention_mask") is None and inputs.get("past_key_values") is None
+        positions = inputs["position_ids"][0].tolist()
+        assert positions.count(0) == 4, "each of four samples begins anew"
+        assert inputs["labels"][0][[place for place, at in enumerate(positions) if at == 0]].eq(-100).all()
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path):
