@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from smol_hf.publishing.checkpoint import publish_checkpoint
-from smol_hf.training.arguments import DataArguments
 from smol_hf.training.data import open_data
+from smol_hf.training.data_arguments import DataArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -54,7 +54,7 @@ def look(arguments: argparse.Namespace, output: Path) -> list:
 def datasets_of(recipe: str) -> list[tuple[str, dict]]:
     """(id, config and revision) of each dataset of the Hub that a recipe reads."""
     from smol_hf.data.hub_dataset import hub_id, repository_of
-    from smol_hf.training.arguments import DataArguments
+    from smol_hf.training.data_arguments import DataArguments
     from smol_hf.training.recipes import parse_recipe, read_recipe
 
     (arguments,) = parse_recipe(read_recipe(recipe), (DataArguments,))

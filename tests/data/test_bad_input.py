@@ -13,8 +13,9 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import RowStream
 from smol_hf.data.skipped import SkippedSamples
-from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
+from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data import look_through, open_data, plan_of
+from smol_hf.training.data_arguments import DataArguments
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from smol_hf.data.adapters import Place, adapt
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.preparation import SampleWork, template_messages
 from smol_hf.data.skipped import SkippedSamples
-from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
+from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data import look_through, open_data, plan_of
+from smol_hf.training.data_arguments import DataArguments
 
 HI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
 GOOD = {"messages": HI}

@@ -9,8 +9,8 @@ from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleEr
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.skipped import SkippedSamples
-from smol_hf.training.arguments import DataArguments
 from smol_hf.training.data import look_through, open_data
+from smol_hf.training.data_arguments import DataArguments
 
 ANSWER = Message("assistant", (TextPart("Yes."),))
 PARTS = (

@@ -19,8 +19,9 @@ from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.fetching import MAXIMUM_REDIRECTS, Clock, ask, chunks
 from smol_hf.data.images import image_size
 from smol_hf.data.skipped import SkippedSamples
-from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
+from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data import fetcher_of, look_through, open_data, plan_of
+from smol_hf.training.data_arguments import DataArguments
 
 PICTURE = picture(60, 40)
 

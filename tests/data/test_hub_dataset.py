@@ -18,8 +18,8 @@ from smol_hf.data.embedded import build_pages
 from smol_hf.data.engine.memory_source import MemorySource
 from smol_hf.data.hub_dataset import find_dataset, hub_id, repository_of
 from smol_hf.data.sources import Opened
-from smol_hf.training.arguments import DataArguments
 from smol_hf.training.data import open_data
+from smol_hf.training.data_arguments import DataArguments
 
 ROWS = 40
 CARD = """---

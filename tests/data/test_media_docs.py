@@ -10,8 +10,8 @@ import yaml
 
 from smol_hf.cli_download import add_download
 from smol_hf.data import archives, decoding_cost, fetching, images
-from smol_hf.training.arguments import DataArguments
 from smol_hf.training.data import fetcher_of
+from smol_hf.training.data_arguments import DataArguments
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 MEDIA = PAGE[PAGE.index("## Media") :].partition("\n## ")[0]

@@ -11,7 +11,7 @@ from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
 from smol_hf.data.engine.preparation import SampleWork, TooLongError
 from smol_hf.data.engine.stream import RowStream
 from smol_hf.data.shortening import ShortenedSamples
-from smol_hf.training.arguments import DataArguments
+from smol_hf.training.data_arguments import DataArguments
 
 
 def picture(width=64, height=64):

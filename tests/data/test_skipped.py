@@ -14,8 +14,9 @@ from smol_hf.data.engine.preparation import FilteredOutError, SampleWork, TooLon
 from smol_hf.data.engine.stream import Plan, RowStream
 from smol_hf.data.fault_summary import describe_reasons
 from smol_hf.data.skipped import SkippedSamples
-from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
+from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data import look_through, open_data, plan_of
+from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.loader import TrainingLoader
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}

@@ -15,8 +15,8 @@ from smol_hf.data.embedded import build_pages
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan, RowStream
 from smol_hf.data.skipped import SkippedSamples
-from smol_hf.training.arguments import DataArguments
 from smol_hf.training.data import look_through, open_data, rows_of_the_run
+from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.recipes import load_arguments, parse_recipe
 
 

@@ -18,9 +18,9 @@ from smol_hf.conversion.convert import convert
 from smol_hf.conversion.merge import merge
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.inference.answering import load_checkpoint
-from smol_hf.training.arguments import ModelArguments
 from smol_hf.training.console import read_log
 from smol_hf.training.lora import add_adapters
+from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.recipes import RecipeError, load_arguments
 
 KINDS = {

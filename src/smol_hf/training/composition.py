@@ -27,8 +27,8 @@ from smol_hf.modeling.image_tiling import ImageTiler
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG
-from smol_hf.training.arguments import OF_A_NEW_MODEL, ModelArguments
 from smol_hf.training.lora import quantization_config
+from smol_hf.training.model_arguments import OF_A_NEW_MODEL, ModelArguments
 from smol_hf.training.presets import VISION, preset_config
 from smol_hf.training.recipes import RecipeError, nearest
 

@@ -26,7 +26,8 @@ from smol_hf.data.mixture import (
 )
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.survey import count_rows, survey
-from smol_hf.training.arguments import DataArguments, SmolTrainingArguments
+from smol_hf.training.arguments import SmolTrainingArguments
+from smol_hf.training.data_arguments import DataArguments
 
 GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable
 

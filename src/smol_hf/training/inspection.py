@@ -11,9 +11,10 @@ from smol_hf.data.engine.head import Head
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.mixture import Data
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
-from smol_hf.training.arguments import DataArguments, ModelArguments
 from smol_hf.training.composition import build_config_and_processor
 from smol_hf.training.data import open_data, plan_of
+from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.recipes import RecipeError, apply_overrides, parse_command_line, parse_recipe, read_recipe
 from smol_hf.training.run import TOKENIZER_SAMPLES, context_length, recipe_errors
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 
+from smol_hf.training.argument_values import default_of
 from smol_hf.training.parts import PARTS
 
 
@@ -58,7 +59,3 @@ class LoraArguments:
             ]
             if given:
                 raise ValueError(f"{given[0]} has no effect without use_peft: true")
-
-
-def default_of(entry):
-    return entry.default if entry.default_factory is MISSING else entry.default_factory()

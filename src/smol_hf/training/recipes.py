@@ -17,7 +17,9 @@ import yaml
 from trl import TrlParser
 
 from smol_hf.resources import resource_path
-from smol_hf.training.arguments import DataArguments, ModelArguments, SmolTrainingArguments
+from smol_hf.training.arguments import SmolTrainingArguments
+from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.wording import nearest
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
