@@ -150,6 +150,10 @@ def find_adapter(name: str | None = None, dataset: str | None = None, record: di
 
 
 def of_name(name: str) -> Adapter:
+    from smol_hf.data.adapters.own_file import adapter_of_file, names_a_file
+
+    if names_a_file(name):
+        return ADAPTERS[adapter_of_file(name)]
     if name not in ADAPTERS and (problem := load_entry_points().get(name)) is not None:
         raise AdapterError(f"the adapter {name!r} of another package cannot be used: {problem}")
     if name not in ADAPTERS:
@@ -195,7 +199,13 @@ def adapt(record: Any, place: Place, name: str | None = None, dataset: str | Non
         chosen = find_adapter(name, dataset, record)
     except UnknownShapeError as error:
         raise SampleError(place.where, str(error)) from error
-    conversation = chosen.read(record, place)
+    try:
+        conversation = chosen.read(record, place)
+    except SampleError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        problem = f"the adapter {chosen.name} cannot read it: {type(error).__name__}: {error}"
+        raise SampleError(place.where, problem) from error
     if not isinstance(conversation, Conversation):
         raise AdapterError(f"the adapter {chosen.name!r} gave {type(conversation).__name__}, not a Conversation")
     if not any(message.role == "assistant" for message in conversation.messages):
