@@ -37,8 +37,8 @@ class DataArguments:
     adapter: str | None = field(
         default=None,
         metadata={
-            "help": "What reads a record, such as llava, messages or texts, or a file of yours (cards.py) that registers "
-            "one; found by the record's keys by default."
+            "help": "What reads a record, such as llava, messages or texts, or a file of yours (cards.py) that "
+            "registers one; found by the record's keys by default."
         },
     )
     filters: dict[str, Any] | None = field(
