@@ -10,7 +10,7 @@ from PIL import Image
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
 from smol_hf.data.engine.preparation import SampleWork, TooLongError
 from smol_hf.data.engine.stream import RowStream
-from smol_hf.data.shortening import ShortenedSamples
+from smol_hf.data.shortened_samples import ShortenedSamples
 from smol_hf.training.data_arguments import DataArguments
 
 
@@ -130,3 +130,18 @@ def test_the_ledger_names_each_once(tmp_path):
     assert entries[1]["shortened"] == "longest_edge 512"
     ShortenedSamples(path, keeps_earlier=False)
     assert not path.exists()
+
+
+def test_a_question_keeps_its_first_picture():
+    """Pages are what several pictures in one message are; a later question is never left without its own."""
+    turns = [exchange(number, [picture()] * pictures) for number, pictures in enumerate([3, 1, 2])]
+    asked = Conversation("rows:1", tuple(message for pair in turns for message in pair))
+    _, whole = measured(asked, 10_000)
+    _, sample = measured(asked, whole.num_tokens - 1, ["pages"])
+    assert sample.lost == "5 of 6 pages"
+    assert [len(message.parts) for message in sample.conversation.messages] == [4, 1, 2, 1, 2, 1]
+    least = whole.num_tokens - 3 * (whole.num_tokens - sample.num_tokens)
+    _, sample = measured(asked, least, ["pages"])
+    assert sample.lost == "3 of 6 pages" and len(sample.conversation.images) == 3
+    with pytest.raises(TooLongError):
+        measured(asked, least - 1, ["pages"])

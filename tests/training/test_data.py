@@ -60,7 +60,9 @@ def test_a_folder_of_parquet_files_is_read_and_filtered_by_its_ratings(tmp_path)
 
 
 def run_on(folder, output, *more):
-    common = ["--preset", "tiny-vlm", "--context_length", "128", "--use_cpu", "true", "--save_strategy", "no"]
+    common = ["--preset", "tiny-vlm", "--context_length", "128", "--use_cpu", "true"]
+    if "--save_steps" not in more:
+        common += ["--save_strategy", "no"]
     return [*common, "--data", str(folder), "--output_dir", str(output), *more]
 
 
@@ -236,3 +238,62 @@ def test_a_run_counts_and_names_what_it_shortened(tmp_path, capsys):
     assert all(entry["shortened"].endswith("of 12 turns") for entry in entries)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert log[-2]["total_shortened_samples"] == 2 and log[-2]["total_skipped_samples"] == 0
+
+
+def talk(folder, number, name="talk.jsonl"):
+    rows = [{"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": f"{n}."}]}
+            for n in range(number)]  # fmt: skip
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def unsurveyed(monkeypatch):
+    monkeypatch.setattr("smol_hf.data.mixture.MOST_SURVEYED", 5)
+
+
+def test_a_run_over_data_that_nobody_looked_through_ends_with_the_data(tmp_path, capsys, unsurveyed):
+    recipe = run_on(talk(tmp_path, 60), tmp_path / "run", "--num_train_epochs", "2", "--sample_packing", "true")
+    assert train.main([*recipe, "--per_device_train_batch_size", "2", "--logging_steps", "1"]) == 0
+    assert "the run ends with the data" in " ".join(capsys.readouterr().out.split())
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    steps = [entry for entry in log if "loss" in entry]
+    assert steps[-1]["total_samples"] == 120 and steps[-1]["step"] < 40, "packed, it is far fewer than 60 steps"
+    assert sum(entry["loss"] in (None, 0.0) for entry in steps) <= 8, "at most each lane's last row is empty"
+
+
+@pytest.mark.parametrize("keys", [["--filters.max_characters", "1"], ["--filters.min_images", "1"]])
+def test_a_run_that_could_use_nothing_is_an_error(tmp_path, capsys, unsurveyed, keys):
+    recipe = run_on(talk(tmp_path, 40), tmp_path / "run", "--num_train_epochs", "1", *keys)
+    assert train.main(recipe) == 1
+    assert "no sample could be trained on: 40 samples left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("length", [["--max_steps", "6"], ["--num_train_epochs", "1.5"]])
+def test_going_on_with_a_run_that_is_over_trains_no_step_more(tmp_path, length):
+    more = ("--save_steps", "3", "--lr_scheduler_type", "constant")
+    recipe = run_on(talk(tmp_path, 32), tmp_path / "run", *length, *more)
+    assert train.main(recipe) == 0
+    checkpoints = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    weights = (tmp_path / "run" / "checkpoint" / "model.safetensors").read_bytes()
+    assert train.main([*recipe, "--resume_from_checkpoint", "true"]) == 0
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == checkpoints
+    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").read_bytes() == weights
+
+
+def test_files_of_one_name_in_two_folders_keep_their_samples_apart(tmp_path):
+    for folder in ("cats", "dogs"):
+        write_parquet(tmp_path / folder, 6)
+    mixture = [{"data": str(tmp_path / folder)} for folder in ("cats", "dogs")]
+    _, arguments, _ = parse_recipe({"mixture": mixture, "preset": "tiny-vlm", "output_dir": "unused"})
+    names = [conversation.sample_id for conversation in open_data(arguments, seed=0).conversations()]
+    assert len(set(names)) == 12 and names[0] == "cats/part-0.parquet:1" and "dogs/part-1.parquet:3" in names
+
+
+def test_a_ledger_with_a_torn_line_does_not_stop_a_resume(tmp_path):
+    recipe = run_on(talk(tmp_path, 12), tmp_path / "run", "--save_steps", "1")
+    assert train.main([*recipe, "--max_steps", "2"]) == 0
+    for name in ("skipped.jsonl", "shortened.jsonl"):
+        (tmp_path / "run" / name).write_text('{"sample": "x:7", "rea')
+    assert train.main([*recipe, "--max_steps", "3", "--resume_from_checkpoint", "true"]) == 0

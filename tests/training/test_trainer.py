@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from helpers import build_model, build_processor, plan_for, ready
+from transformers import TrainerCallback
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
@@ -223,7 +224,7 @@ def test_log_lines_are_json_even_when_a_loss_is_not_a_number(tmp_path):
     assert [entry["loss"] for entry in read_log(tmp_path / "run") if "loss" in entry][1] is None
 
 
-def test_a_sample_found_damaged_while_training_is_named_and_its_empty_step_is_a_step(tmp_path):
+def test_a_sample_found_damaged_while_training_is_named_and_the_run_ends_with_the_data(tmp_path):
     """Also where nothing was left out before: an empty ledger is one."""
     picture = tmp_path / "page.png"
     (page,) = build_pages(1, seed=0, split="train")
@@ -249,5 +250,40 @@ def test_a_sample_found_damaged_while_training_is_named_and_its_empty_step_is_a_
     assert [json.loads(line)["sample"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()] == [
         "mine.jsonl:1"
     ]
-    assert losses(trainer)[0] > 1 and losses(trainer)[1:] == [0.0, 0.0], "the data ended after the good one"
+    first, *rest = losses(trainer)
+    assert first > 1 and all(map(math.isnan, rest)) and trainer.state.global_step == 2, "no third step on nothing"
+    assert trainer.state.log_history[1]["total_samples"] == 1
     assert not (tmp_path / "skipped_steps.jsonl").exists()
+
+
+class Weights(TrainerCallback):
+    """The weights after each step."""
+
+    def __init__(self):
+        self.after = []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.after.append(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
+
+
+def test_a_step_without_samples_leaves_the_weights_alone(tmp_path):
+    """Momentum and decay would move them, with a loss of nothing."""
+    processor = build_processor(longest_edge=32)
+    pages = [page.conversation for page in build_pages(5, seed=0, split="train")]
+    weights = Weights()
+    trainer = SmolTrainer(
+        model=build_model(processor),
+        args=SmolTrainingArguments(
+            output_dir=str(tmp_path), max_steps=20, per_device_train_batch_size=1, use_cpu=True, save_strategy="no",
+            learning_rate=1e-2, weight_decay=0.1, lr_scheduler_type="constant",
+        ),
+        plan=plan_for(pages, processor, lanes=4, rounds=1),
+        processing_class=processor,
+        data_collator=SmolCollator(processor),
+        callbacks=[weights],
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.global_step == 9, "until each lane has said that it is at its end"
+    used = [not torch.equal(before, after) for before, after in zip(weights.after, weights.after[1:])]
+    assert sum(used) == 4 and used[-1] is False, "five pages, the first step before the first look"
+    assert trainer.books.gather().samples == 5

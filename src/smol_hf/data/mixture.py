@@ -18,7 +18,7 @@ from smol_hf.data.failed_sources import FailedSource, refuse_failed
 from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.filters import Filters
 from smol_hf.data.images import check_bytes
-from smol_hf.data.sources import open_location
+from smol_hf.data.sources import KINDS, open_location
 from smol_hf.data.survey import Survey
 from smol_hf.wording import nearest
 
@@ -202,6 +202,8 @@ def open_mixture(
             continue
         if source.name in [other.name for _, other, _ in opened]:
             raise ValueError(f"mixture, entry {number}: {source.name!r} stands twice: give it another name")
+        if not source.prefix and Path(entry.data).suffix.lower() not in KINDS:
+            source.prefix = f"{source.name}/"  # files of two folders may have one name
         opened.append((entry, source, reader))
     refuse_failed(failed, len(entries), on_failed)
     if not opened:

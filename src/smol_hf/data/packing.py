@@ -53,6 +53,7 @@ class PackingPool:
         self.arrived = 0
         self.waiting: OrderedDict[int, Planned] = OrderedDict()  # by order of arrival, the oldest first
         self.by_length: list[tuple[int, int]] = []  # (tokens, -arrival): of equal lengths the oldest comes last
+        self.tokens = self.tiles = 0  # of what waits
 
     def __len__(self) -> int:
         return len(self.waiting)
@@ -68,12 +69,14 @@ class PackingPool:
         self.waiting[self.arrived] = sample
         bisect.insort(self.by_length, (sample.num_tokens, -self.arrived))
         self.arrived += 1
+        self.tokens += sample.num_tokens
+        self.tiles += sample.num_tiles
 
     def next_row(self) -> list[Planned]:
         """The samples of the next row, taken out of the pool. Empty when nothing waits."""
         if not self.waiting:
             return []
-        per_token = sum(s.num_tiles for s in self.waiting.values()) / sum(s.num_tokens for s in self.waiting.values())
+        per_token = self.tiles / self.tokens
         oldest = next(iter(self.waiting))
         first = self.waiting.pop(oldest)
         del self.by_length[bisect.bisect_left(self.by_length, (first.num_tokens, -oldest))]
@@ -83,6 +86,8 @@ class PackingPool:
             row.append(sample)
             used += sample.num_tokens
             tiles += sample.num_tiles
+        self.tokens -= used
+        self.tiles -= tiles
         return row
 
     def next_position(self, used: int, tiles: int, per_token: float) -> int | None:

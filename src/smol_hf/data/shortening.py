@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import bisect
 import copy
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 from smol_hf.data.conversation import Conversation, ImagePart
 
@@ -47,24 +44,32 @@ def shortened(
     """
     said = []
     for loss in losses:
-        whole, shapes = len(parts_of(shape, loss, tile_size)), list(smaller(shape, loss, tile_size))
+        whole, shapes = shape, list(smaller(shape, loss, tile_size))
         if not shapes:
             continue
         fitting = bisect.bisect_right(shapes, most, key=measure)  # the smallest comes first
         shape = shapes[max(fitting - 1, 0)]
-        left = len(parts_of(shape, loss, tile_size))
-        said.append(f"longest_edge {shape.longest_edge}" if loss == "tiles" else f"{left} of {whole} {loss}")
+        said.append(described(shape, loss, whole, tile_size))
         if fitting:
             return shape, ", ".join(said)
     return None, ""
 
 
+def described(shape: Shape, loss: str, whole: Shape, tile_size: int) -> str:
+    if loss == "tiles":
+        return f"longest_edge {shape.longest_edge}"
+    if loss == "pages":
+        return f"{len(shape.conversation.images)} of {len(whole.conversation.images)} pages"
+    return f"{len(parts_of(shape, loss, tile_size))} of {len(parts_of(whole, loss, tile_size))} turns"
+
+
 def parts_of(shape: Shape, loss: str, tile_size: int) -> list:
-    """What can be lost one by one: steps of the longest edge, pages, or turns (questions with their answers)."""
+    """What can be lost but for the first: steps of the longest edge, pages of messages that show several, or turns
+    (questions with their answers)."""
     if loss == "tiles":
         return list(range(0, shape.longest_edge, tile_size)) if shape.conversation.images else []
     if loss == "pages":
-        return shape.conversation.images
+        return [None, *further_pages(shape.conversation)]
     return [message for message in shape.conversation.messages if message.role == "assistant"]
 
 
@@ -79,16 +84,22 @@ def smaller(shape: Shape, loss: str, tile_size: int) -> Iterator[Shape]:
             yield replace(shape, conversation=first_turns(shape.conversation, kept))
 
 
+def further_pages(conversation: Conversation) -> list[tuple[int, int]]:
+    """(message, part) of the images that are not the first of their message. The first is never lost: without any, a
+    question would be about nothing."""
+    places = []
+    for number, message in enumerate(conversation.messages):
+        places += [(number, place) for place, part in enumerate(message.parts) if isinstance(part, ImagePart)][1:]
+    return places
+
+
 def first_pages(conversation: Conversation, kept: int) -> Conversation:
-    """Without the images after the first `kept`, in reading order."""
-    messages, seen = [], 0
-    for message in conversation.messages:
-        parts = []
-        for part in message.parts:
-            seen += isinstance(part, ImagePart)
-            if not isinstance(part, ImagePart) or seen <= kept:
-                parts.append(part)
-        messages.append(replace(message, parts=tuple(parts)))
+    """Without the last of the further pages: `kept` - 1 of them stay."""
+    lost = set(further_pages(conversation)[kept - 1 :])
+    messages = [
+        replace(message, parts=tuple(part for place, part in enumerate(message.parts) if (number, place) not in lost))
+        for number, message in enumerate(conversation.messages)
+    ]
     return replace(conversation, messages=tuple(messages))
 
 
@@ -106,36 +117,3 @@ def processor_at(processor, longest_edge: int):
     other = copy.copy(processor)
     other.longest_edge, other._encoder = longest_edge, processor.encoder
     return other
-
-
-@dataclass
-class ShortenedSamples:
-    """The ledger of samples that were trained on shortened, each once: `shortened.jsonl`. That of an earlier run in
-    the same place is gone on with (`keeps_earlier`) or replaced."""
-
-    path: Path | None = None
-    keeps_earlier: bool = True
-    names: set[str] = field(default_factory=set)
-
-    def __post_init__(self):
-        if self.path is None or not self.path.exists():
-            return
-        if self.keeps_earlier:
-            entries = map(json.loads, self.path.read_text(encoding="utf-8").splitlines())
-            self.names |= {entry["sample"] for entry in entries}
-        else:
-            self.path.unlink()
-
-    def note(self, samples: list[tuple[str, str]]) -> None:
-        """Take (sample, what it lost) pairs."""
-        new = [(name, lost) for name, lost in samples if name not in self.names]
-        self.names |= {name for name, _ in new}
-        if new and self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(line(name, lost) for name, lost in new)
-
-
-def line(name: str, lost: str) -> str:
-    entry: dict[str, Any] = {"sample": name, "shortened": lost}
-    return json.dumps(entry, ensure_ascii=False) + "\n"

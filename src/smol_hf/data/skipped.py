@@ -12,9 +12,9 @@ from pathlib import Path
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.preparation import FilteredOutError, LeftOutError, TooLongError
 from smol_hf.data.fault_summary import describe_sources
+from smol_hf.data.ledger import whole_lines
 
 SHOWN = 10
-LEDGERS = ("skipped.jsonl", "shortened.jsonl")
 JUDGED_FROM = 100  # unusable samples: a source that is not known as a whole is judged by its share when it has so many
 KINDS = {"unusable": SampleError, "left out": LeftOutError, "too long": TooLongError, "filtered out": FilteredOutError}
 KIND_OF = {error: kind for kind, error in KINDS.items()}
@@ -34,8 +34,8 @@ class SkippedSamples:
     - of a source that was not surveyed at least 100 are, and more than `max_fraction` of what was read so far;
     - `max_in_a_row` are with no good one between them: it is then the data that is wrong, not a sample.
 
-    `path` is the ledger, JSON lines. With several processes each plans the same data, so only the one with
-    `writes_plan` writes what the plan found; what is found while training is written by whoever finds it. The ledger
+    `path` is the ledger, JSON lines. With several processes all count the same, and only the one that `writes`
+    does. The ledger
     of an earlier run in the same place is replaced, unless this run goes on with it (`keeps_earlier`): what that run
     left out then counts in this one. (Under "stop" it was mended, or this run stops at it again.)
 
@@ -45,7 +45,7 @@ class SkippedSamples:
     policy: str = "stop"
     max_fraction: float = 0.01
     path: Path | None = None
-    writes_plan: bool = True
+    writes: bool = True
     keeps_earlier: bool = False
     max_in_a_row: int = 100
     gives_up: bool = False
@@ -55,7 +55,7 @@ class SkippedSamples:
     left_out: list[SampleError] = field(default_factory=list)
     earlier: list[SampleError] = field(default_factory=list)  # in the ledger, and no longer counted
     in_a_row: int = 0
-    names: set[str] = field(default_factory=set)
+    names: set[tuple[str, str]] = field(default_factory=set)
     drawn: Counter = field(default_factory=Counter)  # samples read by this process, by source
     drawn_bad: Counter = field(default_factory=Counter)
 
@@ -102,7 +102,7 @@ class SkippedSamples:
         self.sizes = dict(sizes)
         if self.keeps_earlier:
             self.take_earlier()
-        if self.writes_plan:
+        if self.writes:
             self.write()
 
     def note(self, used: int, faults: list[SampleError], drawn: Mapping[str, int] | None = None) -> None:
@@ -128,10 +128,10 @@ class SkippedSamples:
             raise self.too_many(f"{self.in_a_row} samples in a row cannot be used")
 
     def add(self, fault: SampleError) -> None:
-        if fault.where in self.known():
+        if (fault.source, fault.where) in self.known():
             return  # met again in a later epoch
-        self.known().add(fault.where)
-        if self.path is not None:
+        self.known().add((fault.source, fault.where))
+        if self.path is not None and self.writes:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(self.line(fault))
@@ -161,20 +161,21 @@ class SkippedSamples:
         ledger = "" if self.path is None else f"\nAll of them, by name: {self.path}"
         return SampleError("data", f"{problem}:\n{describe_sources(self.faults, seen)}{ledger}")
 
-    def known(self) -> set[str]:
+    def known(self) -> set[tuple[str, str]]:
+        """(source, name) of what is counted: files of two sources may have one name."""
         if len(self.names) < len(self):
-            self.names |= {fault.where for fault in [*self.faults, *self.left_out]}
+            self.names |= {(fault.source, fault.where) for fault in [*self.faults, *self.left_out]}
         return self.names
 
     def take_earlier(self) -> None:
         """What an earlier run found and this one has not, from its ledger."""
         if self.path is None or not self.path.exists():
             return
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            if entry["sample"] not in self.known():
+        for entry in whole_lines(self.path):
+            source = entry.get("source", "")
+            if (source, entry["sample"]) not in self.known():
                 fault = KINDS[entry.get("kind", "unusable")](entry["sample"], entry["reason"])
-                fault.source = entry.get("source", "")
+                fault.source = source
                 counted = self.earlier if self.policy == "stop" else self.faults
                 (self.left_out if isinstance(fault, LeftOutError) else counted).append(fault)
 

@@ -32,7 +32,7 @@ from smol_hf.data.engine.picture_source import PictureSource, is_metadata, is_pi
 from smol_hf.data.engine.source import Source
 from smol_hf.data.engine.tar_source import TarSource
 from smol_hf.data.hub_dataset import ID, PREFIX, HubDataset, find_dataset, hub_id, pinned, repository_of
-from smol_hf.data.skipped import LEDGERS
+from smol_hf.data.ledger import LEDGERS
 
 
 def open_json(kind: type[JsonLinesSource] | type[JsonArraySource]) -> Callable[[str, list[str]], Source]:

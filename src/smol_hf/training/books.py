@@ -50,7 +50,9 @@ class Counters:
 
 
 def count_batch(batch: dict) -> Counters:
-    """What one batch of the collator holds."""
+    """What one batch of the collator holds. One without samples has a place that stands for nothing."""
+    if not batch["sample_ids"]:
+        return Counters(skipped_samples=len(batch["skipped"]))
     input_ids, labels = batch["input_ids"], batch["labels"]
     tokens = int(batch["attention_mask"].sum()) if "attention_mask" in batch else input_ids.numel()
     return Counters(

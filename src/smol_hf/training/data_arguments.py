@@ -102,8 +102,8 @@ class DataArguments:
     too_long: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "What a longer sample may lose to fit, in this order: tiles (a smaller longest_edge), pages (its "
-            "last images), turns (its last questions). What was shortened is named in shortened.jsonl."
+            "help": "What a longer sample may lose to fit, in this order: tiles (a smaller longest_edge), pages "
+            "(images of a message after its first), turns (its last questions). shortened.jsonl names such samples."
         },
     )
     image_resizing: str = field(

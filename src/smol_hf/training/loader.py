@@ -14,7 +14,14 @@ from smol_hf.data.engine.stream import RowStream
 from smol_hf.training.source_books import sources_of
 
 FILE_NAME = "data_state.json"
-FACTS = ("sample_ids", "sources", "shortened", "drawn", "skipped")  # of a batch, beside what the model takes
+FACTS = (
+    "sample_ids",
+    "sources",
+    "shortened",
+    "drawn",
+    "skipped",
+    "finished",
+)  # of a batch, beside what the model takes
 
 
 class TrainingLoader:
@@ -24,6 +31,7 @@ class TrainingLoader:
         batch_size: rows of a batch.
         batches_per_epoch: after so many an iteration ends. A run that resumes in the middle of an epoch gets what is
             left of it.
+        total_batches: of the run; None: it has no end.
         batches_before: that were trained before this loader was made.
     """
 
@@ -34,18 +42,20 @@ class TrainingLoader:
         *,
         batch_size: int,
         batches_per_epoch: int,
+        total_batches: int | None = None,
         batches_before: int = 0,
     ):
         self.stream, self.collator = stream, collator
         self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
-        self.batches = batches_before
+        self.batches, self.total_batches = batches_before, total_batches
+        self.finished_lanes: set[int] = set()
         self.rows = iter(stream)
 
     def __len__(self) -> int:
         return self.batches_per_epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        while True:
+        while self.total_batches is None or self.batches < self.total_batches:
             yield self.next_batch()
             if self.batches % self.batches_per_epoch == 0:
                 return
@@ -53,6 +63,7 @@ class TrainingLoader:
     def next_batch(self) -> dict[str, Any]:
         rows = [next(self.rows) for _ in range(self.batch_size)]
         samples = [sample for row in rows for sample in row.samples]
+        self.finished_lanes |= {row.lane for row in rows if row.finished}
         self.batches += 1
         return {
             **self.collator(samples),
@@ -61,6 +72,7 @@ class TrainingLoader:
             "drawn": self.drawn(rows),
             "skipped": [fault for row in rows for fault in row.faults],
             "sources": sources_of(rows),
+            "finished": len(self.finished_lanes) == self.stream.plan.lanes // self.stream.ranks,
         }
 
     def drawn(self, rows: list[Row]) -> Counter:

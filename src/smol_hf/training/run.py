@@ -22,7 +22,7 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.stream import RowStream
 from smol_hf.data.failed_sources import refuse_disagreement
 from smol_hf.data.shares import PlannedMixture
-from smol_hf.data.shortening import ShortenedSamples
+from smol_hf.data.shortened_samples import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.checkpoints import choose_checkpoint
@@ -118,7 +118,7 @@ def train(
         data_arguments.on_bad_sample,
         data_arguments.max_skipped_fraction,
         output_dir / "skipped.jsonl",
-        writes_plan=main_process,
+        writes=main_process,
         keeps_earlier=checkpoint is not None,
         max_in_a_row=data_arguments.max_skipped_in_a_row,
         gives_up=data_arguments.on_failed_source == "reweight",
@@ -132,7 +132,8 @@ def train(
     refuse_disagreement(gather_object([[each.name for each in mixture.failed]]))
     epochs = 1 if arguments.max_steps > 0 else arguments.num_train_epochs
     rows = rows_of_the_run(plan, data, epochs)
-    if arguments.max_steps <= 0:
+    ends_with_the_data = arguments.max_steps <= 0
+    if ends_with_the_data:
         arguments.max_steps = -(-rows // rows_of_a_step(arguments))
     run_state = {
         "data_fingerprint": fingerprint(data, read_images=data_arguments.verify_images),
@@ -156,7 +157,7 @@ def train(
         callbacks=[LogCallback(output_dir, run_state["failed_sources"])],
         run_state=run_state,
         skipped=skipped,
-        shortened=ShortenedSamples(output_dir / "shortened.jsonl", keeps_earlier=checkpoint is not None),
+        shortened=ShortenedSamples(output_dir / "shortened.jsonl", checkpoint is not None, writes=main_process),
         mixture=mixture,
     )
     trainer.remove_callback(PrinterCallback)
@@ -169,6 +170,12 @@ def train(
         console.print(f"{usable:,} samples from {names}; {skipped.summary()}", soft_wrap=True)
         if data.found.shortened:
             console.print(f"{data.found.shortened:,} of them lose {' or '.join(data_arguments.too_long)} to fit")
+        if not data.surveyed and ends_with_the_data:
+            console.print(
+                f"the data was not looked through: {arguments.max_steps:,} steps are the most that it makes, and the "
+                "schedule is planned for them (packing makes fewer); the run ends with the data",
+                soft_wrap=True,
+            )
         for line in mixture.other_sizes():
             console.print(line, soft_wrap=True)
         if mixture.failed:
@@ -189,6 +196,8 @@ def train(
         "parameters": {part: count["total"] for part, count in counts.items()},
     }
     trainer.source_books.gather()
+    if not trainer.books.gather().samples:
+        raise SampleError("data", f"no sample could be trained on: {skipped.summary()}")
     if main_process:
         write_run(output_dir, run_state)
         save_mixture(output_dir, mixture, trainer.source_books)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -12,12 +13,12 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
 from trl import SFTTrainer
 
 from smol_hf.data.engine.stream import Plan, RowStream
 from smol_hf.data.shares import PlannedMixture
-from smol_hf.data.shortening import ShortenedSamples
+from smol_hf.data.shortened_samples import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.books import Books, Counters, count_batch
 from smol_hf.training.checkpoints import INCOMPLETE, publish, write_manifest
@@ -105,6 +106,8 @@ class SmolTrainer(SFTTrainer):
         self.saving_to: Path | None = None
         self.step_loss = torch.zeros((), device=args.device)
         self.step_sample_ids: list[str] = []
+        self.met: list[tuple] = []  # of each batch since `exchange_met`: used, drawn, skipped, shortened
+        self.data_ended = False
         self.window_losses: list[float] = []
         self.nonfinite_in_a_row = 0
 
@@ -125,6 +128,7 @@ class SmolTrainer(SFTTrainer):
             lambda samples: self.data_collator(samples),
             batch_size=self.args.train_batch_size,
             batches_per_epoch=steps * self.args.gradient_accumulation_steps,
+            total_batches=self.args.max_steps * self.args.gradient_accumulation_steps,
         )
         return self.loader
 
@@ -137,8 +141,8 @@ class SmolTrainer(SFTTrainer):
             self.source_books.add(facts["sources"])
             self.books.add(count_batch({**inputs, **facts}))
             self.step_sample_ids += sample_ids
-            self.skipped.note(len(sample_ids), facts["skipped"], facts["drawn"])
-            self.shortened.note(facts["shortened"])
+            self.met.append((len(sample_ids), facts["drawn"], facts["skipped"], facts["shortened"]))
+            self.data_ended = facts["finished"]
             if not self.previewed and self.is_world_process_zero():
                 print_label_preview(self.processing_class, inputs, sample_ids)
             self.previewed = True
@@ -161,24 +165,48 @@ class SmolTrainer(SFTTrainer):
     def _get_grad_norm(self, model, grad_norm=None):
         """Runs once per step, after the gradients are complete and before the optimizer uses them."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
-        loss = self.accelerator.reduce(self.step_loss, reduction="mean").item()
-        norm = float(grad_norm)
+        named = sum(len(skipped) + len(shortened) for _, _, skipped, shortened in self.met)
+        facts = torch.tensor([len(self.step_sample_ids), named, not self.data_ended], device=self.step_loss.device)
+        facts = torch.cat([self.step_loss.view(1), facts.to(self.step_loss.dtype)])
+        loss, samples, named, unfinished = self.accelerator.reduce(facts, reduction="sum").tolist()
+        loss, norm = loss / self.accelerator.num_processes, float(grad_norm)
+        self.exchange_met(named > 0)
         finite = math.isfinite(loss) and math.isfinite(norm)
         self.source_books.close_step(finite)
-        if finite:
+        if not samples:
+            self.drop_gradients(model)
+        elif finite:
             self.window_losses.append(loss)
             self.nonfinite_in_a_row = 0
         else:
             self.skip_step(model, loss, norm)
+        if not unfinished:  # every lane of every process gave all that it has
+            self.control.should_training_stop = self.control.should_log = True
+            self.control.should_save = self.args.save_strategy == SaveStrategy.STEPS
         self.step_loss = torch.zeros_like(self.step_loss)
         self.step_sample_ids = []
         return grad_norm
 
-    def skip_step(self, model, loss: float, norm: float) -> None:
-        """Drop the gradients: an optimizer leaves parameters without gradients, and their moments, as they are."""
-        if self.accelerator.scaler is None:  # with float16, the scaler has noticed and skips by itself
+    def exchange_met(self, named: bool) -> None:
+        """Where a process met samples that are to be named, tell all of them, so that all count the same and stop
+        together; otherwise keep the sums."""
+        if not named:
+            self.met = [(sum(used for used, *_ in self.met), sum((each[1] for each in self.met), Counter()), [], [])]
+            return
+        for used, drawn, skipped, shortened in gather_object(self.met):
+            self.skipped.note(used, skipped, drawn)
+            self.shortened.note(shortened)
+        self.met = []
+
+    def drop_gradients(self, model) -> None:
+        """An optimizer leaves parameters without gradients, and their moments, as they are."""
+        if self.accelerator.scaler is None:  # with float16, the scaler skips by itself what is not finite
             for parameter in model.parameters():
                 parameter.grad = None
+
+    def skip_step(self, model, loss: float, norm: float) -> None:
+        """Leave out a step that is not finite."""
+        self.drop_gradients(model)
         self.nonfinite_in_a_row += 1
         step = self.state.global_step + 1
         sample_ids = gather_object(list(self.step_sample_ids))

@@ -100,9 +100,9 @@ def test_lines_keep_the_numbers_of_an_editor(chunk, tmp_path):
     path.write_bytes("\r\n".join(lines).encode("utf-8"))
     source = JsonLinesSource("x", path)
     rows = all_rows(source)
-    assert [where for where, _ in rows] == [f"data.jsonl:{number}" for number in range(1, 7)]
-    assert [record for _, record in rows[:3]] == [{"a": 1}, None, {"b": "\u2028é"}]
-    assert isinstance(rows[3][1], SampleError) and rows[4][1] is None and rows[5][1] == "x"
+    assert [where for where, _ in rows] == [f"data.jsonl:{number}" for number in (1, 3, 4, 5, 6)]
+    assert [record for _, record in rows[:2]] == [{"a": 1}, {"b": "\u2028é"}]
+    assert isinstance(rows[2][1], SampleError) and rows[3][1] is None and rows[4][1] == "x"
 
 
 def test_invalid_utf8_is_that_lines_fault(tmp_path):
@@ -183,3 +183,17 @@ def test_blocks_are_read_once_while_they_are_needed(tmp_path):
     for block in (0, 0, 1, 0, 2, 1):
         cache.row(0, block, 0)
     assert reads == [0, 1, 2, 1]
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 1 << 24])
+def test_blank_lines_count_as_lines_and_are_no_rows(tmp_path, monkeypatch, line_break, chunk):
+    monkeypatch.setattr(json_source, "CHUNK", chunk)
+    lines = ["", '{"a": 1}', "", "", '{"a": 2}', "1", '{"a": 3}', ""]
+    for end in ("", line_break):
+        path = tmp_path / "rows.jsonl"
+        path.write_bytes((line_break.join(lines) + end).encode())
+        source = JsonLinesSource("rows", path)
+        rows = [source.read_block(block)[0] for block in range(len(source.block_sizes))]
+        assert [where for where, _ in rows] == [f"rows.jsonl:{line}" for line in (2, 5, 6, 7)]
+        assert [record for _, record in rows] == [{"a": 1}, {"a": 2}, 1, {"a": 3}]

@@ -32,31 +32,32 @@ class JsonSource(Source):
 
     Attributes:
         starts, ends: (rows,) places of each record.
+        numbers: (rows,) what each is called: the number of its line or element, from 1.
         firsts: (blocks + 1,) the first row of each block, and the number of rows.
     """
 
     def __init__(self, name: str, path: str | Path, label: str | None = None):
         self.name, self.path = name, str(path)
         self.label = label or file_name(self.path)
-        kind = f"{type(self).__name__} 1"
-        starts, ends, self.fingerprint = remembered(self.path, kind, self.index)
-        self.starts, self.ends = np.asarray(starts, dtype=np.int64), np.asarray(ends, dtype=np.int64)
+        kind = f"{type(self).__name__} 2"
+        *places, self.fingerprint = remembered(self.path, kind, self.index)
+        self.starts, self.ends, self.numbers = (np.asarray(each, dtype=np.int64) for each in places)
         grouped = is_remote(self.path)
         self.firsts = blocks_of(self.starts, self.ends) if grouped else np.arange(len(self.starts) + 1)
         self.block_sizes = np.diff(self.firsts)
         self.rows_anywhere = not grouped or not len(self.ends) or int(self.ends[-1]) <= SMALL
 
-    def index(self) -> tuple[Any, Any, str]:
-        """(starts, ends, SHA-256) of the file, which is read through."""
+    def index(self) -> tuple[Any, Any, Any, str]:
+        """(starts, ends, numbers, SHA-256) of the file, which is read through."""
         digest = hashlib.sha256()
         with open_file(self.path, ahead=True) as file:
-            starts, ends = self.places(file, digest)
+            places = self.places(file, digest)
         if is_remote(self.path):
-            return starts.tolist(), ends.tolist(), digest.hexdigest()
-        return starts, ends, digest.hexdigest()
+            places = [each.tolist() for each in places]
+        return *places, digest.hexdigest()
 
-    def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray]:
-        """(starts, ends) of each record; all that is read goes into `digest`."""
+    def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(starts, ends, numbers) of each record; all that is read goes into `digest`."""
         raise NotImplementedError
 
     def parse(self, text: bytes, where: str) -> Any:
@@ -72,7 +73,7 @@ class JsonSource(Source):
         content = read_range(self.path, begin, int(self.ends[last - 1]))
         rows = []
         for row in range(first, last):
-            where = f"{self.prefix}{self.label}:{row + 1}"
+            where = f"{self.prefix}{self.label}:{self.numbers[row]}"
             rows.append((where, self.parse(content[self.starts[row] - begin : self.ends[row] - begin], where)))
         return rows
 
@@ -87,18 +88,25 @@ def blocks_of(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 
 class JsonLinesSource(JsonSource):
-    """One record per line. Rows count from 1, blank lines included, as an editor shows them."""
+    """One record per line. Lines count from 1, as an editor shows them; blank ones count, and are no rows."""
 
-    def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray]:
-        line_ends, position = [], 0
+    def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # Where the text of each line ends, and where the next line begins: a line break is \n or \r\n.
+        text_ends, line_ends, position, last = [], [], 0, b""
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-            line_ends.append(np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == 10) + position + 1)
-            position += len(chunk)
+            breaks = np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == 10)
+            after_return = np.frombuffer(last + chunk, dtype=np.uint8)[breaks + len(last) - 1] == 13
+            text_ends.append(breaks + position - after_return)
+            line_ends.append(breaks + position + 1)
+            position, last = position + len(chunk), chunk[-1:]
+        if position and last != b"\n":
+            text_ends.append(np.array([position]))
+            line_ends.append(np.array([position]))
         ends = np.concatenate([np.zeros(1, dtype=np.int64), *line_ends])
-        if ends[-1] != position:
-            ends = np.append(ends, position)  # the last line has no line break
-        return ends[:-1], ends[1:]
+        starts, ends = ends[:-1], ends[1:]
+        rows = np.flatnonzero(np.concatenate([np.zeros(0, dtype=np.int64), *text_ends]) > starts)
+        return starts[rows], ends[rows], rows + 1
 
     def parse(self, text: bytes, where: str) -> Any:
         return parse_line(text, where)
@@ -117,9 +125,9 @@ class JsonArraySource(JsonSource):
         SampleError: when the file holds something else than one array, or is cut off.
     """
 
-    def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray]:
+    def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         spans = np.array(list(elements(file, self.label, digest)), dtype=np.int64).reshape(-1, 2)
-        return spans[:, 0], spans[:, 1]
+        return spans[:, 0], spans[:, 1], np.arange(1, len(spans) + 1)
 
     def parse(self, text: bytes, where: str) -> Any:
         return parse_element(text, where)
