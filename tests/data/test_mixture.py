@@ -111,11 +111,42 @@ def test_a_number_of_samples_takes_part_of_a_source_or_repeats_it(samples, epoch
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"weight": 1, "samples": 2}, "entry 1: weight and samples exclude each other"),
-        ({"samples": 0}, "entry 1: samples is 0: it must be a whole number"),
+        ({"weight": 1, "samples": 2}, r"entry 1 \(a\.jsonl\): weight and samples exclude each other"),
+        ({"samples": 0}, r"entry 1 \(a\.jsonl\): samples is 0: it must be a whole number"),
         ({"samples": 1.5}, "samples is 1.5"),
         ({"available": "many"}, "available is 'many'"),
         ({"modality": "sound"}, "modality is 'sound': choose one of text, image, multiimage, video"),
+        ({"modality": []}, r"modality is \[\]: choose one of"),
+        ({"samples": 10**13}, "samples is 1.*at most 1,000,000,000,000"),
+        ({"available": True}, "available is True"),
+        ({"weight": True}, "weight is True: it must be a number from 1e-09 to 1,000,000"),
+        ({"weight": "2"}, "weight is '2'"),
+        ({"weight": float("nan")}, "weight is nan"),
+        ({"weight": 10**400}, "weight is 1"),
+        ({"weight": 1e-12}, "weight is 1e-12"),
+        ({"weight": 0}, "weight is 0"),
+        ({"weight": None}, "weight is null"),
+        ({"data": ["a.jsonl"]}, r"entry 1: data is \['a\.jsonl'\]: it must be the name"),
+        ({"data": ""}, "entry 1: data is '': it must be"),
+        ({"data": None}, "entry 1: lacks the key 'data'"),
+        ({"name": 5}, r"\(a\.jsonl\): name is 5: it must be text, so in quotes"),
+        ({"name": "x\ny"}, r"name is 'x\\ny': it must be text of one line"),
+        ({"name": " "}, "name is ' '"),
+        ({"name": "x", "adapter": 5}, r"entry 1 \(x\): adapter is 5: it must be text"),
+        ({"adapter": "lava"}, "adapter: unknown adapter 'lava'.*did you mean 'llava'"),
+        ({"adapter": "missing.py"}, "adapter: the adapter's file .* does not exist"),
+        ({"image_folder": 5}, "image_folder is 5"),
+        ({"data": "owner/name", "config": 2014}, "config is 2014: it must be text, so in quotes"),
+        ({"data": "owner/name", "split": ["train"]}, "split is"),
+        ({"data": "owner/name", "download": 1}, "download is 1: it must be true or false"),
+        ({"data": "owner/name", "download": None}, "download is null"),
+        ({"revision": "main", "download": True}, "revision and download belong to a dataset of the Hub"),
+        ({"filters": []}, r"filters is \[\]: it must be a mapping"),
+        ({"filters": {"max_turn": 1}}, "filters: unknown filter 'max_turn'.*did you mean 'max_turns'"),
+        ({"filters": {"max_turns": "2"}}, "filters: max_turns must be a whole number"),
+        ({"fetch_images": "example.org"}, "fetch_images is 'example.org': it must be a list of texts"),
+        ({"fetch_images": [5]}, r"fetch_images is \[5\]"),
+        ({"fetch_images": ["https://example.org/x"]}, "fetch_images: 'https://example.org/x' is no host"),
     ],
 )
 def test_keys_that_cannot_be_are_refused(keys, message):
@@ -170,6 +201,36 @@ def test_a_misspelt_adapter_is_no_failing_source(tmp_path):
     entries = [{"data": write_rows(tmp_path / "a.jsonl", 1)}, {"data": "missing.jsonl", "adapter": "lava"}]
     with pytest.raises(ValueError, match="did you mean 'llava'"):
         open_mixture(entries, "quota", on_failed="reweight")
+
+
+@pytest.mark.parametrize("on_failed", ["stop", "reweight"])
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"fetch_images": ["no host"]}, r"mixture, entry 2 \(b\): fetch_images: 'no host' is no host"),
+        ({"split": "train"}, r"mixture, entry 2 \(b\): split belong to a dataset of the Hub"),
+        ({"data": "{data_root}/b.jsonl", "split": "train"}, r"mixture, entry 2 \(b\): split belong to a dataset"),
+        ({"data": "unknown://b.jsonl"}, r"mixture, entry 2 \(b\): unknown://b\.jsonl: unknown protocol"),
+        ({"filters": {"min_images": -1}}, r"mixture, entry 2 \(b\): filters: min_images must be"),
+    ],
+)
+def test_a_mistake_of_the_recipe_is_no_failing_source(on_failed, keys, message, tmp_path):
+    entries = [write_rows(tmp_path / f"{name}.jsonl", 1) for name in "ab"]
+    entries = [{"data": entries[0]}, {"data": entries[1], "name": "b", **keys}]
+    with pytest.raises(ValueError, match=message) as refused:
+        open_mixture(entries, "quota", on_failed=on_failed, data_root=str(tmp_path))
+    assert not isinstance(refused.value, SampleError) and "\n" not in str(refused.value)
+
+
+def test_keys_are_looked_at_before_anything_is_opened(tmp_path):
+    with pytest.raises(ValueError, match=r"entry 2.*belong to a dataset of the Hub"):
+        open_mixture([{"data": "missing.jsonl"}, {"data": "other.jsonl", "config": "x"}], "quota")
+
+
+def test_a_fault_names_its_source(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": 5}\nno json\n')
+    data = open_mixture([{"data": str(tmp_path / "a.jsonl"), "name": "mine"}], "quota")
+    assert [fault.source for _, fault in data.samples()] == ["mine", "mine"]
 
 
 def test_data_root_stands_for_a_folder(tmp_path):

@@ -162,6 +162,7 @@ def test_what_is_left_out_is_named_and_counted(form, tmp_path):
     for line, problem in zip(lines, ["not an image", "video", "does not exist", "not fetched", "read back"]):
         assert problem in line["reason"]
     (source,) = facts["sources"]
+    assert {line["source"] for line in lines} == {source["name"]} != {""}
     assert (source["records"], source["written"], source["left_out"]) == (6, 1, 5)
     assert sum(reason["number"] for reason in source["reasons"]) == 5
 

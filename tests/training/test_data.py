@@ -160,9 +160,9 @@ def test_a_run_trains_on_a_mixture_from_a_recipe_file(tmp_path, capsys):
     ("change", "message"),
     [
         ({"wieght": 1}, "entry 1: unknown key 'wieght': did you mean 'weight'"),
-        ({"data": None}, "entry 1: lacks the key 'data'"),
+        ({"data": None}, r"entry 1 \(pages\): lacks the key 'data'"),
         ({"name": "words.jsonl"}, "'words.jsonl' stands twice"),
-        ({"weight": 0}, "each must be a positive number"),
+        ({"weight": 0}, r"entry 1 \(pages\): weight is 0: it must be a number"),
         ({"adapter": "lava"}, "did you mean 'llava'"),
     ],
 )

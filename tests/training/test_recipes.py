@@ -1,5 +1,8 @@
 """Recipes: nothing is guessed, and every shipped one builds its model."""
 
+import math
+import re
+
 import pytest
 import yaml
 from helpers import TEXTS, build_model, build_processor
@@ -9,7 +12,15 @@ from smol_hf.data.conversation import Conversation, Message, TextPart
 from smol_hf.data.mixture import parse_entries
 from smol_hf.resources import resource_path
 from smol_hf.training.composition import build_model_and_processor, with_preset
-from smol_hf.training.recipes import RecipeError, load_arguments, parse_command_line, read_mixture, read_recipe
+from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.recipes import (
+    RecipeError,
+    load_arguments,
+    parse_command_line,
+    parse_recipe,
+    read_mixture,
+    read_recipe,
+)
 from smol_hf.training.run import context_length, train
 
 MIXTURES = sorted(resource_path("recipes", "mixtures").glob("*.yaml"))
@@ -219,3 +230,47 @@ def test_the_context_is_that_of_the_language_model_by_default():
     assert context_length(None, model.config) == 512 and context_length(100, model.config) == 100
     model.config.max_position_embeddings = 8192
     assert context_length(None, model.config) == 2048 and context_length(4096, model.config) == 4096
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data_lanes", [], "it must be a whole number"),
+        ("data_lanes", 4097, "it must be at most 4,096"),
+        ("packing_pool", 100_001, "it must be at most 100,000"),
+        ("context_length", [], "it must be a whole number"),
+        ("sample_packing", [], "it must be true or false"),
+        ("image_folder", 5, "it must be text, so in quotes"),
+        ("data_root", 5, "it must be text, so in quotes"),
+        ("dataset_revision", 1e3, "it must be text, so in quotes"),
+        ("fetch_cache", {}, "it must be text"),
+        ("stopping", [], "it must be text"),
+        ("too_long", {}, "it must be a list of texts"),
+        ("filters", [], "it must be a mapping"),
+        ("fetch_timeout", [], "it must be a number"),
+        ("fetch_timeout", math.inf, "it must be more than 0 seconds, at most 3,600"),
+        ("fetch_timeout", 0, "it must be more than 0 seconds"),
+        ("max_skipped_fraction", math.nan, "it is a share from 0 to 1"),
+        ("max_skipped_fraction", -0.5, "it is a share from 0 to 1"),
+        ("fetch_images", [5], "it must be a list of texts"),
+        ("preset", [], "it must be text"),
+        ("vision_config", [], "it must be a mapping"),
+        ("image_mean", {}, "it must be a list of numbers"),
+        ("do_image_splitting", {}, "it must be true or false"),
+        ("lora_r", [], "it must be a whole number"),
+    ],
+)
+def test_a_value_of_another_type_is_one_line_that_names_its_key(key, value, message):
+    with pytest.raises(RecipeError) as refused:
+        parse_recipe({"output_dir": "runs/x", key: value})
+    assert re.match(f"{key} is .*: {message}", str(refused.value)) and "\n" not in str(refused.value)
+
+
+def test_types_are_looked_at_where_no_recipe_is_read():
+    with pytest.raises(ValueError, match=r"data_lanes is 2\.5: it must be a whole number"):
+        DataArguments(data_lanes=2.5)
+    with pytest.raises(ValueError, match="data_lanes is True"):
+        DataArguments(data_lanes=True)
+    with pytest.raises(ValueError, match="fetch_images: 'a b' is no host"):
+        DataArguments(fetch_images=["a b"])
+    assert DataArguments(fetch_timeout=2, max_skipped_fraction=1).fetch_timeout == 2

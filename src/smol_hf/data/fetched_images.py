@@ -21,6 +21,7 @@ from smol_hf.data.fetching import Clock, ask, chunks
 from smol_hf.data.images import MAXIMUM_BYTES
 
 MAXIMUM_SECONDS = 2.0
+LONGEST_SECONDS = 3600.0
 
 
 def default_folder() -> Path:
@@ -48,8 +49,9 @@ class ImageFetcher:
     folder: Path | None = None
 
     def __post_init__(self):
-        if not self.timeout > 0:
-            raise ValueError(f"fetch_timeout is {self.timeout}: it must be more than 0 seconds")
+        if not 0 < self.timeout <= LONGEST_SECONDS:
+            seconds = f"more than 0 seconds, at most {LONGEST_SECONDS:,.0f}"
+            raise ValueError(f"fetch_timeout is {self.timeout}: it must be {seconds}")
         if not 0 < self.max_bytes <= MAXIMUM_BYTES:
             raise ValueError(f"max_image_bytes is {self.max_bytes}: it must be from 1 to {MAXIMUM_BYTES:,}")
 
@@ -63,7 +65,10 @@ class ImageFetcher:
             return self
         if not isinstance(entries, (list, tuple)):
             raise ValueError(f"fetch_images is {entries!r}: it must be a list of hosts")
-        return replace(self, hosts=AllowedHosts(tuple(entries)))
+        try:
+            return replace(self, hosts=AllowedHosts(tuple(entries)))
+        except ValueError as error:
+            raise ValueError(f"fetch_images: {error}") from error
 
     def bring(self, conversation: Conversation) -> Conversation:
         """The conversation with a file in place of each address.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import typing
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from smol_hf.data.adapters import Place, adapt, find_adapter
-from smol_hf.data.conversation import MODALITIES, Conversation, SampleError
+from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.engine.mixing import scaled_weights
 from smol_hf.data.engine.preparation import FilteredOutError
 from smol_hf.data.engine.source import BlockCache, Source
+from smol_hf.data.entry_keys import check_entry
 from smol_hf.data.failed_sources import FailedSource, refuse_failed
 from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.filters import Filters
 from smol_hf.data.images import check_bytes
+from smol_hf.data.key_values import is_name
 from smol_hf.data.sources import KINDS, open_location
 from smol_hf.data.survey import Survey
 from smol_hf.wording import nearest
@@ -57,6 +60,7 @@ class Data:
                         raise record
                     sample = record if self.readers[index] is None else self.readers[index](where, record)
                 except SampleError as fault:
+                    fault.source = source.name
                     sample = fault
                 yield index, sample
 
@@ -141,8 +145,16 @@ def located(path: str, data_root: str | None) -> str:
     return path.replace(DATA_ROOT, data_root)
 
 
+def where_of(where: str, keys: dict[str, Any]) -> str:
+    """`where` with what the entry is called, if it can be called anything."""
+    names = [keys.get("name"), Path(keys["data"]).name if isinstance(keys.get("data"), str) else None]
+    named = [name for name in names if isinstance(name, str) and is_name(name)]
+    return f"{where} ({named[0]})" if named else where
+
+
 def parse_entries(entries: list[dict[str, Any]]) -> list[MixtureEntry]:
     """The entries of a recipe's mixture. Raises ValueError, naming the entry and the key."""
+    types = typing.get_type_hints(MixtureEntry)
     known = list(MixtureEntry.__dataclass_fields__)
     parsed: list[MixtureEntry] = []
     for number, keys in enumerate(entries, start=1):
@@ -152,22 +164,10 @@ def parse_entries(entries: list[dict[str, Any]]) -> list[MixtureEntry]:
         for key in keys:
             if key not in known:
                 raise ValueError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
-        if not isinstance(keys.get("data"), str):
-            raise ValueError(f"{where}: lacks the key 'data', a file or folder")
-        if "weight" in keys and "samples" in keys:
-            raise ValueError(f"{where}: weight and samples exclude each other: the one is a share, the other a number")
-        for key in ("samples", "available"):
-            value = keys.get(key)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{where}: {key} is {value!r}: it must be a whole number of records, 1 or more")
-        if keys.get("modality") not in (None, *MODALITIES):
-            raise ValueError(f"{where}: modality is {keys['modality']!r}: choose one of {', '.join(MODALITIES)}")
+        check_entry(keys, types, where_of(where, keys))
         entry = MixtureEntry(**keys)
         if entry.name is not None and entry.name in [other.name for other in parsed]:
             raise ValueError(f"{where}: {entry.name!r} stands twice: give it another name")
-        if entry.adapter is not None:
-            find_adapter(entry.adapter)
-        Filters.from_mapping(entry.filters)
         parsed.append(entry)
     return parsed
 
@@ -197,9 +197,11 @@ def open_mixture(
             source, reader = entry.open(data_root=data_root, fetcher=fetcher)
             if not len(source):
                 raise SampleError(source.name, "holds no record")
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, SampleError, ImportError) as error:
             failed.append(FailedSource(entry.label, str(error), entry.modality, entry.records(entry.available)))
             continue
+        except ValueError as error:  # a mistake of the recipe: no policy lets it go
+            raise ValueError(f"mixture, entry {number} ({entry.label}): {error}") from error
         if source.name in [other.name for _, other, _ in opened]:
             raise ValueError(f"mixture, entry {number}: {source.name!r} stands twice: give it another name")
         if not source.prefix and Path(entry.data).suffix.lower() not in KINDS:

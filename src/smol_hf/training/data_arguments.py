@@ -8,8 +8,11 @@ from typing import Any
 from smol_hf.data.engine.mixing import STOPPING
 from smol_hf.data.failed_sources import ON_FAILED
 from smol_hf.data.fast_images import IMAGE_RESIZING
+from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.shortening import check_losses
 from smol_hf.training.argument_values import require_values
+
+MOST = {"data_lanes": 4096, "packing_pool": 100_000}
 
 
 @dataclass
@@ -145,6 +148,7 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        require_values(self)
         if self.stopping not in STOPPING:
             raise ValueError(f"stopping is {self.stopping!r}: choose one of {', '.join(STOPPING)}")
         if self.mixture is not None:
@@ -162,7 +166,7 @@ class DataArguments:
             raise ValueError(f"on_failed_source is {self.on_failed_source!r}: choose one of {', '.join(ON_FAILED)}")
         if self.on_bad_sample not in ("stop", "skip"):
             raise ValueError(f"on_bad_sample is {self.on_bad_sample!r}: choose stop or skip")
-        require_values(self)
+        ImageFetcher(timeout=self.fetch_timeout, max_bytes=self.max_image_bytes).for_hosts(self.fetch_images)
         if not 0 <= self.max_skipped_fraction <= 1:
             raise ValueError(f"max_skipped_fraction is {self.max_skipped_fraction}: it is a share from 0 to 1")
         for name in (
@@ -172,3 +176,6 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at most {most:,}")

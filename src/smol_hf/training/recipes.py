@@ -17,6 +17,7 @@ import yaml
 from trl import TrlParser
 
 from smol_hf.resources import resource_path
+from smol_hf.training.argument_values import refuse_unquoted
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.model_arguments import ModelArguments
@@ -153,6 +154,10 @@ def parse_recipe(
             raise RecipeError(f"unknown key {key!r}{nearest(str(key), known)}")
     if isinstance(recipe.get("mixture"), str):
         recipe = {**recipe, "mixture": read_mixture(recipe["mixture"])}
+    try:
+        refuse_unquoted(recipe, tuple(each for each in classes if each is not SmolTrainingArguments))
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
     parser = Parser(classes)
     words, wanted = [], {entry.name for arguments in classes for entry in dataclasses.fields(arguments)}
     for key, value in recipe.items():

@@ -84,6 +84,7 @@ def write_sources(data: Data, folder: Path, form: str, rows_per_shard, verify_im
                     raise sample
                 writers[index].write(sample, encoded_images(sample, verify_images))
             except SampleError as fault:
+                fault.source = data.sources[index].name
                 faults[index].append(fault)
                 skipped.write(SkippedSamples.line(fault))
             if advance is not None:

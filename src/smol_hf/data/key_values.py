@@ -1,0 +1,61 @@
+"""Whether the value of a recipe's key is of the type that its dataclass says."""
+
+from __future__ import annotations
+
+import types
+import typing
+import unicodedata
+from typing import Any
+
+WORDS = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "a mapping",
+}
+PLURALS = {
+    str: "texts",
+    bool: "true or false",
+    int: "whole numbers",
+    float: "numbers",
+    list: "lists",
+    dict: "mappings",
+}
+
+
+def base_of(annotation: Any) -> Any:
+    """`annotation` without `| None`."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        inner = [each for each in typing.get_args(annotation) if each is not types.NoneType]
+        return inner[0] if len(inner) == 1 else Any
+    return annotation
+
+
+def is_of(value: Any, kind: type) -> bool:
+    """A whole number is a number too; true and false are no numbers."""
+    if kind in (int, float):
+        return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def type_problem(value: Any, annotation: Any) -> str | None:
+    """What `value` must be and is not ("it must be a whole number"), or None. Annotations other than str, bool, int,
+    float, and lists and mappings of them fit everything, and null fits all: whether it may be is asked elsewhere."""
+    wanted = base_of(annotation)
+    kind = typing.get_origin(wanted) or wanted
+    if value is None or kind not in WORDS:
+        return None
+    inner = typing.get_args(wanted)
+    item = typing.get_origin(inner[0]) or inner[0] if kind is list and inner else None
+    item = item if item in WORDS else None
+    if is_of(value, kind) and (item is None or all(is_of(each, item) for each in value)):
+        return None
+    hint = ", so in quotes" if str in (kind, item) and not isinstance(value, (dict, str)) else ""
+    return f"it must be {WORDS[kind]}{f' of {PLURALS[item]}' if item is not None else ''}{hint}"
+
+
+def is_name(value: str) -> bool:
+    """Whether text can stand in a line: not empty, no control characters, nothing that is half of a character."""
+    return bool(value.strip()) and not any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in value)
