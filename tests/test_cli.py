@@ -5,7 +5,7 @@ import pytest
 from smol_hf.cli import main
 
 
-@pytest.mark.parametrize("command", ["train", "chat", "demo", "convert", "compose", "check", "estimate"])
+@pytest.mark.parametrize("command", ["train", "chat", "generate", "demo", "convert", "compose", "check", "estimate"])
 def test_every_command_helps_with_an_example(command, capsys):
     try:
         code = main([command, "--help"])
@@ -21,7 +21,7 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     text = capsys.readouterr().out
     assert stopped.value.code == 0
-    assert all(f"\n    {command} " in text for command in ("train", "chat", "demo", "convert"))
+    assert all(f"\n    {command} " in text for command in ("train", "chat", "generate", "demo", "convert"))
 
 
 @pytest.mark.parametrize(

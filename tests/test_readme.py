@@ -35,6 +35,7 @@ TINY = {
     "train": ["--max_steps", "2", "--num_train_epochs", "1", "--use_cpu", "true", "--save_strategy", "no"],
     "launch": ["--max_steps", "2", "--use_cpu", "true", "--save_strategy", "no"],
     "chat": ["--max-new-tokens", "4"],
+    "generate": ["--max-new-tokens", "4"],
     "benchmarks/train_step.py": ["--samples", "2", "--batch-size", "1", "--rounds", "1"],
 }
 
@@ -62,6 +63,7 @@ def place(tmp_path_factory):
         shutil.copytree(ROOT / name, place / name)
     save_published_models(place)
     (place / "my.jsonl").write_text("".join(blocks("json")), encoding="utf-8")
+    (place / "questions.txt").write_text("Which digit is on the left?\nHow many digits are on the page?\n")
     return place
 
 

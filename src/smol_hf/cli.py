@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from smol_hf import cli_conversion, cli_data
+from smol_hf import cli_conversion, cli_data, cli_generate
 
 DESCRIPTION = "Small vision-language models, native to Hugging Face transformers."
 
@@ -55,22 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("train", help="train a model from a recipe", add_help=False)
 
-    chat = add_command(
-        commands,
-        "chat",
-        "ask a checkpoint about pictures",
-        'smol-hf chat runs/demo/checkpoint --image page.png --prompt "Which digit is written here?"',
-    )
-    chat.add_argument("checkpoint", help="folder or Hub id of a checkpoint")
-    chat.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
-    chat.add_argument("--prompt", help="one question; without it, questions are read from the terminal")
-    chat.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default), higher is more varied")
-    chat.add_argument("--top-k", type=int, help="sample among the k likeliest tokens")
-    chat.add_argument("--top-p", type=float, help="sample among the likeliest tokens that make up this share")
-    chat.add_argument("--repetition-penalty", type=float, help="above 1: repeat less")
-    chat.add_argument("--max-new-tokens", type=int, default=256, help="longest answer, in tokens (default 256)")
-    chat.add_argument("--seed", type=int, help="makes sampling repeatable")
-    chat.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+    for name, (summary, example, add_arguments, _) in cli_generate.GENERATION_COMMANDS.items():
+        add_arguments(add_command(commands, name, summary, example))
 
     demo = add_command(
         commands,
@@ -103,39 +89,6 @@ def add_command(commands, name: str, summary: str, example: str) -> argparse.Arg
     )
 
 
-def run_chat(arguments: argparse.Namespace) -> None:
-    from transformers.utils import logging as transformers_logging
-
-    from smol_hf.inference.answering import load_checkpoint
-    from smol_hf.inference.chat import Chat, generate_arguments
-
-    sampling = {
-        name: getattr(arguments, name)
-        for name in ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "seed")
-    }
-    transformers_logging.disable_progress_bar()
-    generate_arguments(**sampling)  # refuse what means nothing before a model is loaded
-    model, processor = load_checkpoint(arguments.checkpoint, trust_remote_code=arguments.trust_remote_code)
-    chat = Chat(model, processor, arguments.image, **sampling)
-    for question in [arguments.prompt] if arguments.prompt is not None else questions_from_terminal():
-        for piece in chat.say(question):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
-
-
-def questions_from_terminal():
-    """Lines that a person types, until an empty one or the end of input."""
-    while True:
-        try:
-            question = input("> ").strip()
-        except EOFError:
-            return
-        if not question:
-            return
-        yield question
-
-
 def quiet_libraries() -> None:
     """Leave out what libraries tell each other, which no user of a command can act on."""
     warnings.simplefilter("ignore", FutureWarning)
@@ -154,8 +107,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(command_line)
     quiet_libraries()
     try:
-        if arguments.command == "chat":
-            run_chat(arguments)
+        if arguments.command in cli_generate.GENERATION_COMMANDS:
+            cli_generate.GENERATION_COMMANDS[arguments.command][-1](arguments)
         elif arguments.command in CONVERSION_COMMANDS:
             CONVERSION_COMMANDS[arguments.command][-1](arguments)
         elif arguments.command == "data":

@@ -33,10 +33,14 @@ def say(loaded, text, images=(), **sampling):
     return "".join(Chat(*loaded, images, **{"max_new_tokens": 8, **sampling}).say(text))
 
 
-def test_a_language_model_alone_is_not_asked_about_pictures(loaded, tmp_path):
-    loaded[0].language_model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="a language model without an image encoder"):
+def test_a_language_model_alone_is_not_asked_about_pictures(loaded, tmp_path, picture):
+    model, processor = loaded
+    model.language_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no tokenizer"):
         load_checkpoint(tmp_path)
+    processor.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a language model without an image encoder"):
+        Chat(*load_checkpoint(tmp_path, device="cpu"), [picture])
 
 
 def test_a_streamed_answer_is_the_one_of_generate(loaded, picture):
@@ -72,7 +76,7 @@ def test_a_picture_that_cannot_be_read_is_named(loaded, tmp_path):
 
 def test_a_prompt_beyond_the_models_positions_is_refused(loaded):
     limit = loaded[0].config.text_config.max_position_embeddings
-    with pytest.raises(SampleError, match=f"fills all {limit} positions"):
+    with pytest.raises(SampleError, match=f"fill all {limit} positions"):
         say(loaded, "word " * limit)
 
 

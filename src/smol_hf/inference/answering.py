@@ -2,66 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    BatchEncoding,
+    PreTrainedTokenizerBase,
+)
 
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.merge import is_adapter, load_adapter, locate_base, read_adapter_config
-from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
-
-DEFAULT_MAX_NEW_TOKENS = 256
+from smol_hf.inference.generation import DECODING, padding_token
+from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS
+from smol_hf.inference.text_prompts import chat_ids
 
 
 def load_checkpoint(checkpoint: str | Path, *, trust_remote_code: bool = False, device: str | None = None):
     """(model, processor) of a folder or Hub id, on `device` (by default the GPU where there is one), for inference.
 
+    A language model alone comes with its tokenizer instead of a processor.
+
     Raises:
         OSError: when there is no such checkpoint, or its weights are damaged.
-        ValueError: when it cannot be asked: a language model alone, or one whose processor needs what is not here.
+        ValueError: when it cannot be asked: its tokenizer is missing, or its processor needs what is not here.
     """
     path = Path(checkpoint)
     if not path.is_dir() and (len(path.parts) != 2 or path.parent.is_dir()):
         raise FileNotFoundError(f"there is no checkpoint folder {checkpoint}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if is_adapter(path):
-        # Merged, not by transformers' own loading, which leaves out DoRA's magnitudes.
-        config = read_adapter_config(path)
-        base = AutoModelForImageTextToText.from_pretrained(
-            locate_base(config, None, {}), dtype="auto", trust_remote_code=trust_remote_code
-        )
-        model = load_adapter(base, path, config).merge_and_unload()
-        return model.to(device).eval(), AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
-    config = read_json(path / "config.json") if path.is_dir() else {}
-    if config.get("model_type") == SmolHFTextConfig.model_type:
-        raise ValueError(f"{checkpoint} is a language model without an image encoder: smol-hf compose gives it one")
+    adapter = read_adapter_config(path) if is_adapter(path) else None
+    base = locate_base(adapter, None, {}) if adapter is not None else checkpoint
+    if Path(base).is_dir():
+        read_json(Path(base) / "config.json")  # says what is wrong with it in a line
+    with errors_in_a_line():
+        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+    sees_images = getattr(config, "vision_config", None) is not None
+    read_processor = load_processor if sees_images else load_tokenizer
+    processor = read_processor(checkpoint, trust_remote_code)
+    auto_class = AutoModelForImageTextToText if sees_images else AutoModelForCausalLM
     try:
-        processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
+        with errors_in_a_line():
+            model = auto_class.from_pretrained(base, dtype="auto", trust_remote_code=trust_remote_code)
+    except SafetensorError as error:
+        raise OSError(f"the weights of {base} are damaged or cut off ({error}): fetch them again") from error
+    if adapter is not None:
+        # Merged, not by transformers' own loading, which leaves out DoRA's magnitudes.
+        model = load_adapter(model, path, adapter).merge_and_unload()
+    return model.to(device).eval(), processor
+
+
+@contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """transformers' errors span many lines."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise OSError(" ".join(str(error).split())) from error
+
+
+def load_processor(checkpoint: str | Path, trust_remote_code: bool):
+    try:
+        return AutoProcessor.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"the processor of {checkpoint} cannot be loaded here ({reason}). Instead of a native export, ask the "
             "checkpoint that it was made from: its processor needs nothing more"
         ) from error
+
+
+def load_tokenizer(checkpoint: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            checkpoint, dtype="auto", trust_remote_code=trust_remote_code
-        )
-    except SafetensorError as error:
-        raise OSError(f"the weights of {checkpoint} are damaged or cut off ({error}): fetch them again") from error
-    return model.to(device).eval(), processor
+        return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{checkpoint} has no tokenizer that can be loaded; put its files there ({reason})"
+        ) from error
+
+
+def tokenizer_of(processor) -> PreTrainedTokenizerBase:
+    """A processor's tokenizer; a tokenizer itself."""
+    return getattr(processor, "tokenizer", processor)
+
+
+def is_language_model(processor) -> bool:
+    """Whether what `load_checkpoint` gave beside the model is a tokenizer: no picture can be shown."""
+    return isinstance(processor, PreTrainedTokenizerBase)
 
 
 def prompt_inputs(processor, conversations: list[list[dict]], device):
     """Chat messages of several conversations → one left-padded batch on the device, ready for `generate`."""
+    if is_language_model(processor):
+        return left_padded(processor, [chat_ids(processor, messages) for messages in conversations], device)
     processor.tokenizer.padding_side = "left"
     inputs = processor.apply_chat_template(
         conversations, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
     return inputs.to(device)
+
+
+def left_padded(tokenizer, rows: list[list[int]], device) -> BatchEncoding:
+    """Token ids → `input_ids` and `attention_mask` (batch, sequence) whose rows end in the same column."""
+    length = max(map(len, rows))
+    filling = padding_token(tokenizer)
+    batch = {
+        "input_ids": torch.tensor([[filling] * (length - len(row)) + row for row in rows]),
+        "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),
+    }
+    return BatchEncoding(batch).to(device)
 
 
 @torch.inference_mode()
@@ -82,5 +139,5 @@ def answer(
         inputs = prompt_inputs(processor, conversations[start : start + batch_size], model.device)
         tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, **generate_arguments)
         new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
-        answers += [text.strip() for text in processor.batch_decode(new_tokens, skip_special_tokens=True)]
+        answers += [text.strip() for text in tokenizer_of(processor).batch_decode(new_tokens, **DECODING)]
     return answers

@@ -1,0 +1,196 @@
+"""The commands generate and chat: what they take, and what they print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SAMPLING = (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "seed", "stop", "cache",
+)  # fmt: skip
+
+
+def add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint, with or without an image encoder")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompt", help="one prompt, answered as it is written; '' begins a new text")
+    what.add_argument(
+        "--prompts-file", metavar="FILE", help='one prompt per line, or .jsonl: {"prompt": …, "image" or "images": …}'
+    )
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
+    parser.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        help="a prompt is a turn in a chat, or a text to be continued (default: a turn where there is a template)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=8, help="prompts at once (default 8); no answer depends on it"
+    )
+    parser.add_argument("--output", metavar="FILE.jsonl", help="write the answers there, a JSON line each")
+    parser.add_argument("--json", action="store_true", help="print a JSON line for each answer")
+    add_sampling(parser)
+
+
+def add_chat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint")
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
+    parser.add_argument("--prompt", help="one question; without it, questions are read from the terminal")
+    parser.add_argument("--stats", action="store_true", help="after each answer, its tokens and tokens/s on stderr")
+    add_sampling(parser)
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default), higher is more varied")
+    parser.add_argument("--top-k", type=int, help="sample among the k likeliest tokens")
+    parser.add_argument("--top-p", type=float, help="sample among the likeliest tokens that make up this share")
+    parser.add_argument("--min-p", type=float, help="sample among tokens this share as likely as the likeliest")
+    parser.add_argument("--repetition-penalty", type=float, help="above 1: repeat less")
+    parser.add_argument(
+        "--max-new-tokens", type=int, help="longest answer, in tokens (default 256, or fewer where the model ends)"
+    )
+    parser.add_argument("--seed", type=int, help="makes sampling repeatable, in batches of any size")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="STRING", help="ends an answer before it; may be repeated"
+    )
+    parser.add_argument(
+        "--cache", default="dynamic", help="of keys and values: dynamic (default), static (compiled on a GPU) or none"
+    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+
+
+def load(arguments: argparse.Namespace):
+    from transformers.utils import logging as transformers_logging
+
+    from smol_hf.inference.answering import load_checkpoint
+
+    transformers_logging.disable_progress_bar()
+    return load_checkpoint(arguments.checkpoint, trust_remote_code=arguments.trust_remote_code)
+
+
+def run_generate(arguments: argparse.Namespace) -> None:
+    from smol_hf.inference.prompts import Prompt, read_prompts, with_images
+    from smol_hf.inference.run import Generator
+    from smol_hf.inference.sampling import Sampling
+
+    # What means nothing is refused before a model is loaded.
+    sampling = Sampling(**{name: getattr(arguments, name) for name in SAMPLING})
+    if arguments.batch_size < 1:
+        raise ValueError(f"batch_size is {arguments.batch_size}: at least 1")
+    if arguments.prompt is not None:
+        prompts = [Prompt(arguments.prompt, keys={"prompt": arguments.prompt})]
+    else:
+        prompts = read_prompts(arguments.prompts_file)
+    prompts = with_images(prompts, arguments.image)
+    with written_whole(arguments.output) as output:
+        generator = Generator(*load(arguments), sampling, arguments.chat)
+        if arguments.prompt is not None and not (arguments.json or arguments.output):
+            answers = [write_stream(generator.stream(prompts[0]))]
+        else:
+            answers = []
+            for prompt, answer in zip(prompts, generator.answers(prompts, arguments.batch_size)):
+                answers.append(answer)
+                line = json_line(prompt, answer)
+                if output is not None:
+                    output.write(line)
+                if arguments.json:
+                    sys.stdout.write(line)
+                elif output is None:
+                    sys.stdout.write(f"> {prompt.text}\n{answer.text}\n\n")
+                sys.stdout.flush()
+    sys.stderr.write(statistics(answers))
+
+
+def json_line(prompt, answer) -> str:
+    facts = {
+        **prompt.keys,
+        "text": answer.text,
+        "tokens": answer.tokens,
+        "tokens_per_second": round(answer.tokens_per_second, 2),
+        "finish_reason": answer.finish_reason,
+    }
+    return json.dumps(facts, ensure_ascii=False) + "\n"
+
+
+@contextmanager
+def written_whole(path: str | None) -> Iterator:
+    """A file to write to, which has its name once it is whole; None for no path."""
+    if path is None:
+        yield None
+        return
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: it is a folder, or its folder does not exist")
+    incomplete = path.with_name(f".{path.name}.incomplete")
+    try:
+        with incomplete.open("w", encoding="utf-8") as file:
+            yield file
+        incomplete.replace(path)
+    finally:
+        incomplete.unlink(missing_ok=True)
+
+
+def run_chat(arguments: argparse.Namespace) -> None:
+    from smol_hf.inference.chat import Chat
+    from smol_hf.inference.sampling import Sampling
+
+    sampling = {name: getattr(arguments, name) for name in SAMPLING}
+    Sampling(**sampling)  # refuse what means nothing before a model is loaded
+    chat = Chat(*load(arguments), arguments.image, **sampling)
+    for question in [arguments.prompt] if arguments.prompt is not None else questions_from_terminal():
+        write_stream(chat.say(question))
+        if arguments.stats:
+            sys.stderr.write(statistics([chat.last]))
+
+
+def questions_from_terminal() -> Iterator[str]:
+    """Lines that a person types, until an empty one or the end of input."""
+    while True:
+        try:
+            question = input("> ").strip()
+        except EOFError:
+            return
+        if not question:
+            return
+        yield question
+
+
+def write_stream(pieces):
+    """Print the pieces as they come; return the value at their end."""
+    while True:
+        try:
+            sys.stdout.write(next(pieces))
+        except StopIteration as stopped:
+            sys.stdout.write("\n")
+            return stopped.value
+        sys.stdout.flush()
+
+
+def statistics(answers: list) -> str:
+    """`37 new tokens in 0.41 s, 90.2 tokens/s (1 end, 2 length)`, with a line break."""
+    tokens = sum(answer.tokens for answer in answers)
+    seconds = sum(answer.seconds / answer.batch_rows for answer in answers)
+    reasons = [answer.finish_reason for answer in answers]
+    counted = ", ".join(f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons)))
+    return f"{tokens} new tokens in {seconds:.2f} s, {tokens / seconds:.1f} tokens/s ({counted})\n"
+
+
+# Name → what it does, an example, what adds its arguments, what runs it.
+GENERATION_COMMANDS = {
+    "chat": (
+        "talk with a checkpoint, about pictures where it sees them",
+        'smol-hf chat runs/demo/checkpoint --image page.png --prompt "Which digit is written here?"',
+        add_chat,
+        run_chat,
+    ),
+    "generate": (
+        "let a checkpoint continue a text or answer prompts, one or a file of them",
+        'smol-hf generate runs/my-model/checkpoint --prompt "Once upon a time" --temperature 0.8 --seed 1\n'
+        "  smol-hf generate runs/demo/checkpoint --image page.png --prompts-file questions.txt --output answers.jsonl",
+        add_generate,
+        run_generate,
+    ),
+}
