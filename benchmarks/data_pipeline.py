@@ -9,7 +9,7 @@ Every side gets the same JPEGs (512 to 2,048 pixels) and questions, and makes th
                 TRL's DataCollatorForVisionLanguageModeling: float32 tiles
     exact       ours, with the same arithmetic: uint8 tiles, equal to the peer's after normalisation
     fast        ours, one resize from a scaled decode
-    native      ours, exact, without enlarging pictures beyond their own pixels
+    native      ours, exact, without enlarging pictures beyond their own pixels; native_fast: the same, fast
 
 The last line is JSON: samples/s of each side, the ratios to the peer, the bytes that reach the model, and how far the
 pixels of `fast` are from those of `exact`.

@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -102,6 +103,8 @@ def look_at_dataset(
         ) from error
     except HfHubHTTPError as error:
         raise DownloadError(f"{dataset}: the Hub answered: {error}") from error
+    except (HTTPError, ConnectionError, TimeoutError) as error:
+        raise DownloadError(f"the Hub cannot be reached for {dataset} ({type(error).__name__}: {error})") from error
     files = [remote_file(sibling) for sibling in info.siblings or []]
     card = info.card_data.to_dict() if info.card_data is not None else {}
     for patterns in (config_patterns(dataset, config, card, files), list(include or [])):
@@ -194,7 +197,7 @@ def doubts(downloads: Sequence[Download]) -> list[str]:
     found = []
     for download in downloads:
         licence = (download.licence or "unknown").lower()
-        if download.revision is not None and licence in ("unknown", "other"):
+        if licence in ("unknown", "other"):
             found.append(f"{download.name} has a licence that is not known ({licence})")
         elif re.search(r"(^|[-, ])nc($|[-, ])|non-?commercial", licence):
             found.append(f"{download.name} must not be used commercially ({download.licence})")

@@ -129,12 +129,13 @@ class Measured:
         return prepared
 
 
-def count_rows(plan: Plan, found: Survey, rounds: int) -> int:
-    """Rows of the run's sequence until every lane has given the last of so many rounds."""
-    cache, last = BlockCache(plan.sources), 0
+def count_rows(plan: Plan, found: Survey, rounds: int) -> list[int]:
+    """Rows that each lane gives in so many rounds."""
+    cache, counts = BlockCache(plan.sources), []
     counting = replace(plan, work=Measured(found), rounds=rounds)
     for number in range(plan.lanes):
         lane = counting.lane(number, cache)
         while not lane.next_row().finished:
-            last = max(last, (lane.rows - 1) * plan.lanes + number + 1)
-    return last
+            pass
+        counts.append(lane.rows - 1)
+    return counts

@@ -34,6 +34,11 @@ class LogCallback(TrainerCallback):
             # Lines that a killed run wrote after the checkpoint it resumes from will be written again.
             self.path.write_text("".join(map(line_of, [*self.first, *state.log_history])), encoding="utf-8")
 
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the last counters, whatever logging_steps is
+        return control
+
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero:
             return

@@ -142,11 +142,13 @@ def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: Skip
     return plan, data
 
 
-def rows_of_the_run(plan: Plan, data: Data, epochs: float) -> int:
-    """Rows that so many epochs make; of data that was not surveyed, packing makes fewer than this."""
+def rows_of_the_run(plan: Plan, data: Data, epochs: float, processes: int = 1) -> int:
+    """Rows that so many epochs make, as many for each process as the one with the most has; of data that was not
+    surveyed, packing makes fewer than this."""
     rounds = max(math.ceil(epochs), 1)
     if data.found.total:
-        rows = count_rows(plan, data.found, rounds)
+        by_lane = count_rows(plan, data.found, rounds)
+        rows = processes * max(sum(by_lane[process::processes]) for process in range(processes))
     else:
         rows = math.ceil(rounds * sum(len(source) * weight for source, weight in zip(data.sources, data.weights)))
     return max(1, math.ceil(rows * epochs / rounds))

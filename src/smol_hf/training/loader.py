@@ -61,9 +61,8 @@ class TrainingLoader:
                 return
 
     def next_batch(self) -> dict[str, Any]:
-        rows = [next(self.rows) for _ in range(self.batch_size)]
+        rows = self.next_rows()
         samples = [sample for row in rows for sample in row.samples]
-        self.finished_lanes |= {row.lane for row in rows if row.finished}
         self.batches += 1
         return {
             **self.collator(samples),
@@ -72,8 +71,24 @@ class TrainingLoader:
             "drawn": self.drawn(rows),
             "skipped": [fault for row in rows for fault in row.faults],
             "sources": sources_of(rows),
-            "finished": len(self.finished_lanes) == self.stream.plan.lanes // self.stream.ranks,
+            "finished": self.finished,
         }
+
+    @property
+    def finished(self) -> bool:
+        """Whether all lanes of this process gave what they have."""
+        return len(self.finished_lanes) == self.stream.plan.lanes // self.stream.ranks
+
+    def next_rows(self) -> list[Row]:
+        """As many as a batch has, and those between them with which a lane says that it is at its end."""
+        rows, full = [], 0
+        while full < self.batch_size and not self.finished:
+            rows.append(next(self.rows))
+            if rows[-1].finished:
+                self.finished_lanes.add(rows[-1].lane)
+            else:
+                full += 1
+        return rows
 
     def drawn(self, rows: list[Row]) -> Counter:
         """Samples that were read for these rows, by the name of their source."""

@@ -131,7 +131,7 @@ def train(
     mixture = PlannedMixture.of(data)
     refuse_disagreement(gather_object([[each.name for each in mixture.failed]]))
     epochs = 1 if arguments.max_steps > 0 else arguments.num_train_epochs
-    rows = rows_of_the_run(plan, data, epochs)
+    rows = rows_of_the_run(plan, data, epochs, PartialState().num_processes)
     ends_with_the_data = arguments.max_steps <= 0
     if ends_with_the_data:
         arguments.max_steps = -(-rows // rows_of_a_step(arguments))
@@ -184,6 +184,8 @@ def train(
         print_parameter_table(counts, trainer.freeze_schedule)
         output_dir.mkdir(parents=True, exist_ok=True)
         resolved = resolve_recipe(recipe, model_arguments, data_arguments, arguments)
+        if ends_with_the_data:
+            del resolved["max_steps"]  # it was counted, not asked for
         (output_dir / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
         write_run(output_dir, run_state)
         save_mixture(output_dir, mixture)
