@@ -107,3 +107,21 @@ def test_the_fingerprint_knows_captions_and_pictures(folder):
         (folder / name).write_text(content)
         prints.append(PictureSource("x", str(folder), list_folder(str(folder))).fingerprint)
     assert len(set(prints)) == 3
+
+
+@pytest.mark.parametrize("key", ["__texts__", "__pictures__"])
+def test_a_strangers_keys_are_ordinary_data(key, folder):
+    records = [{"file_name": name, "caption": "x", key: ["10.png"]} for name in ("2.png", "10.png", "deep/a.jpg")]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    good, faults = rows(folder)
+    assert faults == {}
+    assert good["metadata.jsonl:1"] == {"caption": "x", key: ["10.png"], "image": "2.png"}
+
+
+def test_a_date_that_python_does_not_know_costs_its_field_alone(folder):
+    names = ["2.png", "10.png", "deep/a.jpg"]
+    times = pyarrow.array([0, 2**58, 0], pyarrow.timestamp("us"))
+    table = pyarrow.table({"file_name": names, "caption": names, "when": times})
+    pyarrow.parquet.write_table(table, folder / "metadata.parquet")
+    good, faults = rows(folder)
+    assert faults == {} and [record["image"] for record in good.values()] == names

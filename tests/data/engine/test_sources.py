@@ -9,8 +9,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine import json_source
+from smol_hf.data.adapters import Place, adapt
+from smol_hf.data.conversation import SampleError, TextPart
+from smol_hf.data.engine import fingerprints, json_source
+from smol_hf.data.engine.arrow_rows import Unreadable
 from smol_hf.data.engine.json_source import JsonArraySource, JsonLinesSource
 from smol_hf.data.engine.memory_source import MadeSource, MemorySource
 from smol_hf.data.engine.parquet_source import ParquetSource
@@ -64,7 +66,11 @@ def test_an_empty_array_has_no_rows(text, chunk, tmp_path):
     [
         ('{"a": 1}', "holds one array"), ("", "ends before its array does"), ('[{"a": 1}, {"b"', "was it cut off"),
         ('[{"a": "never ends', "was it cut off"), ("[1] [2]", "more after the array's end"),
-        ("[[1]", "was it cut off"),
+        ("[[1]", "was it cut off"), ("[1]x", "more after the array's end, at byte 3"),
+        ("[1] \n 2", "more after the array's end, at byte 6"), ("[1}", "the array ends with } at byte 2"),
+        ("[{}}", "the array ends with } at byte 3"), ("[1]]", "more after the array's end"),
+        (" " * 4096 + '{"a": 1}', "the array begins at byte 4096"),
+        (" " * 4096 + "x [1]", "begins at byte 4098, and other text before it"),
     ],
 )  # fmt: skip
 def test_what_is_no_array_is_refused(text, message, chunk, tmp_path):
@@ -159,6 +165,67 @@ def test_a_damaged_row_group_is_the_fault_of_its_rows(tmp_path):
     bad = source.read_block(1)
     assert len(bad) == 100 and all(isinstance(record, SampleError) for _, record in bad)
     assert bad[0][1].where == "part-0.parquet:101"
+
+
+def messages(text):
+    return [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
+
+
+def struct_with_a_field_twice(rows):
+    values = pyarrow.array(["x"] * rows)
+    return pyarrow.StructArray.from_arrays([values, values], names=["k", "k"])
+
+
+UNREADABLE = {
+    "a date after all years": pyarrow.array([0] * 49 + [2**58], pyarrow.timestamp("us")),
+    "a field twice": struct_with_a_field_twice(50),
+    "no UTF-8": pyarrow.array([b"fine"] * 49 + [b"\xff"], pyarrow.binary()).view(pyarrow.string()),
+}
+
+
+@pytest.mark.parametrize("column", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_column_that_python_has_no_values_for_costs_nothing_else(column, tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(
+        pyarrow.table({"messages": [messages(str(row)) for row in range(50)], "x": column}), path
+    )
+    rows = all_rows(ParquetSource("x", [str(path)]))
+    assert [record["messages"] for _, record in rows] == [messages(str(row)) for row in range(50)]
+    assert isinstance(rows[49][1]["x"], Unreadable)
+    assert adapt(rows[49][1], Place(rows[49][0])).messages[1].parts == (TextPart("49"),)
+
+
+@pytest.mark.parametrize("needed", ["messages", "images"])
+def test_a_column_that_is_needed_and_unreadable_is_named(needed, tmp_path):
+    path = tmp_path / "a.parquet"
+    columns = {"messages": [messages("x")], needed: struct_with_a_field_twice(1)}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    ((where, record),) = all_rows(ParquetSource("x", [str(path)]))
+    with pytest.raises(SampleError, match=rf"a\.parquet:1: {needed} "):
+        adapt(record, Place(where))
+
+
+def test_names_of_columns_that_cannot_be_are_the_files_fault(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"qqqq": [1]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"qqqq", b"q\xff\xfeq"))
+    with pytest.raises(SampleError, match=r"^a\.parquet: .*decode"):
+        ParquetSource("x", [str(path)])
+    pyarrow.parquet.write_table(pyarrow.table([[1], [2]], names=["a", "a"]), path)
+    with pytest.raises(SampleError, match=r"^a\.parquet: has two columns called 'a'"):
+        ParquetSource("x", [str(path)])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_parquet_of_other_content_and_the_same_size_is_other_data(whole, tmp_path, monkeypatch):
+    if not whole:  # a file that is too large: its footer alone, which holds the least and greatest value
+        monkeypatch.setattr(fingerprints, "HASHED_WHOLE", 0)
+    path, prints, sizes = tmp_path / "a.parquet", [], set()
+    for words in (["one", "two"], ["one", "six"], ["one", "two"]):
+        pyarrow.parquet.write_table(pyarrow.table({"text": words}), path, compression=None, use_dictionary=False)
+        prints.append(ParquetSource("x", [str(path)]).fingerprint)
+        sizes.add(path.stat().st_size)
+    assert len(sizes) == 1 and prints[0] == prints[2] != prints[1]
 
 
 def test_made_rows_and_rows_in_memory():

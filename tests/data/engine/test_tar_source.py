@@ -126,6 +126,39 @@ def test_damage_and_tars_put_together_are_noticed(tmp_path):
     assert "were tars put together" in faults(TarSource("x", [str(path)]))["a.tar:2"]
 
 
+def header(name, size, kind=tarfile.REGTYPE, form=tarfile.GNU_FORMAT, records=None):
+    member = tarfile.TarInfo(name)
+    member.size, member.type, member.pax_headers = size, kind, records or {}
+    return member.tobuf(form)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        header("1.json", 0, form=tarfile.PAX_FORMAT, records={"size": str(2**63)}),
+        header("1.json", 0, form=tarfile.PAX_FORMAT, records={"size": str(2**63 - 1)}),
+        header("1.json", 2**63),  # written base-256
+        header("1.json", 2**80),
+    ],
+)
+@pytest.mark.parametrize("good", [0, 1])
+def test_a_size_that_no_file_has_is_damage(damaged, good, tmp_path):
+    path = write_tar(tmp_path / "a.tar", [("0.txt", b"fine")][:good], end=False)
+    path.write_bytes(path.read_bytes()[: good * 1024] + damaged + bytes(2048))
+    source = TarSource("x", [str(path)])
+    assert [where for where, _ in rows(source)] == ["a.tar:0", "a.tar:1"][1 - good :]
+    assert "the shard is damaged here: the header at byte" in faults(source)["a.tar:1"]
+
+
+@pytest.mark.parametrize("size", [1 << 25, 2**62, 2**80])
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_an_extended_header_takes_no_memory_by_its_word(kind, size, tmp_path):
+    path = tmp_path / "a.tar"
+    path.write_bytes(header("x", size, kind) + bytes(2048))
+    with pytest.raises(SampleError, match=r"a\.tar: not readable as tar: an extended header says"):
+        TarSource("x", [str(path)])
+
+
 def test_a_sample_over_the_end_of_a_shard_is_named_in_both(tmp_path):
     write_tar(tmp_path / "a.tar", [("1.jpg", b""), ("1.txt", b"x"), ("2.jpg", b"")])
     write_tar(tmp_path / "b.tar", [("2.txt", b"x"), ("3.jpg", b""), ("3.txt", b"x")])
@@ -155,12 +188,12 @@ def test_long_names_and_other_tars(tmp_path):
         assert where == f"{number}.tar:{name}" and record["caption"] == "words"
 
 
-def test_the_fingerprint_knows_names_and_sizes_and_a_copy_reads_the_same(tmp_path):
+def test_the_fingerprint_knows_names_and_content_and_a_copy_reads_the_same(tmp_path):
     prints = set()
-    for name, content in (("1.txt", b"a"), ("1.txt", b"aa"), ("2.txt", b"a")):
+    for name, content in (("2.txt", b"b"), ("1.txt", b"a"), ("1.txt", b"aa"), ("2.txt", b"a")):
         source = TarSource("x", [str(write_tar(tmp_path / "a.tar", [(name, content)]))])
         prints.add(source.fingerprint)
-    assert len(prints) == 3
+    assert len(prints) == 4
     copy = pickle.loads(pickle.dumps(source))
     copy.prefix = "p/"
     assert rows(copy)[0][0] == "p/a.tar:2" and rows(copy)[0][1] == rows(source)[0][1]

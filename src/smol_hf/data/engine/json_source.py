@@ -20,6 +20,7 @@ from smol_hf.data.engine.source import SMALL, Source
 CHUNK = 1 << 24
 BLOCK = 1 << 20  # bytes of a remote file that are read at once
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BLANKS = b" \t\r\n"
 
 
 class JsonSource(Source):
@@ -150,8 +151,10 @@ STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|"|[\[\]{},]', re.DOTALL)
 def elements(file: BinaryIO, name: str, digest) -> Iterator[tuple[int, int]]:
     """(first byte, byte after the last) of each element of the array that a file holds."""
     depth, start, position, waiting = 0, 0, 0, b""
-    found = closed = False
-    if file.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip()[:1] not in (b"[", b""):
+    found, closed, end = False, False, 0
+    beginning = file.read(4096)
+    mark = len(BYTE_ORDER_MARK) if beginning.startswith(BYTE_ORDER_MARK) else 0
+    if beginning[mark:].lstrip()[:1] not in (b"[", b""):
         raise SampleError(name, "a .json data file holds one array of records; for one per line use .jsonl")
     file.seek(0)
     while chunk := file.read(CHUNK):
@@ -165,6 +168,8 @@ def elements(file: BinaryIO, name: str, digest) -> Iterator[tuple[int, int]]:
                 break
             if closed:
                 raise SampleError(name, f"not valid JSON: more after the array's end, at byte {at}")
+            if depth == 0 and (token != b"[" or not is_blank(file, mark, at)):
+                raise SampleError(name, f"not valid JSON: the array begins at byte {at}, and other text before it")
             if token in (b"[", b"{"):
                 depth += 1
                 if depth == 1:
@@ -172,12 +177,18 @@ def elements(file: BinaryIO, name: str, digest) -> Iterator[tuple[int, int]]:
             elif token in (b"]", b"}"):
                 depth -= 1
                 if depth == 0:
-                    closed = True
+                    if token != b"]":
+                        raise SampleError(name, f"not valid JSON: the array ends with }} at byte {at}")
+                    closed, end = True, at + 1
                     if found or not is_blank(file, start, at):
                         yield start, at
             elif token == b"," and depth == 1:
                 yield start, at
                 found, start = True, at + 1
+        after = text[max(end - position, 0) :] if closed else b""
+        if after.strip(BLANKS):
+            at = position + len(text) - len(after.lstrip(BLANKS))
+            raise SampleError(name, f"not valid JSON: more after the array's end, at byte {at}")
         waiting, position = text[used:], position + used
     if waiting or not closed:
         raise SampleError(name, "not valid JSON: the file ends before its array does; was it cut off?")

@@ -10,7 +10,9 @@ import pyarrow
 import pyarrow.parquet
 
 from smol_hf.data.conversation import SampleError
+from smol_hf.data.engine.arrow_rows import rows_of
 from smol_hf.data.engine.files import describe, for_each, is_remote, labels_of, open_file
+from smol_hf.data.engine.fingerprints import digests_of, parquet_footer
 from smol_hf.data.engine.source import SMALL, Source
 
 
@@ -34,7 +36,7 @@ class ParquetSource(Source):
         self.sizes: list[int] = []
         facts = []
         for url, metadata in zip(sorted(urls), for_each(self.metadata, sorted(urls))):
-            facts += [(self.labels[url], *describe(url))] if is_remote(url) else []
+            facts.append((self.labels[url], *(describe(url) if is_remote(url) else [parquet_footer(url)])))
             row = 1
             for group in range(metadata.num_row_groups):
                 described = metadata.row_group(group)
@@ -45,16 +47,23 @@ class ParquetSource(Source):
                 facts.append((self.labels[url], group, described.num_rows, described.total_byte_size))
                 row += described.num_rows
         self.rows_anywhere = sum(self.sizes) <= SMALL
+        facts += digests_of(urls)
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def metadata(self, url: str) -> pyarrow.parquet.FileMetaData:
         with self.open(url) as file:
+            try:
+                names = file.schema_arrow.names
+            except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+                raise SampleError(self.labels[url], f"the names of its columns cannot be read: {error}") from error
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise SampleError(self.labels[url], f"has two columns called {twice[0]!r}: rename one of them")
             return file.metadata
 
     def open(self, url: str) -> pyarrow.parquet.ParquetFile:
         try:
             return pyarrow.parquet.ParquetFile(open_file(url), pre_buffer=is_remote(url))
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise SampleError(self.labels[url], f"not readable as parquet: {error}") from error
@@ -68,9 +77,10 @@ class ParquetSource(Source):
         places = [f"{self.prefix}{self.labels[url]}:{first + row}" for row in range(self.block_sizes[block])]
         try:
             with self.open(url) as file:
-                records = file.read_row_group(group, columns=self.columns).to_pylist()
+                table = file.read_row_group(group, columns=self.columns)
+            records = rows_of(table)
         except FileNotFoundError:
             raise
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
             return [(place, SampleError(place, f"its row group is damaged: {error}")) for place in places]
         return list(zip(places, records))

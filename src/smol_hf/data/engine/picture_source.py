@@ -12,13 +12,15 @@ import hashlib
 import io
 import json
 import posixpath
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 
 from smol_hf.data.conversation import SampleError
+from smol_hf.data.engine.arrow_rows import rows_of
 from smol_hf.data.engine.files import describe, file_name, is_remote, local_path, open_file
 from smol_hf.data.engine.json_source import parse_line
 from smol_hf.data.engine.members import PICTURES, TEXTS, in_order, put_media, record_of
@@ -33,6 +35,14 @@ def is_picture(url: str) -> bool:
 
 def is_metadata(url: str) -> bool:
     return file_name(url) in METADATA
+
+
+class Row(NamedTuple):
+    """Paths of a sample's pictures inside the folder, with the texts beside them or the metadata's record."""
+
+    pictures: list[str]
+    texts: Sequence[str] = ()
+    record: dict[str, Any] | None = None
 
 
 class PictureSource(Source):
@@ -55,7 +65,7 @@ class PictureSource(Source):
         self.name, self.root = name, root.rstrip("/")
         self.pictures = {self.inside(url): url for url in sorted(urls, key=in_order) if is_picture(url)}
         self.texts = {self.inside(url): url for url in urls if url.lower().endswith(TEXTS)}
-        self.rows: list[tuple[str, Any]] = []
+        self.rows: list[tuple[str, Row | SampleError]] = []
         described = sorted(url for url in urls if is_metadata(url))
         if described:
             self.take_metadata(described)
@@ -85,18 +95,18 @@ class PictureSource(Source):
                     continue
                 where = f"{self.inside(url)}:{number}"
                 try:
-                    record = self.with_paths(record, posixpath.dirname(self.inside(url)), where)
-                    named.update(record["__pictures__"])
+                    row = self.with_paths(record, posixpath.dirname(self.inside(url)), where)
+                    named.update(row.pictures)
                 except SampleError as fault:
-                    record = fault
-                self.rows.append((where, record))
+                    row = fault
+                self.rows.append((where, row))
         for picture in self.pictures:
             if picture not in named:
                 problem = f"no row of {' or '.join(map(self.inside, urls))} names this picture: add its caption there"
                 self.rows.append((picture, SampleError(picture, problem)))
 
-    def with_paths(self, record: Any, folder: str, where: str) -> dict[str, Any]:
-        """The record with the paths of its pictures from the root."""
+    def with_paths(self, record: Any, folder: str, where: str) -> Row:
+        """The record, with the paths of its pictures from the root."""
         if isinstance(record, SampleError):
             raise record
         names = record.get("file_names", record.get("file_name")) if isinstance(record, dict) else None
@@ -108,7 +118,7 @@ class PictureSource(Source):
             if path not in self.pictures:
                 raise SampleError(where, f"names the picture {name}, which is not in the folder")
         rest = {key: value for key, value in record.items() if key not in ("file_name", "file_names")}
-        return {**rest, "__pictures__": paths}
+        return Row(paths, record=rest)
 
     def take_texts_beside(self) -> None:
         beside: dict[str, list[str]] = {}
@@ -120,7 +130,7 @@ class PictureSource(Source):
         for stem, pictures in of_stem.items():
             texts = sorted(beside.pop(stem, []))
             if len(pictures) == 1 and texts:
-                self.rows.append((pictures[0], {"__pictures__": pictures, "__texts__": texts}))
+                self.rows.append((pictures[0], Row(pictures, texts)))
                 continue
             problem = f"has no caption: write it into {stem}.txt, or its record into {stem}.json"
             if texts:
@@ -135,11 +145,11 @@ class PictureSource(Source):
         if isinstance(row, SampleError):
             return [(where, SampleError(where, row.problem))]
         try:
-            media = {picture: self.media(picture) for picture in row["__pictures__"]}
-            if "__texts__" in row:
-                texts = {text: self.content(self.texts[text]) for text in row["__texts__"]}
+            media = {picture: self.media(picture) for picture in row.pictures}
+            if row.record is None:
+                texts = {text: self.content(self.texts[text]) for text in row.texts}
                 return [(where, record_of(texts, media, where))]
-            record = {key: value for key, value in row.items() if key != "__pictures__"}
+            record = dict(row.record)
             put_media(record, "image", media, where)
             return [(where, record)]
         except SampleError as fault:
@@ -163,8 +173,8 @@ def metadata_rows(url: str, name: str) -> list[Any]:
         return [parse_line(line, f"{name}:{number}") for number, line in enumerate(content.split(b"\n"), start=1)]
     try:
         if url.endswith(".parquet"):
-            return pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+            return rows_of(pyarrow.parquet.read_table(pyarrow.BufferReader(content)))
         # Not pyarrow's reader: a caption that looks like a number must stay text.
         return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, csv.Error) as error:
         raise SampleError(name, f"cannot be read: {error}") from error

@@ -16,11 +16,14 @@ import numpy as np
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.files import describe, for_each, is_remote, labels_of, open_file, read_range
+from smol_hf.data.engine.fingerprints import digests_of
 from smol_hf.data.engine.index_cache import remembered
 from smol_hf.data.engine.members import TEXTS, ending, in_order, is_used, record_of
 from smol_hf.data.engine.source import Source
 
 BLOCK = tarfile.BLOCKSIZE
+LONGEST_HEADER = 1 << 24  # bytes of an extended header, which tarfile reads at once
+LAST_BYTE = 2**63 - 1  # that a file can have
 GAP = 256 * 1024  # bytes between two members that are rather read than asked for separately
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError)
@@ -61,6 +64,7 @@ class TarSource(Source):
         self.keep(shards)
         facts = for_each(describe, [url for url in self.urls if is_remote(url)])
         contents = [[label, shard.members] for label, shard in zip(self.labels, shards)]
+        facts += digests_of(self.urls)
         self.fingerprint = hashlib.sha256(json.dumps([facts, contents]).encode()).hexdigest()
 
     def note_interrupted(self, shards: list[Shard]) -> None:
@@ -160,7 +164,7 @@ def together(spans: dict[str, tuple[int, int]]) -> list[list[str]]:
 
 def index_of(url: str, label: str) -> Shard:
     """`indexed`, once for each remote file and machine."""
-    return Shard(**remembered(url, "tar 1", lambda: asdict(indexed(url, label))))
+    return Shard(**remembered(url, "tar 2", lambda: asdict(indexed(url, label))))
 
 
 def indexed(url: str, label: str) -> Shard:
@@ -184,15 +188,32 @@ def indexed(url: str, label: str) -> Shard:
     return shard
 
 
+class BoundedReads:
+    """A binary file of which nobody reads much at once, whatever a header says."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > LONGEST_HEADER:
+            raise ValueError(f"an extended header says that it holds more than {LONGEST_HEADER:,} bytes")
+        return self.file.read(size)
+
+
 def headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """The members of a tar file. Raises ValueError or TarError where the file ends without a tar's end."""
-    with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="replace") as archive:
+    bounded = BoundedReads(file)
+    with tarfile.open(fileobj=bounded, mode="r:", encoding="utf-8", errors="replace") as archive:
         before = -1
         while (member := archive.next()) is not None:
             archive.members.clear()  # which it would keep for ever
             if archive.offset <= before or member.size < 0:
                 raise ValueError(f"a header at byte {member.offset} leads backwards")
             before = archive.offset
+            if member.offset_data + member.size > LAST_BYTE:
+                member.size = 0
+                yield member
+                raise ValueError(f"the header at byte {member.offset} says that more follows than a file can hold")
             yield member
         # The end of a file, an end mark and damage look the same to tarfile.
         file.seek(archive.offset)
