@@ -44,15 +44,15 @@ class WritableHub:
     """Who gives `token` may write to the `owners`; everyone may read what is not private.
 
     Uploads of the objects `held` wait for `release`, those `refused` are answered 400, and the first of each `dropped`
-    loses its connection half way. `damaged`: paths whose content is changed on arrival. `requests`: (method, path) of
-    each, `sent`: the hash of each object whose upload was begun.
+    loses its connection half way. `damaged`: paths whose content is changed on arrival. With `conflicts`, commits are
+    answered 409. `requests`: (method, path) of each, `sent`: the hash of each object whose upload was begun.
     """
 
     def __init__(self, token=TOKEN, owners=("me",)):
         self.token, self.owners = token, owners
         self.repositories, self.objects = {}, {}
         self.held, self.refused, self.dropped, self.damaged = set(), set(), set(), set()
-        self.release = threading.Event()
+        self.conflicts, self.release = False, threading.Event()
         self.requests, self.sent = [], []
 
     def add(self, name, private=False, tree=None):
@@ -188,6 +188,8 @@ def handler_of(hub):
             self.send(200, {})
 
         def commit(self, name, repository, revision, body, is_pull_request):
+            if hub.conflicts:
+                return self.refuse(409, "The branch was updated during the commit")
             lines = [json.loads(line) for line in body.splitlines()]
             tree = dict(repository.tree(revision))
             for line in lines[1:]:

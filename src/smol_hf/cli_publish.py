@@ -42,7 +42,9 @@ def run_publish(arguments: argparse.Namespace) -> None:
         console.print("nothing was sent: add --yes to upload")
         return
     done = publish(publication, token=arguments.token, replace_weights=arguments.replace_weights)
-    console.print(f"{done.address}\n{done.verified} files are there as they are here, at commit {done.commit}")
+    console.print(done.address)
+    new = "" if done.is_new else "nothing had changed: "
+    console.print(f"{new}{done.verified} files are there as they are here, at commit {done.commit}")
     if done.others:
         console.print(f"it also holds {', '.join(done.others)}, as before")
     console.print(f"\n{loading_lines(publication, done.revision)}")

@@ -9,9 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from smol_hf.conversion.checkpoint_files import INDEXES, weight_files
-from smol_hf.conversion.merge import CONFIG as ADAPTER_CONFIG
-from smol_hf.conversion.merge import WEIGHTS as ADAPTER_WEIGHTS
+from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEXES, weight_files
 from smol_hf.conversion.tensor_names import ConversionError
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from smol_hf.conversion.checkpoint_files import read_json
-from smol_hf.conversion.merge import CONFIG as ADAPTER_CONFIG
+from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, read_json
 from smol_hf.publishing.card_edits import CARD, changed_lines, edits_of, front_matter, read_card
 from smol_hf.publishing.contents import Contents, PublishError, look_into
 from smol_hf.publishing.disclosures import LOCAL_PATH, local_paths, secrets
@@ -121,14 +120,14 @@ def listed(found: Sequence) -> str:
 
 def missing_code(contents: Contents) -> list[str]:
     """Modules that a configuration names, and that nobody would find."""
-    problems = []
+    missing = {}
     for name in contents.files:
         if name.endswith("config.json"):
             for reference in references(read_json(contents.folder / name).get("auto_map")):
                 module = reference.partition(".")[0] + ".py"
                 if "--" not in reference and module not in contents.files:
-                    problems.append(f"{contents.folder / module} is missing, which {name} names in auto_map")
-    return sorted(set(problems))
+                    missing.setdefault(module, name)
+    return [f"{contents.folder / each} is missing, which {name} names in auto_map" for each, name in missing.items()]
 
 
 def references(auto_map) -> list[str]:

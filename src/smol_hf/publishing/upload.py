@@ -16,8 +16,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from smol_hf.conversion.checkpoint_files import INDEXES, read_json
-from smol_hf.conversion.merge import CONFIG as ADAPTER_CONFIG
+from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, INDEXES, read_json
 from smol_hf.publishing.contents import PublishError
 from smol_hf.publishing.plan import MAIN, Publication
 
@@ -27,11 +26,13 @@ OF_THE_HUB = (".gitattributes",)
 
 @dataclass(frozen=True)
 class Published:
-    """Where it is now. `revision` loads exactly this; `others` are files of the branch that are not of this folder."""
+    """Where it is now. `revision` is the branch, or that of the pull request; `others` are files that it holds beside
+    the `verified` ones. Where nothing had changed, `is_new` is False and there is no new commit."""
 
     address: str
     revision: str
     commit: str
+    is_new: bool
     verified: int
     others: tuple[str, ...]
 
@@ -51,8 +52,8 @@ def publish(publication: Publication, *, token: str | None = None, replace_weigh
     if publication.problems:
         raise PublishError("\n".join(publication.problems))
     api, repository, branch = HfApi(token=token), publication.repository, publication.branch
-    with hub_errors(publication, "prepared for"):
-        prepare(api, publication)
+    with hub_errors(publication, "prepared"):
+        head = prepare(api, publication)
         old = old_weights(api, publication)
     if old and not replace_weights:
         raise PublishError(
@@ -62,7 +63,7 @@ def publish(publication: Publication, *, token: str | None = None, replace_weigh
     write_edits(publication)
     folder = publication.contents.folder
     additions = [CommitOperationAdd(name, str(folder / name)) for name in publication.contents.files]
-    with hub_errors(publication, "uploaded to"):
+    with hub_errors(publication, "written to"):
         commit = api.create_commit(
             repository,
             operations=[*additions, *map(CommitOperationDelete, old)],
@@ -70,12 +71,10 @@ def publish(publication: Publication, *, token: str | None = None, replace_weigh
             revision=branch,
             create_pr=publication.create_pr,
         )
-    with hub_errors(publication, "verified in"):
+    with hub_errors(publication, "checked"):
         found = api.verify_repo_checksums(repository, local_dir=folder, revision=commit.oid)
-    wrong = sorted(
-        {entry["path"] for entry in found.mismatches} | set(found.extra_paths) & set(publication.contents.files)
-    )
-    wrong = [name for name in wrong if name in publication.contents.files]
+    not_as_sent = {entry["path"] for entry in found.mismatches} | set(found.extra_paths)
+    wrong = [name for name in publication.contents.files if name in not_as_sent]
     if wrong:
         raise PublishError(
             f"{repository} at {commit.oid} does not hold what was sent: {', '.join(wrong)}. Call again; a .gitignore "
@@ -84,11 +83,11 @@ def publish(publication: Publication, *, token: str | None = None, replace_weigh
     revision = commit.pr_revision or branch
     address = commit.pr_url or f"{api.endpoint}/{repository}" + ("" if branch == MAIN else f"/tree/{branch}")
     others = tuple(name for name in found.missing_paths if name not in OF_THE_HUB)
-    return Published(address, revision, commit.oid, len(publication.contents.files), others)
+    return Published(address, revision, commit.oid, commit.oid != head, len(publication.contents.files), others)
 
 
-def prepare(api: HfApi, publication: Publication) -> None:
-    """Make the repository and the branch where they are not there yet.
+def prepare(api: HfApi, publication: Publication) -> str:
+    """Make the repository and the branch where they are not there yet; the branch's newest commit.
 
     Raises PublishError where a publication that is to be private would be seen by all.
     """
@@ -102,6 +101,7 @@ def prepare(api: HfApi, publication: Publication) -> None:
         )
     if branch != MAIN and not branch.startswith("refs/") and not publication.create_pr:
         api.create_branch(repository, branch=branch, exist_ok=True)
+    return api.model_info(repository, revision=branch).sha
 
 
 def old_weights(api: HfApi, publication: Publication) -> list[str]:
@@ -177,7 +177,7 @@ def hub_errors(publication: Publication, what: str) -> Iterator[None]:
 
 def reason_of(error: HfHubHTTPError, publication: Publication) -> str:
     status = error.response.status_code
-    said = one_line(error.server_message) if error.server_message else error.response.reason_phrase
+    said = one_line(error.server_message).rstrip(".") if error.server_message else error.response.reason_phrase
     answer = f"the Hub answered {status} ({said})"
     if status == 401 or (isinstance(error, RepositoryNotFoundError) and status != 404):
         return f"{answer}: {LOG_IN}"
