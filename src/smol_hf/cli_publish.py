@@ -56,10 +56,12 @@ def print_plan(console: Console, publication) -> None:
     for column in ("file", "bytes", ""):
         table.add_column(column, justify="right" if column == "bytes" else "left")
     for name in contents.files:
-        how = [*(["LFS"] if contents.goes_by_lfs(name) else []), *(["changed"] if name in publication.edits else [])]
-        table.add_row(name, f"{contents.size_of(name):,}", ", ".join(how))
+        notes = ["LFS"] if publication.goes_by_lfs(name) else []
+        if name in publication.edits:
+            notes.append("changed" if (contents.folder / name).is_file() else "new")
+        table.add_row(name, f"{publication.size_of(name):,}", ", ".join(notes))
     table.add_section()
-    table.add_row(f"{len(contents.files)} files", f"{contents.size:,}", "")
+    table.add_row(f"{len(contents.files)} files", f"{publication.size:,}", "")
     console.print(table, soft_wrap=False)
     where = f"a pull request to {publication.branch}" if publication.create_pr else f"branch {publication.branch}"
     visible = "private" if publication.private else "public, unless the repository exists and is private"

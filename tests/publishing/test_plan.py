@@ -3,11 +3,16 @@
 import json
 import os
 import pickle
+import re
 
 import pytest
 from huggingface_hub import ModelCard
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
+from smol_hf import SmolHFForConditionalGeneration, SmolHFProcessor
 from smol_hf.cli import main
+from smol_hf.publishing.adapter import publish_adapter
 from smol_hf.publishing.contents import PublishError, look_into
 from smol_hf.publishing.disclosures import LOCAL_PATH, SECRET, shorten
 from smol_hf.publishing.plan import plan
@@ -102,12 +107,39 @@ def test_a_card_without_a_licence_says_where_to_set_it(checkpoint, capsys):
         plan(checkpoint, "me/digits", license="do what you like")
 
 
-@pytest.mark.parametrize("text", [None, "# only a title\n", "---\nlicense: [\n---\n", "---\n- mit\n---\n"])
+@pytest.mark.parametrize("text", ["# only a title\n", "---\nlicense: [\n---\n", "---\n- mit\n---\n"])
 def test_a_card_that_cannot_be_read_is_named(checkpoint, text):
-    card = checkpoint / "README.md"
-    card.unlink() if text is None else card.write_text(text)
+    (checkpoint / "README.md").write_text(text)
     with pytest.raises(PublishError, match=r"README\.md"):
         plan(checkpoint, "me/digits")
+
+
+def test_what_was_converted_or_merged_gets_a_card(checkpoint, capsys):
+    """Such folders have none; the repository's card says what the model is."""
+    (checkpoint / "README.md").unlink()
+    assert main(["publish", str(checkpoint), "me/digits"]) == 1
+    assert "README.md names no licence" in capsys.readouterr().err
+    assert main(["publish", str(checkpoint), "me/digits", "--license", "mit"]) == 0
+    assert re.search(r"│ README\.md +│ +[\d,]+ │ new", capsys.readouterr().out)
+    assert not (checkpoint / "README.md").exists()
+    publication = plan(checkpoint, "me/digits", license="mit")
+    write_edits(publication)
+    card = ModelCard.load(checkpoint / "README.md")
+    model = SmolHFForConditionalGeneration.from_pretrained(checkpoint)
+    assert card.data.license == "mit" and 'checkpoint = "me/digits"' in card.text
+    assert f"| **Total** |  | {model.num_parameters():,} |" in card.text
+    assert publication.size_of("README.md") == (checkpoint / "README.md").stat().st_size
+    (checkpoint / "config.json").write_text('{"model_type": "llama"}')
+    (checkpoint / "README.md").unlink()
+    with pytest.raises(PublishError, match=r"README\.md is missing: write a model card"):
+        plan(checkpoint, "me/digits")
+
+
+def test_a_token_in_the_header_of_weights_is_found(checkpoint):
+    path = checkpoint / "model-00001-of-00003.safetensors"
+    save_file(load_file(path), path, metadata={"format": "pt", "note": SOME_TOKEN})
+    (problem,) = plan(checkpoint, "me/digits").problems
+    assert "model-00001-of-00003.safetensors:1 (hf_aB3…)" in problem
 
 
 def test_a_token_in_any_text_is_named_by_file_and_line_and_not_shown(checkpoint, capsys):
@@ -180,11 +212,6 @@ def test_names_that_the_hub_does_not_have_are_refused(checkpoint, repository, br
 
 
 def test_an_adapter_is_published_over_a_base_that_others_have(checkpoint, tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    from smol_hf import SmolHFForConditionalGeneration, SmolHFProcessor
-    from smol_hf.publishing.adapter import publish_adapter
-
     model = SmolHFForConditionalGeneration.from_pretrained(checkpoint)
     model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
     processor = SmolHFProcessor.from_pretrained(checkpoint)

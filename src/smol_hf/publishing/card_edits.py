@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from pathlib import Path
 
 import yaml
 from huggingface_hub import ModelCard
+from safetensors import safe_open
 
+from smol_hf.conversion.checkpoint_files import read_json, weight_files
+from smol_hf.conversion.formats import OURS
 from smol_hf.publishing.contents import Contents, PublishError
 from smol_hf.publishing.disclosures import local_paths, read_text, shorten
+from smol_hf.publishing.model_card import has_chat_template, render_model_card
 
 CARD = "README.md"
 # The name that the examples load: a line of the card's program, which its template wrote.
@@ -21,7 +26,7 @@ LICENCE = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 
 
 def edits_of(contents: Contents, repository: str, *, license: str | None, shorten_paths: bool) -> dict[str, str]:
-    """The new text of each file that changes; nothing is written.
+    """The new text of each file that changes, or that is not there yet (a card); nothing is written.
 
     Args:
         repository: takes the place of the folder's name in the card's example, and in a title that is only
@@ -32,20 +37,45 @@ def edits_of(contents: Contents, repository: str, *, license: str | None, shorte
     Raises:
         PublishError: for a card that is missing or not to be read.
     """
-    texts = {CARD: read_card(contents)}
+    texts = {CARD: read_card(contents) if CARD in contents.files else new_card(contents, repository)}
     if shorten_paths:
-        texts = {name: read_text(contents, name) for name in {CARD, *(each.name for each in local_paths(contents))}}
-        texts = {name: shorten(text) for name, text in sorted(texts.items())}
+        found = {each.name for each in local_paths(contents)} - {CARD}
+        texts |= {name: read_text(contents, name) for name in sorted(found)}
+        texts = {name: shorten(text) for name, text in texts.items()}
     card = EXAMPLE.sub(lambda match: f"{match[1]} = {json.dumps(repository)}", texts[CARD])
     card = NAMELESS.sub(f"# {repository.split('/')[-1]}", card)
     texts[CARD] = with_license(card, license) if license else card
-    return {name: text for name, text in texts.items() if text != read_text(contents, name)}
+    return {
+        name: text for name, text in texts.items() if name not in contents.files or text != read_text(contents, name)
+    }
+
+
+def new_card(contents: Contents, repository: str) -> str:
+    """A card for what was converted, merged or composed: what the model is and how to load it.
+
+    Raises:
+        PublishError: for an adapter or a model of a foreign class, of which only its maker can tell.
+    """
+    config = {} if contents.is_adapter else read_json(contents.folder / "config.json")
+    if config.get("model_type") not in OURS:
+        raise PublishError(f"{contents.folder / CARD} is missing: write a model card, with a licence, first")
+    return render_model_card(
+        model_name=repository,
+        config=config,
+        parameters={"total": sum(map(count_numbers, weight_files(contents.folder)))},
+        language=None,
+        chat=has_chat_template(contents.folder),
+    )
+
+
+def count_numbers(path: Path) -> int:
+    """How many numbers a file of weights holds, by its header."""
+    with safe_open(path, framework="numpy") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.offset_keys())
 
 
 def read_card(contents: Contents) -> str:
     path = contents.folder / CARD
-    if CARD not in contents.files:
-        raise PublishError(f"{path} is missing: a checkpoint is published with a model card")
     text = read_text(contents, CARD)
     front_matter(text, path)
     return text

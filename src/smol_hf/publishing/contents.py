@@ -37,17 +37,6 @@ class Contents:
     left_out: dict[str, str]
 
     @property
-    def size(self) -> int:
-        return sum(self.size_of(name) for name in self.files)
-
-    def size_of(self, name: str) -> int:
-        return (self.folder / name).stat().st_size
-
-    def goes_by_lfs(self, name: str) -> bool:
-        """What the Hub does by default; in the end it decides."""
-        return not is_text(name) or self.size_of(name) >= LARGE
-
-    @property
     def texts(self) -> list[str]:
         return [name for name in self.files if is_text(name)]
 

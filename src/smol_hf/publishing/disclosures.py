@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from safetensors import safe_open
 
 from smol_hf.publishing.contents import Contents, PublishError
 
@@ -40,6 +43,12 @@ def read_text(contents: Contents, name: str) -> str:
         raise PublishError(f"{contents.folder / name} is not UTF-8 (byte {error.start})") from error
 
 
+def metadata(contents: Contents, name: str) -> str:
+    """The texts in the header of a file of weights, on one line."""
+    with safe_open(contents.folder / name, framework="numpy") as file:
+        return json.dumps(file.metadata() or {})
+
+
 def matches(name: str, text: str, pattern: re.Pattern) -> Iterator[Found]:
     for number, line in enumerate(text.splitlines(), 1):
         for match in pattern.finditer(line):
@@ -48,7 +57,9 @@ def matches(name: str, text: str, pattern: re.Pattern) -> Iterator[Found]:
 
 def secrets(contents: Contents) -> list[Found]:
     """Everything in the texts that looks like a token or a private key, shortened so that it can be printed."""
-    found = [each for name in contents.texts for each in matches(name, read_text(contents, name), SECRET)]
+    texts = {name: read_text(contents, name) for name in contents.texts}
+    texts |= {name: metadata(contents, name) for name in contents.files if name.endswith(".safetensors")}
+    found = [each for name, text in texts.items() for each in matches(name, text, SECRET)]
     return [Found(each.name, each.line, f"{each.text[:6]}…") for each in found]
 
 

@@ -117,7 +117,7 @@ def write_model_card(folder: str | Path, **card: Any) -> Path:
     For a text model `chat` is, unless given, whether the tokenizer in the folder has a chat template.
     """
     folder = Path(folder)
-    card.setdefault("chat", _has_chat_template(folder))
+    card.setdefault("chat", has_chat_template(folder))
     text = render_model_card(**card)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "README.md"
@@ -232,7 +232,7 @@ def is_hub_id(model: str) -> bool:
     return not Path(model).exists()
 
 
-def _has_chat_template(folder: Path) -> bool:
+def has_chat_template(folder: Path) -> bool:
     config = folder / "tokenizer_config.json"
     in_config = config.is_file() and bool(json.loads(config.read_text("utf-8")).get("chat_template"))
     return in_config or (folder / "chat_template.jinja").is_file()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, read_json
 from smol_hf.publishing.card_edits import CARD, changed_lines, edits_of, front_matter, read_card
-from smol_hf.publishing.contents import Contents, PublishError, look_into
+from smol_hf.publishing.contents import LARGE, Contents, PublishError, is_text, look_into
 from smol_hf.publishing.disclosures import LOCAL_PATH, local_paths, secrets
 from smol_hf.publishing.model_card import is_hub_id
 
@@ -45,8 +45,21 @@ class Publication:
         lines = []
         for name, text in self.edits.items():
             lines.append(f"{self.contents.folder / name}:")
-            lines += changed_lines((self.contents.folder / name).read_text(encoding="utf-8"), text)
+            path = self.contents.folder / name
+            lines += changed_lines(path.read_text(encoding="utf-8") if path.is_file() else "", text)
         return lines
+
+    def size_of(self, name: str) -> int:
+        """Bytes of a file, as it will be."""
+        return len(self.edits[name].encode()) if name in self.edits else (self.contents.folder / name).stat().st_size
+
+    def goes_by_lfs(self, name: str) -> bool:
+        """What the Hub does by default; in the end it decides."""
+        return not is_text(name) or self.size_of(name) >= LARGE
+
+    @property
+    def size(self) -> int:
+        return sum(map(self.size_of, self.contents.files))
 
 
 def plan(
@@ -69,7 +82,6 @@ def plan(
     """
     refuse_bad_names(repository, branch)
     contents = look_into(folder)
-    read_card(contents)
     edits = edits_of(contents, repository, license=license, shorten_paths=shorten_paths)
     card = edits.get(CARD) or read_card(contents)
     named = front_matter(card, contents.folder / CARD).get("license")
@@ -88,6 +100,8 @@ def plan(
             "folders, --allow-paths publishes them as they are"
         )
     problems += missing_code(contents) + unreachable_base(contents)
+    if CARD not in contents.files:
+        contents = replace(contents, files=(CARD, *contents.files))
     return Publication(
         contents=contents,
         repository=repository,
