@@ -191,6 +191,8 @@ def handler_of(hub):
             if hub.conflicts:
                 return self.refuse(409, "The branch was updated during the commit")
             lines = [json.loads(line) for line in body.splitlines()]
+            if lines[0]["value"].get("parentCommit") != repository.branches[revision]:
+                return self.refuse(412, "A commit has happened since")
             tree = dict(repository.tree(revision))
             for line in lines[1:]:
                 value = line["value"]

@@ -42,7 +42,7 @@ def run_publish(arguments: argparse.Namespace) -> None:
         console.print("nothing was sent: add --yes to upload")
         return
     done = publish(publication, token=arguments.token, replace_weights=arguments.replace_weights)
-    console.print(done.address)
+    console.print(f"{done.address} ({'private' if done.private else 'public'})")
     new = "" if done.is_new else "nothing had changed: "
     console.print(f"{new}{done.verified} files are there as they are here, at commit {done.commit}")
     if done.others:
@@ -52,7 +52,8 @@ def run_publish(arguments: argparse.Namespace) -> None:
 
 def print_plan(console: Console, publication) -> None:
     contents = publication.contents
-    table = Table(title=f"{contents.folder} → {publication.repository}", title_justify="left")
+    console.print(f"{contents.folder} → {publication.repository}")
+    table = Table()
     for column in ("file", "bytes", ""):
         table.add_column(column, justify="right" if column == "bytes" else "left")
     for name in contents.files:

@@ -49,10 +49,13 @@ def test_a_folder_that_is_not_meant_names_the_one_that_is(checkpoint, tmp_path):
     state = run / "checkpoint-20"
     state.mkdir()
     (state / "config.json").write_text("{}")
+    unfinished = run / ".checkpoint.incomplete"
+    unfinished.mkdir()
     for folder, message in (
         (state, f"{state} is a state to resume training from, not a published checkpoint: {checkpoint}"),
         (run, f"{run} is the output of a run: publish {checkpoint}"),
         (tmp_path / "nowhere", "there is no folder"),
+        (unfinished, "was never completed"),
         (tmp_path, "neither config.json nor adapter_config.json"),
     ):
         with pytest.raises(PublishError) as refused:
@@ -62,6 +65,19 @@ def test_a_folder_that_is_not_meant_names_the_one_that_is(checkpoint, tmp_path):
     (renamed / "trainer_state.json").write_text("{}")
     with pytest.raises(PublishError, match="state to resume"):
         look_into(renamed)
+
+
+def test_a_single_shard_keeps_its_index(checkpoint):
+    tensors, index = {}, checkpoint / "model.safetensors.index.json"
+    for path in checkpoint.glob("*.safetensors"):
+        tensors |= load_file(path)
+        path.unlink()
+    shard = "model-00001-of-00001.safetensors"
+    save_file(tensors, checkpoint / shard)
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(tensors, shard)}))
+    assert {shard, index.name} <= set(look_into(checkpoint).files)
+    save_file(tensors, checkpoint / "model.safetensors")
+    assert set(look_into(checkpoint).left_out) == {shard, index.name}
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "more/head.pt", "stats.pkl", "table.npy"])
@@ -85,6 +101,8 @@ def test_weights_that_are_cut_off_or_missing_are_named(checkpoint):
 
 def test_a_link_out_of_the_folder_is_not_followed(checkpoint, tmp_path):
     (tmp_path / "private.txt").write_text("mine")
+    os.symlink(tmp_path, checkpoint / "more")
+    assert look_into(checkpoint).left_out == {"more": "link to a folder"}
     os.symlink(tmp_path / "private.txt", checkpoint / "vocab.txt")
     with pytest.raises(PublishError, match=r"vocab\.txt is a link that leads out"):
         look_into(checkpoint)

@@ -46,8 +46,9 @@ def test_a_dry_run_shows_what_would_be_sent_and_sends_nothing(hub, checkpoint, c
     text = capsys.readouterr().out
     assert hub.requests == [] and hub.repositories == {}
     assert {path: path.read_bytes() for path in checkpoint.rglob("*")} == before
-    for name in ("README.md", "config.json", "modeling_smol_hf.py", "recipe.yaml", "tokenizer.json"):
-        assert re.search(rf"│ {name} +│ +{(checkpoint / name).stat().st_size:,} │ +(changed)? +│", text)
+    assert f"{checkpoint} → me/digits\n" in text and re.search(r"│ README.md +│ +[\d,]+ │ changed", text)
+    for name in ("config.json", "modeling_smol_hf.py", "recipe.yaml", "tokenizer.json"):
+        assert re.search(rf"│ {name} +│ +{(checkpoint / name).stat().st_size:,} │ +│", text)
     assert len(re.findall(r"model-\d+-of-00003.safetensors │ +[\d,]+ │ LFS", text)) == 3
     assert "to branch v1, private; licence: mit" in text and "--yes" in text
     assert '+checkpoint = "me/digits"' in text and "+# digits" in text
@@ -57,7 +58,7 @@ def test_a_stranger_loads_what_was_published(hub, checkpoint, tmp_path, capsys):
     """With the five lines that the command prints, in a process without this package, from a branch."""
     assert publish(checkpoint, "me/digits", "--branch", "trial/1", "--message", "the first", "--yes") == 0
     text = capsys.readouterr().out
-    assert f"{hub.address}/me/digits/tree/trial/1\n" in text
+    assert f"{hub.address}/me/digits/tree/trial/1 (public)\n" in text
     lines = text[text.index("from transformers") :]
     assert len(lines.split("\n\n")) == 2 and 'revision="trial/1"' in lines
 
@@ -148,7 +149,7 @@ def test_a_pull_request_leaves_the_branch(hub, checkpoint, capsys):
     hub.add("me/digits")
     assert publish(checkpoint, "me/digits", "--create-pr", "--yes") == 0
     text = capsys.readouterr().out
-    assert f"{hub.address}/me/digits/discussions/1\n" in text and 'revision="refs/pr/1"' in text
+    assert f"{hub.address}/me/digits/discussions/1 (public)\n" in text and 'revision="refs/pr/1"' in text
     assert set(hub.repositories["me/digits"].tree("main")) == {".gitattributes"}
     assert "config.json" in hub.repositories["me/digits"].tree("refs/pr/1")
     assert not any("/repos/create" in path for _, path in hub.requests)

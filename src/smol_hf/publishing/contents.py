@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEXES, weight_files
+from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEXES, WHOLE, weight_files
 from smol_hf.conversion.tensor_names import ConversionError
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
@@ -60,9 +60,11 @@ def look_into(folder: str | Path) -> Contents:
     files, left_out = [], {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir():
+        if path.is_symlink() and path.is_dir():
+            left_out[name] = "link to a folder"
+        elif path.is_dir():
             continue
-        if reason := reason_to_leave_out(name):
+        elif reason := reason_to_leave_out(name):
             left_out[name] = reason
         elif path.suffix in PICKLED:
             raise PublishError(
@@ -79,7 +81,9 @@ def look_into(folder: str | Path) -> Contents:
             refuse_damaged(path)
     except ConversionError as error:
         raise PublishError(str(error)) from error
-    used = {path.name for path in weights} | (set(INDEXES) if len(weights) > 1 else set())
+    used = {path.name for path in weights}
+    if not used & {ADAPTER_WEIGHTS, *WHOLE}:
+        used |= set(INDEXES)
     for name in [name for name in files if name.endswith(".safetensors") or name in INDEXES]:
         if name not in used:
             files.remove(name)
@@ -90,6 +94,8 @@ def look_into(folder: str | Path) -> Contents:
 def refuse_other_folders(folder: Path) -> None:
     """Raises PublishError for a state to resume from, a run's whole output, and what has no model in it."""
     names = ("checkpoint", "adapter")
+    if folder.resolve().name.endswith(".incomplete"):
+        raise PublishError(f"{folder} was never completed: the run that wrote it was interrupted")
     if STATE_FOLDER.fullmatch(folder.resolve().name) or (folder / "trainer_state.json").is_file():
         beside = [folder.resolve().parent / name for name in names]
         meant = next((path for path in beside if path.is_dir()), None)

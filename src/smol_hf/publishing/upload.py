@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
@@ -33,6 +33,7 @@ class Published:
     revision: str
     commit: str
     is_new: bool
+    private: bool
     verified: int
     others: tuple[str, ...]
 
@@ -53,7 +54,7 @@ def publish(publication: Publication, *, token: str | None = None, replace_weigh
         raise PublishError("\n".join(publication.problems))
     api, repository, branch = HfApi(token=token), publication.repository, publication.branch
     with hub_errors(publication, "prepared"):
-        head = prepare(api, publication)
+        before = prepare(api, publication)
         old = old_weights(api, publication)
     if old and not replace_weights:
         raise PublishError(
@@ -70,6 +71,7 @@ def publish(publication: Publication, *, token: str | None = None, replace_weigh
             commit_message=publication.message,
             revision=branch,
             create_pr=publication.create_pr,
+            parent_commit=before.sha,
         )
     with hub_errors(publication, "checked"):
         found = api.verify_repo_checksums(repository, local_dir=folder, revision=commit.oid)
@@ -83,11 +85,19 @@ def publish(publication: Publication, *, token: str | None = None, replace_weigh
     revision = commit.pr_revision or branch
     address = commit.pr_url or f"{api.endpoint}/{repository}" + ("" if branch == MAIN else f"/tree/{branch}")
     others = tuple(name for name in found.missing_paths if name not in OF_THE_HUB)
-    return Published(address, revision, commit.oid, commit.oid != head, len(publication.contents.files), others)
+    return Published(
+        address=address,
+        revision=revision,
+        commit=commit.oid,
+        is_new=commit.oid != before.sha,
+        private=bool(before.private),
+        verified=len(publication.contents.files),
+        others=others,
+    )
 
 
-def prepare(api: HfApi, publication: Publication) -> str:
-    """Make the repository and the branch where they are not there yet; the branch's newest commit.
+def prepare(api: HfApi, publication: Publication) -> ModelInfo:
+    """Make the repository and the branch where they are not there yet, and say how they stand before the upload.
 
     Raises PublishError where a publication that is to be private would be seen by all.
     """
@@ -101,7 +111,7 @@ def prepare(api: HfApi, publication: Publication) -> str:
         )
     if branch != MAIN and not branch.startswith("refs/") and not publication.create_pr:
         api.create_branch(repository, branch=branch, exist_ok=True)
-    return api.model_info(repository, revision=branch).sha
+    return api.model_info(repository, revision=branch)
 
 
 def old_weights(api: HfApi, publication: Publication) -> list[str]:
