@@ -175,8 +175,8 @@ def hub_errors(publication: Publication, what: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error.__cause__, (HTTPError, OSError)) else error
         reason = reason_of(cause, publication) if isinstance(cause, HfHubHTTPError) else one_line(cause)
         raise PublishError(
-            f"the upload to {repository} broke off ({one_line(error).rstrip('.')}: {reason}). Call again: what arrived is not "
-            "sent again"
+            f"the upload to {repository} broke off ({one_line(error).rstrip('.')}: {reason}). Call again: what "
+            "arrived is not sent again"
         ) from error
     except (HTTPError, ConnectionError, TimeoutError) as error:
         raise PublishError(
