@@ -5,7 +5,10 @@ import pytest
 from smol_hf.cli import main
 
 
-@pytest.mark.parametrize("command", ["train", "chat", "generate", "demo", "convert", "compose", "check", "estimate"])
+COMMANDS = ["train", "chat", "generate", "demo", "convert", "compose", "check", "estimate", "publish"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_helps_with_an_example(command, capsys):
     try:
         code = main([command, "--help"])
@@ -41,6 +44,7 @@ def test_help_names_every_command(capsys):
         (["chat", "{tmp}/nope", "--prompt", "hi"], "there is no checkpoint folder"),
         (["train", "--data", "digits", "--output_dir", "{tmp}/a-file"], "is a file"),
         (["demo", "--output", "{tmp}"], "not an earlier demo"),
+        (["publish", "{tmp}", "me/digits"], "is no published checkpoint"),
         (["convert", "{tmp}", "{tmp}/out"], "config.json: there is no such file"),
         (["chat", "{tmp}", "--prompt", "hi", "--max-new-tokens", "0"], "max_new_tokens is 0"),
     ],

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from smol_hf import cli_conversion, cli_data, cli_generate
+from smol_hf import cli_conversion, cli_data, cli_generate, cli_publish
 
 DESCRIPTION = "Small vision-language models, native to Hugging Face transformers."
 
@@ -46,6 +46,15 @@ CONVERSION_COMMANDS = {
         cli_conversion.run_estimate,
     ),
 }
+PUBLISH_COMMANDS = {
+    "publish": (
+        "upload a checkpoint to the Hub; without --yes, show what would be uploaded",
+        "smol-hf publish runs/demo/checkpoint OWNER/NAME --license apache-2.0",
+        cli_publish.add_publish,
+        cli_publish.run_publish,
+    ),
+}
+OTHER_COMMANDS = {**CONVERSION_COMMANDS, **PUBLISH_COMMANDS}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--max-steps", type=int, help="train for fewer steps than the recipe says")
     demo.add_argument("--seed", type=int, default=0, help="seed of weights, data and order (default 0)")
 
-    for name, (summary, example, add_arguments, _) in CONVERSION_COMMANDS.items():
+    for name, (summary, example, add_arguments, _) in OTHER_COMMANDS.items():
         add_arguments(add_command(commands, name, summary, example))
     data = commands.add_parser("data", help=cli_data.SUMMARY, description=f"{cli_data.SUMMARY}.".capitalize())
     of_data = data.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
@@ -109,8 +118,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
     try:
         if arguments.command in cli_generate.GENERATION_COMMANDS:
             cli_generate.GENERATION_COMMANDS[arguments.command][-1](arguments)
-        elif arguments.command in CONVERSION_COMMANDS:
-            CONVERSION_COMMANDS[arguments.command][-1](arguments)
+        elif arguments.command in OTHER_COMMANDS:
+            OTHER_COMMANDS[arguments.command][-1](arguments)
         elif arguments.command == "data":
             cli_data.DATA_COMMANDS[arguments.data_command][-1](arguments)
         else:

@@ -27,6 +27,7 @@ from smol_hf.evaluation import stranger
 from smol_hf.evaluation.exact_match import Question, score
 from smol_hf.evaluation.report import GalleryItem, write_report
 from smol_hf.publishing.model_card import write_model_card
+from smol_hf.publishing.run_facts import training_facts
 from smol_hf.resources import resource_path
 from smol_hf.training.console import read_log
 from smol_hf.wording import duration, percent
@@ -93,6 +94,7 @@ def run_demo(arguments: Namespace) -> dict:
         recipe=recipe,
         versions=run["versions"],
         data_description=DATA_DESCRIPTION,
+        training=training_facts(run, read_log(output)),
         license="apache-2.0",
         example_question=questions[0].text,
     )

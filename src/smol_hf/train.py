@@ -24,6 +24,7 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.files import UnreachableError
 from smol_hf.publishing.adapter import publish_adapter
 from smol_hf.publishing.checkpoint import publish_checkpoint
+from smol_hf.publishing.run_facts import run_facts
 from smol_hf.training.checkpoints import CheckpointError
 from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, load_arguments
 from smol_hf.training.run import train
@@ -75,6 +76,7 @@ def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> None:
         "recipe": yaml.safe_load((output_dir / "recipe.yaml").read_text(encoding="utf-8")),
         "versions": trainer.run_state["versions"],
     }
+    facts |= run_facts(output_dir, facts["recipe"])
     if isinstance(model, PeftModel):
         adapter = publish_adapter(output_dir / "adapter", model, trainer.processing_class, **facts)
         console.print(f"the adapter is in {adapter}", soft_wrap=True)

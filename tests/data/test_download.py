@@ -219,14 +219,14 @@ def test_files_of_the_web_are_resumed_and_extracted(tmp_path, download):
     web = web_server.Web({"/large.bin": broken, "/photos.zip": web_server.ranged(archive())})
     with web_server.serve(web) as place:
         urls = [f"http://{place}/large.bin", f"http://{place}/photos.zip"]
-        code, said = download("http://127.0.0.1:1", *urls, "--extract")
+        code, said = download("http://127.0.0.1:1", *urls, "--extract", "--yes")
         assert code == 0, said
         assert (tmp_path / "out" / "large.bin").read_bytes() == LARGE
         assert tree(tmp_path / "out" / "photos") == {"photos/a.png": picture()}
         ranges = [headers.get("Range") for headers in web.asked("/large.bin")]
         assert ranges[-1].startswith("bytes=") and len(ranges) >= 4, "a look, and three parts"
         web.requests.clear()
-        code, said = download("http://127.0.0.1:1", *urls, "--extract")
+        code, said = download("http://127.0.0.1:1", *urls, "--extract", "--yes")
         assert "1 were there, 0 archives extracted" in said and len(web.requests) == 2, "two looks"
         assert "not a public address" in download("x", "http://169.254.169.254/latest")[1]
         assert "two addresses would both be" in download("x", urls[0], f"{urls[0]}?again")[1]

@@ -16,6 +16,7 @@ from smol_hf.conversion.tensor_names import ConversionError
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def read_json(path: Path) -> dict:
@@ -23,7 +24,7 @@ def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if path.name == "config.json" and (path.parent / "adapter_config.json").is_file():
+        if path.name == "config.json" and (path.parent / ADAPTER_CONFIG).is_file():
             raise ConversionError(
                 f"{path.parent} is an adapter: merge it with its base first (smol-hf merge)"
             ) from None

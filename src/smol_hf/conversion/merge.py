@@ -11,6 +11,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from transformers import AutoTokenizer
 
+from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG as CONFIG
+from smol_hf.conversion.checkpoint_files import ADAPTER_WEIGHTS as WEIGHTS
 from smol_hf.conversion.checkpoint_files import read_json, read_safetensors, read_weights
 from smol_hf.conversion.convert import parameters_per_part, refuse_occupied, write_generation_config, written_whole
 from smol_hf.conversion.formats import OURS
@@ -21,8 +23,6 @@ from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def is_adapter(folder: Path) -> bool:

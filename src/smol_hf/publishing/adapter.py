@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -14,8 +15,22 @@ from smol_hf.publishing.model_card import is_hub_id
 from smol_hf.resources import resource_path
 
 
-def publish_adapter(folder: str | Path, model, processor, *, recipe: dict, versions: dict[str, str]) -> Path:
-    """Write the adapter of a `PeftModel`, whole or not at all; what stood there before is replaced."""
+def publish_adapter(
+    folder: str | Path,
+    model,
+    processor,
+    *,
+    recipe: dict,
+    versions: dict[str, str],
+    training: Mapping[str, str] | None = None,
+    data_description: str | None = None,
+    datasets: Sequence[str] | None = None,
+) -> Path:
+    """Write the adapter of a `PeftModel`, whole or not at all; what stood there before is replaced.
+
+    Args:
+        training, data_description, datasets: more for its card, see `run_facts`.
+    """
     folder = Path(folder)
     incomplete = folder.with_name(f".{folder.name}.incomplete")
     shutil.rmtree(incomplete, ignore_errors=True)
@@ -29,6 +44,7 @@ def publish_adapter(folder: str | Path, model, processor, *, recipe: dict, versi
             library_name="peft",
             pipeline_tag="image-text-to-text",
             tags=["smol_hf", "lora"],
+            datasets=list(datasets) if datasets else None,
             base_model=base if is_hub_id(base) else None,
         ),
         template_path=str(resource_path("hub_templates", "adapter_card.md.jinja")),
@@ -40,6 +56,8 @@ def publish_adapter(folder: str | Path, model, processor, *, recipe: dict, versi
         whole=sorted(config.modules_to_save or []),
         trained=f"{sum(weight.numel() for weight in model.parameters() if weight.requires_grad):,}",
         versions=versions,
+        training=training or {},
+        data_description=data_description,
     )
     (incomplete / "README.md").write_text(str(card).rstrip() + "\n", encoding="utf-8")
     give_usual_modes(incomplete)

@@ -34,6 +34,8 @@ def render_model_card(
     recipe: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
     data_description: str | None = None,
+    training: Mapping[str, str] | None = None,
+    datasets: Sequence[str] | None = None,
     base_models: str | Sequence[str] | None = None,
     license: str | None = None,
     language: str | Sequence[str] | None = "en",
@@ -52,6 +54,8 @@ def render_model_card(
         recipe: the resolved recipe, shown as YAML; credentials of the Hub in it are dropped.
         versions: package → version.
         data_description: Markdown about the training data, taken as it is.
+        training: what is known of the run, label → text.
+        datasets: ids of the training data on the Hub, for the front matter.
         base_models: Hub ids or paths of the models the weights come from; ids also go to the front matter.
         license: a licence identifier of the Hub, such as `apache-2.0`.
         language: ISO 639 code or codes.
@@ -70,6 +74,7 @@ def render_model_card(
         library_name="transformers",
         pipeline_tag=task,
         tags=["smol_hf", "custom_code"] + (["vision-language-model"] if vision is not None else []),
+        datasets=list(datasets) if datasets else None,
         base_model=[model for model in base_models if is_hub_id(model)] or None,
         model_name=model_name if results else None,
         eval_results=results or None,
@@ -95,6 +100,7 @@ def render_model_card(
         has_blind=any(row["blind"] for row in scores),
         questions=f"{metrics['questions']:,}" if is_number(metrics.get("questions")) else None,
         data_description=data_description.strip() if data_description else None,
+        training={_inline(label): _inline(text) for label, text in (training or {}).items()},
         train_time=duration(metrics["train_seconds"]) if is_number(metrics.get("train_seconds")) else None,
         seed=metrics.get("seed"),
         recipe=recipe_text,
@@ -111,7 +117,7 @@ def write_model_card(folder: str | Path, **card: Any) -> Path:
     For a text model `chat` is, unless given, whether the tokenizer in the folder has a chat template.
     """
     folder = Path(folder)
-    card.setdefault("chat", _has_chat_template(folder))
+    card.setdefault("chat", has_chat_template(folder))
     text = render_model_card(**card)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "README.md"
@@ -226,7 +232,7 @@ def is_hub_id(model: str) -> bool:
     return not Path(model).exists()
 
 
-def _has_chat_template(folder: Path) -> bool:
+def has_chat_template(folder: Path) -> bool:
     config = folder / "tokenizer_config.json"
     in_config = config.is_file() and bool(json.loads(config.read_text("utf-8")).get("chat_template"))
     return in_config or (folder / "chat_template.jinja").is_file()

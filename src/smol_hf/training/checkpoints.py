@@ -94,6 +94,11 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step at which it was saved."""
+    return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+
+
 def newest_valid_checkpoint(output_dir: Path) -> tuple[Path | None, list[str]]:
     """(the newest checkpoint that verifies, why each newer one was passed over)."""
     rejected = []

@@ -25,11 +25,12 @@ from smol_hf.data.shares import PlannedMixture
 from smol_hf.data.shortened_samples import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.arguments import SmolTrainingArguments
-from smol_hf.training.checkpoints import choose_checkpoint
+from smol_hf.training.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.composition import build_model_and_processor
 from smol_hf.training.console import LogCallback
 from smol_hf.training.data import fingerprint, look_through, open_data, plan_of, rows_of_the_run, trainable
 from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.hardware import hardware
 from smol_hf.training.loader import load_data_state
 from smol_hf.training.lora import add_adapters, freeze_what_has_no_adapter
 from smol_hf.training.lora_arguments import LoraArguments
@@ -195,6 +196,8 @@ def train(
     run_state |= {
         "train_seconds": time.perf_counter() - started,
         "steps": trainer.state.global_step,
+        "resumed_at_step": step_of(checkpoint) if checkpoint is not None else 0,
+        "hardware": hardware(),
         "parameters": {part: count["total"] for part, count in counts.items()},
     }
     trainer.source_books.gather()
