@@ -4,7 +4,6 @@ import pytest
 
 from smol_hf.cli import main
 
-
 COMMANDS = ["train", "chat", "generate", "demo", "convert", "compose", "check", "estimate", "publish"]
 
 
