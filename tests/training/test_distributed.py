@@ -38,7 +38,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def launch(processes, data, output, batch_size, key):
+def launch(processes, data, output, batch_size, key, *more, code=0):
     # On CPUs accelerate launches one process whatever it is told; torchrun starts as many as one asks for.
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(free_port())]
     command = [
@@ -46,12 +46,12 @@ def launch(processes, data, output, batch_size, key):
         "-m", "smol_hf.train", "--config", str(resource_path("recipes", "quickstart", "digits.yaml")),
         f"--{key}", str(data), "--output_dir", str(output), "--per_device_train_batch_size", str(batch_size),
         "--max_steps", str(STEPS), "--unfreeze_vision_at_step", str(UNFREEZE), "--logging_steps", "1",
-        "--save_steps", str(STEPS), "--warmup_steps", "0", "--use_cpu", "true",
+        "--save_steps", str(STEPS), "--warmup_steps", "0", "--use_cpu", "true", *more,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return [entry for entry in read_log(output) if "loss" in entry], result.stdout
+    assert result.returncode == code, result.stdout + result.stderr
+    return [entry for entry in read_log(output) if "loss" in entry], result.stdout + result.stderr * bool(code)
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +88,19 @@ def test_two_processes_train_like_one(batch_size, key, data, mixture, tmp_path):
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {
         path.name for path in (tmp_path / "two" / f"checkpoint-{STEPS}").iterdir()
     }
+
+
+def test_two_processes_count_together_what_cannot_be_used(data, tmp_path):
+    """Each alone would stay below the limit, and each would write its own ledger."""
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    lines = data.read_text().splitlines()
+    for path in data.parent.glob("*.png"):
+        content = path.read_bytes()
+        (folder / path.name).write_bytes(content[:90] if int(path.stem) % 4 == 1 else content)
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    policy = ("--on_bad_sample", "skip", "--max_skipped_fraction", "0.2")
+    _, said = launch(2, folder / "rows.jsonl", tmp_path / "run", 4, "data", *policy, code=1)
+    assert "7 of 32 samples of rows.jsonl cannot be used, more than max_skipped_fraction 0.2" in said
+    names = [json.loads(line)["sample"] for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert len(names) == len(set(names)) >= 7

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from smol_hf.data.conversation import ImagePart
-from smol_hf.data.images import image_size, load_image
+from smol_hf.data.images import decode, open_image, size_shown
 from smol_hf.modeling.image_styles import MiddleSquare
 from smol_hf.modeling.image_tiling import canvas
 
@@ -27,9 +27,10 @@ def fast_tiles(part: ImagePart, where: str, tiler) -> np.ndarray:
     Raises:
         SampleError: as `load_image`.
     """
-    grid = tiler.grid(*image_size(part, where))
+    image = open_image(part, where)
+    grid = tiler.grid(*size_shown(image, part, where))
     size = canvas(grid, tiler.tile_size)
-    image = load_image(part, where, at_least=size)
+    image = decode(image, part, where, at_least=size)
     if isinstance(tiler, MiddleSquare):
         return tiler.tiles(image)
     seen = torch.from_numpy(np.array(image)).permute(2, 0, 1)

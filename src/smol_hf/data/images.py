@@ -112,7 +112,12 @@ def open_image(part: ImagePart, where: str) -> Image.Image:
 
 def image_size(part: ImagePart, where: str) -> tuple[int, int]:
     """(height, width) in pixels as a viewer shows it (turned by the EXIF tag), from the header alone."""
-    with open_image(part, where) as image, reading(part, where, "cannot be read"):
+    with open_image(part, where) as image:
+        return size_shown(image, part, where)
+
+
+def size_shown(image: Image.Image, part: ImagePart, where: str) -> tuple[int, int]:
+    with reading(part, where, "cannot be read"):
         width, height = image.size
         return (width, height) if lies_on_its_side(image) else (height, width)
 
@@ -125,16 +130,20 @@ def lies_on_its_side(image: Image.Image) -> bool:
 
 
 def load_image(part: ImagePart, where: str, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Decode an image to RGB.
+    """Open an image and decode it to RGB, see `decode`. Raises SampleError, as `open_image` and `decode`."""
+    return decode(open_image(part, where), part, where, at_least)
+
+
+def decode(image: Image.Image, part: ImagePart, where: str, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """The pixels of an image that was opened, in RGB.
 
     Args:
         at_least: (height, width) that suffice. A JPEG that is twice as large or more is decoded at a half, a quarter
             or an eighth, which costs less; anything else comes whole.
 
     Raises:
-        SampleError: as `open_image`, and when the pixels are damaged or cut off.
+        SampleError: when the pixels are damaged or cut off.
     """
-    image = open_image(part, where)
     with reading(part, where, "is damaged"):
         if image.format == "PNG":
             with Image.open(part.open(), formats=("PNG",)) as same:

@@ -160,5 +160,6 @@ class SampleWork:
         processor = processor_at(self.processor, sample.longest_edge)
         name, images = sample.conversation.sample_id, sample.conversation.images
         if self.image_resizing == "fast" and images:
-            return np.concatenate([fast_tiles(image, name, processor.tiler) for image in images])
+            tiles = [fast_tiles(image, name, processor.tiler) for image in images]
+            return tiles[0] if len(tiles) == 1 else np.concatenate(tiles)
         return processor.tiles([load_image(image, name) for image in images])
