@@ -11,20 +11,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from huggingface_hub.utils import filter_repo_objects
 
 from smol_hf.data.addresses import AllowedHosts, FetchError, parse_address
 from smol_hf.data.archive_names import ArchiveError, parts_of
 from smol_hf.data.archives import is_archive, stem_of
 from smol_hf.data.fetching import Clock, ask
+from smol_hf.data.hub_dataset import hub_errors
 
 LARGE = 50_000_000_000  # bytes that are not downloaded without a question
 MARGIN = 1.05
@@ -82,29 +75,14 @@ def look_at_dataset(
     """Sizes, hashes, licence and access of a dataset on the Hub. Nothing is downloaded.
 
     Raises:
-        DownloadError: for a dataset, revision, config or pattern that there is not, and for one that is gated and that
-            this login may not read; it says where to ask.
+        FileNotFoundError, PermissionError, ConnectionError: see `hub_errors`. DownloadError: for a config or a pattern
+            that there is not.
     """
     api = HfApi()
-    try:
+    with hub_errors(dataset, revision):
         info = api.dataset_info(dataset, revision=revision, files_metadata=True)
         if info.gated:
             api.auth_check(dataset, repo_type="dataset")
-    except GatedRepoError as error:
-        raise DownloadError(
-            f"{dataset} is gated: ask for access at {api.endpoint}/datasets/{dataset}, then log in with "
-            "`hf auth login`"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise DownloadError(f"{dataset} has no revision {revision!r}") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise DownloadError(
-            f"there is no dataset {dataset} on the Hub, or it is private: log in with `hf auth login`"
-        ) from error
-    except HfHubHTTPError as error:
-        raise DownloadError(f"{dataset}: the Hub answered: {error}") from error
-    except (HTTPError, ConnectionError, TimeoutError) as error:
-        raise DownloadError(f"the Hub cannot be reached for {dataset} ({type(error).__name__}: {error})") from error
     files = [remote_file(sibling) for sibling in info.siblings or []]
     card = info.card_data.to_dict() if info.card_data is not None else {}
     for patterns in (config_patterns(dataset, config, card, files), list(include or [])):

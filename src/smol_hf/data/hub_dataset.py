@@ -97,8 +97,8 @@ def hub_errors(repository: str, revision: str | None) -> Iterator[None]:
         raise FileNotFoundError(f"the dataset {repository} has no revision {revision!r}") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise FileNotFoundError(
-            f"there is no file or folder {repository} here and no dataset of this name on the Hub (a private one "
-            "needs `hf auth login`)"
+            f"there is no dataset {repository} on the Hub (a private one needs `hf auth login`), and no file or "
+            "folder of this name here"
         ) from error
     except OfflineModeIsEnabled as error:
         raise ConnectionError(

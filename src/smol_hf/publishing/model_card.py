@@ -79,9 +79,7 @@ def render_model_card(
         model_name=model_name if results else None,
         eval_results=results or None,
     )
-    recipe_text = (
-        yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True, width=100).rstrip() if recipe else None
-    )
+    recipe_text = _recipe_text(recipe) if recipe else None
     total = parameters.get("total")
     metrics = metrics or {}
     card = ModelCard.from_template(
