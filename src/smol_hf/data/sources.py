@@ -95,9 +95,7 @@ def open_location(
     """
     if (name := hub_id(data)) is not None:
         return open_dataset(find_dataset(name, config, split, revision, download))
-    given = {"config": config, "split": split, "revision": revision, "download": download}
-    if useless := [key for key, value in given.items() if value not in (None, False)]:
-        raise ValueError(f"{' and '.join(useless)} belong to a dataset of the Hub, and {data} names files")
+    refuse_dataset_keys(data, config=config, split=split, revision=revision, download=download)
     data = pinned(data)
     if is_remote(data):
         opened = open_remote(data)
@@ -106,9 +104,19 @@ def open_location(
     if os.path.exists(local_path(data)):
         return open_folder(data) if local_path(data).is_dir() else open_files([data])
     if not has_pattern(data):
-        advice = f"; a dataset of the Hub is also called {PREFIX}{data}" if ID.fullmatch(data) else ""
-        raise FileNotFoundError(f"the data file {data} does not exist{advice}")
+        raise FileNotFoundError(missing_file(data))
     return open_files(find_files(data), file_name(data))
+
+
+def refuse_dataset_keys(data: str, **given: str | bool | None) -> None:
+    """Raises ValueError for keys of a dataset of the Hub, where files are named."""
+    if useless := [key for key, value in given.items() if value not in (None, False)]:
+        raise ValueError(f"{' and '.join(useless)} belong to a dataset of the Hub, and {data} names files")
+
+
+def missing_file(data: str) -> str:
+    advice = f"; a dataset of the Hub is also called {PREFIX}{data}" if ID.fullmatch(data) else ""
+    return f"the data file {data} does not exist{advice}"
 
 
 def open_remote(data: str) -> Opened:
@@ -140,13 +148,16 @@ def source_of(name: str, urls: list[str]) -> Source:
         raise ValueError(f"{name} holds files of several kinds ({examples}): name one kind, such as {pattern}")
     (kind,) = kinds
     if COMPRESSED.search(kind):
-        advice = "uncompress it, since no record in it can be read without all before it"
-        raise SampleError(file_name(urls[0]), f"is compressed: {advice}")
+        raise compressed(file_name(urls[0]))
     if kind not in KINDS and len(urls) == 1 and not is_remote(urls[0]):
         kind = ".jsonl"  # lines of JSON by whatever name
     if kind not in KINDS:
         raise ValueError(f"{name} holds {kind or 'files without an ending'}: what is read is {', '.join(KINDS)}")
     return KINDS[kind](name, urls)
+
+
+def compressed(where: str) -> SampleError:
+    return SampleError(where, "is compressed: uncompress it, since no record in it can be read without all before it")
 
 
 def open_folder(folder: str) -> Opened:

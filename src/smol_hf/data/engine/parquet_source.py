@@ -60,9 +60,11 @@ class ParquetSource(Source):
                 raise SampleError(self.labels[url], f"has two columns called {twice[0]!r}: rename one of them")
             return file.metadata
 
-    def open(self, url: str) -> pyarrow.parquet.ParquetFile:
+    def open(self, url: str, *, buffer_size: int = 0) -> pyarrow.parquet.ParquetFile:
+        """`buffer_size`: read columns by so many bytes, where they are not wanted in memory whole."""
+        pre_buffer = is_remote(url) and not buffer_size
         try:
-            return pyarrow.parquet.ParquetFile(open_file(url), pre_buffer=is_remote(url))
+            return pyarrow.parquet.ParquetFile(open_file(url), pre_buffer=pre_buffer, buffer_size=buffer_size)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             if isinstance(error, FileNotFoundError):
                 raise

@@ -1,0 +1,149 @@
+"""What names documents → the reader of them: text files, folders, patterns and records, here or elsewhere, and
+datasets of the Hub."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+
+from smol_hf.data.documents.document import CHUNK, Document, Documents
+from smol_hf.data.documents.records import Records
+from smol_hf.data.documents.texts import TextFiles
+from smol_hf.data.engine.files import (
+    file_name,
+    file_system,
+    find_files,
+    has_pattern,
+    is_remote,
+    labels_of,
+    list_folder,
+    local_path,
+    reaching,
+)
+from smol_hf.data.hub_dataset import HubDataset, find_dataset, hub_id, pinned
+from smol_hf.data.ledger import LEDGERS
+from smol_hf.data.sources import (
+    COMPRESSED,
+    KINDS,
+    missing_file,
+    open_dataset,
+    pinned_root,
+    refuse_dataset_keys,
+    source_of,
+)
+
+__all__ = ["CHUNK", "Document", "Documents", "open_documents"]
+
+TEXT_KEY = "text"
+RECORDS = (".jsonl", ".json", ".parquet")
+
+
+def open_documents(
+    location: str,
+    *,
+    text_key: str = TEXT_KEY,
+    separator: str | None = None,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    download: bool = False,
+) -> Documents:
+    """The documents of what `location` names: a text file, a folder or pattern of them (one document each, whole
+    sub-folders too), files of records (`.jsonl`, `.ndjson`, `.json`, `.parquet`), all of them here or under an address
+    of fsspec, or a dataset of the Hub. A file of any other ending is text.
+
+    Args:
+        text_key: of records: the key or column whose string is the document.
+        separator: of text files: what stands between two documents of a file.
+        config, split, revision, download: of a dataset of the Hub; see `find_dataset`.
+
+    Raises:
+        FileNotFoundError: when there is none. ValueError: for text files beside records, and for keys that the data
+            has no use for. SampleError: for data without any text, and a file that cannot be read as a whole.
+    """
+    if separator == "":
+        raise ValueError("separator is empty: leave it out where a file is one document")
+    if (name := hub_id(location)) is not None:
+        return open_split(find_dataset(name, config, split, revision, download), text_key, separator)
+    refuse_dataset_keys(location, config=config, split=split, revision=revision, download=download)
+    location = pinned(location)
+    root, urls = files_of(location)
+    name = file_name(location)
+    records = [url for url in urls if is_records(url)]
+    texts = [url for url in urls if url not in set(records) and not COMPRESSED.search(url)]
+    if records and texts:
+        raise ValueError(
+            f"{location} holds text ({file_name(texts[0])}) and records ({file_name(records[0])}): name the ones that "
+            f"are meant, by a folder of their own or by a pattern such as {name}/*{ending(records[0])}"
+        )
+    if not texts:
+        refuse_separator(name, separator)
+        source = source_of(name, urls)  # refuses archives, and several kinds
+        source.remote = is_remote(location)
+        return Records(source, text_key)
+    return text_files(name, labels_under(root, urls), text_key, separator)
+
+
+def open_split(dataset: HubDataset, text_key: str, separator: str | None) -> Documents:
+    """The documents of a split of a dataset of the Hub, at its commit."""
+    if any(is_records(url) or COMPRESSED.search(url) for url in dataset.files):
+        refuse_separator(dataset.name, separator)
+        return Records(open_dataset(dataset).source, text_key)
+    labels = {url: f"{dataset.name}/{label}" for url, label in labels_of(dataset.files).items()}
+    documents = text_files(dataset.name, labels, text_key, separator)
+    documents.revision = dataset.revision
+    return documents
+
+
+def text_files(name: str, labels: dict[str, str], text_key: str, separator: str | None) -> TextFiles:
+    if text_key != TEXT_KEY:
+        raise ValueError(f"text_key belongs to records ({', '.join(RECORDS)}), and {name} is text")
+    return TextFiles(name, labels, separator)
+
+
+def refuse_separator(name: str, separator: str | None) -> None:
+    if separator is not None:
+        raise ValueError(f"separator belongs to text files, and {name} holds records: each of them is one document")
+
+
+def is_records(url: str) -> bool:
+    return ending(url).lower() in KINDS
+
+
+def ending(url: str) -> str:
+    return posixpath.splitext(file_name(url))[1]
+
+
+def files_of(location: str) -> tuple[str, list[str]]:
+    """(the folder that they stand in, files) of what a location names."""
+    if is_remote(location):
+        if has_pattern(location):
+            return of_pattern(location)
+        system, path = file_system(location)
+        with reaching(location):
+            is_folder = system.isdir(path)
+    elif os.path.exists(local_path(location)):
+        is_folder = local_path(location).is_dir()
+    elif has_pattern(location):
+        return of_pattern(location)
+    else:
+        raise FileNotFoundError(missing_file(location))
+    if not is_folder:
+        return posixpath.dirname(location), [location]
+    urls = [url for url in list_folder(location) if file_name(url) not in LEDGERS]
+    if not urls:
+        raise FileNotFoundError(f"the data folder {location} holds no files")
+    root = location if is_remote(location) else os.path.abspath(local_path(location))
+    return pinned_root(root.rstrip("/"), urls), urls
+
+
+def of_pattern(pattern: str) -> tuple[str, list[str]]:
+    urls = find_files(pattern)
+    return posixpath.commonpath([posixpath.dirname(url) for url in urls]), urls
+
+
+def labels_under(root: str, urls: list[str]) -> dict[str, str]:
+    """What each file is called: its name; of several, its path from the folder that all stand in, with that folder."""
+    if len(urls) == 1:
+        return {urls[0]: file_name(urls[0])}
+    return {url: f"{file_name(root)}/{posixpath.relpath(url, root)}" for url in urls}
