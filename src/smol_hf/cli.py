@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from smol_hf import cli_conversion, cli_data, cli_generate, cli_publish
+from smol_hf import cli_conversion, cli_data, cli_generate, cli_pretrain, cli_publish
 
 DESCRIPTION = "Small vision-language models, native to Hugging Face transformers."
 
@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("train", help="train a model from a recipe", add_help=False)
+    commands.add_parser("pretrain", help=cli_pretrain.SUMMARY, add_help=False)
 
     for name, (summary, example, add_arguments, _) in cli_generate.GENERATION_COMMANDS.items():
         add_arguments(add_command(commands, name, summary, example))
@@ -113,6 +114,9 @@ def main(command_line: Sequence[str] | None = None) -> int:
         from smol_hf.train import main as train
 
         return train(command_line[1:])
+    if command_line[:1] == ["pretrain"]:
+        quiet_libraries()
+        return cli_pretrain.main(command_line[1:])
     arguments = build_parser().parse_args(command_line)
     quiet_libraries()
     try:
