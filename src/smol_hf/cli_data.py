@@ -46,8 +46,8 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
 def run_preview(arguments: argparse.Namespace) -> None:
     from smol_hf.cli_data_tables import print_preview
     from smol_hf.data.preview import draw_samples, write_page
+    from smol_hf.training.announcement import describe_pictures
     from smol_hf.training.inspection import inspect
-    from smol_hf.training.run import describe_pictures
 
     if arguments.number < 1:
         raise ValueError(f"--number is {arguments.number}: show at least 1 sample")

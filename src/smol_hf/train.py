@@ -5,6 +5,7 @@ The finished model is in `<output_dir>/checkpoint/`, a folder that anyone loads 
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
@@ -66,6 +67,23 @@ def run(command_line: Sequence[str]) -> None:
     trainer.accelerator.wait_for_everyone()
     if PartialState().is_main_process:
         publish(trainer, output_dir, model_arguments.dtype)
+        if data_arguments.documents is not None:
+            sys.stdout.write(json.dumps(result_of(trainer)) + "\n")
+
+
+def result_of(trainer: SmolTrainer) -> dict:
+    """What a run over documents ends with, one line for programs."""
+    run, validated = trainer.run_state, trainer.validated or {}
+    return {
+        "validation_loss": validated.get("loss"),
+        "perplexity": validated.get("perplexity"),
+        "bits_per_byte": validated.get("bits_per_byte"),
+        "tokens_per_second": run["tokens_per_second"] and round(run["tokens_per_second"], 1),
+        "parameters": sum(run["parameters"].values()),
+        "steps": run["steps"],
+        "seconds": round(run["train_seconds"], 2),
+        "checkpoint": str(Path(trainer.args.output_dir) / "checkpoint"),
+    }
 
 
 def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> None:

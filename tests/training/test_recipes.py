@@ -8,11 +8,12 @@ import yaml
 from helpers import TEXTS, build_model, build_processor
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
-from smol_hf.data.conversation import Conversation, Message, TextPart
 from smol_hf.data.mixture import parse_entries
+from smol_hf.data.tokenizer_of import is_language_model
 from smol_hf.resources import resource_path
-from smol_hf.training.composition import build_model_and_processor, with_preset
+from smol_hf.training.composition import build_config_and_processor, build_model_and_processor, with_preset
 from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.presets import TINY_SIGLIP
 from smol_hf.training.recipes import (
     RecipeError,
     load_arguments,
@@ -33,15 +34,18 @@ def parse(*words):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_recipe_parses_and_builds_its_model(path, tmp_path):
-    _, model_arguments, _, arguments = load_arguments(["--config", str(path)])
+    _, model_arguments, data, arguments = load_arguments(["--config", str(path)])
     if model_arguments.model is not None:  # a recipe that goes on from a checkpoint: here from a tiny one
         model_arguments.model = str(tmp_path)
         build_model(build_processor()).save_pretrained(tmp_path)
         build_processor().save_pretrained(tmp_path)
-    conversation = Conversation("x", tuple(Message("user", (TextPart(text),)) for text in TEXTS))
-    model, processor = build_model_and_processor(model_arguments, [conversation])
-    assert processor.image_seq_len == model.config.image_seq_len
-    assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id
+    config, processor = build_config_and_processor(model_arguments, TEXTS, documents=data.documents is not None)
+    if is_language_model(processor):
+        assert config.vocab_size >= len(processor)
+    else:
+        model, processor = build_model_and_processor(model_arguments, TEXTS)
+        assert processor.image_seq_len == model.config.image_seq_len
+        assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id
     assert arguments.output_dir
 
 
@@ -81,8 +85,7 @@ def test_a_file_that_holds_no_mixture_is_refused(text, message, tmp_path):
 
 def test_a_preset_is_a_model_whose_values_may_be_changed():
     _, arguments, _, _ = parse("--preset", "tiny-vlm", "--text_config.num_hidden_layers", "3", "--longest_edge", "128")
-    conversation = Conversation("x", (Message("user", (TextPart("What?"),)),))
-    model, processor = build_model_and_processor(arguments, [conversation])
+    model, processor = build_model_and_processor(arguments, ["What?"])
     assert model.config.text_config.num_hidden_layers == 3
     assert model.config.text_config.hidden_size == model.config.vision_config.hidden_size == 64
     assert processor.tile_size == 64 and processor.tiler.max_tiles_per_side == 2
@@ -96,12 +99,23 @@ def test_llavas_preset_reads_the_layer_before_the_last():
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("tiny-vml", "did you mean 'tiny-vlm'"), ("tiny-text", "is a language model alone")]
+    ("name", "message"), [("tiny-vml", "did you mean 'tiny-vlm'"), ("tiny-vlm", "a language model alone")]
 )
 def test_a_preset_that_cannot_be_built_is_refused(name, message):
     _, arguments, _, _ = parse("--preset", name)
     with pytest.raises(RecipeError, match=message):
-        build_model_and_processor(arguments, [])
+        build_model_and_processor(arguments, [], documents=True)
+
+
+def test_a_preset_of_a_language_model_is_one_alone_unless_it_gets_an_encoder():
+    _, arguments, _, _ = parse("--preset", "tiny-text")
+    model, tokenizer = build_model_and_processor(arguments, ["What?"])
+    assert is_language_model(tokenizer) and isinstance(model, SmolHFForCausalLM)
+    assert model.config.vocab_size == 512 >= len(tokenizer)
+    sees = [f"--vision_config.{key}={value}" for key, value in TINY_SIGLIP.items()]
+    _, arguments, _, _ = parse("--preset", "tiny-text", *sees)
+    model, _ = build_model_and_processor(arguments, ["What?"])
+    assert model.config.vision_config.image_size == 64 and model.config.text_config.num_hidden_layers == 2
 
 
 @pytest.mark.parametrize(
@@ -151,8 +165,7 @@ def test_a_wrong_key_or_value_is_refused_by_name(words, message):
     base = [word for pair in zip(base[::2], base[1::2]) if pair[0] not in given for word in pair]
     with pytest.raises(RecipeError) as refused:
         _, model_arguments, _, _ = parse(*base, *words)
-        conversation = Conversation("x", (Message("user", (TextPart("hello"),)),))
-        build_model_and_processor(model_arguments, [conversation])
+        build_model_and_processor(model_arguments, ["hello"])
     assert message in str(refused.value)
 
 

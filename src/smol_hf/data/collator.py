@@ -2,7 +2,9 @@
 
 Padded: one row per sample, `attention_mask` zero on the padding. Packed: all samples in one row, `position_ids`
 restarting at 0 for each and no `attention_mask`, from which the attention mask becomes block-diagonal: samples do not
-see each other, and no position is spent on padding.
+see each other, and no position is spent on padding. Attention over one long row costs the square of its length (only
+kernels for rows of unequal length do less), so rows of `row_length` can be stacked instead; there the short ends of
+rows are filled as if the last sample went on, without labels, which nothing before them sees.
 """
 
 from __future__ import annotations
@@ -11,31 +13,39 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from smol_hf.data.engine.preparation import ReadySample
+from smol_hf.data.tokenizer_of import tokenizer_of
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 
 
 class SmolCollator:
     """Args:
-        processor: a `SmolHFProcessor`.
+        processor: a `SmolHFProcessor`; of a language model alone its tokenizer.
         packing: one row without padding instead of a row per sample.
+        row_length: with packing, the most tokens of a row; the samples' order decides what shares one. None: one row.
 
     A batch holds `input_ids`, `labels`, `attention_mask` or `position_ids`, and `pixel_values` (tiles, 3, side, side)
     uint8 when any sample has an image. Without samples it is a step of one padding token that has no label: with
     several processes one may have come to the end of the data before the others.
     """
 
-    def __init__(self, processor, *, packing: bool = False):
+    def __init__(self, processor, *, packing: bool = False, row_length: int | None = None):
         self.processor = processor
-        self.packing = packing
+        self.packing, self.row_length = packing, row_length
 
     def __call__(self, samples: list[ReadySample]) -> dict[str, Any]:
-        padding = self.processor.tokenizer.pad_token_id
+        padding = padding_of(tokenizer_of(self.processor))
         input_ids = [sample.input_ids for sample in samples] or [torch.tensor([padding])]
         labels = [sample.labels for sample in samples] or [torch.tensor([IGNORE_INDEX])]
-        batch = pack(input_ids, labels) if self.packing else pad(input_ids, labels, padding)
+        if not self.packing:
+            batch = pad(input_ids, labels, padding)
+        elif self.row_length is None:
+            batch = pack(input_ids, labels)
+        else:
+            batch = stack_rows(input_ids, labels, self.row_length, padding)
         tiles = [sample.tiles for sample in samples if len(sample.tiles)]
         if tiles:
             batch["pixel_values"] = stack(tiles)
@@ -50,12 +60,40 @@ def stack(tiles: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(tiles, out=torch.from_numpy(stacked))
 
 
+def padding_of(tokenizer) -> int:
+    """What fills a row: nothing is learned from it, so any token serves where the tokenizer has none for it."""
+    return next(each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if each is not None)
+
+
 def pack(input_ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     return {
         "input_ids": torch.cat(input_ids).unsqueeze(0),
         "labels": torch.cat(labels).unsqueeze(0),
         "position_ids": torch.cat([torch.arange(len(ids)) for ids in input_ids]).unsqueeze(0),
     }
+
+
+def stack_rows(
+    input_ids: list[torch.Tensor], labels: list[torch.Tensor], row_length: int, padding: int
+) -> dict[str, torch.Tensor]:
+    rows: list[list[int]] = []
+    room = 0
+    for number, ids in enumerate(input_ids):
+        if not rows or len(ids) > room:
+            rows.append([])
+            room = row_length
+        rows[-1].append(number)
+        room -= len(ids)
+    packed = [pack([input_ids[each] for each in row], [labels[each] for each in row]) for row in rows]
+    longest = max(each["input_ids"].shape[1] for each in packed)
+    filling = {"input_ids": padding, "labels": IGNORE_INDEX}
+    stacked = {
+        name: torch.cat([F.pad(each[name], (0, longest - each[name].shape[1]), value=value) for each in packed])
+        for name, value in filling.items()
+    }
+    positions = [each["position_ids"][0] for each in packed]
+    ends = [torch.arange(each[-1] + 1, each[-1] + 1 + longest - len(each)) for each in positions]
+    return {**stacked, "position_ids": torch.stack([torch.cat(pair) for pair in zip(positions, ends)])}
 
 
 def pad(input_ids: list[torch.Tensor], labels: list[torch.Tensor], padding: int) -> dict[str, torch.Tensor]:

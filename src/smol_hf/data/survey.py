@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from smol_hf.data.conversation import SampleError
+from smol_hf.data.engine.lane import Work
 from smol_hf.data.engine.preparation import LeftOutError
 from smol_hf.data.engine.source import BlockCache
 from smol_hf.data.engine.stream import Plan
@@ -129,10 +130,10 @@ class Measured:
         return prepared
 
 
-def count_rows(plan: Plan, found: Survey, rounds: int) -> list[int]:
-    """Rows that each lane gives in so many rounds."""
+def count_rows(plan: Plan, work: Work, rounds: int) -> list[int]:
+    """Rows that each lane gives in so many rounds. `work` knows how long samples are, and decodes nothing."""
     cache, counts = BlockCache(plan.sources), []
-    counting = replace(plan, work=Measured(found), rounds=rounds)
+    counting = replace(plan, work=work, rounds=rounds)
     for number in range(plan.lanes):
         lane = counting.lane(number, cache)
         while not lane.next_row().finished:

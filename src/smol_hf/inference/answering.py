@@ -20,6 +20,7 @@ from transformers import (
 
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.merge import is_adapter, load_adapter, locate_base, read_adapter_config
+from smol_hf.data.tokenizer_of import is_language_model, tokenizer_of
 from smol_hf.inference.generation import DECODING, padding_token
 from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS
 from smol_hf.inference.text_prompts import chat_ids
@@ -87,16 +88,6 @@ def load_tokenizer(checkpoint: str | Path, trust_remote_code: bool) -> PreTraine
         raise ValueError(
             f"{checkpoint} has no tokenizer that can be loaded; put its files there ({reason})"
         ) from error
-
-
-def tokenizer_of(processor) -> PreTrainedTokenizerBase:
-    """A processor's tokenizer; a tokenizer itself."""
-    return getattr(processor, "tokenizer", processor)
-
-
-def is_language_model(processor) -> bool:
-    """Whether what `load_checkpoint` gave beside the model is a tokenizer: no picture can be shown."""
-    return isinstance(processor, PreTrainedTokenizerBase)
 
 
 def prompt_inputs(processor, conversations: list[list[dict]], device):

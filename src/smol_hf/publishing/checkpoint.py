@@ -9,6 +9,7 @@ import yaml
 
 from smol_hf.conversion.checkpoint_files import give_usual_modes
 from smol_hf.publishing.model_card import write_model_card
+from smol_hf.training.parts import part_modules
 
 
 def publish_checkpoint(
@@ -44,7 +45,7 @@ def publish_checkpoint(
 
 def describe_checkpoint(folder: Path, model, *, name: str, **card) -> None:
     """Write the model card of a checkpoint, again when there is more to say (its scores)."""
-    parts = {"vision": model.vision_model, "connector": model.connector, "text": model.language_model}
-    parameters = {part: sum(weight.numel() for weight in module.parameters()) for part, module in parts.items()}
+    modules = {part: model.get_submodule(name) for part, name in part_modules(model).items()}
+    parameters = {part: sum(weight.numel() for weight in module.parameters()) for part, module in modules.items()}
     parameters["total"] = sum(parameters.values())
     write_model_card(folder, model_name=name, config=model.config, parameters=parameters, **card)

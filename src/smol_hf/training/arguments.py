@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
@@ -36,6 +37,10 @@ class SmolTrainingArguments(SFTConfig):
     )
     max_nonfinite_steps: int = field(
         default=3, metadata={"help": "Steps in a row with a non-finite loss or gradient after which the run stops."}
+    )
+    num_checkpoints: int | None = field(
+        default=None,
+        metadata={"help": "So many checkpoints, evenly spaced, the last at the end; instead of save_steps."},
     )
     # What differs from SFTConfig's defaults, since our collator prepares the batches.
     max_length: int | None = field(default=None, metadata={"help": "Not used: see context_length."})
@@ -84,6 +89,8 @@ class SmolTrainingArguments(SFTConfig):
         for name in ("unfreeze_vision_at_step", "vision_warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: a step is 0 or later")
+        if self.num_checkpoints is not None and self.num_checkpoints < 1:
+            raise ValueError(f"num_checkpoints is {self.num_checkpoints}: it must be at least 1 (save_strategy: no)")
         if self.max_nonfinite_steps < 1:
             raise ValueError(f"max_nonfinite_steps is {self.max_nonfinite_steps}: it must be at least 1")
         if self.vision_learning_rate == 0 and self.unfreeze_vision_at_step:
@@ -102,6 +109,12 @@ class SmolTrainingArguments(SFTConfig):
             raise ValueError("label_smoothing_factor has no effect: the model computes its own loss")
         if self.model_init_kwargs:
             raise ValueError("model_init_kwargs has no effect: use dtype and attn_implementation")
+
+    def space_checkpoints(self) -> None:
+        """Where `num_checkpoints` stands for an interval: once `max_steps` is known."""
+        if self.num_checkpoints is not None:
+            self.save_strategy = SaveStrategy.STEPS
+            self.save_steps = -(-self.max_steps // self.num_checkpoints)
 
     def part_learning_rates(self) -> dict[str, float]:
         """Peak learning rate of each part; 0 means frozen."""

@@ -54,9 +54,8 @@ def count_batch(batch: dict) -> Counters:
     if not batch["sample_ids"]:
         return Counters(skipped_samples=len(batch["skipped"]))
     input_ids, labels = batch["input_ids"], batch["labels"]
-    tokens = int(batch["attention_mask"].sum()) if "attention_mask" in batch else input_ids.numel()
     return Counters(
-        tokens=tokens,
+        tokens=sum(number for (_, name), number in batch["sources"].counts.items() if name == "tokens"),
         trained_tokens=int((labels[:, 1:] != IGNORE_INDEX).sum()),
         positions=input_ids.numel(),
         samples=len(batch["sample_ids"]),
@@ -77,6 +76,7 @@ class Books:
         self.accelerator = accelerator
         self.total = Counters()
         self.own = Counters()
+        self.measured, self.seconds = Counters(), 0.0  # of all windows that were logged
         self.start_clock()
 
     def start_clock(self) -> None:
@@ -94,10 +94,15 @@ class Books:
         self.own = Counters()
         return self.total
 
+    def rate(self) -> float | None:
+        """Tokens per second of this run so far, without evaluations and saves; None before the first log."""
+        return self.measured.tokens / self.seconds if self.seconds else None
+
     def log_entries(self) -> dict[str, float]:
         """Rates since the last call and cumulative counters, for the log."""
         total = self.gather()
         window, seconds = total - self.at_start, time.perf_counter() - self.since
+        self.measured, self.seconds = self.measured + window, self.seconds + seconds
         self.start_clock()
         entries: dict[str, float] = {
             "tokens_per_second": window.tokens / seconds,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
 from transformers import (
-    CONFIG_MAPPING,
     AddedToken,
     AutoConfig,
     AutoModelForImageTextToText,
@@ -16,6 +14,7 @@ from transformers import (
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from smol_hf.data.conversation import Conversation, TextPart
@@ -27,28 +26,45 @@ from smol_hf.modeling.image_tiling import ImageTiler
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG
+from smol_hf.training.config_keys import check_keys
 from smol_hf.training.lora import quantization_config
 from smol_hf.training.model_arguments import OF_A_NEW_MODEL, ModelArguments
-from smol_hf.training.presets import VISION, preset_config
-from smol_hf.training.recipes import RecipeError, nearest
+from smol_hf.training.presets import TEXT, VISION, preset_config
+from smol_hf.training.recipes import RecipeError
+from smol_hf.training.text_composition import (
+    build_language_model,
+    build_text_config_and_tokenizer,
+    change_positions,
+)
+
+SMALL_VOCABULARY = 384  # of a tokenizer that is trained on the data's conversations
 
 
 def build_model_and_processor(
-    arguments: ModelArguments, conversations: Iterable[Conversation], *, trust_remote_code: bool = False
-) -> tuple[PreTrainedModel, SmolHFProcessor]:
-    """Load `arguments.model`, or build what the other keys describe, in `arguments.dtype`.
+    arguments: ModelArguments,
+    texts: Iterable[str],
+    *,
+    documents: bool = False,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, SmolHFProcessor | PreTrainedTokenizerBase]:
+    """Load `arguments.model`, or build what the other keys describe, in `arguments.dtype`. A language model alone has
+    its tokenizer for a processor.
 
     Args:
-        conversations: what the small tokenizer is trained on when the recipe names none.
+        texts: what a tokenizer is trained on when the recipe names none.
+        documents: whether the model reads documents, so that it is a language model alone.
 
     Raises:
         RecipeError: for keys that do not exist or do not fit together.
     """
+    if is_text_alone(arguments, documents, trust_remote_code):
+        return build_language_model(arguments, texts, trust_remote_code=trust_remote_code)
     dtype = getattr(torch, arguments.dtype)
-    config, processor = build_config_and_processor(arguments, conversations, trust_remote_code=trust_remote_code)
+    config, processor = build_config_and_processor(arguments, texts, trust_remote_code=trust_remote_code)
     if arguments.model is not None:
         model, loading = AutoModelForImageTextToText.from_pretrained(
             arguments.model,
+            config=config,
             dtype=dtype,
             attn_implementation=arguments.attn_implementation,
             trust_remote_code=trust_remote_code,
@@ -65,14 +81,35 @@ def build_model_and_processor(
     return model, processor
 
 
+def is_text_alone(arguments: ModelArguments, documents: bool, trust_remote_code: bool) -> bool:
+    """Whether the recipe's model is a language model alone. Raises RecipeError where it cannot read documents."""
+    if arguments.model is not None:
+        config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
+        sees = getattr(config, "vision_config", None) is not None
+        name = arguments.model
+    elif arguments.preset is not None:
+        preset_config(arguments.preset)
+        sees, name = arguments.preset not in TEXT or arguments.vision_config is not None, f"preset {arguments.preset}"
+    else:
+        sees, name = not documents or arguments.vision_config is not None, "a model with vision_config"
+    if sees and documents:
+        raise RecipeError(
+            f"documents train a language model alone, and {name} sees pictures: choose a preset of {', '.join(TEXT)}, "
+            "text_config, or the checkpoint of a language model"
+        )
+    return not sees
+
+
 def build_config_and_processor(
-    arguments: ModelArguments, conversations: Iterable[Conversation], *, trust_remote_code: bool = False
-) -> tuple[PretrainedConfig, SmolHFProcessor]:
+    arguments: ModelArguments, texts: Iterable[str], *, documents: bool = False, trust_remote_code: bool = False
+) -> tuple[PretrainedConfig, SmolHFProcessor | PreTrainedTokenizerBase]:
     """What `build_model_and_processor` begins with: all that decides about tokens and tiles, and no weights.
 
     Raises:
         RecipeError: for keys that do not exist or do not fit together.
     """
+    if is_text_alone(arguments, documents, trust_remote_code):
+        return build_text_config_and_tokenizer(arguments, texts, trust_remote_code=trust_remote_code)
     if arguments.model is not None:
         processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
@@ -80,10 +117,11 @@ def build_config_and_processor(
             kind = type(processor).__name__
             raise RecipeError(f"{arguments.model} has a {kind}: convert it first (smol-hf convert)")
         cut_pictures_anew(processor, arguments)
+        change_positions(config, arguments)
         return config, processor
     if arguments.preset is not None:
         arguments = with_preset(arguments)
-    tokenizer = build_tokenizer(arguments, conversations, trust_remote_code)
+    tokenizer = build_tokenizer(arguments, texts, trust_remote_code)
     config = build_config(arguments, tokenizer)
     processor = SmolHFProcessor(
         tokenizer,
@@ -100,12 +138,10 @@ def with_preset(arguments: ModelArguments) -> ModelArguments:
     """The arguments with the preset's values where the recipe has none of its own; mappings are merged.
 
     Raises:
-        RecipeError: for a name that is none, or that of a language model alone.
+        RecipeError: for a name that is none.
     """
     preset_config(arguments.preset)
-    settings = VISION.get(arguments.preset)
-    if settings is None:
-        raise RecipeError(f"preset {arguments.preset} is a language model alone: choose one of {', '.join(VISION)}")
+    settings = VISION.get(arguments.preset) or {"text_config": TEXT[arguments.preset]}
     values = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -132,15 +168,18 @@ def cut_pictures_anew(processor: SmolHFProcessor, arguments: ModelArguments) -> 
         )
 
 
-def build_tokenizer(arguments: ModelArguments, conversations: Iterable[Conversation], trust_remote_code: bool):
-    """The named tokenizer, given the tokens that images need; or a small one trained on the conversations."""
+def texts_of(conversations: Iterable[Conversation]) -> Iterator[str]:
+    """What a tokenizer for these conversations is trained on."""
+    for conversation in conversations:
+        for message in conversation.messages:
+            yield f"{message.role.title()}:"  # as the template writes it
+            yield from (part.text for part in message.parts if isinstance(part, TextPart))
+
+
+def build_tokenizer(arguments: ModelArguments, texts: Iterable[str], trust_remote_code: bool):
+    """The named tokenizer, given the tokens that images need; or a small one trained on the texts."""
     if arguments.tokenizer is None:
-        texts = []
-        for conversation in conversations:
-            for message in conversation.messages:
-                texts.append(f"{message.role.title()}:")  # as the template writes it
-                texts += [part.text for part in message.parts if isinstance(part, TextPart)]
-        return build_tiny_tokenizer(texts, vocab_size=arguments.tokenizer_vocab_size)
+        return build_tiny_tokenizer(texts, vocab_size=arguments.tokenizer_vocab_size or SMALL_VOCABULARY)
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer, trust_remote_code=trust_remote_code)
     side = (arguments.vision_config or DEFAULT_VISION_CONFIG).get("image_size", DEFAULT_VISION_CONFIG["image_size"])
     grid = ImageTiler(side, arguments.longest_edge or side, arguments.do_image_splitting).max_tiles_per_side
@@ -193,27 +232,6 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
         )
     except (TypeError, ValueError) as error:
         raise RecipeError(f"this model cannot be built: {error}") from error
-
-
-def check_keys(name: str, values: dict) -> None:
-    """transformers' configurations take any key without a word: a misspelt one must not pass."""
-    model_type = values["model_type"]
-    if model_type == SmolHFTextConfig.model_type:
-        config_class: type[PretrainedConfig] = SmolHFTextConfig
-    elif model_type in CONFIG_MAPPING:
-        config_class = CONFIG_MAPPING[model_type]
-    else:
-        raise RecipeError(f"{name}: unknown model_type {model_type!r}{nearest(model_type, list(CONFIG_MAPPING))}")
-    known = {
-        *config_class().to_dict(),
-        *inspect.signature(config_class.__init__).parameters,
-        *(config_class.attribute_map or {}),
-        "rope_theta",
-        "vision_use_head",
-    }
-    for key in values:
-        if key not in known:
-            raise RecipeError(f"{name}: unknown key {key!r}{nearest(key, sorted(known))}")
 
 
 def prepare_generation(model: PreTrainedModel, processor: SmolHFProcessor) -> None:

@@ -46,6 +46,8 @@ class LogCallback(TrainerCallback):
             file.write(line_of(state.log_history[-1]))
         if "loss" in logs:
             self.console.print(self.progress(state, logs), soft_wrap=True)
+        if "eval_loss" in logs:
+            self.console.print(validated(state.global_step, logs), soft_wrap=True)
 
     def progress(self, state, logs: dict) -> str:
         done = state.global_step - self.first_step
@@ -66,6 +68,14 @@ class LogCallback(TrainerCallback):
             f"({logs['trained_token_fraction']:.0%} trained)  {logs['samples_per_second']:.1f} samples/s  "
             f"{duration(left)} left{skipped}{losses_in_words(logs)}{given_up_in_words(logs)}"
         )
+
+
+def validated(step: int, logs: dict) -> str:
+    bits = f"  {logs['eval_bits_per_byte']:.4f} bits per byte" if "eval_bits_per_byte" in logs else ""
+    return (
+        f"step {step}  validation loss {logs['eval_loss']:.4f}  perplexity {logs['eval_perplexity']:.2f}{bits}  "
+        f"({logs['eval_tokens']:,} tokens in {duration(logs['eval_seconds'])})"
+    )
 
 
 def losses_in_words(logs: dict) -> str:

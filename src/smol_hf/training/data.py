@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.documents.token_source import TokenCount, TokenWork
 from smol_hf.data.embedded import build_pages
+from smol_hf.data.engine.lane import Work
 from smol_hf.data.engine.memory_source import MadeSource
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.mixture import (
+    MOST_SURVEYED,
     Data,
     MixtureEntry,
     can_be_surveyed,
@@ -25,7 +28,7 @@ from smol_hf.data.mixture import (
     without_unusable,
 )
 from smol_hf.data.skipped import SkippedSamples
-from smol_hf.data.survey import count_rows, survey
+from smol_hf.data.survey import Measured, count_rows, survey
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
 
@@ -96,22 +99,30 @@ def digits(arguments: DataArguments, seed: int) -> MadeSource:
     return MadeSource("digits", arguments.num_pages, make, fingerprint=print_of)
 
 
+def work_of(data: Data, processor, arguments: DataArguments) -> Work:
+    """What is done with the records."""
+    if arguments.documents is not None:
+        return TokenWork()
+    return SampleWork(
+        processor,
+        arguments.context_length,
+        data.readers,
+        too_long=arguments.too_long,
+        image_resizing=arguments.image_resizing,
+    )
+
+
 def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrainingArguments, lanes: int) -> Plan:
+    is_packed = arguments.sample_packing or arguments.documents is not None
     return Plan(
         data.sources,
         data.weights,
-        SampleWork(
-            processor,
-            arguments.context_length,
-            data.readers,
-            too_long=arguments.too_long,
-            image_resizing=arguments.image_resizing,
-        ),
+        work_of(data, processor, arguments),
         arguments.context_length,
         seed=training.data_seed if training.data_seed is not None else training.seed,
         rounds=None if training.max_steps > 0 else math.ceil(training.num_train_epochs),
         lanes=lanes,
-        pool_size=arguments.packing_pool if arguments.sample_packing else 1,
+        pool_size=arguments.packing_pool if is_packed else 1,
         max_tiles=arguments.max_tiles_per_row,
         give_up_after=GIVE_UP_AFTER if arguments.on_failed_source == "reweight" else None,
     )
@@ -146,8 +157,11 @@ def rows_of_the_run(plan: Plan, data: Data, epochs: float, processes: int = 1) -
     """Rows that so many epochs make, as many for each process as the one with the most has; of data that was not
     surveyed, packing makes fewer than this."""
     rounds = max(math.ceil(epochs), 1)
-    if data.found.total:
-        by_lane = count_rows(plan, data.found, rounds)
+    counting = Measured(data.found) if data.found.total else None
+    if isinstance(plan.work, TokenWork) and sum(map(len, plan.sources)) <= MOST_SURVEYED:
+        counting = TokenCount()  # how long each piece is, the cache knows
+    if counting is not None:
+        by_lane = count_rows(plan, counting, rounds)
         rows = processes * max(sum(by_lane[process::processes]) for process in range(processes))
     else:
         rows = math.ceil(rounds * sum(len(source) * weight for source, weight in zip(data.sources, data.weights)))

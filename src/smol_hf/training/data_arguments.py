@@ -11,12 +11,13 @@ from smol_hf.data.fast_images import IMAGE_RESIZING
 from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.shortening import check_losses
 from smol_hf.training.argument_values import require_values
+from smol_hf.training.document_arguments import DocumentArguments
 
 MOST = {"data_lanes": 4096, "packing_pool": 100_000}
 
 
 @dataclass
-class DataArguments:
+class DataArguments(DocumentArguments):
     """Which samples, and how they become batches."""
 
     data: str = field(
@@ -151,7 +152,14 @@ class DataArguments:
         require_values(self)
         if self.stopping not in STOPPING:
             raise ValueError(f"stopping is {self.stopping!r}: choose one of {', '.join(STOPPING)}")
-        if self.mixture is not None:
+        self.check_documents()
+        if self.documents is not None:
+            not_theirs = {"data": "digits", "adapter": None, "filters": None, "image_folder": None, "mixture": None,
+                          "fetch_images": None}  # fmt: skip
+            given = [name for name, default in not_theirs.items() if getattr(self, name) != default]
+            if given:
+                raise ValueError(f"documents and {' and '.join(given)} exclude each other: documents are plain texts")
+        elif self.mixture is not None:
             alone = {"data": "digits", "adapter": None, "filters": None, "image_folder": None, "dataset_config": None,
                      "dataset_split": None, "dataset_revision": None, "dataset_download": False}  # fmt: skip
             given = [name for name, default in alone.items() if getattr(self, name) != default]

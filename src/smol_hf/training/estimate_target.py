@@ -12,8 +12,9 @@ from transformers import AutoConfig, PretrainedConfig
 
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
-from smol_hf.training.composition import build_model_and_processor
+from smol_hf.training.composition import build_config_and_processor, texts_of
 from smol_hf.training.data import open_data
+from smol_hf.training.document_data import DocumentData
 from smol_hf.training.lora import freeze_what_has_no_adapter
 from smol_hf.training.lora_arguments import LoraArguments
 from smol_hf.training.parts import PARTS
@@ -76,15 +77,21 @@ def target_of_recipe(path: Path) -> Target:
     lora = model_arguments if model_arguments.use_peft else None
     if lora is not None:
         freeze_what_has_no_adapter(lora, arguments)
-    conversations = open_data(data_arguments, arguments.seed).conversations(SAMPLED)
-    model, processor = build_model_and_processor(replace(model_arguments, load_in_4bit=False), conversations)
+    if data_arguments.documents is not None:
+        documents = DocumentData.open(data_arguments)
+        texts = documents.texts()
+    else:
+        texts = texts_of(open_data(data_arguments, arguments.seed).conversations(SAMPLED))
+    config, processor = build_config_and_processor(
+        model_arguments, texts, documents=data_arguments.documents is not None
+    )
     return Target(
         str(path),
-        model.config,
+        config,
         batch_size=arguments.per_device_train_batch_size,
         length=data_arguments.context_length or 1024,
-        longest_edge=processor.longest_edge,
-        do_image_splitting=processor.do_image_splitting,
+        longest_edge=getattr(processor, "longest_edge", None),
+        do_image_splitting=getattr(processor, "do_image_splitting", True),
         gradient_checkpointing=arguments.gradient_checkpointing,
         dtype=model_arguments.dtype,
         frozen=tuple(part for part, rate in arguments.part_learning_rates().items() if rate == 0),

@@ -11,7 +11,7 @@ from smol_hf.data.engine.head import Head
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.mixture import Data
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
-from smol_hf.training.composition import build_config_and_processor
+from smol_hf.training.composition import build_config_and_processor, texts_of
 from smol_hf.training.data import open_data, plan_of
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.model_arguments import ModelArguments
@@ -76,6 +76,10 @@ def open_recipe(recipe: dict[str, Any]) -> tuple[Data, ModelArguments, DataArgum
         RecipeError, SampleError, FileNotFoundError: see `open_data`.
     """
     model_arguments, data_arguments = parse_recipe(recipe, (ModelArguments, DataArguments))
+    if data_arguments.documents is not None:
+        raise RecipeError(
+            "documents are plain texts, and this looks at conversations: a run says what it reads of them"
+        )
     seed = recipe.get("seed", DEFAULT_SEED)
     with recipe_errors("the data cannot be built"):
         return open_data(data_arguments, seed), model_arguments, data_arguments, seed
@@ -99,7 +103,7 @@ def inspect(recipe: dict[str, Any], *, seed: int | None = None) -> Inspection:
     with recipe_errors("the model cannot be built"):
         config, processor = build_config_and_processor(
             model_arguments,
-            data.conversations(TOKENIZER_SAMPLES),
+            texts_of(data.conversations(TOKENIZER_SAMPLES)),
             trust_remote_code=bool(recipe.get("trust_remote_code", False)),
         )
     data_arguments.context_length = context_length(data_arguments.context_length, config)

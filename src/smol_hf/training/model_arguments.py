@@ -42,9 +42,18 @@ class ModelArguments(LoraArguments):
     )
     tokenizer: str | None = field(
         default=None,
-        metadata={"help": "Folder or Hub id; by default a small byte-level BPE is trained on the data's texts."},
+        metadata={"help": "Folder or Hub id; by default a byte-level BPE is trained on the data's texts."},
     )
-    tokenizer_vocab_size: int = field(default=384, metadata={"help": "Largest size of that small tokenizer."})
+    tokenizer_vocab_size: int | None = field(
+        default=None,
+        metadata={"help": "Largest size of that tokenizer; 384 by default, with documents the preset's vocabulary."},
+    )
+    rope_theta: float | None = field(
+        default=None, metadata={"help": "With model: another base of its rotary positions, for longer texts."}
+    )
+    max_position_embeddings: int | None = field(
+        default=None, metadata={"help": "With model: how many positions it has from now on."}
+    )
     longest_edge: int | None = field(
         default=None,
         metadata={"help": "Pixels to which a picture's longer side is brought; the tile size by default."},
@@ -68,6 +77,10 @@ class ModelArguments(LoraArguments):
         self.check_lora()
         if self.use_peft and self.model is None:
             raise ValueError("use_peft needs model: adapters belong to a checkpoint, which they are loaded over later")
+        for name in ("rope_theta", "max_position_embeddings"):
+            value = getattr(self, name)
+            if value is not None and (self.model is None or value <= 0):
+                raise ValueError(f"{name} is {value}: it is positive, and changes a model (of a new one: text_config)")
         if self.connector_type not in CONNECTOR_TYPES:
             raise ValueError(f"connector_type is {self.connector_type!r}: choose one of {', '.join(CONNECTOR_TYPES)}")
         if self.dtype not in ("float32", "bfloat16", "float16"):

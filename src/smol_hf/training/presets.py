@@ -68,6 +68,7 @@ TEXT = {
         "num_attention_heads": 12, "max_position_embeddings": 2048, "position_embedding_type": "learned",
         "norm_type": "layer_norm", "gated_mlp": False, "hidden_act": "gelu",
     },
+    "smollm-tiny": llama_style(128, 384, 4, 4, 2, 10000.0, 1024, 1024),
     "tiny-text": llama_style(64, 128, 2, 4, 2, 10000.0, 512, 512),
 }  # fmt: skip
 

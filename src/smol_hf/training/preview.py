@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from smol_hf.data.tokenizer_of import tokenizer_of
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.training.parts import FreezeSchedule
 
@@ -53,11 +54,12 @@ def rows_of(batch: dict) -> tuple[list[list[int]], list[list[int]]]:
         return tuple(
             [row[:length] for row, length in zip(batch[name].tolist(), lengths)] for name in ("input_ids", "labels")
         )
-    positions = batch["position_ids"][0].tolist()
+    positions = batch["position_ids"].flatten().tolist()
     starts = [index for index, position in enumerate(positions) if position == 0]
     stops = [*starts[1:], len(positions)]
     return tuple(
-        [batch[name][0, start:stop].tolist() for start, stop in zip(starts, stops)] for name in ("input_ids", "labels")
+        [batch[name].flatten()[start:stop].tolist() for start, stop in zip(starts, stops)]
+        for name in ("input_ids", "labels")
     )
 
 
@@ -66,17 +68,18 @@ def preview(processor, input_ids: list[int], labels: list[int], marks: bool = Fa
     ⟦ and ⟧, for a log file), the rest as it stands."""
     text = Text()
     tokens = list(zip(input_ids[:SHOWN_TOKENS], labels))
+    tokenizer, image_token_id = tokenizer_of(processor), getattr(processor, "image_token_id", None)
 
     def kind(token):
         token_id, label = token
-        return token_id == processor.image_token_id, label != IGNORE_INDEX
+        return token_id == image_token_id, label != IGNORE_INDEX
 
     for (is_image, trained), group in groupby(tokens, kind):
         ids = [token_id for token_id, _ in group]
         if is_image:
             text.append(f"<image>×{len(ids)}", style="dim")
         else:
-            decoded = processor.tokenizer.decode(ids).replace("\n", "↵")
+            decoded = tokenizer.decode(ids).replace("\n", "↵")
             decoded = f"⟦{decoded}⟧" if trained and marks else decoded
             text.append(decoded, style="bold underline" if trained else "")
     if len(input_ids) > SHOWN_TOKENS:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,71 +13,40 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from transformers import PretrainedConfig, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import IntervalStrategy
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.stream import RowStream
 from smol_hf.data.failed_sources import refuse_disagreement
+from smol_hf.data.mixture import Data
 from smol_hf.data.shares import PlannedMixture
 from smol_hf.data.shortened_samples import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
+from smol_hf.data.tokenizer_of import is_language_model, tokenizer_of
+from smol_hf.training.announcement import describe_pictures, describe_samples
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.checkpoints import choose_checkpoint, step_of
-from smol_hf.training.composition import build_model_and_processor
+from smol_hf.training.composition import build_model_and_processor, texts_of
 from smol_hf.training.console import LogCallback
 from smol_hf.training.data import fingerprint, look_through, open_data, plan_of, rows_of_the_run, trainable
 from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.document_data import DocumentData
 from smol_hf.training.hardware import hardware
 from smol_hf.training.loader import load_data_state
 from smol_hf.training.lora import add_adapters, freeze_what_has_no_adapter
-from smol_hf.training.lora_arguments import LoraArguments
 from smol_hf.training.mixture_report import print_failed, print_shares, save_mixture
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.parts import count_parameters
 from smol_hf.training.preview import print_parameter_table
-from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError
+from smol_hf.training.recipes import RecipeError
+from smol_hf.training.run_record import resolve_recipe, versions, write_run
 from smol_hf.training.same_run import check_same_run, rows_of_a_step, what_must_repeat
 from smol_hf.training.trainer import SmolTrainer
+from smol_hf.training.validation import Validation
 
 DEFAULT_CONTEXT_LENGTH = 2048
 TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokenizer gets one
-PACKAGES = ("smol_hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
-
-
-def resolve_recipe(recipe: dict, *arguments) -> dict:
-    """The recipe that repeats this run: what was given, and every key of ours with the value it had."""
-    resolved = dict(recipe)
-    model_arguments, data_arguments, training_arguments = arguments
-    for values in (model_arguments, data_arguments):
-        resolved |= vars(values)
-    if not model_arguments.use_peft:
-        resolved = {key: value for key, value in resolved.items() if key not in LoraArguments.__dataclass_fields__}
-    inherited = {
-        name for parent in SmolTrainingArguments.__mro__[1:] for name in getattr(parent, "__annotations__", {})
-    }
-    ours = set(SmolTrainingArguments.__annotations__) - inherited
-    shown = ours | {
-        "seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim",
-        "adam_beta1", "adam_beta2", "per_device_train_batch_size", "gradient_accumulation_steps", "max_steps",
-        "num_train_epochs", "bf16",
-    }  # fmt: skip
-    for name in sorted(shown):
-        value = getattr(training_arguments, name)
-        resolved[name] = getattr(value, "value", value)
-    resolved.pop("resume_from_checkpoint", None)
-    return {key: resolved[key] for key in sorted(resolved, key=order_of_key)}
-
-
-def order_of_key(key: str) -> tuple[int, str]:
-    for position, arguments in enumerate(ARGUMENT_CLASSES[:2]):
-        if key in arguments.__dataclass_fields__:
-            return position, str(list(arguments.__dataclass_fields__).index(key)).zfill(3)
-    return len(ARGUMENT_CLASSES), key
 
 
 def train(
@@ -106,14 +72,17 @@ def train(
 
     set_seed(arguments.seed)
     with recipe_errors("the data cannot be built"):
-        data = trainable(open_data(data_arguments, arguments.seed), data_arguments)
+        data, documents = open_for_run(data_arguments, arguments.seed)
     with recipe_errors("the model cannot be built"):
         model, processor = build_model_and_processor(
-            model_arguments, data.conversations(TOKENIZER_SAMPLES), trust_remote_code=arguments.trust_remote_code
+            model_arguments,
+            documents.texts() if documents is not None else texts_of(data.conversations(TOKENIZER_SAMPLES)),
+            documents=documents is not None,
+            trust_remote_code=arguments.trust_remote_code,
         )
         if model_arguments.use_peft:
             freeze_what_has_no_adapter(model_arguments, arguments)
-            model = add_adapters(model, model_arguments, arguments.part_learning_rates(), processor.tokenizer)
+            model = add_adapters(model, model_arguments, arguments.part_learning_rates(), tokenizer_of(processor))
     data_arguments.context_length = context_length(data_arguments.context_length, model.config)
     skipped = SkippedSamples(
         data_arguments.on_bad_sample,
@@ -124,11 +93,19 @@ def train(
         max_in_a_row=data_arguments.max_skipped_in_a_row,
         gives_up=data_arguments.on_failed_source == "reweight",
     )
+    tokenised = validation = None
+    if documents is not None:
+        with recipe_errors("the documents cannot be tokenised"):
+            tokenised = documents.tokenise(processor, data_arguments, console)
+        tokenised.settle(skipped)
+        data, validation = tokenised.data(), tokenised.validation()
+    refuse_evaluation_of_nothing(arguments, validation)
     lanes, states = (data_arguments.data_lanes, {}) if checkpoint is None else load_data_state(checkpoint)
     plan = plan_of(data, processor, data_arguments, arguments, lanes)
     with recipe_errors("the data cannot be shared"):
         RowStream(plan, 0, PartialState().num_processes, arguments.dataloader_num_workers)
-    plan, data = look_through(plan, data, data_arguments, skipped)
+    if tokenised is None:
+        plan, data = look_through(plan, data, data_arguments, skipped)
     mixture = PlannedMixture.of(data)
     refuse_disagreement(gather_object([[each.name for each in mixture.failed]]))
     epochs = 1 if arguments.max_steps > 0 else arguments.num_train_epochs
@@ -136,6 +113,7 @@ def train(
     ends_with_the_data = arguments.max_steps <= 0
     if ends_with_the_data:
         arguments.max_steps = -(-rows // rows_of_a_step(arguments))
+    arguments.space_checkpoints()
     run_state = {
         "data_fingerprint": fingerprint(data, read_images=data_arguments.verify_images),
         "samples": data.found.total or sum(len(source) for source in data.sources),
@@ -154,34 +132,31 @@ def train(
         data_states=states,
         rows_per_epoch=-(-rows // max(1, round(epochs))),
         processing_class=processor,
-        data_collator=SmolCollator(processor, packing=data_arguments.sample_packing),
+        data_collator=collator_of(processor, data_arguments, model_arguments),
         callbacks=[LogCallback(output_dir, run_state["failed_sources"])],
         run_state=run_state,
         skipped=skipped,
         shortened=ShortenedSamples(output_dir / "shortened.jsonl", checkpoint is not None, writes=main_process),
         mixture=mixture,
+        validation=validation,
     )
     trainer.remove_callback(PrinterCallback)
     if arguments.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
     counts = count_parameters(model)
     if main_process:
-        usable = run_state["samples"] - len(skipped)
-        names = ", ".join(source.name for source in data.sources)
-        console.print(f"{usable:,} samples from {names}; {skipped.summary()}", soft_wrap=True)
-        if data.found.shortened:
-            console.print(f"{data.found.shortened:,} of them lose {' or '.join(data_arguments.too_long)} to fit")
-        if not data.surveyed and ends_with_the_data:
-            console.print(
-                f"the data was not looked through: {arguments.max_steps:,} steps are the most that it makes, and the "
-                "schedule is planned for them (packing makes fewer); the run ends with the data",
-                soft_wrap=True,
+        if tokenised is not None:
+            lines = tokenised.in_words(skipped)
+        else:
+            lines = describe_samples(
+                data, data_arguments, skipped, arguments.max_steps if ends_with_the_data else None
             )
-        for line in mixture.other_sizes():
+        for line in [*lines, *mixture.other_sizes()]:
             console.print(line, soft_wrap=True)
         if mixture.failed:
             print_failed(console, mixture)
-        console.print(describe_pictures(processor), soft_wrap=True)
+        if not is_language_model(processor):
+            console.print(describe_pictures(processor), soft_wrap=True)
         print_parameter_table(counts, trainer.freeze_schedule)
         output_dir.mkdir(parents=True, exist_ok=True)
         resolved = resolve_recipe(recipe, model_arguments, data_arguments, arguments)
@@ -198,8 +173,13 @@ def train(
         "steps": trainer.state.global_step,
         "resumed_at_step": step_of(checkpoint) if checkpoint is not None else 0,
         "hardware": hardware(),
+        "tokens_per_second": trainer.books.rate(),
         "parameters": {part: count["total"] for part, count in counts.items()},
     }
+    if validation is not None:
+        if trainer.validated_at != trainer.state.global_step:
+            trainer.evaluate()
+        run_state["validation"] = trainer.validated
     trainer.source_books.gather()
     if not trainer.books.gather().samples:
         raise SampleError("data", f"no sample could be trained on: {skipped.summary()}")
@@ -209,6 +189,29 @@ def train(
         if len(mixture.names) > 1:
             print_shares(console, mixture, trainer.source_books)
     return trainer
+
+
+def open_for_run(arguments: DataArguments, seed: int) -> tuple[Data | None, DocumentData | None]:
+    """Conversations, or documents that are to be tokenised."""
+    if arguments.documents is not None:
+        return None, DocumentData.open(arguments)
+    return trainable(open_data(arguments, seed), arguments), None
+
+
+def collator_of(processor, data_arguments: DataArguments, model_arguments: ModelArguments) -> SmolCollator:
+    """Documents fill their rows, so that rows are stacked, but for attention that takes rows of any length in one."""
+    if data_arguments.documents is None:
+        return SmolCollator(processor, packing=data_arguments.sample_packing)
+    in_one = "flash" in model_arguments.attn_implementation
+    return SmolCollator(processor, packing=True, row_length=None if in_one else data_arguments.context_length)
+
+
+def refuse_evaluation_of_nothing(arguments: SmolTrainingArguments, validation: Validation | None) -> None:
+    if validation is None and arguments.eval_strategy != IntervalStrategy.NO:
+        raise RecipeError(
+            f"eval_strategy {arguments.eval_strategy.value} has nothing to evaluate: it needs documents of which some "
+            "are held out (validation_fraction), or validation_documents"
+        )
 
 
 def refuse_model_in_the_way(model: str | None, output_dir: Path) -> None:
@@ -256,18 +259,3 @@ def context_length(asked: int | None, config: PretrainedConfig) -> int:
             "(text_config.max_position_embeddings)"
         )
     return asked
-
-
-def describe_pictures(processor) -> str:
-    """What becomes of a picture, so that nobody wonders why small writing is not read."""
-    tile, tokens, side = processor.tile_size, processor.image_seq_len, processor.tiler.max_tiles_per_side
-    if side < 2:
-        return f"a picture becomes one tile of {tile} × {tile} pixels, {tokens} tokens"
-    return (
-        f"a picture is brought to {processor.longest_edge} pixels on its longer side and cut into tiles of "
-        f"{tile} × {tile}, {tokens} tokens each, at most {side} × {side} and an overview"
-    )
-
-
-def write_run(output_dir: Path, run_state: dict) -> None:
-    (output_dir / "run.json").write_text(json.dumps(run_state, indent=1) + "\n", encoding="utf-8")

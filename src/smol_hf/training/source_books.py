@@ -45,7 +45,8 @@ def owners(inputs: dict, of_samples: list[int]) -> torch.Tensor:
     """The source of each position of a collator's batch, (batch, sequence); padding belongs to the row's sample."""
     sources = torch.tensor(of_samples, device=inputs["labels"].device)
     if "position_ids" in inputs:
-        return sources[(inputs["position_ids"] == 0).cumsum(1) - 1]
+        begins = inputs["position_ids"] == 0
+        return sources[begins.flatten().cumsum(0) - 1].view(begins.shape)
     return sources[:, None].expand(inputs["labels"].shape)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from smol_hf.training.parts import (
 )
 from smol_hf.training.preview import print_label_preview
 from smol_hf.training.source_books import SourceBooks
+from smol_hf.training.validation import Validation
 
 # TRL and transformers ask for a dataset; the rows come from the plan.
 STANDS_FOR_THE_PLAN = Dataset.from_dict({"sample_id": ["the rows come from the plan"]})
@@ -61,6 +63,7 @@ class SmolTrainer(SFTTrainer):
         skipped: takes the samples that are left out while training.
         shortened: takes those that lost something to fit the context.
         mixture: what a round should hold; by default what the plan says.
+        validation: what `evaluate` measures.
     """
 
     # The model divides by `num_items_in_batch`, which covers the whole accumulation window.
@@ -78,6 +81,7 @@ class SmolTrainer(SFTTrainer):
         skipped: SkippedSamples | None = None,
         shortened: ShortenedSamples | None = None,
         mixture: PlannedMixture | None = None,
+        validation: Validation | None = None,
         **kwargs,
     ):
         self.freeze_schedule = FreezeSchedule(
@@ -89,7 +93,10 @@ class SmolTrainer(SFTTrainer):
         # TRL rounds what is trained beside quantised weights to bfloat16, a connector trained whole included.
         unrounded = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
         args.ignore_data_skip = True  # the loader goes on where it was: nothing is read again to get there
-        super().__init__(model=model, args=args, train_dataset=STANDS_FOR_THE_PLAN, **kwargs)
+        held_out = STANDS_FOR_THE_PLAN if validation is not None else None
+        super().__init__(model=model, args=args, train_dataset=STANDS_FOR_THE_PLAN, eval_dataset=held_out, **kwargs)
+        self.validation = validation
+        self.validated_at, self.validated = None, None  # the step of the last evaluation, and what it found
         self.plan, self.data_states, self.rows_per_epoch = plan, data_states or {}, rows_per_epoch
         self.loader: TrainingLoader | None = None
         for name, weight in self.model.named_parameters():
@@ -159,6 +166,21 @@ class SmolTrainer(SFTTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.step_loss += loss
         return loss
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """The loss on `validation`, see there, under `eval_loss` and so on."""
+        model = self.model_wrapped if self.is_in_train else self.model
+        started = time.perf_counter()
+        measured = self.validation.measure(
+            model, self.accelerator, self.data_collator, self.args.per_device_eval_batch_size
+        )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
+        metrics[f"{metric_key_prefix}_seconds"] = time.perf_counter() - started
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.books.start_clock()
+        self.validated_at, self.validated = self.state.global_step, measured
+        return metrics
 
     # Steps that are not finite -------------------------------------------------------------------------------
 

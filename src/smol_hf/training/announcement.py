@@ -1,0 +1,37 @@
+"""What a run says before its first step: its data, what becomes of a picture, what is left out."""
+
+from __future__ import annotations
+
+from smol_hf.data.mixture import Data
+from smol_hf.data.skipped import SkippedSamples
+from smol_hf.training.data_arguments import DataArguments
+
+
+def describe_samples(data: Data, arguments: DataArguments, skipped: SkippedSamples, steps: int | None) -> list[str]:
+    """How many samples there are, and what they lose.
+
+    Args:
+        steps: of a run whose length is that of its data; None: the recipe says how long it is.
+    """
+    total = data.found.total or sum(len(source) for source in data.sources)
+    names = ", ".join(source.name for source in data.sources)
+    lines = [f"{total - len(skipped):,} samples from {names}; {skipped.summary()}"]
+    if data.found.shortened:
+        lines.append(f"{data.found.shortened:,} of them lose {' or '.join(arguments.too_long)} to fit")
+    if not data.surveyed and steps is not None:
+        lines.append(
+            f"the data was not looked through: {steps:,} steps are the most that it makes, and the "
+            "schedule is planned for them (packing makes fewer); the run ends with the data"
+        )
+    return lines
+
+
+def describe_pictures(processor) -> str:
+    """What becomes of a picture, so that nobody wonders why small writing is not read."""
+    tile, tokens, side = processor.tile_size, processor.image_seq_len, processor.tiler.max_tiles_per_side
+    if side < 2:
+        return f"a picture becomes one tile of {tile} × {tile} pixels, {tokens} tokens"
+    return (
+        f"a picture is brought to {processor.longest_edge} pixels on its longer side and cut into tiles of "
+        f"{tile} × {tile}, {tokens} tokens each, at most {side} × {side} and an overview"
+    )

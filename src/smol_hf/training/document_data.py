@@ -1,0 +1,156 @@
+"""A recipe's documents → tokens to train on and tokens to validate on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import PartialState
+from rich.console import Console
+
+from smol_hf.data.conversation import SampleError
+from smol_hf.data.documents.held_out import HeldOut
+from smol_hf.data.documents.readers import Document, Documents, open_documents
+from smol_hf.data.documents.token_cache import TokenCache, caches_folder, tokenise
+from smol_hf.data.documents.token_source import TokenSource, TokenWork
+from smol_hf.data.engine.stream import Plan
+from smol_hf.data.mixture import Data
+from smol_hf.data.skipped import SkippedSamples
+from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.validation import Validation
+from smol_hf.wording import compact
+
+TOKENIZER_CHARACTERS = 50_000_000  # from which a recipe without a tokenizer gets one
+SECONDS_BETWEEN_LINES = 10
+
+
+@dataclass
+class DocumentData:
+    """Documents that are open and not tokenised yet."""
+
+    documents: Documents
+    validation: Documents | None
+
+    @classmethod
+    def open(cls, arguments: DataArguments) -> DocumentData:
+        """Raises FileNotFoundError, SampleError, ValueError: see `open_documents`."""
+        read = {"text_key": arguments.text_key, "separator": arguments.document_separator}
+        of_hub = {
+            "config": arguments.dataset_config, "split": arguments.dataset_split,
+            "revision": arguments.dataset_revision, "download": arguments.dataset_download,
+        }  # fmt: skip
+        documents = open_documents(arguments.documents, **read, **of_hub)
+        arguments.dataset_revision = documents.revision  # what the saved recipe names
+        validation = arguments.validation_documents
+        return cls(documents, open_documents(validation, **read) if validation is not None else None)
+
+    def texts(self) -> Iterator[str]:
+        """What a tokenizer is trained on: the beginning of the documents."""
+        left = TOKENIZER_CHARACTERS
+        for document in self.documents:
+            if isinstance(document, Document):
+                try:
+                    for chunk in document.chunks:
+                        yield chunk
+                        left -= len(chunk)
+                        if left <= 0:
+                            return
+                except SampleError:
+                    continue  # it is named when it is tokenised
+
+    def tokenise(self, tokenizer, arguments: DataArguments, console: Console) -> TokenisedDocuments:
+        """Raises OSError, ValueError: see `token_cache.tokenise`."""
+        writes = PartialState().is_local_main_process
+        folder = caches_folder(arguments.documents_cache)
+
+        def cache_of(documents: Documents, fraction: float, limit: int | None) -> TokenCache:
+            progress = Progress(console, documents.name) if writes else Progress()
+            held_out = HeldOut(fraction)
+            return tokenise(
+                documents, tokenizer, held_out, folder=folder, limit=limit, writes=writes, progress=progress
+            )
+
+        fraction = 0.0 if self.validation is not None else arguments.validation_fraction
+        train = cache_of(self.documents, fraction, arguments.max_documents)
+        other = cache_of(self.validation, 0.0, None) if self.validation is not None else None
+        return TokenisedDocuments(self.documents.name, train, other, arguments.context_length)
+
+
+class Progress:
+    """A line now and then while documents are tokenised."""
+
+    def __init__(self, console: Console | None = None, name: str = ""):
+        self.console, self.name = console, name
+        self.last = time.monotonic()
+
+    def __call__(self, text_bytes: int, tokens: int) -> None:
+        if self.console is not None and time.monotonic() - self.last > SECONDS_BETWEEN_LINES:
+            self.last = time.monotonic()
+            self.console.print(f"tokenising {self.name}: {text_bytes / 1e6:,.0f} MB, {compact(tokens)} tokens")
+
+
+@dataclass
+class TokenisedDocuments:
+    name: str
+    cache: TokenCache
+    validation_cache: TokenCache | None
+    context_length: int
+
+    def settle(self, skipped: SkippedSamples) -> None:
+        """Let the ledger decide whether the run may begin.
+
+        Raises:
+            SampleError: see `SkippedSamples.settle`; and for documents that hold too little text.
+        """
+        faults = list(self.cache.faults)
+        sizes, in_a_row = {self.name: self.cache.records}, self.cache.in_a_row
+        if self.validation_cache is not None:
+            faults += self.validation_cache.faults
+            sizes["validation"] = self.validation_cache.records
+            in_a_row = max(in_a_row, self.validation_cache.in_a_row)
+        skipped.faults = faults
+        skipped.settle(sizes, in_a_row)
+        tokens = self.cache.counts["train"].tokens
+        if not tokens:
+            raise SampleError(self.name, "holds no text to train on")
+        if tokens < self.context_length:
+            raise SampleError(
+                self.name,
+                f"its text is {tokens:,} tokens to train on, less than one context of {self.context_length:,}: lower "
+                "context_length, or bring more text",
+            )
+
+    def data(self) -> Data:
+        return Data([self.source(self.cache, "train", self.name)], [None], [1.0], surveyed=False)
+
+    def source(self, cache: TokenCache, part: str, name: str) -> TokenSource:
+        return TokenSource(name, Path(cache.folder) / part, cache.key, cache.token_bytes, self.context_length)
+
+    def validation(self) -> Validation | None:
+        """None where nothing is held out."""
+        cache, part = self.cache, "validation"
+        if self.validation_cache is not None:
+            cache, part = self.validation_cache, "train"
+        if not cache.counts[part].documents:
+            return None
+        source = self.source(cache, part, "validation")
+        plan = Plan([source], [1.0], TokenWork(), self.context_length, rounds=1, lanes=1, pool_size=1)
+        return Validation(plan, cache.counts[part].text_bytes)
+
+    def in_words(self, skipped: SkippedSamples) -> list[str]:
+        train = self.cache.counts["train"]
+        size = f"{self.name}, {train.text_bytes / 1e6:,.1f} MB"
+        lines = [f"{train.tokens:,} tokens of {train.documents:,} documents ({size}) to train on"]
+        cache, part = (self.cache, "validation") if self.validation_cache is None else (self.validation_cache, "train")
+        held = cache.counts[part]
+        if held.documents:
+            lines.append(f"{held.tokens:,} tokens ({held.text_bytes / 1e6:,.2f} MB) to validate on")
+        else:
+            lines.append("nothing is held out to validate on (validation_fraction 0)")
+        if self.cache.empty:
+            lines.append(f"{self.cache.empty:,} documents are empty")
+        if len(skipped):
+            lines.append(f"{skipped.summary()}, by name in {skipped.path}")
+        return lines

@@ -1,0 +1,59 @@
+"""The loss on what is held out: the mean over all its labelled tokens, whatever the batch size and the processes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+
+from smol_hf.data.collator import SmolCollator
+from smol_hf.data.engine.stream import Plan, RowStream
+from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.training.loader import FACTS, TrainingLoader
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Args:
+    plan: of the rows that are validated on, one round of them.
+    text_bytes: of the texts that the labels spell, where that is known.
+    """
+
+    plan: Plan
+    text_bytes: int | None = None
+
+    def loader(self, accelerator: Accelerator, collator: SmolCollator, batch_size: int) -> TrainingLoader:
+        plan = replace(self.plan, lanes=accelerator.num_processes)
+        stream = RowStream(plan, accelerator.process_index, accelerator.num_processes)
+        return TrainingLoader(stream, collator, batch_size=batch_size, batches_per_epoch=1)
+
+    @torch.no_grad()
+    def measure(self, model, accelerator: Accelerator, collator: SmolCollator, batch_size: int) -> dict[str, float]:
+        """`loss` (nats per token), `perplexity`, `tokens`, and `bits_per_byte` where `text_bytes` are known.
+
+        All processes call this together, and make as many forward passes as the one with the most batches.
+        """
+        loader = self.loader(accelerator, collator, batch_size)
+        sums = torch.zeros(2, dtype=torch.float64)  # losses, labelled tokens
+        training = model.training
+        model.eval()
+        while self.anyone_has_more(loader, accelerator):
+            batch = loader.next_batch()
+            inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key not in FACTS}
+            labelled = int((inputs["labels"][:, 1:] != IGNORE_INDEX).sum())
+            outputs = model(**inputs, use_cache=False, num_items_in_batch=torch.tensor(1, device=accelerator.device))
+            sums += torch.tensor([float(outputs.loss) if labelled else 0.0, labelled], dtype=torch.float64)
+        model.train(training)
+        precise = torch.float32 if accelerator.device.type == "mps" else torch.float64
+        nats, tokens = accelerator.reduce(sums.to(accelerator.device, precise), reduction="sum").tolist()
+        loss = nats / max(tokens, 1)
+        metrics = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf, "tokens": int(tokens)}
+        if self.text_bytes:
+            metrics["bits_per_byte"] = nats / math.log(2) / self.text_bytes
+        return metrics
+
+    def anyone_has_more(self, loader: TrainingLoader, accelerator: Accelerator) -> bool:
+        more = torch.tensor([float(not loader.finished)], device=accelerator.device)
+        return float(accelerator.reduce(more, reduction="sum")) > 0
