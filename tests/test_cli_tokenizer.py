@@ -63,7 +63,8 @@ def test_what_was_trained_is_said_with_the_next_command(here, capsys):
         "4,000 were asked for; nothing more stands twice",
         "bytes per token, measured on the first 9,000 bytes",
         "written to my tokenizer\n",
-        "next       smol-hf pretrain --data books.txt --tokenizer 'my tokenizer' --output runs/text\n",
+        r"next       smol-hf pretrain --data books.txt --document_separator 'again.\n' --tokenizer 'my tokenizer' ",
+        f" --preset smollm-tiny --text_config.vocab_size {len(tokenizer)} --output runs/text\n",
     ):
         assert expected in printed
     assert main(["tokenizer", "train", "corpus.txt", "--output", "my tokenizer", "--max-bytes", "0"]) == 0

@@ -40,7 +40,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(arguments: argparse.Namespace) -> None:
-    from smol_hf.data.documents.readers import open_documents, unescaped
+    from smol_hf.data.documents.readers import TEXT_KEY, open_documents, unescaped
     from smol_hf.data.text_tokenizer import write_text_tokenizer
 
     keys = {name: getattr(arguments, name) for name in ("text_key", "config", "split", "revision")}
@@ -54,12 +54,14 @@ def run_train(arguments: argparse.Namespace) -> None:
             max_bytes=arguments.max_bytes or None,
             advance=advance,
         )
-    finish({**facts, "sources": arguments.sources}, arguments.json, print_trained)
+    read = {"sources": arguments.sources, "separator": arguments.separator}
+    read["text_key"] = None if arguments.text_key == TEXT_KEY else arguments.text_key
+    finish({**facts, **read}, arguments.json, print_trained)
 
 
 def print_trained(console: Console, facts: dict[str, Any]) -> None:
-    took = f"{facts['bytes']:,} bytes of {facts['documents']:,} documents in {duration(facts['seconds'])}"
-    lines = [("trained on", took)]
+    documents = "1 document" if facts["documents"] == 1 else f"{facts['documents']:,} documents"
+    lines = [("trained on", f"{facts['bytes']:,} bytes of {documents} in {duration(facts['seconds'])}")]
     if not facts["all_read"]:
         lines.append(("", "there is more text: --max-bytes ended the reading"))
     if facts["empty_documents"]:
@@ -70,10 +72,24 @@ def print_trained(console: Console, facts: dict[str, Any]) -> None:
     measured = f"measured on the first {facts['measured_bytes']:,} bytes"
     lines.append(("length", f"{facts['bytes_per_token']:.2f} bytes per token, {measured}"))
     lines.append(("written to", facts["output"] + (", in place of the one there" if facts["replaced"] else "")))
-    data, tokenizer = shlex.quote(facts["sources"][0]), shlex.quote(facts["output"])
-    lines.append(("next", f"smol-hf pretrain --data {data} --tokenizer {tokenizer} --output runs/text"))
+    lines.append(("next", next_command(facts)))
     for name, words in lines:
         console.print(f"{name:<10} {words}", soft_wrap=True)
+
+
+def next_command(facts: dict[str, Any]) -> str:
+    keys = {
+        "--data": facts["sources"][0],
+        "--text_key": facts["text_key"],
+        "--document_separator": facts["separator"],
+        "--tokenizer": facts["output"],
+        "--preset": "smollm-tiny",
+        "--text_config.vocab_size": str(facts["vocab_size"]),
+        "--output": "runs/text",
+    }
+    return shlex.join(
+        ["smol-hf", "pretrain", *(word for pair in keys.items() if pair[1] is not None for word in pair)]
+    )
 
 
 @contextmanager

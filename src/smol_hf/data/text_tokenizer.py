@@ -15,7 +15,7 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from smol_hf.data.byte_level_bpe import build_byte_level_tokenizer, least_vocab_size
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.documents.document import Documents
-from smol_hf.data.documents.reading import Reading
+from smol_hf.data.documents.reading import Reading, at_words
 from smol_hf.modeling.processing_smol_hf import write_portable_tokenizer_config
 
 # Those of SmolLM2, with their ids, and one for padding alone: where that were also the end of a text, what masks
@@ -46,14 +46,14 @@ def train_text_tokenizer(
     """A byte-level BPE tokenizer as SmolLM2's, without a chat template; see `build_byte_level_tokenizer`.
 
     Args:
-        texts: read once, in order; none of them is kept, but the trainer holds a few hundred at once.
+        texts: of any size, read once, in order. The trainer holds some megabytes of them at once.
         named: `bos_token`, `eos_token`, `pad_token` → which of the special tokens it is.
 
     Raises:
         ValueError: when `vocab_size` has no room for the special tokens and the 256 bytes.
     """
     return build_byte_level_tokenizer(
-        texts,
+        (piece for text in texts for piece in at_words([text])),
         vocab_size=vocab_size,
         special_tokens=special_tokens,
         named=named,

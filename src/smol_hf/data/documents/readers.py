@@ -33,7 +33,7 @@ from smol_hf.data.sources import (
     source_of,
 )
 
-__all__ = ["CHUNK", "Document", "Documents", "open_documents", "unescaped"]
+__all__ = ["CHUNK", "TEXT_KEY", "Document", "Documents", "open_documents", "unescaped"]
 
 TEXT_KEY = "text"
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
