@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from smol_hf import cli_conversion, cli_data, cli_generate, cli_pretrain, cli_publish
+from smol_hf import cli_conversion, cli_data, cli_generate, cli_pretrain, cli_publish, cli_tokenizer
 
 DESCRIPTION = "Small vision-language models, native to Hugging Face transformers."
 
@@ -86,6 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
     of_data = data.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
     for name, (summary, example, add_arguments, _) in cli_data.DATA_COMMANDS.items():
         add_arguments(add_command(of_data, name, summary, example))
+    summary = cli_tokenizer.SUMMARY
+    tokenizer = commands.add_parser("tokenizer", help=summary, description=f"{summary}.".capitalize())
+    of_tokenizer = tokenizer.add_subparsers(dest="tokenizer_command", metavar="COMMAND", required=True)
+    for name, (summary, example, add_arguments, _) in cli_tokenizer.TOKENIZER_COMMANDS.items():
+        add_arguments(add_command(of_tokenizer, name, summary, example))
     return parser
 
 
@@ -126,6 +131,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
             OTHER_COMMANDS[arguments.command][-1](arguments)
         elif arguments.command == "data":
             cli_data.DATA_COMMANDS[arguments.data_command][-1](arguments)
+        elif arguments.command == "tokenizer":
+            cli_tokenizer.TOKENIZER_COMMANDS[arguments.tokenizer_command][-1](arguments)
         else:
             from smol_hf.demo import run_demo
 

@@ -119,7 +119,7 @@ def test_what_cannot_be_used_is_taken_back_and_named(tmp_path, tokenizer, monkey
     (folder / "empty.txt").write_text("")
     cache = cache_of(folder, tokenizer, tmp_path / "caches")
     assert [tokenizer.decode(each[1:-1]) for each in documents_of(cache)] == list(good.values())
-    assert [fault.where for fault in cache.faults if "empty" not in fault.where] == ["b.txt", "d.txt"]
+    assert [fault.where for fault in cache.faults if "empty" not in fault.where] == ["texts/b.txt", "texts/d.txt"]
     assert "0xff at byte 300000" in cache.faults[0].problem and cache.in_a_row >= 1
     again = TokenCache.open(cache.folder)
     assert [str(fault) for fault in again.faults] == [str(fault) for fault in cache.faults]
