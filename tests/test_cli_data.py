@@ -163,6 +163,12 @@ def test_any_key_of_a_recipe_can_be_set(here, capsys):
 RECIPES = [path for path in sorted(resource_path("recipes").rglob("*.yaml")) if path.parent.name != "mixtures"]
 
 
+def test_documents_are_nothing_to_preview(here, capsys):
+    Path("texts.txt").write_text("Some text.")
+    assert main(["data", "preview", "--preset", "tiny-text", "--set", "documents=texts.txt"]) == 1
+    assert "documents are plain texts, and this looks at conversations" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_preview_of_every_shipped_recipe(path, here, capsys):
     recipe = yaml.safe_load(path.read_text("utf-8"))
@@ -171,8 +177,8 @@ def test_a_preview_of_every_shipped_recipe(path, here, capsys):
         words += ["--model", "runs/demo/checkpoint"]
     if recipe.get("data", "digits") != "digits":
         words.insert(1, "my.jsonl")
-    if "mixture" in recipe:
-        pytest.skip("its data is not at hand")
+    if "mixture" in recipe or "documents" in recipe:
+        pytest.skip("its data is not at hand, or no conversations")
     assert facts_of(capsys, *words)["shown"] == 2
     assert "2 samples as they will be trained" in Path("of-recipe.html").read_text("utf-8")
 

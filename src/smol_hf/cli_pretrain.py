@@ -27,10 +27,20 @@ OPTIONS = {
     "--save-interval": ("save_steps", "steps between two checkpoints, instead of --num-checkpoints"),
     "--keep": ("save_total_limit", "checkpoints that are kept, the newest"),
     "--text-key": ("text_key", "where the text of a record stands"),
+    "--separator": ("document_separator", r"what stands between documents of a text file; \n is a line break"),
     "--validation-data": ("validation_documents", "other texts to validate on"),
     "--seed": ("seed", "of weights and order"),
 }
-TEXTS = {"documents", "preset", "model", "tokenizer", "output_dir", "text_key", "validation_documents"}
+TEXTS = {
+    "documents",
+    "preset",
+    "model",
+    "tokenizer",
+    "output_dir",
+    "text_key",
+    "document_separator",
+    "validation_documents",
+}
 
 
 def add_pretrain(parser: argparse.ArgumentParser) -> None:
