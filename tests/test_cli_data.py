@@ -164,8 +164,8 @@ RECIPES = [path for path in sorted(resource_path("recipes").rglob("*.yaml")) if 
 
 
 def test_documents_are_nothing_to_preview(here, capsys):
-    Path("texts.txt").write_text("Some text.")
-    assert main(["data", "preview", "--preset", "tiny-text", "--set", "documents=texts.txt"]) == 1
+    Path("recipe.yaml").write_text("preset: tiny-text\ndocuments: texts.txt\n")
+    assert main(["data", "preview", "--config", "recipe.yaml"]) == 1
     assert "documents are plain texts, and this looks at conversations" in capsys.readouterr().err
 
 

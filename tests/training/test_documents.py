@@ -1,4 +1,4 @@
-"""Language models from random weights on documents: the same trainer, collator, checkpoints and log as for pictures."""
+"""Language models on documents: the same trainer, collator, checkpoints and log as for pictures."""
 
 import json
 import math
@@ -130,7 +130,7 @@ def test_pretrain_does_it_all_and_ends_with_one_line_of_json(here, capsys):
     recipe = yaml.safe_load(Path("runs/story/recipe.yaml").read_text())
     assert recipe["documents"] == "story.txt" and recipe["preset"] == "tiny-text"
 
-    assert main(["generate", result["checkpoint"], "Ada the", "--max-new-tokens", "4"]) == 0
+    assert main(["generate", result["checkpoint"], "--prompt", "Ada the", "--max-new-tokens", "4"]) == 0
 
 
 def test_the_same_recipe_gives_the_same_model(here):
