@@ -2,9 +2,9 @@
 
     python benchmarks/text_pretraining.py --data tinyshakespeare.txt --seconds 300
 
-Trains `--preset` (smollm-tiny, about a million parameters) on the text for about `--seconds`, and measures bits per byte
-on the same held-out end of the text: those of the model, and those of a trigram model of bytes, interpolated with its
-bigrams and unigrams, whose weights are chosen on the last tenth of the training text. One JSON line at the end.
+Trains `--preset` (smollm-tiny, about a million parameters) on the text for about `--seconds`, and measures bits per
+byte on the same held-out end of the text: those of the model, and those of a trigram model of bytes, interpolated with
+its bigrams and unigrams, whose weights are chosen on the last tenth of the training text. One JSON line at the end.
 """
 
 from __future__ import annotations
