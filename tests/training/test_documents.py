@@ -16,6 +16,7 @@ from smol_hf.data.documents.readers import open_documents
 from smol_hf.data.documents.token_cache import Tokens
 from smol_hf.data.engine.preparation import ReadySample
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.resources import resource_path
 from smol_hf.training.console import read_log
 from smol_hf.training.presets import TEXT
 from smol_hf.training.recipes import RecipeError, load_arguments
@@ -263,3 +264,42 @@ def test_a_push_that_would_fail_is_refused_before_the_run(here, capsys):
     assert "--push-to-hub needs --license" in capsys.readouterr().err
     assert main([*words, "--push-to-hub", "no name", "--license", "mit"]) == 1
     assert not Path("runs").exists()
+
+
+def test_more_steps_can_be_added_to_a_finished_run(here, capsys):
+    words = [
+        "pretrain",
+        "--data",
+        "story.txt",
+        "--preset",
+        "tiny-text",
+        "--output",
+        "runs/a",
+        "--context-length",
+        "64",
+    ]
+    words += ["--lr_scheduler_type", "constant", "--warmup_steps", "0", "--documents_cache", "caches", "--use_cpu"]
+    words += ["--save-interval", "2", "--log-interval", "1"]
+    assert main([*words, "--steps", "4"]) == 0
+    assert main([*words, "--steps", "6", "--resume"]) == 0
+    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["steps"] == 6
+    assert main([*words, "--steps", "6", "--output", "runs/b"]) == 0
+    assert [entry["loss"] for entry in read_log("runs/a") if "loss" in entry] == [
+        entry["loss"] for entry in read_log("runs/b") if "loss" in entry
+    ]
+
+
+def test_the_gpt_of_93_million_parameters_learns_a_page_by_heart(here):
+    """A batch of 64 tokens, seen again and again, is known word for word."""
+    page = "A page that is read again and again, until it is known by heart"
+    Path("page.txt").write_text(page[:62])
+    recipe = str(resource_path("recipes", "text", "gpt_93m.yaml"))
+    words = ["--config", recipe, "--documents", "page.txt", "--documents_cache", "caches", "--output_dir", "runs/page"]
+    words += ["--validation_fraction", "0", "--eval_strategy", "no", "--save_strategy", "no", "--max_steps", "44"]
+    words += ["--per_device_train_batch_size", "1", "--logging_steps", "1", "--use_cpu"]
+    words += ["--tokenizer_vocab_size", "274"]  # each letter is a token
+    trainer = train(*load_arguments(words))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert sum(weight.numel() for weight in trainer.model.parameters()) == 92_837_376
+    assert losses[0] > 9 and losses[-1] < 0.01
+    assert trainer.books.gather().tokens == 44 * 64
