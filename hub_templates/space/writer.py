@@ -168,7 +168,8 @@ class Writer:
             finally:
                 streamer.end()
 
-        Thread(target=work, daemon=True).start()
+        thread = Thread(target=work, daemon=True)
+        thread.start()
         written = ""
         try:
             for piece in streamer:
@@ -177,6 +178,7 @@ class Writer:
                     yield written
         finally:
             stopped.set()  # also where nobody listens any more
+        thread.join()
         if failures and isinstance(failures[0], RuntimeError):  # out of memory, numbers that are not finite
             raise Problem(f"The model could not go on: {one_line(failures[0])}") from failures[0]
         if failures:
