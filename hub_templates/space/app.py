@@ -4,11 +4,14 @@ The checkpoint is the `model_id` of space.json, or of the environment variable M
 the Hub; MODEL_REVISION is a branch, tag or commit of it.
 """
 
+import asyncio
 import html
 import json
 import os
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from threading import Event
 
 import gradio as gr
 from checkpoint import load
@@ -72,11 +75,12 @@ def emphasised(warning: str) -> str:
 
 
 def chat(writer: Writer, examples: list[dict]) -> None:
-    def answer(message, history, *options):
+    async def answer(message, history, *options):
         text, files = (message, []) if isinstance(message, str) else (message["text"], message["files"])
         try:
             written = ""
-            for written in writer.answer(messages_of(history, text, files), sampling_of(*options)):
+            messages = await asyncio.to_thread(messages_of, history, text, files)
+            async for written in followed(writer.answer, messages, sampling_of(*options)):
                 yield written
             if not written:
                 raise Problem("The model ended its answer before it began.")
@@ -113,6 +117,17 @@ def chat(writer: Writer, examples: list[dict]) -> None:
     )
 
 
+async def followed(write, prompt, sampling: Sampling) -> AsyncIterator[str]:
+    """What a method of the writer yields. The model stops where the visitor stops it, or leaves."""
+    stopped = Event()
+    try:
+        pieces = await asyncio.to_thread(write, prompt, sampling, stopped)
+        while (written := await asyncio.to_thread(next, pieces, None)) is not None:
+            yield written
+    finally:
+        stopped.set()
+
+
 def example_of(writer: Writer, example: dict):
     if not writer.sees_images:
         return example["text"]
@@ -120,10 +135,10 @@ def example_of(writer: Writer, example: dict):
 
 
 def continuation(writer: Writer, examples: list[dict]) -> None:
-    def go_on(text, *options):
+    async def go_on(text, *options):
         try:
             written = ""
-            for written in writer.continue_text(text, sampling_of(*options)):
+            async for written in followed(writer.continue_text, text, sampling_of(*options)):
                 yield shown(text, written)
             if not written:
                 raise Problem("The model ended the text here.")

@@ -1,5 +1,6 @@
 """Prompts → what a loaded model writes after them, piece by piece, by transformers' `generate`."""
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -73,18 +74,18 @@ class Writer:
     def parameters(self) -> int:
         return sum(weight.numel() for weight in self.model.parameters())
 
-    def continue_text(self, text: str, sampling: Sampling) -> Iterator[str]:
-        """What the model has written after the text, as it grows."""
+    def continue_text(self, text: str, sampling: Sampling, stopped: Event | None = None) -> Iterator[str]:
+        """What the model has written after the text, as it grows, until `stopped` is set."""
         ids = self.tokenizer(text, split_special_tokens=True)["input_ids"]
         if not ids:  # the beginning of a document
             beginnings = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
             ids = [token for token in beginnings if token is not None][:1]
         if not ids:
             raise Problem("Write the beginning of a text first.")
-        return self.write(one_row(ids), sampling)
+        return self.write(one_row(ids), sampling, stopped)
 
-    def answer(self, messages: list[dict], sampling: Sampling) -> Iterator[str]:
-        """The next turn of a conversation, as it grows.
+    def answer(self, messages: list[dict], sampling: Sampling, stopped: Event | None = None) -> Iterator[str]:
+        """The next turn of a conversation, as it grows, until `stopped` is set.
 
         Args:
             messages: of the chat format: `role`, and `content`, a list of parts that are texts or PIL images.
@@ -100,7 +101,7 @@ class Writer:
                 )
             except ValueError as error:  # an animation, for example
                 raise Problem(one_line(error)) from error
-        return (text.lstrip() for text in self.write(inputs, sampling))
+        return (text.lstrip() for text in self.write(inputs, sampling, stopped))
 
     def chat_ids(self, messages: list[dict]) -> list[int]:
         """The tokens of a conversation by the chat template. Special tokens are those that the template wrote: what
@@ -131,7 +132,7 @@ class Writer:
                 if found := re.search(self.special_tokens, part.get("text", "")):
                     raise Problem(f"“{found[0]}” is a sign of control for this model: write it in another way.")
 
-    def write(self, inputs, sampling: Sampling) -> Iterator[str]:
+    def write(self, inputs, sampling: Sampling, stopped: Event | None) -> Iterator[str]:
         """All that was written after the prompt, again with every piece. An error in the work is raised here."""
         length = inputs["input_ids"].shape[1]
         room = self.positions - length if self.positions else sampling.max_new_tokens
@@ -140,14 +141,14 @@ class Writer:
                 f"That is too long: {length:,} tokens, and the model has room for {self.positions:,} with its answer. "
                 + ("Shorten it, or begin a new conversation." if self.chats else "Shorten it.")
             )
-        return self.stream(inputs.to(self.model.device), sampling, min(room, sampling.max_new_tokens))
+        limit = min(room, sampling.max_new_tokens)
+        return self.stream(inputs.to(self.model.device), sampling, limit, stopped or Event())
 
-    def stream(self, inputs, sampling: Sampling, max_new_tokens: int) -> Iterator[str]:
+    def stream(self, inputs, sampling: Sampling, max_new_tokens: int, stopped: Event) -> Iterator[str]:
         streamer = TextIteratorStreamer(
             self.tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         failures: list[BaseException] = []
-        stopped = Event()
 
         def work():
             try:
@@ -179,7 +180,8 @@ class Writer:
         finally:
             stopped.set()  # also where nobody listens any more
         thread.join()
-        if failures and isinstance(failures[0], RuntimeError):  # out of memory, numbers that are not finite
+        if failures and isinstance(failures[0], Exception):  # out of memory, numbers that are not finite
+            logging.getLogger(__name__).error("no more was written", exc_info=failures[0])
             raise Problem(f"The model could not go on: {one_line(failures[0])}") from failures[0]
         if failures:
             raise failures[0]
