@@ -18,7 +18,7 @@ def find_browser():
 class Served:
     """A command that serves a page, begun at once; its address is known once it says so."""
 
-    def __init__(self, command, log, **more):
+    def __init__(self, command, log, cwd=None, **more):
         self.log = log
         environment = {
             **os.environ,
@@ -28,7 +28,7 @@ class Served:
         }
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                list(map(str, command)), stdout=output, stderr=subprocess.STDOUT, env={**environment, **more}
+                list(map(str, command)), stdout=output, stderr=subprocess.STDOUT, env={**environment, **more}, cwd=cwd
             )
 
     @property
