@@ -48,8 +48,9 @@ CONVERSION_COMMANDS = {
 }
 PUBLISH_COMMANDS = {
     "publish": (
-        "upload a checkpoint to the Hub; without --yes, show what would be uploaded",
-        "smol-hf publish runs/demo/checkpoint OWNER/NAME --license apache-2.0",
+        "upload a checkpoint to the Hub, or a Space for it; without --yes, show what would be uploaded",
+        "smol-hf publish runs/demo/checkpoint OWNER/NAME --license apache-2.0\n"
+        "  smol-hf publish runs/demo/checkpoint OWNER/NAME --space",
         cli_publish.add_publish,
         cli_publish.run_publish,
     ),
@@ -71,9 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
     demo = add_command(
         commands,
         "demo",
-        "train a tiny model on handwritten digits and report how well it reads them",
-        "smol-hf demo --output runs/demo",
+        "train a tiny model on handwritten digits and report how well it reads them, or serve a checkpoint's page",
+        "smol-hf demo --output runs/demo\n  smol-hf demo runs/demo/checkpoint",
     )
+    cli_publish.add_page(demo)
     demo.add_argument("--output", default="runs/demo", help="folder of the result (default runs/demo)")
     demo.add_argument("--recipe", help="another recipe than quickstart/digits.yaml")
     demo.add_argument("--questions", type=int, default=600, help="held-out questions (default 600)")
@@ -133,6 +135,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
             cli_data.DATA_COMMANDS[arguments.data_command][-1](arguments)
         elif arguments.command == "tokenizer":
             cli_tokenizer.TOKENIZER_COMMANDS[arguments.tokenizer_command][-1](arguments)
+        elif arguments.checkpoint is not None:
+            cli_publish.run_page(arguments)
         else:
             from smol_hf.demo import run_demo
 
