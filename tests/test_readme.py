@@ -36,6 +36,7 @@ PROGRAMS = {
 TINY = {
     "train": ["--max_steps", "2", "--num_train_epochs", "1", "--use_cpu", "true", "--save_strategy", "no"],
     "launch": ["--max_steps", "2", "--use_cpu", "true", "--save_strategy", "no"],
+    "pretrain": ["--steps", "3", "--context-length", "64", "--batch-size", "2", "--use_cpu", "--eval_steps", "3"],
     "chat": ["--max-new-tokens", "4"],
     "generate": ["--max-new-tokens", "4"],
     "benchmarks/train_step.py": ["--samples", "2", "--batch-size", "1", "--rounds", "1"],
@@ -65,6 +66,7 @@ def place(tmp_path_factory):
         shutil.copytree(ROOT / name, place / name)
     save_published_models(place)
     (place / "my.jsonl").write_text("".join(blocks("json")), encoding="utf-8")
+    (place / "corpus.txt").write_text("Once upon a time a model of 3 layers read letters, again and again.\n" * 60)
     (place / "questions.txt").write_text("Which digit is on the left?\nHow many digits are on the page?\n")
     return place
 

@@ -104,3 +104,27 @@ def test_two_processes_count_together_what_cannot_be_used(data, tmp_path):
     assert "7 of 32 samples of rows.jsonl cannot be used, more than max_skipped_fraction 0.2" in said
     names = [json.loads(line)["sample"] for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
     assert len(names) == len(set(names)) >= 7
+
+
+def test_two_processes_read_documents_like_one(tmp_path):
+    """One makes the cache, both read it; each validates its part."""
+    text = "".join(f"Line {number} of a text, in which {number % 7} birds sing.\n" for number in range(400))
+    (tmp_path / "text.txt").write_text(text)
+    recipe = str(resource_path("recipes", "text", "pretrain.yaml"))
+    logs = {}
+    for processes in (1, 2):
+        output = tmp_path / str(processes)
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+        command = [sys.executable, *(launcher if processes > 1 else []), "-m", "smol_hf.train", "--config", recipe]
+        command += ["--documents", str(tmp_path / "text.txt"), "--preset", "tiny-text", "--output_dir", str(output)]
+        command += ["--context_length", "64", "--per_device_train_batch_size", str(4 // processes), "--max_steps", "4"]
+        command += ["--documents_cache", str(output / "caches"), "--logging_steps", "1", "--use_cpu", "true"]
+        command += ["--per_device_eval_batch_size", "3", "--save_strategy", "no", "--num_checkpoints", "null"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len([line for line in done.stdout.splitlines() if line.startswith('{"validation_loss"')]) == 1
+        logs[processes] = read_log(output)
+    for name in ("loss", "total_tokens", "total_trained_tokens", "eval_loss", "eval_tokens", "eval_bits_per_byte"):
+        one, two = ([entry[name] for entry in logs[each] if name in entry] for each in (1, 2))
+        assert one and two == pytest.approx(one, abs=2e-5), name
