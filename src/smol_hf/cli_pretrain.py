@@ -102,15 +102,14 @@ def check_push(arguments: argparse.Namespace) -> None:
 
 
 def push(arguments: argparse.Namespace, checkpoint: Path) -> None:
-    from smol_hf.cli_publish import run_publish
+    from smol_hf.cli_publish import add_publish, run_publish
 
-    run_publish(
-        argparse.Namespace(
-            checkpoint=str(checkpoint), repository=arguments.push_to_hub, yes=True, private=arguments.private,
-            branch=arguments.branch, create_pr=False, message=None, token=arguments.token, license=arguments.license,
-            shorten_paths=True, allow_paths=False, replace_weights=False,
-        )
-    )  # fmt: skip
+    words = [str(checkpoint), arguments.push_to_hub, "--yes", "--shorten-paths", "--branch", arguments.branch]
+    words += ["--license", arguments.license, *(["--private"] if arguments.private else [])]
+    words += ["--token", arguments.token] if arguments.token is not None else []
+    parser = argparse.ArgumentParser()
+    add_publish(parser)
+    run_publish(parser.parse_args(words))
 
 
 def main(command_line: Sequence[str]) -> int:

@@ -27,6 +27,7 @@ from smol_hf.publishing.adapter import publish_adapter
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.publishing.run_facts import run_facts
 from smol_hf.training.checkpoints import CheckpointError
+from smol_hf.training.console import read_log
 from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, load_arguments
 from smol_hf.training.run import train
 from smol_hf.training.trainer import NonFiniteError, SmolTrainer
@@ -104,7 +105,8 @@ def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> Path:
         config = read_adapter_config(adapter)
         model = merge_weights(locate_base(config, None, {}), adapter, config, dtype)
         facts["base_models"] = config.base_model_name_or_path
-    folder = publish_checkpoint(output_dir / "checkpoint", model, trainer.processing_class, **facts)
+    log = read_log(output_dir)
+    folder = publish_checkpoint(output_dir / "checkpoint", model, trainer.processing_class, log=log, **facts)
     console.print(f"the trained model is in {folder}", soft_wrap=True)
     return folder
 

@@ -203,3 +203,36 @@ def test_a_hub_that_is_not_there_is_a_line(checkpoint, capsys, monkeypatch):
     assert publish(checkpoint, "me/digits", "--yes", "--token", TOKEN) == 1
     error = capsys.readouterr().err
     assert "http://127.0.0.1:9 does not answer" in error and error.count("\n") == 1
+
+
+def test_pretrain_uploads_its_result_to_a_branch(hub, tmp_path, monkeypatch, capsys):
+    """From text to a repository that a stranger loads, in one command that still ends with its line of JSON."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "story.txt").write_text("A short story, told again and again by the fire.\n" * 60)
+    words = ["pretrain", "--data", "story.txt", "--preset", "tiny-text", "--steps", "2", "--output", "runs/story"]
+    words += [
+        "--context-length",
+        "32",
+        "--batch-size",
+        "2",
+        "--documents_cache",
+        str(tmp_path / "caches"),
+        "--use_cpu",
+    ]
+    words += ["--push-to-hub", "me/story", "--branch", "first", "--private", "--license", "mit"]
+    assert main([*words, "--token", TOKEN]) == 0
+    text = capsys.readouterr().out
+    assert json.loads(text.strip().splitlines()[-1])["steps"] == 2 and "me/story/tree/first (private)" in text
+    repository = hub.repositories["me/story"]
+    tree = repository.tree("first")
+    assert {"config.json", "model.safetensors", "tokenizer.json", "loss.png", "modeling_smol_hf_text.py"} <= set(tree)
+    assert b"license: mit" in tree["README.md"] and str(tmp_path).encode() not in b"".join(tree.values())
+    lines = text[text.index("from transformers") : text.rindex("\n{")]
+    program = (
+        WITHOUT_US + lines + "\nprint(model.generate(tokenizer('A', return_tensors='pt').input_ids, max_length=4))"
+    )
+    command = [sys.executable, "-I", "-c", program]
+    loaded = subprocess.run(
+        command, env=environment(hub, tmp_path), cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert loaded.returncode == 0 and "tensor" in loaded.stdout, loaded.stderr

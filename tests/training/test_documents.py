@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
@@ -128,6 +129,7 @@ def test_pretrain_does_it_all_and_ends_with_one_line_of_json(here, capsys):
     assert written.shape[1] >= 2 and model.generation_config.eos_token_id == tokenizer.eos_token_id
     card = Path(result["checkpoint"], "README.md").read_text()
     assert "AutoModelForCausalLM" in card and "Validation loss" in card and "story.txt" in card
+    assert "![Loss by step](loss.png)" in card and Image.open(Path(result["checkpoint"], "loss.png")).width > 500
     recipe = yaml.safe_load(Path("runs/story/recipe.yaml").read_text())
     assert recipe["documents"] == "story.txt" and recipe["preset"] == "tiny-text"
 

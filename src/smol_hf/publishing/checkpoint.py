@@ -8,12 +8,22 @@ from pathlib import Path
 import yaml
 
 from smol_hf.conversion.checkpoint_files import give_usual_modes
+from smol_hf.data.tokenizer_of import is_language_model
+from smol_hf.modeling.processing_smol_hf import write_portable_tokenizer_config
+from smol_hf.publishing.loss_plot import plot_losses
 from smol_hf.publishing.model_card import write_model_card
 from smol_hf.training.parts import part_modules
 
 
 def publish_checkpoint(
-    folder: str | Path, model, processor, *, recipe: dict | None = None, versions: dict | None = None, **card
+    folder: str | Path,
+    model,
+    processor,
+    *,
+    recipe: dict | None = None,
+    versions: dict | None = None,
+    log: list[dict] | None = None,
+    **card,
 ) -> Path:
     """Write a checkpoint that loads anywhere with `trust_remote_code=True`, smol_hf not installed.
 
@@ -21,6 +31,7 @@ def publish_checkpoint(
     is replaced. Nothing in it is pickled.
 
     Args:
+        log: of the run, whose losses the card shows as a picture.
         card: more for the model card, see `write_model_card`.
 
     Raises:
@@ -33,8 +44,12 @@ def publish_checkpoint(
     model.config.get_text_config().use_cache = True
     model.save_pretrained(incomplete)
     processor.save_pretrained(incomplete)
+    if is_language_model(processor) and processor.is_fast:
+        write_portable_tokenizer_config(incomplete)
     if recipe is not None:
         (incomplete / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    if log is not None:
+        plot_losses(incomplete, log)
     describe_checkpoint(incomplete, model, name=folder.name, recipe=recipe, versions=versions, **card)
     give_usual_modes(incomplete)
     if folder.exists():

@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from smol_hf.publishing.loss_plot import FILE_NAME as LOSS_PLOT
 from smol_hf.resources import resource_path
 from smol_hf.wording import compact, duration, is_number, percent
 
@@ -41,6 +42,7 @@ def render_model_card(
     language: str | Sequence[str] | None = "en",
     example_question: str = "What is in this picture?",
     chat: bool = False,
+    loss_plot: str | None = None,
 ) -> str:
     """The text of a model card, YAML front matter included. A section without data is left out.
 
@@ -61,6 +63,7 @@ def render_model_card(
         language: ISO 639 code or codes.
         example_question: what the example of a vision-language model asks.
         chat: for a text model, whether the example uses the tokenizer's chat template.
+        loss_plot: name of a picture of the run's losses that stands beside the card.
     """
     metrics = metrics or {}
     vision = _get(config, "vision_config")
@@ -87,6 +90,7 @@ def render_model_card(
         template_path=str(resource_path("hub_templates", "model_card.md.jinja")),
         title=_inline(model_name),
         has_vision=vision is not None,
+        own_code=str(_get(config, "model_type")).startswith("smol_hf"),
         parts=_part_rows(config, parameters),
         total=compact(total) if is_number(total) else None,
         is_small=is_number(total) and total < _SMALL_MODEL,
@@ -94,6 +98,7 @@ def render_model_card(
         checkpoint=json.dumps(model_name, ensure_ascii=False),
         question=json.dumps(example_question, ensure_ascii=False),
         chat=chat,
+        loss_plot=loss_plot,
         scores=scores,
         has_blind=any(row["blind"] for row in scores),
         questions=f"{metrics['questions']:,}" if is_number(metrics.get("questions")) else None,
@@ -112,9 +117,11 @@ def render_model_card(
 def write_model_card(folder: str | Path, **card: Any) -> Path:
     """Writes `render_model_card(**card)` to README.md in `folder` (made if missing) and returns its path.
 
-    For a text model `chat` is, unless given, whether the tokenizer in the folder has a chat template.
+    Unless given, `chat` is whether the tokenizer in the folder has a chat template, and `loss_plot` the folder's own.
     """
     folder = Path(folder)
+    if (folder / LOSS_PLOT).is_file():
+        card.setdefault("loss_plot", LOSS_PLOT)
     card.setdefault("chat", has_chat_template(folder))
     text = render_model_card(**card)
     folder.mkdir(parents=True, exist_ok=True)
