@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,8 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
+from transformers.trainer_utils import SaveStrategy
 from trl import SFTTrainer
 
 from smol_hf.data.engine.stream import Plan, RowStream
@@ -22,9 +20,7 @@ from smol_hf.data.shares import PlannedMixture
 from smol_hf.data.shortened_samples import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.books import Books, Counters, count_batch
-from smol_hf.training.checkpoints import INCOMPLETE, publish, write_manifest
-from smol_hf.training.loader import FACTS, TrainingLoader, save_data_state
-from smol_hf.training.mixture_report import load_counters, save_mixture
+from smol_hf.training.loader import FACTS, TrainingLoader
 from smol_hf.training.parts import (
     FreezeCallback,
     FreezeSchedule,
@@ -33,6 +29,7 @@ from smol_hf.training.parts import (
     schedule_parts,
 )
 from smol_hf.training.preview import print_label_preview
+from smol_hf.training.saving import WholeCheckpoints
 from smol_hf.training.source_books import SourceBooks
 from smol_hf.training.validation import Validation
 
@@ -44,13 +41,13 @@ class NonFiniteError(RuntimeError):
     """Too many steps in a row had a loss or a gradient that is not a number."""
 
 
-class SmolTrainer(SFTTrainer):
+class SmolTrainer(WholeCheckpoints, SFTTrainer):
     """What it adds:
 
     - the model's own loss (logits at labelled positions only), divided by the labelled tokens of the whole step;
     - a learning rate for each part, and parts that are frozen at first (`parts.py`);
     - counters and rates in the log (`books.py`);
-    - checkpoints that are whole or not there (`checkpoints.py`);
+    - checkpoints that are whole or not there (`saving.py`);
     - a step whose loss or gradient is not finite changes nothing: it is counted and its samples are named in
       `skipped_steps.jsonl`; after `max_nonfinite_steps` in a row the run stops.
 
@@ -111,7 +108,6 @@ class SmolTrainer(SFTTrainer):
         self.books = Books(self.accelerator)
         self.source_books = SourceBooks(self.accelerator, mixture or PlannedMixture.of_plan(plan))
         self.previewed = False
-        self.saving_to: Path | None = None
         self.step_loss = torch.zeros((), device=args.device)
         self.step_sample_ids: list[str] = []
         self.met: list[tuple] = []  # of each batch since `exchange_met`: used, drawn, skipped, shortened
@@ -306,62 +302,3 @@ class SmolTrainer(SFTTrainer):
             logs.update(self.books.log_entries())
             logs.update(self.source_books.log_entries())
         super().log(logs, start_time)
-
-    # Checkpoints ---------------------------------------------------------------------------------------------
-
-    def create_model_card(self, *args, **kwargs):
-        """The card is written with the published checkpoint, from what is known of the model then."""
-
-    def _get_output_dir(self, trial):
-        return str(self.saving_to) if self.saving_to is not None else super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model, trial):
-        run_dir = Path(super()._get_output_dir(trial))
-        name = f"checkpoint-{self.state.global_step}"
-        incomplete = run_dir / INCOMPLETE
-        if self.args.should_save:
-            shutil.rmtree(incomplete, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        counters, _ = self.books.gather(), self.source_books.gather()
-        places = gather_object([self.loader.state_dict()])
-        self.saving_to = incomplete
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.saving_to = None
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            folder = incomplete / name
-            if self.state.best_global_step:
-                self.state.best_model_checkpoint = str(run_dir / f"checkpoint-{self.state.best_global_step}")
-                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-            counters.save(folder)
-            save_mixture(folder, self.source_books.planned, self.source_books)
-            save_data_state(folder, self.plan.lanes, places)
-            (folder / "run.json").write_text(json.dumps(self.run_state, indent=1) + "\n", encoding="utf-8")
-            write_manifest(folder, self.state.global_step)
-            publish(folder, run_dir / name)
-            incomplete.rmdir()
-            rotate_checkpoints(str(run_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
-        self.accelerator.wait_for_everyone()
-        self.books.start_clock()
-
-    def _init_training_state(
-        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
-    ):
-        state = super()._init_training_state(
-            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
-        )
-        if resume_from_checkpoint is not None:
-            folder = Path(resume_from_checkpoint)
-            self.books.total = Counters.load(folder)
-            self.source_books.total = load_counters(folder, self.source_books.planned)
-            self.loader.batches = self.state.global_step * self.args.gradient_accumulation_steps
-        self.books.start_clock()
-        return state
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        # What is frozen at the step resumed to must be so before the optimizer's state is loaded (FSDP2).
-        if checkpoint is not None:
-            self.freeze_schedule.apply(self.model, self.state.global_step)
-        super()._load_optimizer_and_scheduler(checkpoint)
