@@ -90,6 +90,7 @@ def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> None:
     """Write `checkpoint/`; of a run with adapters also `adapter/`, which the checkpoint holds merged."""
     console = Console(highlight=False, markup=False)
     model = trainer.accelerator.unwrap_model(trainer.model)
+    generation_config = model.generation_config
     facts = {
         "recipe": yaml.safe_load((output_dir / "recipe.yaml").read_text(encoding="utf-8")),
         "versions": trainer.run_state["versions"],
@@ -100,6 +101,7 @@ def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> None:
         console.print(f"the adapter is in {adapter}", soft_wrap=True)
         config = read_adapter_config(adapter)
         model = merge_weights(locate_base(config, None, {}), adapter, config, dtype)
+        model.generation_config = generation_config  # the base's own need not end with a turn
         facts["base_models"] = config.base_model_name_or_path
     folder = publish_checkpoint(output_dir / "checkpoint", model, trainer.processing_class, **facts)
     console.print(f"the trained model is in {folder}", soft_wrap=True)
