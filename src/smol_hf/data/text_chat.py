@@ -267,7 +267,7 @@ def shells_of(messages: list[dict], texts: list[str]) -> list[dict]:
 
 
 def fitted(text: str, literals: list[str], texts: list[str]) -> list[str] | None:
-    """The texts as the template wrote them between its own words, each as it is or trimmed; None where they are not."""
+    """The texts as the template wrote them between its own words, each whole or trimmed; None where it did not."""
     if text == literals[0] + "".join(each + after for each, after in zip(texts, literals[1:])):
         return texts
     if not text.startswith(literals[0]):
