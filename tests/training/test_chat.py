@@ -42,7 +42,7 @@ def base_tokenizer(*without):
     return PreTrainedTokenizerFast(tokenizer_object=engine, eos_token=end, bos_token=end, pad_token=end)
 
 
-def save_base(folder, kind="native", *without):
+def save_base(folder, kind="native", *without, head=1.0):
     tokenizer = base_tokenizer(*without)
     sizes = {
         "vocab_size": len(tokenizer), "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -52,6 +52,8 @@ def save_base(folder, kind="native", *without):
     torch.manual_seed(0)
     native = kind == "native"
     model = LlamaForCausalLM(LlamaConfig(**sizes)) if native else SmolHFForCausalLM(SmolHFTextConfig(**sizes))
+    with torch.no_grad():  # adapters leave the head as it is, and a new one says nothing loudly
+        model.get_output_embeddings().weight.mul_(head)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -66,14 +68,14 @@ def data(tmp_path_factory):
 
 def command_line(data, output, **keys):
     recipe = {
-        **({"data": data} if "documents" not in keys else {}), "output_dir": output, "max_steps": 60, "learning_rate": 1e-2, "logging_steps": 20, "seed": 0,
-        "per_device_train_batch_size": 3, "use_cpu": True, "save_strategy": "no", **keys,
+        **({"data": data} if "documents" not in keys else {}), "output_dir": output, "max_steps": 60,
+        "learning_rate": 1e-2, "logging_steps": 20, "seed": 0, "per_device_train_batch_size": 3, "use_cpu": True, "save_strategy": "no", **keys,
     }  # fmt: skip
-    return [
-        word
-        for key, value in recipe.items()
-        for word in (f"--{key}", json.dumps(value).strip('"') if isinstance(value, (bool, list)) else str(value))
-    ]
+    return [word for key, value in recipe.items() for word in (f"--{key}", written(value))]
+
+
+def written(value):
+    return json.dumps(value) if isinstance(value, (bool, list)) else str(value)
 
 
 def answers(checkpoint):
@@ -129,19 +131,19 @@ def test_a_base_model_gets_the_tokens_of_a_turn_and_is_told_so(data, tmp_path, c
 
 
 def test_adapters_learn_it_too_and_packed_rows_are_the_same(data, tmp_path):
-    base = save_base(tmp_path / "base", "native")
+    base = save_base(tmp_path / "base", "native", head=20.0)
     keys = {"use_peft": True, "lora_r": 32, "lora_alpha": 128, "lora_dropout": 0.0, "sample_packing": True}
-    keys |= {"model": base, "chat_template": "chatml", "max_steps": 150, "learning_rate": 2e-2}
+    keys |= {"model": base, "chat_template": "chatml", "max_steps": 60, "learning_rate": 1e-2}
     line = command_line(data, tmp_path / "run", **keys, lora_trainable_tokens=["<|im_end|>", "<|im_start|>"])
     assert train.main(line) == 0
     losses = [entry["loss"] for entry in read_log(tmp_path / "run") if "loss" in entry]
-    assert losses[-1] < losses[0] / 3
+    assert losses[-1] < losses[0] / 10
     merged, over_base = answers(tmp_path / "run" / "checkpoint"), answers(tmp_path / "run" / "adapter")
-    assert merged == over_base and "end" in {reason for _, reason in merged}
+    assert merged == over_base == EXPECTED
     assert smol_hf(["merge", str(tmp_path / "run" / "adapter"), str(tmp_path / "merged")]) == 0
     assert answers(tmp_path / "merged") == merged
     card = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
-    assert "AutoModelForCausalLM.from_pretrained" in card and "ision" not in card
+    assert "AutoModelForCausalLM.from_pretrained" in card and "vision-language" not in card
 
 
 def test_a_model_from_scratch_with_a_tokenizer_of_its_own(data, tmp_path):
