@@ -69,7 +69,8 @@ def data(tmp_path_factory):
 def command_line(data, output, **keys):
     recipe = {
         **({"data": data} if "documents" not in keys else {}), "output_dir": output, "max_steps": 60,
-        "learning_rate": 1e-2, "logging_steps": 20, "seed": 0, "per_device_train_batch_size": 3, "use_cpu": True, "save_strategy": "no", **keys,
+        "learning_rate": 1e-2, "logging_steps": 20, "seed": 0, "per_device_train_batch_size": 3, "use_cpu": True,
+        "save_strategy": "no", **keys,
     }  # fmt: skip
     return [word for key, value in recipe.items() for word in (f"--{key}", written(value))]
 
