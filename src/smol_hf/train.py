@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -107,10 +107,13 @@ def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> None:
     console.print(f"the trained model is in {folder}", soft_wrap=True)
 
 
-def main(command_line: Sequence[str] | None = None) -> int:
+def run_main(
+    run: Callable[[Sequence[str]], None], usage: Callable[[], str], command_line: Sequence[str] | None
+) -> int:
+    """A command that trains: its help, what libraries keep to themselves, and errors that the user can mend."""
     command_line = sys.argv[1:] if command_line is None else list(command_line)
     if not command_line or "--help" in command_line or "-h" in command_line:
-        sys.stdout.write(f"{USAGE}\n{describe_keys()}")
+        sys.stdout.write(usage())
         return 0
     # Bars and deprecations of libraries would drown what this run has to say.
     transformers_logging.disable_progress_bar()
@@ -122,6 +125,10 @@ def main(command_line: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    return run_main(run, lambda: f"{USAGE}\n{describe_keys()}", command_line)
 
 
 if __name__ == "__main__":

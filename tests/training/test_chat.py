@@ -4,13 +4,11 @@ import json
 
 import pytest
 import torch
-from helpers import TEXTS
-from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from chat_models import save_base, written
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from smol_hf import SmolHFForCausalLM, SmolHFTextConfig, train
+from smol_hf import train
 from smol_hf.cli import main as smol_hf
-from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
 from smol_hf.inference.answering import load_checkpoint
 from smol_hf.inference.chat import Chat
 from smol_hf.training.chat_template import CHATML, TURN_TOKENS
@@ -31,34 +29,6 @@ def records(*talks):
     )
 
 
-def base_tokenizer(*without):
-    """That of a base model: it has no template, and not these tokens either."""
-    description = json.loads(build_tiny_tokenizer(TEXTS).backend_tokenizer.to_str())
-    for number, token in enumerate(without):  # another token in its place
-        text = json.dumps(description, ensure_ascii=False)
-        description = json.loads(text.replace(json.dumps(token), json.dumps(f"<other_{number}>")))
-    engine = Tokenizer.from_str(json.dumps(description))
-    end = "<|endoftext|>"
-    return PreTrainedTokenizerFast(tokenizer_object=engine, eos_token=end, bos_token=end, pad_token=end)
-
-
-def save_base(folder, kind="native", *without, head=1.0):
-    tokenizer = base_tokenizer(*without)
-    sizes = {
-        "vocab_size": len(tokenizer), "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0,
-        "pad_token_id": 0,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    native = kind == "native"
-    model = LlamaForCausalLM(LlamaConfig(**sizes)) if native else SmolHFForCausalLM(SmolHFTextConfig(**sizes))
-    with torch.no_grad():  # adapters leave the head as it is, and a new one says nothing loudly
-        model.get_output_embeddings().weight.mul_(head)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "chat.jsonl"
@@ -73,10 +43,6 @@ def command_line(data, output, **keys):
         "save_strategy": "no", **keys,
     }  # fmt: skip
     return [word for key, value in recipe.items() for word in (f"--{key}", written(value))]
-
-
-def written(value):
-    return json.dumps(value) if isinstance(value, (bool, list)) else str(value)
 
 
 def answers(checkpoint):
