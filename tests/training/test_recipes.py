@@ -175,6 +175,8 @@ def test_a_preset_of_a_language_model_is_one_alone_unless_it_gets_an_encoder():
         (("--max_steps", "0"), "leave no step"),
         (("--loss_type", "dft"), "has no effect"),
         (("--label_smoothing_factor", "0.1"), "has no effect"),
+        (("--chat_template_path", "x"), "use chat_template"),
+        (("--chat_template", "chatml"), "its processor has a template"),
         (("--seed", "1", "--seed", "2"), "given twice"),
         (("--data.x", "1"), "not a mapping"),
     ],
