@@ -26,6 +26,7 @@ class Repository:
     """`trees`: commit → {path: content}; what is large has its content in the hub's `objects` too."""
 
     private: bool = False
+    sdk: str | None = None  # of a Space
     branches: dict = field(default_factory=dict)
     trees: dict = field(default_factory=dict)
     messages: list = field(default_factory=list)
@@ -101,6 +102,9 @@ def handler_of(hub):
             hub.requests.append((self.command, unquote(parts.path)))
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             names = [unquote(name) for name in parts.path.strip("/").split("/")]
+            if "spaces" in names[:2]:  # a Space's name is one that no model has
+                names.remove("spaces")
+                names = ["api", "models", *names[1:]] if names[0] == "api" else names
             knows = self.headers.get("Authorization") == f"Bearer {hub.token}"
             if self.command == "POST" and not knows:
                 return self.refuse(401, "Invalid username or password.")
@@ -142,7 +146,7 @@ def handler_of(hub):
                 return self.refuse(403, f"You don't have the rights to create a model under {asked['organization']}")
             if name in hub.repositories:
                 return self.send(409, {"error": "You already created this model repo", "url": f"{self.home}/{name}"})
-            hub.add(name, private=asked.get("visibility") == "private")
+            hub.add(name, private=asked.get("visibility") == "private").sdk = asked.get("sdk")
             self.send(200, {"url": f"{self.home}/{name}", "name": name})
 
         def branch(self, repository, branch, asked):

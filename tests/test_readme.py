@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import torch
 import yaml
+from end_to_end.browser import Served
 from helpers import build_model, build_processor
 from transformers import (
     LlamaConfig,
@@ -96,7 +98,10 @@ def test_make_targets_exist(line):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if not line.startswith("make")])
+SERVED = "smol-hf demo "
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if not line.startswith(("make", SERVED))])
 def test_the_readmes_commands_run(line, place):
     program, *arguments = shlex.split(line)
     if "--output_dir" not in arguments and program == "accelerate":
@@ -111,6 +116,17 @@ def test_the_readmes_commands_run(line, place):
     if "--output_dir" in arguments:
         folder = place / arguments[arguments.index("--output_dir") + 1] / "checkpoint"
         assert (folder / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if line.startswith(SERVED)])
+def test_the_readmes_page_is_served(line, place, tmp_path):
+    pytest.importorskip("gradio", reason="the page needs Gradio")
+    served = Served([*PROGRAMS["smol-hf"], *shlex.split(line)[1:]], tmp_path / "log", cwd=place)
+    try:
+        with urlopen(served.address, timeout=60) as answer:
+            assert b"gradio" in answer.read()
+    finally:
+        served.stop()
 
 
 def test_the_readmes_program_runs(place):

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from smol_hf import cli_conversion, cli_data, cli_generate, cli_publish
+from smol_hf import cli_conversion, cli_data, cli_generate, cli_pretrain, cli_publish, cli_tokenizer
 
 DESCRIPTION = "Small vision-language models, native to Hugging Face transformers."
 
@@ -48,8 +48,9 @@ CONVERSION_COMMANDS = {
 }
 PUBLISH_COMMANDS = {
     "publish": (
-        "upload a checkpoint to the Hub; without --yes, show what would be uploaded",
-        "smol-hf publish runs/demo/checkpoint OWNER/NAME --license apache-2.0",
+        "upload a checkpoint to the Hub, or a Space for it; without --yes, show what would be uploaded",
+        "smol-hf publish runs/demo/checkpoint OWNER/NAME --license apache-2.0\n"
+        "  smol-hf publish runs/demo/checkpoint OWNER/NAME --space",
         cli_publish.add_publish,
         cli_publish.run_publish,
     ),
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("train", help="train a model from a recipe", add_help=False)
+    commands.add_parser("pretrain", help=cli_pretrain.SUMMARY, add_help=False)
     commands.add_parser("dpo", help="train a language model on preferences, by DPO", add_help=False)
 
     for name, (summary, example, add_arguments, _) in cli_generate.GENERATION_COMMANDS.items():
@@ -71,9 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
     demo = add_command(
         commands,
         "demo",
-        "train a tiny model on handwritten digits and report how well it reads them",
-        "smol-hf demo --output runs/demo",
+        "train a tiny model on handwritten digits and report how well it reads them, or serve a checkpoint's page",
+        "smol-hf demo --output runs/demo\n  smol-hf demo runs/demo/checkpoint",
     )
+    cli_publish.add_page(demo)
     demo.add_argument("--output", default="runs/demo", help="folder of the result (default runs/demo)")
     demo.add_argument("--recipe", help="another recipe than quickstart/digits.yaml")
     demo.add_argument("--questions", type=int, default=600, help="held-out questions (default 600)")
@@ -86,6 +89,11 @@ def build_parser() -> argparse.ArgumentParser:
     of_data = data.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
     for name, (summary, example, add_arguments, _) in cli_data.DATA_COMMANDS.items():
         add_arguments(add_command(of_data, name, summary, example))
+    summary = cli_tokenizer.SUMMARY
+    tokenizer = commands.add_parser("tokenizer", help=summary, description=f"{summary}.".capitalize())
+    of_tokenizer = tokenizer.add_subparsers(dest="tokenizer_command", metavar="COMMAND", required=True)
+    for name, (summary, example, add_arguments, _) in cli_tokenizer.TOKENIZER_COMMANDS.items():
+        add_arguments(add_command(of_tokenizer, name, summary, example))
     return parser
 
 
@@ -114,6 +122,9 @@ def main(command_line: Sequence[str] | None = None) -> int:
         from smol_hf.train import main as train
 
         return train(command_line[1:])
+    if command_line[:1] == ["pretrain"]:
+        quiet_libraries()
+        return cli_pretrain.main(command_line[1:])
     if command_line[:1] == ["dpo"]:
         from smol_hf.dpo import main as dpo
 
@@ -127,6 +138,10 @@ def main(command_line: Sequence[str] | None = None) -> int:
             OTHER_COMMANDS[arguments.command][-1](arguments)
         elif arguments.command == "data":
             cli_data.DATA_COMMANDS[arguments.data_command][-1](arguments)
+        elif arguments.command == "tokenizer":
+            cli_tokenizer.TOKENIZER_COMMANDS[arguments.tokenizer_command][-1](arguments)
+        elif arguments.checkpoint is not None:
+            cli_publish.run_page(arguments)
         else:
             from smol_hf.demo import run_demo
 

@@ -1,4 +1,4 @@
-"""The command publish: what it takes, and what it prints."""
+"""The commands publish and demo CHECKPOINT: what they take, and what they print."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from rich.table import Table
 
 def add_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder of a published checkpoint or adapter")
-    parser.add_argument("repository", metavar="OWNER/NAME", help="repository on the Hub; made if it is not there")
+    parser.add_argument(
+        "repository", metavar="OWNER/NAME", nargs="?", help="repository on the Hub; made if it is not there"
+    )
     parser.add_argument("--yes", action="store_true", help="upload; without it nothing is sent or written")
     parser.add_argument("--private", action="store_true", help="for its owner alone")
     parser.add_argument("--branch", default="main", help="made from main if it is not there (default main)")
@@ -24,9 +26,20 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replace-weights", action="store_true", help="delete other weights that the repository holds, if any"
     )
+    space = parser.add_argument_group("a Space")
+    space.add_argument(
+        "--space", action="store_true", help="upload not the model but a page that runs it, as OWNER/NAME-space"
+    )
+    space.add_argument("--space-name", metavar="OWNER/NAME", help="another name for the Space")
+    space.add_argument("--space-output", metavar="FOLDER", help="write the Space there instead of uploading it")
 
 
 def run_publish(arguments: argparse.Namespace) -> None:
+    if arguments.space or arguments.space_name or arguments.space_output:
+        return run_space(arguments)
+    if arguments.repository is None:
+        raise ValueError("OWNER/NAME is missing: the repository on the Hub to which the checkpoint goes")
+
     from smol_hf.publishing.plan import plan
     from smol_hf.publishing.upload import loading_lines, publish
 
@@ -48,6 +61,62 @@ def run_publish(arguments: argparse.Namespace) -> None:
     if done.others:
         console.print(f"it also holds {', '.join(done.others)}, as before")
     console.print(f"\n{loading_lines(publication, done.revision)}")
+
+
+def run_space(arguments: argparse.Namespace) -> None:
+    from smol_hf.publishing.plan import MAIN
+    from smol_hf.publishing.space import plan_space
+    from smol_hf.publishing.space_upload import publish_space
+
+    for option in ("create_pr", "shorten_paths", "allow_paths", "replace_weights"):
+        if getattr(arguments, option):
+            raise ValueError(f"--{option.replace('_', '-')} means nothing for a Space: leave it out")
+    space = plan_space(
+        arguments.checkpoint,
+        arguments.repository,
+        space_name=arguments.space_name,
+        revision=None if arguments.branch == MAIN else arguments.branch,
+        license=arguments.license,
+        token=arguments.token,
+    )
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{space.model_id} → {f'spaces/{space.repository}' if space.repository else 'a Space'}")
+    table = Table()
+    for column in ("file", "bytes"):
+        table.add_column(column, justify="right" if column == "bytes" else "left")
+    for name, content in space.files.items():
+        table.add_row(name, f"{len(content):,}")
+    console.print(table, soft_wrap=False)
+    console.print(f"README.md begins with\n{space.front_matter.rstrip()}")
+    if arguments.space_output:
+        folder = space.write(arguments.space_output)
+        console.print(f"written to {folder}: python {folder / 'app.py'} serves it")
+    elif not arguments.yes:
+        console.print("nothing was sent: add --yes to upload, or --space-output FOLDER to write it there")
+    else:
+        done = publish_space(space, private=arguments.private, message=arguments.message, token=arguments.token)
+        console.print(f"{'' if done.is_new else 'nothing had changed: '}{done.address}, commit {done.commit}")
+        if done.needs_token:
+            console.print(f"mind: {space.model_id} is private: give the Space a secret HF_TOKEN that may read it")
+
+
+def add_page(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", nargs="?", help="serve a page for this folder or Hub id instead of training (needs Gradio)"
+    )
+    page = parser.add_argument_group("a page for a checkpoint")
+    page.add_argument("--host", default="127.0.0.1", help="address to serve at (default: this machine alone)")
+    page.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
+    page.add_argument("--share", action="store_true", help="also at a public address of Gradio's")
+    page.add_argument("--revision", help="branch, tag or commit of a Hub id")
+    page.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+
+
+def run_page(arguments: argparse.Namespace) -> None:
+    from smol_hf.publishing.local_app import serve_locally
+
+    names = ("revision", "host", "port", "share", "trust_remote_code")
+    serve_locally(arguments.checkpoint, **{name: getattr(arguments, name) for name in names})
 
 
 def print_plan(console: Console, publication) -> None:

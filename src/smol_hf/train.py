@@ -57,8 +57,9 @@ def describe_keys() -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(command_line: Sequence[str]) -> None:
-    """Parse, train, publish. Raises what the user can mend as one of `USER_ERRORS`."""
+def run(command_line: Sequence[str], after: Callable[[Path], None] | None = None) -> None:
+    """Parse, train, publish; `after` gets the folder of the result. Raises what the user can mend as one of
+    `USER_ERRORS`."""
     recipe, model_arguments, data_arguments, arguments = load_arguments(command_line)
     trainer = train(recipe, model_arguments, data_arguments, arguments)
     output_dir = Path(arguments.output_dir)
@@ -66,7 +67,9 @@ def run(command_line: Sequence[str]) -> None:
         raise RecipeError("no step was trained: there is nothing to publish")
     trainer.accelerator.wait_for_everyone()
     if PartialState().is_main_process:
-        publish(trainer, output_dir, model_arguments.dtype)
+        folder = publish(trainer, output_dir, model_arguments.dtype)
+        if after is not None:
+            after(folder)
         if data_arguments.documents is not None:
             sys.stdout.write(json.dumps(result_of(trainer)) + "\n")
 
@@ -86,7 +89,7 @@ def result_of(trainer: SmolTrainer) -> dict:
     }
 
 
-def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> None:
+def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> Path:
     """Write `checkpoint/`; of a run with adapters also `adapter/`, which the checkpoint holds merged."""
     console = Console(highlight=False, markup=False)
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -105,6 +108,7 @@ def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> None:
         facts["base_models"] = config.base_model_name_or_path
     folder = publish_checkpoint(output_dir / "checkpoint", model, trainer.processing_class, **facts)
     console.print(f"the trained model is in {folder}", soft_wrap=True)
+    return folder
 
 
 def run_main(
@@ -127,8 +131,8 @@ def run_main(
     return 0
 
 
-def main(command_line: Sequence[str] | None = None) -> int:
-    return run_main(run, lambda: f"{USAGE}\n{describe_keys()}", command_line)
+def main(command_line: Sequence[str] | None = None, after: Callable[[Path], None] | None = None) -> int:
+    return run_main(lambda words: run(words, after), lambda: f"{USAGE}\n{describe_keys()}", command_line)
 
 
 if __name__ == "__main__":

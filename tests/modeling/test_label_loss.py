@@ -14,7 +14,8 @@ from modeling.builders import (
 )
 from torch.nn import functional as F
 
-from smol_hf.modeling.label_loss import IGNORE_INDEX, labelled_positions
+from smol_hf.modeling import label_loss as label_loss_module
+from smol_hf.modeling.label_loss import IGNORE_INDEX, label_loss, labelled_positions, token_losses
 
 DECODERS = ["rotary", "gpt"]
 VLMS = ["rotary", "gpt2", "gemma2", "llama"]
@@ -143,3 +144,27 @@ def test_labelled_positions_are_a_union_in_order():
     labels = torch.tensor([[7, -100, -100, 3, -100], [-100, -100, 4, -100, 5]])
     assert labelled_positions(labels).tolist() == [1, 2, 3]  # the label at 0 has nothing before it to predict it
     assert labelled_positions(torch.full((2, 5), -100)).tolist() == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_logits_are_taken_in_parts(dtype, monkeypatch):
+    """The same losses, to the bit, and gradients; and autograd holds on to one tensor of their size, not three."""
+    torch.manual_seed(0)
+    targets = torch.randint(0, 50, (2, 7))
+    targets[0, 2:4] = IGNORE_INDEX
+    given = torch.randn(2, 7, 50).to(dtype)
+
+    def run(at_once):
+        monkeypatch.setattr(label_loss_module, "LOGITS_AT_ONCE", at_once)
+        logits, saved = given.clone().requires_grad_(), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda held: saved.append(held) or held, lambda held: held):
+            losses = token_losses(logits, targets)
+        label_loss(losses, targets).backward()
+        return losses.detach(), logits.grad, {held.data_ptr() for held in saved if held.numel() == given.numel()}
+
+    losses, gradient, _ = run(at_once=given.numel())
+    for at_once in (given.numel() - 1, 4 * 50, 1):
+        losses_of_parts, gradient_of_parts, held = run(at_once)
+        assert torch.equal(losses_of_parts, losses) and len(held) == 1
+        torch.testing.assert_close(gradient_of_parts, gradient, rtol=1e-5, atol=1e-7)
+    assert (gradient_of_parts[0, 2:4] == 0).all() and gradient_of_parts[1].abs().sum() > 0.1

@@ -10,6 +10,7 @@ from helpers import TEXTS, build_model, build_processor
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
 from smol_hf.data.mixture import parse_entries
+from smol_hf.data.text_tokenizer import train_text_tokenizer
 from smol_hf.data.tokenizer_of import is_language_model
 from smol_hf.resources import resource_path
 from smol_hf.training import preference
@@ -61,6 +62,9 @@ def test_every_shipped_recipe_parses_and_builds_its_model(path, tmp_path):
         model_arguments.model = str(tmp_path)
         build_model(build_processor()).save_pretrained(tmp_path)
         build_processor().save_pretrained(tmp_path)
+    if model_arguments.tokenizer is not None:  # on the Hub: here a small one takes its place
+        model_arguments.tokenizer = str(tmp_path / "tokenizer")
+        train_text_tokenizer(TEXTS, vocab_size=300).save_pretrained(model_arguments.tokenizer)
     config, processor = build_config_and_processor(model_arguments, TEXTS, documents=data.documents is not None)
     if is_language_model(processor):
         assert config.vocab_size >= len(processor)

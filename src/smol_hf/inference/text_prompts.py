@@ -37,9 +37,10 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list[i
     """
     if tokenizer.chat_template is None:
         raise ValueError("this language model has no chat template: it continues text (smol-hf generate)")
-    return chat_of(tokenizer).prompt_ids(messages)
+    return chat_of(tokenizer, tokenizer.get_chat_template()).prompt_ids(messages)
 
 
 @lru_cache(maxsize=2)
-def chat_of(tokenizer: PreTrainedTokenizerBase) -> TextChat:
+def chat_of(tokenizer: PreTrainedTokenizerBase, template: str) -> TextChat:
+    """`template`: the tokenizer's; with another one it is another chat."""
     return TextChat(tokenizer)

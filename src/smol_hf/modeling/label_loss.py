@@ -6,9 +6,11 @@ step and contribute nothing. So logits are made only at `labelled_positions`.
 """
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 IGNORE_INDEX = -100
+LOGITS_AT_ONCE = 2**22  # of which the loss is computed: 16 MiB in float32, about what a cache holds
 
 
 def labelled_positions(labels):
@@ -35,10 +37,45 @@ def token_losses(logits, targets):
         logits: (batch, positions, vocabulary).
         targets: (batch, positions), -100 where there is none.
     """
-    losses = F.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten().to(logits.device), ignore_index=IGNORE_INDEX, reduction="none"
-    )
+    logits, flat = logits.flatten(0, 1), targets.flatten().to(logits.device)
+    if logits.numel() <= LOGITS_AT_ONCE or torch.compiler.is_compiling():  # a compiler joins the steps by itself
+        losses = cross_entropy(logits, flat)
+    else:
+        losses = CrossEntropyInParts.apply(logits, flat, max(1, LOGITS_AT_ONCE // logits.shape[-1]))
     return losses.view(targets.shape)
+
+
+def cross_entropy(logits, targets):
+    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="none")
+
+
+class CrossEntropyInParts(torch.autograd.Function):
+    """`cross_entropy` of some rows at a time, which keeps no tensor of the logits' size but their gradient.
+
+    Autograd keeps three more, in float32: the logits themselves, their log-softmax and the gradient of that. With
+    large vocabularies they are the memory of a training step, and writing them a good part of its time.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, targets, rows):
+        ctx.save_for_backward(logits, targets)
+        ctx.rows = rows
+        return torch.cat([cross_entropy(*part) for part in zip(logits.split(rows), targets.split(rows))])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, weights):
+        """d loss / d logits = softmax(logits) - one_hot(target), for each row times the gradient of its loss."""
+        logits, targets = ctx.saved_tensors
+        weights = weights.masked_fill(targets == IGNORE_INDEX, 0).unsqueeze(-1)
+        targets = targets.clamp(min=0).unsqueeze(-1)
+        gradient = torch.empty_like(logits)
+        parts = (tensor.split(ctx.rows) for tensor in (gradient, logits, targets, weights))
+        for part, some_logits, target, weight in zip(*parts):
+            difference = some_logits.softmax(-1, dtype=torch.float32)
+            difference.scatter_add_(-1, target, torch.full_like(weight, -1.0))
+            torch.mul(difference, weight, out=part)
+        return gradient, None, None
 
 
 def label_loss(losses, targets, num_items_in_batch=None):

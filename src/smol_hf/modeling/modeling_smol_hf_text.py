@@ -74,9 +74,10 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
         if cache_position is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             cache_position = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen
+        # Before positions are made up: only those given can restart, and looking for that waits for the device.
+        mask = causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position)
         if position_ids is None:
             position_ids = cache_position.unsqueeze(0)
-        mask = causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position)
 
         hidden_states, rotary = inputs_embeds, None
         if self.config.position_embedding_type == "learned":

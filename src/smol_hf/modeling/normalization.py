@@ -16,10 +16,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_states):
-        dtype = hidden_states.dtype
-        hidden_states = hidden_states.float()  # the mean of squares overflows float16 and loses digits in bfloat16
-        mean_square = hidden_states.pow(2).mean(-1, keepdim=True)
-        return self.weight * (hidden_states * torch.rsqrt(mean_square + self.eps)).to(dtype)
+        # In float32: the mean of squares overflows float16 and loses digits in bfloat16.
+        normed = nn.functional.rms_norm(hidden_states.float(), self.weight.shape, eps=self.eps)
+        return self.weight * normed.to(hidden_states.dtype)
 
 
 def build_norm(config):

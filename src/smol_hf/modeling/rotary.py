@@ -23,21 +23,16 @@ class RotaryEmbedding(nn.Module):
 
     @torch.no_grad()
     def forward(self, position_ids, dtype):
-        """`position_ids` (batch, sequence) → cos, sin, each (batch, 1, sequence, head_dim) in `dtype`."""
+        """`position_ids` (batch, sequence) → cos, ±sin, each (batch, 1, sequence, head_dim) in `dtype`."""
         exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=position_ids.device) / self.head_dim
         frequencies = 1.0 / self.rope_theta**exponents  # (head_dim / 2)
         # Angles in float32 whatever the model's dtype: bfloat16 cannot tell position 257 from 258.
         angles = position_ids[:, None, :, None].float() * frequencies  # (batch, 1, sequence, head_dim / 2)
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate_half(states):
-    """(x, y) → (-y, x) for each pair: the turn by a right angle."""
-    first, second = states.chunk(2, dim=-1)
-    return torch.cat((-second, first), dim=-1)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
 def apply_rotary(states, cos, sin):
-    """Turn `states` (batch, heads, sequence, head_dim): x·cos + (x turned by 90°)·sin."""
-    return states * cos + rotate_half(states) * sin
+    """Turn `states` (batch, heads, sequence, head_dim), whose pairs (x, y) stand half of `head_dim` apart:
+    (x, y)·cos + (y, x)·(-sin, sin)."""
+    return states * cos + states.roll(states.shape[-1] // 2, dims=-1) * sin

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.trainer_utils import SaveStrategy
+from transformers import get_scheduler
+from transformers.trainer_utils import SaveStrategy, SchedulerType
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 
 @dataclass
 class SmolTrainingArguments(SFTConfig):
-    """TRL's SFTConfig, with a learning rate for each part and the vision encoder's unfreezing."""
+    """TRL's SFTConfig, with a learning rate for each part, the vision encoder's unfreezing, and a decay that is a
+    share of the run."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Where checkpoints, logs and the result go."})
     vision_learning_rate: float | None = field(
@@ -34,6 +36,13 @@ class SmolTrainingArguments(SFTConfig):
     )
     vision_warmup_steps: int = field(
         default=0, metadata={"help": "Steps over which its rate rises from 0 after it was unfrozen."}
+    )
+    decay_steps: float | None = field(
+        default=None,
+        metadata={
+            "help": "Steps at the end over which the rate of lr_scheduler_type warmup_stable_decay falls; below 1 a "
+            "share of the run, such as 0.2, as in warmup_steps."
+        },
     )
     max_nonfinite_steps: int = field(
         default=3, metadata={"help": "Steps in a row with a non-finite loss or gradient after which the run stops."}
@@ -100,6 +109,54 @@ class SmolTrainingArguments(SFTConfig):
         if self.bf16 is None:  # SFTConfig would ask for it on machines that do not have it
             self.bf16 = not self.fp16 and not self.use_cpu and is_torch_bf16_gpu_available()
         super().__post_init__()
+        if self.fp16 and self.device.type == "cpu":
+            raise ValueError("fp16 needs a GPU: a CPU would compute in float32 without a word; bf16 works on both")
+        self.check_decay_steps()
+        self.check_schedule(self.max_steps if self.max_steps > 0 else None)
+
+    def check_decay_steps(self) -> None:
+        """Raises ValueError for `decay_steps` without its schedule, for the schedule without any, and for both ways
+        to say it at once."""
+        decays = self.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY
+        given = "num_decay_steps" in (self.lr_scheduler_kwargs or {})
+        if self.decay_steps is None:
+            if decays and not given:
+                raise ValueError("lr_scheduler_type warmup_stable_decay needs decay_steps: 0.2 is the last fifth")
+            return
+        if not decays:
+            kind = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
+            raise ValueError(f"decay_steps belongs to lr_scheduler_type warmup_stable_decay, not to {kind}")
+        if given:
+            raise ValueError("decay_steps and lr_scheduler_kwargs.num_decay_steps say the same: give one of them")
+        if self.decay_steps <= 0 or (self.decay_steps > 1 and self.decay_steps % 1):
+            raise ValueError(f"decay_steps is {self.decay_steps}: a share of the run below 1, or a number of steps")
+
+    def check_schedule(self, steps: int | None) -> None:
+        """Whether the schedule can be built for a run of so many steps, None = not known yet. Raises ValueError."""
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        try:
+            self.build_schedule(optimizer, steps or 10**9)
+        except TypeError as error:  # of a function of transformers, about its arguments
+            raise ValueError(f"lr_scheduler_kwargs {self.lr_scheduler_kwargs}: {error}") from error
+
+    def build_schedule(self, optimizer: torch.optim.Optimizer, steps: int):
+        """The scheduler of a run of so many steps.
+
+        Raises:
+            ValueError: where warmup and decay overlap, so that the rate would jump.
+            TypeError: for `lr_scheduler_kwargs` that the schedule does not have.
+        """
+        warmup, own = self.get_warmup_steps(steps), dict(self.lr_scheduler_kwargs or {})
+        if self.decay_steps is not None:
+            of_the_run = max(1, round(steps * self.decay_steps))
+            own["num_decay_steps"] = of_the_run if self.decay_steps < 1 else int(self.decay_steps)
+        decay = own.get("num_decay_steps", 0)
+        if warmup < steps < warmup + decay:  # a shorter run, such as a trial of a recipe, ends in the warmup
+            raise ValueError(
+                f"a warmup of {warmup:,} and a decay of {decay:,} steps do not fit into {steps:,} steps: give "
+                "warmup_steps and decay_steps as shares of the run, such as 0.01 and 0.2"
+            )
+        return get_scheduler(self.lr_scheduler_type, optimizer, warmup, steps, own)
 
     def refuse_what_has_no_effect(self) -> None:
         """Options of TRL that act inside the loss or the model loading, which are ours. Raises ValueError."""

@@ -24,7 +24,10 @@ class DocumentArguments:
     )
     text_key: str = field(default="text", metadata={"help": "Where the text of a record stands."})
     document_separator: str | None = field(
-        default=None, metadata={"help": "What stands between the documents of a text file; by default it is one."}
+        default=None,
+        metadata={
+            "help": r"What stands between the documents of a text file (\n is a line break); by default it is one."
+        },
     )
     max_documents: int | None = field(default=None, metadata={"help": "Read the first so many documents alone."})
     validation_documents: str | None = field(

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.documents.held_out import HeldOut
-from smol_hf.data.documents.readers import Document, Documents, open_documents
+from smol_hf.data.documents.readers import Document, Documents, open_documents, unescaped
 from smol_hf.data.documents.token_cache import TokenCache, caches_folder, tokenise
 from smol_hf.data.documents.token_source import TokenSource, TokenWork
 from smol_hf.data.engine.stream import Plan
@@ -36,7 +36,9 @@ class DocumentData:
     @classmethod
     def open(cls, arguments: DataArguments) -> DocumentData:
         """Raises FileNotFoundError, SampleError, ValueError: see `open_documents`."""
-        read = {"text_key": arguments.text_key, "separator": arguments.document_separator}
+        read = {"text_key": arguments.text_key}
+        if arguments.document_separator is not None:
+            read["separator"] = unescaped(arguments.document_separator)
         of_hub = {
             "config": arguments.dataset_config, "split": arguments.dataset_split,
             "revision": arguments.dataset_revision, "download": arguments.dataset_download,

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 from transformers import TrainingArguments
+from transformers.utils import is_flash_attn_2_available, is_kernels_available
 from trl import TrlParser
 
 from smol_hf.resources import resource_path
@@ -174,11 +175,29 @@ def parse_recipe(
         else:
             words.append(f"--{key}={word(value)}")
     try:
-        return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+        parsed = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except RecipeError:
         raise
     except (TypeError, ValueError) as error:
         raise RecipeError(str(error)) from error
+    if classes == ARGUMENT_CLASSES:
+        refuse_what_cannot_train(parsed[0], parsed[2])
+    return parsed
+
+
+def refuse_what_cannot_train(model: ModelArguments, training: SmolTrainingArguments) -> None:
+    """Raises RecipeError for keys of the model that this machine, or another key, cannot serve."""
+    if model.attn_implementation == "flash_attention_2" and not (
+        is_flash_attn_2_available() or is_kernels_available()
+    ):
+        raise RecipeError(
+            "attn_implementation flash_attention_2 needs a GPU and the package flash-attn (pip install flash-attn "
+            "--no-build-isolation) or kernels: install one, or take sdpa, which is part of PyTorch"
+        )
+    if training.fp16 and model.dtype == "float16":
+        raise RecipeError(
+            "fp16 computes in float16 and keeps float32 weights, whose gradients it scales: dtype must be float32"
+        )
 
 
 def holds_mappings(value: Any) -> bool:

@@ -113,6 +113,8 @@ def train(
     ends_with_the_data = arguments.max_steps <= 0
     if ends_with_the_data:
         arguments.max_steps = -(-rows // rows_of_a_step(arguments))
+        with recipe_errors("the schedule does not fit the data"):
+            arguments.check_schedule(arguments.max_steps)
     arguments.space_checkpoints()
     run_state = {
         "data_fingerprint": fingerprint(data, read_images=data_arguments.verify_images),

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from smol_hf.data.text_tokenizer import train_text_tokenizer
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
-from smol_hf.training.chat_template import end_with_turns, make_room, prepare_tokenizer, tokens_of
+from smol_hf.training.chat_template import end_with_turns, make_room, prepare_tokenizer
 from smol_hf.training.config_keys import check_keys, config_class_of
 from smol_hf.training.lora import quantization_config
 from smol_hf.training.model_arguments import ModelArguments
@@ -76,7 +76,7 @@ def build_text_config_and_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer, trust_remote_code=trust_remote_code)
     else:
         size = arguments.tokenizer_vocab_size or text_config.get("vocab_size") or DEFAULT_VOCABULARY
-        tokenizer = train_text_tokenizer(texts, vocab_size=size - len(tokens_of(arguments.chat_template)))
+        tokenizer = train_text_tokenizer(texts, vocab_size=size)
     added = prepare_tokenizer(tokenizer, arguments, chat)
     return new_text_config(text_config, tokenizer), tokenizer, added
 

@@ -103,6 +103,7 @@ class SmolTrainer(SFTTrainer):
             if name in unrounded and weight.dtype != unrounded[name].dtype:
                 weight.data = unrounded[name].to(weight.device)
         del unrounded
+        self.vectors = {name for name, weight in self.model.named_parameters() if weight.ndim < 2}
         self.add_callback(FreezeCallback(self.freeze_schedule))
         self.run_state = run_state or {}
         self.skipped = SkippedSamples() if skipped is None else skipped
@@ -194,9 +195,15 @@ class SmolTrainer(SFTTrainer):
         loss, norm = loss / self.accelerator.num_processes, float(grad_norm)
         self.exchange_met(named > 0)
         finite = math.isfinite(loss) and math.isfinite(norm)
-        self.source_books.close_step(finite)
+        overflow = math.isfinite(loss) and not finite and self.loss_scale() > 1
+        self.source_books.close_step(finite or overflow)
         if not samples:
             self.drop_gradients(model)
+        elif overflow:  # float16: the scaler begins far too high by design, leaves the step out and halves itself
+            self.drop_gradients(model)
+            self.window_losses.append(loss)
+            if self.is_world_process_zero():
+                self.books.add(Counters(skipped_steps=1))
         elif finite:
             self.window_losses.append(loss)
             self.nonfinite_in_a_row = 0
@@ -220,11 +227,14 @@ class SmolTrainer(SFTTrainer):
             self.shortened.note(shortened)
         self.met = []
 
+    def loss_scale(self) -> float:
+        """What float16's loss is multiplied by, so that small gradients do not vanish; 1 elsewhere."""
+        return 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()
+
     def drop_gradients(self, model) -> None:
         """An optimizer leaves parameters without gradients, and their moments, as they are."""
-        if self.accelerator.scaler is None:  # with float16, the scaler skips by itself what is not finite
-            for parameter in model.parameters():
-                parameter.grad = None
+        for parameter in model.parameters():
+            parameter.grad = None
 
     def skip_step(self, model, loss: float, norm: float) -> None:
         """Leave out a step that is not finite."""
@@ -265,9 +275,15 @@ class SmolTrainer(SFTTrainer):
             self.optimizer = optimizer_class(groups, **arguments)
         return self.optimizer
 
+    def get_decay_parameter_names(self, model):
+        """Those of matrices: no scale, class token or whatever else is a vector."""
+        return [name for name in super().get_decay_parameter_names(model) if name not in self.vectors]
+
     def create_scheduler(self, num_training_steps, optimizer=None):
         if self.lr_scheduler is None:
-            super().create_scheduler(num_training_steps, optimizer)
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = self.args.build_schedule(optimizer, num_training_steps)
+            self._created_lr_scheduler = True
             schedule_parts(self.lr_scheduler, self.freeze_schedule)
         return self.lr_scheduler
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 
 from smol_hf.data.documents.document import CHUNK, Document, Documents
 from smol_hf.data.documents.records import Records
@@ -32,9 +33,10 @@ from smol_hf.data.sources import (
     source_of,
 )
 
-__all__ = ["CHUNK", "Document", "Documents", "open_documents"]
+__all__ = ["CHUNK", "TEXT_KEY", "Document", "Documents", "open_documents", "unescaped"]
 
 TEXT_KEY = "text"
+ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 RECORDS = (".jsonl", ".json", ".parquet")
 
 
@@ -70,7 +72,7 @@ def open_documents(
     root, urls = files_of(location)
     name = file_name(location)
     records = [url for url in urls if is_records(url)]
-    texts = [url for url in urls if url not in set(records) and not COMPRESSED.search(url)]
+    texts = [url for url in urls if not is_records(url) and not COMPRESSED.search(url)]
     if records and texts:
         raise ValueError(
             f"{location} holds text ({file_name(texts[0])}) and records ({file_name(records[0])}): name the ones that "
@@ -104,6 +106,11 @@ def text_files(name: str, labels: dict[str, str], text_key: str, separator: str 
 def refuse_separator(name: str, separator: str | None) -> None:
     if separator is not None:
         raise ValueError(f"separator belongs to text files, and {name} holds records: each of them is one document")
+
+
+def unescaped(separator: str) -> str:
+    r"""A separator as a shell passes it, where `\n`, `\r`, `\t` and `\\` stand for what they mean elsewhere."""
+    return re.sub(r"\\([nrt\\])", lambda match: ESCAPES[match[1]], separator)
 
 
 def is_records(url: str) -> bool:

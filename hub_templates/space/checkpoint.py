@@ -1,0 +1,80 @@
+"""A folder or repository with a checkpoint → a `Writer`, and whether its weights are what was trained."""
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from writer import Problem, Writer, one_line
+
+SAFE_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+OTHER_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
+RANDOM = "Random weights: this model was never trained; what it writes means nothing."
+
+
+def load(model_id: str, revision: str | None = None, *, trust_remote_code: bool = True) -> Writer:
+    """The checkpoint, on the GPU where there is one, ready to write.
+
+    Args:
+        model_id: a folder, or a repository of the Hub (owner/name). One without weights gets random ones.
+
+    Raises:
+        Problem: when there is no such checkpoint, or it cannot be used.
+    """
+    folder = Path(model_id) if Path(model_id).is_dir() else fetch(model_id, revision)
+    if not (folder / "config.json").is_file():
+        is_adapter = (folder / "adapter_config.json").is_file()
+        advice = "it is an adapter: merge it with its base first" if is_adapter else "it has no config.json"
+        raise Problem(f"{model_id} is no checkpoint that can be loaded: {advice}")
+    options = {"trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(folder, **options)
+        sees_images = getattr(config, "vision_config", None) is not None
+        processor = (AutoProcessor if sees_images else AutoTokenizer).from_pretrained(folder, **options)
+        auto_class = AutoModelForImageTextToText if sees_images else AutoModelForCausalLM
+        model, warning = read_or_draw(auto_class, folder, config, options)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+        raise Problem(f"{model_id} cannot be loaded: {one_line(error)}") from error
+    if sees_images and processor.chat_template is None:
+        raise Problem(f"{model_id} cannot be asked: its processor has no chat template")
+    return Writer(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor, warning)
+
+
+def fetch(model_id: str, revision: str | None) -> Path:
+    """The folder of a repository, after downloading what is needed of it; from the cache when offline."""
+    try:
+        try:
+            names = [name for name in HfApi().list_repo_files(model_id, revision=revision) if "/" not in name]
+        except OfflineModeIsEnabled:
+            return Path(snapshot_download(model_id, revision=revision, local_files_only=True))
+        weights = matching(names, SAFE_WEIGHTS) or matching(names, OTHER_WEIGHTS)
+        wanted = [name for name in matching(names, OTHER_FILES) if not name.endswith(".index.json")] + weights
+        return Path(snapshot_download(model_id, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
+        raise Problem(f"{model_id} is no folder here, and the Hub did not give it: {one_line(error)}") from error
+
+
+def matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def read_or_draw(auto_class, folder: Path, config, options: dict):
+    """(model, warning): the weights of the folder; where it has none, random ones."""
+    # Half precision is slow on most CPUs.
+    dtype = "auto" if torch.cuda.is_available() else torch.float32
+    names = [path.name for path in folder.iterdir()]
+    if not matching(names, (*SAFE_WEIGHTS, *OTHER_WEIGHTS)):
+        torch.manual_seed(0)
+        return auto_class.from_config(config, **options).to(dtype if dtype != "auto" else config.dtype), RANDOM
+    model, found = auto_class.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+    if missing := sorted(found["missing_keys"]):
+        total = len({tensor.data_ptr() for tensor in model.parameters()})
+        return model, (
+            f"Random weights: {len(missing):,} of this model's {total:,} tensors are not in its checkpoint "
+            f"(first: {missing[0]}), and nobody trained what stands in for them; do not rely on what it writes."
+        )
+    return model, ""

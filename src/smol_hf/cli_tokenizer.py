@@ -1,0 +1,118 @@
+"""The commands `smol-hf tokenizer …`: what they take, and what they print."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from smol_hf.cli_conversion import finish
+from smol_hf.wording import compact, duration
+
+SUMMARY = "make tokenizers"
+MAX_BYTES = 1_000_000_000
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sources", nargs="+", metavar="SOURCE",
+        help="text file, folder or pattern of them, .jsonl, .json, .parquet, or a dataset of the Hub",
+    )  # fmt: skip
+    parser.add_argument("--vocab-size", type=int, default=8192, help="tokens, all kinds together (default 8192)")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write")
+    parser.add_argument("--text-key", default="text", help="of records: the key of their text (default text)")
+    parser.add_argument(
+        "--separator", metavar="STRING", help=r"of text files: stands between two documents; \n is a line break"
+    )
+    parser.add_argument(
+        "--max-bytes", type=int, default=MAX_BYTES, metavar="N",
+        help=f"read no more than so many bytes of text, 0 for all (default {MAX_BYTES:,}); sources share them",
+    )  # fmt: skip
+    parser.add_argument("--config", metavar="NAME", help="of a dataset of the Hub: its configuration")
+    parser.add_argument("--split", help="of a dataset of the Hub (default train)")
+    parser.add_argument("--revision", help="of a dataset of the Hub: branch, tag or commit")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    from smol_hf.data.documents.readers import TEXT_KEY, open_documents, unescaped
+    from smol_hf.data.text_tokenizer import write_text_tokenizer
+
+    keys = {name: getattr(arguments, name) for name in ("text_key", "config", "split", "revision")}
+    if arguments.separator is not None:
+        keys["separator"] = unescaped(arguments.separator)
+    with progress() as advance:
+        facts = write_text_tokenizer(
+            [open_documents(source, **keys) for source in arguments.sources],
+            arguments.output,
+            vocab_size=arguments.vocab_size,
+            max_bytes=arguments.max_bytes or None,
+            advance=advance,
+        )
+    read = {"sources": arguments.sources, "separator": arguments.separator}
+    read["text_key"] = None if arguments.text_key == TEXT_KEY else arguments.text_key
+    finish({**facts, **read}, arguments.json, print_trained)
+
+
+def print_trained(console: Console, facts: dict[str, Any]) -> None:
+    documents = "1 document" if facts["documents"] == 1 else f"{facts['documents']:,} documents"
+    lines = [("trained on", f"{facts['bytes']:,} bytes of {documents} in {duration(facts['seconds'])}")]
+    if not facts["all_read"]:
+        lines.append(("", "there is more text: --max-bytes ended the reading"))
+    if facts["empty_documents"]:
+        lines.append(("", f"empty documents among them: {facts['empty_documents']:,}"))
+    lines.append(("vocabulary", f"{facts['vocab_size']:,} tokens"))
+    if facts["vocab_size"] < (asked := facts["asked_vocab_size"]):
+        lines.append(("", f"{asked:,} were asked for; nothing more stands twice in the text, so take more of it"))
+    measured = f"measured on the first {facts['measured_bytes']:,} bytes"
+    lines.append(("length", f"{facts['bytes_per_token']:.2f} bytes per token, {measured}"))
+    lines.append(("written to", facts["output"] + (", in place of the one there" if facts["replaced"] else "")))
+    lines.append(("next", next_command(facts)))
+    for name, words in lines:
+        console.print(f"{name:<10} {words}", soft_wrap=True)
+
+
+def next_command(facts: dict[str, Any]) -> str:
+    keys = {
+        "--data": facts["sources"][0],
+        "--text_key": facts["text_key"],
+        "--document_separator": facts["separator"],
+        "--tokenizer": facts["output"],
+        "--preset": "smollm-tiny",
+        "--text_config.vocab_size": str(facts["vocab_size"]),
+        "--output": "runs/text",
+    }
+    return shlex.join(
+        ["smol-hf", "pretrain", *(word for pair in keys.items() if pair[1] is not None for word in pair)]
+    )
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[int], None]]:
+    """What was read, on the terminal, if there is one; what is given counts bytes."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading")
+
+        def advance(size: int) -> None:
+            bar.advance(task, size)
+            bar.update(task, description=f"learning from {compact(bar.tasks[task].completed)}B of text")
+
+        yield advance
+
+
+# Name → what it does, an example, what adds its arguments, what runs it.
+TOKENIZER_COMMANDS = {
+    "train": (
+        "train a byte-level BPE tokenizer on texts",
+        "smol-hf tokenizer train corpus.txt --vocab-size 4096 --output tokenizers/mine",
+        add_train,
+        run_train,
+    ),
+}

@@ -1,0 +1,69 @@
+"""Byte-level BPE as SmolLM2's: any text is a sequence of tokens, and comes back unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+BYTES = 256
+
+
+def least_vocab_size(special_tokens: Sequence[str]) -> int:
+    return len(special_tokens) + BYTES
+
+
+def build_byte_level_tokenizer(
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    special_tokens: Sequence[str],
+    named: dict[str, str],
+    model_max_length: int,
+    min_frequency: int = 0,
+) -> PreTrainedTokenizerFast:
+    """Train a tokenizer on `texts`; the same texts give the same tokenizer.
+
+    The ids are: the special tokens in their order, the 256 bytes, then the learned merges. All bytes are there, so
+    that no unknown token exists. Digits never merge: "42" is two tokens. The tokenizer holds at most `vocab_size`
+    tokens, fewer when the texts do not give that many merges: read its size with `len(tokenizer)`.
+
+    Special tokens in `texts` are ordinary characters. As everywhere in transformers, the tokenizer then reads the text
+    of one as that token unless the call says `split_special_tokens=True`.
+
+    Args:
+        named: `bos_token`, `eos_token`, `pad_token` → which of the special tokens it is.
+        model_max_length: in tokens.
+        min_frequency: how often two tokens stand side by side before they are merged.
+
+    Raises:
+        ValueError: when `vocab_size` has no room for the special tokens and the bytes.
+    """
+    least = least_vocab_size(special_tokens)
+    if vocab_size < least:
+        raise ValueError(
+            f"vocab_size must be at least {least}, for {len(special_tokens)} special tokens and {BYTES} bytes, got "
+            f"{vocab_size}"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=list(special_tokens),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        **named,
+        additional_special_tokens=[token for token in special_tokens if token not in named.values()],
+        model_max_length=model_max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,50 @@
+"""`smol-hf demo CHECKPOINT`: the page that a Space shows, served by this machine."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from smol_hf.publishing.space import plan_space
+
+
+def serve_locally(
+    checkpoint: str,
+    *,
+    revision: str | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    trust_remote_code: bool = False,
+) -> None:
+    """Serve the page of a checkpoint (a folder or a repository of the Hub) until Ctrl-C.
+
+    Args:
+        port: by default the first that is free from 7860 on.
+        share: also through an address of Gradio's that everybody can reach.
+
+    Raises:
+        ValueError: when Gradio is not there, or the checkpoint cannot be loaded.
+        OSError: when the port is taken.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError('the page needs Gradio: pip install "smol_hf[demo]"')
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    with TemporaryDirectory(prefix="smol-hf-demo-") as folder:
+        if Path(checkpoint).is_dir() and revision:
+            raise ValueError(f"{checkpoint} is a folder: only a repository of the Hub has revisions")
+        space = plan_space(checkpoint, revision=revision)
+        space.write(folder)
+        sys.path.insert(0, folder)  # the app is no part of this package: it runs where smol_hf is not
+        app = importlib.import_module("app")
+        app.serve(
+            space.settings,
+            trust_remote_code=trust_remote_code,
+            server_name=host,
+            server_port=port,
+            share=share,
+        )

@@ -1,0 +1,44 @@
+"""Tiny checkpoints for the Space: one that sees pictures and knows an answer by heart."""
+
+import torch
+from helpers import build_model, build_processor
+from PIL import Image
+
+from smol_hf.publishing.checkpoint import publish_checkpoint
+
+QUESTION = "What is this?"
+ANSWER = "This is a page of red paper. Nobody wrote on it, so there is nothing to read here but the colour of the sea."
+
+
+def red_page():
+    return Image.new("RGB", (32, 32), "red")
+
+
+def turn(question=QUESTION, *images):
+    return {"role": "user", "content": [*({"type": "image", "image": each} for each in images), text(question)]}
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def save_picture_checkpoint(folder, steps=100):
+    """A model that answers `QUESTION` about a red page with `ANSWER`."""
+    torch.manual_seed(0)
+    processor = build_processor(longest_edge=32)
+    model = build_model(processor)
+    model.config.text_config.max_position_embeddings = 256
+    messages = [turn(QUESTION, red_page()), {"role": "assistant", "content": [text(ANSWER)]}]
+    sample = processor.encode(messages, [red_page()])
+    batch = {
+        "input_ids": torch.tensor([sample.input_ids]),
+        "labels": torch.tensor([sample.labels]),
+        "pixel_values": torch.from_numpy(sample.tiles),
+    }
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        model(**batch, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    publish_checkpoint(folder, model, processor, license="mit")
+    return folder
