@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("train", help="train a model from a recipe", add_help=False)
     commands.add_parser("pretrain", help=cli_pretrain.SUMMARY, add_help=False)
+    commands.add_parser("dpo", help="train a language model on preferences, by DPO", add_help=False)
 
     for name, (summary, example, add_arguments, _) in cli_generate.GENERATION_COMMANDS.items():
         add_arguments(add_command(commands, name, summary, example))
@@ -124,6 +125,10 @@ def main(command_line: Sequence[str] | None = None) -> int:
     if command_line[:1] == ["pretrain"]:
         quiet_libraries()
         return cli_pretrain.main(command_line[1:])
+    if command_line[:1] == ["dpo"]:
+        from smol_hf.dpo import main as dpo
+
+        return dpo(command_line[1:])
     arguments = build_parser().parse_args(command_line)
     quiet_libraries()
     try:

@@ -46,6 +46,7 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
 def run_preview(arguments: argparse.Namespace) -> None:
     from smol_hf.cli_data_tables import print_preview
     from smol_hf.data.preview import draw_samples, write_page
+    from smol_hf.data.tokenizer_of import is_language_model
     from smol_hf.training.announcement import describe_pictures
     from smol_hf.training.inspection import inspect
 
@@ -57,8 +58,9 @@ def run_preview(arguments: argparse.Namespace) -> None:
         "seed": str(found.seed),
         "context length": f"{found.plan.context_length:,} tokens",
         "tokenizer": found.tokenizer,
-        "pictures": describe_pictures(found.processor),
     }
+    if not is_language_model(found.processor):
+        facts["pictures"] = describe_pictures(found.processor)
     title = arguments.config if arguments.data is None else arguments.data
     page = write_page(arguments.output, drawn, found.data, found.plan, title=title, facts=facts)
     shown = {"output": str(page), "shown": len(drawn.samples), "left_out": len(drawn.left_out)}

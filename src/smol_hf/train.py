@@ -94,6 +94,7 @@ def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> Path:
     """Write `checkpoint/`; of a run with adapters also `adapter/`, which the checkpoint holds merged."""
     console = Console(highlight=False, markup=False)
     model = trainer.accelerator.unwrap_model(trainer.model)
+    generation_config = model.generation_config
     facts = {
         "recipe": yaml.safe_load((output_dir / "recipe.yaml").read_text(encoding="utf-8")),
         "versions": trainer.run_state["versions"],
@@ -104,6 +105,7 @@ def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> Path:
         console.print(f"the adapter is in {adapter}", soft_wrap=True)
         config = read_adapter_config(adapter)
         model = merge_weights(locate_base(config, None, {}), adapter, config, dtype)
+        model.generation_config = generation_config  # the base's own need not end with a turn
         facts["base_models"] = config.base_model_name_or_path
     log = read_log(output_dir)
     folder = publish_checkpoint(output_dir / "checkpoint", model, trainer.processing_class, log=log, **facts)
@@ -111,21 +113,28 @@ def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> Path:
     return folder
 
 
-def main(command_line: Sequence[str] | None = None, after: Callable[[Path], None] | None = None) -> int:
+def run_main(
+    run: Callable[[Sequence[str]], None], usage: Callable[[], str], command_line: Sequence[str] | None
+) -> int:
+    """A command that trains: its help, what libraries keep to themselves, and errors that the user can mend."""
     command_line = sys.argv[1:] if command_line is None else list(command_line)
     if not command_line or "--help" in command_line or "-h" in command_line:
-        sys.stdout.write(f"{USAGE}\n{describe_keys()}")
+        sys.stdout.write(usage())
         return 0
     # Bars and deprecations of libraries would drown what this run has to say.
     transformers_logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a faster kernel that it did not find
     try:
-        run(command_line, after)
+        run(command_line)
     except USER_ERRORS as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
+
+
+def main(command_line: Sequence[str] | None = None, after: Callable[[Path], None] | None = None) -> int:
+    return run_main(lambda words: run(words, after), lambda: f"{USAGE}\n{describe_keys()}", command_line)
 
 
 if __name__ == "__main__":

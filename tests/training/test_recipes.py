@@ -5,6 +5,7 @@ import re
 
 import pytest
 import yaml
+from chat_models import save_base
 from helpers import TEXTS, build_model, build_processor
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
@@ -12,6 +13,7 @@ from smol_hf.data.mixture import parse_entries
 from smol_hf.data.text_tokenizer import train_text_tokenizer
 from smol_hf.data.tokenizer_of import is_language_model
 from smol_hf.resources import resource_path
+from smol_hf.training import preference
 from smol_hf.training.composition import build_config_and_processor, build_model_and_processor, with_preset
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.presets import TINY_SIGLIP
@@ -33,10 +35,30 @@ def parse(*words):
     return load_arguments(["--output_dir", "unused", *words])
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+DPO = [path for path in RECIPES if path.stem.startswith("dpo")]
+
+
+@pytest.mark.parametrize("path", DPO, ids=lambda path: path.stem)
+def test_every_shipped_recipe_of_preferences_parses(path):
+    recipe, model_arguments, data, arguments = load_arguments(["--config", str(path)], preference.ARGUMENT_CLASSES)
+    assert arguments.output_dir == f"runs/{path.stem}" and arguments.evaluates == data.validates
+    assert model_arguments.model == f"runs/{path.stem.replace('dpo', 'chat')}/checkpoint"
+    resolved = preference.resolve(recipe, model_arguments, data, arguments)
+    assert recipe.items() <= resolved.items() and yaml.safe_dump(resolved)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if path not in DPO], ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
 def test_every_shipped_recipe_parses_and_builds_its_model(path, tmp_path):
     _, model_arguments, data, arguments = load_arguments(["--config", str(path)])
-    if model_arguments.model is not None:  # a recipe that goes on from a checkpoint: here from a tiny one
+    if model_arguments.model is not None and path.parent.name == "text":  # a recipe that goes on from a checkpoint:
+        model_arguments.model = str(save_base(tmp_path, "ours"))  # here from a tiny one
+        model, tokenizer = build_model_and_processor(model_arguments, TEXTS, documents=data.documents is not None)
+        positions = model_arguments.max_position_embeddings or 128
+        assert model.config.max_position_embeddings == positions
+        assert (tokenizer.chat_template is not None) == (model_arguments.chat_template is not None)
+    elif model_arguments.model is not None:
         model_arguments.model = str(tmp_path)
         build_model(build_processor()).save_pretrained(tmp_path)
         build_processor().save_pretrained(tmp_path)
@@ -55,7 +77,7 @@ def test_every_shipped_recipe_parses_and_builds_its_model(path, tmp_path):
 
 @pytest.mark.parametrize("path", MIXTURES, ids=lambda path: path.stem)
 def test_every_shipped_mixture_is_that_of_a_recipe(path):
-    mixtures = [load_arguments(["--config", str(recipe)])[2].mixture for recipe in RECIPES]
+    mixtures = [load_arguments(["--config", str(recipe)])[2].mixture for recipe in RECIPES if recipe not in DPO]
     assert read_mixture(f"recipes/mixtures/{path.name}") in mixtures
     _, _, data_arguments, _ = parse("--mixture", f"recipes/mixtures/{path.name}", "--data_root", "here")
     assert len(parse_entries(data_arguments.mixture)) == path.read_text(encoding="utf-8").count("\n- {")
@@ -157,6 +179,8 @@ def test_a_preset_of_a_language_model_is_one_alone_unless_it_gets_an_encoder():
         (("--max_steps", "0"), "leave no step"),
         (("--loss_type", "dft"), "has no effect"),
         (("--label_smoothing_factor", "0.1"), "has no effect"),
+        (("--chat_template_path", "x"), "use chat_template"),
+        (("--chat_template", "chatml"), "its processor has a template"),
         (("--seed", "1", "--seed", "2"), "given twice"),
         (("--data.x", "1"), "not a mapping"),
     ],

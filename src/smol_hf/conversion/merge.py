@@ -9,7 +9,8 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG as CONFIG
 from smol_hf.conversion.checkpoint_files import ADAPTER_WEIGHTS as WEIGHTS
@@ -70,7 +71,8 @@ def merge(
         if texts is not None:
             reader = SmolHFProcessor if is_vlm else AutoTokenizer
             reader.from_pretrained(texts, trust_remote_code=False).save_pretrained(incomplete)
-        write_generation_config(base_folder, incomplete, merged)
+        for source in (base_folder, folder):  # how an adapter's answers end, it may say itself
+            write_generation_config(source, incomplete, merged)
     return {
         "base": str(base_folder),
         "adapter": kind_of(config),
@@ -91,9 +93,12 @@ def merge_weights(base: Path, adapter: Path, config: PeftConfig, dtype: str | No
 
 
 def read_base(folder: Path):
-    """The model of a folder of ours, name by name: nothing is left to chance that its files lack."""
+    """The model of a folder of ours, name by name: nothing is left to chance that its files lack. Or a language model
+    of transformers."""
     config_json = read_json(folder / "config.json")
     model_type = config_json.get("model_type")
+    if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "vision_config" not in config_json:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     if model_type not in OURS:
         raise ConversionError(f"{folder} is a {model_type} model: convert it first (smol-hf convert)")
     is_vlm = model_type == SmolHFConfig.model_type

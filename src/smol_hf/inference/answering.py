@@ -15,6 +15,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     BatchEncoding,
+    GenerationConfig,
     PreTrainedTokenizerBase,
 )
 
@@ -57,6 +58,8 @@ def load_checkpoint(checkpoint: str | Path, *, trust_remote_code: bool = False, 
     if adapter is not None:
         # Merged, not by transformers' own loading, which leaves out DoRA's magnitudes.
         model = load_adapter(model, path, adapter).merge_and_unload()
+        if (path / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(path)
     return model.to(device).eval(), processor
 
 

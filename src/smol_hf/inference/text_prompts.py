@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
-from smol_hf.modeling.chat_encoding import ChatEncoder
+from smol_hf.data.text_chat import TextChat
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -33,22 +33,14 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list[i
         messages: `role` and `content`, a text or a list of parts that are texts.
 
     Raises:
-        ValueError: when there is no chat template.
+        ValueError: when there is no chat template, or it refuses the messages.
     """
     if tokenizer.chat_template is None:
         raise ValueError("this language model has no chat template: it continues text (smol-hf generate)")
-    texts = [content_text(message["content"]) for message in messages]
-    # As in `chat_encoding`: the template is rendered with a placeholder for each text.
-    shells = [{"role": message["role"], "content": f"\ue000{n}\ue001"} for n, message in enumerate(messages)]
-    rendered = tokenizer.apply_chat_template(shells, tokenize=False, add_generation_prompt=True)
-    encoder = encoder_of(tokenizer)
-    return encoder.encode_pieces(encoder.split(rendered, ()), texts, ())[0]
-
-
-def content_text(content: str | list[dict]) -> str:
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+    return chat_of(tokenizer, tokenizer.get_chat_template()).prompt_ids(messages)
 
 
 @lru_cache(maxsize=2)
-def encoder_of(tokenizer: PreTrainedTokenizerBase) -> ChatEncoder:
-    return ChatEncoder(tokenizer, None, set(tokenizer.all_special_tokens))
+def chat_of(tokenizer: PreTrainedTokenizerBase, template: str) -> TextChat:
+    """`template`: the tokenizer's; with another one it is another chat."""
+    return TextChat(tokenizer)

@@ -36,18 +36,21 @@ def publish_adapter(
     shutil.rmtree(incomplete, ignore_errors=True)
     model.save_pretrained(incomplete)
     processor.save_pretrained(incomplete)
+    model.generation_config.save_pretrained(incomplete)  # it may end otherwise than the base
     (incomplete / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     config = model.peft_config[model.active_adapter]
     base = config.base_model_name_or_path
+    has_vision = getattr(model.config, "vision_config", None) is not None
     card = ModelCard.from_template(
         ModelCardData(
             library_name="peft",
-            pipeline_tag="image-text-to-text",
+            pipeline_tag="image-text-to-text" if has_vision else "text-generation",
             tags=["smol_hf", "lora"],
             datasets=list(datasets) if datasets else None,
             base_model=base if is_hub_id(base) else None,
         ),
         template_path=str(resource_path("hub_templates", "adapter_card.md.jinja")),
+        has_vision=has_vision,
         name=folder.parent.name,
         kind="DoRA" if config.use_dora else "LoRA",
         rank=config.r,

@@ -164,6 +164,8 @@ class SmolTrainingArguments(SFTConfig):
             raise ValueError(f"loss_type {self.loss_type!r} has no effect: the model computes its own loss")
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor has no effect: the model computes its own loss")
+        if self.chat_template_path is not None:
+            raise ValueError("chat_template_path comes after the data was prepared: use chat_template")
         if self.model_init_kwargs:
             raise ValueError("model_init_kwargs has no effect: use dtype and attn_implementation")
 

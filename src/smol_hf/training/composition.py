@@ -58,7 +58,7 @@ def build_model_and_processor(
         RecipeError: for keys that do not exist or do not fit together.
     """
     if is_text_alone(arguments, documents, trust_remote_code):
-        return build_language_model(arguments, texts, trust_remote_code=trust_remote_code)
+        return build_language_model(arguments, texts, chat=not documents, trust_remote_code=trust_remote_code)
     dtype = getattr(torch, arguments.dtype)
     config, processor = build_config_and_processor(arguments, texts, trust_remote_code=trust_remote_code)
     if arguments.model is not None:
@@ -97,6 +97,9 @@ def is_text_alone(arguments: ModelArguments, documents: bool, trust_remote_code:
             f"documents train a language model alone, and {name} sees pictures: choose a preset of {', '.join(TEXT)}, "
             "text_config, or the checkpoint of a language model"
         )
+    if arguments.chat_template is not None and (sees or documents):
+        what = f"{name} sees pictures, and its processor has a template" if sees else "documents are not written by it"
+        raise RecipeError(f"chat_template is for conversations with a language model alone: {what}")
     return not sees
 
 
@@ -109,7 +112,9 @@ def build_config_and_processor(
         RecipeError: for keys that do not exist or do not fit together.
     """
     if is_text_alone(arguments, documents, trust_remote_code):
-        return build_text_config_and_tokenizer(arguments, texts, trust_remote_code=trust_remote_code)
+        return build_text_config_and_tokenizer(
+            arguments, texts, chat=not documents, trust_remote_code=trust_remote_code
+        )[:2]
     if arguments.model is not None:
         processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)

@@ -29,7 +29,10 @@ from smol_hf.data.mixture import (
 )
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.survey import Measured, count_rows, survey
+from smol_hf.data.text_chat import TextChatWork
+from smol_hf.data.tokenizer_of import is_language_model
 from smol_hf.training.arguments import SmolTrainingArguments
+from smol_hf.training.chat_template import chat_of
 from smol_hf.training.data_arguments import DataArguments
 
 GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable
@@ -103,8 +106,9 @@ def work_of(data: Data, processor, arguments: DataArguments) -> Work:
     """What is done with the records."""
     if arguments.documents is not None:
         return TokenWork()
-    return SampleWork(
-        processor,
+    alone = is_language_model(processor)
+    return (TextChatWork if alone else SampleWork)(
+        chat_of(processor) if alone else processor,
         arguments.context_length,
         data.readers,
         too_long=arguments.too_long,

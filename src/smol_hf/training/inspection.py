@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from smol_hf.data.engine.head import Head
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.mixture import Data
+from smol_hf.data.tokenizer_of import tokenizer_of
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.composition import build_config_and_processor, texts_of
 from smol_hf.training.data import open_data, plan_of
@@ -28,7 +31,7 @@ class Inspection:
 
     data: Data
     plan: Plan
-    processor: SmolHFProcessor
+    processor: SmolHFProcessor | PreTrainedTokenizerBase
     model_arguments: ModelArguments
     data_arguments: DataArguments
     seed: int
@@ -47,7 +50,7 @@ class Inspection:
     def tokenizer(self) -> str:
         """Which tokenizer counts the tokens, in words."""
         named = self.model_arguments.model or self.model_arguments.tokenizer
-        return named or f"a small one trained on this data ({len(self.processor.tokenizer):,} tokens)"
+        return named or f"a small one trained on this data ({len(tokenizer_of(self.processor)):,} tokens)"
 
 
 def read_keys(config: str | None, keys: dict[str, Any], settings: list[str]) -> dict[str, Any]:

@@ -48,6 +48,13 @@ class ModelArguments(LoraArguments):
         default=None,
         metadata={"help": "Largest size of that tokenizer; 384 by default, with documents the preset's vocabulary."},
     )
+    chat_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "How a language model alone writes conversations, where its tokenizer does not say or says it "
+            "otherwise: chatml, smollm2 (chatml with SmolLM2's default system prompt), or the path of a .jinja file."
+        },
+    )
     rope_theta: float | None = field(
         default=None, metadata={"help": "With model: another base of its rotary positions, for longer texts."}
     )

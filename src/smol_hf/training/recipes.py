@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import TrainingArguments
 from transformers.utils import is_flash_attn_2_available, is_kernels_available
 from trl import TrlParser
 
@@ -62,8 +63,8 @@ class Parser(TrlParser):
         raise RecipeError(message)
 
 
-def known_keys() -> list[str]:
-    return [field.name for arguments in ARGUMENT_CLASSES for field in dataclasses.fields(arguments) if field.init]
+def known_keys(classes: tuple[type, ...] = ARGUMENT_CLASSES) -> list[str]:
+    return [field.name for arguments in classes for field in dataclasses.fields(arguments) if field.init]
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -145,18 +146,21 @@ def apply_overrides(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[s
 
 
 def parse_recipe(
-    recipe: dict[str, Any], classes: tuple[type, ...] = ARGUMENT_CLASSES
+    recipe: dict[str, Any],
+    classes: tuple[type, ...] = ARGUMENT_CLASSES,
+    known_classes: tuple[type, ...] = ARGUMENT_CLASSES,
 ) -> tuple[ModelArguments, DataArguments, SmolTrainingArguments]:
     """Check every key and value of a recipe and build the arguments, or those of some `classes` alone: what trains
-    need not be possible on a machine that only looks at the data. Raises RecipeError."""
-    known = known_keys()
+    need not be possible on a machine that only looks at the data. `known_classes` say which keys there are. Raises
+    RecipeError."""
+    known = known_keys(known_classes)
     for key in recipe:
         if key not in known:
             raise RecipeError(f"unknown key {key!r}{nearest(str(key), known)}")
     if isinstance(recipe.get("mixture"), str):
         recipe = {**recipe, "mixture": read_mixture(recipe["mixture"])}
     try:
-        refuse_unquoted(recipe, tuple(each for each in classes if each is not SmolTrainingArguments))
+        refuse_unquoted(recipe, tuple(each for each in classes if not issubclass(each, TrainingArguments)))
     except ValueError as error:
         raise RecipeError(str(error)) from error
     parser = Parser(classes)
@@ -207,8 +211,8 @@ def word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value) if isinstance(value, (list, dict)) else repr(value)
 
 
-def load_arguments(command_line: Sequence[str]):
+def load_arguments(command_line: Sequence[str], classes: tuple[type, ...] = ARGUMENT_CLASSES):
     """(recipe, model, data and training arguments) from `--config FILE` and overrides."""
     path, overrides = parse_command_line(command_line)
     recipe = apply_overrides(read_recipe(path) if path is not None else {}, overrides)
-    return recipe, *parse_recipe(recipe)
+    return recipe, *parse_recipe(recipe, classes, classes)

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from smol_hf.data.text_tokenizer import train_text_tokenizer
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+from smol_hf.training.chat_template import end_with_turns, make_room, prepare_tokenizer
 from smol_hf.training.config_keys import check_keys, config_class_of
 from smol_hf.training.lora import quantization_config
 from smol_hf.training.model_arguments import ModelArguments
@@ -19,14 +20,21 @@ from smol_hf.training.recipes import RecipeError
 DEFAULT_VOCABULARY = 8192  # of a tokenizer that is trained on documents for a model that no preset describes
 
 
-def build_language_model(arguments: ModelArguments, texts: Iterable[str], *, trust_remote_code: bool = False):
+def build_language_model(
+    arguments: ModelArguments, texts: Iterable[str], *, chat: bool = False, trust_remote_code: bool = False
+):
     """(model, tokenizer): `arguments.model`, or what the other keys describe, in `arguments.dtype`.
+
+    Args:
+        chat: it learns from conversations, so that what it writes ends with a turn.
 
     Raises:
         RecipeError: for keys that do not exist or do not fit together.
     """
     dtype = getattr(torch, arguments.dtype)
-    config, tokenizer = build_text_config_and_tokenizer(arguments, texts, trust_remote_code=trust_remote_code)
+    config, tokenizer, added = build_text_config_and_tokenizer(
+        arguments, texts, chat=chat, trust_remote_code=trust_remote_code
+    )
     if arguments.model is not None:
         model, loading = AutoModelForCausalLM.from_pretrained(
             arguments.model,
@@ -40,6 +48,9 @@ def build_language_model(arguments: ModelArguments, texts: Iterable[str], *, tru
         if loading["missing_keys"]:  # transformers would go on with random numbers
             missing = sorted(loading["missing_keys"])
             raise RecipeError(f"{arguments.model}: {len(missing)} tensors are missing, first {missing[0]}")
+        make_room(model, tokenizer, added)
+        if chat:
+            end_with_turns(model, tokenizer)
         return model, tokenizer
     if isinstance(config, SmolHFTextConfig):
         model = SmolHFForCausalLM._from_config(config, attn_implementation=arguments.attn_implementation)
@@ -50,22 +61,24 @@ def build_language_model(arguments: ModelArguments, texts: Iterable[str], *, tru
 
 
 def build_text_config_and_tokenizer(
-    arguments: ModelArguments, texts: Iterable[str], *, trust_remote_code: bool = False
+    arguments: ModelArguments, texts: Iterable[str], *, chat: bool = False, trust_remote_code: bool = False
 ):
-    """What `build_language_model` begins with: no weights are made."""
+    """What `build_language_model` begins with: (configuration, tokenizer, tokens that the chat template needed and the
+    tokenizer lacked). No weights are made."""
     if arguments.model is not None:
         config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
         change_positions(config, arguments)
         tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
-        check_vocabulary(config.vocab_size, tokenizer, f"the model {arguments.model}")
-        return config, tokenizer
+        check_vocabulary(config.get_text_config().vocab_size, tokenizer, f"the model {arguments.model}")
+        return config, tokenizer, prepare_tokenizer(tokenizer, arguments, chat)
     text_config = {**TEXT.get(arguments.preset, {}), **(arguments.text_config or {})}
     if arguments.tokenizer is not None:
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer, trust_remote_code=trust_remote_code)
     else:
         size = arguments.tokenizer_vocab_size or text_config.get("vocab_size") or DEFAULT_VOCABULARY
         tokenizer = train_text_tokenizer(texts, vocab_size=size)
-    return new_text_config(text_config, tokenizer), tokenizer
+    added = prepare_tokenizer(tokenizer, arguments, chat)
+    return new_text_config(text_config, tokenizer), tokenizer, added
 
 
 def new_text_config(text_config: dict, tokenizer) -> PretrainedConfig:

@@ -104,7 +104,7 @@ class SampleWork:
     def with_readers(self, readers: list) -> SampleWork:
         """The same work on other sources."""
         options = {"too_long": self.too_long, "image_resizing": self.image_resizing}
-        return SampleWork(self.processor, self.context_length, readers, **options)
+        return type(self)(self.processor, self.context_length, readers, **options)
 
     def prepare(self, source: int, where: str, record: Any) -> MeasuredSample:
         """Tokens and tiles of a record, from its texts and the headers of its images.

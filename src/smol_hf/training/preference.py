@@ -1,0 +1,286 @@
+"""Learning from preferences with TRL's `DPOTrainer` (Rafailov et al. 2023): data → model → training → the folder that
+anyone can load."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+
+import yaml
+from accelerate import PartialState
+from datasets import Dataset
+from rich.console import Console
+from transformers import PretrainedConfig, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import rotate_checkpoints
+from trl import DPOTrainer
+
+from smol_hf.data.conversation import SampleError
+from smol_hf.data.engine.source import Source
+from smol_hf.data.preferences import COLUMNS, PreferenceEncoder, Preferences, read_preferences
+from smol_hf.data.skipped import SkippedSamples
+from smol_hf.data.sources import open_location
+from smol_hf.training.checkpoints import INCOMPLETE, choose_checkpoint, publish, step_of, write_manifest
+from smol_hf.training.composition import is_text_alone
+from smol_hf.training.console import LogCallback
+from smol_hf.training.hardware import hardware
+from smol_hf.training.lora import lora_config
+from smol_hf.training.lora_arguments import LoraArguments
+from smol_hf.training.mixture_report import FILE_NAME as MIXTURE
+from smol_hf.training.model_arguments import ModelArguments
+from smol_hf.training.parts import count_parameters
+from smol_hf.training.preference_arguments import DPOArguments, PreferenceArguments
+from smol_hf.training.recipes import RecipeError
+from smol_hf.training.run import recipe_errors, refuse_model_in_the_way
+from smol_hf.training.run_record import versions, write_run
+from smol_hf.training.same_run import check_same_run, rows_of_a_step
+from smol_hf.training.text_composition import build_language_model
+from smol_hf.training.trainer import NonFiniteError
+from smol_hf.wording import duration
+
+ARGUMENT_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
+SHOWN = (
+    "beta", "loss_type", "loss_weights", "label_smoothing", "max_length", "precompute_ref_log_probs", "seed",
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "adam_beta1",
+    "adam_beta2", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "max_steps",
+    "num_train_epochs", "bf16", "output_dir",
+)  # fmt: skip
+REPEATED = ("seed", "data_seed", "optim", "beta", "loss_type", "max_length", "num_train_epochs")
+
+
+class PreferenceTrainer(DPOTrainer):
+    """TRL's trainer on pairs that are token ids already, whose checkpoints are whole or not there.
+
+    Args:
+        run_state: what is saved as `run.json` in each checkpoint.
+    """
+
+    def __init__(self, *, run_state: dict, **kwargs):
+        self.run_state, self.saving_to = run_state, None
+        super().__init__(**kwargs)
+
+    def _prepare_dataset(self, dataset, *args, **kwargs):
+        """TRL would tokenise texts, special tokens of their writers included, and cut them."""
+        return dataset
+
+    def create_model_card(self, *args, **kwargs):
+        """The card is written with the published checkpoint."""
+
+    def _get_output_dir(self, trial):
+        return str(self.saving_to) if self.saving_to is not None else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial):
+        run_dir, name = Path(super()._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
+        self.saving_to = run_dir / INCOMPLETE
+        if self.args.should_save:
+            shutil.rmtree(self.saving_to, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            incomplete, self.saving_to = self.saving_to, None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = incomplete / name
+            (folder / "run.json").write_text(json.dumps(self.run_state, indent=1) + "\n", encoding="utf-8")
+            # Where the run is in its data follows from the step.
+            (folder / "data_state.json").write_text(json.dumps({"step": self.state.global_step}), encoding="utf-8")
+            write_manifest(folder, self.state.global_step)
+            publish(folder, run_dir / name)
+            incomplete.rmdir()
+            rotate_checkpoints(str(run_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+
+class PreferenceLog(LogCallback):
+    """The log of a run, whose lines say how far the answers are apart."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        super().on_log(args, state, control, logs={key: logs[key] for key in logs if key != "eval_loss"}, **kwargs)
+        if "eval_loss" in logs and state.is_world_process_zero:
+            self.console.print(f"step {state.global_step}  validation {apart(logs, 'eval_')}", soft_wrap=True)
+        if not math.isfinite(logs.get("loss", 0)):
+            raise NonFiniteError(f"step {state.global_step}: the loss is {logs['loss']}: a lower learning rate helps")
+
+    def progress(self, state, logs: dict) -> str:
+        done = state.global_step - self.first_step
+        left = (time.perf_counter() - self.started) / max(done, 1) * (state.max_steps - state.global_step)
+        return (
+            f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}  {apart(logs)}  "
+            f"lr {logs['learning_rate']:.1e}  {duration(left)} left"
+        )
+
+
+def apart(logs: dict, prefix: str = "") -> str:
+    return (
+        f"loss {logs[f'{prefix}loss']:.4f}  margin {logs[f'{prefix}rewards/margins']:.4f}  "
+        f"chosen preferred {logs[f'{prefix}rewards/accuracies']:.0%}"
+    )
+
+
+def train(
+    recipe: dict, model_arguments: ModelArguments, data_arguments: PreferenceArguments, arguments: DPOArguments
+) -> PreferenceTrainer:
+    """Run the recipe, from the beginning or from a checkpoint, and return the trainer with the trained model.
+
+    Writes into `output_dir`: `recipe.yaml`, `run.json`, `log.jsonl`, `mixture.json`, `checkpoint-<step>/`, and
+    `skipped.jsonl` where records were left out.
+
+    Raises:
+        RecipeError, SampleError, CheckpointError, NonFiniteError: see there; each says what to do.
+    """
+    console = Console(highlight=False, markup=False)
+    writes = PartialState().is_main_process
+    output_dir = Path(arguments.output_dir)
+    if model_arguments.model is None:
+        raise RecipeError("model is missing: name the language model that learns preferences, a folder or a Hub id")
+    if arguments.evaluates != data_arguments.validates:
+        raise RecipeError("eval_strategy and validation_data (or validation_split) need each other")
+    refuse_model_in_the_way(model_arguments.model, output_dir)
+    checkpoint, messages = choose_checkpoint(output_dir, arguments.resume_from_checkpoint)
+    for message in messages if writes else ():
+        console.print(message)
+    set_seed(arguments.seed)
+    with recipe_errors("the data cannot be opened"):
+        source, validation_source = open_sources(data_arguments)
+    with recipe_errors("the model cannot be built"):
+        if not is_text_alone(model_arguments, False, arguments.trust_remote_code):
+            raise RecipeError(f"{model_arguments.model} sees pictures, and these preferences are of texts alone")
+        model, tokenizer = build_language_model(
+            model_arguments, (), chat=True, trust_remote_code=arguments.trust_remote_code
+        )
+        arguments.max_length = longest_pair(arguments.max_length, model.config, asked="max_length" in recipe)
+        encoder = PreferenceEncoder(tokenizer, arguments.max_length)
+        peft_config = lora_config(model_arguments, model, tokenizer=tokenizer) if model_arguments.use_peft else None
+    pairs, validation = read_preferences(source, encoder), None
+    if validation_source is not None:
+        validation = read_preferences(validation_source, encoder)
+    skipped = SkippedSamples(
+        data_arguments.on_bad_sample,
+        data_arguments.max_skipped_fraction,
+        output_dir / "skipped.jsonl",
+        writes=writes,
+        max_in_a_row=data_arguments.max_skipped_in_a_row,
+    )
+    settle(skipped, {source.name: pairs} | ({f"validation: {source.name}": validation} if validation else {}))
+    run_state = {
+        "data_fingerprint": source.fingerprint,
+        "samples": pairs.total,
+        "failed_sources": {},
+        "seed": arguments.seed,
+        "repeats": what_must_repeat(model_arguments, data_arguments, arguments),
+        "versions": versions(),
+    }
+    if checkpoint is not None:
+        check_same_run(checkpoint, run_state)
+
+    needs_reference = peft_config is None and not arguments.precompute_ref_log_probs
+    trainer = PreferenceTrainer(
+        model=model,
+        ref_model=copy.deepcopy(model) if needs_reference else None,
+        args=arguments,
+        train_dataset=dataset_of(pairs),
+        eval_dataset=dataset_of(validation) if validation else None,
+        processing_class=tokenizer,
+        callbacks=[PreferenceLog(output_dir)],
+        peft_config=peft_config,
+        run_state=run_state,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if arguments.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+    used = len(trainer.train_dataset)
+    if writes:
+        how = "turns of a conversation" if encoder.chat is not None else "continuations of a text (no chat template)"
+        console.print(f"{used:,} pairs from {source.name}, {how}; {skipped.summary()}", soft_wrap=True)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        resolved = yaml.safe_dump(resolve(recipe, model_arguments, data_arguments, arguments), sort_keys=False)
+        (output_dir / "recipe.yaml").write_text(resolved, encoding="utf-8")
+        write_run(output_dir, run_state)
+        sources = [{"name": source.name, "rows": pairs.total, "samples": used, "realised_share": 1.0}]
+        (output_dir / MIXTURE).write_text(json.dumps({"sources": sources}, indent=1) + "\n", encoding="utf-8")
+
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    run_state |= {
+        "train_seconds": time.perf_counter() - started,
+        "steps": trainer.state.global_step,
+        "resumed_at_step": step_of(checkpoint) if checkpoint is not None else 0,
+        "hardware": hardware(),
+        "parameters": {part: count["total"] for part, count in count_parameters(trainer.model).items()},
+    }
+    if writes:
+        write_run(output_dir, run_state)
+    return trainer
+
+
+def open_sources(arguments: PreferenceArguments) -> tuple[Source, Source | None]:
+    """(to train on, to validate on). Raises what `open_location` does."""
+    of_hub = {
+        "config": arguments.dataset_config, "revision": arguments.dataset_revision,
+        "download": arguments.dataset_download,
+    }  # fmt: skip
+    source = open_location(arguments.data, split=arguments.dataset_split, **of_hub).source
+    arguments.dataset_revision = source.revision  # what the saved recipe names
+    if not arguments.validates:
+        return source, None
+    if arguments.validation_data is not None:
+        return source, open_location(arguments.validation_data, split=arguments.validation_split).source
+    of_hub["revision"] = source.revision
+    return source, open_location(arguments.data, split=arguments.validation_split, **of_hub).source
+
+
+def longest_pair(max_length: int | None, config: PretrainedConfig, asked: bool) -> int:
+    """The recipe's `max_length`, or the model's positions where these are fewer and nobody asked for more."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or DPOArguments.max_length
+    if asked and max_length is not None and max_length > positions:
+        raise RecipeError(f"max_length {max_length} is more than the {positions} positions of the model")
+    return min(max_length or positions, positions)
+
+
+def settle(skipped: SkippedSamples, found: dict[str, Preferences]) -> None:
+    """Let the ledger decide whether the run may begin. Raises SampleError, see `SkippedSamples.settle`."""
+    for name, each in found.items():
+        for fault in (*each.faults, *each.left_out):
+            fault.source = name
+        skipped.faults += each.faults
+        skipped.left_out += each.left_out
+    skipped.settle(
+        {name: each.total for name, each in found.items()}, max(each.longest_run for each in found.values())
+    )
+    for name, each in found.items():
+        if not each.rows[COLUMNS[0]]:
+            raise SampleError(name, f"holds no pair that can be used; {skipped.summary()}")
+
+
+def dataset_of(pairs: Preferences) -> Dataset:
+    return Dataset.from_dict(pairs.rows)
+
+
+def what_must_repeat(
+    model_arguments: ModelArguments, data_arguments: PreferenceArguments, arguments: DPOArguments
+) -> dict:
+    """The values that decide which pairs a step sees and which tensors a checkpoint holds."""
+    values = {key: value for key, value in vars(model_arguments).items() if key != "attn_implementation"}
+    values |= {name: getattr(arguments, name) for name in REPEATED}
+    values |= {"on_bad_sample": data_arguments.on_bad_sample, "rows of a step": rows_of_a_step(arguments)}
+    return json.loads(json.dumps(values, default=str))
+
+
+def resolve(
+    recipe: dict, model_arguments: ModelArguments, data_arguments: PreferenceArguments, arguments: DPOArguments
+) -> dict:
+    """The recipe that repeats this run: what was given, and the keys that matter with the values they had."""
+    shown = ("model", "chat_template", "dtype", "attn_implementation")
+    if model_arguments.use_peft:
+        shown += tuple(LoraArguments.__dataclass_fields__)
+    resolved = {name: getattr(model_arguments, name) for name in shown} | vars(data_arguments) | recipe
+    for name in SHOWN:
+        value = getattr(arguments, name)
+        resolved[name] = getattr(value, "value", value)
+    resolved.pop("resume_from_checkpoint", None)
+    return resolved

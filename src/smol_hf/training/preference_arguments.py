@@ -1,0 +1,108 @@
+"""The keys of a recipe that learns from preferences: those of TRL's `DPOConfig`, and where the preferences are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import is_torch_bf16_gpu_available
+from trl import DPOConfig
+
+from smol_hf.training.argument_values import require_values
+
+
+@dataclass
+class PreferenceArguments:
+    """Which preferences."""
+
+    data: str = field(
+        default="preferences.jsonl",
+        metadata={
+            "help": "Preferences (prompt, chosen, rejected): a file, folder or pattern of .jsonl, .json or .parquet, "
+            "or owner/name on the Hub."
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a dataset of the Hub."})
+    dataset_split: str | None = field(default=None, metadata={"help": "Its split; train by default."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Its branch, tag or commit."})
+    dataset_download: bool = field(default=False, metadata={"help": "Fetch its files first."})
+    validation_data: str | None = field(
+        default=None, metadata={"help": "Other preferences to evaluate on (eval_strategy says when)."}
+    )
+    validation_split: str | None = field(
+        default=None, metadata={"help": "Or this split of the same dataset of the Hub; with both, of validation_data."}
+    )
+    on_bad_sample: str = field(
+        default="stop", metadata={"help": "stop: a record that cannot be used is an error. skip: it is left out."}
+    )
+    max_skipped_fraction: float = field(
+        default=0.01, metadata={"help": "With skip: more unusable records than this share stop the run."}
+    )
+    max_skipped_in_a_row: int = field(
+        default=100, metadata={"help": "With skip: so many unusable records with no good one between stop the run."}
+    )
+
+    def __post_init__(self):
+        require_values(self)
+        if self.on_bad_sample not in ("stop", "skip"):
+            raise ValueError(f"on_bad_sample is {self.on_bad_sample!r}: choose stop or skip")
+        if not 0 <= self.max_skipped_fraction <= 1:
+            raise ValueError(f"max_skipped_fraction is {self.max_skipped_fraction}: it is a share from 0 to 1")
+        if self.max_skipped_in_a_row < 1:
+            raise ValueError(f"max_skipped_in_a_row is {self.max_skipped_in_a_row}: it must be at least 1")
+
+    @property
+    def validates(self) -> bool:
+        return self.validation_data is not None or self.validation_split is not None
+
+
+@dataclass
+class DPOArguments(DPOConfig):
+    """TRL's DPOConfig, in which nothing is cut."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Where checkpoints, logs and the result go."})
+    # What differs from DPOConfig's defaults.
+    max_length: int | None = field(
+        default=1024,
+        metadata={"help": "Most tokens of a prompt with its answer; longer ones are left out, counted and named."},
+    )
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "Recompute activations in the backward pass: less memory, slower."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay false."})
+    disable_tqdm: bool | None = field(default=True, metadata={"help": "The log shows progress; no bar is drawn."})
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Page-locked batches, where there is a GPU."}
+    )
+    report_to: str | None = field(default="none", metadata={"help": "none, or integrations such as tensorboard."})
+
+    def __post_init__(self):
+        if self.output_dir is None:
+            raise ValueError("output_dir is missing: say where the run goes, e.g. output_dir: runs/my-run")
+        if self.model_init_kwargs:
+            raise ValueError("model_init_kwargs has no effect: use dtype and attn_implementation")
+        if self.truncation_mode != DPOConfig.truncation_mode:
+            raise ValueError("truncation_mode has no effect: nothing is ever cut (see max_length)")
+        if self.padding_free:
+            raise ValueError("padding_free is not there in TRL's DPO at present: leave it out")
+        if self.pad_token is not None:
+            raise ValueError("pad_token has no effect: the tokenizer has its own")
+        if self.logging_nan_inf_filter:
+            raise ValueError("logging_nan_inf_filter would hide a loss that is not a number: leave it false")
+        if self.learning_rate is None or not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate}: it must be positive")
+        if self.max_length is not None and self.max_length < 2:
+            raise ValueError(f"max_length is {self.max_length}: it must be at least 2")
+        if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
+            raise ValueError("max_steps and num_train_epochs leave no step to train")
+        if self.bf16 is None:  # DPOConfig would ask for it on machines that do not have it
+            self.bf16 = not self.fp16 and not self.use_cpu and is_torch_bf16_gpu_available()
+        super().__post_init__()
+
+    @property
+    def evaluates(self) -> bool:
+        return self.eval_strategy != IntervalStrategy.NO
