@@ -85,9 +85,9 @@ def test_the_recipe_of_adapters_is_a_target(tmp_path):
 
 def test_checkpointing_trades_memory_for_flops():
     plain, checkpointed = (
-        estimate("smollm2-135m", length=512, labelled=8, gradient_checkpointing=value) for value in (False, True)
+        estimate("smollm2-135m", length=2048, labelled=8, gradient_checkpointing=value) for value in (False, True)
     )
-    assert checkpointed["memory"]["activations"] < 0.7 * plain["memory"]["activations"]
+    assert checkpointed["memory"]["activations"] < 0.2 * plain["memory"]["activations"]
     assert 1.2 < checkpointed["flops"]["per_step"] / plain["flops"]["per_step"] < 1.4
 
 

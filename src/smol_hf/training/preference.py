@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 import time
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import PretrainedConfig, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import rotate_checkpoints
 from trl import DPOTrainer
 
 from smol_hf.data.conversation import SampleError
@@ -24,10 +22,11 @@ from smol_hf.data.engine.source import Source
 from smol_hf.data.preferences import COLUMNS, PreferenceEncoder, Preferences, read_preferences
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.sources import open_location
-from smol_hf.training.checkpoints import INCOMPLETE, choose_checkpoint, publish, step_of, write_manifest
+from smol_hf.training.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.composition import is_text_alone
 from smol_hf.training.console import LogCallback
 from smol_hf.training.hardware import hardware
+from smol_hf.training.loader import FILE_NAME as DATA_STATE
 from smol_hf.training.lora import lora_config
 from smol_hf.training.lora_arguments import LoraArguments
 from smol_hf.training.mixture_report import FILE_NAME as MIXTURE
@@ -38,6 +37,7 @@ from smol_hf.training.recipes import RecipeError
 from smol_hf.training.run import recipe_errors, refuse_model_in_the_way
 from smol_hf.training.run_record import versions, write_run
 from smol_hf.training.same_run import check_same_run, rows_of_a_step
+from smol_hf.training.saving import WholeCheckpoints
 from smol_hf.training.text_composition import build_language_model
 from smol_hf.training.trainer import NonFiniteError
 from smol_hf.wording import duration
@@ -52,48 +52,25 @@ SHOWN = (
 REPEATED = ("seed", "data_seed", "optim", "beta", "loss_type", "max_length", "num_train_epochs")
 
 
-class PreferenceTrainer(DPOTrainer):
-    """TRL's trainer on pairs that are token ids already, whose checkpoints are whole or not there.
+class PreferenceTrainer(WholeCheckpoints, DPOTrainer):
+    """TRL's trainer on pairs that are token ids already.
 
     Args:
         run_state: what is saved as `run.json` in each checkpoint.
     """
 
     def __init__(self, *, run_state: dict, **kwargs):
-        self.run_state, self.saving_to = run_state, None
+        self.run_state = run_state
         super().__init__(**kwargs)
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
         """TRL would tokenise texts, special tokens of their writers included, and cut them."""
         return dataset
 
-    def create_model_card(self, *args, **kwargs):
-        """The card is written with the published checkpoint."""
-
-    def _get_output_dir(self, trial):
-        return str(self.saving_to) if self.saving_to is not None else super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model, trial):
-        run_dir, name = Path(super()._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
-        self.saving_to = run_dir / INCOMPLETE
-        if self.args.should_save:
-            shutil.rmtree(self.saving_to, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            incomplete, self.saving_to = self.saving_to, None
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            folder = incomplete / name
-            (folder / "run.json").write_text(json.dumps(self.run_state, indent=1) + "\n", encoding="utf-8")
-            # Where the run is in its data follows from the step.
-            (folder / "data_state.json").write_text(json.dumps({"step": self.state.global_step}), encoding="utf-8")
-            write_manifest(folder, self.state.global_step)
-            publish(folder, run_dir / name)
-            incomplete.rmdir()
-            rotate_checkpoints(str(run_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
-        self.accelerator.wait_for_everyone()
+    def write_state(self, folder, gathered):
+        """Where the run is in its data follows from the step."""
+        state = json.dumps({"step": self.state.global_step})
+        (folder / DATA_STATE).write_text(state, encoding="utf-8")
 
 
 class PreferenceLog(LogCallback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import gather_object
 from transformers.trainer import TRAINER_STATE_NAME
@@ -17,10 +18,17 @@ from smol_hf.training.mixture_report import load_counters, save_mixture
 
 
 class WholeCheckpoints:
-    """What `SmolTrainer` adds to the saving and loading of transformers' `Trainer`: counters, the place in the data,
-    the facts of the run, and a manifest."""
+    """For a `Trainer` of transformers: each checkpoint is written beside its place, with `run.json` and a manifest,
+    and renamed. `run_state` is what `run.json` holds."""
 
+    run_state: dict[str, Any]
     saving_to: Path | None = None
+
+    def gather_state(self) -> Any:
+        """What `write_state` needs of all processes, which call this together."""
+
+    def write_state(self, folder: Path, gathered: Any) -> None:
+        """Write what else the run needs to go on."""
 
     def create_model_card(self, *args, **kwargs):
         """The card is written with the published checkpoint, from what is known of the model then."""
@@ -35,8 +43,7 @@ class WholeCheckpoints:
         if self.args.should_save:
             shutil.rmtree(incomplete, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        counters, _ = self.books.gather(), self.source_books.gather()
-        places = gather_object([self.loader.state_dict()])
+        gathered = self.gather_state()
         self.saving_to = incomplete
         try:
             super()._save_checkpoint(model, trial)
@@ -48,15 +55,30 @@ class WholeCheckpoints:
             if self.state.best_global_step:
                 self.state.best_model_checkpoint = str(run_dir / f"checkpoint-{self.state.best_global_step}")
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-            counters.save(folder)
-            save_mixture(folder, self.source_books.planned, self.source_books)
-            save_data_state(folder, self.plan.lanes, places)
+            self.write_state(folder, gathered)
             (folder / "run.json").write_text(json.dumps(self.run_state, indent=1) + "\n", encoding="utf-8")
             write_manifest(folder, self.state.global_step)
             publish(folder, run_dir / name)
             incomplete.rmdir()
             rotate_checkpoints(str(run_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
+
+
+class CheckpointsOfARun(WholeCheckpoints):
+    """What `SmolTrainer` adds: counters, the place in the data, and parts that are frozen at first."""
+
+    def gather_state(self):
+        counters, _ = self.books.gather(), self.source_books.gather()
+        return counters, gather_object([self.loader.state_dict()])
+
+    def write_state(self, folder, gathered):
+        counters, places = gathered
+        counters.save(folder)
+        save_mixture(folder, self.source_books.planned, self.source_books)
+        save_data_state(folder, self.plan.lanes, places)
+
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
         self.books.start_clock()
 
     def _init_training_state(

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
+
+from smol_hf.modeling.label_loss import token_losses
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ def training_step(model: PreTrainedModel, shape: StepShape, optimizer=None) -> N
     logits = language_model(
         inputs_embeds=embeddings, use_cache=False, logits_to_keep=torch.arange(labelled), return_dict=True
     ).logits
-    targets = torch.ones(shape.rows * labelled, dtype=torch.long)
-    loss = F.cross_entropy(logits.float().flatten(0, 1), targets, reduction="sum") / targets.numel()
+    targets = torch.ones(shape.rows, labelled, dtype=torch.long)
+    loss = token_losses(logits, targets).sum() / targets.numel()
     del logits, embeddings
     if loss.requires_grad:  # not where adapters of the encoder alone are trained and nothing is seen
         loss.backward()

@@ -29,7 +29,7 @@ from smol_hf.training.parts import (
     schedule_parts,
 )
 from smol_hf.training.preview import print_label_preview
-from smol_hf.training.saving import WholeCheckpoints
+from smol_hf.training.saving import CheckpointsOfARun
 from smol_hf.training.source_books import SourceBooks
 from smol_hf.training.validation import Validation
 
@@ -41,7 +41,7 @@ class NonFiniteError(RuntimeError):
     """Too many steps in a row had a loss or a gradient that is not a number."""
 
 
-class SmolTrainer(WholeCheckpoints, SFTTrainer):
+class SmolTrainer(CheckpointsOfARun, SFTTrainer):
     """What it adds:
 
     - the model's own loss (logits at labelled positions only), divided by the labelled tokens of the whole step;
