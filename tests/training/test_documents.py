@@ -1,9 +1,11 @@
 """Language models on documents: the same trainer, collator, checkpoints and log as for pictures."""
 
+import importlib.util
 import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,16 +15,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
 from smol_hf.cli import main
 from smol_hf.data.collator import SmolCollator
+from smol_hf.data.documents.held_out import Split
 from smol_hf.data.documents.readers import open_documents
 from smol_hf.data.documents.token_cache import Tokens
 from smol_hf.data.engine.preparation import ReadySample
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.resources import resource_path
 from smol_hf.training.console import read_log
+from smol_hf.training.document_data import DocumentData
 from smol_hf.training.presets import TEXT
 from smol_hf.training.recipes import RecipeError, load_arguments
 from smol_hf.training.run import train
 
+ROOT = Path(__file__).resolve().parents[2]
 SENTENCES = [
     f"{name} the {animal} {verb} {place}, and {name} was {mood} because the {animal} {verb} {place}.\n"
     for name in ("Ada", "Bruno", "Celia", "Dmitri")
@@ -140,6 +145,21 @@ def test_the_same_recipe_gives_the_same_model(here):
     first, second = run("--max_steps", "3"), run("--max_steps", "3", output="runs/b")
     for one, other in zip(first.model.parameters(), second.model.parameters()):
         assert torch.equal(one, other)
+
+
+def test_a_tokenizer_does_not_learn_from_what_is_held_out(here):
+    _, _, arguments, _ = load_arguments(
+        ["--documents", "story.txt", "--output_dir", "x", "--validation_fraction", "0.3"]
+    )
+    text = "".join(SENTENCES)
+    read = "".join(DocumentData.open(arguments).texts())
+    assert text.startswith(read) and 0.6 < len(read) / len(text) < 0.75
+    Path("many.jsonl").write_text("".join(json.dumps({"text": f"{number}"}) + "\n" for number in range(500)))
+    arguments.documents = "many.jsonl"
+    seen = list(DocumentData.open(arguments).texts())
+    cache = DocumentData.open(arguments)
+    held = [part for part in Split(cache.documents, cache.held_out) if part.is_held_out]
+    assert 100 < len(held) == 500 - len(seen) and not {"".join(part.chunks) for part in held} & set(seen)
 
 
 def test_validation_is_the_mean_over_all_held_out_tokens(here):
@@ -305,3 +325,17 @@ def test_the_gpt_of_93_million_parameters_learns_a_page_by_heart(here):
     assert sum(weight.numel() for weight in trainer.model.parameters()) == 92_837_376
     assert losses[0] > 9 and losses[-1] < 0.01
     assert trainer.books.gather().tokens == 44 * 64
+
+
+def test_a_small_model_beats_a_trigram_model_of_the_bytes(here):
+    """On sentences that it has not seen, made of words that it has. (The benchmark does this with a real text.)"""
+    spec = importlib.util.spec_from_file_location("measured", ROOT / "benchmarks" / "text_pretraining.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    draws = np.random.default_rng(0)
+    Path("tales.txt").write_text("".join(SENTENCES[index] for index in draws.integers(0, len(SENTENCES), 800)))
+    train_text, held_out = benchmark.halves(Path("tales.txt"), 0.1)
+    bits = benchmark.trigram_bits(train_text, held_out)
+    steps = ["--max_steps", "150", "--per_device_train_batch_size", "16", "--validation_fraction", "0.1"]
+    trainer = run(*steps, "--logging_steps", "50", documents="tales.txt")
+    assert trainer.validated["bits_per_byte"] < 0.8 * bits

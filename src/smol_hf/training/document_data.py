@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from accelerate import PartialState
 from rich.console import Console
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.documents.held_out import HeldOut
-from smol_hf.data.documents.readers import Document, Documents, open_documents, unescaped
+from smol_hf.data.documents.held_out import HeldOut, Split
+from smol_hf.data.documents.readers import Documents, open_documents, unescaped
 from smol_hf.data.documents.token_cache import TokenCache, caches_folder, tokenise
 from smol_hf.data.documents.token_source import TokenSource, TokenWork
 from smol_hf.data.engine.stream import Plan
@@ -32,6 +33,8 @@ class DocumentData:
 
     documents: Documents
     validation: Documents | None
+    held_out: HeldOut
+    limit: int | None = None
 
     @classmethod
     def open(cls, arguments: DataArguments) -> DocumentData:
@@ -45,38 +48,38 @@ class DocumentData:
         }  # fmt: skip
         documents = open_documents(arguments.documents, **read, **of_hub)
         arguments.dataset_revision = documents.revision  # what the saved recipe names
-        validation = arguments.validation_documents
-        return cls(documents, open_documents(validation, **read) if validation is not None else None)
+        if arguments.validation_documents is None:
+            return cls(documents, None, HeldOut(arguments.validation_fraction), arguments.max_documents)
+        validation = open_documents(arguments.validation_documents, **read)
+        return cls(documents, validation, HeldOut(), arguments.max_documents)
 
     def texts(self) -> Iterator[str]:
-        """What a tokenizer is trained on: the beginning of the documents."""
+        """What a tokenizer is trained on: the beginning of the documents, without what is held out."""
         left = TOKENIZER_CHARACTERS
-        for document in self.documents:
-            if isinstance(document, Document):
-                try:
-                    for chunk in document.chunks:
+        for part in Split(self.documents, self.held_out, self.limit):
+            if isinstance(part, SampleError):
+                continue  # it is named when it is tokenised
+            with contextlib.suppress(SampleError):
+                for chunk in part.chunks:
+                    if not part.is_held_out:
                         yield chunk
                         left -= len(chunk)
-                        if left <= 0:
-                            return
-                except SampleError:
-                    continue  # it is named when it is tokenised
+                    if left <= 0:
+                        return
 
     def tokenise(self, tokenizer, arguments: DataArguments, console: Console) -> TokenisedDocuments:
         """Raises OSError, ValueError: see `token_cache.tokenise`."""
         writes = PartialState().is_local_main_process
         folder = caches_folder(arguments.documents_cache)
 
-        def cache_of(documents: Documents, fraction: float, limit: int | None) -> TokenCache:
+        def cache_of(documents: Documents, held_out: HeldOut, limit: int | None) -> TokenCache:
             progress = Progress(console, documents.name) if writes else Progress()
-            held_out = HeldOut(fraction)
             return tokenise(
                 documents, tokenizer, held_out, folder=folder, limit=limit, writes=writes, progress=progress
             )
 
-        fraction = 0.0 if self.validation is not None else arguments.validation_fraction
-        train = cache_of(self.documents, fraction, arguments.max_documents)
-        other = cache_of(self.validation, 0.0, None) if self.validation is not None else None
+        train = cache_of(self.documents, self.held_out, self.limit)
+        other = cache_of(self.validation, HeldOut(), None) if self.validation is not None else None
         return TokenisedDocuments(self.documents.name, train, other, arguments.context_length)
 
 
