@@ -79,7 +79,9 @@ def words_of(arguments: argparse.Namespace, more: Sequence[str]) -> list[str]:
     """The command line of `smol-hf train` that does the same."""
     from smol_hf.resources import resource_path
 
-    words = ["--config", arguments.config or str(resource_path(*RECIPE))]
+    of_the_run = Path(arguments.output_dir or "", "recipe.yaml")  # which goes on as it began
+    goes_on = arguments.resume_from_checkpoint is not None and arguments.output_dir and of_the_run.is_file()
+    words = ["--config", arguments.config or str(of_the_run if goes_on else resource_path(*RECIPE))]
     keys = [key for key, _ in OPTIONS.values()] + ["resume_from_checkpoint"]
     given = {key: getattr(arguments, key) for key in keys if getattr(arguments, key) is not None}
     if "model" in given and "preset" not in given:

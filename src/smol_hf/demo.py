@@ -96,6 +96,7 @@ def run_demo(arguments: Namespace) -> dict:
         data_description=DATA_DESCRIPTION,
         training=training_facts(run, read_log(output)),
         license="apache-2.0",
+        language="en",
         example_question=questions[0].text,
     )
     print_scores(console, metrics)

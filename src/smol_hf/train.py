@@ -25,7 +25,7 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.files import UnreachableError
 from smol_hf.publishing.adapter import publish_adapter
 from smol_hf.publishing.checkpoint import publish_checkpoint
-from smol_hf.publishing.run_facts import run_facts
+from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoints import CheckpointError
 from smol_hf.training.console import read_log
 from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, load_arguments
@@ -106,7 +106,9 @@ def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> Path:
         config = read_adapter_config(adapter)
         model = merge_weights(locate_base(config, None, {}), adapter, config, dtype)
         model.generation_config = generation_config  # the base's own need not end with a turn
-        facts["base_models"] = config.base_model_name_or_path
+        facts |= origin_facts(facts["recipe"]) | {"base_models": config.base_model_name_or_path}
+    else:
+        facts |= origin_facts(facts["recipe"])
     log = read_log(output_dir)
     folder = publish_checkpoint(output_dir / "checkpoint", model, trainer.processing_class, log=log, **facts)
     console.print(f"the trained model is in {folder}", soft_wrap=True)
@@ -130,6 +132,9 @@ def run_main(
     except USER_ERRORS as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: --resume_from_checkpoint true (smol-hf pretrain: --resume) goes on with it\n")
+        return 130
     return 0
 
 

@@ -56,6 +56,7 @@ def full_card(**changes) -> str:
         "data_description": "Handwritten digits on pages.",
         "base_models": ["google/siglip-base-patch16-224", "/home/me/decoder"],
         "license": "apache-2.0",
+        "language": "en",
     }
     return render_model_card(**{**arguments, **changes})
 
@@ -133,7 +134,7 @@ def test_all_sections_appear_with_their_data():
 def test_sections_without_data_are_left_out():
     card = bare_card()
     assert headings(card) == ["Use", "Limitations"]
-    assert set(front_matter(card)) == {"language", "library_name", "pipeline_tag", "tags"}
+    assert set(front_matter(card)) == {"library_name", "pipeline_tag", "tags"}
     assert "No evaluation is reported here" in card
     for text in ("blind", "Built from", "held-out", "None", "\n\n\n"):
         assert text not in card

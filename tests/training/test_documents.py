@@ -39,6 +39,8 @@ SENTENCES = [
 TINY = ["--preset", "tiny-text", "--context_length", "64", "--per_device_train_batch_size", "4", "--use_cpu"]
 TINY += ["--logging_steps", "1", "--learning_rate", "3.0e-3", "--save_strategy", "no", "--documents_cache", "caches"]
 
+SHORT = ["--context-length", "64"]
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -244,7 +246,6 @@ def test_a_language_model_goes_on_from_a_checkpoint_of_any_kind(here):
     ("words", "message"),
     [
         (("--context_length", "512", "--max_documents", "1"), "its text is"),
-        (("--validation_fraction", "0", "--eval_strategy", "epoch"), "eval_strategy epoch has nothing to evaluate"),
         (("--text_config.vocab_size", "300", "--tokenizer_vocab_size", "500"), "but the tokenizer"),
         (("--context_length", "1024"), "more than the 512 positions"),
         (("--documents", "none.txt"), "none.txt does not exist"),
@@ -286,6 +287,28 @@ def test_a_push_that_would_fail_is_refused_before_the_run(here, capsys):
     assert "--push-to-hub needs --license" in capsys.readouterr().err
     assert main([*words, "--push-to-hub", "no name", "--license", "mit"]) == 1
     assert not Path("runs").exists()
+
+
+def test_a_run_outlives_the_checkpoint_that_it_was_resumed_from(here, capsys):
+    """Which is rotated away; and what began the run need not be said again."""
+    words = ["pretrain", "--data", "story.txt", "--preset", "tiny-text", "--output", "runs/a", *SHORT]
+    words += ["--documents_cache", "caches", "--use_cpu", "--save-interval", "1", "--keep", "1", "--log-interval", "1"]
+    assert main([*words, "--steps", "2", "--lr_scheduler_type", "constant"]) == 0
+    assert main(["pretrain", "--resume", "--output", "runs/a", "--steps", "4", "--use_cpu"]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert result["steps"] == 4 and [folder.name for folder in Path("runs/a").glob("checkpoint-*")] == ["checkpoint-4"]
+    recipe = yaml.safe_load(Path("runs/a/recipe.yaml").read_text())
+    assert recipe["lr_scheduler_type"] == "constant" and not {"data", "page_size", "connector_type"} & set(recipe)
+
+
+def test_nothing_need_be_held_out(here, capsys):
+    words = ["pretrain", "--data", "story.txt", "--preset", "tiny-text", "--output", "runs/a", *SHORT]
+    assert main([*words, "--steps", "2", "--validation_fraction", "0", "--documents_cache", "caches"]) == 0
+    printed = capsys.readouterr().out
+    assert json.loads(printed.strip().splitlines()[-1])["validation_loss"] is None
+    assert "nothing is held out" in printed and "of 512 that the model has room for" in printed
+    card = Path("runs/a/checkpoint/README.md").read_text()
+    assert "language:" not in card.split("---")[1]
 
 
 def test_more_steps_can_be_added_to_a_finished_run(here, capsys):

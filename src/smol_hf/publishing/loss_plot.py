@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from smol_hf.wording import is_number
 
 FILE_NAME = "loss.png"
-KINDS = (("loss", "training", {"linewidth": 1}), ("eval_loss", "validation", {"marker": "o", "markersize": 3}))
+KINDS = (
+    ("loss", "training, mean since the last point", {"linewidth": 1}),
+    ("eval_loss", "validation", {"marker": "o", "markersize": 3}),
+)
 
 
 def plot_losses(folder: str | Path, log: list[dict]) -> Path | None:
@@ -32,7 +36,8 @@ def plot_losses(folder: str | Path, log: list[dict]) -> Path | None:
     axes = figure.subplots()
     for label, (steps, losses, style) in lines.items():
         axes.plot(steps, losses, label=label, **style)
-    axes.set(xlabel="step", ylabel="loss, nats per trained token")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:

@@ -27,10 +27,22 @@ def run_facts(output_dir: str | Path, recipe: dict) -> dict:
     run = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
     ids = dataset_ids(recipe)
     return {
-        "training": training_facts(run, read_log(output_dir)),
+        "training": {**method_facts(recipe), **training_facts(run, read_log(output_dir))},
         "data_description": describe_data(json.loads((output_dir / MIXTURE).read_text(encoding="utf-8")), recipe),
         "datasets": sorted(set(ids.values())) or None,
     }
+
+
+def method_facts(recipe: dict) -> dict[str, str]:
+    """How it was trained, where not by the next token alone."""
+    return {"Method": f"preferences of answers (DPO), beta {recipe['beta']}"} if "beta" in recipe else {}
+
+
+def origin_facts(recipe: dict) -> dict:
+    """For the card of a whole model: `base_models`, and the `language` of the embedded pages, of which alone it is
+    known."""
+    digits = [entry.get("data") for entry in entries_of(recipe)] == [DIGITS] and not recipe.get("documents")
+    return {"base_models": recipe.get("model"), "language": "en" if digits else None}
 
 
 def training_facts(run: dict, log: list[dict]) -> dict[str, str]:
@@ -48,7 +60,10 @@ def training_facts(run: dict, log: list[dict]) -> dict[str, str]:
         last = counted[-1]
         facts["Tokens"] = f"{last['total_tokens']:,} read, {last['total_trained_tokens']:,} of them trained"
         facts["Samples"] = f"{last['total_samples']:,}"
-    for key, label in (("loss", "Loss"), ("eval_loss", "Validation loss")):
+    for key, label in (
+        ("loss", "Loss"), ("eval_loss", "Validation loss"), ("eval_bits_per_byte", "Validation bits per byte"),
+        ("rewards/margins", "Margin of the chosen answers"),
+    ):  # fmt: skip
         if found := [entry for entry in log if is_number(entry.get(key))]:
             values = [f"{entry[key]:.4f} (step {entry['step']:,})" for entry in found]
             facts[label] = " → ".join(values if len(values) == 1 else (values[0], values[-1]))

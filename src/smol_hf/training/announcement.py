@@ -35,3 +35,10 @@ def describe_pictures(processor) -> str:
         f"a picture is brought to {processor.longest_edge} pixels on its longer side and cut into tiles of "
         f"{tile} × {tile}, {tokens} tokens each, at most {side} × {side} and an overview"
     )
+
+
+def describe_vocabulary(tokenizer, config) -> str:
+    """How many tokens there are, and for how many the model has room."""
+    size, rows = len(tokenizer), config.get_text_config().vocab_size
+    room = f", of {rows:,} that the model has room for: the others are never learned" if size < rows else ""
+    return f"the tokenizer has {size:,} tokens{room}"

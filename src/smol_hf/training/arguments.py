@@ -169,8 +169,12 @@ class SmolTrainingArguments(SFTConfig):
         if self.model_init_kwargs:
             raise ValueError("model_init_kwargs has no effect: use dtype and attn_implementation")
 
-    def space_checkpoints(self) -> None:
-        """Where `num_checkpoints` stands for an interval: once `max_steps` is known."""
+    def count_intervals(self) -> None:
+        """Shares of the run and `num_checkpoints` in steps, once `max_steps` is known."""
+        for name in ("eval_steps", "save_steps", "logging_steps"):
+            share = getattr(self, name)
+            if share is not None and share < 1:
+                setattr(self, name, math.ceil(share * self.max_steps))
         if self.num_checkpoints is not None:
             self.save_strategy = SaveStrategy.STEPS
             self.save_steps = -(-self.max_steps // self.num_checkpoints)

@@ -129,7 +129,7 @@ def choose_checkpoint(output_dir: Path, resume: str | bool | None) -> tuple[Path
         if existing:
             raise CheckpointError(
                 f"{output_dir} holds {existing[0].name} of an earlier run: go on with it by "
-                "--resume_from_checkpoint true, or choose another output_dir"
+                "--resume_from_checkpoint true (smol-hf pretrain: --resume), or choose another output_dir"
             )
         return None, []
     if resume not in (True, "true", "True"):

@@ -147,11 +147,13 @@ class TokenisedDocuments:
     def in_words(self, skipped: SkippedSamples) -> list[str]:
         train = self.cache.counts["train"]
         size = f"{self.name}, {train.text_bytes / 1e6:,.1f} MB"
-        lines = [f"{train.tokens:,} tokens of {train.documents:,} documents ({size}) to train on"]
+        count = f"{train.documents:,} document{'s' * (train.documents != 1)}"
+        lines = [f"{train.tokens:,} tokens of {count} ({size}) to train on"]
         cache, part = (self.cache, "validation") if self.validation_cache is None else (self.validation_cache, "train")
         held = cache.counts[part]
         if held.documents:
-            lines.append(f"{held.tokens:,} tokens ({held.text_bytes / 1e6:,.2f} MB) to validate on")
+            predicted = held.tokens - held.documents  # the first of each only begins it
+            lines.append(f"{predicted:,} tokens ({held.text_bytes / 1e6:,.2f} MB) to validate on")
         else:
             lines.append("nothing is held out to validate on (validation_fraction 0)")
         if self.cache.empty:

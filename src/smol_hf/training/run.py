@@ -24,7 +24,7 @@ from smol_hf.data.shares import PlannedMixture
 from smol_hf.data.shortened_samples import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.tokenizer_of import is_language_model, tokenizer_of
-from smol_hf.training.announcement import describe_pictures, describe_samples
+from smol_hf.training.announcement import describe_pictures, describe_samples, describe_vocabulary
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.composition import build_model_and_processor, texts_of
@@ -99,6 +99,8 @@ def train(
             tokenised = documents.tokenise(processor, data_arguments, console)
         tokenised.settle(skipped)
         data, validation = tokenised.data(), tokenised.validation()
+    if documents is not None and validation is None:
+        arguments.eval_strategy = IntervalStrategy.NO
     refuse_evaluation_of_nothing(arguments, validation)
     lanes, states = (data_arguments.data_lanes, {}) if checkpoint is None else load_data_state(checkpoint)
     plan = plan_of(data, processor, data_arguments, arguments, lanes)
@@ -115,7 +117,7 @@ def train(
         arguments.max_steps = -(-rows // rows_of_a_step(arguments))
         with recipe_errors("the schedule does not fit the data"):
             arguments.check_schedule(arguments.max_steps)
-    arguments.space_checkpoints()
+    arguments.count_intervals()
     run_state = {
         "data_fingerprint": fingerprint(data, read_images=data_arguments.verify_images),
         "samples": data.found.total or sum(len(source) for source in data.sources),
@@ -148,7 +150,7 @@ def train(
     counts = count_parameters(model)
     if main_process:
         if tokenised is not None:
-            lines = tokenised.in_words(skipped)
+            lines = [*tokenised.in_words(skipped), describe_vocabulary(processor, model.config)]
         else:
             lines = describe_samples(
                 data, data_arguments, skipped, arguments.max_steps if ends_with_the_data else None
@@ -168,12 +170,13 @@ def train(
         write_run(output_dir, run_state)
         save_mixture(output_dir, mixture)
 
+    resumed_at = step_of(checkpoint) if checkpoint is not None else 0  # the folder may be rotated away meanwhile
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     run_state |= {
         "train_seconds": time.perf_counter() - started,
         "steps": trainer.state.global_step,
-        "resumed_at_step": step_of(checkpoint) if checkpoint is not None else 0,
+        "resumed_at_step": resumed_at,
         "hardware": hardware(),
         "tokens_per_second": trainer.books.rate(),
         "parameters": {part: count["total"] for part, count in counts.items()},

@@ -8,10 +8,21 @@ import platform
 from pathlib import Path
 
 from smol_hf.training.arguments import SmolTrainingArguments
+from smol_hf.training.document_arguments import OF_DOCUMENTS
 from smol_hf.training.lora_arguments import LoraArguments
 from smol_hf.training.recipes import ARGUMENT_CLASSES
 
 PACKAGES = ("smol_hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
+
+# Of the keys with their defaults, those that mean nothing to a language model over documents.
+OF_CONVERSATIONS = (
+    "data", "adapter", "filters", "image_folder", "fetch_images", "fetch_timeout", "fetch_cache", "max_image_bytes",
+    "mixture", "data_root", "stopping", "on_failed_source", "num_pages", "page_size", "turns_per_page", "too_long",
+    "image_resizing", "sample_packing", "max_tiles_per_row", "verify_images", "vision_config", "connector_type",
+    "scale_factor", "vision_feature_layer", "longest_edge", "do_image_splitting", "enlarge_images", "image_mean",
+    "image_std", "vision_learning_rate", "connector_learning_rate", "unfreeze_vision_at_step", "vision_warmup_steps",
+    "chat_template",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -40,6 +51,10 @@ def resolve_recipe(recipe: dict, *arguments) -> dict:
         value = getattr(training_arguments, name)
         resolved[name] = getattr(value, "value", value)
     resolved.pop("resume_from_checkpoint", None)
+    if data_arguments.documents is not None:
+        resolved = {key: value for key, value in resolved.items() if key not in OF_CONVERSATIONS or key in recipe}
+    else:
+        resolved = {key: value for key, value in resolved.items() if key not in ("documents", *OF_DOCUMENTS)}
     return {key: resolved[key] for key in sorted(resolved, key=order_of_key)}
 
 
