@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class DocumentData:
 
     documents: Documents
     validation: Documents | None
+    limit: int | None = None  # documents to train on at most
 
     @classmethod
     def open(cls, arguments: DataArguments) -> DocumentData:
@@ -46,12 +48,13 @@ class DocumentData:
         documents = open_documents(arguments.documents, **read, **of_hub)
         arguments.dataset_revision = documents.revision  # what the saved recipe names
         validation = arguments.validation_documents
-        return cls(documents, open_documents(validation, **read) if validation is not None else None)
+        other = open_documents(validation, **read) if validation is not None else None
+        return cls(documents, other, arguments.max_documents)
 
     def texts(self) -> Iterator[str]:
         """What a tokenizer is trained on: the beginning of the documents."""
         left = TOKENIZER_CHARACTERS
-        for document in self.documents:
+        for document in itertools.islice(self.documents, self.limit):
             if isinstance(document, Document):
                 try:
                     for chunk in document.chunks:
@@ -75,7 +78,7 @@ class DocumentData:
             )
 
         fraction = 0.0 if self.validation is not None else arguments.validation_fraction
-        train = cache_of(self.documents, fraction, arguments.max_documents)
+        train = cache_of(self.documents, fraction, self.limit)
         other = cache_of(self.validation, 0.0, None) if self.validation is not None else None
         return TokenisedDocuments(self.documents.name, train, other, arguments.context_length)
 
@@ -150,7 +153,9 @@ class TokenisedDocuments:
         if held.documents:
             lines.append(f"{held.tokens:,} tokens ({held.text_bytes / 1e6:,.2f} MB) to validate on")
         else:
-            lines.append("nothing is held out to validate on (validation_fraction 0)")
+            lines.append("nothing is held out to validate on")
+        if self.validation_cache is not None and self.validation_cache.key == self.cache.key:
+            lines.append("these are the documents that are trained on: their loss says nothing of other texts")
         if self.cache.empty:
             lines.append(f"{self.cache.empty:,} documents are empty")
         if len(skipped):

@@ -181,12 +181,13 @@ def train(
         sources = [{"name": source.name, "rows": pairs.total, "samples": used, "realised_share": 1.0}]
         (output_dir / MIXTURE).write_text(json.dumps({"sources": sources}, indent=1) + "\n", encoding="utf-8")
 
+    resumed_at = step_of(checkpoint) if checkpoint is not None else 0  # save_total_limit may remove it on the way
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     run_state |= {
         "train_seconds": time.perf_counter() - started,
         "steps": trainer.state.global_step,
-        "resumed_at_step": step_of(checkpoint) if checkpoint is not None else 0,
+        "resumed_at_step": resumed_at,
         "hardware": hardware(),
         "parameters": {part: count["total"] for part, count in count_parameters(trainer.model).items()},
     }

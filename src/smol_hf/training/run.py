@@ -37,6 +37,7 @@ from smol_hf.training.loader import load_data_state
 from smol_hf.training.lora import add_adapters, freeze_what_has_no_adapter
 from smol_hf.training.mixture_report import print_failed, print_shares, save_mixture
 from smol_hf.training.model_arguments import ModelArguments
+from smol_hf.training.packed_rows import refuse_seeing_others
 from smol_hf.training.parts import count_parameters
 from smol_hf.training.preview import print_parameter_table
 from smol_hf.training.recipes import RecipeError
@@ -80,6 +81,10 @@ def train(
             documents=documents is not None,
             trust_remote_code=arguments.trust_remote_code,
         )
+        if documents is not None or data_arguments.sample_packing:
+            refuse_seeing_others(
+                getattr(model, "language_model", model), "sample_packing" if documents is None else "documents"
+            )
         if model_arguments.use_peft:
             freeze_what_has_no_adapter(model_arguments, arguments)
             model = add_adapters(model, model_arguments, arguments.part_learning_rates(), tokenizer_of(processor))
@@ -168,12 +173,13 @@ def train(
         write_run(output_dir, run_state)
         save_mixture(output_dir, mixture)
 
+    resumed_at = step_of(checkpoint) if checkpoint is not None else 0  # save_total_limit may remove it on the way
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     run_state |= {
         "train_seconds": time.perf_counter() - started,
         "steps": trainer.state.global_step,
-        "resumed_at_step": step_of(checkpoint) if checkpoint is not None else 0,
+        "resumed_at_step": resumed_at,
         "hardware": hardware(),
         "tokens_per_second": trainer.books.rate(),
         "parameters": {part: count["total"] for part, count in counts.items()},

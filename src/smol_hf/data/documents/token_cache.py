@@ -110,7 +110,8 @@ class Tokens:
         self.engine = plain_tokenizer(tokenizer, set(tokenizer.all_special_tokens))
         self.end = tokenizer.eos_token_id
         self.begin = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        self.type = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
+        most = max(tokenizer.get_vocab().values())  # its numbers may have gaps
+        self.type = np.dtype(np.uint16 if most < 1 << 16 else np.uint32)
 
     def encode(self, text: str) -> list[int]:
         return self.engine.encode(text, add_special_tokens=False).ids
