@@ -185,8 +185,10 @@ def test_a_run_that_is_resumed_goes_on_exactly(here):
     )
     for one, other in zip(whole.model.parameters(), again.model.parameters()):
         assert torch.equal(one, other)
-    losses = [entry["loss"] for entry in read_log("runs/a") if "loss" in entry]
-    assert losses == [entry["loss"] for entry in whole.state.log_history if "loss" in entry]
+    for value in ("loss", "epoch"):
+        logged = [entry[value] for entry in read_log("runs/a") if "loss" in entry]
+        assert logged == [entry[value] for entry in whole.state.log_history if "loss" in entry]
+    assert not any("train_loss" in entry for entry in read_log("runs/a")), "it would be of the last part alone"
 
 
 def test_epochs_are_counted_exactly_and_every_token_is_trained_once(here):
