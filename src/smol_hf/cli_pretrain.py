@@ -94,12 +94,14 @@ def words_of(arguments: argparse.Namespace, more: Sequence[str]) -> list[str]:
 
 def check_push(arguments: argparse.Namespace) -> None:
     """Refuse before the run what would fail after it. Raises ValueError."""
+    from smol_hf.publishing.card_edits import refuse_bad_license
     from smol_hf.publishing.plan import refuse_bad_names
 
     if arguments.push_to_hub is None:
         return
     if arguments.license is None:
         raise ValueError("--push-to-hub needs --license, for example apache-2.0, which the model's card names")
+    refuse_bad_license(arguments.license)
     refuse_bad_names(arguments.push_to_hub, arguments.branch)
 
 

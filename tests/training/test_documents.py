@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
 from smol_hf.cli import main
@@ -206,8 +206,10 @@ def test_a_run_that_is_resumed_goes_on_exactly(here):
     )
     for one, other in zip(whole.model.parameters(), again.model.parameters()):
         assert torch.equal(one, other)
-    losses = [entry["loss"] for entry in read_log("runs/a") if "loss" in entry]
-    assert losses == [entry["loss"] for entry in whole.state.log_history if "loss" in entry]
+    for value in ("loss", "epoch"):
+        logged = [entry[value] for entry in read_log("runs/a") if "loss" in entry]
+        assert logged == [entry[value] for entry in whole.state.log_history if "loss" in entry]
+    assert not any("train_loss" in entry for entry in read_log("runs/a")), "it would be of the last part alone"
 
 
 def test_epochs_are_counted_exactly_and_every_token_is_trained_once(here):
@@ -253,6 +255,12 @@ def test_a_language_model_goes_on_from_a_checkpoint_of_any_kind(here):
         (("--data", "x.jsonl"), "documents and data exclude each other"),
         (("--preset", "tiny-vlm"), "documents train a language model alone"),
         (("--num_checkpoints", "0"), "num_checkpoints is 0"),
+        (("--save_steps", "0"), "save_steps is 0"),
+        (("--save_total_limit", "0"), "save_total_limit is 0"),
+        (("--max_steps", "-5"), "max_steps is -5"),
+        (("--context_length", "1"), "at least 2"),
+        (("--documents", '""'), "documents is empty"),
+        (("--validation_documents", '""'), "validation_documents is empty"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_step(words, message, here):
@@ -286,6 +294,8 @@ def test_a_push_that_would_fail_is_refused_before_the_run(here, capsys):
     assert main([*words, "--push-to-hub", "me/mine"]) == 1
     assert "--push-to-hub needs --license" in capsys.readouterr().err
     assert main([*words, "--push-to-hub", "no name", "--license", "mit"]) == 1
+    assert main([*words, "--push-to-hub", "me/mine", "--license", "my own"]) == 1
+    assert "'my own' is no licence identifier" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 
@@ -309,6 +319,39 @@ def test_nothing_need_be_held_out(here, capsys):
     assert "nothing is held out" in printed and "of 512 that the model has room for" in printed
     card = Path("runs/a/checkpoint/README.md").read_text()
     assert "language:" not in card.split("---")[1]
+
+
+def test_documents_that_are_trained_on_are_no_validation(here, capsys):
+    run("--max_steps", "1", "--validation_documents", "story.txt")
+    assert "their loss says nothing of other texts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model_type", ["mamba", "bloom"])
+def test_an_architecture_that_reads_on_from_document_to_document_is_refused(model_type, here):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "n_layer": 1, "n_head": 2}
+    sizes |= {"ffn_dim": 32, "word_embed_proj_dim": 16, "state_size": 4}
+    known = AutoConfig.for_model(model_type).to_dict()
+    kept = {key: value for key, value in sizes.items() if key in known}
+    words = [f"--text_config={json.dumps({'model_type': model_type, **kept})}", "--tokenizer_vocab_size", "300"]
+    words += ["--attn_implementation", "eager"]
+    with pytest.raises(RecipeError, match=f"{model_type} does not keep them apart"):
+        run("--max_steps", "1", "--preset", "null", *words)
+
+
+def test_a_tokenizer_is_trained_on_the_documents_that_are_asked_for(here):
+    records = [{"text": "one two three " * 50}, {"text": "überhaupt " * 50}]
+    Path("some.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    words = ["--documents", "some.jsonl", "--max_documents", "1", "--output_dir", "x", "--validation_fraction", "0"]
+    _, _, data, _ = load_arguments(words)
+    assert "".join(DocumentData.open(data).texts()) == records[0]["text"]
+
+
+def test_a_resumed_run_ends_though_the_checkpoint_that_it_began_with_is_removed(here):
+    words = ["--max_steps", "6", "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1"]
+    run(*words)
+    run(*words, "--max_steps", "8", "--resume_from_checkpoint", "true")
+    assert [each.name for each in Path("runs/a").glob("checkpoint-*")] == ["checkpoint-8"]
+    assert json.loads(Path("runs/a/run.json").read_text())["resumed_at_step"] == 6
 
 
 def test_more_steps_can_be_added_to_a_finished_run(here, capsys):

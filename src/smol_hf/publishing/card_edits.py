@@ -93,9 +93,13 @@ def front_matter(text: str, path: Path) -> dict:
     return found
 
 
-def with_license(text: str, license: str) -> str:
+def refuse_bad_license(license: str) -> None:
     if not LICENCE.fullmatch(license):
         raise PublishError(f"{license!r} is no licence identifier of the Hub; apache-2.0, mit or other are")
+
+
+def with_license(text: str, license: str) -> str:
+    refuse_bad_license(license)
     card = ModelCard(text, ignore_metadata_errors=True)
     card.data.license = license
     return str(card)

@@ -90,6 +90,8 @@ class SmolTrainingArguments(SFTConfig):
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.max_steps < -1:
+            raise ValueError(f"max_steps is {self.max_steps}: it must be at least 1, or -1 for num_train_epochs")
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError("max_steps and num_train_epochs leave no step to train")
         if self.seed is None or not 0 <= self.seed < 2**32:
@@ -100,6 +102,9 @@ class SmolTrainingArguments(SFTConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}: a step is 0 or later")
         if self.num_checkpoints is not None and self.num_checkpoints < 1:
             raise ValueError(f"num_checkpoints is {self.num_checkpoints}: it must be at least 1 (save_strategy: no)")
+        for name in ("save_steps", "save_total_limit"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name} is {value}: it must be positive (save_strategy: no saves nothing)")
         if self.max_nonfinite_steps < 1:
             raise ValueError(f"max_nonfinite_steps is {self.max_nonfinite_steps}: it must be at least 1")
         if self.vision_learning_rate == 0 and self.unfreeze_vision_at_step:

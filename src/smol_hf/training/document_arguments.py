@@ -50,9 +50,16 @@ class DocumentArguments:
         given = [name for name in OF_DOCUMENTS if getattr(self, name) != fields[name].default]
         if self.documents is None and given:
             raise ValueError(f"{' and '.join(given)} belong to documents, which are not given")
+        for name in ("documents", "validation_documents"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} is empty: name a text file, a folder or a dataset of the Hub")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction is {self.validation_fraction}: it is a share from 0 to below 1")
         if self.max_documents is not None and self.max_documents < 1:
             raise ValueError(f"max_documents is {self.max_documents}: it must be at least 1")
+        if self.documents is not None and self.context_length == 1:
+            raise ValueError(
+                "context_length is 1: a token is predicted from the one before it, so it must be at least 2"
+            )
         if self.document_separator == "":
             raise ValueError("document_separator is empty: say what stands between two documents")

@@ -155,7 +155,9 @@ class TokenisedDocuments:
             predicted = held.tokens - held.documents  # the first of each only begins it
             lines.append(f"{predicted:,} tokens ({held.text_bytes / 1e6:,.2f} MB) to validate on")
         else:
-            lines.append("nothing is held out to validate on (validation_fraction 0)")
+            lines.append("nothing is held out to validate on")
+        if self.validation_cache is not None and self.validation_cache.key == self.cache.key:
+            lines.append("these are the documents that are trained on: their loss says nothing of other texts")
         if self.cache.empty:
             lines.append(f"{self.cache.empty:,} documents are empty")
         if len(skipped):

@@ -37,6 +37,7 @@ from smol_hf.training.loader import load_data_state
 from smol_hf.training.lora import add_adapters, freeze_what_has_no_adapter
 from smol_hf.training.mixture_report import print_failed, print_shares, save_mixture
 from smol_hf.training.model_arguments import ModelArguments
+from smol_hf.training.packed_rows import refuse_seeing_others
 from smol_hf.training.parts import count_parameters
 from smol_hf.training.preview import print_parameter_table
 from smol_hf.training.recipes import RecipeError
@@ -80,6 +81,10 @@ def train(
             documents=documents is not None,
             trust_remote_code=arguments.trust_remote_code,
         )
+        if documents is not None or data_arguments.sample_packing:
+            refuse_seeing_others(
+                getattr(model, "language_model", model), "sample_packing" if documents is None else "documents"
+            )
         if model_arguments.use_peft:
             freeze_what_has_no_adapter(model_arguments, arguments)
             model = add_adapters(model, model_arguments, arguments.part_learning_rates(), tokenizer_of(processor))

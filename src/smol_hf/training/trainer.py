@@ -292,6 +292,9 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
     # The log -------------------------------------------------------------------------------------------------
 
     def log(self, logs, start_time=None):
+        # transformers counts the epoch, and its mean loss at the end, from where a resumed run began.
+        self.state.epoch = self.state.global_step * self.args.gradient_accumulation_steps / len(self.loader)
+        logs.pop("train_loss", None)
         if "loss" in logs:
             finite = self.window_losses
             logs["loss"] = sum(finite) / len(finite) if finite else math.nan

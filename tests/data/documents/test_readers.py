@@ -310,7 +310,7 @@ def test_a_row_that_is_no_document_gives_the_reason_in_its_place(tmp_path):
     lines = [
         '{"content": "x", "id": 1}', '{"text": ["a", "b"]}', '{"text": null}', '{"text": 7}', "", "[1]", "{",
         '{"text": "half \\ud83d of a pair"}', '{"text": "a whole \\ud83d\\ude00 pair"}', '{"texts": "near"}',
-        '{"text": "a\\u0000b"}', '{}', "null",
+        '{"text": "a\\u0000b"}', '{}', "null", '{"\\ud83d": "x"}', '"\\ud83d"',
     ]  # fmt: skip
     path = write(tmp_path / "a.jsonl", "\n".join(lines))
     found = dict(read(open_documents(path)))
@@ -320,6 +320,7 @@ def test_a_row_that_is_no_document_gives_the_reason_in_its_place(tmp_path):
         3: "'text' is null", 4: r"'text' is int \(7\)", 6: "a record is a JSON object, not an array",
         7: "not valid JSON", 8: r"'text' holds \\ud83d, half of a character",
         10: "no key 'text': did you mean 'texts'", 12: "there is none", 13: "not null",
+        14: r"there is \\ud83d", 15: r"not str \(\\ud83d",
     }.items():  # fmt: skip
         assert re.search(f"error: .*{message}", found[f"a.jsonl:{line}"]), line
     assert found["a.jsonl:9"] == "a whole 😀 pair" and found["a.jsonl:11"] == "a\0b"

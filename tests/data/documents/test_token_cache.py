@@ -174,7 +174,70 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     message, left = done.stdout.strip().splitlines()
     assert "the tokens cannot be kept in" in message and "GB are free" in message and "documents_cache" in message
-    assert left == "[]", done.stderr
+    assert left == "['.locks']", done.stderr
+
+
+MAKES = """
+    import sys, time
+    from pathlib import Path
+    from smol_hf.data.documents.held_out import HeldOut
+    from smol_hf.data.documents.readers import open_documents
+    from smol_hf.data.documents.token_cache import tokenise
+    from smol_hf.data.text_tokenizer import train_text_tokenizer
+    folder, pause = Path(sys.argv[1]), float(sys.argv[2])
+    def waits(read, made):
+        print("begun", flush=True)
+        time.sleep(pause)
+    options = dict(folder=folder / "caches", progress=waits)
+    tokeniser = train_text_tokenizer(["some words"], vocab_size=300)
+    print(tokenise(open_documents(str(folder / "a.txt")), tokeniser, HeldOut(), **options).folder)
+"""
+
+
+def making(folder, pause):
+    command = [sys.executable, "-c", textwrap.dedent(MAKES), str(folder), str(pause)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_of_two_runs_at_once_one_writes_and_both_read(tmp_path):
+    (tmp_path / "a.txt").write_text(prose(5000))
+    both = [making(tmp_path, 1), making(tmp_path, 1)]
+    said = [each.communicate(timeout=120)[0].splitlines() for each in both]
+    assert [each.returncode for each in both] == [0, 0]
+    assert said[0][-1] == said[1][-1] and sorted(map(len, said)) == [1, 2], "one of them made it"
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text(prose(5000))
+    (tmp_path / "other.txt").write_text(prose(900))
+    killed = making(tmp_path, 100)
+    assert killed.stdout.readline() == "begun\n"
+    caches = tmp_path / "caches"
+    beside = cache_of(tmp_path / "other.txt", tokenizer, caches)
+    assert len([*caches.glob("*.unfinished")]) == 1, "what another process writes stays"
+    killed.kill()
+    killed.communicate()
+    (tmp_path / "other.txt").write_text(prose(901))
+    cache = cache_of(tmp_path / "other.txt", tokenizer, caches)
+    assert {each.name for each in caches.iterdir()} == {".locks", beside.folder.name, cache.folder.name}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("train/tokens.bin", b"1234", "train/tokens.bin has 4 bytes"), ("train/ends.bin", b"", "train/ends.bin has 0"),
+        ("validation/tokens.bin", None, "tokens.bin"), ("cache.json", b"{", "line 1"), ("cache.json", b"[]", "list"),
+        ("cache.json", b'{"key": "a"}', "counts"),
+    ],
+)  # fmt: skip
+def test_a_cache_that_was_damaged_is_refused(name, content, said, tmp_path, tokenizer):
+    path = tmp_path / "a.txt"
+    path.write_text(prose(5000))
+    folder = cache_of(path, tokenizer, tmp_path / "caches").folder
+    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match="were damaged after they were written") as error:
+        cache_of(path, tokenizer, tmp_path / "caches")
+    assert said in str(error.value) and f"{folder}" in str(error.value)
 
 
 # What is held out ----------------------------------------------------------------------------------------------------
@@ -196,6 +259,20 @@ def test_of_few_documents_the_end_of_each_is_held_out(tmp_path, tokenizer):
         assert head.endswith("\n") or "\n" not in tail[:900]
     assert cache.counts["validation"].text_bytes == sum(map(len, held))
     assert all(each[-1] != edge for each in documents_of(cache)), "what is cut off does not end there"
+
+
+def test_what_is_too_short_to_be_cut_stays_whole_with_its_end(tmp_path, tokenizer):
+    path = tmp_path / "texts.jsonl"
+    texts = ["a", "seven!!", "", prose(3000)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    edge = tokenizer.eos_token_id
+    cache = cache_of(path, tokenizer, tmp_path / "caches", 0.05)
+    assert [each[-1] == edge for each in documents_of(cache)] == [True, True, False]
+    assert [each[-1] == edge for each in documents_of(cache, "validation")] == [True]
+    assert cache.empty == 1
+    cache = cache_of(path, tokenizer, tmp_path / "caches", 0.9)
+    assert tokenizer.decode(documents_of(cache, "validation")[0][1:-1]) == "a"
+    assert sum(each.documents for each in cache.counts.values()) == 5 and cache.empty == 1
 
 
 def test_of_many_documents_whole_ones_are_held_out(tmp_path, tokenizer):

@@ -81,12 +81,15 @@ class Split:
         wanted = sum(lengths) * self.held_out.fraction
         share = self.held_out.fraction * min(1.0, self.held_out.most / max(wanted, 1))
         for each, length in zip(self.read(), lengths):
-            if isinstance(each, SampleError) or not length:
-                yield each if isinstance(each, SampleError) else Part(each, each.chunks)
-                continue
-            before, after = Cut(each.chunks, length - round(length * share)).halves()
-            yield Part(each, before, ends=False)
-            yield Part(each, after, is_held_out=True)
+            held = round(length * share)
+            if isinstance(each, SampleError):
+                yield each
+            elif held in (0, length):  # nothing to cut: too short, or not to be read
+                yield Part(each, each.chunks, is_held_out=held > 0)
+            else:
+                before, after = Cut(each.chunks, length - held).halves()
+                yield Part(each, before, ends=False)
+                yield Part(each, after, is_held_out=True)
 
 
 def length_of(document: Document | SampleError) -> int:

@@ -117,7 +117,7 @@ def check_column(source: ParquetSource, url: str, text_key: str) -> None:
 
 
 def missing(text_key: str, names: list[str], what: str) -> str:
-    names = [str(name) for name in names]
+    names = [printable(str(name)) for name in names]
     there = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
     return f"has no {what} {text_key!r}{nearest(text_key, names)} (there is {there or 'none'})"
 
@@ -156,8 +156,13 @@ def lone_surrogate(text: str) -> str | None:
     return None
 
 
+def printable(text: str) -> str:
+    """The text, with halves of characters as JSON writes them."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def shown(value: Any) -> str:
     kinds = {list: "an array", dict: "an object", type(None): "null", bool: "a boolean"}
-    text = str(value)
+    text = printable(str(value))
     text = text if len(text) <= SHOWN else text[:SHOWN] + "…"
     return "null" if value is None else f"{kinds.get(type(value), type(value).__name__)} ({text})"

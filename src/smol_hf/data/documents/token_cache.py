@@ -23,14 +23,16 @@ import numpy as np
 from huggingface_hub import cached_assets_path
 
 from smol_hf.data.conversation import SampleError
+from smol_hf.data.documents.cache_folders import making
 from smol_hf.data.documents.cutting import pieces
 from smol_hf.data.documents.held_out import HeldOut, Part, Split
 from smol_hf.data.documents.readers import Documents
 from smol_hf.modeling.chat_encoding import plain_tokenizer
 
-VERSION = 1
+VERSION = 2
 FACTS = "cache.json"
 PARTS = ("train", "validation")
+END = np.dtype(np.int64)
 AT_ONCE = 1 << 20  # characters that are tokenised beside each other
 
 
@@ -59,10 +61,26 @@ class TokenCache:
 
     @classmethod
     def open(cls, folder: Path) -> TokenCache:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        facts["counts"] = {part: Counts(**counts) for part, counts in facts["counts"].items()}
-        facts["faults"] = [fault_of(each) for each in facts["faults"]]
-        return cls(folder, **facts)
+        """Raises ValueError for a cache that was damaged after it was made."""
+        try:
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            facts["counts"] = {part: Counts(**counts) for part, counts in facts["counts"].items()}
+            facts["faults"] = [fault_of(each) for each in facts["faults"]]
+            cache = cls(folder, **facts)
+            cache.check_sizes()
+        except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(
+                f"the tokens in {folder} were damaged after they were written ({error}): delete this folder, and they "
+                "are made again"
+            ) from error
+        return cache
+
+    def check_sizes(self) -> None:
+        for part, counts in self.counts.items():
+            sizes = {"tokens.bin": counts.tokens * self.token_bytes, "ends.bin": counts.documents * END.itemsize}
+            for name, size in sizes.items():
+                if (found := (self.folder / part / name).stat().st_size) != size:
+                    raise ValueError(f"{part}/{name} has {found:,} bytes instead of {size:,}")
 
     def save(self, folder: Path) -> None:
         facts = {name: value for name, value in vars(self).items() if name != "folder"}
@@ -92,7 +110,8 @@ class Tokens:
         self.engine = plain_tokenizer(tokenizer, set(tokenizer.all_special_tokens))
         self.end = tokenizer.eos_token_id
         self.begin = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        self.type = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
+        most = max(tokenizer.get_vocab().values())  # its numbers may have gaps
+        self.type = np.dtype(np.uint16 if most < 1 << 16 else np.uint32)
 
     def encode(self, text: str) -> list[int]:
         return self.engine.encode(text, add_special_tokens=False).ids
@@ -126,7 +145,7 @@ class PartWriter:
         if token is not None:
             self.add([token])
         end = self.tokens.tell() // self.type.itemsize
-        self.ends.write(np.int64(end).tobytes())
+        self.ends.write(np.asarray(end, dtype=END).tobytes())
         self.counts = Counts(self.counts.documents + 1, end, self.counts.text_bytes + text_bytes)
 
     def take_back(self) -> None:
@@ -178,19 +197,16 @@ def tokenise(
         time.sleep(0.2)  # a barrier would time out; where the writer fails, the launcher ends all processes
     if place.is_dir():
         return TokenCache.open(place)
-    unfinished = folder / f".{key}.{os.getpid()}"
     try:
-        cache = write_cache(Split(documents, held_out, limit), tokens, unfinished, key, progress)
-        unfinished.rename(place)
+        with making(folder, key) as unfinished:
+            if unfinished is not None:
+                write_cache(Split(documents, held_out, limit), tokens, unfinished, key, progress)
     except OSError as error:
         raise OSError(
             f"the tokens cannot be kept in {folder} ({error.strerror or error}; {free(folder)}): make room, or name "
             "another folder (--documents_cache)"
         ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    cache.folder = place
-    return cache
+    return TokenCache.open(place)
 
 
 def free(folder: Path) -> str:
@@ -198,7 +214,7 @@ def free(folder: Path) -> str:
     return f"{shutil.disk_usage(existing).free / 1e9:.1f} GB are free there"
 
 
-def write_cache(split: Split, tokens: Tokens, folder: Path, key: str, progress) -> TokenCache:
+def write_cache(split: Split, tokens: Tokens, folder: Path, key: str, progress) -> None:
     writers = {part: PartWriter(folder / part, tokens) for part in PARTS}
     writing = Writing(tokens)
     cache = TokenCache(folder, key, {}, tokens.type.itemsize)
@@ -222,7 +238,6 @@ def write_cache(split: Split, tokens: Tokens, folder: Path, key: str, progress) 
         writer.close()
         cache.counts[part] = writer.counts
     cache.save(folder)
-    return cache
 
 
 class Writing:
