@@ -27,7 +27,6 @@ from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG
 from smol_hf.training.config_keys import check_keys
-from smol_hf.training.lora import quantization_config
 from smol_hf.training.model_arguments import OF_A_NEW_MODEL, ModelArguments
 from smol_hf.training.presets import TEXT, VISION, preset_config
 from smol_hf.training.recipes import RecipeError
@@ -35,6 +34,7 @@ from smol_hf.training.text_composition import (
     build_language_model,
     build_text_config_and_tokenizer,
     change_positions,
+    load_whole,
 )
 
 SMALL_VOCABULARY = 384  # of a tokenizer that is trained on the data's conversations
@@ -59,24 +59,11 @@ def build_model_and_processor(
     """
     if is_text_alone(arguments, documents, trust_remote_code):
         return build_language_model(arguments, texts, chat=not documents, trust_remote_code=trust_remote_code)
-    dtype = getattr(torch, arguments.dtype)
     config, processor = build_config_and_processor(arguments, texts, trust_remote_code=trust_remote_code)
     if arguments.model is not None:
-        model, loading = AutoModelForImageTextToText.from_pretrained(
-            arguments.model,
-            config=config,
-            dtype=dtype,
-            attn_implementation=arguments.attn_implementation,
-            trust_remote_code=trust_remote_code,
-            quantization_config=quantization_config(arguments, dtype),
-            output_loading_info=True,
-        )
-        if loading["missing_keys"]:  # transformers would go on with random numbers
-            missing = sorted(loading["missing_keys"])
-            raise RecipeError(f"{arguments.model}: {len(missing)} tensors are missing, first {missing[0]}")
-        return model, processor
+        return load_whole(AutoModelForImageTextToText, arguments, config, trust_remote_code), processor
     config.text_config._attn_implementation = arguments.attn_implementation
-    model = SmolHFForConditionalGeneration(config).to(dtype)
+    model = SmolHFForConditionalGeneration(config).to(getattr(torch, arguments.dtype))
     prepare_generation(model, processor)
     return model, processor
 

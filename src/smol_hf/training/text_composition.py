@@ -31,23 +31,11 @@ def build_language_model(
     Raises:
         RecipeError: for keys that do not exist or do not fit together.
     """
-    dtype = getattr(torch, arguments.dtype)
     config, tokenizer, added = build_text_config_and_tokenizer(
         arguments, texts, chat=chat, trust_remote_code=trust_remote_code
     )
     if arguments.model is not None:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            arguments.model,
-            config=config,
-            dtype=dtype,
-            attn_implementation=arguments.attn_implementation,
-            trust_remote_code=trust_remote_code,
-            quantization_config=quantization_config(arguments, dtype),
-            output_loading_info=True,
-        )
-        if loading["missing_keys"]:  # transformers would go on with random numbers
-            missing = sorted(loading["missing_keys"])
-            raise RecipeError(f"{arguments.model}: {len(missing)} tensors are missing, first {missing[0]}")
+        model = load_whole(AutoModelForCausalLM, arguments, config, trust_remote_code)
         make_room(model, tokenizer, added)
         if chat:
             end_with_turns(model, tokenizer)
@@ -56,8 +44,26 @@ def build_language_model(
         model = SmolHFForCausalLM._from_config(config, attn_implementation=arguments.attn_implementation)
     else:
         model = AutoModelForCausalLM.from_config(config, attn_implementation=arguments.attn_implementation)
-    prepare_generation(model.to(dtype), tokenizer)
+    prepare_generation(model.to(getattr(torch, arguments.dtype)), tokenizer)
     return model, tokenizer
+
+
+def load_whole(auto_class, arguments: ModelArguments, config: PretrainedConfig, trust_remote_code: bool):
+    """The model `arguments.model`. Raises RecipeError where tensors are missing: transformers would go on with random
+    numbers."""
+    dtype = getattr(torch, arguments.dtype)
+    model, loading = auto_class.from_pretrained(
+        arguments.model,
+        config=config,
+        dtype=dtype,
+        attn_implementation=arguments.attn_implementation,
+        trust_remote_code=trust_remote_code,
+        quantization_config=quantization_config(arguments, dtype),
+        output_loading_info=True,
+    )
+    if missing := sorted(loading["missing_keys"]):
+        raise RecipeError(f"{arguments.model}: {len(missing)} tensors are missing, first {missing[0]}")
+    return model
 
 
 def build_text_config_and_tokenizer(

@@ -107,6 +107,15 @@ def test_long_and_short_documents_are_written_in_their_order(tmp_path, tokenizer
     assert [tokenizer.decode(document[1:-1]) for document in found] == texts
 
 
+def test_progress_is_told_in_the_middle_of_a_document_too(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr("smol_hf.data.documents.token_cache.AT_ONCE", 100_000)
+    (tmp_path / "book.txt").write_text(prose(400_000))
+    told = []
+    cache = cache_of(tmp_path / "book.txt", tokenizer, tmp_path / "caches", progress=lambda *facts: told.append(facts))
+    assert len(told) > 3 and told == sorted(told) and told[0][0] < 200_000
+    assert told[-1] == (400_000, cache.counts["train"].tokens - 2)
+
+
 def test_what_cannot_be_used_is_taken_back_and_named(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr("smol_hf.data.documents.token_cache.AT_ONCE", 500)
     folder = tmp_path / "texts"

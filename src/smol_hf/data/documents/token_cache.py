@@ -216,22 +216,20 @@ def free(folder: Path) -> str:
 
 def write_cache(split: Split, tokens: Tokens, folder: Path, key: str, progress) -> None:
     writers = {part: PartWriter(folder / part, tokens) for part in PARTS}
-    writing = Writing(tokens)
+    writing = Writing(tokens, progress)
     cache = TokenCache(folder, key, {}, tokens.type.itemsize)
-    run = read = 0
+    run = 0
     for part in split:
         if isinstance(part, SampleError):
             fault: SampleError | None = part
         else:
             fault, text_bytes = writing.document(part, writers["validation" if part.is_held_out else "train"])
             cache.empty += not text_bytes and fault is None
-            read += text_bytes
         run = 0 if fault is None else run + 1
         cache.in_a_row = max(cache.in_a_row, run)
         if fault is not None:
             fault.source = split.documents.name
             cache.faults.append(fault)
-        progress(read, sum(each.counts.tokens for each in writers.values()))
     writing.flush()
     cache.records = split.records
     for part, writer in writers.items():
@@ -241,10 +239,12 @@ def write_cache(split: Split, tokens: Tokens, folder: Path, key: str, progress) 
 
 
 class Writing:
-    """Tokenises texts of one or many documents beside each other, on all cores, and writes them in their order."""
+    """Tokenises texts of one or many documents beside each other, on all cores, and writes them in their order.
+    `progress` is told of each such batch, since one document may be all there is."""
 
-    def __init__(self, tokens: Tokens):
-        self.tokens = tokens
+    def __init__(self, tokens: Tokens, progress: Callable[[int, int], Any]):
+        self.tokens, self.progress = tokens, progress
+        self.text_bytes = self.written = 0
         self.queue: list[tuple[Callable[..., None], str | None]] = []  # what is to be done; with a text, its tokens
         self.characters = 0
 
@@ -273,7 +273,12 @@ class Writing:
         return None, text_bytes
 
     def flush(self) -> None:
-        encoded = iter(self.tokens.encode_all([text for _, text in self.queue if text is not None]))
+        texts = [text for _, text in self.queue if text is not None]
+        encoded = self.tokens.encode_all(texts)
+        self.text_bytes += sum(len(text.encode("utf-8")) for text in texts)
+        self.written += sum(map(len, encoded))
+        self.progress(self.text_bytes, self.written)
+        encoded = iter(encoded)
         for action, text in self.queue:
             action(*(() if text is None else (next(encoded),)))
         self.queue.clear()
