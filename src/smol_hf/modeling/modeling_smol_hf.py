@@ -15,11 +15,12 @@ what the entry module imports directly.
 from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 from .attention import SmolHFAttention  # noqa: F401
+from .compatibility import CACHE_NAME, NewCacheName, one_cache, refuse_unknown
 from .configuration_smol_hf import SmolHFConfig
 from .configuration_smol_hf_text import SmolHFTextConfig  # noqa: F401
 from .connector import SmolHFConnector
@@ -37,16 +38,17 @@ from .vision import build_vision_model, encode_tiles, normalize_tiles
 
 
 @dataclass
-class SmolHFOutput(ModelOutput):
+class SmolHFModelOutput(NewCacheName, BaseModelOutputWithPast):
+    """`image_hidden_states` are the image features, (tiles, image_seq_len, hidden)."""
+
+    image_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class SmolHFOutput(NewCacheName, CausalLMOutputWithPast):
     """`logits` (batch, positions, vocabulary) belong to the positions `logits_to_keep` (None: see `forward`),
     `token_losses` (batch, positions) to the labels that they predict, 0 where there is none."""
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    last_hidden_state: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple | None = None
-    attentions: tuple | None = None
     image_hidden_states: torch.Tensor | None = None
     token_losses: torch.Tensor | None = None
 
@@ -145,19 +147,19 @@ class SmolHFModel(SmolHFPreTrainedModel):
         image_features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
         return inputs_embeds.masked_scatter(is_image.expand_as(inputs_embeds), image_features)
 
-    def refuse_image_tokens(self, input_ids, past_key_values):
+    def refuse_image_tokens(self, input_ids, cache):
         """A prompt with places for images and no image would be read as noise, without a word."""
-        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+        if cache is not None and cache.get_seq_length() > 0:
             return  # the images of the prompt are in the cache
         tokens = int((input_ids == self.config.image_token_id).sum())
         if tokens:
             raise ValueError(f"{tokens} image tokens but no pixel_values: pass the processor's pixel_values too")
 
-    def embed(self, input_ids, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, past_key_values=None):
+    def embed(self, input_ids, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, cache=None):
         """Token embeddings with the images in them, (batch, sequence, hidden), and the image features."""
         if inputs_embeds is None:
             if pixel_values is None and not torch.compiler.is_compiling():
-                self.refuse_image_tokens(input_ids, past_key_values)
+                self.refuse_image_tokens(input_ids, cache)
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
             if input_ids is None:
@@ -185,21 +187,38 @@ class SmolHFModel(SmolHFPreTrainedModel):
         pixel_values=None,
         pixel_attention_mask=None,
         past_key_values=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        cache=None,
         **kwargs,
     ):
-        inputs_embeds, image_features = self.embed(
-            input_ids, inputs_embeds, pixel_values, pixel_attention_mask, past_key_values
+        """Hidden states of the language model. `kwargs` are arguments of its decoder or of the attention kernel."""
+        decoder = self.get_decoder()
+        refuse_unknown(kwargs, self, decoder)
+        cache = one_cache(cache, past_key_values)
+        inputs_embeds, image_features = self.embed(input_ids, inputs_embeds, pixel_values, pixel_attention_mask, cache)
+        outputs = decoder(
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **self.what_to_keep(output_attentions, output_hidden_states),
+            **{CACHE_NAME: cache},
+            **kwargs,
         )
-        outputs = self.get_decoder()(
-            inputs_embeds=inputs_embeds, past_key_values=past_key_values, return_dict=True, **kwargs
-        )
-        return SmolHFOutput(
+        return SmolHFModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.get("past_key_values"),
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
             image_hidden_states=image_features,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
         )
+
+    def what_to_keep(self, output_attentions, output_hidden_states):
+        """The two switches of the language model, as asked for in this call or else in the configuration."""
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        return {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
 
 
 class SmolHFForConditionalGeneration(SmolHFModel, GenerationMixin):
@@ -219,6 +238,9 @@ class SmolHFForConditionalGeneration(SmolHFModel, GenerationMixin):
         use_cache=None,
         logits_to_keep=None,
         num_items_in_batch=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        cache=None,
         **kwargs,
     ):
         """Next-token logits, and the loss when `labels` (batch, sequence) are given (-100 = no label).
@@ -228,24 +250,28 @@ class SmolHFForConditionalGeneration(SmolHFModel, GenerationMixin):
             logits_to_keep: where logits are made. None: everywhere, or with labels only at the positions that
                 predict one. 0: everywhere. n: the last n. A 1-D tensor: these positions.
             num_items_in_batch: see `label_loss`.
+            cache, past_key_values: two names of one argument.
+            kwargs: arguments of the language model or of the attention kernel.
 
         Raises:
+            TypeError: for a keyword that neither knows.
             ValueError: when image tokens and image features differ in number, or there are no images at all for them.
         """
+        refuse_unknown(kwargs, self, self.language_model)
+        cache = one_cache(cache, past_key_values)
         if labels is not None:
             use_cache = bool(use_cache)  # off unless asked for: a cache would hide where packed samples begin
             logits_to_keep = labelled_positions(labels) if logits_to_keep is None else logits_to_keep
-        inputs_embeds, image_features = self.embed(
-            input_ids, inputs_embeds, pixel_values, pixel_attention_mask, past_key_values
-        )
+        inputs_embeds, image_features = self.embed(input_ids, inputs_embeds, pixel_values, pixel_attention_mask, cache)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             logits_to_keep=0 if logits_to_keep is None else logits_to_keep,
             return_dict=True,
+            **self.what_to_keep(output_attentions, output_hidden_states),
+            **{CACHE_NAME: cache},
             **kwargs,
         )
         loss = losses = None
@@ -254,18 +280,21 @@ class SmolHFForConditionalGeneration(SmolHFModel, GenerationMixin):
         return SmolHFOutput(
             loss=loss,
             logits=outputs.logits,
-            past_key_values=outputs.get("past_key_values"),
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
             image_hidden_states=image_features,
             token_losses=losses,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
         )
 
-    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, pixel_values=None, **kwargs):
-        """Images are read with the prompt; afterwards they live in the cache."""
+    def prepare_inputs_for_generation(
+        self, input_ids, past_key_values=None, pixel_values=None, inputs_embeds=None, cache=None, **kwargs
+    ):
+        """Images are read with the prompt; afterwards they are in the cache."""
+        cache = one_cache(cache, past_key_values)
         inputs = super().prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, pixel_values=pixel_values, **kwargs
+            input_ids, pixel_values=pixel_values, inputs_embeds=inputs_embeds, **{CACHE_NAME: cache}, **kwargs
         )
-        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+        if cache is not None and cache.get_seq_length() > 0:
             inputs["pixel_values"] = None  # transformers 5 does this by itself, 4.57 does not
         return inputs

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from .attention import SmolHFAttention  # noqa: F401
+from .compatibility import CACHE_NAME, NewCacheName, one_cache, refuse_unknown
 from .configuration_smol_hf_text import SmolHFTextConfig
 from .decoder import SmolHFDecoderLayer
 from .feed_forward import SmolHFFeedForward  # noqa: F401
@@ -53,12 +54,21 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
         use_cache=None,
         output_attentions=None,
         output_hidden_states=None,
+        cache=None,
+        cache_position=None,
         **kwargs,
     ):
         """`input_ids` (batch, sequence) or `inputs_embeds` (batch, sequence, hidden) → hidden states.
 
         Packed samples: one row, `position_ids` restarting at 0 for each sample, no `attention_mask`, no cache.
+        `kwargs` are for the attention kernel. `cache` and `past_key_values` are two names of one argument.
         """
+        refuse_unknown(kwargs, self)
+        cache = one_cache(cache, past_key_values)
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
@@ -66,16 +76,15 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if self.gradient_checkpointing and self.training:
             use_cache = False  # a recomputed layer would append its keys to the cache a second time
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
 
         # New tokens stand after those in the cache.
-        cache_position = kwargs.pop("cache_position", None)
         if cache_position is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            seen = cache.get_seq_length() if cache is not None else 0
             cache_position = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen
         # Before positions are made up: only those given can restart, and looking for that waits for the device.
-        mask = causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position)
+        mask = causal_mask(self.config, inputs_embeds, attention_mask, cache, position_ids, cache_position)
         if position_ids is None:
             position_ids = cache_position.unsqueeze(0)
 
@@ -85,31 +94,42 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
         else:
             rotary = self.rotary_embedding(position_ids, hidden_states.dtype)
 
-        all_hidden_states, all_attentions = [], []
+        # Kept only when asked for: they would hold the memory of every layer until the end of the pass.
+        all_hidden_states = () if output_hidden_states else None
+        all_attentions = () if output_attentions else None
         for layer in self.layers:
-            all_hidden_states.append(hidden_states)
+            if output_hidden_states:
+                all_hidden_states += (hidden_states,)
             hidden_states, attentions = layer(
                 hidden_states,
                 attention_mask=mask,
                 rotary=rotary,
-                past_key_values=past_key_values,
+                cache=cache,
                 position_ids=position_ids,
                 cache_position=cache_position,
                 **kwargs,
             )
-            all_attentions.append(attentions)
+            if output_attentions:
+                all_attentions += (attentions,)
+            del attentions  # (batch, heads, queries, keys): free it before the next layer makes its own
         hidden_states = self.norm(hidden_states)
-        all_hidden_states.append(hidden_states)
-        return BaseModelOutputWithPast(
+        if output_hidden_states:
+            all_hidden_states += (hidden_states,)
+        return SmolHFTextOutput(
             last_hidden_state=hidden_states,
-            past_key_values=past_key_values if use_cache else None,
-            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
-            attentions=tuple(all_attentions) if output_attentions else None,
+            hidden_states=all_hidden_states,
+            attentions=all_attentions,
+            **{CACHE_NAME: cache if use_cache else None},
         )
 
 
 @dataclass
-class SmolHFCausalLMOutput(CausalLMOutputWithPast):
+class SmolHFTextOutput(NewCacheName, BaseModelOutputWithPast):
+    """transformers' output of a decoder; the cache has both of its names on every release."""
+
+
+@dataclass
+class SmolHFCausalLMOutput(NewCacheName, CausalLMOutputWithPast):
     """`token_losses` (batch, positions) are those of the labels that the positions of `logits` predict, 0 for none."""
 
     token_losses: torch.Tensor | None = None
@@ -145,6 +165,10 @@ class SmolHFForCausalLM(SmolHFPreTrainedModel, GenerationMixin):
         use_cache=None,
         logits_to_keep=None,
         num_items_in_batch=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        cache=None,
+        cache_position=None,
         **kwargs,
     ):
         """Next-token logits, and the loss when `labels` (batch, sequence) are given (-100 = no label).
@@ -161,9 +185,13 @@ class SmolHFForCausalLM(SmolHFPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            cache=one_cache(cache, past_key_values),
+            cache_position=cache_position,
+            return_dict=True,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
@@ -178,10 +206,10 @@ class SmolHFForCausalLM(SmolHFPreTrainedModel, GenerationMixin):
         return SmolHFCausalLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             token_losses=losses,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
         )
 
 
