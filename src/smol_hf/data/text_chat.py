@@ -26,7 +26,7 @@ from trl.chat_template_utils import has_generation_markers
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.preparation import MeasuredSample, SampleWork
 from smol_hf.data.shortening import Shape
-from smol_hf.modeling.chat_encoding import PLACEHOLDER, ChatEncoder
+from smol_hf.modeling.chat_encoding import PLACEHOLDER, ChatEncoder, trained_spans
 
 SHAPES_KEPT = 1024
 TRIMMED = (
@@ -89,7 +89,8 @@ class TextChat:
         """(input_ids, labels), -100 where nothing is generated.
 
         Args:
-            messages: `role` and `content`, a text or a list of parts that are texts.
+            messages: `role` and `content`, a text or a list of parts that are texts. One with `"trained": False` gets
+                no labels.
 
         Raises:
             ChatTemplateError: when it cannot be known exactly what is generated, or the template refuses the messages.
@@ -155,7 +156,7 @@ class TextChat:
         """(text, generated spans), the spans only where the template marks them."""
         try:
             (text,), spans = render_jinja_template(
-                conversations=[messages],
+                conversations=[[without_mark(message) for message in messages]],
                 chat_template=self.template,
                 add_generation_prompt=asks,
                 return_assistant_tokens_mask=marked,
@@ -169,10 +170,13 @@ class TextChat:
         """(text, spans of it that the assistant generates). Raises ChatTemplateError."""
         text, spans = self.render(messages, asks, self.is_marked)
         if self.is_marked:
-            return text, spans
+            try:
+                return text, trained_spans(spans, [(message["role"], is_trained(message)) for message in messages])
+            except ValueError as error:
+                raise ChatTemplateError(str(error)) from error
         ending, _ = self.end_of_turn
         for index, message in enumerate(messages):
-            if message["role"] != "assistant":
+            if message["role"] != "assistant" or not is_trained(message):
                 continue
             what = f"message {index + 1}, the assistant's"
             prompt, turn = self.render(messages[:index], asks=True)[0], self.render(messages[: index + 1])[0]
@@ -193,7 +197,8 @@ class TextChat:
 
     def written_shape(self, messages: list[dict], texts: list[str], labelled: bool, asks: bool) -> tuple:
         """(literal pieces of text around the messages' places, numbers of these messages, pieces for the encoder)."""
-        key = (tuple((message["role"], not text) for message, text in zip(messages, texts)), labelled, asks)
+        turns = tuple((message["role"], is_trained(message), not text) for message, text in zip(messages, texts))
+        key = (turns, labelled, asks)
         if key not in self.shapes:
             shells = shells_of(messages, texts)
             text, spans = self.written(shells, asks) if labelled else self.render(shells, asks)
@@ -215,15 +220,16 @@ class TextChat:
                 how = "twice" if number in numbers else "not at all"
                 raise ChatTemplateError(f"the chat template writes message {number + 1}, of the {role}, {how}")
             place = text.index(shell["content"])
-            if not self.is_marked and role == "assistant" and not any(start <= place < end for start, end in spans):
+            asked = role == "assistant" and is_trained(shell)
+            if not self.is_marked and asked and not any(start <= place < end for start, end in spans):
                 raise ChatTemplateError(f"the chat template ends message {number + 1}, before it says anything")
-        if not spans and any(shell["role"] == "assistant" for shell in shells):
+        if not spans and any(shell["role"] == "assistant" and is_trained(shell) for shell in shells):
             raise ChatTemplateError("the chat template marks nothing of it as generated")
 
     def pieces(self, messages: list[dict], *, labelled: bool, asks: bool = False) -> tuple[list, list[str]]:
         """(pieces for the encoder, the texts that belong into them)."""
         texts = [content_text(message["content"]) for message in messages]
-        messages = [{"role": message["role"], "content": text} for message, text in zip(messages, texts)]
+        messages = [{**message, "content": text} for message, text in zip(messages, texts)]
         literals, numbers, pieces = self.written_shape(messages, texts, labelled, asks)
         text, _ = self.render(messages, asks)
         found = fitted(text, literals, [texts[number] for number in numbers])
@@ -258,10 +264,18 @@ def content_text(content: str | list[dict]) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
+def is_trained(message: dict) -> bool:
+    return message.get("trained", True)
+
+
+def without_mark(message: dict) -> dict:
+    return {key: value for key, value in message.items() if key != "trained"}
+
+
 def shells_of(messages: list[dict], texts: list[str]) -> list[dict]:
     """The messages with a placeholder for each text; templates treat empty ones in their own way."""
     return [
-        {"role": message["role"], "content": f"\ue000{number}\ue001" if text else ""}
+        {**message, "content": f"\ue000{number}\ue001" if text else ""}
         for number, (message, text) in enumerate(zip(messages, texts))
     ]
 

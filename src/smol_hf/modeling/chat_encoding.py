@@ -37,11 +37,11 @@ def plain_tokenizer(tokenizer, control_tokens):
 def render_shape(shape, chat_template, add_generation_prompt, variables):
     """The template of a conversation of this shape, with placeholders for its texts, and the generated spans.
 
-    `shape` is ((role, (part type, …)), …). Conversations of one shape differ only in their texts, so what the
-    template writes around them is rendered once.
+    `shape` is ((role, (part type, …), is trained), …). Conversations of one shape differ only in their texts, so what
+    the template writes around them is rendered once.
     """
     number, messages = 0, []
-    for role, types in shape:
+    for role, types, _ in shape:
         parts = []
         for part_type in types:
             parts.append({"type": part_type})
@@ -56,17 +56,39 @@ def render_shape(shape, chat_template, add_generation_prompt, variables):
         add_generation_prompt=add_generation_prompt,
         **dict(variables),
     )
-    return rendered[0], tuple(map(tuple, spans[0]))
+    kept = trained_spans(spans[0], [(role, is_trained) for role, _, is_trained in shape])
+    return rendered[0], tuple(map(tuple, kept))
+
+
+def trained_spans(spans, turns):
+    """The generated spans without those of assistant turns that are not trained.
+
+    `turns` is (role, is trained) of each message.
+
+    Raises:
+        ValueError: when the template does not mark one span for each assistant turn, and a turn is not trained.
+    """
+    trained = [is_trained for role, is_trained in turns if role == "assistant"]
+    if all(trained):
+        return list(spans)
+    if len(spans) != len(trained):
+        raise ValueError(
+            f"the chat template marks {len(spans)} generated spans in {len(trained)} assistant turns, so a turn "
+            "cannot be left untrained: use a template with one {% generation %} block for each assistant turn"
+        )
+    return [span for span, is_trained in zip(spans, trained) if is_trained]
 
 
 def shape_and_texts(messages):
-    """(shape, texts) of a conversation, whose contents are text or lists of typed parts."""
+    """(shape, texts) of a conversation, whose contents are text or lists of typed parts.
+
+    A message with `"trained": False` gets no labels."""
     shape, texts = [], []
     for message in messages:
         parts = message["content"]
         if isinstance(parts, str):
             parts = [{"type": "text", "text": parts}]
-        shape.append((message["role"], tuple(part["type"] for part in parts)))
+        shape.append((message["role"], tuple(part["type"] for part in parts), message.get("trained", True)))
         texts += [part["text"] for part in parts if part["type"] == "text"]
     return tuple(shape), texts
 
