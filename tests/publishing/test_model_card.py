@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from smol_hf import SmolHFConfig, SmolHFTextConfig
 from smol_hf.publishing.model_card import render_model_card, write_model_card
 
 
-class Interval(str, Enum):
+class Interval(StrEnum):
     STEPS = "steps"
 
 
