@@ -84,6 +84,11 @@ def older_interpreter(folder=None, line="4.57"):
     return interpreter(line, folder)
 
 
+def lines():
+    """The keys of TRANSFORMERS that this test run covers: 4.57, or all that SMOL_HF_TRANSFORMERS names."""
+    return tuple(os.environ.get("SMOL_HF_TRANSFORMERS", "4.57").split())
+
+
 def packages_of(python):
     """Name → version of what is installed for an interpreter."""
     listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True, text=True)
