@@ -19,6 +19,9 @@ from smol_hf.publishing.loss_plot import FILE_NAME as LOSS_PLOT
 from smol_hf.resources import resource_path
 from smol_hf.wording import compact, duration, is_number, percent
 
+# The transformers releases with which a checkpoint's code is tested (`make test-transformers`).
+TESTED_TRANSFORMERS = ("4.57.6", "5.23.0", "5.24.0")
+
 _PART_NAMES = {"vision": "Vision encoder", "connector": "Connector", "text": "Language model", "total": "**Total**"}
 _CREDENTIALS = ("hub_token", "push_to_hub_token")
 # A longer recipe is folded away, so that it does not push the rest of the card out of sight.
@@ -90,6 +93,7 @@ def render_model_card(
         template_path=str(resource_path("hub_templates", "model_card.md.jinja")),
         title=_inline(model_name),
         has_vision=vision is not None,
+        tested_transformers=f"{', '.join(TESTED_TRANSFORMERS[:-1])} and {TESTED_TRANSFORMERS[-1]}",
         own_code=str(_get(config, "model_type")).startswith("smol_hf"),
         parts=_part_rows(config, parameters),
         total=compact(total) if is_number(total) else None,
