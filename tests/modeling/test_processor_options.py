@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chat_models import SMOLVLM_LIKE
 from modeling.builders import build_processor, build_tokenizer, vlm_config
 from PIL import Image
 from transformers import AutoProcessor
@@ -226,15 +227,6 @@ def test_the_last_message_is_continued(processor, answer):
     assert ids == processor(text=text, images=page())["input_ids"][0]
     with pytest.raises(ValueError, match="exclude each other"):
         processor.apply_chat_template(chat, continue_final_message=True, add_generation_prompt=True)
-
-
-SMOLVLM_LIKE = (  # it reads parts alone, and marks nothing
-    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
-    "{% if message['content'][0]['type'] == 'image' %}:{% else %}: {% endif %}"
-    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
-    "{% elif line['type'] == 'image' %}<image>{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
-)
 
 
 def test_text_reaches_templates_that_read_parts_alone_or_text_alone():

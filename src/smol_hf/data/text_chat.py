@@ -101,10 +101,7 @@ class TextChatWork(SampleWork):
             raise SampleError(
                 where, "shows an image, and a language model alone sees none: smol-hf compose gives it an encoder"
             )
-        try:
-            return super().measured(shape, lost)
-        except ChatTemplateError as error:
-            raise SampleError(where, str(error)) from error
+        return super().measured(shape, lost)
 
 
 def content_text(content: str | list[dict]) -> str:

@@ -20,6 +20,8 @@ from transformers import (
 from smol_hf.data.conversation import Conversation, TextPart
 from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
 from smol_hf.modeling.chat_format import END_OF_UTTERANCE_TOKEN, IMAGE_TOKEN, image_tokens
+from smol_hf.modeling.chat_messages import EXAMPLE
+from smol_hf.modeling.chat_rendering import ChatTemplateError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.image_tiling import ImageTiler
@@ -109,6 +111,7 @@ def build_config_and_processor(
             kind = type(processor).__name__
             raise RecipeError(f"{arguments.model} has a {kind}: convert it first (smol-hf convert)")
         cut_pictures_anew(processor, arguments)
+        check_labels(processor, arguments.model)
         change_positions(config, arguments)
         return config, processor
     if arguments.preset is not None:
@@ -158,6 +161,14 @@ def cut_pictures_anew(processor: SmolHFProcessor, arguments: ModelArguments) -> 
             f"longest_edge {processor.longest_edge} makes up to {processor.tiler.max_tiles_per_side} tiles of "
             f"{processor.tile_size} pixels per side, but the tokenizer of {arguments.model} has no {missing[0]}"
         )
+
+
+def check_labels(processor: SmolHFProcessor, name: str) -> None:
+    """Raises RecipeError for a chat template of which it cannot be known what the assistant generates."""
+    try:
+        processor.encode_text(EXAMPLE, [])
+    except ChatTemplateError as error:
+        raise RecipeError(f"{name} cannot be trained on conversations: {error}") from error
 
 
 def texts_of(conversations: Iterable[Conversation]) -> Iterator[str]:

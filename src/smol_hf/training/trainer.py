@@ -20,6 +20,7 @@ from smol_hf.data.shares import PlannedMixture
 from smol_hf.data.shortened_samples import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.books import Books, Counters, count_batch
+from smol_hf.training.first_labels import FirstLabels
 from smol_hf.training.loader import FACTS, TrainingLoader
 from smol_hf.training.parts import (
     FreezeCallback,
@@ -108,6 +109,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         self.books = Books(self.accelerator)
         self.source_books = SourceBooks(self.accelerator, mixture or PlannedMixture.of_plan(plan))
         self.previewed = False
+        self.first_labels = FirstLabels(args.max_steps, args.gradient_accumulation_steps)
         self.step_loss = torch.zeros((), device=args.device)
         self.step_sample_ids: list[str] = []
         self.met: list[tuple] = []  # of each batch since `exchange_met`: used, drawn, skipped, shortened
@@ -150,6 +152,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
             if not self.previewed and self.is_world_process_zero():
                 print_label_preview(self.processing_class, inputs, sample_ids)
             self.previewed = True
+            self.first_labels.check(inputs["labels"], num_items_in_batch)
         outputs = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)
         loss = outputs.loss
         if model.training and outputs.get("token_losses") is not None:  # native classes of transformers have none
