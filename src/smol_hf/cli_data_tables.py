@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from smol_hf.data.record_use import describe_use
 from smol_hf.wording import compact, percent
 
 REASONS_SHOWN = 10
@@ -84,6 +85,9 @@ def print_stats(console: Console, facts: dict[str, Any]) -> None:
         console.print(one)
     console.print(f"tokenizer: {facts['tokenizer']}; context_length: {facts['context_length']:,}", soft_wrap=True)
     print_reasons(console, facts["all"]["reasons"])
+    for each in sources:
+        for line in describe_use(each, each["name"] if len(sources) > 1 else ""):
+            console.print(line, soft_wrap=True)
     print_histogram(console, facts["all"]["histogram"])
     packing = facts["packing"]
     console.print(

@@ -47,10 +47,10 @@ SAYABLE = {
     "only an image": (user(shows(RED)), assistant("Red.")),
     "images in two turns": (user(shows(RED), "?"), assistant("Red."), user("And", shows(RED)), assistant("Same.")),
     "unicode": (user("été 漢字 🙂 \u2028 \x00 ע", shows(RED)), assistant("“ok” \t \\n {{x}} <|im_start|>")),
-    "line breaks": (user("\n\nleading", shows(RED), "\n\n\ntrailing\n"), assistant("\n")),
+    "line breaks": (user("\n\nleading", shows(RED), "\n\n\ntrailing\n"), assistant("\nx\n")),
     "marks in answers": (user(shows(RED), "?"), assistant("<image> and <video>")),
     "a mark of videos": (user(shows(RED), "what is <video>?"), assistant("A tag.")),
-    "silence": (user(shows(RED)), Message("assistant", ())),
+    "silence": (user(shows(RED)), Message("assistant", ()), user("?"), assistant("Red.")),
 }
 UNSAYABLE = {
     "a literal mark": (user(shows(RED), "what does <image> mean?"), assistant("A tag.")),

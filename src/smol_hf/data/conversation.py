@@ -8,10 +8,10 @@ decode.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 MODALITIES = ("text", "image", "multiimage", "video")
 
 
@@ -79,10 +79,21 @@ Part = TextPart | ImagePart | VideoPart
 
 @dataclass(frozen=True)
 class Message:
-    """What one speaker says: `role` is one of `system`, `user`, `assistant`; `parts` in reading order."""
+    """One turn: `role` is one of `ROLES`; `parts` in reading order; `trained` is what the record says of it."""
 
     role: str
     parts: tuple[Part, ...]
+    trained: bool = True
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether it holds no image or video and no text other than white space."""
+        return all(isinstance(part, TextPart) and not part.text.strip() for part in self.parts)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the turn gets labels: an answer that is not empty and that the record lets be trained."""
+        return self.role == "assistant" and self.trained and not self.is_blank
 
 
 @dataclass(frozen=True)
@@ -90,13 +101,15 @@ class Conversation:
     """One sample. `sample_id` is unique in its dataset and is what every report and log names.
 
     For samples of a file it is `file:row`, with rows counted from 1. `source` is the subset that the record says it
-    comes from. `turn_ratings` has one mapping per exchange of user and assistant, or is empty.
+    comes from. `turn_ratings` has one mapping per exchange of user and assistant, or is empty. `ignored` names the
+    fields of the record that hold something and are not used.
     """
 
     sample_id: str
     messages: tuple[Message, ...]
     source: str = ""
     turn_ratings: tuple[dict[str, int], ...] = ()
+    ignored: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def images(self) -> list[ImagePart]:
@@ -118,7 +131,7 @@ class Conversation:
     def without_images(self) -> Conversation:
         """The same conversation as a blind reader would see it."""
         blind = tuple(
-            Message(message.role, tuple(part for part in message.parts if isinstance(part, TextPart)))
+            replace(message, parts=tuple(part for part in message.parts if isinstance(part, TextPart)))
             for message in self.messages
         )
         return replace(self, messages=blind)

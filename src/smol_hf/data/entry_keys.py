@@ -71,7 +71,7 @@ def value_problem(key: str, value: Any, annotation: Any) -> str | None:
         return None
     if key == "modality":
         return None if value in (None, *MODALITIES) else f"choose one of {', '.join(MODALITIES)}"
-    if value is None and key in ("filters", "download"):
+    if value is None and key in ("filters", "download", "ignore_fields"):
         return "it needs a value, or leave the key out"
     if problem := type_problem(value, annotation):
         return problem

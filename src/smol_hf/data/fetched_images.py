@@ -16,7 +16,7 @@ from filelock import FileLock
 from huggingface_hub import cached_assets_path
 
 from smol_hf.data.addresses import AllowedHosts, FetchError, parse_address
-from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError
+from smol_hf.data.conversation import Conversation, ImagePart, Part, SampleError
 from smol_hf.data.fetching import Clock, ask, chunks
 from smol_hf.data.images import MAXIMUM_BYTES
 
@@ -79,7 +79,7 @@ class ImageFetcher:
         if all(image.url is None for image in conversation.images):
             return conversation
         messages = [
-            Message(message.role, tuple(self.brought(part, conversation.sample_id) for part in message.parts))
+            replace(message, parts=tuple(self.brought(part, conversation.sample_id) for part in message.parts))
             for message in conversation.messages
         ]
         return replace(conversation, messages=tuple(messages))

@@ -150,4 +150,4 @@ def showing(media: list[Part], exchange: list[Message]) -> list[Message]:
     """The exchange with media in front of what its user says."""
     if not media:
         return exchange
-    return [Message("user", (*media, *exchange[0].parts)), *exchange[1:]]
+    return [dataclasses.replace(exchange[0], parts=(*media, *exchange[0].parts)), *exchange[1:]]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from smol_hf.data.adapters import Place, adapt, find_adapter
+from smol_hf.data.adapters.turn_keys import without_fields
 from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.engine.mixing import scaled_weights
 from smol_hf.data.engine.preparation import FilteredOutError
@@ -75,13 +76,17 @@ class Reader:
     inside_only: bool = False
     dataset: str | None = None
     fetcher: ImageFetcher = field(default_factory=ImageFetcher)
+    ignore_fields: frozenset[str] = frozenset()
 
     def __call__(self, where: str, record: Any) -> Conversation:
         place = Place(where, self.media_folder, self.inside_only, addresses=self.fetcher.is_on)
+        record = without_fields(record, self.ignore_fields) if self.ignore_fields else record
         conversation = adapt(record, place, name=self.adapter, dataset=self.dataset)
         conversation, reason = self.filters.apply(conversation)
         if conversation is None:
             raise FilteredOutError(where, f"left out by filters: {reason}")
+        if not any(message.is_learned for message in conversation.messages):
+            raise SampleError(where, "no answer to train: all are empty or marked as not trained. Remove the record")
         conversation = self.fetcher.bring(conversation)
         for image in conversation.images:
             check_bytes(image, where, self.fetcher.max_bytes)
@@ -107,6 +112,7 @@ class MixtureEntry:
     revision: str | None = None
     download: bool = False
     fetch_images: list[str] | None = None
+    ignore_fields: list[str] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -134,7 +140,8 @@ class MixtureEntry:
         folder = Path(located(self.image_folder, data_root)) if self.image_folder is not None else folder
         if self.name is not None:
             source.name, source.prefix = self.name, f"{self.name}/"
-        return source, Reader(folder, self.adapter, filters, opened.inside_only, opened.dataset, fetcher)
+        ignored = frozenset(self.ignore_fields)
+        return source, Reader(folder, self.adapter, filters, opened.inside_only, opened.dataset, fetcher, ignored)
 
 
 def located(path: str, data_root: str | None) -> str:
@@ -260,7 +267,8 @@ def leave_out(data: Data, reasons: dict[int, str], stopping: str, on_failed: str
     )
     places = {old: new for new, old in enumerate(kept)}
     found = data.found.found.items()
-    smaller.found = Survey({(places[old], where): each for (old, where), each in found if old in places})
+    use = {places[old]: each for old, each in data.found.use.items() if old in places}
+    smaller.found = Survey({(places[old], where): each for (old, where), each in found if old in places}, use)
     return smaller
 
 

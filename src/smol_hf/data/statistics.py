@@ -12,6 +12,7 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.source import BlockCache
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.reasons import kind_of, reasons_of
+from smol_hf.data.record_use import RecordUse
 from smol_hf.data.survey import Measured, Size, Survey
 
 BARS = 10
@@ -23,13 +24,17 @@ def statistics(plan: Plan, found: Survey) -> dict[str, Any]:
 
     Returns:
         `sources`: for each source its records, usable and left out samples by kind and reason, and the distributions
-        of tokens, trained tokens, images, tiles and turns of its usable samples, with its shares of the mixture.
+        of tokens, trained tokens, images, tiles and turns of its usable samples, with its shares of the mixture and
+        the counts of `RecordUse`.
         `all`: the same of all sources together, each record counted once.
     """
     by_source = [[] for _ in plan.sources]
     for (index, _), each in found.found.items():
         by_source[index].append(each)
-    sources = [{"name": source.name, **describe(each)} for source, each in zip(plan.sources, by_source)]
+    sources = [
+        {"name": source.name, **describe(each), **found.use.get(index, RecordUse()).facts()}
+        for index, (source, each) in enumerate(zip(plan.sources, by_source))
+    ]
     samples = [weight * one["usable"] for weight, one in zip(plan.weights, sources)]
     tokens = [weight * one["tokens"]["total"] for weight, one in zip(plan.weights, sources)]
     for one, samples_of_one, tokens_of_one in zip(sources, samples, tokens):

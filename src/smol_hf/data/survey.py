@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.lane import Work
-from smol_hf.data.engine.preparation import LeftOutError
+from smol_hf.data.engine.preparation import LeftOutError, MeasuredSample
 from smol_hf.data.engine.source import BlockCache
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.filters import exchanges_of
 from smol_hf.data.images import load_image
+from smol_hf.data.record_use import RecordUse
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 
 
@@ -32,6 +34,7 @@ class Survey:
     """What each record is, by source and place: its size, or why it cannot be used."""
 
     found: dict[tuple[int, str], Size | SampleError] = field(default_factory=dict)
+    use: dict[int, RecordUse] = field(default_factory=dict)  # by source
 
     @property
     def total(self) -> int:
@@ -90,20 +93,31 @@ def survey(plan: Plan, *, verify_images: bool = False, advance: Callable[[], Any
                 if record is None:
                     continue
                 try:
-                    result.found[index, where] = measure(plan, index, where, record, verify_images)
+                    sample = prepared(plan, index, where, record, verify_images)
+                    result.found[index, where] = size_of(sample)
+                    result.use.setdefault(index, RecordUse()).add(sample.conversation, media_folder(plan, index))
                 except SampleError as fault:
                     fault.source = source.name
                     result.found[index, where] = fault
     return result
 
 
-def measure(plan: Plan, source: int, where: str, record: Any, verify_images: bool) -> Size:
+def media_folder(plan: Plan, source: int) -> Path | None:
+    """The folder that a source's images are in, where they are files."""
+    return getattr(plan.work.readers[source], "media_folder", None)
+
+
+def prepared(plan: Plan, source: int, where: str, record: Any, verify_images: bool) -> MeasuredSample:
     if isinstance(record, SampleError):
         raise record
     sample = plan.work.prepare(source, where, record)
     if verify_images:
         for image in sample.conversation.images:
             load_image(image, sample.conversation.sample_id)
+    return sample
+
+
+def size_of(sample: MeasuredSample) -> Size:
     return Size(
         sample.num_tokens,
         sample.num_tiles,

@@ -56,6 +56,7 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
         arguments.data,
         adapter=arguments.adapter,
         filters=arguments.filters or {},
+        ignore_fields=arguments.ignore_fields,
         image_folder=arguments.image_folder,
         config=arguments.dataset_config,
         split=arguments.dataset_split,

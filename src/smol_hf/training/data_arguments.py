@@ -49,6 +49,13 @@ class DataArguments(DocumentArguments):
         default=None,
         metadata={"help": "What to leave out: min_ratings, min_images, max_images, max_turns, max_characters, …"},
     )
+    ignore_fields: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Fields of records or turns to train without, such as [tools, tool_calls], where a record could "
+            "not be used otherwise."
+        },
+    )
     image_folder: str | None = field(
         default=None, metadata={"help": "Folder that image paths start from; the data file's folder by default."}
     )
@@ -71,9 +78,9 @@ class DataArguments(DocumentArguments):
         default=None,
         metadata={
             "help": "Several sources instead of data: a list of {data, name, weight or samples, modality, adapter, "
-            "filters, image_folder, available} and, of datasets of the Hub, {config, split, revision, download}; or "
-            "the path of a YAML file with such a list. Weight 1 gives each sample once a round, 0.5 half of them, 2 "
-            "each twice; samples: so many of them."
+            "filters, ignore_fields, image_folder, available} and, of datasets of the Hub, {config, split, revision, "
+            "download}; or the path of a YAML file with such a list. Weight 1 gives each sample once a round, 0.5 "
+            "half of them, 2 each twice; samples: so many of them."
         },
     )
     data_root: str | None = field(
@@ -155,13 +162,14 @@ class DataArguments(DocumentArguments):
         self.check_documents()
         if self.documents is not None:
             not_theirs = {"data": "digits", "adapter": None, "filters": None, "image_folder": None, "mixture": None,
-                          "fetch_images": None}  # fmt: skip
+                          "fetch_images": None, "ignore_fields": []}  # fmt: skip
             given = [name for name, default in not_theirs.items() if getattr(self, name) != default]
             if given:
                 raise ValueError(f"documents and {' and '.join(given)} exclude each other: documents are plain texts")
         elif self.mixture is not None:
             alone = {"data": "digits", "adapter": None, "filters": None, "image_folder": None, "dataset_config": None,
-                     "dataset_split": None, "dataset_revision": None, "dataset_download": False}  # fmt: skip
+                     "dataset_split": None, "dataset_revision": None, "dataset_download": False,
+                     "ignore_fields": []}  # fmt: skip
             given = [name for name, default in alone.items() if getattr(self, name) != default]
             if given:
                 raise ValueError(f"mixture and {' and '.join(given)} exclude each other: its entries have their own")

@@ -34,6 +34,10 @@ class PreferenceArguments:
     validation_split: str | None = field(
         default=None, metadata={"help": "Or this split of the same dataset of the Hub; with both, of validation_data."}
     )
+    ignore_fields: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Fields of records or turns to train without, such as [tools]."},
+    )
     on_bad_sample: str = field(
         default="stop", metadata={"help": "stop: a record that cannot be used is an error. skip: it is left out."}
     )

@@ -33,7 +33,7 @@ def is_addressed_pair(record: dict[str, Any]) -> bool:
     return {"image_url", "caption"} <= has and has.isdisjoint({"image", *OTHER_SHAPES})
 
 
-@adapter("captions", shape=is_caption_pair)
+@adapter("captions", shape=is_caption_pair, fields=("image", "caption", "text"))
 def read_captions(record: dict[str, Any], place: Place) -> Conversation:
     """A picture and its caption."""
     fields = Fields(record, place, "captions")
@@ -41,7 +41,12 @@ def read_captions(record: dict[str, Any], place: Place) -> Conversation:
     return captioned(one_image(fields.given("image"), "image", place), caption, place)
 
 
-@adapter("coco", datasets=("HuggingFaceM4/COCO",), shape=("sentences",))
+@adapter(
+    "coco",
+    datasets=("HuggingFaceM4/COCO",),
+    shape=("sentences",),
+    fields=("image", "filepath", "filename", "sentences"),
+)
 def read_coco(record: dict[str, Any], place: Place) -> Conversation:
     """A picture and several captions, of which one is taken."""
     fields = Fields(record, place, "coco")
@@ -80,6 +85,7 @@ def coco_path(fields: Fields) -> str:
     "conceptual_captions",
     datasets=("google-research-datasets/conceptual_captions",),
     shape=is_addressed_pair,
+    fields=("image_url", "caption"),
 )
 def read_conceptual_captions(record: dict[str, Any], place: Place) -> Conversation:
     """The address of a picture and its caption."""

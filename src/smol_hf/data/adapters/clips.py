@@ -18,6 +18,7 @@ from smol_hf.data.adapters.prompts import SCRIPT, VIDEO, drawn
 from smol_hf.data.adapters.registry import Place, adapter
 from smol_hf.data.conversation import Conversation, Message, VideoPart
 
+VRIPT = ("meta", "data", "clip_id", "caption", "video_id")
 WHOLE_VIDEO = "-1"
 SCRIPT_LINES = {
     "scene_title": "Title",
@@ -32,7 +33,7 @@ def is_vript(record: dict[str, Any]) -> bool:
     return nested or (record.get("clip_id") is not None and isinstance(record.get("caption"), dict))
 
 
-@adapter("vript", datasets=("Mutonix/Vript",), shape=is_vript)
+@adapter("vript", datasets=("Mutonix/Vript",), shape=is_vript, fields=VRIPT)
 def read_vript(record: dict[str, Any], place: Place) -> Conversation:
     """A clip, or all clips of a video in their order, each with its own file."""
     fields = Fields(record, place, "vript")
@@ -63,7 +64,12 @@ def clip(fields: Fields, owner: Fields, place: Place) -> list[Message]:
     return [said("user", video, drawn(SCRIPT, place.where, clip_id)), said("assistant", script)]
 
 
-@adapter("sharegpt4video", datasets=("ShareGPT4Video/ShareGPT4Video",), shape=("video_path", "captions"))
+@adapter(
+    "sharegpt4video",
+    datasets=("ShareGPT4Video/ShareGPT4Video",),
+    shape=("video_path", "captions"),
+    fields=("video_path", "captions"),
+)
 def read_sharegpt4video(record: dict[str, Any], place: Place) -> Conversation:
     """A video and the caption of the whole of it."""
     fields = Fields(record, place, "sharegpt4video")

@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from smol_hf.data.adapters.fields import checked_text
 from smol_hf.data.adapters.media import Media
+from smol_hf.data.adapters.turn_keys import is_trained, refuse_unsupported, system_text
 from smol_hf.data.conversation import ROLES, Message, Part, SampleError, TextPart
 
 PLACEHOLDERS = {"<image>": "images", "<video>": "videos"}
-ROLE_NAMES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+ROLE_NAMES = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant",
+    "system": "system", "developer": "system",
+    "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool",
+}  # fmt: skip
 
 
-def said(role: str, *parts: Part | str) -> Message:
+class Turn(NamedTuple):
+    """A turn whose content is text."""
+
+    role: str
+    text: str
+    trained: bool = True
+
+
+def said(role: str, *parts: Part | str, trained: bool = True) -> Message:
     """A message of these parts; text may be given as it is, and empty text is no part."""
-    return Message(role, tuple(TextPart(part) if isinstance(part, str) else part for part in parts if part != ""))
+    texts = tuple(TextPart(part) if isinstance(part, str) else part for part in parts if part != "")
+    return Message(role, texts, trained)
+
+
+def with_system(messages: list[Message], record: dict, where: str) -> list[Message]:
+    """The messages after the system prompt that a column of the record holds.
+
+    Raises:
+        SampleError: when the messages begin with another system prompt.
+    """
+    text = system_text(record, where)
+    if text is None:
+        return messages
+    if messages and messages[0].role == "system":
+        if messages[0].parts != (TextPart(text),):
+            raise SampleError(where, "has a system prompt in a column and another one in its messages: keep one")
+        return messages
+    return [said("system", checked_text(text, where, "the system prompt")), *messages]
 
 
 def list_of_objects(value: Any, key: str, where: str) -> list[dict]:
+    """A list of objects, or a text that holds one as JSON. Raises SampleError for anything else and an empty list."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            problem = f"{key} must be a list of objects, or the JSON text of one: {error}"
+            raise SampleError(where, problem) from error
     if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
         raise SampleError(where, f"{key} must be a list of objects and not be empty")
     return value
@@ -39,20 +78,34 @@ def role_of(turn: dict, key: str, number: int, where: str) -> str:
     return role
 
 
+def read_turn(turn: dict, keys: tuple[str, str], number: int, where: str) -> Turn:
+    """The role, the text and the training mark of a turn.
+
+    Args:
+        keys: those of the role and of the text.
+
+    Raises:
+        SampleError: for what is missing, unknown or cannot be honoured.
+    """
+    role = role_of(turn, keys[0], number, where)
+    refuse_unsupported(turn, number, where)
+    return Turn(role, text_of(turn, keys[1], number, where), is_trained(turn, role, number, where))
+
+
 def text_of(turn: dict, key: str, number: int, where: str) -> str:
     return checked_text(needed(turn, key, number, where), where, f"message {number}: {key!r}")
 
 
-def is_marked(turns: list[tuple[str, str]], placeholders: Iterable[str]) -> bool:
+def is_marked(turns: list[Turn], placeholders: Iterable[str]) -> bool:
     """Whether any of the placeholders stands in what a user says."""
-    return any(placeholder in text for role, text in turns if role == "user" for placeholder in placeholders)
+    return any(placeholder in turn.text for turn in turns if turn.role == "user" for placeholder in placeholders)
 
 
-def place_media(turns: list[tuple[str, str]], waiting: dict[str, list[Media]], where: str) -> list[Message]:
+def place_media(turns: list[Turn], waiting: dict[str, list[Media]], where: str) -> list[Message]:
     """Cut user texts at each placeholder and put the media there, in order.
 
     Args:
-        turns: (role, text) of each message. What others than users say keeps its characters.
+        turns: what others than users say keeps its characters.
         waiting: for each placeholder the media that it stands for; two placeholders may share one list.
 
     Raises:
@@ -60,7 +113,7 @@ def place_media(turns: list[tuple[str, str]], waiting: dict[str, list[Media]], w
     """
     for media in waiting.values():
         sharing = [placeholder for placeholder in waiting if waiting[placeholder] is media]
-        shown = sum(text.count(placeholder) for role, text in turns if role == "user" for placeholder in sharing)
+        shown = sum(turn.text.count(each) for turn in turns if turn.role == "user" for each in sharing)
         if shown != len(media):
             kinds = " or ".join(PLACEHOLDERS[placeholder] for placeholder in sharing)
             raise SampleError(
@@ -70,7 +123,7 @@ def place_media(turns: list[tuple[str, str]], waiting: dict[str, list[Media]], w
             )
     iterators = {id(media): iter(media) for media in waiting.values()}
     messages = []
-    for role, text in turns:
+    for role, text, trained in turns:
         pieces = re.split(f"({'|'.join(waiting)})", text) if role == "user" and waiting else [text]
         parts: list[Part | str] = []
         for position, piece in enumerate(pieces):
@@ -80,7 +133,7 @@ def place_media(turns: list[tuple[str, str]], waiting: dict[str, list[Media]], w
             # LLaVA writes the placeholder on a line of its own; that line break is no text of the user's.
             piece = piece.removeprefix("\n") if position else piece
             parts.append(piece.removesuffix("\n") if position < len(pieces) - 1 else piece)
-        messages.append(said(role, *parts))
+        messages.append(said(role, *parts, trained=trained))
     return messages
 
 
@@ -90,5 +143,5 @@ def media_first(messages: list[Message], media: list[Media], where: str) -> list
         return messages
     for index, message in enumerate(messages):
         if message.role == "user":
-            return [*messages[:index], Message("user", (*media, *message.parts)), *messages[index + 1 :]]
+            return [*messages[:index], replace(message, parts=(*media, *message.parts)), *messages[index + 1 :]]
     raise SampleError(where, f"{len(media)} images or videos but no user turn to show them in")

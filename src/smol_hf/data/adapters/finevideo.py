@@ -15,7 +15,7 @@ from smol_hf.data.adapters.registry import Place, adapter
 from smol_hf.data.conversation import Conversation, VideoPart
 
 
-@adapter("finevideo", datasets=("HuggingFaceFV/finevideo",), shape=("mp4", "json"))
+@adapter("finevideo", datasets=("HuggingFaceFV/finevideo",), shape=("mp4", "json"), fields=("mp4", "json"))
 def read_finevideo(record: dict[str, Any], place: Place) -> Conversation:
     """A video, described, asked about and listed by its scenes."""
     fields = Fields(record, place, "finevideo")

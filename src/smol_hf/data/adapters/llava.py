@@ -15,21 +15,24 @@ from typing import Any
 
 from smol_hf.data.adapters.dialogue import (
     PLACEHOLDERS,
+    Turn,
     is_marked,
     list_of_objects,
     media_first,
     place_media,
-    role_of,
+    read_turn,
     said,
-    text_of,
+    with_system,
 )
 from smol_hf.data.adapters.fields import Fields, label
 from smol_hf.data.adapters.media import Media, media_parts, media_under
 from smol_hf.data.adapters.ratings import written_ratings
 from smol_hf.data.adapters.registry import Place, adapter
+from smol_hf.data.adapters.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys
 from smol_hf.data.conversation import Conversation, ImagePart, VideoPart
 
 MEDIA_KEYS = ("image", "images", "video", "videos")
+READ = ("conversations", *MEDIA_KEYS, *SYSTEM_KEYS, "source", "data_source", "metadata", "turn_ratings")
 
 
 @adapter(
@@ -44,18 +47,19 @@ MEDIA_KEYS = ("image", "images", "video", "videos")
         "Lin-Chen/ShareGPT4V",
     ),
     shape=("conversations",),
+    fields=READ,
 )
 def read_llava(record: dict[str, Any], place: Place) -> Conversation:
     """Conversations in LLaVA's form, `<image>` where an image stands."""
     pictures = media_under(record, "image", ImagePart, place)
     films = media_under(record, "video", VideoPart, place)
-    turns = turns_of(Fields(record, place, "llava"))
+    turns, ignored = turns_of(Fields(record, place, "llava"))
     waiting = stand_ins(pictures, films, "video" in record or "videos" in record)
-    messages = tuple(place_media(turns, waiting, place.where))
-    return Conversation(place.where, messages, source_of(record), written_ratings(record, place))
+    messages = with_system(place_media(turns, waiting, place.where), record, place.where)
+    return Conversation(place.where, tuple(messages), source_of(record), written_ratings(record, place), ignored)
 
 
-@adapter("llava_video", datasets=("lmms-lab/LLaVA-Video-178K",))
+@adapter("llava_video", datasets=("lmms-lab/LLaVA-Video-178K",), fields=READ)
 def read_llava_video(record: dict[str, Any], place: Place) -> Conversation:
     """LLaVA-Video-178K: the file is `data_source`/`video`."""
     fields = Fields(record, place, "llava_video")
@@ -65,11 +69,12 @@ def read_llava_video(record: dict[str, Any], place: Place) -> Conversation:
         for name in (names if isinstance(names, list) else [names])
     ]
     films = media_parts(paths, "video", VideoPart, place)
-    messages = place_media(turns_of(fields), stand_ins([], films, True), place.where)
-    return Conversation(place.where, tuple(messages), folder)
+    turns, ignored = turns_of(fields)
+    messages = with_system(place_media(turns, stand_ins([], films, True), place.where), record, place.where)
+    return Conversation(place.where, tuple(messages), folder, ignored=ignored)
 
 
-@adapter("llava_unmarked", datasets=("TIGER-Lab/VISTA-400K", "orrzohar/Video-STaR"))
+@adapter("llava_unmarked", datasets=("TIGER-Lab/VISTA-400K", "orrzohar/Video-STaR"), fields=READ)
 def read_unmarked(record: dict[str, Any], place: Place) -> Conversation:
     """VISTA-400K and Video-STaR: where no placeholder stands in the text, the media come first."""
     fields = Fields(record, place, "llava_unmarked")
@@ -77,22 +82,22 @@ def read_unmarked(record: dict[str, Any], place: Place) -> Conversation:
         raise fields.lacking("'image' or 'video'")
     pictures = media_under(record, "image", ImagePart, place)
     films = media_under(record, "video", VideoPart, place)
-    turns = turns_of(fields)
+    turns, ignored = turns_of(fields)
     if is_marked(turns, PLACEHOLDERS):
         messages = place_media(turns, stand_ins(pictures, films, True), place.where)
     else:
-        messages = media_first([said(*turn) for turn in turns], pictures + films, place.where)
-    return Conversation(place.where, tuple(messages), source_of(record))
+        texts = [said(role, text, trained=trained) for role, text, trained in turns]
+        messages = media_first(texts, pictures + films, place.where)
+    messages = with_system(messages, record, place.where)
+    return Conversation(place.where, tuple(messages), source_of(record), ignored=ignored)
 
 
-def turns_of(fields: Fields) -> list[tuple[str, str]]:
-    """(role, text) of each turn."""
+def turns_of(fields: Fields) -> tuple[list[Turn], tuple[str, ...]]:
+    """The turns, and the names of their fields that are not read."""
     where = fields.place.where
     turns = list_of_objects(fields.given("conversations"), "conversations", where)
-    return [
-        (role_of(turn, "from", number, where), text_of(turn, "value", number, where))
-        for number, turn in enumerate(turns, start=1)
-    ]
+    ignored = ignored_turn_keys(turns, ("from", "value", *TRAIN_KEYS), "conversations")
+    return [read_turn(turn, ("from", "value"), number, where) for number, turn in enumerate(turns, start=1)], ignored
 
 
 def stand_ins(pictures: list[Media], films: list[Media], knows_videos: bool) -> dict[str, list[Media]]:

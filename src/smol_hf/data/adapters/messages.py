@@ -17,40 +17,63 @@ from smol_hf.data.adapters.dialogue import (
     list_of_objects,
     media_first,
     place_media,
+    read_turn,
     role_of,
     text_of,
+    with_system,
 )
 from smol_hf.data.adapters.fields import Fields, label
 from smol_hf.data.adapters.media import Media, media_parts, media_under
 from smol_hf.data.adapters.ratings import written_ratings
 from smol_hf.data.adapters.registry import Place, adapter
+from smol_hf.data.adapters.turn_keys import (
+    SYSTEM_KEYS,
+    TRAIN_KEYS,
+    ignored_turn_keys,
+    is_given,
+    is_trained,
+    refuse_unsupported,
+)
 from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart, VideoPart
 
 KINDS = {"image": ImagePart, "video": VideoPart}
+PART_KEYS = ("type", "text", "image", "video", "path", "url")
 
 
-@adapter("messages", datasets=("HuggingFaceTB/smoltalk", "HuggingFaceTB/smol-smoltalk"), shape=("messages",))
+@adapter(
+    "messages",
+    datasets=("HuggingFaceTB/smoltalk", "HuggingFaceTB/smol-smoltalk"),
+    shape=("messages",),
+    fields=("messages", "image", "images", "video", "videos", "turn_ratings", "source", *SYSTEM_KEYS),
+)
 def read_messages(record: dict[str, Any], place: Place) -> Conversation:
     """Chat messages with a role each; texts, or typed parts of text, image and video."""
     where = place.where
-    beside = {name: media_under(record, name, kind, place) for name, kind in KINDS.items()}
     turns = list_of_objects(Fields(record, place, "messages").given("messages"), "messages", where)
+    return conversation_of(record, turns, "messages", place)
+
+
+def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place: Place) -> Conversation:
+    """The conversation of turns with a `role` and a `content` each, which the record holds under `name`."""
+    where = place.where
+    beside = {key: media_under(record, key, kind, place) for key, kind in KINDS.items()}
     if all(isinstance(turn.get("content"), str) for turn in turns):
         messages = plain_messages(turns, beside, where)
     else:
         messages = typed_messages(turns, beside, place)
-    return Conversation(where, tuple(messages), label(record, "source"), written_ratings(record, place))
+    messages = with_system(messages, record, where)
+    ignored = ignored_turn_keys(turns, ("role", "content", *TRAIN_KEYS), name)
+    parts = [part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]]
+    ignored += ignored_turn_keys(parts, PART_KEYS, f"{name}[].content")
+    return Conversation(where, tuple(messages), label(record, "source"), written_ratings(record, place), ignored)
 
 
 def plain_messages(turns: list[dict], beside: dict[str, list[Media]], where: str) -> list[Message]:
-    texts = [
-        (role_of(turn, "role", number, where), text_of(turn, "content", number, where))
-        for number, turn in enumerate(turns, start=1)
-    ]
+    texts = [read_turn(turn, ("role", "content"), number, where) for number, turn in enumerate(turns, start=1)]
     waiting = {f"<{name}>": media for name, media in beside.items() if media}
     if is_marked(texts, waiting):
         return place_media(texts, waiting, where)
-    messages = [Message(role, (TextPart(text),)) for role, text in texts]
+    messages = [Message(role, (TextPart(text),), trained) for role, text, trained in texts]
     return media_first(messages, [part for media in beside.values() for part in media], where)
 
 
@@ -60,12 +83,18 @@ def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Pla
     messages = []
     for number, turn in enumerate(turns, start=1):
         role = role_of(turn, "role", number, where)
+        refuse_unsupported(turn, number, where)
         content = turn.get("content")
+        if content is None:
+            raise SampleError(where, f"message {number} has no content: write a text, or remove the message")
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
         parts: list[Part] = []
         for part in [] if content == [] else list_of_objects(content, f"content of message {number}", where):
             kind = part.get("type")
+            if any(is_given(part.get(key)) and not part[key] for key in TRAIN_KEYS):
+                problem = "has a part that is marked as not trained: mark the whole message, or split it"
+                raise SampleError(where, f"message {number} {problem}")
             if kind == "text":
                 parts.append(TextPart(text_of(part, "text", number, where)))
             elif kind not in list(KINDS):
@@ -83,7 +112,7 @@ def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Pla
                         f"file in the part of type {kind!r}, or list it there",
                     )
                 parts.append(beside[kind][used[kind] - 1])
-        messages.append(Message(role, tuple(parts)))
+        messages.append(Message(role, tuple(parts), is_trained(turn, role, number, where)))
     for kind, media in beside.items():
         if used[kind] != len(media):
             raise SampleError(where, f"{len(media)} {kind}s, but the messages show {used[kind]} of them")

@@ -18,7 +18,12 @@ from smol_hf.data.conversation import Conversation, VideoPart
 from smol_hf.wording import is_number
 
 
-@adapter("moviechat", datasets=("Enxin/MovieChat-1K_train",), shape=("info", "global"))
+@adapter(
+    "moviechat",
+    datasets=("Enxin/MovieChat-1K_train",),
+    shape=("info", "global"),
+    fields=("info", "caption", "global", "breakpoint"),
+)
 def read_moviechat(record: dict[str, Any], place: Place) -> Conversation:
     """A video, its caption and questions about the whole and about moments."""
     fields = Fields(record, place, "moviechat")

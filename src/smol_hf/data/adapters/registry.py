@@ -5,10 +5,17 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from smol_hf.data.adapters.turn_keys import (
+    IDENTIFIERS,
+    UNSUPPORTED_RECORD,
+    is_given,
+    refuse_unsupported_record,
+    says_something,
+)
 from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.wording import nearest
 
@@ -43,12 +50,27 @@ class Place:
 
 @dataclass(frozen=True)
 class Adapter:
-    """`read` turns a record into a conversation; `shape` says by which keys records of its kind are known."""
+    """`read` turns a record into a conversation; `shape` says by which keys records of its kind are known.
+
+    `fields` are those that it uses, or that change nothing; the others are reported as ignored.
+    """
 
     name: str
     read: Callable[[dict[str, Any], Place], Conversation]
     datasets: tuple[str, ...] = ()
     shape: tuple[str, ...] | Callable[[dict[str, Any]], bool] | None = None
+    fields: tuple[str, ...] | None = None
+
+    def ignored(self, record: dict[str, Any]) -> tuple[str, ...]:
+        """The fields of a record that hold something and are not used; none where the adapter declares nothing."""
+        if self.fields is None:
+            return ()
+        known = (*self.fields, *IDENTIFIERS)
+        return tuple(
+            str(key)
+            for key, value in record.items()
+            if key not in known and (says_something(value) if key in UNSUPPORTED_RECORD else is_given(value))
+        )
 
     def fits(self, record: dict[str, Any]) -> bool:
         """Whether the record has what this adapter is known by. A column that is null is not there."""
@@ -78,6 +100,7 @@ def adapter(
     name: str,
     datasets: Sequence[str] = (),
     shape: tuple[str, ...] | Callable[[dict[str, Any]], bool] | None = None,
+    fields: Sequence[str] | None = None,
 ) -> Callable:
     """Register the decorated function `(record, place) -> Conversation`.
 
@@ -85,6 +108,8 @@ def adapter(
         name: what a recipe calls it.
         datasets: ids on the Hub of the datasets it reads.
         shape: the keys, or the test, by which its records are known; without it only by name and dataset.
+        fields: the keys of a record that it uses, or that change nothing. All others are reported as ignored, and
+            those that change what is said (`tools`) are refused. Without it nothing is reported.
 
     Raises:
         AdapterError: when the name or a dataset is taken.
@@ -96,7 +121,7 @@ def adapter(
         for dataset in datasets:
             if (other := of_dataset(dataset)) is not None:
                 raise AdapterError(f"the adapter {other.name!r} reads {dataset} already: {name!r} cannot claim it too")
-        ADAPTERS[name] = Adapter(name, read, tuple(datasets), shape)
+        ADAPTERS[name] = Adapter(name, read, tuple(datasets), shape, None if fields is None else tuple(fields))
         return read
 
     return register
@@ -199,6 +224,8 @@ def adapt(record: Any, place: Place, name: str | None = None, dataset: str | Non
         chosen = find_adapter(name, dataset, record)
     except UnknownShapeError as error:
         raise SampleError(place.where, str(error)) from error
+    if chosen.fields is not None:
+        refuse_unsupported_record({key: record[key] for key in record if key not in chosen.fields}, place.where)
     try:
         conversation = chosen.read(record, place)
     except SampleError:
@@ -210,4 +237,5 @@ def adapt(record: Any, place: Place, name: str | None = None, dataset: str | Non
         raise AdapterError(f"the adapter {chosen.name!r} gave {type(conversation).__name__}, not a Conversation")
     if not any(message.role == "assistant" for message in conversation.messages):
         raise SampleError(place.where, "no assistant turn: there is nothing to learn from it")
-    return conversation
+    ignored = chosen.ignored(record)
+    return replace(conversation, ignored=(*conversation.ignored, *ignored)) if ignored else conversation

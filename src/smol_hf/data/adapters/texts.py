@@ -9,10 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from smol_hf.data.adapters.dialogue import media_first, said
+from smol_hf.data.adapters.dialogue import media_first, said, with_system
 from smol_hf.data.adapters.fields import Fields, label
 from smol_hf.data.adapters.media import media_parts
 from smol_hf.data.adapters.registry import Place, adapter
+from smol_hf.data.adapters.turn_keys import (
+    SYSTEM_KEYS,
+    TRAIN_KEYS,
+    ignored_turn_keys,
+    is_trained,
+    refuse_unsupported,
+)
 from smol_hf.data.conversation import Conversation, ImagePart
 
 RATINGS = ("relevance", "image_correspondence", "visual_dependency", "formatting")
@@ -22,6 +29,13 @@ RATINGS = ("relevance", "image_correspondence", "visual_dependency", "formatting
     "texts",
     datasets=("HuggingFaceM4/FineVision", "HuggingFaceM4/the_cauldron", "HuggingFaceM4/Docmatix"),
     shape=("texts",),
+    fields=(
+        "images",
+        "texts",
+        "source",
+        *SYSTEM_KEYS,
+        *(f"{name}_{of}" for name in RATINGS for of in ("ratings", "min")),
+    ),
 )
 def read_texts(record: dict[str, Any], place: Place) -> Conversation:
     """Images, then exchanges about them, which may be rated."""
@@ -29,14 +43,18 @@ def read_texts(record: dict[str, Any], place: Place) -> Conversation:
     images = media_parts(fields.nullable("images") or [], "images", ImagePart, place)
     exchanges = fields.objects("texts")
     messages = []
-    for exchange in exchanges:
-        messages += [said("user", exchange.text("user")), said("assistant", exchange.text("assistant"))]
+    for number, exchange in enumerate(exchanges, start=1):
+        refuse_unsupported(exchange.values, number, place.where)
+        trained = is_trained(exchange.values, "assistant", number, place.where)
+        answer = said("assistant", exchange.text("assistant"), trained=trained)
+        messages += [said("user", exchange.text("user")), answer]
     source = label(record, "source") or next((label(each.values, "source") for each in exchanges), "")
     return Conversation(
         place.where,
-        tuple(media_first(messages, images, place.where)),
+        tuple(with_system(media_first(messages, images, place.where), record, place.where)),
         source,
         ratings_of_turns(fields, len(exchanges)),
+        ignored_turn_keys([each.values for each in exchanges], ("user", "assistant", "source", *TRAIN_KEYS), "texts"),
     )
 
 

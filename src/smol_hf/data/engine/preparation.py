@@ -65,9 +65,11 @@ class ReadySample:
 
 
 def template_messages(conversation: Conversation) -> list[dict]:
-    """The conversation in the chat format that processors read; images are left to be given beside it."""
+    """The conversation in the chat format that processors read, without its images. An answer that gets no labels has
+    `"trained": False`."""
     return [
         {
+            **({"trained": False} if message.role == "assistant" and not message.is_learned else {}),
             "role": message.role,
             "content": [
                 {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
@@ -110,7 +112,8 @@ class SampleWork:
         """Tokens and tiles of a record, from its texts and the headers of its images.
 
         Raises:
-            SampleError: for a record or an image that cannot be used. TooLongError: for one that does not fit.
+            SampleError: for a record or an image that cannot be used, or without a trained token.
+        TooLongError: for one that does not fit.
         """
         reader = self.readers[source]
         conversation = record if reader is None else reader(where, record)
@@ -118,7 +121,11 @@ class SampleWork:
             problem = "shows a video, and videos cannot be trained on yet: leave it out with on_bad_sample skip"
             raise SampleError(conversation.sample_id, problem)
         sample = self.measured(Shape(conversation, self.processor.longest_edge))
-        return sample if sample.num_tokens <= self.context_length else self.shorter(sample)
+        if sample.num_tokens > self.context_length:
+            sample = self.shorter(sample)
+        if all(label == IGNORE_INDEX for label in sample.labels):
+            raise SampleError(conversation.sample_id, "no token of it is trained, so nothing can be learned from it")
+        return sample
 
     def measured(self, shape: Shape, lost: str = "") -> MeasuredSample:
         conversation, processor = shape.conversation, processor_at(self.processor, shape.longest_edge)

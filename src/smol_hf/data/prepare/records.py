@@ -13,7 +13,7 @@ from smol_hf.data.adapters import Place, adapt
 from smol_hf.data.adapters.ratings import ratings_record
 from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart
 
-LLAVA_ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
+LLAVA_ROLES = {"user": "human", "assistant": "gpt", "system": "system", "tool": "tool"}
 SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2"}  # of other formats: the format's name
 
 
@@ -32,9 +32,11 @@ class Encoded:
 
 
 def llava_record(conversation: Conversation, paths: Sequence[str]) -> dict[str, Any]:
-    """{"id", "image"?: path or list of paths, "conversations": [{"from", "value"}, …], "source"?, "turn_ratings"?}."""
+    """{"id", "image"?: path or list of paths, "conversations": [{"from", "value", "train"?}, …], "source"?,
+    "turn_ratings"?}."""
     turns = [
-        {"from": LLAVA_ROLES[message.role], "value": llava_text(message.parts)} for message in conversation.messages
+        {"from": LLAVA_ROLES[message.role], "value": llava_text(message.parts), **mark(message)}
+        for message in conversation.messages
     ]
     image = {"image": paths[0] if len(paths) == 1 else list(paths)} if paths else {}
     return {"id": conversation.sample_id, **image, "conversations": turns, **labels(conversation)}
@@ -59,8 +61,9 @@ def llava_text(parts: Sequence[Part]) -> str:
 
 
 def messages_record(conversation: Conversation, paths: Sequence[str] | None = None) -> dict[str, Any]:
-    """{"id", "messages": [{"role", "content": [part, …]}, …], "source"?, "turn_ratings"?}, where an image part names
-    its path, or without `paths` takes the next image of the record."""
+    """{"id", "messages": [{"role", "content": [part, …], "train"?}, …], "source"?, "turn_ratings"?}.
+
+    An image part names its path, or without `paths` takes the next image of the record."""
     names = iter(paths or ())
     messages = []
     for message in conversation.messages:
@@ -70,8 +73,12 @@ def messages_record(conversation: Conversation, paths: Sequence[str] | None = No
                 content.append({"type": "text", "text": part.text})
             else:
                 content.append({"type": "image", **({} if paths is None else {"image": next(names)})})
-        messages.append({"role": message.role, "content": content})
+        messages.append({"role": message.role, "content": content, **mark(message)})
     return {"id": conversation.sample_id, "messages": messages, **labels(conversation)}
+
+
+def mark(message: Message) -> dict[str, bool]:
+    return {} if message.trained else {"train": False}
 
 
 def labels(conversation: Conversation) -> dict[str, Any]:
@@ -83,7 +90,7 @@ def reads_back(record: dict[str, Any], conversation: Conversation, images: Seque
     """Whether our adapters read the record as this conversation, with `images` in place of its own."""
     shown = iter(images)
     messages = tuple(
-        Message(message.role, tuple(part if isinstance(part, TextPart) else next(shown) for part in message.parts))
+        replace(message, parts=tuple(part if isinstance(part, TextPart) else next(shown) for part in message.parts))
         for message in conversation.messages
     )
     try:

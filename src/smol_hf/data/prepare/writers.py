@@ -66,7 +66,11 @@ class ParquetWriter:
             "id": Value("string"),
             "source": Value("string"),
             "messages": List(
-                {"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}
+                {
+                    "role": Value("string"),
+                    "content": List({"type": Value("string"), "text": Value("string")}),
+                    "train": Value("bool"),
+                }
             ),
             "images": List(Image(decode=True)),
             "turn_ratings": List(List({"name": Value("string"), "rating": Value("int64")})),

@@ -1,0 +1,117 @@
+"""The keys of a turn other than its role and content: which train it, which cannot be honoured, which are ignored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from smol_hf.data.conversation import SampleError
+
+# 0 or false: the turn is context and gets no labels; 1 or true: it is trained.
+TRAIN_KEYS = ("weight", "train", "training", "trainable", "loss", "loss_mask", "loss_weight")
+# They change what the turn says, and no chat template is given them.
+UNSUPPORTED_TURN = (
+    "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "refusal", "audio", "train_detail",
+    "train_details",
+)  # fmt: skip
+# The same of a whole record.
+UNSUPPORTED_RECORD = ("tools", "functions", "chat_template_kwargs", "tool_choice")
+SYSTEM_KEYS = ("system", "system_prompt")
+IDENTIFIERS = (
+    "id", "uid", "uuid", "idx", "index", "sample_id", "question_id", "conversation_id", "prompt_id", "image_id",
+    "__key__", "__url__", "__index_level_0__",
+)  # fmt: skip
+
+
+def is_given(value: Any) -> bool:
+    """Whether a field holds anything: null and what is empty do not count."""
+    return value is not None and not (isinstance(value, (str, bytes, list, dict)) and not value)
+
+
+def says_something(value: Any) -> bool:
+    """Whether a value, or the JSON in a text, holds anything but nulls, false, 0 and what is empty."""
+    if isinstance(value, str):
+        try:
+            inside = json.loads(value)
+        except ValueError:
+            return bool(value.strip())
+        return says_something(inside) if isinstance(inside, (list, dict)) else inside is not None
+    if isinstance(value, dict):
+        return any(says_something(each) for each in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(says_something(each) for each in value)
+    return bool(value)
+
+
+def is_trained(turn: dict, role: str, number: int, where: str) -> bool:
+    """Whether the turn's own keys let it be trained.
+
+    Raises:
+        SampleError: for a value other than 0, 1, true, false and null, and for keys that contradict each other.
+    """
+    marks = {key: turn[key] for key in TRAIN_KEYS if turn.get(key) is not None}
+    if not marks or role != "assistant":
+        return True
+    for key, value in marks.items():
+        if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+            raise SampleError(
+                where, f"message {number}: {key!r} is {value!r}, which cannot be honoured: use 0, 1, true or false"
+            )
+    if len({bool(value) for value in marks.values()}) > 1:
+        raise SampleError(where, f"message {number}: {' and '.join(map(repr, marks))} contradict each other: keep one")
+    return bool(next(iter(marks.values())))
+
+
+def refuse_unsupported(turn: dict, number: int, where: str) -> None:
+    """Raises SampleError for a turn with a key that changes what it says and cannot be honoured."""
+    for key in UNSUPPORTED_TURN:
+        if says_something(turn.get(key)):
+            raise SampleError(where, f"message {number} has {key!r}, {unsupported(key)}")
+
+
+def refuse_unsupported_record(record: dict, where: str) -> None:
+    """The same for the columns of a record."""
+    for key in UNSUPPORTED_RECORD:
+        if says_something(record.get(key)):
+            raise SampleError(where, f"has {key!r}, {unsupported(key)}")
+
+
+def unsupported(key: str) -> str:
+    return f"which cannot be trained on yet: remove it, or train without it (ignore_fields: [{key}])"
+
+
+def system_text(record: dict, where: str) -> str | None:
+    """The system prompt in a column of the record. Raises SampleError for two of them and for one that is no text."""
+    given = [key for key in SYSTEM_KEYS if is_given(record.get(key))]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise SampleError(where, f"has a system prompt under {' and '.join(map(repr, given))}: keep one")
+    text = record[given[0]]
+    if not isinstance(text, str):
+        raise SampleError(where, f"the field {given[0]!r} must be text, not {type(text).__name__}")
+    return text
+
+
+def ignored_turn_keys(turns: Iterable[dict], known: Iterable[str], name: str) -> tuple[str, ...]:
+    """The names of keys that hold something in a turn and are not read, such as `messages[].name`.
+
+    Args:
+        known: keys that the adapter reads.
+        name: the field that holds the turns.
+    """
+    known = {*known, *IDENTIFIERS}
+    found: dict[str, None] = {}
+    for turn in turns:
+        for key, value in turn.items():
+            if key not in known and is_given(value) and not (key in UNSUPPORTED_TURN and not says_something(value)):
+                found[f"{name}[].{key}"] = None
+    return tuple(found)
+
+
+def without_fields(record: Any, names: frozenset[str]) -> Any:
+    """A copy of a record without the keys of these names, at any depth."""
+    if isinstance(record, dict):
+        return {key: without_fields(value, names) for key, value in record.items() if key not in names}
+    return [without_fields(each, names) for each in record] if isinstance(record, list) else record

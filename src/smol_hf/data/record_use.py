@@ -1,0 +1,98 @@
+"""What of the records of a source is used: ignored fields, turns that are not trained, images outside the folder."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smol_hf.data.conversation import Conversation, ImagePart
+
+FIELDS_SHOWN = 12
+
+
+@dataclass
+class RecordUse:
+    """Counts over the usable records of one source.
+
+    `ignored`: records by the name of a field that holds something and is not used. `empty`: empty answers, and
+    `unmarked`: turns that the records mark as not trained; neither has labels. `outside`: images of files outside the
+    folder of images, the first of which is `example`.
+    """
+
+    ignored: Counter[str] = field(default_factory=Counter)
+    empty: int = 0
+    unmarked: int = 0
+    outside: int = 0
+    example: str = ""
+
+    def add(self, conversation: Conversation, folder: Path | None = None) -> None:
+        """Count a record, whose images are looked for in `folder`."""
+        self.ignored.update(dict.fromkeys(conversation.ignored, 1))
+        for message in conversation.messages:
+            if message.role == "assistant" and not message.is_learned:
+                self.empty += message.is_blank
+                self.unmarked += not message.is_blank
+        for image in conversation.images:
+            if is_outside(image, folder):
+                self.outside += 1
+                self.example = self.example or f"{image.path} ({conversation.sample_id})"
+
+    def facts(self) -> dict[str, Any]:
+        """The counts as numbers and names."""
+        return {
+            "ignored_fields": dict(self.ignored),
+            "empty_answers": self.empty,
+            "untrained_turns": self.unmarked,
+            "images_outside": self.outside,
+            **({"image_outside": self.example} if self.example else {}),
+        }
+
+
+def is_outside(image: ImagePart, folder: Path | None) -> bool:
+    """Whether the file of an image lies outside the folder, links followed."""
+    if image.path is None or folder is None:
+        return False
+    return not is_below(os.path.realpath(image.path), os.path.realpath(folder))
+
+
+def is_below(path: str, folder: str) -> bool:
+    return os.path.commonpath([path, folder]) == folder
+
+
+def describe_use(facts: Mapping[str, Any], name: str = "") -> list[str]:
+    """Lines about the counts of `RecordUse.facts` that are not 0.
+
+    Args:
+        name: of the source, where there are several.
+    """
+    of_source = f" of {name}" if name else ""
+    lines = []
+    if facts["ignored_fields"]:
+        named = sorted(facts["ignored_fields"].items(), key=lambda each: -each[1])
+        shown = ", ".join(f"{key} ({number:,})" for key, number in named[:FIELDS_SHOWN])
+        more = f" and {len(named) - FIELDS_SHOWN} more" if len(named) > FIELDS_SHOWN else ""
+        lines.append(f"ignored fields{of_source}, with the number of records: {shown}{more}")
+    if facts["empty_answers"]:
+        lines.append(f"{facts['empty_answers']:,} empty answers{of_source} are not trained")
+    if facts["untrained_turns"]:
+        lines.append(f"{facts['untrained_turns']:,} turns{of_source} are marked as not trained: they get no labels")
+    if facts["images_outside"]:
+        lines.append(
+            f"{facts['images_outside']:,} images{of_source} lie outside the folder of images, such as "
+            f"{facts['image_outside']}"
+        )
+    return lines
+
+
+def describe_sources(uses: Mapping[int, RecordUse], names: Iterable[str]) -> list[str]:
+    """The lines of `describe_use` for each source."""
+    names = list(names)
+    return [
+        line
+        for source, use in sorted(uses.items())
+        for line in describe_use(use.facts(), names[source] if len(names) > 1 else "")
+    ]
