@@ -52,8 +52,8 @@ def check_composition(
     difference = (found - expected).abs().max().item()
     if not difference <= TOLERANCE * expected.std().item():
         raise ConversionError(
-            f"{refusal}: composed, its logits of a text differ from the source's by {difference:.3g} (they spread by "
-            f"{expected.std().item():.3g}); it needs more than embeddings and positions as its input"
+            f"{refusal}: given embeddings, it computes something else than given tokens (its logits of a text differ "
+            f"by {difference:.3g}, and spread by {expected.std().item():.3g})"
         )
     check_image_row(model, ids, refusal)
 

@@ -86,7 +86,7 @@ def read_own_vision(folder: Path, config: dict) -> tuple[dict, dict[str, torch.T
     if not isinstance(vision_config, dict) or "model_type" not in vision_config:
         raise ConversionError(f"{folder / 'config.json'}: vision_config must be an object with a model_type")
     with torch.device("meta"):
-        encoder = build_vision_model(build_sub_config(vision_config, {}))
+        encoder = build_vision_model(build_sub_config(vision_config, vision_config))
     compare_with(encoder, found)
     return vision_config, found
 
