@@ -7,6 +7,7 @@ import torch
 from chat_models import SMOLLM2_INSTRUCT, chat_tokenizer
 from conversion.native_models import saved
 from conversion.test_compose import build_encoder
+from helpers import plan_for
 from modeling.builders import build_tokenizer, randomise
 from PIL import Image
 from transformers import (
@@ -23,7 +24,11 @@ from smol_hf import SmolHFForCausalLM
 from smol_hf.cli import main
 from smol_hf.conversion.compose import compose
 from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.data.collator import SmolCollator
+from smol_hf.data.embedded import build_pages
+from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.presets import llama_style
+from smol_hf.training.trainer import SmolTrainer
 
 LLAMA3 = (
     "{{- bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
@@ -196,3 +201,32 @@ def test_an_encoder_is_taken_out_of_a_checkpoint_of_ours(encoder, tmp_path):
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert second.config.image_mean == [0.1, 0.2, 0.3]
     assert isinstance(second.language_model, SmolHFForCausalLM) and facts["own_class"] is None
+
+
+def test_rows_of_new_tokens_are_trained_while_the_language_model_is_frozen(encoder, tmp_path):
+    text = save_language_model(tmp_path / "text", chat_tokenizer(SMOLLM2_INSTRUCT))
+    compose(encoder, text, tmp_path / "out", longest_edge=48, chat_template="smolvlm")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    pages = [page.conversation for page in build_pages(8, seed=0, split="train")]
+    arguments = SmolTrainingArguments(
+        output_dir=str(tmp_path / "run"), max_steps=3, per_device_train_batch_size=2, save_strategy="no", use_cpu=True,
+        learning_rate=1e-2, weight_decay=0.1, text_learning_rate=0.0, vision_learning_rate=0.0,
+    )  # fmt: skip
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    trainer = SmolTrainer(
+        model=model,
+        args=arguments,
+        plan=plan_for(pages, processor),
+        processing_class=processor,
+        data_collator=SmolCollator(processor),
+    )
+    trainer.train()
+    moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    table = "language_model.model.embed_tokens.weight"
+    assert moved == {"connector.proj.weight", table}
+    first, last = model.config.new_tokens
+    assert (first, last) == (len(chat_tokenizer(None)), len(processor.tokenizer))
+    changed = (model.get_parameter(table) != before[table]).any(1)
+    assert not changed[:first].any()
+    assert changed[processor.tokenizer.convert_tokens_to_ids("<end_of_utterance>")]

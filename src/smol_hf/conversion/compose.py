@@ -108,6 +108,7 @@ def compose(
         each.eos_token_id = tokenizer.eos_token_id
     config.text_config.vocab_size = vocabulary
     config.image_token_id = processor.image_token_id
+    config.new_tokens = [rows_in_use, len(tokenizer)]  # training/new_tokens.py trains these rows in every stage
     model = put_together(config, vision_tensors, language_model, seed)
     prepare_generation(model, processor)
     end_with(model, tokenizer, ends)
