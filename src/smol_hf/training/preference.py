@@ -27,6 +27,7 @@ from smol_hf.training.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.composition import is_text_alone
 from smol_hf.training.console import LogCallback
 from smol_hf.training.hardware import hardware
+from smol_hf.training.interruption import train_until_stopped
 from smol_hf.training.loader import FILE_NAME as DATA_STATE
 from smol_hf.training.lora import lora_config
 from smol_hf.training.lora_arguments import LoraArguments
@@ -110,6 +111,7 @@ def train(
 
     Raises:
         RecipeError, SampleError, CheckpointError, NonFiniteError: see there; each says what to do.
+        Interrupted: when a signal ended the training, after a checkpoint was saved.
     """
     console = Console(highlight=False, markup=False)
     writes = PartialState().is_main_process
@@ -186,7 +188,7 @@ def train(
 
     resumed_at = step_of(checkpoint) if checkpoint is not None else 0  # the folder may be rotated away meanwhile
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    train_until_stopped(trainer, checkpoint)
     run_state |= {
         "train_seconds": time.perf_counter() - started,
         "steps": trainer.state.global_step,
