@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import typing
 from collections.abc import Callable
@@ -39,6 +40,9 @@ CONDITIONS: dict[str, Callable[[Any], Any]] = {
     "precompute_ref_log_probs: true": lambda arguments: arguments.precompute_ref_log_probs,
     "sync_ref_model: true": lambda arguments: arguments.sync_ref_model,
     "loss_type: discopop": lambda arguments: "discopop" in arguments.loss_type,
+    "a loss_type of exo_pair, robust, aot or aot_unpaired": lambda arguments: (
+        {"exo_pair", "robust", "aot", "aot_unpaired"} & set(arguments.loss_type)
+    ),
     "f_divergence_type: alpha_divergence": lambda arguments: arguments.f_divergence_type == "alpha_divergence",
 }
 
@@ -103,7 +107,9 @@ def refuse_trackers(arguments: SFTConfig | DPOConfig) -> None:
             continue
         if name not in INTEGRATION_TO_CALLBACK:
             known = sorted(INTEGRATION_TO_CALLBACK)
-            raise ValueError(f"report_to: unknown tracker {name!r}{nearest(name, known)} (there are {', '.join(known)})")
+            raise ValueError(
+                f"report_to: unknown tracker {name!r}{nearest(name, known)} (there are {', '.join(known)})"
+            )
         if name not in get_available_reporting_integrations():
             raise ValueError(f"report_to: {name} is not installed: install its package, or set report_to: none")
 
@@ -124,8 +130,15 @@ def check_libraries(arguments: SFTConfig | DPOConfig) -> None:
     except (ImportError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         given = f" with optim_args {arguments.optim_args}" if arguments.optim_args else ""
         raise ValueError(f"optim {optim}{given}: {error}") from error
+    if arguments.optim_args:
+        without = copy.copy(arguments)
+        without.optim_args = None
+        if Trainer.get_optimizer_cls_and_kwargs(without, layer)[1] == options:
+            raise ValueError(f"optim_args {arguments.optim_args} has no effect with optim {optim}")
     for name, option in OF_THE_OPTIMIZER.items():
-        if option not in options and getattr(arguments, name) != default_of(type(arguments).__dataclass_fields__[name]):
+        if option not in options and getattr(arguments, name) != default_of(
+            type(arguments).__dataclass_fields__[name]
+        ):
             raise ValueError(f"{name} has no effect with optim {optim}")
     if arguments.torch_compile:
         try:

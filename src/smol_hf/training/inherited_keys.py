@@ -228,7 +228,7 @@ INHERITED: dict[str, InheritedKey] = {
     # DPO.
     "beta": works(above=0),
     "loss_weights": works(),
-    "label_smoothing": works(least=0, most=0.5),
+    "label_smoothing": works(least=0, most=0.5, needs="a loss_type of exo_pair, robust, aot or aot_unpaired"),
     "ld_alpha": works(least=0, most=1),
     "f_divergence_type": works(),
     "f_alpha_divergence_coef": works(needs="f_divergence_type: alpha_divergence"),

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from transformers import get_scheduler
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import DPOConfig
@@ -103,18 +104,30 @@ class DPOArguments(DPOConfig):
         super().__post_init__()
         check_libraries(self)
         self.check_losses()
+        self.check_schedule()
 
     def check_losses(self) -> None:
-        """Raises ValueError for losses that TRL does not have, and for weights that do not belong to them."""
+        """Raises ValueError for losses and divergences that TRL does not have."""
         for name in self.loss_type:
             if name not in LOSSES:
-                raise ValueError(f"loss_type: unknown loss {name!r}{nearest(name, LOSSES)} (there are {', '.join(LOSSES)})")
-        if self.loss_weights is not None and len(self.loss_weights) != len(self.loss_type):
-            raise ValueError(
-                f"loss_weights is {self.loss_weights}: it needs one number for each of loss_type ({len(self.loss_type)})"
-            )
+                raise ValueError(
+                    f"loss_type: unknown loss {name!r}{nearest(name, LOSSES)} (there are {', '.join(LOSSES)})"
+                )
         if self.f_divergence_type not in DIVERGENCES:
-            raise ValueError(f"f_divergence_type is {self.f_divergence_type!r}: choose one of {', '.join(DIVERGENCES)}")
+            raise ValueError(
+                f"f_divergence_type is {self.f_divergence_type!r}: choose one of {', '.join(DIVERGENCES)}"
+            )
+
+    def check_schedule(self) -> None:
+        """Build the schedule of some run. Raises ValueError for `lr_scheduler_kwargs` that it does not have."""
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        steps = max(self.max_steps, 1000)
+        try:
+            get_scheduler(
+                self.lr_scheduler_type, optimizer, self.get_warmup_steps(steps), steps, self.lr_scheduler_kwargs
+            )
+        except TypeError as error:
+            raise ValueError(f"lr_scheduler_kwargs {self.lr_scheduler_kwargs}: {error}") from error
 
     @property
     def evaluates(self) -> bool:
