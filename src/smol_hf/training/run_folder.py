@@ -119,7 +119,7 @@ def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
         return f"the machine is out of memory: {LESS_MEMORY}"
     if "DataLoader worker" in text:
         return (
-            f"a data worker process died ({text.splitlines()[0].rstrip(". ")}): often memory was short, so "
+            f"a data worker process died ({text.splitlines()[0].rstrip('. ')}): often memory was short, so "
             "lower dataloader_num_workers"
         )
     if isinstance(error, OSError) and error.errno in CAUSES:
