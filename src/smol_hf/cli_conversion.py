@@ -24,7 +24,9 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
 
 def add_compose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="folder to write; must not hold anything yet")
-    parser.add_argument("--vision", required=True, help="folder or Hub id of SigLIP, SigLIP2, CLIP or DINOv2")
+    parser.add_argument(
+        "--vision", required=True, help="folder or Hub id of SigLIP, SigLIP2, CLIP, DINOv2, or a checkpoint of ours"
+    )
     parser.add_argument("--text", required=True, help="folder or Hub id of a causal language model")
     parser.add_argument("--connector", default="pixel_shuffle", help="pixel_shuffle (default), linear or mlp")
     parser.add_argument("--scale-factor", type=int, help="of pixel_shuffle: side of the square that becomes a token")
@@ -33,6 +35,12 @@ def add_compose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-text-class", action="store_true", help="keep transformers' own class")
     parser.add_argument("--extend-context", type=int, help="new number of positions, for example 16384")
     parser.add_argument("--rope-theta", type=float, help="new base of the rotary positions, for example 273000")
+    parser.add_argument(
+        "--chat-template",
+        default="keep",
+        metavar="{keep,smolvlm,FILE}",
+        help="keep the language model's own with places for images (default), take SmolVLM's, or a .jinja file",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the new connector's weights (default 0)")
     add_hub_arguments(parser)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
@@ -51,6 +59,11 @@ def print_composition(console: Console, facts: dict) -> None:
     print_parameters(console, facts["parameters"])
     tokens = f"{facts['image_tokens_per_tile']} tokens each"
     console.print(f"{facts['new_tokens']} new tokens, {facts['vocabulary']} rows of embeddings")
+    if facts["own_class"]:
+        console.print(f"the language model keeps transformers' own class: {facts['own_class']}", soft_wrap=True)
+    console.print(
+        f"chat: {facts['chat_template']}; answers end with {' or '.join(facts['end_tokens'])}", soft_wrap=True
+    )
     console.print(f"pictures of up to {facts['longest_edge']} pixels in tiles of {facts['tile_size']}, {tokens}")
     console.print(f"written to {facts['output']} in {facts['seconds']} s", soft_wrap=True)
 

@@ -129,3 +129,73 @@ def test_a_file_is_read_row_by_row(tmp_path):
     assert [len(column) for column in found.rows.values()] == [1, 1, 1] and found.total == 5
     assert [fault.where for fault in found.faults] == [f"pairs.jsonl:{row}" for row in (2, 3, 5)]
     assert [fault.where for fault in found.left_out] == ["pairs.jsonl:4"] and found.longest_run == 2
+
+
+TALK = [ASKED, {"role": "assistant", "content": "Me."}, {"role": "user", "content": "Really?"}]
+PAIR = {"chosen": "Nobody.", "rejected": "I did!"}
+HH = "\n\nHuman: Who wrote it?\n\nAssistant: Me.\n\nHuman: Really?\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    ("record", "before"),
+    [
+        ({"prompt": "Who wrote it?", "chosen": GOOD, "rejected": BAD}, [ASKED]),
+        ({"chosen": f"{HH} Nobody.", "rejected": f"{HH} I did!"}, TALK),
+        ({"question": "Who wrote it?", "system": "Be brief.", **PAIR}, [SYSTEM, ASKED]),
+        ({"instruction": "Who wrote", "input": "it?", **PAIR}, [{"role": "user", "content": "Who wrote\n\nit?"}]),
+        ({"instruction": "Who wrote it?", "input": "", **PAIR}, [ASKED]),
+        (
+            {
+                "conversations": [{"from": "human", "value": "Who wrote it?"}],
+                "chosen": {"from": "gpt", "value": "Nobody."},
+                "rejected": {"from": "gpt", "value": "I did!"},
+            },
+            [ASKED],
+        ),
+        ({"prompt": "Who wrote it?", "messages": [ASKED], "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, [ASKED]),
+    ],
+    ids=["one message each", "HH-RLHF", "Orca", "Alpaca", "Alpaca without input", "LLaMA-Factory", "zephyr"],
+)  # fmt: skip
+def test_other_forms_of_preferences_are_read(record, before):
+    pair = preference_of("a:1", record, chats=True)
+    assert (pair.prompt, pair.chosen, pair.rejected) == (before, "Nobody.", "I did!")
+
+
+def test_a_transcript_is_continued_by_a_model_without_a_template():
+    pair = preference_of("a:1", {"chosen": f"{HH} Nobody.", "rejected": f"{HH} I did!"}, chats=False)
+    assert (pair.prompt, pair.chosen, pair.rejected) == (HH, " Nobody.", " I did!")
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        ({"prompt": "a", "images": ["cat.png"], **PAIR}, "has 'images', and DPO learns from texts only"),
+        ({"prompt": "a", "tools": [{"name": "w"}], **PAIR}, "has 'tools', which cannot be trained on yet"),
+        ({"prompt": [ASKED, {**GOOD, "tool_calls": [{}]}, ASKED], **PAIR}, "prompt, message 2 has 'tool_calls'"),
+        (
+            {"prompt": "a", "chosen": [{**GOOD, "content": parts(None)}], "rejected": [BAD]},
+            "chosen, message 1: 'text' must be text, not NoneType",
+        ),
+        ({"prompt": "a", "chosen": [{**GOOD, "content": parts(5)}], "rejected": [BAD]}, "must be text, not int"),
+        ({"prompt": "a", "chosen": [{**GOOD, "reasoning_content": "hm"}], "rejected": [BAD]}, "'reasoning_content'"),
+        ({"prompt": "a", "chosen": [{**GOOD, "weight": 0}], "rejected": [BAD]}, "chosen is marked as not trained"),
+        ({"system": "x", "prompt": [SYSTEM, ASKED], **PAIR}, "another one in its messages"),
+        ({"question": "a", "instruction": "b", **PAIR}, "a prompt under 'question' and 'instruction'"),
+        ({"chosen": f"{HH} a", "rejected": "\n\nHuman: What?\n\nAssistant: b"}, "the same but for their last message"),
+    ],
+)  # fmt: skip
+def test_what_preferences_cannot_use_is_refused_by_name(record, problem):
+    with pytest.raises(SampleError, match=r"^a:1: ") as refused:
+        preference_of("a:1", record, chats=True)
+    assert problem in refused.value.problem
+
+
+def test_other_fields_of_preferences_are_counted(tmp_path):
+    row = {"prompt": [{**ASKED, "name": "Ann"}], "chosen": [GOOD], "rejected": [BAD], "score_chosen": 9.0, "id": 3}
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "images": ["a.png"]}) + "\n")
+    encoder = PreferenceEncoder(chat_tokenizer(SMOLLM2_INSTRUCT), 150)
+    found = read_preferences(open_source(path), encoder)
+    assert found.ignored == {"score_chosen": 1, "prompt[].name": 1} and len(found.faults) == 1
+    again = read_preferences(open_source(path), encoder, ignore_fields=["images"])
+    assert again.ignored == {"score_chosen": 2, "prompt[].name": 2} and not again.faults

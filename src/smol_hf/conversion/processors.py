@@ -46,8 +46,10 @@ def image_processor_of(source: Path) -> dict:
 
 
 def image_numbers(source: Path) -> tuple[list[float], list[float]]:
-    """Mean and deviation of the pixels, per channel, in units of [0, 1]."""
-    numbers = image_processor_of(source)
+    """Mean and deviation of the pixels, per channel, in units of [0, 1]. A checkpoint of ours has them in its own
+    configuration, others in that of the image processor."""
+    config = read_json(source / "config.json")
+    numbers = config if "image_mean" in config else image_processor_of(source)
     half = [0.5, 0.5, 0.5]
     return list(numbers.get("image_mean") or half), list(numbers.get("image_std") or half)
 

@@ -6,7 +6,7 @@ import itertools
 import typing
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from smol_hf.data.survey import Survey
 from smol_hf.wording import nearest
 
 DATA_ROOT = "{data_root}"
+FIRST_RECORDS = 1000  # of each source, looked at where a run begins without a look at all of them
 MOST_SURVEYED = 1_000_000  # records; beyond it a run begins without a look at all of them
 
 
@@ -41,6 +42,17 @@ class Data:
     found: Survey = field(default_factory=Survey)
     entries: list[MixtureEntry] = field(default_factory=list)  # of a mixture, one for each source
     failed: list[FailedSource] = field(default_factory=list)  # that it names and that are left out
+
+    def first_here(self, number: int) -> Iterator[tuple[int, Conversation | SampleError]]:
+        """As `samples`, of the first `number` records of the sources that are read from files on this machine."""
+        here = [
+            index
+            for index, (source, reader) in enumerate(zip(self.sources, self.readers))
+            if reader is not None and not source.remote
+        ]
+        local = replace(self, sources=[self.sources[index] for index in here],
+                        readers=[self.readers[index] for index in here])  # fmt: skip
+        return ((here[index], sample) for index, sample in local.samples(number))
 
     def conversations(self, number: int | None = None) -> Iterator[Conversation]:
         """The usable samples in the order of the files, of the first `number` records of each source."""

@@ -63,6 +63,16 @@ def is_below(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
+def describe_ignored(ignored: Mapping[str, int], name: str = "") -> list[str]:
+    """The line that names ignored fields; none where there are none."""
+    if not ignored:
+        return []
+    named = sorted(ignored.items(), key=lambda each: -each[1])
+    shown = ", ".join(f"{key} ({number:,})" for key, number in named[:FIELDS_SHOWN])
+    more = f" and {len(named) - FIELDS_SHOWN} more" if len(named) > FIELDS_SHOWN else ""
+    return [f"ignored fields{f' of {name}' if name else ''}, with the number of records: {shown}{more}"]
+
+
 def describe_use(facts: Mapping[str, Any], name: str = "") -> list[str]:
     """Lines about the counts of `RecordUse.facts` that are not 0.
 
@@ -70,12 +80,7 @@ def describe_use(facts: Mapping[str, Any], name: str = "") -> list[str]:
         name: of the source, where there are several.
     """
     of_source = f" of {name}" if name else ""
-    lines = []
-    if facts["ignored_fields"]:
-        named = sorted(facts["ignored_fields"].items(), key=lambda each: -each[1])
-        shown = ", ".join(f"{key} ({number:,})" for key, number in named[:FIELDS_SHOWN])
-        more = f" and {len(named) - FIELDS_SHOWN} more" if len(named) > FIELDS_SHOWN else ""
-        lines.append(f"ignored fields{of_source}, with the number of records: {shown}{more}")
+    lines = describe_ignored(facts["ignored_fields"], name)
     if facts["empty_answers"]:
         lines.append(f"{facts['empty_answers']:,} empty answers{of_source} are not trained")
     if facts["untrained_turns"]:

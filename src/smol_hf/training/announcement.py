@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from smol_hf.data.conversation import Conversation
-from smol_hf.data.mixture import Data
+from smol_hf.data.mixture import FIRST_RECORDS, Data
 from smol_hf.data.record_use import RecordUse, describe_sources
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.data_arguments import DataArguments
-
-FIRST_RECORDS = 1000  # of each source, where a run begins without a look at all of them
 
 
 def describe_samples(data: Data, arguments: DataArguments, skipped: SkippedSamples, steps: int | None) -> list[str]:
@@ -36,19 +32,9 @@ def describe_samples(data: Data, arguments: DataArguments, skipped: SkippedSampl
 def use_of_first(data: Data) -> dict[int, RecordUse]:
     """What is used of the first records of each source on this machine, where nobody looked at all of them."""
     found: dict[int, RecordUse] = {}
-    here = [not source.remote and reader is not None for source, reader in zip(data.sources, data.readers)]
-    if not any(here):
-        return found
-    local = replace(
-        data,
-        sources=[source for source, is_here in zip(data.sources, here) if is_here],
-        readers=[reader for reader, is_here in zip(data.readers, here) if is_here],
-    )
-    places = [index for index, is_here in enumerate(here) if is_here]
-    for index, sample in local.samples(FIRST_RECORDS):
+    for index, sample in data.first_here(FIRST_RECORDS):
         if isinstance(sample, Conversation):
-            use = found.setdefault(places[index], RecordUse())
-            use.add(sample, local.readers[index].media_folder)
+            found.setdefault(index, RecordUse()).add(sample, data.readers[index].media_folder)
     return found
 
 

@@ -190,18 +190,23 @@ def build_tokenizer(arguments: ModelArguments, texts: Iterable[str], trust_remot
     return tokenizer
 
 
-def extend_tokenizer(tokenizer, max_tiles_per_side: int) -> int:
-    """Add at its end the tokens that pictures and the template need; answers end with the template's token from now
-    on. Returns the number of tokens before."""
+def extend_tokenizer(tokenizer, max_tiles_per_side: int, *, keeps_tokens: bool = False) -> int:
+    """Add the tokens that images and SmolVLM's chat template need at its end, and return the number of tokens before.
+
+    Args:
+        keeps_tokens: leave its start and end tokens; else they become SmolVLM's.
+    """
     present, size = tokenizer.get_vocab(), len(tokenizer)
-    missing = [token for token in ["<|im_start|>", *image_tokens(max_tiles_per_side)] if token not in present]
+    needed = [*([] if keeps_tokens else ["<|im_start|>"]), *image_tokens(max_tiles_per_side)]
+    missing = [token for token in needed if token not in present]
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = (
             "<|im_end|>" if "<|im_end|>" in present else tokenizer.eos_token or END_OF_UTTERANCE_TOKEN
         )
-    tokenizer.eos_token = END_OF_UTTERANCE_TOKEN
-    tokenizer.bos_token = "<|im_start|>"
+    if not keeps_tokens:
+        tokenizer.eos_token = END_OF_UTTERANCE_TOKEN
+        tokenizer.bos_token = "<|im_start|>"
     return size
 
 
@@ -238,10 +243,10 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
 
 
 def prepare_generation(model: PreTrainedModel, processor: SmolHFProcessor) -> None:
-    """How the model generates by default: it ends with the template's token and never writes an image."""
+    """How the model generates by default: it ends with the tokenizer's end token and never writes an image."""
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"  # so that a batch's answers begin in the same column
-    never = [token for token in processor.control_tokens if token != END_OF_UTTERANCE_TOKEN]
+    never = [token for token in processor.control_tokens if token != tokenizer.eos_token]
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.bos_token_id = tokenizer.bos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

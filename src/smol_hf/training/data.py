@@ -12,12 +12,14 @@ from typing import Any
 from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.documents.token_source import TokenCount, TokenWork
 from smol_hf.data.embedded import build_pages
+from smol_hf.data.engine.fingerprints import are_read_whole, digests_of_files
 from smol_hf.data.engine.lane import Work
 from smol_hf.data.engine.memory_source import MadeSource
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.mixture import (
+    FIRST_RECORDS,
     MOST_SURVEYED,
     Data,
     MixtureEntry,
@@ -174,15 +176,17 @@ def rows_of_the_run(plan: Plan, data: Data, epochs: float, processes: int = 1) -
 
 
 def fingerprint(data: Data, read_images: bool) -> str:
-    """SHA-256 of the data: its records, and the bytes of the images that they name (without `read_images`, only
-    their names and sizes: quicker, but a file that was changed in place passes)."""
+    """SHA-256 of the data: its records, and the image files that they name.
+
+    Images of at most 256 MiB together are read whole, and so are all of them with `read_images`; otherwise each by
+    samples, see `sampled_digest`. Where nobody looked at all records, the first 1,000 of each source are taken.
+    """
     digest = hashlib.sha256("".join(source.fingerprint for source in data.sources).encode())
-    for conversation in data.conversations() if data.surveyed else ():
-        for image in conversation.images:
-            if image.path is None or not os.path.isfile(image.path):
-                continue
-            path = Path(image.path)
-            digest.update(f"{path.name}:{path.stat().st_size}".encode())
-            if read_images:
-                digest.update(path.read_bytes())
+    samples = data.samples() if data.surveyed else data.first_here(FIRST_RECORDS)
+    conversations = (sample for _, sample in samples if isinstance(sample, Conversation))
+    named = dict.fromkeys(image.path for sample in conversations for image in sample.images if image.path is not None)
+    paths = [Path(path) for path in named if os.path.isfile(path)]
+    digests = digests_of_files(paths, whole=read_images or are_read_whole(paths))
+    for path, content in zip(paths, digests):
+        digest.update(f"{path.name}:{content}".encode())
     return digest.hexdigest()

@@ -20,12 +20,14 @@ from trl import DPOTrainer
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.source import Source
 from smol_hf.data.preferences import COLUMNS, PreferenceEncoder, Preferences, read_preferences
+from smol_hf.data.record_use import describe_ignored
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.sources import open_location
 from smol_hf.training.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.composition import is_text_alone
 from smol_hf.training.console import LogCallback
 from smol_hf.training.hardware import hardware
+from smol_hf.training.interruption import train_until_stopped
 from smol_hf.training.loader import FILE_NAME as DATA_STATE
 from smol_hf.training.lora import lora_config
 from smol_hf.training.lora_arguments import LoraArguments
@@ -109,6 +111,7 @@ def train(
 
     Raises:
         RecipeError, SampleError, CheckpointError, NonFiniteError: see there; each says what to do.
+        Interrupted: when a signal ended the training, after a checkpoint was saved.
     """
     console = Console(highlight=False, markup=False)
     writes = PartialState().is_main_process
@@ -133,9 +136,9 @@ def train(
         arguments.max_length = longest_pair(arguments.max_length, model.config, asked="max_length" in recipe)
         encoder = PreferenceEncoder(tokenizer, arguments.max_length)
         peft_config = lora_config(model_arguments, model, tokenizer=tokenizer) if model_arguments.use_peft else None
-    pairs, validation = read_preferences(source, encoder), None
+    pairs, validation = read_preferences(source, encoder, data_arguments.ignore_fields), None
     if validation_source is not None:
-        validation = read_preferences(validation_source, encoder)
+        validation = read_preferences(validation_source, encoder, data_arguments.ignore_fields)
     skipped = SkippedSamples(
         data_arguments.on_bad_sample,
         data_arguments.max_skipped_fraction,
@@ -174,6 +177,8 @@ def train(
     if writes:
         how = "turns of a conversation" if encoder.chat is not None else "continuations of a text (no chat template)"
         console.print(f"{used:,} pairs from {source.name}, {how}; {skipped.summary()}", soft_wrap=True)
+        for line in describe_ignored(pairs.ignored):
+            console.print(line, soft_wrap=True)
         output_dir.mkdir(parents=True, exist_ok=True)
         resolved = yaml.safe_dump(resolve(recipe, model_arguments, data_arguments, arguments), sort_keys=False)
         (output_dir / "recipe.yaml").write_text(resolved, encoding="utf-8")
@@ -183,7 +188,7 @@ def train(
 
     resumed_at = step_of(checkpoint) if checkpoint is not None else 0  # the folder may be rotated away meanwhile
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    train_until_stopped(trainer, checkpoint)
     run_state |= {
         "train_seconds": time.perf_counter() - started,
         "steps": trainer.state.global_step,

@@ -180,8 +180,8 @@ def parse_recipe(
         raise
     except (TypeError, ValueError) as error:
         raise RecipeError(str(error)) from error
-    if classes == ARGUMENT_CLASSES:
-        refuse_what_cannot_train(parsed[0], parsed[2])
+    if issubclass(classes[-1], TrainingArguments):
+        refuse_what_cannot_train(parsed[0], parsed[-1])
     return parsed
 
 
@@ -194,6 +194,8 @@ def refuse_what_cannot_train(model: ModelArguments, training: SmolTrainingArgume
             "attn_implementation flash_attention_2 needs a GPU and the package flash-attn (pip install flash-attn "
             "--no-build-isolation) or kernels: install one, or take sdpa, which is part of PyTorch"
         )
+    if getattr(training, "disable_dropout", False) and model.lora_dropout not in (0, ModelArguments.lora_dropout):
+        raise RecipeError(f"lora_dropout {model.lora_dropout} has no effect without disable_dropout: false")
     if training.fp16 and model.dtype == "float16":
         raise RecipeError(
             "fp16 computes in float16 and keeps float32 weights, whose gradients it scales: dtype must be float32"

@@ -33,6 +33,7 @@ from smol_hf.training.data import fingerprint, look_through, open_data, plan_of,
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.document_data import DocumentData
 from smol_hf.training.hardware import hardware
+from smol_hf.training.interruption import train_until_stopped
 from smol_hf.training.loader import load_data_state
 from smol_hf.training.lora import add_adapters, freeze_what_has_no_adapter
 from smol_hf.training.mixture_report import print_failed, print_shares, save_mixture
@@ -61,6 +62,7 @@ def train(
 
     Raises:
         RecipeError, SampleError, CheckpointError, NonFiniteError: see there; each says what to do.
+        Interrupted: when a signal ended the training, after a checkpoint was saved.
     """
     console = Console(highlight=False, markup=False)
     main_process = PartialState().is_main_process
@@ -177,7 +179,7 @@ def train(
 
     resumed_at = step_of(checkpoint) if checkpoint is not None else 0  # the folder may be rotated away meanwhile
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    train_until_stopped(trainer, checkpoint)
     run_state |= {
         "train_seconds": time.perf_counter() - started,
         "steps": trainer.state.global_step,

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from peft import PeftModel
 from transformers.trainer_utils import SaveStrategy
 from trl import SFTTrainer
 
@@ -22,9 +21,9 @@ from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.books import Books, Counters, count_batch
 from smol_hf.training.first_labels import FirstLabels
 from smol_hf.training.loader import FACTS, TrainingLoader
+from smol_hf.training.new_tokens import freeze_schedule, train_rows_of_new_tokens
 from smol_hf.training.parts import (
     FreezeCallback,
-    FreezeSchedule,
     parameter_groups,
     part_learning_rates,
     schedule_parts,
@@ -82,12 +81,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         validation: Validation | None = None,
         **kwargs,
     ):
-        self.freeze_schedule = FreezeSchedule(
-            args.part_learning_rates(),
-            args.unfreeze_vision_at_step,
-            args.vision_warmup_steps,
-            adapters_only=isinstance(model, PeftModel),
-        )
+        self.freeze_schedule = freeze_schedule(args, model)
         # TRL rounds what is trained beside quantised weights to bfloat16, a connector trained whole included.
         unrounded = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
         args.ignore_data_skip = True  # the loader goes on where it was: nothing is read again to get there
@@ -102,6 +96,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
                 weight.data = unrounded[name].to(weight.device)
         del unrounded
         self.vectors = {name for name, weight in self.model.named_parameters() if weight.ndim < 2}
+        train_rows_of_new_tokens(self.model, self.freeze_schedule)
         self.add_callback(FreezeCallback(self.freeze_schedule))
         self.run_state = run_state or {}
         self.skipped = SkippedSamples() if skipped is None else skipped

@@ -39,8 +39,6 @@ def says_something(value: Any) -> bool:
         return says_something(inside) if isinstance(inside, (list, dict)) else inside is not None
     if isinstance(value, dict):
         return any(says_something(each) for each in value.values())
-    if isinstance(value, (list, tuple)):
-        return any(says_something(each) for each in value)
     return bool(value)
 
 

@@ -12,7 +12,7 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.documents.document import Document, Documents, slices
 from smol_hf.data.documents.plain_text import text_of
 from smol_hf.data.engine.files import describe, for_each, is_remote, local_path, read_range
-from smol_hf.data.engine.fingerprints import digests_of
+from smol_hf.data.engine.fingerprints import are_read_whole, digests_of
 from smol_hf.data.sources import COMPRESSED, compressed
 
 ENDS = 1 << 20  # bytes at both ends of a large file that tell that it is the one of before
@@ -86,7 +86,7 @@ def contents(urls: list[str], described: list[list[Any]]) -> list[Any]:
     """What tells that files are the ones of before. Local ones are known by their bytes, or where they are large by
     size, time and both ends; those elsewhere by what their store says, or where that is a size alone by both ends."""
     facts: list[Any] = digests_of(urls)
-    hashed = bool(facts)
+    hashed = are_read_whole([local_path(url) for url in urls if not is_remote(url)])
     for url, (size, *marks) in zip(urls, described):
         if not is_remote(url):
             marks = [] if hashed else [local_path(url).stat().st_mtime_ns, digest_of_ends(url, size)]

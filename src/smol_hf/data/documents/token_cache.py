@@ -27,6 +27,7 @@ from smol_hf.data.documents.cache_folders import making
 from smol_hf.data.documents.cutting import pieces
 from smol_hf.data.documents.held_out import HeldOut, Part, Split
 from smol_hf.data.documents.readers import Documents
+from smol_hf.data.engine.fingerprints import are_read_whole, digests_of_files
 from smol_hf.modeling.chat_encoding import plain_tokenizer
 
 VERSION = 2
@@ -58,6 +59,7 @@ class TokenCache:
     empty: int = 0
     faults: list[SampleError] = field(default_factory=list)
     in_a_row: int = 0
+    digests: dict[str, str] = field(default_factory=dict)  # of the files, see `digests_of`
 
     @classmethod
     def open(cls, folder: Path) -> TokenCache:
@@ -67,7 +69,7 @@ class TokenCache:
             facts["counts"] = {part: Counts(**counts) for part, counts in facts["counts"].items()}
             facts["faults"] = [fault_of(each) for each in facts["faults"]]
             cache = cls(folder, **facts)
-            cache.check_sizes()
+            cache.check_files()
         except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise ValueError(
                 f"the tokens in {folder} were damaged after they were written ({error}): delete this folder, and they "
@@ -75,12 +77,16 @@ class TokenCache:
             ) from error
         return cache
 
-    def check_sizes(self) -> None:
+    def check_files(self) -> None:
+        """Raises ValueError for a file of another size or with other bytes; large files are compared by samples."""
         for part, counts in self.counts.items():
             sizes = {"tokens.bin": counts.tokens * self.token_bytes, "ends.bin": counts.documents * END.itemsize}
             for name, size in sizes.items():
                 if (found := (self.folder / part / name).stat().st_size) != size:
                     raise ValueError(f"{part}/{name} has {found:,} bytes instead of {size:,}")
+        for name, digest in file_digests(self.folder).items() if self.digests else ():
+            if digest != self.digests[name]:
+                raise ValueError(f"{name} has other bytes than were written")
 
     def save(self, folder: Path) -> None:
         facts = {name: value for name, value in vars(self).items() if name != "folder"}
@@ -235,7 +241,15 @@ def write_cache(split: Split, tokens: Tokens, folder: Path, key: str, progress) 
     for part, writer in writers.items():
         writer.close()
         cache.counts[part] = writer.counts
+    cache.digests = file_digests(folder)
     cache.save(folder)
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """The digest of each file of tokens, by its path in the folder of a cache."""
+    paths = [folder / part / name for part in PARTS for name in ("tokens.bin", "ends.bin")]
+    digests = digests_of_files(paths, whole=are_read_whole(paths))
+    return {path.relative_to(folder).as_posix(): digest for path, digest in zip(paths, digests)}
 
 
 class Writing:

@@ -7,6 +7,7 @@ steps for any R and W, as long as R × W divides the number of lanes, and a run 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ from smol_hf.data.engine.mixing import Mixing
 from smol_hf.data.engine.order import SourceOrder
 from smol_hf.data.engine.source import BlockCache, Source
 from smol_hf.data.packing import PackingPool
+
+LAST_SECONDS = 30
 
 
 @dataclass
@@ -111,7 +114,7 @@ class RowStream:
             share,
             batch_size=None,
             num_workers=self.workers,
-            worker_init_fn=one_thread,
+            worker_init_fn=start_worker,
             generator=torch.Generator(),  # its own: a draw from torch's would change what dropout draws after a resume
         )
         for row in loader:
@@ -123,6 +126,13 @@ class RowStream:
         return {str(lane): state for lane, state in self.states.items()}
 
 
-def one_thread(worker: int) -> None:
-    """Workers run beside each other: more threads in each would only get in each other's way."""
+def start_worker(worker: int) -> None:
+    """Set up a worker process: one thread, since workers run next to each other, and no end at a signal.
+
+    A terminal or a scheduler sends its signal to all processes of a run. The process that trains decides when the
+    workers end; a worker that does not notice ends `LAST_SECONDS` after SIGTERM.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(LAST_SECONDS))
