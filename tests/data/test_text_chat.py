@@ -8,6 +8,7 @@ from chat_models import HOSTILE, SMOLLM2_INSTRUCT, SPECIAL, TALK, chat_tokenizer
 from tokenizers import pre_tokenizers
 from trl import chat_template_utils as trl_templates
 
+from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
 from smol_hf.data.engine.preparation import SampleWork, TooLongError
 from smol_hf.data.text_chat import ChatTemplateError, TextChat, TextChatWork
@@ -178,6 +179,52 @@ def test_reasoning_is_written_as_the_template_writes_it_or_refused():
     with pytest.raises(ChatTemplateError, match=r"message 1 holds '<\|im_end\|>', which would become"):
         labelled(chosen, hostile)
     assert chat_ids(chosen, chat_messages(TALK[:3])), "what cannot be trained on can be asked"
+
+
+def test_answers_that_a_template_rewrites_are_trained_each_in_its_own_context():
+    chosen = chat_tokenizer(trl_templates.qwen3_chat_template)
+    chat = TextChat(chosen)
+    talk = [TALK[0], ("assistant", "<think>\nHm.\n</think>\nNobody."), *TALK[2:]]
+    assert chat.rewrites and not TextChat(chat_tokenizer(SMOLLM2_INSTRUCT)).rewrites
+    turns = chat.encode_turns(chat_messages(talk))
+    assert [shown(chosen, *turn) for turn in turns] == [
+        "<|im_start|>user\nWho wrote it?<|im_end|>\n<|im_start|>assistant\n"
+        "⟦<think>\nHm.\n</think>\n\nNobody.<|im_end|>⟧\n",
+        "<|im_start|>user\nWho wrote it?<|im_end|>\n<|im_start|>assistant\nNobody.<|im_end|>\n"
+        "<|im_start|>user\n And then?\n<|im_end|>\n<|im_start|>assistant\n"
+        "⟦<think>\n\n</think>\n\nNothing new.<|im_end|>⟧\n",
+    ]
+    for (ids, labels), end in zip(turns, (2, 4)):
+        theirs = chosen.apply_chat_template(chat_messages(talk[:end]), tokenize=True, return_dict=True)["input_ids"]
+        assert ids == theirs
+        prompt = chat_ids(chosen, chat_messages(talk[: end - 1]))
+        assert ids[: len(prompt)] == prompt and labels[len(prompt)] != IGNORE_INDEX
+    marked = [*chat_messages(talk)]
+    marked[1]["trained"] = False
+    assert chat.encode_turns(marked) == turns[1:]
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_the_sequences_of_a_conversation_do_not_see_each_other(packing):
+    chosen = chat_tokenizer(trl_templates.qwen3_chat_template)
+    work = TextChatWork(TextChat(chosen), 512, [None])
+    sample = pickle.loads(pickle.dumps(work)).prepare(0, "chat.jsonl:1", conversation(TALK))
+    assert len(sample.lengths) == 2 and sum(sample.lengths) == sample.num_tokens
+    single = work.prepare(0, "chat.jsonl:2", conversation(TALK[:2]))
+    batch = SmolCollator(chosen, packing=packing)([work.encode(0, each) for each in (sample, single)])
+    lengths = [*sample.lengths, single.num_tokens]
+    if packing:
+        assert batch["position_ids"][0].tolist() == [place for length in lengths for place in range(length)]
+    else:
+        assert batch["attention_mask"].sum(1).tolist() == lengths
+    starts = batch["labels"][0][batch["position_ids"][0] == 0] if packing else batch["labels"][:, 0]
+    assert starts.tolist() == [IGNORE_INDEX] * 3
+    assert (batch["labels"] != IGNORE_INDEX).sum() == sum(label != IGNORE_INDEX for label in sample.labels) + sum(
+        label != IGNORE_INDEX for label in single.labels
+    )
+    work.context_length = sample.num_tokens - 1
+    with pytest.raises(TooLongError):
+        work.prepare(0, "chat.jsonl:1", conversation(TALK))
 
 
 DROPS_SYSTEM = CHATML.replace("{% else %}", "{% elif message['role'] == 'user' %}", 1)

@@ -16,6 +16,7 @@ from smol_hf.data.engine.preparation import LeftOutError, TooLongError
 from smol_hf.data.engine.source import Source
 from smol_hf.data.preference_records import Preference, preference_of
 from smol_hf.data.text_chat import ChatTemplateError, TextChat
+from smol_hf.modeling.chat_messages import untrained
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 
 COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")  # as TRL's DPOTrainer has them
@@ -117,7 +118,7 @@ class PreferenceEncoder:
 
     def answer(self, messages: list[dict], prompt: list[int], text: str) -> list[int]:
         """What the assistant generates after the prompt."""
-        ids, labels = self.chat.encode_text([*messages, {"role": "assistant", "content": text}])
+        ids, labels = self.chat.encode_text([*untrained(messages), {"role": "assistant", "content": text}])
         end = max((place for place, label in enumerate(labels, start=1) if label != IGNORE_INDEX), default=0)
         if ids[: len(prompt)] != prompt or end <= len(prompt) or IGNORE_INDEX in labels[len(prompt) : end]:
             raise ChatTemplateError("the chat template writes the answer otherwise than it asks for it")

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.preparation import MeasuredSample, SampleWork
+from smol_hf.data.engine.preparation import MeasuredSample, SampleWork, template_messages
 from smol_hf.data.shortening import Shape
 from smol_hf.modeling.chat_encoding import ChatEncoder
-from smol_hf.modeling.chat_messages import EXAMPLE
-from smol_hf.modeling.chat_rendering import ChatRenderer, ChatTemplateError, renderer_of
+from smol_hf.modeling.chat_messages import EXAMPLE, is_trained, untrained
+from smol_hf.modeling.chat_rendering import ChatRenderer, ChatTemplateError, RewrittenAnswerError, renderer_of
+from smol_hf.modeling.label_loss import IGNORE_INDEX
 
 
 class TextChat:
@@ -71,6 +73,29 @@ class TextChat:
         """
         return self.renderer.encode(as_texts(messages))
 
+    def encode_turns(self, messages: list[dict]) -> list[tuple[list[int], list[int]]]:
+        """(input_ids, labels) of each sequence that a conversation is trained as.
+
+        It is one, unless the template writes an answer otherwise once more messages follow (Qwen3's takes reasoning
+        out of earlier answers). Then each answer is a sequence of its own, after what is written before it then.
+
+        Raises:
+            ChatTemplateError: as `encode_text`.
+        """
+        try:
+            return [self.encode_text(messages)]
+        except RewrittenAnswerError:
+            ends = [end for end, each in enumerate(messages, 1) if each["role"] == "assistant" and is_trained(each)]
+            return [self.encode_text([*untrained(messages[: end - 1]), messages[end - 1]]) for end in ends]
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether the template is known to write answers otherwise once more messages follow."""
+        try:
+            return len(self.encode_turns([*EXAMPLE, *EXAMPLE])) > 1
+        except ChatTemplateError:
+            return False  # it takes no conversation of several answers
+
     def prompt_ids(self, messages: list[dict]) -> list[int]:
         """The tokens up to where the assistant's turn begins. Raises ChatTemplateError."""
         return self.renderer.encode(as_texts(messages), asks=True, labelled=False)[0]
@@ -101,7 +126,15 @@ class TextChatWork(SampleWork):
             raise SampleError(
                 where, "shows an image, and a language model alone sees none: smol-hf compose gives it an encoder"
             )
-        return super().measured(shape, lost)
+        try:
+            turns = self.processor.encode_turns(template_messages(shape.conversation))
+        except ChatTemplateError as error:
+            raise SampleError(where, str(error)) from error
+        for _, labels in turns:
+            labels[0] = IGNORE_INDEX  # nothing before it predicts it
+        input_ids, labels = (list(chain(*lists)) for lists in zip(*turns))
+        lengths = tuple(len(ids) for ids, _ in turns) if len(turns) > 1 else ()
+        return MeasuredSample(shape.conversation, input_ids, labels, 0, shape.longest_edge, lost, lengths)
 
 
 def content_text(content: str | list[dict]) -> str:

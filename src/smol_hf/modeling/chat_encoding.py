@@ -13,6 +13,7 @@ from operator import itemgetter
 
 from .label_loss import IGNORE_INDEX
 
+TRAINED, UNTRAINED = 1, 2  # text that the assistant generates, with labels and without
 PLACEHOLDER = re.compile("\ue000([0-9]+)\ue001")
 
 
@@ -67,10 +68,13 @@ class ChatEncoder:
         return None
 
     def split(self, rendered, spans, texts=True, images=True):
-        """What the template wrote → pieces (kind, value, generated): plain text, text number n, special id, image."""
-        generated = bytearray(len(rendered) + 1)  # 1 where the template was inside {% generation %}
-        for start, end in spans:
-            generated[start:end] = b"\x01" * (end - start)
+        """What the template wrote → pieces (kind, value, flag): plain text, text number n, special id, image.
+
+        `spans` of generated text are (start, end, TRAINED or UNTRAINED); the flag of any other text is 0.
+        """
+        generated = bytearray(len(rendered) + 1)
+        for start, end, flag in spans:
+            generated[start:end] = bytes([flag]) * (end - start)
         position = 0
         for match in self.piece.finditer(rendered):
             yield from plain_pieces(rendered[position : match.start()], generated, position)
@@ -84,7 +88,7 @@ class ChatEncoder:
         yield from plain_pieces(rendered[position:], generated, position)
 
     def encode_pieces(self, pieces, texts, image_blocks):
-        """Pieces → (input_ids, labels), two lists of equal length; labels are -100 outside generated text.
+        """Pieces → (input_ids, labels), two lists of equal length; labels are -100 outside trained text.
 
         Args:
             texts: what stands at the pieces ("text", number, generated), by number.
@@ -104,7 +108,7 @@ class ChatEncoder:
                 self.encode_run(run, input_ids, labels)
                 ids = [value] if kind == "special" else next(blocks, ())
                 input_ids += ids
-                labels += ids if flag else [IGNORE_INDEX] * len(ids)
+                labels += ids if flag == TRAINED else [IGNORE_INDEX] * len(ids)
                 shown += kind == "image"
         self.encode_run(run, input_ids, labels)
         if shown != len(image_blocks):
@@ -114,10 +118,10 @@ class ChatEncoder:
     def encode_run(self, run, input_ids, labels):
         """Plain text between two special tokens, tokenised as one string, or as several where generated text begins
         or ends."""
-        for generated, pieces in groupby(run, key=itemgetter(1)):
+        for flag, pieces in groupby(run, key=itemgetter(1)):
             ids = self.tokenise("".join(text for text, _ in pieces))
             input_ids += ids
-            labels += ids if generated else [IGNORE_INDEX] * len(ids)
+            labels += ids if flag == TRAINED else [IGNORE_INDEX] * len(ids)
         run.clear()
 
     def tokenise(self, text):

@@ -2,7 +2,7 @@
 
 from transformers.utils.chat_template_utils import jinja2, render_jinja_template
 
-from .chat_encoding import PLACEHOLDER
+from .chat_encoding import PLACEHOLDER, TRAINED, UNTRAINED
 
 # What a template raises about messages that it does not read.
 FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError)
@@ -83,21 +83,26 @@ def without_mark(message):
     return {key: value for key, value in message.items() if key != TURN_MARK}
 
 
-def trained_spans(spans, messages):
-    """The generated spans without those of assistant turns that are not trained.
+def flagged_spans(spans, messages):
+    """Generated spans (start, end) → (start, end, TRAINED or UNTRAINED).
 
     Raises:
         ValueError: when the template does not mark one span for each assistant turn, and a turn is not trained.
     """
     trained = [is_trained(message) for message in messages if message["role"] == "assistant"]
-    if all(trained):
-        return list(spans)
+    if all(trained) or not any(trained):
+        return [(*span, TRAINED if all(trained) else UNTRAINED) for span in spans]
     if len(spans) != len(trained):
         raise ValueError(
             f"the chat template marks {len(spans)} generated spans in {len(trained)} assistant turns, so a turn "
             "cannot be left untrained: use a template with one {% generation %} block for each assistant turn"
         )
-    return [span for span, is_kept in zip(spans, trained) if is_kept]
+    return [(*span, TRAINED if is_kept else UNTRAINED) for span, is_kept in zip(spans, trained)]
+
+
+def untrained(messages):
+    """The messages without any that gets labels."""
+    return [{**message, TURN_MARK: False} for message in messages]
 
 
 def fitted(text, literals, texts):

@@ -16,17 +16,18 @@ from itertools import pairwise
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .chat_encoding import PLACEHOLDER
+from .chat_encoding import PLACEHOLDER, TRAINED, UNTRAINED
 from .chat_messages import (
     EXAMPLE,
     FAULTS,
     TURN_MARK,
     content_forms,
     fitted,
+    flagged_spans,
     is_trained,
     numbers_in,
     place_holder,
-    trained_spans,
+    untrained,
     without_mark,
     write_messages,
 )
@@ -72,14 +73,14 @@ class ChatRenderer:
             image_blocks: the tokens of each image, in reading order.
             asks: end with what asks the assistant for an answer.
             continues: end within the last message, which is to be continued.
-            labelled: labels must be right. Without, a template of which they cannot be known gives none.
+            labelled: whether labels are needed. Without, it does not matter whether they can be known.
 
         Raises:
             ChatTemplateError: when it cannot be known exactly what is generated, or the template refuses the messages.
             ValueError: when the template shows another number of images than there are.
         """
         try:
-            pieces = self.pieces(messages, True, asks, continues)
+            pieces = self.pieces(messages if labelled else untrained(messages), True, asks, continues)
         except ChatTemplateError:
             if labelled:
                 raise
@@ -177,33 +178,39 @@ class ChatRenderer:
         text, spans = self.render(messages, asks, continues, self.is_marked)
         if self.is_marked:
             try:
-                return text, trained_spans(spans, messages)
+                return text, flagged_spans(spans, messages)
             except ValueError as error:
                 raise ChatTemplateError(str(error)) from error
         for index, message in enumerate(messages):
-            if message["role"] != "assistant" or not is_trained(message):
-                continue
-            what = f"message {index + 1}, the assistant's"
-            prompt = self.render(messages[:index], asks=True)[0]
-            is_open = continues and index == len(messages) - 1
-            turn = text if is_open else self.render(messages[: index + 1])[0]
-            if not turn.startswith(prompt):
-                raise ChatTemplateError(f"the chat template writes {what}, otherwise than it asks for it")
-            end = len(turn)
-            if not is_open:
-                ending, _ = self.end_of_turn
-                end = turn.find(ending, len(prompt))
-                if end < 0:
-                    raise ChatTemplateError(f"the chat template ends {what}, without {ending}")
-                end += len(ending)
-            if not text.startswith(turn[:end]):
-                raise RewrittenAnswerError(
-                    f"the chat template writes {what}, otherwise once more messages follow, so that the model would "
-                    "not learn what it is asked for: train on conversations of one answer, or name another "
-                    "chat_template (one that writes all answers alike, and marks them with {% generation %})"
-                )
-            spans.append((len(prompt), end))
+            if message["role"] == "assistant":
+                try:
+                    spans.append(self.answer_span(text, messages, index, continues and index == len(messages) - 1))
+                except ChatTemplateError:
+                    if is_trained(message):
+                        raise
         return text, spans
+
+    def answer_span(self, text, messages, index, is_open):
+        """(start, end, flag) of an answer in what the template writes. One that `is_open` is to be continued."""
+        what = f"message {index + 1}, the assistant's"
+        prompt = self.render(messages[:index], asks=True)[0]
+        turn = text if is_open else self.render(messages[: index + 1])[0]
+        if not turn.startswith(prompt):
+            raise ChatTemplateError(f"the chat template writes {what}, otherwise than it asks for it")
+        end = len(turn)
+        if not is_open:
+            ending, _ = self.end_of_turn
+            end = turn.find(ending, len(prompt))
+            if end < 0:
+                raise ChatTemplateError(f"the chat template ends {what}, without {ending}")
+            end += len(ending)
+        if not text.startswith(turn[:end]):
+            raise RewrittenAnswerError(
+                f"the chat template writes {what}, otherwise once more messages follow, so that the model would "
+                "not learn what it is asked for: train on conversations of one answer, or name another "
+                "chat_template (one that writes all answers alike, and marks them with {% generation %})"
+            )
+        return len(prompt), end, TRAINED if is_trained(messages[index]) else UNTRAINED
 
     # Pieces ----------------------------------------------------------------------------------------------------
 
@@ -231,7 +238,7 @@ class ChatRenderer:
                     how = "twice" if number in numbers else "not at all"
                     raise ChatTemplateError(f"the chat template writes message {index}, of the {role}, {how}")
                 place = text.index(place_holder(number))
-                if not self.is_marked and is_answer and not any(start <= place < end for start, end in spans):
+                if not self.is_marked and is_answer and not any(start <= place < end for start, end, _ in spans):
                     raise ChatTemplateError(f"the chat template ends message {index}, before it says anything")
             if not spans and is_answer:
                 raise ChatTemplateError("the chat template marks nothing of it as generated")

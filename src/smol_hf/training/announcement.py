@@ -6,6 +6,7 @@ from smol_hf.data.conversation import Conversation
 from smol_hf.data.mixture import FIRST_RECORDS, Data
 from smol_hf.data.record_use import RecordUse, describe_sources
 from smol_hf.data.skipped import SkippedSamples
+from smol_hf.data.text_chat import TextChatWork
 from smol_hf.training.data_arguments import DataArguments
 
 
@@ -36,6 +37,16 @@ def use_of_first(data: Data) -> dict[int, RecordUse]:
         if isinstance(sample, Conversation):
             found.setdefault(index, RecordUse()).add(sample, data.readers[index].media_folder)
     return found
+
+
+def describe_turns(work) -> list[str]:
+    """What a chat template makes of conversations of several answers."""
+    if isinstance(work, TextChatWork) and work.processor.rewrites:
+        return [
+            "the chat template rewrites earlier answers: each answer is trained in a sequence of its own, after what "
+            "the template writes before it (all sequences of a conversation together must fit context_length)"
+        ]
+    return []
 
 
 def describe_pictures(processor) -> str:

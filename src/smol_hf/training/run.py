@@ -24,7 +24,12 @@ from smol_hf.data.shares import PlannedMixture
 from smol_hf.data.shortened_samples import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.tokenizer_of import is_language_model, tokenizer_of
-from smol_hf.training.announcement import describe_pictures, describe_samples, describe_vocabulary
+from smol_hf.training.announcement import (
+    describe_pictures,
+    describe_samples,
+    describe_turns,
+    describe_vocabulary,
+)
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.composition import build_model_and_processor, texts_of
@@ -162,7 +167,7 @@ def train(
             lines = describe_samples(
                 data, data_arguments, skipped, arguments.max_steps if ends_with_the_data else None
             )
-        for line in [*lines, *mixture.other_sizes()]:
+        for line in [*lines, *describe_turns(plan.work), *mixture.other_sizes()]:
             console.print(line, soft_wrap=True)
         if mixture.failed:
             print_failed(console, mixture)

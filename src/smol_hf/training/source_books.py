@@ -22,6 +22,7 @@ class BatchSources:
     """Whence a batch is: the source of each sample in its order, and what there is to count."""
 
     of_samples: list[int] = field(default_factory=list)
+    of_sequences: list[int] = field(default_factory=list)
     counts: Counter[tuple[int, str]] = field(default_factory=Counter)
     modalities: list[str] = field(default_factory=list)
 
@@ -31,6 +32,7 @@ def sources_of(rows: list[Row]) -> BatchSources:
     for row in rows:
         for sample in row.samples:
             result.of_samples.append(sample.source)
+            result.of_sequences += [sample.source] * len(sample.sequences)
             result.modalities.append(sample.modality)
             result.counts[sample.source, "samples"] += 1
             result.counts[sample.source, "tokens"] += len(sample.input_ids)
@@ -41,9 +43,9 @@ def sources_of(rows: list[Row]) -> BatchSources:
     return result
 
 
-def owners(inputs: dict, of_samples: list[int]) -> torch.Tensor:
+def owners(inputs: dict, of_sequences: list[int]) -> torch.Tensor:
     """The source of each position of a collator's batch, (batch, sequence); padding belongs to the row's sample."""
-    sources = torch.tensor(of_samples, device=inputs["labels"].device)
+    sources = torch.tensor(of_sequences, device=inputs["labels"].device)
     if "position_ids" in inputs:
         begins = inputs["position_ids"] == 0
         return sources[begins.flatten().cumsum(0) - 1].view(begins.shape)
@@ -80,7 +82,7 @@ class SourceBooks:
         if not batch.of_samples:
             return
         positions = labelled_positions(inputs["labels"])
-        owner = owners(inputs, batch.of_samples)[:, positions].flatten()
+        owner = owners(inputs, batch.of_sequences)[:, positions].flatten()
         labelled = inputs["labels"][:, positions + 1] != IGNORE_INDEX
         values = torch.stack([token_losses.flatten(), labelled.flatten()], dim=1)
         self.step.index_add_(0, owner, values.to(self.step.dtype))

@@ -33,7 +33,8 @@ class FilteredOutError(LeftOutError):
 class MeasuredSample:
     """A conversation that is tokenised, with places for its images, none of which is decoded yet.
 
-    `lost`: what it lost to fit the context; empty when it is whole.
+    `lost`: what it lost to fit the context; empty when it is whole. `lengths`: of the sequences that it is trained as,
+    one after the other in `input_ids`; empty when it is one.
     """
 
     conversation: Conversation
@@ -42,6 +43,7 @@ class MeasuredSample:
     num_tiles: int
     longest_edge: int
     lost: str = ""
+    lengths: tuple[int, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -51,7 +53,7 @@ class MeasuredSample:
 @dataclass
 class ReadySample:
     """What the collator stacks: `input_ids` and `labels` (tokens,), `tiles` uint8 (tiles, 3, side, side). `modality`:
-    see `Conversation`; `lost`: see `MeasuredSample`.
+    see `Conversation`; `lost`, `lengths`: see `MeasuredSample`.
 
     Tensors, since these cross from worker to trainer through shared memory.
     """
@@ -63,6 +65,13 @@ class ReadySample:
     tiles: torch.Tensor
     modality: str = "text"
     lost: str = ""
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def sequences(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(input_ids, labels) of each sequence that does not see the others."""
+        lengths = self.lengths or (len(self.input_ids),)
+        return list(zip(self.input_ids.split(lengths), self.labels.split(lengths)))
 
 
 def template_messages(conversation: Conversation) -> list[dict]:
@@ -165,6 +174,7 @@ class SampleWork:
             torch.from_numpy(self.tiles(sample)),
             sample.conversation.modality,
             sample.lost,
+            sample.lengths,
         )
 
     def tiles(self, sample: MeasuredSample) -> np.ndarray:
