@@ -11,8 +11,8 @@ from chat_models import chat_tokenizer
 from PIL import Image
 
 from smol_hf.data import mixture
-from smol_hf.data.documents.readers import open_documents
 from smol_hf.data.documents.held_out import HeldOut
+from smol_hf.data.documents.readers import open_documents
 from smol_hf.data.documents.token_cache import TokenCache, tokenise
 from smol_hf.data.engine import fingerprints
 from smol_hf.data.engine.fingerprints import sampled_digest
@@ -51,9 +51,7 @@ def rewrite(path, content):
 @pytest.mark.parametrize("read_whole", [True, False])
 @pytest.mark.parametrize("surveyed", [True, False])
 @pytest.mark.parametrize("make", [records, pictures])
-def test_an_image_replaced_by_one_of_the_same_size_changes_it(
-    make, surveyed, read_whole, tmp_path, monkeypatch
-):
+def test_an_image_replaced_by_one_of_the_same_size_changes_it(make, surveyed, read_whole, tmp_path, monkeypatch):
     if not read_whole:
         monkeypatch.setattr(fingerprints, "HASHED_WHOLE", 0)
     if not surveyed:
