@@ -115,6 +115,9 @@ def add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=["parquet", "llava"], default="parquet", help="(default parquet)")
     parser.add_argument("--rows-per-shard", type=int, help="samples of a parquet file (default: about 500 MB)")
     parser.add_argument("--verify-images", action="store_true", help="decode each image, to leave out damaged ones")
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="copy images outside the folder of images as well (default: stop)"
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
@@ -131,6 +134,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
             form=arguments.format,
             rows_per_shard=arguments.rows_per_shard,
             verify_images=arguments.verify_images,
+            allow_outside=arguments.allow_outside,
             advance=advance,
         )
     finish(facts, arguments.json, print_prepared)
