@@ -63,6 +63,8 @@ def run_preview(arguments: argparse.Namespace) -> None:
         facts["pictures"] = describe_pictures(found.processor)
     title = arguments.config if arguments.data is None else arguments.data
     page = write_page(arguments.output, drawn, found.data, found.plan, title=title, facts=facts)
+    if not drawn.samples:
+        raise ValueError(f"none of the records can be trained on: {page} lists why, the first: {drawn.left_out[0]}")
     shown = {"output": str(page), "shown": len(drawn.samples), "left_out": len(drawn.left_out)}
     shown["repeated"] = drawn.repeated
     finish({**shown, "drawn": sum(drawn.drawn.values()), "bytes": page.stat().st_size}, arguments.json, print_preview)
