@@ -195,4 +195,4 @@ def test_stats_name_what_is_ignored(tmp_path, capsys):
     main(["data", "stats", rows, "--preset", "tiny-vlm"])
     printed = capsys.readouterr().out
     assert "ignored fields, with the number of records: score (1)" in printed
-    assert "1 empty answers are not trained" in printed and "1 turns are marked as not trained" in printed
+    assert "empty answers, not trained: 1" in printed and "turns that are marked as not trained: 1" in printed
