@@ -1,7 +1,8 @@
 """Messages in the chat format: in the form that a template reads, with their texts or with placeholders for them."""
 
-from transformers.utils.chat_template_utils import jinja2, render_jinja_template
+from transformers.utils.chat_template_utils import jinja2
 
+from .bounded_rendering import render_jinja_template
 from .chat_encoding import PLACEHOLDER
 
 # What a template raises about messages that it does not read.

@@ -14,8 +14,7 @@ import json
 import re
 from itertools import pairwise
 
-from transformers.utils.chat_template_utils import render_jinja_template
-
+from .bounded_rendering import render_jinja_template
 from .chat_encoding import PLACEHOLDER
 from .chat_messages import (
     EXAMPLE,
