@@ -11,7 +11,7 @@ from helpers import build_model, build_processor
 from safetensors.torch import load_file, save_file
 
 from smol_hf.cli import main
-from smol_hf.modeling.bounded_rendering import EndlessTemplateError, render_jinja_template
+from smol_hf.modeling.bounded_rendering import EndlessTemplateError, render_bounded
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.publishing.local_app import serve_locally
 from smol_hf.training.model_arguments import ModelArguments
@@ -125,9 +125,9 @@ def test_a_template_that_never_ends_is_stopped(checkpoint, tmp_path, capsys):
 def test_a_template_is_rendered_as_transformers_does():
     template = "{% for message in messages %}{% generation %}{{ message.content }}{% endgeneration %}{% endfor %}"
     arguments = {"conversations": [[{"role": "a", "content": "Yes"}]], "chat_template": template}
-    assert render_jinja_template(**arguments, return_assistant_tokens_mask=True) == (["Yes"], [[(0, 3)]])
+    assert render_bounded(**arguments, return_assistant_tokens_mask=True) == (["Yes"], [[(0, 3)]])
     with pytest.raises(EndlessTemplateError, match=r"within 0\.2 s"):
-        render_jinja_template(0.2, **{**arguments, "chat_template": ENDLESS})
+        render_bounded(0.2, **{**arguments, "chat_template": ENDLESS})
 
 
 def test_a_page_of_a_folder_without_weights_is_still_served(sound, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from smol_hf.modeling.bounded_rendering import render_jinja_template
+from smol_hf.modeling.bounded_rendering import render_bounded
 
 
 def write_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], template: str) -> str:
@@ -14,7 +14,7 @@ def write_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], templat
         jinja2.TemplateError, TypeError, ValueError, LookupError: what a template raises that refuses them.
         EndlessTemplateError: when the template does not end.
     """
-    (text,), _ = render_jinja_template(
+    (text,), _ = render_bounded(
         conversations=[messages], chat_template=template, add_generation_prompt=True, **tokenizer.special_tokens_map
     )
     return text

@@ -3,7 +3,7 @@
 import ctypes
 import threading
 
-from transformers.utils import chat_template_utils
+from transformers.utils.chat_template_utils import render_jinja_template
 
 SECONDS = 5.0  # a template takes milliseconds
 TRIES = 10
@@ -13,7 +13,7 @@ class EndlessTemplateError(RuntimeError):
     """A chat template that did not end within the time limit."""
 
 
-def render_jinja_template(seconds=SECONDS, **arguments):
+def render_bounded(seconds=SECONDS, **arguments):
     """As the function of transformers with this name, for at most `seconds`.
 
     Raises:
@@ -24,7 +24,7 @@ def render_jinja_template(seconds=SECONDS, **arguments):
 
     def work():
         try:
-            outcome["value"] = chat_template_utils.render_jinja_template(**arguments)
+            outcome["value"] = render_jinja_template(**arguments)
         except BaseException as error:  # handed on to the caller's thread
             outcome["error"] = error
 
