@@ -21,6 +21,7 @@ from smol_hf.conversion.convert import convert
 from smol_hf.conversion.formats import OURS
 from smol_hf.conversion.meta_check import compare_with
 from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.conversion.travelling_code import outdated_code
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
@@ -60,7 +61,7 @@ def check(checkpoint: str | Path, *, trust_remote_code: bool = False) -> dict:
     tensors = read_weights(folder)
     findings = [*check_files(folder), *check_weights(tensors), *check_tokens(folder, config, tensors)]
     if config.get("model_type") in OURS:
-        findings += [check_names(config, tensors), *check_processor(folder, config)]
+        findings += [check_names(config, tensors), *check_processor(folder, config), check_code(folder)]
     foreign = foreign_code(folder)
     if any(finding.good is False for finding in findings if finding.name in ("finite", "names and shapes")):
         findings.append(Finding("loads without smol_hf", "not tried: the weights are damaged", False))
@@ -85,6 +86,19 @@ def check_files(folder: Path) -> list[Finding]:
         known = "as installed here" if is_installed_here(path) else "not as installed here"
         findings.append(Finding(path.name, f"{hash_file(path)[:16]} {known}"))
     return findings
+
+
+def check_code(folder: Path) -> Finding:
+    """Code of an earlier release fails, or computes wrongly, on a later release of transformers."""
+    outdated = outdated_code(folder)
+    if not outdated:
+        return Finding("model code", "as installed here", True)
+    return Finding(
+        "model code",
+        f"{len(outdated)} files differ from this release of smol_hf, first {outdated[0]}: smol-hf convert {folder} OUT "
+        "--refresh-code renews them",
+        False,
+    )
 
 
 def foreign_code(folder: Path) -> list[str]:
