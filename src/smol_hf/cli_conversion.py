@@ -16,6 +16,11 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="folder to write; must not hold anything yet")
     parser.add_argument("--to", help="for a checkpoint of ours: native (default), smolvlm, llama, smollm3 or gpt2")
     add_hub_arguments(parser)
+    parser.add_argument(
+        "--refresh-code",
+        action="store_true",
+        help="copy a checkpoint or adapter of ours with the model code of this release; the weights stay as they are",
+    )
     parser.add_argument("--tokenizer", help="folder or Hub id of a tokenizer to put beside the weights")
     parser.add_argument("--num-attention-heads", type=int, help="of a plain .pt file, which does not say it")
     parser.add_argument("--rope-theta", type=float, help="of a plain Llama-style .pt file (default 10000)")
@@ -187,8 +192,25 @@ def run_convert(arguments: argparse.Namespace) -> None:
         "source", "output", "to", "revision", "token", "local_files_only", "tokenizer", "num_attention_heads",
         "rope_theta",
     )  # fmt: skip
+    if arguments.refresh_code:
+        from smol_hf.conversion.travelling_code import refresh_code
+
+        for name in names[2:]:
+            if getattr(arguments, name) not in (None, False):
+                raise ValueError(f"--{name.replace('_', '-')} has no effect with --refresh-code: leave it out")
+        finish(refresh_code(arguments.source, arguments.output), arguments.json, print_refreshed)
+        return
     facts = convert(**{name: getattr(arguments, name) for name in names})
     finish(facts, arguments.json, print_conversion)
+
+
+def print_refreshed(console: Console, facts: dict) -> None:
+    for change in ("renewed", "added", "removed"):
+        if facts[change]:
+            console.print(f"{change}: {', '.join(facts[change])}", soft_wrap=True)
+    if not any(facts[change] for change in ("renewed", "added", "removed")):
+        console.print("the code was that of this release already")
+    console.print(f"written to {facts['output']} in {facts['seconds']} s", soft_wrap=True)
 
 
 def print_conversion(console: Console, facts: dict) -> None:

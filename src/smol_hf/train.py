@@ -23,6 +23,7 @@ from trl import SFTConfig
 from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_config
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.files import UnreachableError
+from smol_hf.modeling.bounded_rendering import EndlessTemplateError
 from smol_hf.publishing.adapter import publish_adapter
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.publishing.run_facts import origin_facts, run_facts
@@ -36,6 +37,7 @@ from smol_hf.training.trainer import NonFiniteError, SmolTrainer
 
 USER_ERRORS = (
     RecipeError, SampleError, CheckpointError, NonFiniteError, RunError, FileNotFoundError, UnreachableError,
+    EndlessTemplateError,
 )  # fmt: skip
 
 USAGE = """usage: smol-hf train [--config RECIPE.yaml] [--key value …]

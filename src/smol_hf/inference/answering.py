@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,6 +24,7 @@ from smol_hf.data.tokenizer_of import is_language_model, tokenizer_of
 from smol_hf.inference.generation import DECODING, padding_token
 from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS
 from smol_hf.inference.text_prompts import chat_ids
+from smol_hf.training.sound_checkpoint import UnsoundCheckpointError, load_sound, refuse_oversized
 
 
 def load_checkpoint(checkpoint: str | Path, *, trust_remote_code: bool = False, device: str | None = None):
@@ -34,6 +34,7 @@ def load_checkpoint(checkpoint: str | Path, *, trust_remote_code: bool = False, 
 
     Raises:
         OSError: when there is no such checkpoint, or its weights are damaged.
+        UnsoundCheckpointError: when tensors are missing or not finite, or a size is absurd.
         ValueError: when it cannot be asked: its tokenizer is missing, or its processor needs what is not here.
     """
     path = Path(checkpoint)
@@ -43,18 +44,16 @@ def load_checkpoint(checkpoint: str | Path, *, trust_remote_code: bool = False, 
     adapter = read_adapter_config(path) if is_adapter(path) else None
     base = locate_base(adapter, None, {}) if adapter is not None else checkpoint
     if Path(base).is_dir():
-        read_json(Path(base) / "config.json")  # says what is wrong with it in a line
+        refuse_oversized(read_json(Path(base) / "config.json"), base)  # says what is wrong with it in a line
     with errors_in_a_line():
         config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
     sees_images = getattr(config, "vision_config", None) is not None
+    refuse_oversized(config, base)
     read_processor = load_processor if sees_images else load_tokenizer
     processor = read_processor(checkpoint, trust_remote_code)
     auto_class = AutoModelForImageTextToText if sees_images else AutoModelForCausalLM
-    try:
-        with errors_in_a_line():
-            model = auto_class.from_pretrained(base, dtype="auto", trust_remote_code=trust_remote_code)
-    except SafetensorError as error:
-        raise OSError(f"the weights of {base} are damaged or cut off ({error}): fetch them again") from error
+    with errors_in_a_line():
+        model = load_sound(auto_class, base, dtype="auto", trust_remote_code=trust_remote_code)
     if adapter is not None:
         # Merged, not by transformers' own loading, which leaves out DoRA's magnitudes.
         model = load_adapter(model, path, adapter).merge_and_unload()
@@ -68,6 +67,8 @@ def errors_in_a_line() -> Iterator[None]:
     """transformers' errors span many lines."""
     try:
         yield
+    except UnsoundCheckpointError:
+        raise
     except (OSError, ValueError) as error:
         raise OSError(" ".join(str(error).split())) from error
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from smol_hf.inference.answering import load_checkpoint
 from smol_hf.publishing.space import plan_space
 
 
@@ -38,6 +39,8 @@ def serve_locally(
         if Path(checkpoint).is_dir() and revision:
             raise ValueError(f"{checkpoint} is a folder: only a repository of the Hub has revisions")
         space = plan_space(checkpoint, revision=revision)
+        if Path(checkpoint).is_dir() and any(Path(checkpoint).glob("*.safetensors")):
+            load_checkpoint(checkpoint, trust_remote_code=trust_remote_code, device="cpu")  # refuses an unsound one
         space.write(folder)
         sys.path.insert(0, folder)  # the app is no part of this package: it runs where smol_hf is not
         app = importlib.import_module("app")
