@@ -118,10 +118,8 @@ def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return f"the machine is out of memory: {LESS_MEMORY}"
     if "DataLoader worker" in text:
-        return (
-            f"a data worker process died ({text.splitlines()[0].rstrip('. ')}): often memory was short, so "
-            "lower dataloader_num_workers"
-        )
+        died = text.splitlines()[0].rstrip(". ")
+        return f"a data worker process died ({died}): often memory was short, so lower dataloader_num_workers"
     if isinstance(error, OSError) and error.errno in CAUSES:
         return CAUSES[error.errno].format(path=error.filename or output_dir)
     if "os error 28" in text or ("inline_container" in text and is_full(output_dir)):  # of Rust; of torch.save
