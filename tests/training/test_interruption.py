@@ -135,4 +135,7 @@ def test_a_resumed_run_that_a_signal_ends_before_its_first_step_names_the_checkp
     shutil.rmtree(tmp_path / "run" / "checkpoint")
     monkeypatch.setattr("smol_hf.training.run.build_model_and_processor", lambda *_, **__: signal.raise_signal(2))
     assert main([*train_words(tmp_path / "run", max_steps=8), *RESUME]) == 130
-    assert "SIGINT stopped the run: checkpoint-4 of" in capsys.readouterr().err
+    assert (
+        f"SIGINT stopped the run: the newest checkpoint, {tmp_path / 'run' / 'checkpoint-4'}, is safe"
+        in capsys.readouterr().err
+    )

@@ -10,12 +10,14 @@ from safetensors.torch import load_file
 from tiny_runs import dpo_words, train_words
 
 from smol_hf.cli import main
+from smol_hf.training.checkpoints import CheckpointError
 from smol_hf.training.console import read_log
 from smol_hf.training.preference import ARGUMENT_CLASSES as OF_DPO
 from smol_hf.training.recipes import ARGUMENT_CLASSES as OF_TRAIN
 from smol_hf.training.recipes import load_arguments
 from smol_hf.training.resume_policies import KEYS, ON_RESUME
 from smol_hf.training.run import train
+from smol_hf.training.same_run import check_same_run, settings_for_resume
 
 RESUME = ("--resume_from_checkpoint", "true")
 CONSTANT = {"max_steps": 4, "lr_scheduler_type": "constant", "warmup_steps": 0}
@@ -93,7 +95,6 @@ def test_an_unchanged_resumption_records_nothing(output):
         ({"data_lanes": 2}, "data_lanes 4 → 2"),
         ({"seed": 1}, "seed 0 → 1"),
         ({"optim_args": "momentum=0.9"}, "optim_args None → 'momentum=0.9'"),
-        ({"lr_scheduler_type": "greedy"}, "lr_scheduler_type 'constant' → 'greedy'"),
         ({"max_steps": 3}, "max_steps 3 is below step 4 of checkpoint-4"),
         ({"max_steps": -1, "num_train_epochs": 0.2}, "num_train_epochs 3.0 → 0.2"),
     ],
@@ -105,6 +106,17 @@ def test_what_must_repeat_is_refused_by_name(keys, change, four_steps, capsys):
     error = capsys.readouterr().err
     assert change in error and "Traceback" not in error
     assert (four_steps / "checkpoint" / "README.md").read_bytes() == card
+
+
+def test_a_schedule_that_keeps_a_state_refuses_other_rates(output):
+    arguments = load_arguments(words(output, learning_rate=1e-3)[1:])[1:]
+    before = json.loads((output / "checkpoint-4" / "run.json").read_text())
+    now = {**before, **settings_for_resume(*arguments)}
+    assert check_same_run(output / "checkpoint-4", now) == ["learning_rate 0.01 → 0.001"]
+    before["settings"]["lr_scheduler_type"] = now["settings"]["lr_scheduler_type"] = "greedy"
+    (output / "checkpoint-4" / "run.json").write_text(json.dumps(before))
+    with pytest.raises(CheckpointError, match=r"another recipe: learning_rate 0\.01 → 0\.001"):
+        check_same_run(output / "checkpoint-4", now)
 
 
 def test_preferences_go_on_with_another_rate_and_refuse_another_loss(tmp_path, capsys):
