@@ -38,7 +38,7 @@ from smol_hf.training.preference_arguments import DPOArguments, PreferenceArgume
 from smol_hf.training.recipes import RecipeError
 from smol_hf.training.run import recipe_errors, refuse_model_in_the_way
 from smol_hf.training.run_record import versions, write_run
-from smol_hf.training.same_run import check_same_run, rows_of_a_step
+from smol_hf.training.same_run import check_same_run, settings_for_resume
 from smol_hf.training.saving import WholeCheckpoints
 from smol_hf.training.text_composition import build_language_model
 from smol_hf.training.trainer import NonFiniteError
@@ -51,7 +51,6 @@ SHOWN = (
     "adam_beta2", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "max_steps",
     "num_train_epochs", "bf16", "output_dir",
 )  # fmt: skip
-REPEATED = ("seed", "data_seed", "optim", "beta", "loss_type", "max_length", "num_train_epochs")
 
 
 class PreferenceTrainer(WholeCheckpoints, DPOTrainer):
@@ -152,11 +151,10 @@ def train(
         "samples": pairs.total,
         "failed_sources": {},
         "seed": arguments.seed,
-        "repeats": what_must_repeat(model_arguments, data_arguments, arguments),
+        **settings_for_resume(model_arguments, data_arguments, arguments),
         "versions": versions(),
     }
-    if checkpoint is not None:
-        check_same_run(checkpoint, run_state)
+    changes = check_same_run(checkpoint, run_state) if checkpoint is not None else []
 
     needs_reference = peft_config is None and not arguments.precompute_ref_log_probs
     trainer = PreferenceTrainer(
@@ -179,6 +177,8 @@ def train(
         console.print(f"{used:,} pairs from {source.name}, {how}; {skipped.summary()}", soft_wrap=True)
         for line in describe_ignored(pairs.ignored):
             console.print(line, soft_wrap=True)
+        for change in changes:
+            console.print(f"changed from step {step_of(checkpoint):,} on: {change}", soft_wrap=True)
         output_dir.mkdir(parents=True, exist_ok=True)
         resolved = yaml.safe_dump(resolve(recipe, model_arguments, data_arguments, arguments), sort_keys=False)
         (output_dir / "recipe.yaml").write_text(resolved, encoding="utf-8")
@@ -242,16 +242,6 @@ def settle(skipped: SkippedSamples, found: dict[str, Preferences]) -> None:
 
 def dataset_of(pairs: Preferences) -> Dataset:
     return Dataset.from_dict(pairs.rows)
-
-
-def what_must_repeat(
-    model_arguments: ModelArguments, data_arguments: PreferenceArguments, arguments: DPOArguments
-) -> dict:
-    """The values that decide which pairs a step sees and which tensors a checkpoint holds."""
-    values = {key: value for key, value in vars(model_arguments).items() if key != "attn_implementation"}
-    values |= {name: getattr(arguments, name) for name in REPEATED}
-    values |= {"on_bad_sample": data_arguments.on_bad_sample, "rows of a step": rows_of_a_step(arguments)}
-    return json.loads(json.dumps(values, default=str))
 
 
 def resolve(

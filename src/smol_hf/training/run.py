@@ -43,7 +43,7 @@ from smol_hf.training.parts import count_parameters
 from smol_hf.training.preview import print_parameter_table
 from smol_hf.training.recipes import RecipeError
 from smol_hf.training.run_record import resolve_recipe, versions, write_run
-from smol_hf.training.same_run import check_same_run, rows_of_a_step, what_must_repeat
+from smol_hf.training.same_run import check_same_run, rows_of_a_step, settings_for_resume
 from smol_hf.training.trainer import SmolTrainer
 from smol_hf.training.validation import Validation
 
@@ -130,11 +130,10 @@ def train(
         "samples": data.found.total or sum(len(source) for source in data.sources),
         "failed_sources": {each.name: each.reason for each in mixture.failed},
         "seed": arguments.seed,
-        "repeats": what_must_repeat(model_arguments, data_arguments, arguments),
+        **settings_for_resume(model_arguments, data_arguments, arguments),
         "versions": versions(),
     }
-    if checkpoint is not None:
-        check_same_run(checkpoint, run_state)
+    changes = check_same_run(checkpoint, run_state) if checkpoint is not None else []
 
     trainer = SmolTrainer(
         model=model,
@@ -162,6 +161,7 @@ def train(
             lines = describe_samples(
                 data, data_arguments, skipped, arguments.max_steps if ends_with_the_data else None
             )
+        lines += [f"changed from step {step_of(checkpoint):,} on: {change}" for change in changes]
         for line in [*lines, *mixture.other_sizes()]:
             console.print(line, soft_wrap=True)
         if mixture.failed:
