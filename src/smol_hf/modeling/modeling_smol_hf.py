@@ -12,6 +12,7 @@ Every sibling module is imported here by name, although not all are used: transf
 what the entry module imports directly.
 """
 
+import torch
 from transformers.generation import GenerationMixin
 from transformers.utils import can_return_tuple
 
@@ -229,3 +230,18 @@ class SmolHFForConditionalGeneration(SmolHFModel, GenerationMixin):
     def shows_images(self, input_ids):
         """Whether ids that come after a cache begin another turn with images. A single id is an answer's."""
         return input_ids.shape[1] > 1 and bool((input_ids == self.config.image_token_id).any())
+
+    def _expand_inputs_for_generation(self, expand_size=1, input_ids=None, **inputs):
+        """Each row as often as there are beams. Tiles that are flat belong to rows: they are repeated row by row."""
+        tiles = inputs.get("pixel_values")
+        flat = expand_size > 1 and tiles is not None and tiles.dim() == 4
+        if flat:
+            ids = input_ids if inputs.get("inputs_embeds") is None else None
+            tokens = self.image_places(ids, inputs.get("inputs_embeds")).sum(dim=1)
+            rows = inputs.pop("pixel_values").split((tokens // self.config.image_seq_len).tolist())
+        input_ids, inputs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, input_ids=input_ids, **inputs
+        )
+        if flat:
+            inputs["pixel_values"] = torch.cat([row for row in rows for _ in range(expand_size)])
+        return input_ids, inputs
