@@ -16,7 +16,7 @@ from accelerate import PartialState
 from trl import DPOConfig
 
 from smol_hf.train import publish, run_main
-from smol_hf.training.preference import ARGUMENT_CLASSES, train
+from smol_hf.training.preference import ARGUMENT_CLASSES, OF_THE_MODEL, train
 from smol_hf.training.preference_arguments import DPOArguments
 from smol_hf.training.recipes import load_arguments
 from smol_hf.training.run_folder import run_folder
@@ -30,8 +30,6 @@ examples:
   smol-hf dpo --model runs/chat/checkpoint --data preferences.jsonl --output_dir runs/dpo
   accelerate launch --num_processes 2 -m smol_hf.dpo --config recipes/text/dpo_135m.yaml
 """
-# Of `ModelArguments`, those that mean something here.
-OF_THE_MODEL = ("model", "chat_template", "dtype", "attn_implementation", "use_peft")
 METRICS = ("loss", "rewards/margins", "rewards/accuracies")
 
 

@@ -45,6 +45,8 @@ from smol_hf.training.trainer import NonFiniteError
 from smol_hf.wording import duration
 
 ARGUMENT_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
+# Of `ModelArguments`, those that mean something here.
+OF_THE_MODEL = ("model", "chat_template", "dtype", "attn_implementation", "use_peft")
 SHOWN = (
     "beta", "loss_type", "loss_weights", "label_smoothing", "max_length", "precompute_ref_log_probs", "seed",
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "adam_beta1",

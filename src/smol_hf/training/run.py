@@ -189,7 +189,7 @@ def train(
         "parameters": {part: count["total"] for part, count in counts.items()},
     }
     if validation is not None:
-        if trainer.validated_at != trainer.state.global_step:
+        if trainer.validated_at != trainer.state.global_step or arguments.load_best_model_at_end:
             trainer.evaluate()
         run_state["validation"] = trainer.validated
     trainer.source_books.gather()
