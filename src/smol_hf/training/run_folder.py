@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from smol_hf.training.checkpoints import INCOMPLETE, list_checkpoints
 from smol_hf.training.interruption import RESUME, Interrupted
