@@ -61,7 +61,7 @@ def run_folder(output_dir: Path) -> Iterator[None]:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         safe = what_is_safe(output_dir)
         raise Interrupted(number, f"{signal.Signals(number).name} stopped the run: {safe}") from error
-    except Exception as error:
+    except (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, SafetensorError, ValueError) as error:
         error = first_word_of_a_worker(error)
         if (cause := cause_of(error, output_dir) or cause_of(error.__cause__, output_dir)) is None:
             raise
