@@ -4,6 +4,8 @@ uint8 tiles in, patch features out. The encoders differ in three ways that are s
 patches (CLIP, DINOv2), pixels given as patches (SigLIP2), and how their module is nested (transformers 4.57 and 5.x).
 """
 
+import math
+
 import torch
 from transformers import AutoModel
 
@@ -22,12 +24,37 @@ def normalize_tiles(pixel_values, config, dtype):
     """(tiles, 3, height, width): bytes become (x / 255 - mean) / std in `dtype`; floats are taken as normalised.
 
     Done here, on the model's device, because a byte is a quarter of a float32 on its way from the workers.
+
+    Raises:
+        ValueError: for integers that are not bytes, and for floats that no normalised image holds.
     """
     if pixel_values.dtype != torch.uint8:
+        check_normalized(pixel_values, config)
         return pixel_values.to(dtype)
     mean = torch.tensor(config.image_mean, dtype=dtype, device=pixel_values.device).view(1, 3, 1, 1)
     std = torch.tensor(config.image_std, dtype=dtype, device=pixel_values.device).view(1, 3, 1, 1)
     return (pixel_values.to(dtype) / 255 - mean) / std
+
+
+def check_normalized(pixel_values, config):
+    """Refuses bytes that were cast to another type: the answer would be wrong, and nothing would say so.
+
+    Normalised pixels lie between (0 - mean) / std and (1 - mean) / std. Four times this range is left on either side.
+    Values that are not finite are left alone: their NaN is seen later.
+    """
+    if not pixel_values.is_floating_point():
+        raise ValueError(f"pixel_values of {pixel_values.dtype}: give uint8, or floats that are normalised")
+    if torch.compiler.is_compiling() or pixel_values.device.type == "meta" or not pixel_values.numel():
+        return
+    lowest = min(-mean / std for mean, std in zip(config.image_mean, config.image_std))
+    highest = max((1 - mean) / std for mean, std in zip(config.image_mean, config.image_std))
+    margin = 4 * (highest - lowest)
+    least, most = torch.stack(torch.aminmax(pixel_values.detach())).tolist()  # one wait for the device, not two
+    if max(map(abs, (least, most))) < math.inf and (least < lowest - margin or most > highest + margin):
+        raise ValueError(
+            f"pixel_values are floats from {least:.4g} to {most:.4g}, but normalised images lie between {lowest:.4g} "
+            f"and {highest:.4g}: give the processor's uint8 tiles as they are, or (x / 255 - image_mean) / image_std"
+        )
 
 
 def as_patches(pixel_values, patch_size):
