@@ -1,13 +1,18 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Two commands do everything on a fresh machine: `make demo` and `make test`. CONTRIBUTING.md says more.
 PYTHON ?= python3
 VENV ?= .venv
 # The torch to install first. The pinned release is a small CPU build where the registry offers one; on a machine
 # with an NVIDIA GPU name the build that fits it, e.g. make demo TORCH="torch==2.13.0 --index-url …"
 TORCH ?= torch==2.13.0
+# The torch of `make test-lowest`. The lowest declared release is 2.8.0; the registry has only its CUDA build.
+LOWEST_TORCH ?= $(TORCH)
 BIN := $(VENV)/bin
 PYTEST_ARGUMENTS ?=
+# Builds an environment with other releases of the dependencies and prints the path of its Python.
+OTHER_PYTHON := $(BIN)/python tests/modeling/older_transformers.py
+export TORCH LOWEST_TORCH
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test test-all test-transformers test-newest test-lowest lint format clean
 
 install: $(VENV)/.installed
 
@@ -30,6 +35,16 @@ format: install
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+
+test-all: test test-transformers test-newest test-lowest
+
+# Checkpoints between this environment and every transformers release that a model card names.
+test-transformers: install
+	SMOL_HF_TRANSFORMERS="4.57 5.23" $(BIN)/python -m pytest tests/modeling/test_travelling_code.py $(PYTEST_ARGUMENTS)
+
+# Every test with the newest release of every dependency, and with the lowest that pyproject.toml declares.
+test-newest test-lowest: test-%: install
+	python=$$($(OTHER_PYTHON) $*) && $$python -m pytest $(PYTEST_ARGUMENTS)
 
 clean:
 	rm -rf $(VENV) .cache runs

@@ -1,10 +1,13 @@
 """The house keeps its order: what may import what, what travels with a checkpoint, and what no module does."""
 
 import ast
+import importlib
+import itertools
 import sys
 from pathlib import Path
 
 import pytest
+import transformers
 from transformers.dynamic_module_utils import get_relative_imports
 
 import smol_hf
@@ -214,3 +217,37 @@ def test_a_precise_handler_is_not():
     assert not list(broad_handlers("try:\n    work()\nexcept (OSError, ValueError):\n    pass"))
     assert not list(broad_handlers("try:\n    work()\nexcept BaseException as error:\n    failures.append(error)"))
     assert list(broad_handlers("try:\n    work()\nexcept BaseException as error:\n    pass"))
+
+
+# -- names of transformers ------------------------------------------------------------------------------------------
+
+
+def names_of_transformers(sources):
+    """(name, module) of everything that these sources import from transformers."""
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and not node.level and node.module.split(".")[0] == "transformers":
+                yield from ((alias.name, node.module) for alias in node.names)
+
+
+def documented_names():
+    """(name, module) → whether each release has it, from the table of docs/compatibility.md."""
+    lines = (PACKAGE.parents[1] / "docs" / "compatibility.md").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("| Name"))
+    releases = [cell.strip() for cell in lines[start].split("|")[3:6]]
+    table = {}
+    for line in itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :]):
+        names, module, *present = [cell.strip().replace("`", "") for cell in line.split("|")[1:6]]
+        table.update({(name, module): dict(zip(releases, present)) for name in names.split(", ")})
+    return table
+
+
+def test_the_table_of_compatibility_has_every_name():
+    assert documented_names().keys() == set(names_of_transformers(path.read_text() for path in MODELING_MODULES))
+
+
+def test_the_table_of_compatibility_is_true_here():
+    for (name, module), present in documented_names().items():
+        found = hasattr(importlib.import_module(module), name)
+        newest = list(present.values())[-1]  # is expected of later releases too
+        assert found == (present.get(transformers.__version__, newest) == "yes"), name

@@ -16,6 +16,11 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="folder to write; must not hold anything yet")
     parser.add_argument("--to", help="for a checkpoint of ours: native (default), smolvlm, llama, smollm3 or gpt2")
     add_hub_arguments(parser)
+    parser.add_argument(
+        "--refresh-code",
+        action="store_true",
+        help="copy a checkpoint or adapter of ours with the model code of this release; the weights stay as they are",
+    )
     parser.add_argument("--tokenizer", help="folder or Hub id of a tokenizer to put beside the weights")
     parser.add_argument("--num-attention-heads", type=int, help="of a plain .pt file, which does not say it")
     parser.add_argument("--rope-theta", type=float, help="of a plain Llama-style .pt file (default 10000)")
@@ -24,7 +29,9 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
 
 def add_compose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="folder to write; must not hold anything yet")
-    parser.add_argument("--vision", required=True, help="folder or Hub id of SigLIP, SigLIP2, CLIP or DINOv2")
+    parser.add_argument(
+        "--vision", required=True, help="folder or Hub id of SigLIP, SigLIP2, CLIP, DINOv2, or a checkpoint of ours"
+    )
     parser.add_argument("--text", required=True, help="folder or Hub id of a causal language model")
     parser.add_argument("--connector", default="pixel_shuffle", help="pixel_shuffle (default), linear or mlp")
     parser.add_argument("--scale-factor", type=int, help="of pixel_shuffle: side of the square that becomes a token")
@@ -33,6 +40,12 @@ def add_compose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-text-class", action="store_true", help="keep transformers' own class")
     parser.add_argument("--extend-context", type=int, help="new number of positions, for example 16384")
     parser.add_argument("--rope-theta", type=float, help="new base of the rotary positions, for example 273000")
+    parser.add_argument(
+        "--chat-template",
+        default="keep",
+        metavar="{keep,smolvlm,FILE}",
+        help="keep the language model's own with places for images (default), take SmolVLM's, or a .jinja file",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the new connector's weights (default 0)")
     add_hub_arguments(parser)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
@@ -51,6 +64,11 @@ def print_composition(console: Console, facts: dict) -> None:
     print_parameters(console, facts["parameters"])
     tokens = f"{facts['image_tokens_per_tile']} tokens each"
     console.print(f"{facts['new_tokens']} new tokens, {facts['vocabulary']} rows of embeddings")
+    if facts["own_class"]:
+        console.print(f"the language model keeps transformers' own class: {facts['own_class']}", soft_wrap=True)
+    console.print(
+        f"chat: {facts['chat_template']}; answers end with {' or '.join(facts['end_tokens'])}", soft_wrap=True
+    )
     console.print(f"pictures of up to {facts['longest_edge']} pixels in tiles of {facts['tile_size']}, {tokens}")
     console.print(f"written to {facts['output']} in {facts['seconds']} s", soft_wrap=True)
 
@@ -174,8 +192,25 @@ def run_convert(arguments: argparse.Namespace) -> None:
         "source", "output", "to", "revision", "token", "local_files_only", "tokenizer", "num_attention_heads",
         "rope_theta",
     )  # fmt: skip
+    if arguments.refresh_code:
+        from smol_hf.conversion.travelling_code import refresh_code
+
+        for name in names[2:]:
+            if getattr(arguments, name) not in (None, False):
+                raise ValueError(f"--{name.replace('_', '-')} has no effect with --refresh-code: leave it out")
+        finish(refresh_code(arguments.source, arguments.output), arguments.json, print_refreshed)
+        return
     facts = convert(**{name: getattr(arguments, name) for name in names})
     finish(facts, arguments.json, print_conversion)
+
+
+def print_refreshed(console: Console, facts: dict) -> None:
+    for change in ("renewed", "added", "removed"):
+        if facts[change]:
+            console.print(f"{change}: {', '.join(facts[change])}", soft_wrap=True)
+    if not any(facts[change] for change in ("renewed", "added", "removed")):
+        console.print("the code was that of this release already")
+    console.print(f"written to {facts['output']} in {facts['seconds']} s", soft_wrap=True)
 
 
 def print_conversion(console: Console, facts: dict) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,16 +29,6 @@ OPTIONS = {
     "--separator": ("document_separator", r"what stands between documents of a text file; \n is a line break"),
     "--validation-data": ("validation_documents", "other texts to validate on"),
     "--seed": ("seed", "of weights and order"),
-}
-TEXTS = {
-    "documents",
-    "preset",
-    "model",
-    "tokenizer",
-    "output_dir",
-    "text_key",
-    "document_separator",
-    "validation_documents",
 }
 
 
@@ -88,8 +77,7 @@ def words_of(arguments: argparse.Namespace, more: Sequence[str]) -> list[str]:
         words.append("--preset=null")  # the recipe's is that of a new model
     if "save_steps" in given and "num_checkpoints" not in given:
         words.append("--num_checkpoints=null")
-    quoted = {key: json.dumps(value) if key in TEXTS else value for key, value in given.items()}  # 007 is a name, too
-    return [*words, *(f"--{key}={value}" for key, value in quoted.items()), *more]
+    return [*words, *(f"--{key}={value}" for key, value in given.items()), *more]
 
 
 def check_push(arguments: argparse.Namespace) -> None:

@@ -32,11 +32,14 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     )
     space.add_argument("--space-name", metavar="OWNER/NAME", help="another name for the Space")
     space.add_argument("--space-output", metavar="FOLDER", help="write the Space there instead of uploading it")
+    add_examples(space)
 
 
 def run_publish(arguments: argparse.Namespace) -> None:
     if arguments.space or arguments.space_name or arguments.space_output:
         return run_space(arguments)
+    if arguments.examples is not None:
+        raise ValueError("--examples belongs to a Space: add --space")
     if arguments.repository is None:
         raise ValueError("OWNER/NAME is missing: the repository on the Hub to which the checkpoint goes")
 
@@ -78,6 +81,7 @@ def run_space(arguments: argparse.Namespace) -> None:
         revision=None if arguments.branch == MAIN else arguments.branch,
         license=arguments.license,
         token=arguments.token,
+        examples=arguments.examples,
     )
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"{space.model_id} → {f'spaces/{space.repository}' if space.repository else 'a Space'}")
@@ -87,6 +91,9 @@ def run_space(arguments: argparse.Namespace) -> None:
     for name, content in space.files.items():
         table.add_row(name, f"{len(content):,}")
     console.print(table, soft_wrap=False)
+    console.print(space.note)
+    if space.settings["examples"]:
+        console.print("mind: every visitor of the Space sees the examples")
     console.print(f"README.md begins with\n{space.front_matter.rstrip()}")
     if arguments.space_output:
         folder = space.write(arguments.space_output)
@@ -110,12 +117,22 @@ def add_page(parser: argparse.ArgumentParser) -> None:
     page.add_argument("--share", action="store_true", help="also at a public address of Gradio's")
     page.add_argument("--revision", help="branch, tag or commit of a Hub id")
     page.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+    add_examples(page)
+
+
+def add_examples(group) -> None:
+    group.add_argument(
+        "--examples",
+        metavar="FILE",
+        help="prompts that the page offers, as generate reads --prompts-file; none: no examples (default: samples of "
+        "the data that the checkpoint was trained on, if that run is on this machine)",
+    )
 
 
 def run_page(arguments: argparse.Namespace) -> None:
     from smol_hf.publishing.local_app import serve_locally
 
-    names = ("revision", "host", "port", "share", "trust_remote_code")
+    names = ("revision", "host", "port", "share", "trust_remote_code", "examples")
     serve_locally(arguments.checkpoint, **{name: getattr(arguments, name) for name in names})
 
 

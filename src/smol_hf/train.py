@@ -23,16 +23,22 @@ from trl import SFTConfig
 from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_config
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.files import UnreachableError
+from smol_hf.modeling.bounded_rendering import EndlessTemplateError
 from smol_hf.publishing.adapter import publish_adapter
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoints import CheckpointError
 from smol_hf.training.console import read_log
+from smol_hf.training.interruption import Interrupted, terminable
 from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, load_arguments
 from smol_hf.training.run import train
+from smol_hf.training.run_folder import RunError, run_folder
 from smol_hf.training.trainer import NonFiniteError, SmolTrainer
 
-USER_ERRORS = (RecipeError, SampleError, CheckpointError, NonFiniteError, FileNotFoundError, UnreachableError)
+USER_ERRORS = (
+    RecipeError, SampleError, CheckpointError, NonFiniteError, RunError, FileNotFoundError, UnreachableError,
+    EndlessTemplateError,
+)  # fmt: skip
 
 USAGE = """usage: smol-hf train [--config RECIPE.yaml] [--key value …]
 
@@ -62,17 +68,18 @@ def run(command_line: Sequence[str], after: Callable[[Path], None] | None = None
     """Parse, train, publish; `after` gets the folder of the result. Raises what the user can mend as one of
     `USER_ERRORS`."""
     recipe, model_arguments, data_arguments, arguments = load_arguments(command_line)
-    trainer = train(recipe, model_arguments, data_arguments, arguments)
     output_dir = Path(arguments.output_dir)
-    if trainer.state.global_step == 0:
-        raise RecipeError("no step was trained: there is nothing to publish")
-    trainer.accelerator.wait_for_everyone()
-    if PartialState().is_main_process:
-        folder = publish(trainer, output_dir, model_arguments.dtype)
-        if after is not None:
-            after(folder)
-        if data_arguments.documents is not None:
-            sys.stdout.write(json.dumps(result_of(trainer)) + "\n")
+    with run_folder(output_dir):
+        trainer = train(recipe, model_arguments, data_arguments, arguments)
+        if trainer.state.global_step == 0:
+            raise RecipeError("no step was trained: there is nothing to publish")
+        trainer.accelerator.wait_for_everyone()
+        if PartialState().is_main_process:
+            folder = publish(trainer, output_dir, model_arguments.dtype)
+            if after is not None:
+                after(folder)
+            if data_arguments.documents is not None:
+                sys.stdout.write(json.dumps(result_of(trainer)) + "\n")
 
 
 def result_of(trainer: SmolTrainer) -> dict:
@@ -128,13 +135,15 @@ def run_main(
     warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a faster kernel that it did not find
     try:
-        run(command_line)
+        with terminable():
+            run(command_line)
     except USER_ERRORS as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: --resume_from_checkpoint true (smol-hf pretrain: --resume) goes on with it\n")
-        return 130
+    except KeyboardInterrupt as error:
+        if PartialState().is_main_process:
+            sys.stderr.write(f"{error or 'interrupted: nothing was trained'}\n")
+        return error.code if isinstance(error, Interrupted) else 130
     return 0
 
 

@@ -128,7 +128,7 @@ def test_what_the_user_has_beside_the_output_stays(tmp_path):
 def test_a_text_model_without_tokenizer_is_not_composed(tmp_path):
     saved(llama, tmp_path / "text")
     with pytest.raises(ConversionError, match="no tokenizer; expected one of"):
-        read_tokenizer(tmp_path / "text", 2)
+        read_tokenizer(tmp_path / "text")
 
 
 def test_a_head_that_is_called_tied_but_differs_is_kept(tmp_path):

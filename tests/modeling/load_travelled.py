@@ -18,12 +18,46 @@ DISTINCT = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": -1, "pad_to
 
 
 def observe(model, **inputs):
-    """Logits of one pass, and greedy tokens of which none comes twice."""
+    """Logits of one pass, tokens of each way to generate (none comes twice), and a training step of packed samples."""
     with torch.no_grad():
-        return {
+        observations = {
             "logits": model(**inputs).logits,
             "tokens": model.generate(**inputs, **DISTINCT),
+            "tokens_static": model.generate(**inputs, **DISTINCT, cache_implementation="static"),
+            "tokens_beams": model.generate(**inputs, **DISTINCT, num_beams=3),
         }
+    for given_as in ("past_key_values", "cache"):
+        for read_as in ("past_key_values", "cache"):
+            observations[f"{read_as}_as_{given_as}"] = continue_from_cache(model, given_as, read_as, **inputs)
+    return {**observations, **train_packed(model, **inputs)}
+
+
+@torch.no_grad()
+def continue_from_cache(model, given_as, read_as, input_ids, attention_mask=None, **images):
+    """Logits of the last token, when all before it are in a cache that is read and given by these names."""
+    outputs = model(input_ids=input_ids[:, :-1], use_cache=True, **images)
+    assert getattr(outputs, read_as) is outputs[read_as]
+    assert outputs[read_as].get_seq_length() == input_ids.shape[1] - 1
+    return model(input_ids=input_ids[:, -1:], **{given_as: outputs[read_as]}).logits
+
+
+def train_packed(model, input_ids, attention_mask=None, pixel_values=None, **of_padded_tiles):
+    """Loss and a gradient of the sample twice in one row, where each copy must only see itself."""
+    positions = torch.arange(input_ids.shape[1]).unsqueeze(0)
+    labels = input_ids.clone()
+    labels[:, 0] = -100
+    batch = {"input_ids": input_ids, "position_ids": positions, "labels": labels}
+    batch = {name: torch.cat([tensor, tensor], dim=1) for name, tensor in batch.items()}
+    if pixel_values is not None:
+        tiles = pixel_values.flatten(0, 1) if pixel_values.dim() == 5 else pixel_values
+        batch["pixel_values"] = torch.cat([tiles, tiles])
+    model.train()
+    loss = model(**batch).loss
+    loss.backward()
+    gradient = model.get_input_embeddings().weight.grad.clone()
+    model.zero_grad()
+    model.eval()
+    return {"packed_loss": loss.detach(), "packed_gradient": gradient}
 
 
 def observe_base(model, **inputs):

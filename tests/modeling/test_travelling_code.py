@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from modeling import older_transformers
 from modeling.builders import (
     BACKBONES,
@@ -35,7 +36,7 @@ from smol_hf import SmolHFConfig, SmolHFForCausalLM, SmolHFForConditionalGenerat
 
 SOURCE = Path(smol_hf.modeling.__file__).parent
 SCRIPT = Path(__file__).with_name("load_travelled.py")
-LINES = ("4.57", "5.x")
+LINES = (*older_transformers.lines(), "5.x")
 
 
 def text_settings(tokenizer):
@@ -106,7 +107,8 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interpreters():
-    return {"4.57": older_transformers.older_interpreter(), "5.x": Path(sys.executable)}
+    older = {line: older_transformers.older_interpreter(line=line) for line in older_transformers.lines()}
+    return {**older, "5.x": Path(sys.executable)}
 
 
 def load_elsewhere(python, checkpoints, results):
@@ -156,7 +158,8 @@ def assert_same_answers(results, home, line):
     for name, tensor in actual.items():
         assert torch.equal(tensor, expected[name]), f"{name} differs by {(tensor - expected[name]).abs().max()}"
     facts = json.loads((results / "facts.json").read_text())
-    assert facts.pop("transformers").startswith("4.57." if line == "4.57" else "5.")
+    version = older_transformers.TRANSFORMERS.get(line, transformers.__version__)
+    assert facts.pop("transformers") == version
     assert facts.pop("pipeline") == answer
     classes = [None, None] if line == "4.57" else ["SmolHFForCausalLM", "SmolHFForConditionalGeneration"]
     assert facts.pop("served") == classes

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from smol_hf import SmolHFConfig, SmolHFTextConfig
 from smol_hf.publishing.model_card import render_model_card, write_model_card
 
 
-class Interval(str, Enum):
+class Interval(StrEnum):
     STEPS = "steps"
 
 
@@ -195,3 +195,10 @@ def test_the_front_matter_survives_any_name(name):
     card = full_card(model_name=name, versions={name: "1"})
     assert front_matter(card)["model-index"][0]["name"] == name
     assert f"\n# {name}\n" in card
+
+
+def test_a_card_names_the_transformers_releases_that_were_tested():
+    card = render_model_card(model_name="mine", config=CONFIG, parameters=PARAMETERS)
+    assert "Tested with transformers 4.57.6, 5.23.0 and 5.24.0." in card
+    native = render_model_card(model_name="mine", config={"model_type": "llama"}, parameters=PARAMETERS)
+    assert "Tested with" not in native

@@ -9,7 +9,7 @@ from helpers import build_model, build_processor, plan_for, ready
 from transformers import TrainerCallback
 
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
+from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
 from smol_hf.data.embedded import build_pages
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.arguments import SmolTrainingArguments
@@ -70,6 +70,33 @@ def test_padded_packed_and_accumulated_batches_train_alike(tmp_path):
         assert losses(trainer) == pytest.approx(losses(expected), abs=1e-5), name
         for key, weight in weights(trainer).items():
             assert torch.allclose(weight, weights(expected)[key], atol=2e-4), (name, key)
+
+
+class WithoutLabels(SmolCollator):
+    """Batches of which the first `number` have no label."""
+
+    number = 100
+
+    def __call__(self, samples):
+        batch = super().__call__(samples)
+        if self.number:
+            self.number -= 1
+            batch["labels"] = torch.full_like(batch["labels"], -100)
+        return batch
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_run_whose_first_batches_have_no_label_stops(tmp_path, steps):
+    trainer = build_trainer(tmp_path, collator=WithoutLabels, max_steps=steps, gradient_accumulation_steps=2)
+    with pytest.raises(SampleError, match=rf"the first {min(steps, 3)} steps have no token with a label"):
+        trainer.train()
+
+
+def test_a_run_goes_on_where_some_of_the_first_batches_have_labels(tmp_path):
+    trainer = build_trainer(tmp_path, collator=WithoutLabels, max_steps=4)
+    trainer.data_collator.number = 2
+    trainer.train()
+    assert trainer.state.global_step == 4
 
 
 def test_a_packed_batch_has_the_gradients_of_the_padded_one():

@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from smol_hf.conversion.composed_chat import choose_chat_format
+from smol_hf.conversion.composition_check import check_composition
 from smol_hf.conversion.convert import parameters_per_part, refuse_occupied, written_whole
 from smol_hf.conversion.location import locate
 from smol_hf.conversion.meta_check import model_of
-from smol_hf.conversion.parts import extend_embeddings, read_text, read_tokenizer, read_vision
+from smol_hf.conversion.parts import end_token_ids, extend_embeddings, read_text, read_tokenizer, read_vision
 from smol_hf.conversion.processors import image_numbers
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
@@ -23,7 +25,7 @@ from smol_hf.modeling.connector import SmolHFConnector
 from smol_hf.modeling.image_tiling import ImageTiler
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
-from smol_hf.training.composition import prepare_generation
+from smol_hf.training.composition import extend_tokenizer, prepare_generation
 
 LARGEST_SCALE_FACTOR = 4  # SmolVLM2-256M's and -500M's
 
@@ -40,6 +42,7 @@ def compose(
     keep_text_class: bool = False,
     extend_context: int | None = None,
     rope_theta: float | None = None,
+    chat_template: str = "keep",
     seed: int = 0,
     revision: str | None = None,
     token: str | None = None,
@@ -55,12 +58,15 @@ def compose(
         keep_text_class: keep transformers' own class for a language model that our decoder could compute.
         extend_context: new `max_position_embeddings`; `rope_theta`: new base of the rotary positions, which lets
             training reach it (SmolVLM2: 16384 and 273000).
+        chat_template: "keep" the language model's own, with places for images; "smolvlm"; or a template's path.
 
     Returns:
-        `output`, `shapes` (what becomes of one tile), `parameters` (per part and `total`), `new_tokens`, `seconds`.
+        `output`, `shapes` (what becomes of one tile), `parameters` (per part and `total`), `new_tokens`, `seconds`,
+        `chat_template` (a description), `end_tokens`, `own_class` (why transformers' class was kept, or None).
 
     Raises:
-        ConversionError: for parts that do not fit, with the numbers that would work. Nothing is written then.
+        ConversionError: for parts that do not fit, with the numbers that would work, and for a model that does not
+            compute what its parts computed. Nothing is written then.
         FileExistsError: when `output` holds something already.
     """
     started = time.monotonic()
@@ -74,7 +80,7 @@ def compose(
     fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
     vision_folder, text_folder = locate(vision, **fetch), locate(text, **fetch)
     vision_config, vision_tensors = read_vision(vision_folder)
-    language_model = read_text(text_folder, keep_class=keep_text_class)
+    language_model, own_class = read_text(text_folder, keep_class=keep_text_class)
     extend_positions(language_model.config, extend_context, rope_theta)
 
     config = composed_config(
@@ -83,14 +89,18 @@ def compose(
     tile = config.image_side
     longest_edge = longest_edge or (4 * tile if connector == "pixel_shuffle" else tile)
     tiler = ImageTiler(tile, longest_edge, longest_edge > tile)
-    tokenizer, rows_in_use = read_tokenizer(text_folder, tiler.max_tiles_per_side)
+    tokenizer = read_tokenizer(text_folder)
+    chat = choose_chat_format(tokenizer, chat_template)
+    rows_in_use = extend_tokenizer(tokenizer, tiler.max_tiles_per_side, keeps_tokens=chat.keeps_tokens)
     processor = SmolHFProcessor(
         tokenizer,
         tile_size=tile,
         image_seq_len=config.image_seq_len,
         longest_edge=longest_edge,
         do_image_splitting=longest_edge > tile,
+        chat_template=chat.template,
     )
+    ends = [tokenizer.convert_tokens_to_ids(chat.end_token), *end_token_ids(text_folder, language_model)]
     vocabulary = max(len(tokenizer), language_model.get_input_embeddings().weight.shape[0])
     extend_embeddings(language_model, rows_in_use, vocabulary)
     for each in (config.text_config, config):
@@ -98,22 +108,42 @@ def compose(
         each.eos_token_id = tokenizer.eos_token_id
     config.text_config.vocab_size = vocabulary
     config.image_token_id = processor.image_token_id
+    config.new_tokens = [rows_in_use, len(tokenizer)]  # training/new_tokens.py trains these rows in every stage
     model = put_together(config, vision_tensors, language_model, seed)
     prepare_generation(model, processor)
+    end_with(model, tokenizer, ends)
+    parameters = parameters_per_part(model)
+
+    def change_positions(config) -> None:
+        extend_positions(config, extend_context, rope_theta)
+
     with written_whole(output) as incomplete:
         model.save_pretrained(incomplete)
         processor.save_pretrained(incomplete)
+        del model, language_model, vision_tensors
+        check_composition(incomplete, text_folder, rows_in_use, change_positions)
     return {
         "output": str(output),
         "shapes": shapes_of(config),
-        "parameters": parameters_per_part(model),
+        "parameters": parameters,
         "new_tokens": len(tokenizer) - rows_in_use,
         "vocabulary": vocabulary,
         "tile_size": tile,
         "longest_edge": longest_edge,
         "image_tokens_per_tile": config.image_seq_len,
+        "chat_template": chat.description,
+        "end_tokens": tokenizer.convert_ids_to_tokens(list(dict.fromkeys(ends))),
+        "own_class": own_class,
         "seconds": round(time.monotonic() - started, 2),
     }
+
+
+def end_with(model: SmolHFForConditionalGeneration, tokenizer, ends: list[int]) -> None:
+    """Let generation end with any of `ends`, and no end token be suppressed."""
+    ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
+    generation = model.generation_config
+    generation.eos_token_id = ends if len(ends) > 1 else ends[0]
+    generation.suppress_tokens = [each for each in generation.suppress_tokens if each not in ends]
 
 
 def composed_config(

@@ -9,6 +9,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from smol_hf.conversion import nanovlm
+from smol_hf.conversion.chat_probe import write_chat
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.chat_format import DEFAULT_CHAT_TEMPLATE
@@ -46,8 +47,10 @@ def image_processor_of(source: Path) -> dict:
 
 
 def image_numbers(source: Path) -> tuple[list[float], list[float]]:
-    """Mean and deviation of the pixels, per channel, in units of [0, 1]."""
-    numbers = image_processor_of(source)
+    """Mean and deviation of the pixels, per channel, in units of [0, 1]. A checkpoint of ours has them in its own
+    configuration, others in that of the image processor."""
+    config = read_json(source / "config.json")
+    numbers = config if "image_mean" in config else image_processor_of(source)
     half = [0.5, 0.5, 0.5]
     return list(numbers.get("image_mean") or half), list(numbers.get("image_std") or half)
 
@@ -124,10 +127,6 @@ def written_by(tokenizer: PreTrainedTokenizerBase, probe: list, template: str) -
             f"the chat template cannot write a message with an image ({error}): put a template that can into "
             "chat_template.jinja"
         ) from error
-
-
-def write_chat(tokenizer: PreTrainedTokenizerBase, probe: list, template: str) -> str:
-    return tokenizer.apply_chat_template(probe, chat_template=template, tokenize=False, add_generation_prompt=True)
 
 
 def begins_by_itself(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from smol_hf.data.conversation import ImagePart
-from smol_hf.data.images import decode, open_image, size_shown
+from smol_hf.data.images import decode, open_image, upright_size
 from smol_hf.modeling.image_styles import MiddleSquare
 from smol_hf.modeling.image_tiling import canvas
 
@@ -28,7 +28,7 @@ def fast_tiles(part: ImagePart, where: str, tiler) -> np.ndarray:
         SampleError: as `load_image`.
     """
     image = open_image(part, where)
-    grid = tiler.grid(*size_shown(image, part, where))
+    grid = tiler.grid(*upright_size(image, part, where))
     size = canvas(grid, tiler.tile_size)
     image = decode(image, part, where, at_least=size)
     if isinstance(tiler, MiddleSquare):

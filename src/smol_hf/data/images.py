@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from smol_hf.data.conversation import ImagePart, SampleError
 from smol_hf.data.decoding_cost import FORMATS, check_decoding, check_parts
@@ -24,8 +24,9 @@ from smol_hf.modeling.image_tiling import flatten_to_rgb
 MAXIMUM_PIXELS = 50_000_000
 MAXIMUM_BYTES = 300_000_000
 MAXIMUM_ASPECT = 200
-EXIF_ORIENTATION = 0x0112
+IMAGE_WIDTH, IMAGE_LENGTH = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength
 QUARTER_TURNED = (5, 6, 7, 8)
+PNG_TAGS = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 
 
 def image_name(part: ImagePart) -> str:
@@ -111,22 +112,41 @@ def open_image(part: ImagePart, where: str) -> Image.Image:
 
 
 def image_size(part: ImagePart, where: str) -> tuple[int, int]:
-    """(height, width) in pixels as a viewer shows it (turned by the EXIF tag), from the header alone."""
+    """`upright_size` of an image, from its header alone. Raises SampleError, as `open_image`."""
     with open_image(part, where) as image:
-        return size_shown(image, part, where)
+        return upright_size(image, part, where)
 
 
-def size_shown(image: Image.Image, part: ImagePart, where: str) -> tuple[int, int]:
+def upright_size(image: Image.Image, part: ImagePart, where: str) -> tuple[int, int]:
+    """(height, width) in pixels of an opened image as a viewer shows it, turned by its orientation tag."""
     with reading(part, where, "cannot be read"):
-        width, height = image.size
-        return (width, height) if lies_on_its_side(image) else (height, width)
+        # Pillow turns the size of a TIFF by itself, so its tags are read; of other formats it leaves it as it is.
+        tags = getattr(image, "tag_v2", {})
+        width, height = tags.get(IMAGE_WIDTH, image.width), tags.get(IMAGE_LENGTH, image.height)
+        return (width, height) if lies_on_its_side(image, part) else (height, width)
 
 
-def lies_on_its_side(image: Image.Image) -> bool:
-    """Whether the EXIF tag asks viewers for a quarter turn."""
-    # A PNG is decoded whole when it is asked for a tag that its header does not have.
-    tagged = image.format != "PNG" or "exif" in image.info
-    return tagged and image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNED
+def lies_on_its_side(image: Image.Image, part: ImagePart) -> bool:
+    """Whether the orientation tag of an opened image (in EXIF or XMP) asks viewers for a quarter turn."""
+    if image.format != "PNG" or has_late_tags(part):
+        exif = image.getexif()
+    else:
+        exif = Image.Image.getexif(image)  # PNG's own decodes the whole image to look for tags after the pixels
+    return exif.get(ExifTags.Base.Orientation) in QUARTER_TURNED
+
+
+def has_late_tags(part: ImagePart) -> bool:
+    """Whether a PNG has chunks after its pixels in which an orientation may stand."""
+    with part.open() as file:
+        file.seek(8)
+        pixels = False
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if pixels and kind in PNG_TAGS:
+                return True
+            pixels = pixels or kind == b"IDAT"
+            file.seek(length + 4, os.SEEK_CUR)
+    return False
 
 
 def load_image(part: ImagePart, where: str, at_least: tuple[int, int] | None = None) -> Image.Image:
@@ -149,7 +169,7 @@ def decode(image: Image.Image, part: ImagePart, where: str, at_least: tuple[int,
             with Image.open(part.open(), formats=("PNG",)) as same:
                 same.verify()  # checksums of all chunks: a flipped byte in a small picture decodes to other pixels
         if at_least is not None:
-            image.draft(None, at_least if lies_on_its_side(image) else at_least[::-1])
+            image.draft(None, at_least if lies_on_its_side(image, part) else at_least[::-1])
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return flatten_to_rgb(image)

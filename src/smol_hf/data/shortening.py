@@ -7,7 +7,6 @@ out is.
 from __future__ import annotations
 
 import bisect
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -112,8 +111,4 @@ def first_turns(conversation: Conversation, kept: int) -> Conversation:
 
 def processor_at(processor, longest_edge: int):
     """The same processor with another `longest_edge`; texts become the same tokens."""
-    if longest_edge == processor.longest_edge:
-        return processor
-    other = copy.copy(processor)
-    other.longest_edge, other._encoder = longest_edge, processor.encoder
-    return other
+    return processor if longest_edge == processor.longest_edge else processor.with_settings(longest_edge=longest_edge)

@@ -25,6 +25,15 @@ def eager_attention(module, query, key, value, attention_mask, scaling, dropout=
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def refuse_missing_weights(weights, config):
+    """Raises ValueError when weights were asked for and the kernel of `config` returned none."""
+    if weights is None:
+        raise ValueError(
+            f"attention weights are not returned by the kernel {config._attn_implementation!r}: "
+            "call set_attn_implementation('eager') on the model"
+        )
+
+
 class SmolHFAttention(nn.Module):
     def __init__(self, config, layer_idx):
         super().__init__()
@@ -44,7 +53,7 @@ class SmolHFAttention(nn.Module):
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
         self.o_proj.writes_to_residual = True
 
-    def forward(self, hidden_states, attention_mask, rotary, past_key_values=None, cache_position=None, **kwargs):
+    def forward(self, hidden_states, attention_mask, rotary, cache=None, cache_position=None, **kwargs):
         """`hidden_states` (batch, sequence, hidden) → the same shape, and the attention weights where kept."""
         batch_and_sequence = hidden_states.shape[:-1]
         by_head = (*batch_and_sequence, -1, self.config.head_dim)
@@ -54,9 +63,9 @@ class SmolHFAttention(nn.Module):
 
         if self.use_rotary:
             query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
-        if past_key_values is not None:
+        if cache is not None:
             # Keys are cached already turned: a position never changes. (4.57's StaticCache wants cache_position.)
-            key, value = past_key_values.update(key, value, self.layer_idx, {"cache_position": cache_position})
+            key, value = cache.update(key, value, self.layer_idx, {"cache_position": cache_position})
 
         attend = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention)
         dropout = self.config.attention_dropout if self.training else 0.0

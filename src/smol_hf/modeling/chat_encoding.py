@@ -1,16 +1,15 @@
-"""Conversation → token ids and labels, so that user text can never become a special token.
+"""Pieces of a rendered conversation → token ids and labels, so that user text can never become a special token.
 
-The chat template is rendered with a placeholder for each text of the conversation. What the template wrote itself is
-then the only place where special tokens are recognised; the texts are put back afterwards and tokenised as plain
-text, together with the template's plain text around them, so that words merge across the border as they would in one
-string. Labels are the characters that the template generated between `{% generation %}` and `{% endgeneration %}`.
+Special tokens are recognised only in what the chat template wrote. The texts of the conversation are put into their
+places and tokenised as plain text, together with the template's plain text around them, so that words merge across
+the border as they would in one string. What the assistant generates is tokenised by itself: no token reaches over the
+end of a prompt, since at inference none does. `chat_rendering` says what a template writes.
 """
 
 import json
 import re
-from functools import lru_cache
-
-from transformers.utils.chat_template_utils import render_jinja_template
+from itertools import groupby
+from operator import itemgetter
 
 from .label_loss import IGNORE_INDEX
 
@@ -26,71 +25,11 @@ def plain_tokenizer(tokenizer, control_tokens):
     description = json.loads(engine.to_str())
     for token in description["added_tokens"]:
         token["special"] = token["special"] or token["content"] in control_tokens
-    description["post_processor"] = None  # it would trim the offsets that labels are read from
+    description["post_processor"] = None
     description["truncation"] = description["padding"] = None
     plain = type(engine).from_str(json.dumps(description))
     plain.encode_special_tokens = True
     return plain
-
-
-@lru_cache(maxsize=1024)
-def render_shape(shape, chat_template, add_generation_prompt, variables):
-    """The template of a conversation of this shape, with placeholders for its texts, and the generated spans.
-
-    `shape` is ((role, (part type, …), is trained), …). Conversations of one shape differ only in their texts, so what
-    the template writes around them is rendered once.
-    """
-    number, messages = 0, []
-    for role, types, _ in shape:
-        parts = []
-        for part_type in types:
-            parts.append({"type": part_type})
-            if part_type == "text":
-                parts[-1]["text"] = f"\ue000{number}\ue001"
-                number += 1
-        messages.append({"role": role, "content": parts})
-    rendered, spans = render_jinja_template(
-        conversations=[messages],
-        chat_template=chat_template,
-        return_assistant_tokens_mask=True,
-        add_generation_prompt=add_generation_prompt,
-        **dict(variables),
-    )
-    kept = trained_spans(spans[0], [(role, is_trained) for role, _, is_trained in shape])
-    return rendered[0], tuple(map(tuple, kept))
-
-
-def trained_spans(spans, turns):
-    """The generated spans without those of assistant turns that are not trained.
-
-    `turns` is (role, is trained) of each message.
-
-    Raises:
-        ValueError: when the template does not mark one span for each assistant turn, and a turn is not trained.
-    """
-    trained = [is_trained for role, is_trained in turns if role == "assistant"]
-    if all(trained):
-        return list(spans)
-    if len(spans) != len(trained):
-        raise ValueError(
-            f"the chat template marks {len(spans)} generated spans in {len(trained)} assistant turns, so a turn "
-            "cannot be left untrained: use a template with one {% generation %} block for each assistant turn"
-        )
-    return [span for span, is_trained in zip(spans, trained) if is_trained]
-
-
-def shape_and_texts(messages):
-    """(shape, texts) of a conversation, whose contents are text or lists of typed parts.
-
-    A message with `"trained": False` gets no labels."""
-    shape, texts = [], []
-    for message in messages:
-        parts = message["content"]
-        if isinstance(parts, str):
-            parts = [{"type": "text", "text": parts}]
-        shape.append((message["role"], tuple(part["type"] for part in parts), message.get("trained", True)))
-        texts += [part["text"] for part in parts if part["type"] == "text"]
-    return tuple(shape), texts
 
 
 class ChatEncoder:
@@ -101,38 +40,31 @@ class ChatEncoder:
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special} | control_tokens
         self.special_ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special}
         named = tokenizer.special_tokens_map.items()
-        self.variables = tuple((name, str(token)) for name, token in named if not isinstance(token, (list, tuple)))
+        self.variables = {name: str(token) for name, token in named if not isinstance(token, (list, tuple))}
         self.plain = plain_tokenizer(tokenizer, control_tokens)
         longest_first = sorted(special, key=len, reverse=True)
         self.piece = re.compile(f"({PLACEHOLDER.pattern})|({'|'.join(map(re.escape, longest_first))})")
-        self.piece_lists = {}
+        self.renderers = {}  # of each chat template, see `chat_rendering.renderer_of`
         self.short_runs = {}
 
-    def encode_messages(self, messages, image_blocks, chat_template, add_generation_prompt=False):
-        """A conversation → (input_ids, labels), two lists of equal length; labels are -100 outside generated text.
-
-        Args:
-            image_blocks: the tokens of each image, in reading order, from `encode_block`.
-
-        Raises:
-            ValueError: when the template shows another number of images than there are blocks.
-        """
-        shape, texts = shape_and_texts(messages)
-        key = (shape, chat_template, add_generation_prompt)
-        if key not in self.piece_lists:
-            if len(self.piece_lists) >= 1024:
-                self.piece_lists.clear()
-            rendered, spans = render_shape(*key, self.variables)
-            self.piece_lists[key] = list(self.split(rendered, spans))
-        return self.encode_pieces(self.piece_lists[key], texts, image_blocks)
-
     def encode_prompt(self, prompt, image_blocks):
-        """As `encode_messages`, of a prompt that a template has already made: all special tokens in it count."""
+        """(input_ids, labels) of a prompt that a template has already made: all special tokens in it count."""
         return self.encode_pieces(self.split(prompt, (), texts=False), (), image_blocks)
 
     def encode_block(self, block):
         """The tokens of an image, written as a string of special tokens and line breaks, → ids."""
         return self.encode_pieces(self.split(block, (), images=False), (), ())[0]
+
+    def special_in(self, value):
+        """A special token in the strings of a nested value, or None."""
+        if isinstance(value, str):
+            found = next((match for match in self.piece.finditer(value) if match.group(2) is None), None)
+            return found and found.group(0)
+        if isinstance(value, dict):
+            value = [*value.keys(), *value.values()]
+        if isinstance(value, (list, tuple)):
+            return next((found for each in value if (found := self.special_in(each))), None)
+        return None
 
     def split(self, rendered, spans, texts=True, images=True):
         """What the template wrote → pieces (kind, value, generated): plain text, text number n, special id, image."""
@@ -152,6 +84,15 @@ class ChatEncoder:
         yield from plain_pieces(rendered[position:], generated, position)
 
     def encode_pieces(self, pieces, texts, image_blocks):
+        """Pieces → (input_ids, labels), two lists of equal length; labels are -100 outside generated text.
+
+        Args:
+            texts: what stands at the pieces ("text", number, generated), by number.
+            image_blocks: the tokens of each image, in reading order, from `encode_block`.
+
+        Raises:
+            ValueError: when there are places for another number of images than there are blocks.
+        """
         input_ids, labels, run = [], [], []
         blocks, shown = iter(image_blocks), 0
         for kind, value, flag in pieces:
@@ -171,30 +112,24 @@ class ChatEncoder:
         return input_ids, labels
 
     def encode_run(self, run, input_ids, labels):
-        """Plain text between two special tokens, tokenised as one string. Short runs, such as the template's own
-        words, come again with each message and are remembered."""
-        key = tuple(run)
+        """Plain text between two special tokens, tokenised as one string, or as several where generated text begins
+        or ends."""
+        for generated, pieces in groupby(run, key=itemgetter(1)):
+            ids = self.tokenise("".join(text for text, _ in pieces))
+            input_ids += ids
+            labels += ids if generated else [IGNORE_INDEX] * len(ids)
         run.clear()
-        ids_and_labels = self.short_runs.get(key)
-        if ids_and_labels is None:
-            ids_and_labels = self.tokenise(key)
-            if sum(len(piece) for piece, _ in key) <= 64:
+
+    def tokenise(self, text):
+        """Plain text → ids. Short texts, such as the template's own words, come again and are remembered."""
+        ids = self.short_runs.get(text)
+        if ids is None:
+            ids = self.plain.encode(text, add_special_tokens=False).ids
+            if len(text) <= 64:
                 if len(self.short_runs) >= 4096:
                     self.short_runs.clear()
-                self.short_runs[key] = ids_and_labels
-        input_ids += ids_and_labels[0]
-        labels += ids_and_labels[1]
-
-    def tokenise(self, run):
-        """((piece, generated), ...) → (ids, labels). A token that reaches into generated text must be generated
-        whole, so it is labelled."""
-        text = "".join(piece for piece, _ in run)
-        flags = b"".join(bytes([flag]) * len(piece) for piece, flag in run)
-        encoding = self.plain.encode(text, add_special_tokens=False)
-        return encoding.ids, [
-            token_id if 1 in flags[start : max(end, start + 1)] else IGNORE_INDEX
-            for token_id, (start, end) in zip(encoding.ids, encoding.offsets)
-        ]
+                self.short_runs[text] = ids
+        return ids
 
 
 def plain_pieces(text, flags, start):

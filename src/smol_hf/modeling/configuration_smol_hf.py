@@ -24,7 +24,7 @@ class SmolHFConfig(PretrainedConfig):
 
     model_type = "smol_hf"
     sub_configs = {"text_config": PretrainedConfig, "vision_config": PretrainedConfig}
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
 
     def __init__(
         self,

@@ -1,48 +1,70 @@
 """The images that someone hands to the processor, in any of their shapes → PIL images, in reading order."""
 
+import base64
+import binascii
 import io
+import os
 from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from .chat_messages import part_type
 from .image_tiling import bytes_of, flatten_to_rgb
 
 ADDRESSES = ("http://", "https://", "data:image/")
+FILE_ADDRESS = "file://"
+IMAGE_KEYS = ("image", "image_url", "path", "url", "base64")
+LONGEST_PATH = 4096
+CHANNELS = (1, 3, 4)
+LAYOUTS = ("channels_first", "channels_last")
 
 
-def images_of(messages):
-    """The images in the parts of a conversation, loaded, in reading order."""
-    parts = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
-    images = []
-    for part in parts:
-        if part["type"] == "image":
-            given = [part[key] for key in ("image", "path", "url") if part.get(key) is not None]
-            if len(given) != 1:
-                raise ValueError('an image part has one image: {"type": "image", "image": PIL image, path or URL}')
-            images.append(as_image(given[0]))
-        elif part["type"] != "text":
-            raise ValueError(f"a part has the type {part['type']!r}: text or image")
-    return images
+def images_of(messages, layout=None):
+    """The images in the parts of a conversation, loaded, in reading order. `layout`: see `as_image`."""
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if content is not None and not isinstance(content, str) for part in content]
+    return [as_image(image_in(part), layout) for part in parts if part_type(part) == "image"]
 
 
-def as_image(image):
-    """A PIL image in RGB from a PIL image, a path, a URL, or an array or tensor (height, width[, 1, 3 or 4]).
+def image_in(part):
+    """What an image part holds: {"type": "image"} with one of IMAGE_KEYS, or OpenAI's {"type": "image_url"}."""
+    given = [part[key] for key in IMAGE_KEYS if part.get(key) is not None]
+    if len(given) != 1:
+        raise ValueError('an image part has one image: {"type": "image", "image": PIL image, array, path or URL}')
+    image = given[0]
+    return image.get("url") if isinstance(image, dict) else image
+
+
+def as_image(image, layout=None):
+    """A PIL image in RGB from a PIL image, a path, a URL, base64, encoded bytes, or an array or tensor, (height,
+    width) or with 1, 3 or 4 channels last or first.
 
     The same picture as in training: turned as its EXIF tag says, on a white page where it is transparent, 16 bits
     scaled to 8, float pixels taken from [0, 1].
+
+    Args:
+        layout: "channels_first" or "channels_last", for arrays that could be read in both ways.
 
     Raises:
         ValueError: for animations, for arrays of another shape, and for pixels without a known white.
     """
     if isinstance(image, (str, Path)):
         image = open_picture(str(image))
+    elif isinstance(image, (bytes, bytearray)):
+        image = Image.open(io.BytesIO(image))
     elif not isinstance(image, Image.Image):
-        image = from_array(np.asarray(image))
+        image = from_array(as_array(image), layout)
     if frames_of(image) > 1:
         raise ValueError(f"the image holds {image.n_frames} frames or pages: give the one that is meant")
     return flatten_to_rgb(ImageOps.exif_transpose(image))
+
+
+def as_array(image):
+    if hasattr(image, "detach"):  # a tensor, on any device
+        image = image.detach().cpu()
+    return np.asarray(image)
 
 
 def frames_of(image):
@@ -54,30 +76,82 @@ def open_picture(place):
     if place.startswith(ADDRESSES):
         with urlopen(place, timeout=30) as answer:
             return Image.open(io.BytesIO(answer.read()))
-    return Image.open(place)
+    path = place.removeprefix(FILE_ADDRESS)
+    if len(path) < LONGEST_PATH and os.path.exists(path):
+        return Image.open(path)
+    try:
+        return Image.open(io.BytesIO(base64.b64decode("".join(place.split()), validate=True)))
+    except (binascii.Error, ValueError, OSError) as error:
+        shown = place if len(place) <= 100 else f"{place[:100]}…"
+        raise FileNotFoundError(f"the image {shown!r} is no file, no URL and no base64 of an image") from error
 
 
-def from_array(pixels):
-    if pixels.ndim not in (2, 3) or 0 in pixels.shape or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
+def from_array(pixels, layout=None):
+    if layout not in (None, *LAYOUTS):
+        raise ValueError(f"input_data_format {layout!r}: choose one of {', '.join(LAYOUTS)}")
+    shape = pixels.shape
+    if pixels.ndim == 3 and 0 not in shape:
+        first, last = pixels.shape[0] in CHANNELS, pixels.shape[2] in CHANNELS
+        if first and last and layout is None:
+            raise ValueError(
+                f"an array of shape {pixels.shape} has its channels first or last: say it with input_data_format"
+            )
+        if layout == LAYOUTS[0] or (layout is None and not last):
+            pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim not in (2, 3) or 0 in pixels.shape or (pixels.ndim == 3 and pixels.shape[2] not in CHANNELS):
         raise ValueError(
-            f"an array of shape {pixels.shape} is no picture: (height, width) or (height, width, 1, 3 or 4)"
+            f"an array of shape {shape} is no picture: (height, width), or with 1, 3 or 4 channels last or first"
         )
     if pixels.dtype.kind in "iu" and pixels.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"an array of {pixels.dtype} has no known white: give uint8, uint16, or floats in [0, 1]")
     return Image.fromarray(bytes_of(pixels).squeeze(2) if pixels.shape[2:] == (1,) else bytes_of(pixels))
 
 
-def distribute(images, counts):
-    """One list of images per prompt, from any of the shapes that `SmolHFProcessor.__call__` takes."""
+def is_image(value):
+    """Whether a value is an image, or a list of images, that no text can be."""
+    if isinstance(value, (list, tuple)):
+        return any(is_image(each) for each in value)
+    return isinstance(value, (Image.Image, Path, bytes)) or hasattr(value, "ndim")
+
+
+def is_text(value):
+    """Whether a value is a string or a list of strings."""
+    return isinstance(value, str) or (
+        isinstance(value, (list, tuple)) and bool(value) and all(isinstance(each, str) for each in value)
+    )
+
+
+def is_image_place(value):
+    """Whether strings name images: files, URLs, or base64 of a length that no prompt has without a space."""
+    values = [value] if isinstance(value, str) else value
+    return all(
+        each.startswith((*ADDRESSES, FILE_ADDRESS))
+        or (len(each) < LONGEST_PATH and os.path.exists(each))
+        or (len(each) > 100 and " " not in each)
+        for each in values
+    )
+
+
+def groups_of(images, counts, layout=None):
+    """One list of images per prompt, from any of the shapes that `SmolHFProcessor.__call__` takes.
+
+    Args:
+        counts: how many images each prompt shows; None without prompts.
+    """
     if images is None:
         return [[] for _ in counts]
+    if getattr(images, "ndim", 0) == 4:
+        images = list(images)  # a batch in one array
     if not isinstance(images, (list, tuple)):
         images = [images]
-    if images and isinstance(images[0], (list, tuple)):
-        if len(images) != len(counts):
+    if any(isinstance(each, (list, tuple)) or each is None for each in images):
+        if counts is not None and len(images) != len(counts):
             raise ValueError(f"there are {len(counts)} texts, but images for {len(images)}: give a list for each")
-        return [[as_image(image) for image in group] for group in images]
-    images = [as_image(image) for image in images]
+        groups = [[] if group is None else group if isinstance(group, (list, tuple)) else [group] for group in images]
+        return [[as_image(image, layout) for image in group] for group in groups]
+    images = [as_image(image, layout) for image in images]
+    if counts is None:
+        return [images]
     if len(images) != sum(counts):
         raise ValueError(f"the text has places for {sum(counts)} images, but {len(images)} images were given")
     stops = np.cumsum(counts).tolist()

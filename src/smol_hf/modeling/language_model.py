@@ -1,9 +1,8 @@
 """The language model inside a vision-language model: ours, or any causal LM of transformers."""
 
-import inspect
-
 from transformers import AutoModelForCausalLM
 
+from .compatibility import CACHE_NAME, forward_arguments
 from .configuration_smol_hf_text import SmolHFTextConfig
 from .modeling_smol_hf_text import SmolHFForCausalLM
 
@@ -17,9 +16,9 @@ def build_language_model(config):
     if config.model_type == SmolHFTextConfig.model_type:  # by name: remote code may hold two copies of the class
         return SmolHFForCausalLM._from_config(config)
     model = AutoModelForCausalLM.from_config(config)
-    arguments = inspect.signature(model.forward).parameters
+    arguments = forward_arguments(model)
     # Most models swallow unknown arguments: packed samples would leak, and a cache be forgotten, without a word.
-    missing = [name for name in ("inputs_embeds", "position_ids", "past_key_values") if name not in arguments]
+    missing = [name for name in ("inputs_embeds", "position_ids", CACHE_NAME) if name not in arguments]
     if missing:
         raise ValueError(f"{config.model_type} cannot be the language model: it takes no {', no '.join(missing)}")
     return model

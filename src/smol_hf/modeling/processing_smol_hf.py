@@ -1,19 +1,31 @@
 """The processor: messages and pictures → `input_ids`, `labels` and uint8 tiles. It needs no torchvision."""
 
-import json
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import BatchFeature, ProcessorMixin
 
+from .batching import DEFAULT, batch_of, stacked_tiles
+from .bounded_rendering import render_bounded  # noqa: F401
 from .chat_encoding import ChatEncoder
 from .chat_format import DEFAULT_CHAT_TEMPLATE, IMAGE_TOKEN
-from .image_input import distribute, images_of
+from .chat_messages import part_type  # noqa: F401
+from .chat_rendering import ChatRenderer, renderer_of
+from .image_input import groups_of, images_of, is_image, is_image_place, is_text
 from .image_styles import before_picture, build_tiler, check_style, control_tokens, write_picture
 from .image_tiling import ImageTiler  # noqa: F401
-from .label_loss import IGNORE_INDEX
+from .label_loss import IGNORE_INDEX  # noqa: F401
+from .portable_tokenizer import write_portable_tokenizer_config
+from .processor_options import options_and_variables, read_options
+
+
+class Cache(dict):
+    """What is made once and is no part of a copy."""
+
+    def __deepcopy__(self, memo):
+        return Cache()
 
 
 @dataclass
@@ -56,7 +68,6 @@ class SmolHFProcessor(ProcessorMixin):
         image_token=IMAGE_TOKEN,
         image_style="smolvlm",
         enlarge_images=True,
-        **kwargs,
     ):
         self.tile_size = tile_size
         self.image_seq_len = image_seq_len
@@ -67,12 +78,15 @@ class SmolHFProcessor(ProcessorMixin):
         self.enlarge_images = enlarge_images
         check_style(image_style, image_token, do_image_splitting)
         super().__init__(tokenizer, chat_template=chat_template or DEFAULT_CHAT_TEMPLATE)
-        vocabulary = tokenizer.get_vocab()
+        self.check_tokens()
+        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+        self._cache = Cache()
+
+    def check_tokens(self):
+        vocabulary = self.tokenizer.get_vocab()
         missing = [token for token in self.control_tokens if token not in vocabulary]
         if missing:
             raise ValueError(f"the tokenizer lacks {len(missing)} tokens for images, first {missing[0]}: add them")
-        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
-        self._encoder, self._blocks = None, {}
 
     @property
     def tiler(self):
@@ -87,22 +101,40 @@ class SmolHFProcessor(ProcessorMixin):
 
     @property
     def encoder(self):
-        if self._encoder is None:
-            control = set(self.control_tokens) | set(self.tokenizer.all_special_tokens)
-            self._encoder = ChatEncoder(self.tokenizer, self.image_token, control)
-        return self._encoder
+        tokens = tuple(self.control_tokens)
+        if self._cache.get("tokens") != tokens:
+            self._cache["tokens"] = tokens
+            control = {*tokens, *self.tokenizer.all_special_tokens}
+            self._cache["encoder"] = ChatEncoder(self.tokenizer, self.image_token, control)
+        return self._cache["encoder"]
+
+    @property
+    def image_processor(self):
+        """What prepares images: this processor. A pipeline of transformers asks for it when it makes batches."""
+        return self
 
     def __getstate__(self):
         # The encoder is rebuilt where it is needed: a data loader's worker gets the processor without it.
-        return {**self.__dict__, "_encoder": None, "_blocks": {}}
+        return {**self.__dict__, "_cache": Cache()}
+
+    def with_settings(self, **settings):
+        """The same processor with other settings, such as `longest_edge`. Raises ValueError for missing tokens."""
+        if all(getattr(self, name) == value for name, value in settings.items()):
+            return self
+        other = copy.copy(self)
+        other.__dict__.update(settings)
+        check_style(other.image_style, other.image_token, other.do_image_splitting)
+        other.check_tokens()
+        if set(other.control_tokens) <= set(self.control_tokens):
+            other._cache.update(tokens=tuple(other.control_tokens), encoder=self.encoder)
+        return other
 
     def image_block_ids(self, height, width):
         """The token ids of a picture of this size. There are few grids, so each is tokenised once."""
-        grid = self.tiler.grid(height, width)
-        key = (*grid, self.image_seq_len)
-        if key not in self._blocks:
-            self._blocks[key] = self.encoder.encode_block(write_picture(self.image_style, *key, self.image_token))
-        return self._blocks[key]
+        key = (*self.tiler.grid(height, width), self.image_seq_len)
+        if key not in self._cache:
+            self._cache[key] = self.encoder.encode_block(write_picture(self.image_style, *key, self.image_token))
+        return self._cache[key]
 
     def image_blocks(self, sizes):
         """The token ids of each picture of a conversation, given their (height, width) in reading order."""
@@ -112,24 +144,31 @@ class SmolHFProcessor(ProcessorMixin):
             blocks[index] = self.encoder.encode_block(name) + block if name else block
         return blocks
 
+    def renderer(self, chat_template=None, variables=None):
+        """What writes conversations by a chat template: its text, its name where the processor has several, or by
+        default the processor's own."""
+        named = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        template = named.get(chat_template or "default", chat_template)
+        if template is None:
+            raise ValueError(f"there are several chat templates, none of them 'default': name one of {sorted(named)}")
+        return ChatRenderer(self.encoder, template, variables) if variables else renderer_of(self.encoder, template)
+
     def encode_text(self, messages, image_sizes, add_generation_prompt=False, chat_template=None):
         """Token ids and labels of a conversation whose pictures have these (height, width): nothing is decoded.
 
         Raises:
+            ChatTemplateError: when it cannot be known exactly what is generated, see `chat_rendering`.
             ValueError: when the messages show another number of images than there are sizes.
         """
         blocks = self.image_blocks(image_sizes)
-        return self.encoder.encode_messages(
-            messages, blocks, chat_template or self.chat_template, add_generation_prompt
-        )
+        return self.renderer(chat_template).encode(messages, blocks, asks=add_generation_prompt)
 
     def encode(self, messages, images=(), add_generation_prompt=False, chat_template=None):
         """A conversation (messages in the chat format, PIL images in reading order) → `EncodedSample`.
 
-        Labels cover what the template generated: the assistant's answers and the token that ends each.
+        Labels cover what the template generates: the assistant's answers and the token that ends each.
         """
-        sizes = [(image.height, image.width) for image in images]
-        input_ids, labels = self.encode_text(messages, sizes, add_generation_prompt, chat_template)
+        input_ids, labels = self.encode_text(messages, sizes_of(images), add_generation_prompt, chat_template)
         return EncodedSample(input_ids, labels, self.tiles(images))
 
     def tiles(self, images):
@@ -142,86 +181,105 @@ class SmolHFProcessor(ProcessorMixin):
         self,
         conversation,
         chat_template=None,
+        tools=None,
+        documents=None,
         add_generation_prompt=False,
-        tokenize=False,
-        return_dict=False,
-        return_tensors=None,
+        continue_final_message=False,
         return_assistant_tokens_mask=False,
-        padding=True,
+        tokenize=False,
+        return_tensors=None,
+        return_dict=False,
+        processor_kwargs=None,
+        sanitize_control_tokens=True,
         **kwargs,
     ):
         """As in transformers. With `tokenize=True`, texts of the conversation never become special tokens.
 
-        Images stand in the parts: `{"type": "image", "image": PIL image, path or URL}` (or under `path`, `url`).
+        Images stand in the parts: `{"type": "image", "image": PIL image, array, base64, path or URL}` (or under
+        `path`, `url`, `base64`), or OpenAI's `{"type": "image_url", "image_url": {"url": …}}`.
+
+        Args:
+            processor_kwargs: options of `__call__`; they may be given by name too.
+            kwargs: further variables of the chat template.
+
+        Raises:
+            TypeError: for a name that neither the processor nor the template knows.
         """
+        if add_generation_prompt and continue_final_message:
+            raise ValueError("add_generation_prompt and continue_final_message exclude each other: choose one")
+        template = self.renderer(chat_template).template
+        options, variables = options_and_variables(kwargs, template)
+        options.update(processor_kwargs or {})
+        given = {"tools": tools, "documents": documents, **variables}
+        renderer = self.renderer(
+            chat_template, {name: value for name, value in given.items() if value is not None or name in variables}
+        )
+        batched = isinstance(conversation[0], (list, tuple)) or hasattr(conversation[0], "messages")
+        conversations = [getattr(each, "messages", each) for each in (conversation if batched else [conversation])]
         if not tokenize:
-            return super().apply_chat_template(
-                conversation, chat_template, add_generation_prompt=add_generation_prompt, **kwargs
+            texts = [renderer.text(each, add_generation_prompt, continue_final_message) for each in conversations]
+            return texts if batched else texts[0]
+        if return_tensors is not None:
+            options["return_tensors"] = return_tensors
+        options = self.options(options)
+        at = self.with_settings(**options.settings(self))
+        encoded = []
+        for messages in conversations:
+            images = images_of(messages, options.input_data_format)
+            ids_and_labels = renderer.encode(
+                messages,
+                at.image_blocks(sizes_of(images)),
+                add_generation_prompt,
+                continue_final_message,
+                labelled=return_assistant_tokens_mask,
             )
-        refuse_cutting(kwargs)
-        if kwargs.get("continue_final_message"):
-            raise ValueError("continue_final_message is not supported with tokenize=True: end with the user's turn")
-        batched = isinstance(conversation[0], (list, tuple))
-        encoded = [
-            self.encode(messages, images_of(messages), add_generation_prompt, chat_template)
-            for messages in (conversation if batched else [conversation])
-        ]
-        batch = self.pad(encoded, padding, return_assistant_tokens_mask)
-        if not batched and return_tensors is None:
+            encoded.append(EncodedSample(*ids_and_labels, at.tiles(images)))
+        batch = at.pad(encoded, options, return_assistant_tokens_mask)
+        if not batched and options.return_tensors is None:
             batch = {name: values[0] for name, values in batch.items()}
-        batch = BatchFeature(batch, tensor_type=return_tensors)
+        batch = BatchFeature(batch, tensor_type=options.return_tensors)
         return batch if return_dict else batch["input_ids"]
 
-    def __call__(self, images=None, text=None, return_tensors=None, padding=True, **kwargs):
+    def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs):
         """Prompts made by `apply_chat_template(…, tokenize=False)` (special tokens in them count) and their images.
 
         Args:
-            text: a string or a list of strings.
+            text: a string or a list of strings; without it the images alone are prepared.
             images: one image, a list in reading order of all prompts, or one list per prompt.
+            kwargs: see `processor_options`.
+
+        Raises:
+            TypeError: for an option that is unknown. ValueError: for what the processor does not do.
         """
-        refuse_cutting(kwargs)
+        if videos is not None or audio is not None:
+            raise ValueError("this processor prepares texts and images: leave out videos and audio")
+        if is_image(text) or (text is None and is_text(images) and not is_image_place(images)):
+            images, text = text, images
+        if images is None and text is None:
+            raise ValueError("there is nothing to prepare: give text, images, or both")
+        options = self.options(kwargs)
+        at = self.with_settings(**options.settings(self))
+        if text is None:
+            groups = groups_of(images, None, options.input_data_format)
+            batch = stacked_tiles([at.tiles(group) for group in groups], options)
+            return BatchFeature(batch, tensor_type=options.return_tensors)
         texts = [text] if isinstance(text, str) else list(text)
-        per_text = distribute(images, [prompt.count(self.image_token) for prompt in texts])
+        if not texts or not all(isinstance(prompt, str) for prompt in texts):
+            raise ValueError("text must be a string or a list of strings")
+        counts = [prompt.count(self.image_token) for prompt in texts]
         encoded = []
-        for prompt, prompt_images in zip(texts, per_text):
-            blocks = self.image_blocks([(image.height, image.width) for image in prompt_images])
-            input_ids, labels = self.encoder.encode_prompt(prompt, blocks)
-            encoded.append(EncodedSample(input_ids, labels, self.tiles(prompt_images)))
-        return BatchFeature(self.pad(encoded, padding), tensor_type=return_tensors)
+        for prompt, group in zip(texts, groups_of(images, counts, options.input_data_format)):
+            ids_and_labels = at.encoder.encode_prompt(prompt, at.image_blocks(sizes_of(group)))
+            encoded.append(EncodedSample(*ids_and_labels, at.tiles(group)))
+        return BatchFeature(at.pad(encoded, options), tensor_type=options.return_tensors)
 
-    def pad(self, encoded, padding=True, return_assistant_tokens_mask=False):
-        """Samples → rows of equal length, padded on the tokenizer's side, and tiles (batch, tiles, 3, side, side).
+    def options(self, given):
+        """`CallOptions` of a call. What it does not say, the tokenizer's settings do, as in transformers."""
+        return read_options(given, self.tokenizer.init_kwargs)
 
-        `pixel_attention_mask` (batch, tiles, side, side) is 0 on the tiles that only fill up.
-        """
-        length = max(len(sample.input_ids) for sample in encoded) if padding else None
-        batch = {"input_ids": [], "attention_mask": []}
-        if return_assistant_tokens_mask:
-            batch["assistant_masks"] = []
-        for sample in encoded:
-            count = len(sample.input_ids)
-            fill = (length - count) if padding else 0
-            if fill and self.tokenizer.pad_token_id is None:
-                raise ValueError("the tokenizer has no padding token: set tokenizer.pad_token")
-
-            def padded(values, value, fill=fill):
-                blank = [value] * fill
-                return blank + values if self.tokenizer.padding_side == "left" else values + blank
-
-            batch["input_ids"].append(padded(sample.input_ids, self.tokenizer.pad_token_id))
-            batch["attention_mask"].append(padded([1] * count, 0))
-            if return_assistant_tokens_mask:
-                batch["assistant_masks"].append(padded([int(label != IGNORE_INDEX) for label in sample.labels], 0))
-        most = max(len(sample.tiles) for sample in encoded)
-        if most:
-            side = self.tile_size
-            pixels = np.zeros((len(encoded), most, 3, side, side), dtype=np.uint8)
-            mask = np.zeros((len(encoded), most, side, side), dtype=bool)
-            for row, sample in enumerate(encoded):
-                pixels[row, : len(sample.tiles)] = sample.tiles
-                mask[row, : len(sample.tiles)] = True
-            batch["pixel_values"], batch["pixel_attention_mask"] = torch.from_numpy(pixels), torch.from_numpy(mask)
-        return batch
+    def pad(self, encoded, options=DEFAULT, return_assistant_tokens_mask=False):
+        """`EncodedSample`s → rows of equal length and tiles, see `batch_of`."""
+        return batch_of(encoded, self.tokenizer, self.image_token_id, options, return_assistant_tokens_mask)
 
     def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
         """As in transformers, with the tokenizer's configuration in the form that 4.57 reads as well as 5.x."""
@@ -232,19 +290,5 @@ class SmolHFProcessor(ProcessorMixin):
         return [str(path) for path in Path(save_directory).glob("*.json")]
 
 
-def refuse_cutting(options):
-    """Raises ValueError for options that would cut a prompt, and with it perhaps an image."""
-    for name in ("truncation", "max_length"):
-        if options.get(name):
-            raise ValueError(f"{name} is not supported: a prompt that is cut may lose half an image")
-
-
-def write_portable_tokenizer_config(folder):
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(config.get("extra_special_tokens"), list):
-        config["additional_special_tokens"] = config.pop("extra_special_tokens")
-    config["model_input_names"] = ["input_ids", "attention_mask"]
-    config["padding_side"] = "left"  # answers of a batch begin in the same column; transformers 5 would not save it
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def sizes_of(images):
+    return [(image.height, image.width) for image in images]

@@ -40,14 +40,24 @@ def as_patches(pixel_values, patch_size):
 
 def encode_tiles(vision_model, pixel_values, config):
     """Normalised tiles (tiles, 3, height, width) → patch features (tiles, patches, vision_hidden)."""
-    keep_all = config.vision_feature_layer != -1
+    return patch_features(encoder_outputs(vision_model, pixel_values, config), config)
+
+
+def encoder_outputs(vision_model, pixel_values, config, output_attentions=None, output_hidden_states=None):
+    """What the encoder returns for normalised tiles; `hidden_states` where asked for, or where `config` reads one."""
+    keep = {"output_hidden_states": bool(output_hidden_states) or config.vision_feature_layer != -1}
+    if output_attentions:
+        keep["output_attentions"] = True
     if config.vision_config.model_type == "siglip2_vision_model":
         patches, shape = as_patches(pixel_values, config.vision_config.patch_size)
         mask = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
         shapes = torch.tensor([shape] * len(patches), device=patches.device)
-        outputs = vision_model(patches, mask, shapes, output_hidden_states=keep_all)
-    else:
-        outputs = vision_model(pixel_values=pixel_values, output_hidden_states=keep_all)
+        return vision_model(patches, mask, shapes, **keep)
+    return vision_model(pixel_values=pixel_values, **keep)
+
+
+def patch_features(outputs, config):
+    """The hidden state of the encoder that `config` names, without what is no patch."""
     if config.vision_feature_layer == -1:
         features = outputs.last_hidden_state
     else:

@@ -15,6 +15,8 @@ from transformers.trainer_utils import SaveStrategy, SchedulerType
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
+from smol_hf.training.inherited_checks import check_libraries, refuse_inherited
+
 
 @dataclass
 class SmolTrainingArguments(SFTConfig):
@@ -63,22 +65,14 @@ class SmolTrainingArguments(SFTConfig):
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
     disable_tqdm: bool | None = field(default=True, metadata={"help": "The log shows progress; no bar is drawn."})
     logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "Page-locked batches, where there is a GPU."}
+    report_to: list[str] | None = field(
+        default_factory=lambda: ["none"], metadata={"help": "Trackers such as tensorboard; none by default."}
     )
-    report_to: str | None = field(default="none", metadata={"help": "none, or integrations such as tensorboard."})
 
     def __post_init__(self):
         if self.output_dir is None:
             raise ValueError("output_dir is missing: say where the run goes, e.g. output_dir: runs/my-run")
-        if self.max_length is not None:
-            raise ValueError("max_length cuts samples, images included: use context_length, which never cuts")
-        if self.packing or self.padding_free:
-            raise ValueError("packing and padding_free are TRL's for text: use sample_packing: true")
-        if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns would remove the columns that the collator reads: leave it false")
-        if not (self.dataset_kwargs or {}).get("skip_prepare_dataset"):
-            raise ValueError("dataset_kwargs must keep skip_prepare_dataset: true")
+        refuse_inherited(self)
         if self.learning_rate is None:
             raise ValueError("learning_rate is null: it needs a value")
         for name in ("vision_learning_rate", "connector_learning_rate", "text_learning_rate", "learning_rate"):
@@ -87,24 +81,13 @@ class SmolTrainingArguments(SFTConfig):
                 raise ValueError(f"{name} is {rate}: a learning rate is 0 (frozen) or positive")
         if not any(self.part_learning_rates().values()):
             raise ValueError("every part has learning rate 0: there is nothing to train")
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.max_steps < -1:
-            raise ValueError(f"max_steps is {self.max_steps}: it must be at least 1, or -1 for num_train_epochs")
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError("max_steps and num_train_epochs leave no step to train")
-        if self.seed is None or not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is {self.seed}: it must be from 0 to 2**32 - 1")
-        self.refuse_what_has_no_effect()
         for name in ("unfreeze_vision_at_step", "vision_warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: a step is 0 or later")
         if self.num_checkpoints is not None and self.num_checkpoints < 1:
             raise ValueError(f"num_checkpoints is {self.num_checkpoints}: it must be at least 1 (save_strategy: no)")
-        for name in ("save_steps", "save_total_limit"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"{name} is {value}: it must be positive (save_strategy: no saves nothing)")
         if self.max_nonfinite_steps < 1:
             raise ValueError(f"max_nonfinite_steps is {self.max_nonfinite_steps}: it must be at least 1")
         if self.vision_learning_rate == 0 and self.unfreeze_vision_at_step:
@@ -114,6 +97,7 @@ class SmolTrainingArguments(SFTConfig):
         if self.bf16 is None:  # SFTConfig would ask for it on machines that do not have it
             self.bf16 = not self.fp16 and not self.use_cpu and is_torch_bf16_gpu_available()
         super().__post_init__()
+        check_libraries(self)
         if self.fp16 and self.device.type == "cpu":
             raise ValueError("fp16 needs a GPU: a CPU would compute in float32 without a word; bf16 works on both")
         self.check_decay_steps()
@@ -162,17 +146,6 @@ class SmolTrainingArguments(SFTConfig):
                 "warmup_steps and decay_steps as shares of the run, such as 0.01 and 0.2"
             )
         return get_scheduler(self.lr_scheduler_type, optimizer, warmup, steps, own)
-
-    def refuse_what_has_no_effect(self) -> None:
-        """Options of TRL that act inside the loss or the model loading, which are ours. Raises ValueError."""
-        if self.loss_type not in (None, SFTConfig.loss_type):
-            raise ValueError(f"loss_type {self.loss_type!r} has no effect: the model computes its own loss")
-        if self.label_smoothing_factor:
-            raise ValueError("label_smoothing_factor has no effect: the model computes its own loss")
-        if self.chat_template_path is not None:
-            raise ValueError("chat_template_path comes after the data was prepared: use chat_template")
-        if self.model_init_kwargs:
-            raise ValueError("model_init_kwargs has no effect: use dtype and attn_implementation")
 
     def count_intervals(self) -> None:
         """Shares of the run and `num_checkpoints` in steps, once `max_steps` is known."""

@@ -20,6 +20,8 @@ from transformers import (
 from smol_hf.data.conversation import Conversation, TextPart
 from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
 from smol_hf.modeling.chat_format import END_OF_UTTERANCE_TOKEN, IMAGE_TOKEN, image_tokens
+from smol_hf.modeling.chat_messages import EXAMPLE
+from smol_hf.modeling.chat_rendering import ChatTemplateError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.image_tiling import ImageTiler
@@ -30,6 +32,7 @@ from smol_hf.training.config_keys import check_keys
 from smol_hf.training.model_arguments import OF_A_NEW_MODEL, ModelArguments
 from smol_hf.training.presets import TEXT, VISION, preset_config
 from smol_hf.training.recipes import RecipeError
+from smol_hf.training.sound_checkpoint import refuse_oversized
 from smol_hf.training.text_composition import (
     build_language_model,
     build_text_config_and_tokenizer,
@@ -107,10 +110,12 @@ def build_config_and_processor(
     if arguments.model is not None:
         processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
+        refuse_oversized(config, arguments.model)
         if not hasattr(processor, "encode_text"):
             kind = type(processor).__name__
             raise RecipeError(f"{arguments.model} has a {kind}: convert it first (smol-hf convert)")
         cut_pictures_anew(processor, arguments)
+        check_labels(processor, arguments.model)
         change_positions(config, arguments)
         return config, processor
     if arguments.preset is not None:
@@ -162,6 +167,14 @@ def cut_pictures_anew(processor: SmolHFProcessor, arguments: ModelArguments) -> 
         )
 
 
+def check_labels(processor: SmolHFProcessor, name: str) -> None:
+    """Raises RecipeError for a chat template of which it cannot be known what the assistant generates."""
+    try:
+        processor.encode_text(EXAMPLE, [])
+    except ChatTemplateError as error:
+        raise RecipeError(f"{name} cannot be trained on conversations: {error}") from error
+
+
 def texts_of(conversations: Iterable[Conversation]) -> Iterator[str]:
     """The texts that a tokenizer for these conversations is trained on: the beginning of each, and not more than
     `ALL_CHARACTERS` together."""
@@ -188,18 +201,23 @@ def build_tokenizer(arguments: ModelArguments, texts: Iterable[str], trust_remot
     return tokenizer
 
 
-def extend_tokenizer(tokenizer, max_tiles_per_side: int) -> int:
-    """Add at its end the tokens that pictures and the template need; answers end with the template's token from now
-    on. Returns the number of tokens before."""
+def extend_tokenizer(tokenizer, max_tiles_per_side: int, *, keeps_tokens: bool = False) -> int:
+    """Add the tokens that images and SmolVLM's chat template need at its end, and return the number of tokens before.
+
+    Args:
+        keeps_tokens: leave its start and end tokens; else they become SmolVLM's.
+    """
     present, size = tokenizer.get_vocab(), len(tokenizer)
-    missing = [token for token in ["<|im_start|>", *image_tokens(max_tiles_per_side)] if token not in present]
+    needed = [*([] if keeps_tokens else ["<|im_start|>"]), *image_tokens(max_tiles_per_side)]
+    missing = [token for token in needed if token not in present]
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = (
             "<|im_end|>" if "<|im_end|>" in present else tokenizer.eos_token or END_OF_UTTERANCE_TOKEN
         )
-    tokenizer.eos_token = END_OF_UTTERANCE_TOKEN
-    tokenizer.bos_token = "<|im_start|>"
+    if not keeps_tokens:
+        tokenizer.eos_token = END_OF_UTTERANCE_TOKEN
+        tokenizer.bos_token = "<|im_start|>"
     return size
 
 
@@ -207,6 +225,7 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
     """The configuration of the described model, its special tokens and vocabulary size from the tokenizer."""
     vision_config = dict(arguments.vision_config or DEFAULT_VISION_CONFIG)
     text_config = dict(arguments.text_config or {})
+    refuse_oversized({"vision_config": vision_config, "text_config": text_config}, "the recipe")
     vision_config.setdefault("model_type", DEFAULT_VISION_CONFIG["model_type"])
     text_config.setdefault("model_type", SmolHFTextConfig.model_type)
     check_keys("vision_config", vision_config)
@@ -236,10 +255,10 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
 
 
 def prepare_generation(model: PreTrainedModel, processor: SmolHFProcessor) -> None:
-    """How the model generates by default: it ends with the template's token and never writes an image."""
+    """How the model generates by default: it ends with the tokenizer's end token and never writes an image."""
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"  # so that a batch's answers begin in the same column
-    never = [token for token in processor.control_tokens if token != END_OF_UTTERANCE_TOKEN]
+    never = [token for token in processor.control_tokens if token != tokenizer.eos_token]
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.bos_token_id = tokenizer.bos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -20,6 +20,7 @@ from smol_hf.training.lora_arguments import LoraArguments
 from smol_hf.training.parts import PARTS
 from smol_hf.training.presets import PRESETS, preset_config
 from smol_hf.training.recipes import RecipeError, load_arguments, nearest
+from smol_hf.training.sound_checkpoint import refuse_oversized
 from smol_hf.training.traced_step import StepShape
 
 OPTIMIZERS = {
@@ -61,6 +62,7 @@ def find_target(name: str) -> Target:
         return Target(name, config, longest_edge=edge)
     if (path / "config.json").is_file():
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        refuse_oversized(config, name)
         if config.model_type not in (SmolHFConfig.model_type, SmolHFTextConfig.model_type):
             raise RecipeError(f"{name} is a {config.model_type} model: convert it first (smol-hf convert)")
         return Target(name, config)

@@ -8,6 +8,7 @@ W x + (lora_alpha / lora_r) B A x. DoRA (Liu et al. 2024) learns the length of e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -141,6 +142,10 @@ def trainable_tokens(tokens: list[str] | None, model: PreTrainedModel, tokenizer
 def add_adapters(
     model: PreTrainedModel, arguments: LoraArguments, learning_rates: dict[str, float], tokenizer=None
 ) -> PeftModel:
-    """The model with fresh adapters, whose updates are 0: it computes what it did before."""
+    """The model with fresh adapters, whose updates are 0: it computes what it did before. Tokens that a composition
+    added are trained with adapters of the language model, unless `lora_trainable_tokens` names others (or none)."""
+    new = getattr(model.config, "new_tokens", None)
+    if new and arguments.lora_trainable_tokens is None and "text" in arguments.lora_parts:
+        arguments = replace(arguments, lora_trainable_tokens=tokenizer.convert_ids_to_tokens(list(range(*new))))
     whole = [part for part, rate in learning_rates.items() if rate > 0 and part not in arguments.lora_parts]
     return get_peft_model(model, lora_config(arguments, model, whole, tokenizer))

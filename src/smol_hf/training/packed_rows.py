@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from transformers import PreTrainedModel
 
@@ -20,22 +23,35 @@ def refuse_seeing_others(model: PreTrainedModel, what: str) -> None:
     Raises:
         RecipeError: when they change.
     """
-    if isinstance(model, SmolHFForCausalLM) or "flash" in model.config._attn_implementation:
-        return  # ours masks; flash-attn takes each sample by itself, and runs on a GPU alone
+    if isinstance(model, SmolHFForCausalLM):
+        return  # its mask is block-diagonal
     vocabulary = model.config.get_text_config().vocab_size
     rows = torch.arange(2 * LENGTH).repeat(2, 1)
     rows[1, :LENGTH] += 1
     positions = torch.arange(LENGTH).repeat(1, 2)
-    training = model.training
-    model.eval()
     rows, positions = (rows % vocabulary).to(model.device), positions.to(model.device)
-    first, second = (
-        model(input_ids=row.unsqueeze(0), position_ids=positions, use_cache=False).logits[0, LENGTH:] for row in rows
-    )
-    model.train(training)
+    with inference_on_any_device(model):
+        first, second = (
+            model(input_ids=row.unsqueeze(0), position_ids=positions, use_cache=False).logits[0, LENGTH:]
+            for row in rows
+        )
     allowed = max(ROUNDING, torch.finfo(first.dtype).eps) * float(first.abs().max())
     if float((first - second).abs().max()) > allowed:
         raise RecipeError(
             f"{what} puts several samples into a row, and {model.config.model_type} does not keep them apart: each "
             "would be predicted from those before it. Take another architecture, such as llama"
         )
+
+
+@contextmanager
+def inference_on_any_device(model: PreTrainedModel) -> Iterator[None]:
+    """Without dropout, and with sdpa in place of flash attention, which needs a GPU."""
+    training, attention = model.training, model.config._attn_implementation
+    model.eval()
+    if "flash" in attention:
+        model.config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        model.train(training)
+        model.config._attn_implementation = attention

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
 PARTS = ("vision", "connector", "text")
+NEW_TOKENS = "new_tokens"  # rows of embeddings that are trained although their part is frozen, see new_tokens.py
 MODULES = {"vision_model": "vision", "connector": "connector"}
 
 
@@ -65,12 +66,18 @@ def count_parameters(model: nn.Module) -> dict[str, dict[str, int]]:
 @dataclass(frozen=True)
 class FreezeSchedule:
     """Which parts learn at a step. `learning_rates` are the peaks per part, 0 = never. With `adapters_only` it is
-    what PEFT added to a part that learns, and the part's own weights never do."""
+    what PEFT added to a part that learns, and the part's own weights never do. `new_token_weights` are parameters of
+    a frozen part with rows that learn; they form a part of their own, `new_tokens`."""
 
     learning_rates: dict[str, float]
     unfreeze_vision_at_step: int = 0
     vision_warmup_steps: int = 0
     adapters_only: bool = False
+    new_token_weights: frozenset[str] = frozenset()
+
+    def part_of(self, name: str) -> str:
+        """The part of a parameter."""
+        return NEW_TOKENS if name in self.new_token_weights else part_of(name)
 
     def is_frozen(self, part: str, step: int) -> bool:
         return self.learning_rates[part] == 0 or (part == "vision" and step < self.unfreeze_vision_at_step)
@@ -79,7 +86,7 @@ class FreezeSchedule:
         return self.learning_rates[part] > 0
 
     def ever_trains_parameter(self, name: str) -> bool:
-        return self.ever_trains(part_of(name)) and (is_adapter_weight(name) or not self.adapters_only)
+        return self.ever_trains(self.part_of(name)) and (is_adapter_weight(name) or not self.adapters_only)
 
     def factor(self, part: str, step: int) -> float:
         """What multiplies the common schedule: 0 while frozen, then rising over the part's own warmup."""
@@ -95,7 +102,7 @@ class FreezeSchedule:
         A parameter without gradients gets None, and AdamW then leaves it alone, its decay too.
         """
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(self.ever_trains_parameter(name) and not self.is_frozen(part_of(name), step))
+            parameter.requires_grad_(self.ever_trains_parameter(name) and not self.is_frozen(self.part_of(name), step))
 
 
 class FreezeCallback(TrainerCallback):
@@ -125,7 +132,7 @@ def parameter_groups(
     """Optimizer groups `part` and `part_no_decay` of the parts that ever train, each with its peak learning rate."""
     groups: dict[str, dict] = {}
     for name, parameter in named_parameters:
-        part, decays = part_of(name), name in decayed_names
+        part, decays = schedule.part_of(name), name in decayed_names and name not in schedule.new_token_weights
         if not schedule.ever_trains_parameter(name):
             continue
         group_name = part if decays else f"{part}_no_decay"
@@ -139,7 +146,8 @@ def parameter_groups(
             },
         )
         group["params"].append(parameter)
-    return [groups[name] for part in PARTS for name in (part, f"{part}_no_decay") if name in groups]
+    parts = (*PARTS, NEW_TOKENS)
+    return [groups[name] for part in parts for name in (part, f"{part}_no_decay") if name in groups]
 
 
 def group_part(group: dict) -> str:

@@ -6,11 +6,20 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from transformers import get_scheduler
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import DPOConfig
 
 from smol_hf.training.argument_values import require_values
+from smol_hf.training.inherited_checks import check_libraries, refuse_inherited
+from smol_hf.wording import nearest
+
+LOSSES = (
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+)  # fmt: skip
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 
 
 @dataclass
@@ -82,30 +91,50 @@ class DPOArguments(DPOConfig):
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Page-locked batches, where there is a GPU."}
     )
-    report_to: str | None = field(default="none", metadata={"help": "none, or integrations such as tensorboard."})
+    report_to: list[str] | None = field(
+        default_factory=lambda: ["none"], metadata={"help": "Trackers such as tensorboard; none by default."}
+    )
 
     def __post_init__(self):
         if self.output_dir is None:
             raise ValueError("output_dir is missing: say where the run goes, e.g. output_dir: runs/my-run")
-        if self.model_init_kwargs:
-            raise ValueError("model_init_kwargs has no effect: use dtype and attn_implementation")
-        if self.truncation_mode != DPOConfig.truncation_mode:
-            raise ValueError("truncation_mode has no effect: nothing is ever cut (see max_length)")
-        if self.padding_free:
-            raise ValueError("padding_free is not there in TRL's DPO at present: leave it out")
-        if self.pad_token is not None:
-            raise ValueError("pad_token has no effect: the tokenizer has its own")
-        if self.logging_nan_inf_filter:
-            raise ValueError("logging_nan_inf_filter would hide a loss that is not a number: leave it false")
+        refuse_inherited(self)
         if self.learning_rate is None or not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}: it must be positive")
-        if self.max_length is not None and self.max_length < 2:
-            raise ValueError(f"max_length is {self.max_length}: it must be at least 2")
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError("max_steps and num_train_epochs leave no step to train")
         if self.bf16 is None:  # DPOConfig would ask for it on machines that do not have it
             self.bf16 = not self.fp16 and not self.use_cpu and is_torch_bf16_gpu_available()
         super().__post_init__()
+        check_libraries(self)
+        self.check_losses()
+        self.check_schedule()
+
+    def check_losses(self) -> None:
+        """Raises ValueError for losses, divergences and metrics that TRL does not have."""
+        for name in self.loss_type:
+            if name not in LOSSES:
+                raise ValueError(
+                    f"loss_type: unknown loss {name!r}{nearest(name, LOSSES)} (there are {', '.join(LOSSES)})"
+                )
+        if self.f_divergence_type not in DIVERGENCES:
+            raise ValueError(
+                f"f_divergence_type is {self.f_divergence_type!r}: choose one of {', '.join(DIVERGENCES)}"
+            )
+
+        if self.metric_for_best_model not in (None, "loss", "eval_loss"):
+            raise ValueError(f"metric_for_best_model is {self.metric_for_best_model!r}: an evaluation of dpo has loss")
+
+    def check_schedule(self) -> None:
+        """Build the schedule of some run. Raises ValueError for `lr_scheduler_kwargs` that it does not have."""
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        steps = max(self.max_steps, 1000)
+        try:
+            get_scheduler(
+                self.lr_scheduler_type, optimizer, self.get_warmup_steps(steps), steps, self.lr_scheduler_kwargs
+            )
+        except TypeError as error:
+            raise ValueError(f"lr_scheduler_kwargs {self.lr_scheduler_kwargs}: {error}") from error
 
     @property
     def evaluates(self) -> bool:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from smol_hf.data.tokenizer_of import tokenizer_of
 from smol_hf.modeling.label_loss import IGNORE_INDEX
-from smol_hf.training.parts import FreezeSchedule
+from smol_hf.training.parts import NEW_TOKENS, FreezeSchedule
 
 SHOWN_SAMPLES = 3
 SHOWN_TOKENS = 400
@@ -29,6 +29,8 @@ def print_parameter_table(counts: dict[str, dict[str, int]], schedule: FreezeSch
         if frozen and schedule.ever_trains(part):
             rate += f", from step {schedule.unfreeze_vision_at_step}"
         table.add_row(part, f"{count['total']:,}", "0" if frozen else f"{count['trainable']:,}", rate)
+    if schedule.new_token_weights:
+        table.add_row("rows of new tokens", "in text", "all", f"{schedule.learning_rates[NEW_TOKENS]:g}")
     total = sum(count["total"] for count in counts.values())
     trained = sum(count["trainable"] for part, count in counts.items() if not schedule.is_frozen(part, 0))
     table.add_section()

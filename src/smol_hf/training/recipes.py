@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,34 +24,15 @@ from smol_hf.training.argument_values import refuse_unquoted
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.model_arguments import ModelArguments
+from smol_hf.training.values import StrictLoader, takes_text, value_of
 from smol_hf.wording import nearest
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
+SWITCHES = ("resume_from_checkpoint",)  # texts that may be true, too
 
 
 class RecipeError(ValueError):
     """A recipe or an override that cannot be used; the message names the key and what to write."""
-
-
-class StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, and only true and false are booleans.
-
-    YAML 1.1 reads `no`, `on` and their like as booleans too, and `save_strategy: no` would become False.
-    """
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if first in "tTfF" or not tag.endswith(":bool")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node, deep=False):
-        lines: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if key in lines:
-                raise RecipeError(f"the key {key!r} stands twice, in lines {lines[key]} and {line}")
-            lines[key] = line
-        return super().construct_mapping(node, deep)
 
 
 class Parser(TrlParser):
@@ -104,8 +86,16 @@ def read_mixture(name: str, folder: Path = Path()) -> list[dict[str, Any]]:
     return entries
 
 
-def parse_command_line(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
-    """`--config FILE --key value --dotted.key=value` → (FILE, overrides). Values are read as YAML."""
+def parse_command_line(
+    arguments: Sequence[str], classes: tuple[type, ...] = ARGUMENT_CLASSES
+) -> tuple[str | None, dict[str, Any]]:
+    """`--config FILE --key value --dotted.key=value` → (FILE, overrides). A value is read by the type of its key in
+    `classes` (see `values.value_of`); a switch needs none.
+
+    Raises:
+        RecipeError: for words without a key, a key without its value, and a key that is given twice.
+    """
+    types = {name: hint for each in classes for name, hint in typing.get_type_hints(each).items()} | {"config": str}
     overrides: dict[str, Any] = {}
     waiting = list(arguments)
     while waiting:
@@ -113,19 +103,22 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[str | None, dict[str, 
         if not argument.startswith("--"):
             raise RecipeError(f"{argument!r} stands alone: write --key value")
         key, equals, value = argument[2:].partition("=")
-        if not equals:
-            if not waiting or waiting[0].startswith("--"):
-                value = "true"  # a switch
-            else:
-                value = waiting.pop(0)
         top, *rest = key.split(".")
         key = ".".join([top.replace("-", "_"), *rest])
+        annotation = Any if rest else types.get(key, Any)
+        if not equals:
+            if waiting and not waiting[0].startswith("--"):
+                value = waiting.pop(0)
+            elif takes_text(annotation) and key not in SWITCHES:
+                raise RecipeError(f"--{key} needs a value")
+            else:
+                value = "true"
         if key in overrides:
             raise RecipeError(f"--{key} is given twice")
         try:
-            overrides[key] = value if key == "config" else yaml.load(value, StrictLoader)
+            overrides[key] = value_of(value, annotation)
         except yaml.YAMLError as error:
-            raise RecipeError(f"--{key} {value}: {error}") from error
+            raise RecipeError(f"--{key} {value}: {getattr(error, 'problem', None) or error}") from error
     return overrides.pop("config", None), overrides
 
 
@@ -160,7 +153,7 @@ def parse_recipe(
     if isinstance(recipe.get("mixture"), str):
         recipe = {**recipe, "mixture": read_mixture(recipe["mixture"])}
     try:
-        refuse_unquoted(recipe, tuple(each for each in classes if not issubclass(each, TrainingArguments)))
+        refuse_unquoted({key: recipe[key] for key in recipe if key not in SWITCHES}, classes)
     except ValueError as error:
         raise RecipeError(str(error)) from error
     parser = Parser(classes)
@@ -180,8 +173,8 @@ def parse_recipe(
         raise
     except (TypeError, ValueError) as error:
         raise RecipeError(str(error)) from error
-    if classes == ARGUMENT_CLASSES:
-        refuse_what_cannot_train(parsed[0], parsed[2])
+    if issubclass(classes[-1], TrainingArguments):
+        refuse_what_cannot_train(parsed[0], parsed[-1])
     return parsed
 
 
@@ -194,6 +187,8 @@ def refuse_what_cannot_train(model: ModelArguments, training: SmolTrainingArgume
             "attn_implementation flash_attention_2 needs a GPU and the package flash-attn (pip install flash-attn "
             "--no-build-isolation) or kernels: install one, or take sdpa, which is part of PyTorch"
         )
+    if getattr(training, "disable_dropout", False) and model.lora_dropout not in (0, ModelArguments.lora_dropout):
+        raise RecipeError(f"lora_dropout {model.lora_dropout} has no effect without disable_dropout: false")
     if training.fp16 and model.dtype == "float16":
         raise RecipeError(
             "fp16 computes in float16 and keeps float32 weights, whose gradients it scales: dtype must be float32"
@@ -213,6 +208,6 @@ def word(value: Any) -> str:
 
 def load_arguments(command_line: Sequence[str], classes: tuple[type, ...] = ARGUMENT_CLASSES):
     """(recipe, model, data and training arguments) from `--config FILE` and overrides."""
-    path, overrides = parse_command_line(command_line)
+    path, overrides = parse_command_line(command_line, classes)
     recipe = apply_overrides(read_recipe(path) if path is not None else {}, overrides)
     return recipe, *parse_recipe(recipe, classes, classes)

@@ -33,6 +33,7 @@ from smol_hf.training.data import fingerprint, look_through, open_data, plan_of,
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.document_data import DocumentData
 from smol_hf.training.hardware import hardware
+from smol_hf.training.interruption import train_until_stopped
 from smol_hf.training.loader import load_data_state
 from smol_hf.training.lora import add_adapters, freeze_what_has_no_adapter
 from smol_hf.training.mixture_report import print_failed, print_shares, save_mixture
@@ -42,7 +43,7 @@ from smol_hf.training.parts import count_parameters
 from smol_hf.training.preview import print_parameter_table
 from smol_hf.training.recipes import RecipeError
 from smol_hf.training.run_record import resolve_recipe, versions, write_run
-from smol_hf.training.same_run import check_same_run, rows_of_a_step, what_must_repeat
+from smol_hf.training.same_run import check_same_run, rows_of_a_step, settings_for_resume
 from smol_hf.training.trainer import SmolTrainer
 from smol_hf.training.validation import Validation
 
@@ -61,6 +62,7 @@ def train(
 
     Raises:
         RecipeError, SampleError, CheckpointError, NonFiniteError: see there; each says what to do.
+        Interrupted: when a signal ended the training, after a checkpoint was saved.
     """
     console = Console(highlight=False, markup=False)
     main_process = PartialState().is_main_process
@@ -130,11 +132,10 @@ def train(
         "samples": data.found.total or sum(len(source) for source in data.sources),
         "failed_sources": {each.name: each.reason for each in mixture.failed},
         "seed": arguments.seed,
-        "repeats": what_must_repeat(model_arguments, data_arguments, arguments),
+        **settings_for_resume(model_arguments, data_arguments, arguments),
         "versions": versions(),
     }
-    if checkpoint is not None:
-        check_same_run(checkpoint, run_state)
+    changes = check_same_run(checkpoint, run_state) if checkpoint is not None else []
 
     trainer = SmolTrainer(
         model=model,
@@ -162,6 +163,7 @@ def train(
             lines = describe_samples(
                 data, data_arguments, skipped, arguments.max_steps if ends_with_the_data else None
             )
+        lines += [f"changed from step {step_of(checkpoint):,} on: {change}" for change in changes]
         for line in [*lines, *mixture.other_sizes()]:
             console.print(line, soft_wrap=True)
         if mixture.failed:
@@ -179,7 +181,7 @@ def train(
 
     resumed_at = step_of(checkpoint) if checkpoint is not None else 0  # the folder may be rotated away meanwhile
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    train_until_stopped(trainer, checkpoint)
     run_state |= {
         "train_seconds": time.perf_counter() - started,
         "steps": trainer.state.global_step,
@@ -189,7 +191,7 @@ def train(
         "parameters": {part: count["total"] for part, count in counts.items()},
     }
     if validation is not None:
-        if trainer.validated_at != trainer.state.global_step:
+        if trainer.validated_at != trainer.state.global_step or arguments.load_best_model_at_end:
             trainer.evaluate()
         run_state["validation"] = trainer.validated
     trainer.source_books.gather()

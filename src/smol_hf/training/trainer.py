@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from peft import PeftModel
 from transformers.trainer_utils import SaveStrategy
 from trl import SFTTrainer
 
@@ -20,10 +19,11 @@ from smol_hf.data.shares import PlannedMixture
 from smol_hf.data.shortened_samples import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.books import Books, Counters, count_batch
+from smol_hf.training.first_labels import FirstLabels
 from smol_hf.training.loader import FACTS, TrainingLoader
+from smol_hf.training.new_tokens import freeze_schedule, train_rows_of_new_tokens
 from smol_hf.training.parts import (
     FreezeCallback,
-    FreezeSchedule,
     parameter_groups,
     part_learning_rates,
     schedule_parts,
@@ -81,12 +81,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         validation: Validation | None = None,
         **kwargs,
     ):
-        self.freeze_schedule = FreezeSchedule(
-            args.part_learning_rates(),
-            args.unfreeze_vision_at_step,
-            args.vision_warmup_steps,
-            adapters_only=isinstance(model, PeftModel),
-        )
+        self.freeze_schedule = freeze_schedule(args, model)
         # TRL rounds what is trained beside quantised weights to bfloat16, a connector trained whole included.
         unrounded = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
         args.ignore_data_skip = True  # the loader goes on where it was: nothing is read again to get there
@@ -101,6 +96,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
                 weight.data = unrounded[name].to(weight.device)
         del unrounded
         self.vectors = {name for name, weight in self.model.named_parameters() if weight.ndim < 2}
+        train_rows_of_new_tokens(self.model, self.freeze_schedule)
         self.add_callback(FreezeCallback(self.freeze_schedule))
         self.run_state = run_state or {}
         self.skipped = SkippedSamples() if skipped is None else skipped
@@ -108,11 +104,13 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         self.books = Books(self.accelerator)
         self.source_books = SourceBooks(self.accelerator, mixture or PlannedMixture.of_plan(plan))
         self.previewed = False
+        self.first_labels = FirstLabels(args.max_steps, args.gradient_accumulation_steps)
         self.step_loss = torch.zeros((), device=args.device)
         self.step_sample_ids: list[str] = []
         self.met: list[tuple] = []  # of each batch since `exchange_met`: used, drawn, skipped, shortened
         self.data_ended = False
         self.window_losses: list[float] = []
+        self.rates_used: dict[str, float] = {}  # of each part, in the last step
         self.nonfinite_in_a_row = 0
 
     # The data ------------------------------------------------------------------------------------------------
@@ -150,6 +148,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
             if not self.previewed and self.is_world_process_zero():
                 print_label_preview(self.processing_class, inputs, sample_ids)
             self.previewed = True
+            self.first_labels.check(inputs["labels"], num_items_in_batch)
         outputs = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)
         loss = outputs.loss
         if model.training and outputs.get("token_losses") is not None:  # native classes of transformers have none
@@ -184,6 +183,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
     def _get_grad_norm(self, model, grad_norm=None):
         """Runs once per step, after the gradients are complete and before the optimizer uses them."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
+        self.rates_used = dict(part_learning_rates(self.optimizer.param_groups))
         named = sum(len(skipped) + len(shortened) for _, _, skipped, shortened in self.met)
         facts = torch.tensor([len(self.step_sample_ids), named, not self.data_ended], device=self.step_loss.device)
         facts = torch.cat([self.step_loss.view(1), facts.to(self.step_loss.dtype)])
@@ -300,7 +300,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
             logs["loss"] = sum(finite) / len(finite) if finite else math.nan
             self.window_losses = []
             del logs["learning_rate"]
-            for part, rate in part_learning_rates(self.lr_scheduler.optimizer.param_groups):
+            for part, rate in self.rates_used.items():  # the scheduler has the next step's already
                 logs[f"learning_rate_{part}"] = rate
             logs.update(self.books.log_entries())
             logs.update(self.source_books.log_entries())

@@ -13,6 +13,7 @@ from smol_hf.data.conversation import Conversation, ImagePart, SampleError
 from smol_hf.data.fast_images import fast_tiles
 from smol_hf.data.images import image_size, load_image
 from smol_hf.data.shortening import Shape, processor_at, shortened
+from smol_hf.modeling.chat_rendering import ChatTemplateError
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 
 
@@ -113,7 +114,7 @@ class SampleWork:
 
         Raises:
             SampleError: for a record or an image that cannot be used, or without a trained token.
-        TooLongError: for one that does not fit.
+            TooLongError: for one that does not fit.
         """
         reader = self.readers[source]
         conversation = record if reader is None else reader(where, record)
@@ -130,7 +131,10 @@ class SampleWork:
     def measured(self, shape: Shape, lost: str = "") -> MeasuredSample:
         conversation, processor = shape.conversation, processor_at(self.processor, shape.longest_edge)
         sizes = [image_size(image, conversation.sample_id) for image in conversation.images]
-        input_ids, labels = processor.encode_text(template_messages(conversation), sizes)
+        try:
+            input_ids, labels = processor.encode_text(template_messages(conversation), sizes)
+        except ChatTemplateError as error:
+            raise SampleError(conversation.sample_id, str(error)) from error
         # The first token has nothing before it to be predicted from; in a packed row, only another sample.
         labels[0] = IGNORE_INDEX
         tiles = 0

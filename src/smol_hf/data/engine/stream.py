@@ -7,6 +7,9 @@ steps for any R and W, as long as R × W divides the number of lanes, and a run 
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,7 +114,7 @@ class RowStream:
             share,
             batch_size=None,
             num_workers=self.workers,
-            worker_init_fn=one_thread,
+            worker_init_fn=start_worker,
             generator=torch.Generator(),  # its own: a draw from torch's would change what dropout draws after a resume
         )
         for row in loader:
@@ -123,6 +126,20 @@ class RowStream:
         return {str(lane): state for lane, state in self.states.items()}
 
 
-def one_thread(worker: int) -> None:
-    """Workers run beside each other: more threads in each would only get in each other's way."""
+def start_worker(worker: int) -> None:
+    """Set up a worker process: one thread, since workers run next to each other, and signals of its parent only.
+
+    A terminal or a scheduler sends its signal to all processes of a run; the process that trains decides what ends.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Wait for SIGTERM from the parent, and end the process."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        continue
+    os._exit(0)

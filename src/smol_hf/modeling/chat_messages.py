@@ -1,0 +1,121 @@
+"""Messages in the chat format: in the form that a template reads, with their texts or with placeholders for them."""
+
+from transformers.utils.chat_template_utils import jinja2
+
+from .bounded_rendering import render_bounded
+from .chat_encoding import PLACEHOLDER
+
+# What a template raises about messages that it does not read.
+FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError)
+TURN_MARK = "trained"  # a message where it is False gets no labels
+IMAGE_TYPES = ("image", "image_url")
+EXAMPLE = (
+    {"role": "user", "content": "Who wrote this?"},
+    {"role": "assistant", "content": "Nobody knows, sadly."},
+)
+TRIMMED = (
+    str, str.strip, str.lstrip, str.rstrip,
+    lambda text: text.strip("\n"), lambda text: text.lstrip("\n"), lambda text: text.rstrip("\n"),
+)  # fmt: skip
+
+
+def place_holder(number):
+    return f"\ue000{number}\ue001"
+
+
+def content_forms(template, variables):
+    """Some of "text" and "parts": in which form the template reads what a message says. Both, when neither is seen."""
+    text, found = place_holder(0), []
+    for form, content in (("text", text), ("parts", [{"type": "text", "text": text}])):
+        try:
+            (written,), _ = render_bounded(
+                conversations=[[{"role": "user", "content": content}]], chat_template=template, **variables
+            )
+        except FAULTS:  # a form that it does not read
+            continue
+        if text in written and not any(name in written for name in ("'text'", '"text"')):
+            found.append(form)
+    return tuple(found) or ("text", "parts")
+
+
+def write_messages(messages, forms, write):
+    """The messages with `write(text)` for each text, in a form that the template reads. Images become
+    `{"type": "image"}`."""
+    return [{**message, "content": write_content(message.get("content"), forms, write)} for message in messages]
+
+
+def write_content(content, forms, write):
+    if content is None:
+        return None
+    if isinstance(content, str):
+        return write(content) if "text" in forms else [{"type": "text", "text": write(content)}]
+    types = [part_type(part) for part in content]
+    if "parts" not in forms and set(types) == {"text"}:
+        return write("".join(part["text"] for part in content))
+    return [
+        {"type": "image"} if kind == "image" else {**part, "text": write(part["text"])}
+        for kind, part in zip(types, content)
+    ]
+
+
+def part_type(part):
+    """ "text" or "image". Raises ValueError for a part of another type."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in IMAGE_TYPES:
+        return "image"
+    if kind != "text" or not isinstance(part.get("text"), str):
+        raise ValueError(
+            f"a part has the type {kind!r}: text or image" if kind != "text" else "a text part has no text"
+        )
+    return kind
+
+
+def numbers_in(content):
+    """The numbers of the placeholders in a message's content."""
+    texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content or ()]
+    return [int(match.group(1)) for text in texts for match in PLACEHOLDER.finditer(text)]
+
+
+def is_trained(message):
+    return message.get(TURN_MARK, True)
+
+
+def without_mark(message):
+    return {key: value for key, value in message.items() if key != TURN_MARK}
+
+
+def trained_spans(spans, messages):
+    """The generated spans without those of assistant turns that are not trained.
+
+    Raises:
+        ValueError: when the template does not mark one span for each assistant turn, and a turn is not trained.
+    """
+    trained = [is_trained(message) for message in messages if message["role"] == "assistant"]
+    if all(trained):
+        return list(spans)
+    if len(spans) != len(trained):
+        raise ValueError(
+            f"the chat template marks {len(spans)} generated spans in {len(trained)} assistant turns, so a turn "
+            "cannot be left untrained: use a template with one {% generation %} block for each assistant turn"
+        )
+    return [span for span, is_kept in zip(spans, trained) if is_kept]
+
+
+def fitted(text, literals, texts):
+    """The texts as the template wrote them between its own words, each whole or trimmed; None where it did not."""
+    if text == literals[0] + "".join(each + after for each, after in zip(texts, literals[1:])):
+        return texts
+    if not text.startswith(literals[0]):
+        return None
+    position, found = len(literals[0]), []
+    for number, each in enumerate(texts, start=1):
+        for trimmed in dict.fromkeys(trim(each) for trim in TRIMMED):
+            rest = trimmed + literals[number]
+            is_last = number == len(texts)
+            if text.startswith(rest, position) and (not is_last or len(text) == position + len(rest)):
+                found.append(trimmed)
+                position += len(rest)
+                break
+        else:
+            return None
+    return found

@@ -1,0 +1,62 @@
+"""The names that differ between transformers' releases, and the keywords that a forward accepts.
+
+transformers 5.24 renamed `past_key_values` to `cache` in forward signatures, outputs and mask builders. Our forwards
+accept both names, our outputs have both, and our code says `cache`.
+"""
+
+import inspect
+
+from transformers import __version__
+from transformers.masking_utils import create_causal_mask
+
+MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
+CACHE_NAME = "cache" if "cache" in MASK_ARGUMENTS else "past_key_values"  # the name that this transformers uses
+
+# transformers 5 returns an output object from `get_image_features`, 4.57 a tensor.
+FEATURES_IN_OUTPUT = not __version__.startswith("4.")
+
+# What attention kernels read by name. Everything else must be an argument of a forward: a keyword that a release of
+# transformers introduces would otherwise be ignored, and the answers be wrong without an error.
+ATTENTION_KEYWORDS = {
+    "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "kernel_options",
+}  # fmt: skip
+if "cache_position" in MASK_ARGUMENTS:  # transformers 4.57 passes it while generating
+    ATTENTION_KEYWORDS.add("cache_position")
+
+
+def one_cache(cache, past_key_values):
+    """The cache, by whichever of its two names it was given. Raises ValueError when it was given by both."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError("pass cache or past_key_values, not both: they are two names of one argument")
+    return past_key_values if cache is None else cache
+
+
+def refuse_unknown(keywords, owner, reader=None):
+    """Raises TypeError for a keyword that is read neither by an attention kernel nor, by name, by `reader.forward`.
+
+    `owner` is the object whose forward was called, `reader` the model to which the keywords are passed on.
+    """
+    unknown = set(keywords) - ATTENTION_KEYWORDS
+    if unknown and reader is not None:
+        unknown -= forward_arguments(reader)
+    if unknown:
+        raise TypeError(f"{type(owner).__name__}.forward() got an unexpected keyword argument {min(unknown)!r}")
+
+
+def forward_arguments(model):
+    """The names that `model.forward` takes, without those that its `**kwargs` would swallow."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+
+
+class NewCacheName:
+    """For outputs on transformers before 5.24: `cache` reads `past_key_values`. (5.24 itself does the reverse.)"""
+
+    if CACHE_NAME == "past_key_values":
+
+        @property
+        def cache(self):
+            return self.past_key_values
+
+        def __getitem__(self, key):
+            return super().__getitem__(CACHE_NAME if key == "cache" else key)

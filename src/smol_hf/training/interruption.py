@@ -1,0 +1,108 @@
+"""Stop a run at SIGTERM or SIGINT: finish the step, save a checkpoint, and leave without a result."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather
+from transformers import Trainer, TrainerCallback
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ONE_SIGNAL = 1.0  # seconds: a launcher passes on to its processes what the terminal sent to all of them
+RESUME = "continue with --resume_from_checkpoint true (smol-hf pretrain: --resume)"
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run. `code` is the exit code of the process: 143 after SIGTERM, 130 after SIGINT."""
+
+    def __init__(self, number: int, message: str = ""):
+        super().__init__(message)
+        self.number, self.code = number, 128 + number
+
+
+class StopAfterStep(TrainerCallback):
+    """Saves and ends the training after the step during which a process got a signal. All processes agree on it.
+
+    An evaluation that is due after that step is left out. A second signal ends the process at once.
+    """
+
+    def __init__(self):
+        self.received, self.received_at = 0, 0.0
+        self.agreed = 0  # the signal that all processes stop for
+        self.process = os.getpid()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals for the time of the training. Python delivers them to the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.receive) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def receive(self, number: int, frame) -> None:
+        if os.getpid() != self.process:  # a forked worker: the process that it works for decides
+            return
+        if not self.received:
+            self.received, self.received_at = number, time.monotonic()
+            if PartialState().is_main_process:
+                text = f"{signal.Signals(number).name}: finishing the step and saving; a second signal stops at once\n"
+                os.write(2, text.encode())  # sys.stderr may be in the middle of a write
+        elif time.monotonic() - self.received_at > ONE_SIGNAL:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.agreed = self.received
+        if PartialState().num_processes > 1:
+            self.agreed = int(gather(torch.tensor([self.received], device=args.device)).max())
+        if self.agreed:
+            args.save_only_model = False  # or nothing could be resumed
+            control.should_save = control.should_log = control.should_training_stop = True
+            control.should_evaluate = False
+        return control
+
+
+def train_until_stopped(trainer: Trainer, checkpoint: Path | None) -> None:
+    """Train to the end. Raises Interrupted, after a checkpoint was saved, when a signal ended the training."""
+    stop = StopAfterStep()
+    trainer.add_callback(stop)
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    trainer.remove_callback(stop)
+    if stop.agreed:
+        step = trainer.state.global_step
+        raise Interrupted(
+            stop.agreed,
+            f"{signal.Signals(stop.agreed).name} stopped the run after step {step:,} of {trainer.state.max_steps:,}: "
+            f"checkpoint-{step} is saved, {RESUME}",
+        )
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM raise Interrupted, as SIGINT raises KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def raise_interrupted(number, frame):
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, raise_interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

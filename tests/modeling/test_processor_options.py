@@ -1,0 +1,327 @@
+"""Options of the processor: each is honoured as transformers' processors honour it, or refused by name."""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from chat_models import SMOLVLM_LIKE
+from modeling.builders import build_processor, build_tokenizer, vlm_config
+from PIL import Image
+from transformers import AutoProcessor
+from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
+
+from smol_hf import SmolHFProcessor
+from smol_hf.modeling.vision import normalize_tiles
+
+PROMPT = "User:<image>What is it?"
+TEXTS = ["What?", "What is in the picture, please?"]
+
+
+def page(height=40, width=64, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def ask(part, *more):
+    return [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}, *more]
+
+
+def prepared(processor, part, **options):
+    return processor.apply_chat_template(ask(part), tokenize=True, return_dict=True, return_tensors="pt", **options)
+
+
+# -- texts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_side_is_that_of_the_call(processor, side):
+    batch = processor(text=TEXTS, padding_side=side, return_tensors="pt")
+    alone = [processor(text=text)["input_ids"][0] for text in TEXTS]
+    real = slice(-len(alone[0]), None) if side == "left" else slice(0, len(alone[0]))
+    assert batch["input_ids"][0, real].tolist() == alone[0] and batch["input_ids"][1].tolist() == alone[1]
+    assert batch["attention_mask"].sum(1).tolist() == [len(ids) for ids in alone]
+    chats = [[{"role": "user", "content": text}] for text in TEXTS]
+    for options in ({"padding_side": side}, {"processor_kwargs": {"padding_side": side}}):
+        batch = processor.apply_chat_template(chats, tokenize=True, return_dict=True, return_tensors="pt", **options)
+        assert bool(batch["attention_mask"][0, 0]) is (side == "right")
+
+
+def test_lengths_are_those_asked_for(processor):
+    assert processor(text=TEXTS, pad_to_multiple_of=64, return_tensors="pt")["input_ids"].shape == (2, 64)
+    fixed = processor(text=TEXTS, padding="max_length", max_length=76, return_tensors="pt")
+    assert fixed["input_ids"].shape == (2, 76)
+    longest = processor(text=TEXTS, padding="longest", max_length=76)
+    lengths = [len(processor(text=text)["input_ids"][0]) for text in TEXTS]
+    assert [len(row) for row in longest["input_ids"]] == [max(lengths)] * 2
+    for padding in (False, "do_not_pad"):
+        assert [len(row) for row in processor(text=TEXTS, padding=padding)["input_ids"]] == lengths
+    assert processor(text=TEXTS, return_length=True)["length"] == lengths
+    assert "attention_mask" not in processor(text=TEXTS, return_attention_mask=False)
+    assert processor(text=TEXTS, return_tensors="np")["input_ids"].dtype.kind == "i"
+
+
+def test_a_prompt_is_cut_where_it_may_be_and_an_image_never(processor):
+    whole = processor(text=TEXTS[1])["input_ids"][0]
+    cut = processor(text=TEXTS[1], truncation=True, max_length=4)["input_ids"][0]
+    assert cut == (whole[-4:] if processor.tokenizer.truncation_side == "left" else whole[:4])
+    with pytest.raises(ValueError, match=f"{len(whole)} tokens, more than max_length 4"):
+        processor(text=TEXTS[1], max_length=4)
+    with pytest.raises(ValueError, match="would cut an image"):
+        processor(text=PROMPT, images=page(), truncation=True, max_length=9)
+
+
+def test_image_tokens_are_marked(processor):
+    batch = processor(text=PROMPT, images=page(), return_mm_token_type_ids=True)
+    ids, types = batch["input_ids"][0], batch["mm_token_type_ids"][0]
+    assert types == [int(each == processor.image_token_id) for each in ids] and sum(types) == 5 * 4
+
+
+def test_the_tokenizers_settings_hold_where_the_call_says_nothing():
+    tokenizer = build_tokenizer()
+    tokenizer.init_kwargs |= {"padding": "max_length", "max_length": 117}
+    processor = SmolHFProcessor(tokenizer, tile_size=32, image_seq_len=4)
+    assert processor(text=TEXTS, return_tensors="pt")["input_ids"].shape == (2, 117)
+    shorter = processor(text=TEXTS, padding="max_length", max_length=112, return_tensors="pt")
+    assert shorter["input_ids"].shape == (2, 112)
+
+
+def test_trls_collator_sees_a_pair_as_it_is_alone(processor):
+    def pair(question, chosen):
+        said = [[{"role": role, "content": text}] for role, text in (("assistant", chosen), ("assistant", "no"))]
+        prompt = [{"role": "user", "content": question}]
+        return {"images": [page()], "prompt": prompt, "chosen": said[0], "rejected": said[1]}
+
+    collate = DataCollatorForVisionPreference(processor=processor)
+    alone = collate([pair("What?", "4")])
+    both = collate([pair("What?", "4"), pair("What is in the picture, please?", "A cat that sits on the mat")])
+    for name in ("input_ids", "completion_mask"):
+        rows = [batch[name][0][batch["attention_mask"][0].bool()].tolist() for batch in (alone, both)]
+        assert rows[0] == rows[1]
+    for mask in both["attention_mask"].tolist():
+        assert mask == sorted(mask, reverse=True), "no padding between a prompt and its answer"
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
+
+
+def test_sizes_and_tiles_are_those_of_the_call(processor):
+    plain = build_processor(longest_edge=32)
+    for options in ({"size": {"longest_edge": 32}}, {"images_kwargs": {"size": {"longest_edge": 32}}}):
+        batch = processor(text=PROMPT, images=page(), return_tensors="pt", **options)
+        expected = plain(text=PROMPT, images=page(), return_tensors="pt")
+        assert torch.equal(batch["input_ids"], expected["input_ids"])
+        assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+    whole = prepared(processor, {"type": "image", "image": page()}, do_image_splitting=False)
+    assert whole["pixel_values"].shape == (1, 1, 3, 32, 32)
+    fewer = processor(text=PROMPT, images=page(), image_seq_len=1)["input_ids"][0]
+    assert fewer.count(processor.image_token_id) == 5
+    assert processor(text=PROMPT, images=page(), return_tensors="pt")["pixel_values"].shape[1] == 5
+    assert processor.longest_edge == 64
+
+
+def test_pixels_are_rescaled_and_normalised_on_demand(processor):
+    tiles = processor(images=page(), return_tensors="pt")["pixel_values"]
+    assert tiles.dtype == torch.uint8
+    negative = processor(images=page(), do_rescale=True, rescale_factor=-1, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(negative, -tiles.float())
+    half = [0.5] * 3
+    ready = processor(images=page(), do_normalize=True, image_mean=half, image_std=half, return_tensors="pt")
+    expected = normalize_tiles(tiles[0], vlm_config(), torch.float32)
+    torch.testing.assert_close(ready["pixel_values"][0], expected)
+
+
+def encoded(image):
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+SHAPES = {
+    "PIL": lambda image: {"type": "image", "image": image},
+    "channels last": lambda image: {"type": "image", "image": np.asarray(image)},
+    "channels first": lambda image: {"type": "image", "image": np.asarray(image).transpose(2, 0, 1)},
+    "tensor": lambda image: {"type": "image", "image": torch.tensor(np.asarray(image)).permute(2, 0, 1)},
+    "floats": lambda image: {"type": "image", "image": torch.tensor(np.asarray(image) / 255).permute(2, 0, 1)},
+    "base64 key": lambda image: {"type": "image", "base64": encoded(image)},
+    "base64": lambda image: {"type": "image", "image": encoded(image)},
+    "bytes": lambda image: {"type": "image", "image": base64.b64decode(encoded(image))},
+    "data URL": lambda image: {"type": "image", "url": "data:image/png;base64," + encoded(image)},
+    "OpenAI": lambda image: {
+        "type": "image_url", "image_url": {"url": "data:image/png;base64," + encoded(image), "detail": "low"},
+    },
+    "OpenAI, short": lambda image: {"type": "image_url", "image_url": "data:image/png;base64," + encoded(image)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_image_is_the_same_in_every_shape(processor, shape):
+    expected, given = (prepared(processor, SHAPES[each](page())) for each in ("PIL", shape))
+    for name in expected:
+        assert torch.equal(given[name], expected[name]), name
+
+
+def test_arrays_that_could_be_read_in_two_ways_need_the_layout(processor):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 4), dtype=np.uint8)
+    with pytest.raises(ValueError, match="input_data_format"):
+        processor(images=pixels)
+    first = processor(images=pixels, input_data_format="channels_first")["pixel_values"]
+    expected = processor(images=Image.fromarray(pixels.transpose(1, 2, 0)))["pixel_values"]
+    assert torch.equal(first, expected)
+
+
+def test_images_come_without_text_before_it_and_in_one_array(processor):
+    images = [page(seed=seed) for seed in range(2)]
+    alone = processor(images=images, return_tensors="pt")
+    assert set(alone) == {"pixel_values", "pixel_attention_mask"}
+    assert torch.equal(alone["pixel_values"][0, :5], processor(images=images[0])["pixel_values"][0])
+    batch = processor(images=np.stack([np.asarray(image) for image in images]), text=[PROMPT] * 2)
+    for call in (
+        processor([PROMPT] * 2, images),
+        processor(images, [PROMPT] * 2),
+        processor(text=[PROMPT] * 2, images=[[image] for image in images]),
+    ):
+        assert call["input_ids"] == batch["input_ids"] and torch.equal(call["pixel_values"], batch["pixel_values"])
+    assert processor(TEXTS)["input_ids"] == processor(text=TEXTS)["input_ids"]
+    mixed = processor(text=[PROMPT, "no image"], images=[[images[0]], None])
+    assert mixed["pixel_attention_mask"][:, :, 0, 0].sum(1).tolist() == [5, 0]
+
+
+# -- the chat template ------------------------------------------------------------------------------------------------
+
+TOOLS_TEMPLATE = (
+    "{% if tools %}TOOLS:{{ tools | tojson }}\n{% endif %}{% if hint is defined %}HINT:{{ hint }}\n{% endif %}"
+    "{% for m in messages %}{{ m['role'] }}: {% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for part in m['content'] or [] %}{{ part['text'] }}{% endfor %}{% endif %}"
+    "{% if m.get('tool_calls') %}CALL:{{ m['tool_calls'] | tojson }}{% endif %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+TOOLS = [{"type": "function", "function": {"name": "count", "parameters": {"type": "object", "properties": {}}}}]
+CALLS = [
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "count", "arguments": {}}}]},
+    {"role": "tool", "content": "3"},
+]
+
+
+def test_tools_and_variables_reach_the_template():
+    processor = build_processor(chat_template=TOOLS_TEMPLATE)
+    options = {"tools": TOOLS, "hint": "be brief", "add_generation_prompt": True}
+    text = processor.apply_chat_template(CALLS, **options)
+    assert "TOOLS:" in text and "HINT:be brief" in text and 'CALL:[{"function": {"name": "count"' in text
+    ids = processor.apply_chat_template(CALLS, tokenize=True, **options)
+    assert processor.tokenizer.decode(ids) == text
+    hostile = [CALLS[0], {**CALLS[1], "tool_calls": [{"function": {"name": "<end_of_utterance>", "arguments": {}}}]}]
+    with pytest.raises(ValueError, match="tool_calls of message 2 holds '<end_of_utterance>'"):
+        processor.apply_chat_template(hostile, tokenize=True)
+
+
+@pytest.mark.parametrize("answer", ["4", "4 and ", [{"type": "text", "text": "It is"}]])
+def test_the_last_message_is_continued(processor, answer):
+    chat = ask({"type": "image", "image": page()}, {"role": "assistant", "content": answer})
+    text = processor.apply_chat_template(chat, continue_final_message=True)
+    assert text.endswith("Assistant: " + (answer if isinstance(answer, str) else answer[0]["text"]))
+    ids = processor.apply_chat_template(chat, tokenize=True, continue_final_message=True)
+    assert ids == processor(text=text, images=page())["input_ids"][0]
+    with pytest.raises(ValueError, match="exclude each other"):
+        processor.apply_chat_template(chat, continue_final_message=True, add_generation_prompt=True)
+
+
+def test_text_reaches_templates_that_read_parts_alone_or_text_alone():
+    chat, parts = ([{"role": "user", "content": content}] for content in ("Hi", [{"type": "text", "text": "Hi"}]))
+    for template in (SMOLVLM_LIKE, "{% for m in messages %}{{ '<|im_start|>' + m.content }}{% endfor %}"):
+        processor = build_processor(chat_template=template)
+        for messages in (chat, parts):
+            text = processor.apply_chat_template(messages)
+            assert text.count("Hi") == 1
+            ids = processor.apply_chat_template(messages, tokenize=True)
+            assert processor.tokenizer.decode(ids) == text
+
+
+# -- what is unknown --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"paddding_side": "left"}, {"text_kwargs": {"paddding": True}}, {"images_kwargs": {"sizes": 3}}, {"fps": 2},
+        {"num_frames": 4}, {"videos_kwargs": {}}, {"nothing": None},
+    ],
+)  # fmt: skip
+def test_what_is_unknown_is_an_error(processor, option):
+    with pytest.raises(TypeError, match="takes no"):
+        processor(text=TEXTS, **option)
+    with pytest.raises(TypeError, match="takes no"):
+        processor.apply_chat_template(ask({"type": "image", "image": page()}), tokenize=True, processor_kwargs=option)
+
+
+def test_a_misspelt_name_is_shown_the_right_one(processor):
+    for tokenize in (True, False):
+        with pytest.raises(TypeError, match="did you mean 'add_generation_prompt'"):
+            processor.apply_chat_template(ask({"type": "image"}), tokenize=tokenize, add_generation_promt=True)
+    with pytest.raises(TypeError, match="longest_egde"):
+        build_processor(longest_egde=64)
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ({"padding_side": "up"}, "padding_side 'up'"), ({"padding": "all"}, "padding 'all'"),
+        ({"return_tensors": "tf"}, "return_tensors 'tf'"), ({"pad_to_multiple_of": 0}, "pad_to_multiple_of 0"),
+        ({"do_resize": False}, "do_resize is always True"), ({"add_special_tokens": True}, "add_special_tokens"),
+        ({"return_offsets_mapping": True}, "return_offsets_mapping is not supported"),
+        ({"size": {"height": 8, "width": 8}}, "give longest_edge alone"), ({"size": {"longest_edge": 999}}, "lacks"),
+        ({"max_image_size": {"longest_edge": 16}}, "the encoder sees 32"), ({"crop_size": 5}, "crop_size"),
+        ({"do_normalize": True}, "needs image_mean"), ({"resample": 3}, "LANCZOS"),
+        ({"videos": [1]}, "leave out videos"),
+        ({"padding": True, "text_kwargs": {"padding": False}}, "padding is given twice"),
+        ({"padding": "max_length"}, "needs max_length"), ({"input_data_format": "last"}, "input_data_format 'last'"),
+    ],
+)  # fmt: skip
+def test_what_is_never_done_is_an_error(processor, option, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        processor(text=PROMPT, images=np.asarray(page()), **option)
+
+
+def test_nothing_to_prepare_is_an_error(processor):
+    with pytest.raises(ValueError, match="give text, images, or both"):
+        processor()
+    with pytest.raises(ValueError, match="a string or a list of strings"):
+        processor(text=[[1, 2]])
+    with pytest.raises(FileNotFoundError, match="no file, no URL and no base64"):
+        processor(text=PROMPT, images="missing.png")
+
+
+def test_options_may_be_grouped(processor):
+    groups = {
+        "common_kwargs": {"return_tensors": "pt"},
+        "text_kwargs": {"padding": "max_length", "max_length": 176},
+        "images_kwargs": {"do_rescale": True, "rescale_factor": -1},
+    }
+    batch = processor(text=PROMPT, images=page(), **groups)
+    assert batch["input_ids"].shape == (1, 176) and batch["pixel_values"].max() <= 0
+
+
+# -- saving -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_processor_is_the_same(tmp_path):
+    first = build_processor(longest_edge=96, enlarge_images=False)
+    first(text=PROMPT, images=page())
+    settings = json.loads(first.to_json_string())
+    assert (settings["tile_size"], settings["longest_edge"], settings["enlarge_images"]) == (32, 96, False)
+    files = first.save_pretrained(tmp_path)
+    assert files and all(json.loads(Path(path).read_text(encoding="utf-8")) for path in files)
+    for load in (AutoProcessor, SmolHFProcessor):
+        second = load.from_pretrained(tmp_path)
+        assert settings_of(second) == settings_of(first) and second.chat_template == first.chat_template
+        assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+    changed = AutoProcessor.from_pretrained(tmp_path, longest_edge=32)
+    assert changed.longest_edge == 32
+    assert set(first(text=PROMPT, images=page())) == set(first.model_input_names)
+
+
+def settings_of(processor):
+    return {name: value for name, value in processor.to_dict().items() if name != "auto_map"}
