@@ -40,6 +40,8 @@ from smol_hf.training.text_composition import (
     load_whole,
 )
 
+TEXT_CHARACTERS = 10_000  # of one text, from which a tokenizer is trained at most
+ALL_CHARACTERS = 50_000_000  # of all texts together
 SMALL_VOCABULARY = 384  # of a tokenizer that is trained on the data's conversations
 
 
@@ -174,11 +176,18 @@ def check_labels(processor: SmolHFProcessor, name: str) -> None:
 
 
 def texts_of(conversations: Iterable[Conversation]) -> Iterator[str]:
-    """What a tokenizer for these conversations is trained on."""
+    """The texts that a tokenizer for these conversations is trained on: the beginning of each, and not more than
+    `ALL_CHARACTERS` together."""
+    left = ALL_CHARACTERS
     for conversation in conversations:
         for message in conversation.messages:
             yield f"{message.role.title()}:"  # as the template writes it
-            yield from (part.text for part in message.parts if isinstance(part, TextPart))
+            for part in message.parts:
+                if isinstance(part, TextPart):
+                    yield part.text[:TEXT_CHARACTERS]
+                    left -= len(part.text[:TEXT_CHARACTERS])
+        if left <= 0:
+            return
 
 
 def build_tokenizer(arguments: ModelArguments, texts: Iterable[str], trust_remote_code: bool):

@@ -76,6 +76,8 @@ def train(
     set_seed(arguments.seed)
     with recipe_errors("the data cannot be built"):
         data, documents = open_for_run(data_arguments, arguments.seed)
+    if main_process and model_arguments.model is None and model_arguments.tokenizer is None:
+        console.print("no tokenizer is named: one is trained on the texts of the data")
     with recipe_errors("the model cannot be built"):
         model, processor = build_model_and_processor(
             model_arguments,
