@@ -118,7 +118,9 @@ def print_check(console: Console, facts: dict) -> None:
 
 
 def add_estimate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", help="a preset's name, a recipe (.yaml), or a checkpoint's folder")
+    parser.add_argument(
+        "target", help="a preset's name, a recipe (.yaml), or the folder of a checkpoint or a language model"
+    )
     parser.add_argument("--batch-size", type=int, help="rows of a step (default: the recipe's, or 1)")
     parser.add_argument("--length", type=int, help="tokens of a row (default: the recipe's, or 1024)")
     parser.add_argument("--tiles", type=int, help="tiles of the whole step (default: one in each row)")

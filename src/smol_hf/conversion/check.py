@@ -95,8 +95,8 @@ def check_code(folder: Path) -> Finding:
         return Finding("model code", "as installed here", True)
     return Finding(
         "model code",
-        f"{len(outdated)} files differ from this release of smol_hf, first {outdated[0]}: smol-hf convert {folder} OUT "
-        "--refresh-code renews them",
+        f"{len(outdated)} files differ from this release of smol_hf, first {outdated[0]}: "
+        f"smol-hf convert {folder} OUT --refresh-code renews them",
         False,
     )
 
