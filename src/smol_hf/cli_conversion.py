@@ -90,9 +90,9 @@ def run_merge(arguments: argparse.Namespace) -> None:
 
 
 def print_merge(console: Console, facts: dict) -> None:
-    console.print(f"{facts['adapter']} merged into {facts['base']} in {facts['seconds']} s", soft_wrap=True)
+    console.print(f"the sum of {facts['base']} and the {facts['adapter']} adapter {facts['source']}:", soft_wrap=True)
     print_parameters(console, facts["parameters"])
-    console.print(f"written to {facts['output']}", soft_wrap=True)
+    console.print(f"written to {facts['output']} in {facts['seconds']} s; the base is unchanged", soft_wrap=True)
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +218,8 @@ def print_refreshed(console: Console, facts: dict) -> None:
 def print_conversion(console: Console, facts: dict) -> None:
     console.print(f"{facts['source']} → {facts['target']}: {facts['tensors']} tensors in {facts['seconds']} s")
     print_parameters(console, facts["parameters"])
+    for note in facts["notes"]:
+        console.print(f"note: {note}", soft_wrap=True)
     console.print(f"written to {facts['output']}", soft_wrap=True)
 
 
