@@ -90,9 +90,9 @@ def run_merge(arguments: argparse.Namespace) -> None:
 
 
 def print_merge(console: Console, facts: dict) -> None:
-    console.print(f"{facts['adapter']} merged into {facts['base']} in {facts['seconds']} s", soft_wrap=True)
+    console.print(f"the sum of {facts['base']} and the {facts['adapter']} adapter {facts['source']}:", soft_wrap=True)
     print_parameters(console, facts["parameters"])
-    console.print(f"written to {facts['output']}", soft_wrap=True)
+    console.print(f"written to {facts['output']} in {facts['seconds']} s; the base is unchanged", soft_wrap=True)
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +118,9 @@ def print_check(console: Console, facts: dict) -> None:
 
 
 def add_estimate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", help="a preset's name, a recipe (.yaml), or a checkpoint's folder")
+    parser.add_argument(
+        "target", help="a preset's name, a recipe (.yaml), or the folder of a checkpoint or a language model"
+    )
     parser.add_argument("--batch-size", type=int, help="rows of a step (default: the recipe's, or 1)")
     parser.add_argument("--length", type=int, help="tokens of a row (default: the recipe's, or 1024)")
     parser.add_argument("--tiles", type=int, help="tiles of the whole step (default: one in each row)")
@@ -216,6 +218,8 @@ def print_refreshed(console: Console, facts: dict) -> None:
 def print_conversion(console: Console, facts: dict) -> None:
     console.print(f"{facts['source']} → {facts['target']}: {facts['tensors']} tensors in {facts['seconds']} s")
     print_parameters(console, facts["parameters"])
+    for note in facts["notes"]:
+        console.print(f"note: {note}", soft_wrap=True)
     console.print(f"written to {facts['output']}", soft_wrap=True)
 
 
