@@ -30,8 +30,8 @@ KEYS = {
         "lora_alpha", "lora_dropout", "lora_target_modules", "lora_trainable_tokens", "use_dora", "use_rslora",
         "load_in_4bit", "bnb_4bit_quant_type", "use_bnb_nested_quant",
         # the samples of a step
-        "adapter", "filters", "mixture", "stopping", "on_failed_source", "too_long", "image_resizing", "fetch_images",
-        "fetch_timeout", "max_image_bytes", "context_length", "sample_packing", "packing_pool", "max_tiles_per_row",
+        "adapter", "filters", "ignore_fields", "mixture", "stopping", "on_failed_source", "too_long", "image_resizing",
+        "fetch_images", "fetch_timeout", "max_image_bytes", "context_length", "sample_packing", "packing_pool", "max_tiles_per_row",
         "data_lanes", "seed", "data_seed", "num_train_epochs", "max_length", "truncation_mode", "max_documents",
         "text_key", "document_separator", "validation_fraction", "train_sampling_strategy", "dataloader_drop_last",
         "auto_find_batch_size", "shuffle_dataset", "packing", "packing_strategy", "padding_free",
