@@ -31,11 +31,12 @@ KEYS = {
         "load_in_4bit", "bnb_4bit_quant_type", "use_bnb_nested_quant",
         # the samples of a step
         "adapter", "filters", "ignore_fields", "mixture", "stopping", "on_failed_source", "too_long", "image_resizing",
-        "fetch_images", "fetch_timeout", "max_image_bytes", "context_length", "sample_packing", "packing_pool", "max_tiles_per_row",
-        "data_lanes", "seed", "data_seed", "num_train_epochs", "max_length", "truncation_mode", "max_documents",
-        "text_key", "document_separator", "validation_fraction", "train_sampling_strategy", "dataloader_drop_last",
-        "auto_find_batch_size", "shuffle_dataset", "packing", "packing_strategy", "padding_free",
-        "pad_to_multiple_of", "length_column_name", "dataset_text_field", "dataset_kwargs", "chat_template_path",
+        "fetch_images", "fetch_timeout", "max_image_bytes", "context_length", "sample_packing", "packing_pool",
+        "max_tiles_per_row", "data_lanes", "seed", "data_seed", "num_train_epochs", "max_length", "truncation_mode",
+        "max_documents", "text_key", "document_separator", "validation_fraction", "train_sampling_strategy",
+        "dataloader_drop_last", "auto_find_batch_size", "shuffle_dataset", "packing", "packing_strategy",
+        "padding_free", "pad_to_multiple_of", "length_column_name", "dataset_text_field", "dataset_kwargs",
+        "chat_template_path",
         # the optimizer's kind, whose state is in the checkpoint
         "optim", "optim_args", "optim_target_modules", "fp16", "fsdp", "fsdp_config", "deepspeed",
         "parallelism_config",
