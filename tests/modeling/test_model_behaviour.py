@@ -142,7 +142,7 @@ def test_sharded_saves(build, tmp_path):
 
 @pytest.mark.parametrize("build", MODELS)
 def test_device_maps(build, tmp_path):
-    """Whole, and with the decoder's layers on another "device", from which they come for their turn."""
+    """Whole, and with a layer of the decoder on the disk, from which it comes for its turn."""
     model, inputs = build()
     model.save_pretrained(tmp_path)
     expected = logits(model, inputs)
