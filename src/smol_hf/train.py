@@ -30,7 +30,7 @@ from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoints import CheckpointError
 from smol_hf.training.console import read_log
 from smol_hf.training.interruption import Interrupted, terminable
-from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, load_arguments
+from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, ask_for_data, load_arguments
 from smol_hf.training.run import train
 from smol_hf.training.run_folder import RunError, run_folder
 from smol_hf.training.trainer import NonFiniteError, SmolTrainer
@@ -68,6 +68,7 @@ def run(command_line: Sequence[str], after: Callable[[Path], None] | None = None
     """Parse, train, publish; `after` gets the folder of the result. Raises what the user can mend as one of
     `USER_ERRORS`."""
     recipe, model_arguments, data_arguments, arguments = load_arguments(command_line)
+    ask_for_data(recipe)
     output_dir = Path(arguments.output_dir)
     with run_folder(output_dir):
         trainer = train(recipe, model_arguments, data_arguments, arguments)
