@@ -43,10 +43,11 @@ USER_ERRORS = (
 USAGE = """usage: smol-hf train [--config RECIPE.yaml] [--key value …]
 
 Trains a model from a recipe; every key of the recipe can be set on the command line, keys of mappings with a dot.
+RECIPE.yaml is a file, or the name of a recipe of the package (smol-hf recipes list).
 
 examples:
-  smol-hf train --config recipes/quickstart/digits.yaml
-  smol-hf train --config recipes/quickstart/digits.yaml --max_steps 20 --text_config.num_hidden_layers 3
+  smol-hf train --config quickstart/digits
+  smol-hf train --config quickstart/digits --max_steps 20 --text_config.num_hidden_layers 3
   smol-hf train --model runs/demo/checkpoint --data my.jsonl --output_dir runs/mine
   accelerate launch --num_processes 2 -m smol_hf.train --config recipes/quickstart/digits.yaml
 """

@@ -261,7 +261,7 @@ def test_a_rank_above_the_width_and_an_unfreezing_after_the_end_are_warned_of(ba
     late = {"vision_learning_rate": 1e-3, "unfreeze_vision_at_step": 1}
     assert train.main(command_line(base, tmp_path / "a", **keys, **late)) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "warning: lora_r 33 is more than the width of 12 of 14 layers with adapters (the narrowest has 16)" in said
+    assert "warning: lora_r 33 is more than the width of 14 of 14 layers with adapters (the narrowest has 16)" in said
     assert "warning: unfreeze_vision_at_step 1 is not before the end of the run (1 steps)" in said
     late["unfreeze_vision_at_step"], keys["lora_r"], keys["max_steps"] = 1, 16, 2
     assert train.main(command_line(base, tmp_path / "b", **keys, **late)) == 0
