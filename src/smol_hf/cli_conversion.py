@@ -132,6 +132,7 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lora-parts", nargs="+", help="parts that get them: vision, connector, text (default text)")
     parser.add_argument("--use-dora", action="store_true", help="DoRA instead of LoRA")
     parser.add_argument("--load-in-4bit", action="store_true", help="QLoRA: the language model in four bits")
+    parser.add_argument("--load-in-8bit", action="store_true", help="or in eight bits")
     parser.add_argument("--shards", type=int, default=1, help="processes that share weights and optimizer (FSDP)")
     parser.add_argument("--tflops", type=float, help="useful TFLOP/s of the machine: adds seconds per step")
     parser.add_argument("--measure", action="store_true", help="run two real steps on this machine's CPU beside it")
@@ -154,11 +155,11 @@ def run_estimate(arguments: argparse.Namespace) -> None:
 
 
 def lora_keys(arguments: argparse.Namespace) -> dict | None:
-    names = ("lora_r", "lora_parts", "use_dora", "load_in_4bit")
+    names = ("lora_r", "lora_parts", "use_dora", "load_in_4bit", "load_in_8bit")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) not in (None, False)}
     if given and arguments.lora_r is None:
         raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs --lora-r, the rank of the adapters")
-    if arguments.load_in_4bit and arguments.measure:
+    if (arguments.load_in_4bit or arguments.load_in_8bit) and arguments.measure:
         raise ValueError("--measure runs in the dtype of the weights: it does not apply to --load-in-4bit")
     return given or None
 

@@ -74,6 +74,9 @@ def test_adapters_are_all_that_has_gradients_and_states():
     four_bits = estimate("smollm2-135m", length=64, lora={"lora_r": 8, "load_in_4bit": True})
     quantised = 30 * sum(into * out for into, out in layers.values())
     assert facts["memory"]["weights"] - four_bits["memory"]["weights"] == quantised * (4 - 0.5 - 4 / 64)
+    eight_bits = estimate("smollm2-135m", length=64, lora={"lora_r": 8, "load_in_8bit": True})
+    saved = quantised * (4 - 1) - 4 * magnitudes
+    assert facts["memory"]["weights"] - eight_bits["memory"]["weights"] == pytest.approx(saved, abs=300)
 
 
 def test_the_recipe_of_adapters_is_a_target(tmp_path):

@@ -114,7 +114,7 @@ def estimate(
             "of experts do)"
         ) from error
     states = traced["after_step"] - traced["weights"]
-    if target.lora is not None and target.lora.load_in_4bit:
+    if target.lora is not None and (target.lora.load_in_4bit or target.lora.load_in_8bit):
         saved, largest = quantised_bytes(model, target.lora)
         traced = {"weights": traced["weights"] - saved, "peak": traced["peak"] - saved + largest}
     shared = traced["weights"] + gradients + states
@@ -154,9 +154,10 @@ def count_by_part(model: PreTrainedModel) -> dict[str, int]:
 
 
 def quantised_bytes(model: PreTrainedModel, lora: LoraArguments) -> tuple[int, int]:
-    """(bytes that four bits save, bytes of the largest layer, which is unpacked when it is computed).
+    """(bytes that four or eight bits save, bytes of the largest layer, which is unpacked when it is computed).
 
-    bitsandbytes keeps a float32 scale for each block of 64 weights, or one byte of it when the scales are quantised.
+    With four bits, bitsandbytes keeps a float32 scale for each block of 64 weights, or one byte of it when the scales
+    are quantised; with eight bits, one for each row.
     """
     head = model.get_output_embeddings()
     text = model.get_submodule(part_modules(model)["text"])
@@ -166,9 +167,11 @@ def quantised_bytes(model: PreTrainedModel, lora: LoraArguments) -> tuple[int, i
         if isinstance(layer, torch.nn.Linear) and layer is not head and ".lora_" not in path
     ]
     per_weight = 0.5 + (1 if lora.use_bnb_nested_quant else 4) / 64
+    if lora.load_in_8bit:
+        per_weight = 1 + 4 * sum(len(weight) for weight in layers) / max(sum(weight.numel() for weight in layers), 1)
     saved = sum(int(weight.numel() * (weight.element_size() - per_weight)) for weight in layers)
     if not layers:
-        raise RecipeError("load_in_4bit: the language model has no linear layers that bitsandbytes packs")
+        raise RecipeError("load_in_4bit, load_in_8bit: the language model has no linear layers to quantise")
     return saved, max(weight.numel() * weight.element_size() for weight in layers)
 
 

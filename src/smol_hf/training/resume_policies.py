@@ -28,7 +28,7 @@ KEYS = {
         "tokenizer", "tokenizer_vocab_size", "chat_template", "rope_theta", "max_position_embeddings", "longest_edge",
         "do_image_splitting", "enlarge_images", "dtype", "image_mean", "image_std", "use_peft", "lora_parts", "lora_r",
         "lora_alpha", "lora_dropout", "lora_target_modules", "lora_trainable_tokens", "use_dora", "use_rslora",
-        "load_in_4bit", "bnb_4bit_quant_type", "use_bnb_nested_quant",
+        "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant",
         # the samples of a step
         "adapter", "filters", "ignore_fields", "mixture", "stopping", "on_failed_source", "too_long", "image_resizing",
         "fetch_images", "fetch_timeout", "max_image_bytes", "context_length", "sample_packing", "packing_pool",
