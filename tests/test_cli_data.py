@@ -225,3 +225,19 @@ def test_what_cannot_be_done_is_said_in_a_line(words, message, here, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and "Traceback" not in error
     assert not (here / "x").exists()
+
+
+def test_a_preview_of_nothing_is_an_error_that_names_the_first_reason(here, capsys):
+    Path("nothing").mkdir(exist_ok=True)
+    shutil.copy("page.png", "nothing/page.png")
+    Path("work").mkdir(exist_ok=True)
+    assert main(["data", "preview", "nothing", "--preset", "tiny-vlm", "--output", "nothing.html"]) == 1
+    message = capsys.readouterr().err
+    assert (
+        "none of the records can be trained on: nothing.html lists why, the first: page.png: has no caption" in message
+    )
+    assert "has no caption" in Path("nothing.html").read_text()
+    shutil.copytree("nothing", "captioned", dirs_exist_ok=True)
+    Path("captioned/page.txt").write_text("A page.")
+    assert main(["data", "preview", "work/../captioned", "--preset", "tiny-vlm", "--output", "one.html"]) == 0
+    assert "A page." in Path("one.html").read_text()

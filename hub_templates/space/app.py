@@ -36,7 +36,7 @@ def build(writer: Writer, settings: dict) -> gr.Blocks:
     """The page.
 
     Args:
-        settings: what space.json says: `model_id`, `title` and `examples`, each with a `text` and maybe an `image`.
+        settings: what space.json says: `model_id`, `title` and `examples`, each with a `text` and maybe `images`.
     """
     with gr.Blocks(
         title=settings["title"], fill_height=True, analytics_enabled=False, delete_cache=(3600, 86400)
@@ -131,7 +131,7 @@ async def followed(write, prompt, sampling: Sampling) -> AsyncIterator[str]:
 def example_of(writer: Writer, example: dict):
     if not writer.sees_images:
         return example["text"]
-    return {"text": example["text"], "files": [str(FOLDER / example["image"])] if example.get("image") else []}
+    return {"text": example["text"], "files": [str(FOLDER / name) for name in example.get("images", [])]}
 
 
 def continuation(writer: Writer, examples: list[dict]) -> None:

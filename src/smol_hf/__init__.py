@@ -4,6 +4,10 @@ Importing the package registers its models with transformers' Auto classes.
 """
 
 import importlib
+import os
+
+# The libraries below read it once, when they are imported: TRL would tell the Hub about each training.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor

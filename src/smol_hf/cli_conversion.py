@@ -16,6 +16,11 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="folder to write; must not hold anything yet")
     parser.add_argument("--to", help="for a checkpoint of ours: native (default), smolvlm, llama, smollm3 or gpt2")
     add_hub_arguments(parser)
+    parser.add_argument(
+        "--refresh-code",
+        action="store_true",
+        help="copy a checkpoint or adapter of ours with the model code of this release; the weights stay as they are",
+    )
     parser.add_argument("--tokenizer", help="folder or Hub id of a tokenizer to put beside the weights")
     parser.add_argument("--num-attention-heads", type=int, help="of a plain .pt file, which does not say it")
     parser.add_argument("--rope-theta", type=float, help="of a plain Llama-style .pt file (default 10000)")
@@ -85,9 +90,9 @@ def run_merge(arguments: argparse.Namespace) -> None:
 
 
 def print_merge(console: Console, facts: dict) -> None:
-    console.print(f"{facts['adapter']} merged into {facts['base']} in {facts['seconds']} s", soft_wrap=True)
+    console.print(f"the sum of {facts['base']} and the {facts['adapter']} adapter {facts['source']}:", soft_wrap=True)
     print_parameters(console, facts["parameters"])
-    console.print(f"written to {facts['output']}", soft_wrap=True)
+    console.print(f"written to {facts['output']} in {facts['seconds']} s; the base is unchanged", soft_wrap=True)
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +118,9 @@ def print_check(console: Console, facts: dict) -> None:
 
 
 def add_estimate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", help="a preset's name, a recipe (.yaml), or a checkpoint's folder")
+    parser.add_argument(
+        "target", help="a preset's name, a recipe (.yaml), or the folder of a checkpoint or a language model"
+    )
     parser.add_argument("--batch-size", type=int, help="rows of a step (default: the recipe's, or 1)")
     parser.add_argument("--length", type=int, help="tokens of a row (default: the recipe's, or 1024)")
     parser.add_argument("--tiles", type=int, help="tiles of the whole step (default: one in each row)")
@@ -125,6 +132,7 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lora-parts", nargs="+", help="parts that get them: vision, connector, text (default text)")
     parser.add_argument("--use-dora", action="store_true", help="DoRA instead of LoRA")
     parser.add_argument("--load-in-4bit", action="store_true", help="QLoRA: the language model in four bits")
+    parser.add_argument("--load-in-8bit", action="store_true", help="or in eight bits")
     parser.add_argument("--shards", type=int, default=1, help="processes that share weights and optimizer (FSDP)")
     parser.add_argument("--tflops", type=float, help="useful TFLOP/s of the machine: adds seconds per step")
     parser.add_argument("--measure", action="store_true", help="run two real steps on this machine's CPU beside it")
@@ -147,11 +155,11 @@ def run_estimate(arguments: argparse.Namespace) -> None:
 
 
 def lora_keys(arguments: argparse.Namespace) -> dict | None:
-    names = ("lora_r", "lora_parts", "use_dora", "load_in_4bit")
+    names = ("lora_r", "lora_parts", "use_dora", "load_in_4bit", "load_in_8bit")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) not in (None, False)}
     if given and arguments.lora_r is None:
         raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs --lora-r, the rank of the adapters")
-    if arguments.load_in_4bit and arguments.measure:
+    if (arguments.load_in_4bit or arguments.load_in_8bit) and arguments.measure:
         raise ValueError("--measure runs in the dtype of the weights: it does not apply to --load-in-4bit")
     return given or None
 
@@ -187,13 +195,32 @@ def run_convert(arguments: argparse.Namespace) -> None:
         "source", "output", "to", "revision", "token", "local_files_only", "tokenizer", "num_attention_heads",
         "rope_theta",
     )  # fmt: skip
+    if arguments.refresh_code:
+        from smol_hf.conversion.travelling_code import refresh_code
+
+        for name in names[2:]:
+            if getattr(arguments, name) not in (None, False):
+                raise ValueError(f"--{name.replace('_', '-')} has no effect with --refresh-code: leave it out")
+        finish(refresh_code(arguments.source, arguments.output), arguments.json, print_refreshed)
+        return
     facts = convert(**{name: getattr(arguments, name) for name in names})
     finish(facts, arguments.json, print_conversion)
+
+
+def print_refreshed(console: Console, facts: dict) -> None:
+    for change in ("renewed", "added", "removed"):
+        if facts[change]:
+            console.print(f"{change}: {', '.join(facts[change])}", soft_wrap=True)
+    if not any(facts[change] for change in ("renewed", "added", "removed")):
+        console.print("the code was that of this release already")
+    console.print(f"written to {facts['output']} in {facts['seconds']} s", soft_wrap=True)
 
 
 def print_conversion(console: Console, facts: dict) -> None:
     console.print(f"{facts['source']} → {facts['target']}: {facts['tensors']} tensors in {facts['seconds']} s")
     print_parameters(console, facts["parameters"])
+    for note in facts["notes"]:
+        console.print(f"note: {note}", soft_wrap=True)
     console.print(f"written to {facts['output']}", soft_wrap=True)
 
 

@@ -63,6 +63,8 @@ def run_preview(arguments: argparse.Namespace) -> None:
         facts["pictures"] = describe_pictures(found.processor)
     title = arguments.config if arguments.data is None else arguments.data
     page = write_page(arguments.output, drawn, found.data, found.plan, title=title, facts=facts)
+    if not drawn.samples:
+        raise ValueError(f"none of the records can be trained on: {page} lists why, the first: {drawn.left_out[0]}")
     shown = {"output": str(page), "shown": len(drawn.samples), "left_out": len(drawn.left_out)}
     shown["repeated"] = drawn.repeated
     finish({**shown, "drawn": sum(drawn.drawn.values()), "bytes": page.stat().st_size}, arguments.json, print_preview)
@@ -115,6 +117,9 @@ def add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=["parquet", "llava"], default="parquet", help="(default parquet)")
     parser.add_argument("--rows-per-shard", type=int, help="samples of a parquet file (default: about 500 MB)")
     parser.add_argument("--verify-images", action="store_true", help="decode each image, to leave out damaged ones")
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="copy images outside the folder of images as well (default: stop)"
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
@@ -131,6 +136,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
             form=arguments.format,
             rows_per_shard=arguments.rows_per_shard,
             verify_images=arguments.verify_images,
+            allow_outside=arguments.allow_outside,
             advance=advance,
         )
     finish(facts, arguments.json, print_prepared)

@@ -131,7 +131,10 @@ def print_prepared(console: Console, facts: dict[str, Any]) -> None:
         numbers = [f"{each[key]:,}" for key in ("records", "written", "left_out", "images")]
         result.add_row(each["name"], *numbers, compact(each["bytes"]))
     console.print(result)
+    several = len(facts["sources"]) > 1
     for each in facts["sources"]:
+        for line in describe_use(each, each["name"] if several else ""):
+            console.print(line, soft_wrap=True)
         print_reasons(console, each["reasons"])
         if each.get("as_messages"):
             console.print(

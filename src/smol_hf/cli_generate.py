@@ -21,7 +21,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--prompts-file", metavar="FILE", help='one prompt per line, or .jsonl: {"prompt": …, "image" or "images": …}'
     )
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image; may be repeated")
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,
@@ -37,8 +37,11 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 def add_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint")
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
-    parser.add_argument("--prompt", help="one question; without it, questions are read from the terminal")
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image; may be repeated")
+    parser.add_argument(
+        "--prompt",
+        help="one question; without it, questions and commands such as /image FILE are read from the terminal",
+    )
     parser.add_argument("--stats", action="store_true", help="after each answer, its tokens and tokens/s on stderr")
     add_sampling(parser)
 
@@ -57,7 +60,14 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         "--stop", action="append", default=[], metavar="STRING", help="ends an answer before it; may be repeated"
     )
     parser.add_argument(
-        "--cache", default="dynamic", help="of keys and values: dynamic (default), static (compiled on a GPU) or none"
+        "--cache", default="dynamic", help="key-value cache: dynamic (default), static (compiled on a GPU) or none"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the GPU where there is one)")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="data type of the weights in memory (default auto: as they were saved)",
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
 
@@ -68,7 +78,8 @@ def load(arguments: argparse.Namespace):
     from smol_hf.inference.answering import load_checkpoint
 
     transformers_logging.disable_progress_bar()
-    return load_checkpoint(arguments.checkpoint, trust_remote_code=arguments.trust_remote_code)
+    names = ("trust_remote_code", "device", "dtype")
+    return load_checkpoint(arguments.checkpoint, **{name: getattr(arguments, name) for name in names})
 
 
 def run_generate(arguments: argparse.Namespace) -> None:
@@ -134,19 +145,36 @@ def written_whole(path: str | None) -> Iterator:
 
 
 def run_chat(arguments: argparse.Namespace) -> None:
-    from smol_hf.inference.chat import Chat
+    from smol_hf.inference.chat import ENDING, Chat
     from smol_hf.inference.sampling import Sampling
 
     sampling = {name: getattr(arguments, name) for name in SAMPLING}
     Sampling(**sampling)  # refuse what means nothing before a model is loaded
     chat = Chat(*load(arguments), arguments.image, **sampling)
-    for question in [arguments.prompt] if arguments.prompt is not None else questions_from_terminal():
-        write_stream(chat.say(question))
-        if arguments.stats:
-            sys.stderr.write(statistics([chat.last]))
+    if arguments.prompt is not None:
+        print_answer(chat, arguments.prompt, arguments.stats)
+        return
+    if sys.stdin.isatty():
+        sys.stderr.write(f"/help lists the commands. {ENDING}\n")
+    for line in lines_from_terminal():
+        try:
+            if (done := chat.obey(line)) is not None:
+                sys.stderr.write(f"{done}\n")
+            else:
+                print_answer(chat, line, arguments.stats)
+        except ValueError as error:  # the conversation is as it was before this line
+            if not sys.stdin.isatty():
+                raise
+            sys.stderr.write(f"error: {error}\n")
 
 
-def questions_from_terminal() -> Iterator[str]:
+def print_answer(chat, question: str, stats: bool) -> None:
+    write_stream(chat.say(question))
+    if stats:
+        sys.stderr.write(statistics([chat.last]))
+
+
+def lines_from_terminal() -> Iterator[str]:
     """Lines that a person types, until an empty one or the end of input."""
     while True:
         try:
@@ -181,7 +209,7 @@ def statistics(answers: list) -> str:
 # Name → what it does, an example, what adds its arguments, what runs it.
 GENERATION_COMMANDS = {
     "chat": (
-        "talk with a checkpoint, about pictures where it sees them",
+        "talk with a checkpoint, about images if it has an image encoder",
         'smol-hf chat runs/demo/checkpoint --image page.png --prompt "Which digit is written here?"',
         add_chat,
         run_chat,

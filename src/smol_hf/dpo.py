@@ -16,9 +16,9 @@ from accelerate import PartialState
 from trl import DPOConfig
 
 from smol_hf.train import publish, run_main
-from smol_hf.training.preference import ARGUMENT_CLASSES, train
+from smol_hf.training.preference import ARGUMENT_CLASSES, OF_THE_MODEL, train
 from smol_hf.training.preference_arguments import DPOArguments
-from smol_hf.training.recipes import load_arguments
+from smol_hf.training.recipes import RecipeError, load_arguments
 from smol_hf.training.run_folder import run_folder
 
 USAGE = """usage: smol-hf dpo [--config RECIPE.yaml] [--key value …]
@@ -30,8 +30,6 @@ examples:
   smol-hf dpo --model runs/chat/checkpoint --data preferences.jsonl --output_dir runs/dpo
   accelerate launch --num_processes 2 -m smol_hf.dpo --config recipes/text/dpo_135m.yaml
 """
-# Of `ModelArguments`, those that mean something here.
-OF_THE_MODEL = ("model", "chat_template", "dtype", "attn_implementation", "use_peft")
 METRICS = ("loss", "rewards/margins", "rewards/accuracies")
 
 
@@ -51,6 +49,8 @@ def describe_keys() -> str:
 
 def run(command_line: Sequence[str]) -> None:
     recipe, model_arguments, data_arguments, arguments = load_arguments(command_line, ARGUMENT_CLASSES)
+    if "data" not in recipe:
+        raise RecipeError("data is missing: name preferences, a file, a folder or a dataset of the Hub")
     output_dir = Path(arguments.output_dir)
     with run_folder(output_dir):
         trainer = train(recipe, model_arguments, data_arguments, arguments)

@@ -11,6 +11,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
+from smol_hf.cli import main
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart, VideoPart
 from smol_hf.data.engine.memory_source import MemorySource
 from smol_hf.data.mixture import Data, open_mixture
@@ -221,3 +222,29 @@ def test_a_relative_output_is_made_where_one_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert prepare(data_of([SAYABLE["text"]]), "deep/out")["output"] == str(Path("deep/out"))
     assert read(tmp_path / "deep" / "out")[0].messages == replace(Conversation("x", SAYABLE["text"])).messages
+
+
+@pytest.mark.parametrize("way", ["absolute", "dots", "link"])
+def test_images_outside_the_folder_are_copied_only_when_it_is_allowed(way, tmp_path, monkeypatch, capsys):
+    secret = tmp_path / "private" / "secret.png"
+    (tmp_path / "rows").mkdir()
+    secret.parent.mkdir()
+    secret.write_bytes(RED)
+    (tmp_path / "rows" / "link.png").symlink_to(secret)
+    (tmp_path / "rows" / "own.png").write_bytes(RED)
+    path = {"absolute": str(secret), "dots": "../private/secret.png", "link": "link.png"}[way]
+    records = [{"image": image, "caption": "x"} for image in ("own.png", path)]
+    rows = tmp_path / "rows" / "rows.jsonl"
+    rows.write_text("".join(json.dumps(record) + "\n" for record in records))
+    monkeypatch.chdir(tmp_path)
+    command = ["data", "prepare", str(rows), "--output", "out", "--format", "llava"]
+    assert main(command) != 0
+    message = capsys.readouterr().err
+    assert "rows.jsonl:2: the image " in message and "--allow-outside" in message and "Traceback" not in message
+    assert not (tmp_path / "out").exists()
+    assert not main([*command, "--allow-outside", "--json"])
+    (source,) = json.loads(capsys.readouterr().out)["sources"]
+    assert (source["written"], source["images_outside"]) == (2, 1)
+    assert "secret.png" in source["image_outside"] or way == "link"
+    assert not main(["data", "stats", str(rows), "--preset", "tiny-vlm"])
+    assert "images outside the folder of images: 1, such as " in capsys.readouterr().out

@@ -208,3 +208,20 @@ def test_the_ledgers_of_a_folder_are_no_data(tmp_path):
         (tmp_path / name).write_text(json.dumps({"sample": "a:1", "reason": "damaged"}) + "\n")
     source = open_source(tmp_path)
     assert [where for where, _ in source.read_block(0)] == ["data.jsonl:1"] and len(source) == 1
+
+
+@pytest.mark.parametrize("kind", ["pictures", "tars", "tables", "lines"])
+def test_a_folder_is_found_by_a_relative_path_with_dots_and_by_a_link(kind, tmp_path, pages, monkeypatch):
+    write_all(tmp_path, pages)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / kind)
+    straight = open_location(str(tmp_path / kind))
+    monkeypatch.chdir(tmp_path / "work")
+    for folder in (f"../{kind}", f"../work/../{kind}/", "../linked"):
+        opened = open_location(folder)
+        assert len(opened.source) == len(straight.source) == ROWS
+        assert opened.source.read_block(0) == straight.source.read_block(0)
+        assert opened.source.fingerprint == straight.source.fingerprint
+        assert not isinstance(opened.source.read_block(0)[0][1], SampleError)
+    monkeypatch.chdir(tmp_path / kind)
+    assert open_location(".").source.name == open_location("../work/..//" + kind).source.name == kind

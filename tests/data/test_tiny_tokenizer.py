@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from smol_hf.data.embedded import build_pages
@@ -92,3 +94,31 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
     text = "How many digits do you see? <image> 42 é"
     assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert loaded.decode(loaded("a , b")["input_ids"]) == "a , b"
+
+
+@pytest.mark.parametrize("letters", ["a", "abcdefghijklmnopqrstuvwxyz", " ", "漢字"])
+def test_a_word_of_any_length_is_learned_from_in_a_moment(letters):
+    source = random.Random(0)
+    word = "".join(source.choice(letters) for _ in range(400_000))
+    started = time.perf_counter()
+    tokenizer = build_tiny_tokenizer([word, "hello there"])
+    assert time.perf_counter() - started < 60, "some seconds; minutes where the word is not cut"
+    short = word[:2_000]
+    assert tokenizer.decode(tokenizer(short, split_special_tokens=True)["input_ids"]) == short
+    assert "256" not in tokenizer.backend_tokenizer.to_str().partition('"model"')[0], "the cuts are not saved"
+
+
+def test_words_of_usual_length_give_the_tokenizer_that_they_gave_before():
+    texts = page_texts()
+    plain = Tokenizer(models.BPE())
+    plain.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    plain.train_from_iterator(texts, trainer)
+    assert build_tiny_tokenizer(texts).get_vocab() == plain.get_vocab()

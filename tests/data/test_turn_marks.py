@@ -7,15 +7,19 @@ from chat_models import chat_tokenizer
 from modeling.builders import build_processor
 
 from smol_hf.cli import main
+from smol_hf.data import mixture
 from smol_hf.data.adapters import Place, adapt
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.preparation import template_messages
 from smol_hf.data.mixture import MixtureEntry
 from smol_hf.data.prepare import prepare
+from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.text_chat import TextChat
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.training.announcement import describe_samples
+from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.chat_template import CHATML, SMOLLM2
-from smol_hf.training.data import open_data
+from smol_hf.training.data import look_through, open_data, plan_of
 from smol_hf.training.data_arguments import DataArguments
 
 PLACE = Place("rows.jsonl:1")
@@ -195,4 +199,18 @@ def test_stats_name_what_is_ignored(tmp_path, capsys):
     main(["data", "stats", rows, "--preset", "tiny-vlm"])
     printed = capsys.readouterr().out
     assert "ignored fields, with the number of records: score (1)" in printed
-    assert "1 empty answers are not trained" in printed and "1 turns are marked as not trained" in printed
+    assert "empty answers, not trained: 1" in printed and "turns that are marked as not trained: 1" in printed
+
+
+@pytest.mark.parametrize("surveyed", [True, False])
+def test_the_summary_before_a_run_names_what_is_ignored(surveyed, tmp_path, monkeypatch):
+    if not surveyed:
+        monkeypatch.setattr(mixture, "MOST_SURVEYED", 0)
+    rows = [{"messages": [user("hi?"), assistant("a", train=False), user("?"), assistant("b")], "score": 1}] * 3
+    arguments = DataArguments(data=rows_in(tmp_path, *rows), context_length=256)
+    data, skipped = open_data(arguments, 0), SkippedSamples("stop")
+    training = SmolTrainingArguments(output_dir="unused", max_steps=1, use_cpu=True)
+    _, data = look_through(plan_of(data, build_processor(), arguments, training, 1), data, arguments, skipped)
+    lines = describe_samples(data, arguments, skipped, None)
+    assert "ignored fields, with the number of records: score (3)" in lines
+    assert "turns that are marked as not trained: 3" in lines

@@ -1,5 +1,6 @@
 """The Space's page in a real browser: prompts are typed, pictures uploaded, streamed answers read."""
 
+import json
 import shutil
 import sys
 
@@ -38,8 +39,12 @@ def pages(tmp_path_factory):
     (random / "model.safetensors").unlink()
     assert main(["publish", str(writing), "--space-output", str(place / "space")]) == 0
     app = [sys.executable, place / "space" / "app.py"]
+    red_page().save(place / "red.png")
+    examples = [{"prompt": f"Question {number}?", "image": "red.png"} for number in range(3)]
+    (place / "examples.jsonl").write_text("\n".join(map(json.dumps, examples)))
+    demo = ["-m", "smol_hf.cli", "demo", seeing, "--examples", place / "examples.jsonl"]
     served = {
-        "seeing": Served([sys.executable, "-m", "smol_hf.cli", "demo", seeing], place / "seeing.log"),
+        "seeing": Served([sys.executable, *demo], place / "seeing.log"),
         "writing": Served(app, place / "writing.log"),
         "random": Served(app, place / "random.log", MODEL_ID=str(random)),
     }

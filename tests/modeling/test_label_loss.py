@@ -70,7 +70,7 @@ def test_loss_and_gradients_equal_those_of_all_logits(build, count):
     model.zero_grad()
 
     number = None if count is None else torch.tensor(count)  # trainers give a tensor
-    outputs = model(**inputs, labels=labels, num_items_in_batch=number)
+    outputs = model.train()(**inputs, labels=labels, num_items_in_batch=number)
     outputs.loss.backward()
 
     assert abs(outputs.loss - expected) < 1e-6
@@ -84,9 +84,22 @@ def test_unlabelled_positions_make_no_logits(build):
     model, inputs, labels, positions = build()
     seen = []
     model.get_output_embeddings().register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape[1]))
-    outputs = model(**inputs, labels=labels)
+    outputs = model.train()(**inputs, labels=labels)
     assert outputs.logits.shape == (len(labels), len(positions), VOCAB_SIZE)
     assert seen == [len(positions)], "the head must run once, and see the positions that predict a label only"
+
+
+@pytest.mark.parametrize("build", cases())
+@torch.no_grad()
+def test_outside_training_all_positions_make_logits(build):
+    """`compute_metrics` of transformers' Trainer reads them next to the labels."""
+    model, inputs, labels, positions = build()
+    outputs = model(**inputs, labels=labels)
+    torch.testing.assert_close(outputs.logits, model(**inputs).logits, rtol=0, atol=1e-6)
+    assert outputs.token_losses.shape == labels.shape
+    few = model(**inputs, labels=labels, logits_to_keep=torch.tensor(positions))
+    assert few.logits.shape[1] == len(positions)
+    torch.testing.assert_close(few.loss, outputs.loss, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("build", cases())

@@ -44,7 +44,7 @@ def test_a_dry_run_lists_the_space_and_sends_nothing(hub, checkpoint, capsys):
     shown = capsys.readouterr().out
     assert hub.requests == [] and sorted(checkpoint.parent.rglob("*")) == before
     assert "me/digits → spaces/me/digits-space\n" in shown and "add --yes" in shown
-    for name in ("README.md", "requirements.txt", "space.json", "examples/page-1.png", *(f"{m}.py" for m in MODULES)):
+    for name in ("README.md", "requirements.txt", "space.json", "examples/1-1.png", *(f"{m}.py" for m in MODULES)):
         assert re.search(rf"│ {name} +│ +[\d,]+ │", shown)
     assert "sdk: gradio" in shown and "- me/digits\n" in shown and "license: mit" in shown
 
@@ -100,8 +100,10 @@ def test_a_space_is_written_for_a_folder_here(checkpoint, tmp_path, capsys):
     assert card.emoji and card.colorFrom in COLOURS and card.colorTo in COLOURS and len(card.short_description) <= 60
     settings = json.loads((tmp_path / "space" / "space.json").read_text())
     assert settings["model_id"] == str(checkpoint)
+    assert len(settings["examples"]) == 3
     for example in settings["examples"]:
-        assert Image.open(tmp_path / "space" / example["image"]).size == (256, 256) and example["text"]
+        (name,) = example["images"]
+        assert Image.open(tmp_path / "space" / name).size == (256, 256) and example["text"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").touch()
     assert publish(checkpoint, "--space-output", tmp_path / "mine") == 1
@@ -111,12 +113,12 @@ def test_a_space_is_written_for_a_folder_here(checkpoint, tmp_path, capsys):
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 
 
-def test_a_language_models_space_has_prompts_and_no_pictures(tmp_path):
+def test_a_language_models_space_has_no_pictures(tmp_path):
     for template, kind in ((None, "continues"), (CHAT_TEMPLATE, "talk")):
         folder = save_text_checkpoint(tmp_path / kind, chat_template=template)
         space = plan_space(str(folder))
         assert kind in space.front_matter and not any(name.endswith(".png") for name in space.files)
-        assert all(set(example) == {"text"} for example in space.settings["examples"])
+        assert space.settings["examples"] == []  # nothing says what it was trained on
 
 
 def test_a_model_on_the_hub_needs_no_folder_here(hub, checkpoint, tmp_path, monkeypatch, capsys):

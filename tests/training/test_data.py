@@ -10,11 +10,13 @@ import yaml
 from helpers import build_processor
 
 from smol_hf import train
-from smol_hf.data.conversation import SampleError
+from smol_hf.data.conversation import Conversation, Message, SampleError, TextPart
 from smol_hf.data.embedded import build_pages
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan, RowStream
 from smol_hf.data.skipped import SkippedSamples
+from smol_hf.training import composition
+from smol_hf.training.composition import texts_of
 from smol_hf.training.data import look_through, open_data, rows_of_the_run
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.recipes import load_arguments, parse_recipe
@@ -297,3 +299,10 @@ def test_a_ledger_with_a_torn_line_does_not_stop_a_resume(tmp_path):
     for name in ("skipped.jsonl", "shortened.jsonl"):
         (tmp_path / "run" / name).write_text('{"sample": "x:7", "rea')
     assert train.main([*recipe, "--max_steps", "3", "--resume_from_checkpoint", "true"]) == 0
+
+
+def test_a_tokenizer_is_trained_on_the_beginning_of_each_text_and_on_no_more_than_a_limit(monkeypatch):
+    said = Conversation("a", (Message("user", (TextPart("x" * 25_000),)), Message("assistant", (TextPart("yes"),))))
+    assert list(texts_of([said])) == ["User:", "x" * 10_000, "Assistant:", "yes"]
+    monkeypatch.setattr(composition, "ALL_CHARACTERS", 15_000)
+    assert [len(text) for text in texts_of([said] * 5)].count(10_000) == 2

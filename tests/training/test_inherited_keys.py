@@ -1,12 +1,17 @@
 """Every inherited key of a recipe works, or is refused with a reason: none is accepted without effect."""
 
+import functools
 import json
 import logging
+import math
+import re
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
-from chat_models import save_base
 from helpers import build_model, build_processor, plan_for
+from transformers.trainer_callback import ProgressCallback
 from transformers.utils import logging as transformers_logging
 
 from smol_hf.data.collator import SmolCollator
@@ -15,8 +20,10 @@ from smol_hf.training import preference
 from smol_hf.training.argument_values import default_of
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.inherited_keys import INHERITED, inherited_names
+from smol_hf.training.key_table import page
 from smol_hf.training.preference_arguments import DPOArguments
-from smol_hf.training.recipes import parse_recipe
+from smol_hf.training.recipes import RecipeError, parse_recipe
+from smol_hf.training.run import train
 from smol_hf.training.trainer import SmolTrainer
 
 COMMANDS = {"train": SmolTrainingArguments, "dpo": DPOArguments}
@@ -42,6 +49,24 @@ CHANGE_THE_WEIGHTS = {
     "max_steps": ({}, {"max_steps": 3}),
     "bf16": ({}, {"bf16": True}),
 }
+
+KEEP_THE_WEIGHTS = (
+    {"activation_checkpointing": True},
+    {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+    {"torch_compile": True, "torch_compile_backend": "eager"},
+    {"torch_empty_cache_steps": 1},
+    {"full_determinism": True},
+    {"logging_strategy": "no"},
+    {"disable_tqdm": False},
+    {"log_level": "error", "log_level_replica": "error"},
+)
+
+
+@functools.cache
+def untouched(options):
+    """The weights that a run without the key ends with; `options` as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        return weights(trained(folder, **json.loads(options)))
 
 
 def trained(folder, **options):
@@ -115,117 +140,146 @@ def test_defaults_and_what_is_done_anyway_are_accepted(command):
 @pytest.mark.parametrize("name", CHANGE_THE_WEIGHTS)
 def test_a_key_of_the_optimization_changes_what_is_learned(name, tmp_path):
     without, given = CHANGE_THE_WEIGHTS[name]
-    before, after = trained(tmp_path / "a", **without), trained(tmp_path / "b", **given)
-    assert not torch.equal(weights(before), weights(after))
+    assert not torch.equal(untouched(json.dumps(without)), weights(trained(tmp_path, **given)))
 
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"activation_checkpointing": True},
-        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
-        {"torch_compile": True, "torch_compile_backend": "eager"},
-        {"torch_empty_cache_steps": 1},
-        {"full_determinism": True},
-        {"logging_strategy": "no"},
-        {"log_level": "error", "log_level_replica": "error"},
-    ],
+    KEEP_THE_WEIGHTS,
     ids=lambda options: next(iter(options)),
 )
 def test_what_only_changes_how_a_run_computes_leaves_its_weights(options, tmp_path):
     try:
-        before, after = trained(tmp_path / "a"), trained(tmp_path / "b", **options)
+        after = trained(tmp_path, **options)
         determinate, level = torch.are_deterministic_algorithms_enabled(), transformers_logging.get_verbosity()
     finally:
         torch.use_deterministic_algorithms(False)
         transformers_logging.set_verbosity_warning()
-    assert torch.allclose(weights(before), weights(after), atol=1e-5)
+    assert torch.allclose(untouched("{}"), weights(after), atol=1e-5)
     assert after.model.is_gradient_checkpointing == any("checkpointing" in name for name in options)
+    bars = [each for each in after.callback_handler.callbacks if isinstance(each, ProgressCallback)]
+    assert bool(bars) == ("disable_tqdm" in options)
     assert determinate == ("full_determinism" in options)
     assert (after.model_wrapped is not after.model) == ("torch_compile" in options)
     assert level == (logging.ERROR if "log_level" in options else logging.WARNING)
     assert steps_logged(after) == ([1] if "logging_strategy" in options else [1, 2])
 
 
-# Key → options of DPO without it, and with it: the weights after two steps must differ.
-CHANGE_A_PREFERENCE = {
-    "beta": ({}, {"beta": 0.9}),
-    "loss_type": ({}, {"loss_type": ["ipo"]}),
-    "loss_weights": ({"loss_type": ["sigmoid", "sft"]}, {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 9.0]}),
-    "label_smoothing": ({"loss_type": ["robust"]}, {"loss_type": ["robust"], "label_smoothing": 0.4}),
-    "ld_alpha": ({}, {"ld_alpha": 0.1}),
-    "f_divergence_type": ({}, {"f_divergence_type": "forward_kl"}),
-    "f_alpha_divergence_coef": (
-        {"f_divergence_type": "alpha_divergence"},
-        {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.9},
-    ),
-    "discopop_tau": ({"loss_type": ["discopop"]}, {"loss_type": ["discopop"], "discopop_tau": 0.9}),
-    "use_weighting": ({}, {"use_weighting": True}),
-    "sync_ref_model": ({}, {"sync_ref_model": True, "ref_model_sync_steps": 1}),
-    "ref_model_sync_steps": (
-        {"sync_ref_model": True},
-        {"sync_ref_model": True, "ref_model_sync_steps": 1},
-    ),
-    "ref_model_mixup_alpha": (
-        {"sync_ref_model": True, "ref_model_sync_steps": 1},
-        {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.1},
-    ),
-    "data_seed": ({}, {"data_seed": 11}),
-    "train_sampling_strategy": ({}, {"train_sampling_strategy": "sequential"}),
-    "max_grad_norm": ({}, {"max_grad_norm": 1e-4, "optim": "sgd"}),
-    "disable_dropout": ({"use_peft": True}, {"use_peft": True, "disable_dropout": False, "lora_dropout": 0.5}),
-    "dataloader_drop_last": (
-        {"max_steps": -1, "num_train_epochs": 1, "per_device_train_batch_size": 3},
-        {"max_steps": -1, "num_train_epochs": 1, "per_device_train_batch_size": 3, "dataloader_drop_last": True},
-    ),
-}
-KEEP_A_PREFERENCE = {
-    "precompute_ref_log_probs": {"precompute_ref_log_probs": True, "precompute_ref_batch_size": 1},
-    "pad_to_multiple_of": {"pad_to_multiple_of": 16},
-    "dataloader_num_workers": {
-        "dataloader_num_workers": 1,
-        "dataloader_prefetch_factor": 1,
-        "dataloader_persistent_workers": True,
-        "dataloader_multiprocessing_context": "fork",
-    },
-}
-
-
-def preferred(base, folder, **options):
-    torch.manual_seed(0)
+def validated(folder, **options):
+    """Steps at which a run over documents was validated, in order, with the loss, and the trainer."""
+    (folder / "story.txt").write_text("".join(f"The fox number {number} waits by the mill.\n" for number in range(99)))
     recipe = {
-        "model": str(base), "data": str(base / "pairs.jsonl"), "output_dir": str(folder), "max_steps": 3,
-        "per_device_train_batch_size": 2, "use_cpu": True, "save_strategy": "no", "learning_rate": 1e-2, "seed": 0,
-        "logging_steps": 1, "lr_scheduler_type": "constant", **options,
+        "preset": "tiny-text", "documents": str(folder / "story.txt"), "context_length": 32, "max_steps": 4,
+        "output_dir": str(folder / "run"), "documents_cache": str(folder), "use_cpu": True, "learning_rate": 3e-3,
+        "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "no", **options,
     }  # fmt: skip
-    arguments = parse_recipe(recipe, preference.ARGUMENT_CLASSES, preference.ARGUMENT_CLASSES)
-    return preference.train(recipe, *arguments)
+    trainer = train(recipe, *parse_recipe(recipe))
+    return [(each["step"], each["eval_loss"]) for each in trainer.state.log_history if "eval_loss" in each], trainer
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = save_base(tmp_path_factory.mktemp("base"))
-    pairs = [
-        {"prompt": f"Number {number}?", "chosen": f"It is {number}.", "rejected": "Nobody knows that" + "!" * number}
-        for number in range(4)
-    ]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    return folder
+def test_the_keys_of_an_evaluation(tmp_path):
+    losses, trainer = validated(
+        tmp_path, eval_on_start=True, eval_steps=2, eval_delay=3, per_device_eval_batch_size=2, logging_steps=3
+    )
+    assert [step for step, _ in losses] == [0, 4]
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 3, 4]
+    assert trainer.args.per_device_eval_batch_size == 2
 
 
-@pytest.mark.parametrize("name", CHANGE_A_PREFERENCE)
-def test_a_key_of_dpo_changes_what_is_learned(name, base, tmp_path):
-    without, given = CHANGE_A_PREFERENCE[name]
-    before, after = preferred(base, tmp_path / "a", **without), preferred(base, tmp_path / "b", **given)
-    assert not torch.equal(weights(before), weights(after))
+def test_the_best_checkpoint_is_saved_and_is_what_is_validated_at_the_end(tmp_path):
+    options = {"metric_for_best_model": "perplexity", "load_best_model_at_end": True}
+    losses, trainer = validated(tmp_path, save_strategy="best", greater_is_better=True, **options)
+    assert losses[0][1] > losses[3][1], "the first is the worst, which was asked for"
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
+    assert trainer.validated["loss"] == pytest.approx(losses[0][1], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", KEEP_A_PREFERENCE)
-def test_a_key_of_dpo_that_only_changes_how_it_computes_leaves_the_weights(name, base, tmp_path):
-    before, after = preferred(base, tmp_path / "a"), preferred(base, tmp_path / "b", **KEEP_A_PREFERENCE[name])
-    assert torch.allclose(weights(before), weights(after), atol=1e-5)
-    loader = after.get_train_dataloader()
-    assert (loader.num_workers, loader.persistent_workers) == ((1, True) if "num_workers" in name else (0, False))
-    lengths = {batch["input_ids"].shape[1] % 16 for batch in loader}
-    assert (lengths == {0}) == (name == "pad_to_multiple_of")
-    assert ("ref_chosen_logps" in after.train_dataset.column_names) == ("precompute" in name)
+def test_without_validation_nothing_is_evaluated(tmp_path):
+    recipe = {"output_dir": str(tmp_path), "data": "digits", "num_pages": 4, "preset": "tiny-vlm", "use_cpu": True}
+    with pytest.raises(RecipeError, match="eval_strategy steps has nothing to evaluate"):
+        train(recipe, *parse_recipe({**recipe, "eval_strategy": "steps", "eval_on_start": True, "max_steps": 1}))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"report_to": "tensorbord"}, "report_to: unknown tracker 'tensorbord': did you mean 'tensorboard'"),
+        ({"report_to": ["clearml"]}, "report_to: clearml is not installed"),
+        ({"run_name": "first"}, "run_name has no effect without report_to"),
+        ({"adam_beta1": 1.5}, "adam_beta1 is 1.5: it must be at least 0 and below 1"),
+        ({"weight_decay": -1}, "weight_decay is -1.0: it must be at least 0"),
+        ({"max_grad_norm": -1}, "max_grad_norm is -1.0: it must be at least 0"),
+        ({"max_grad_norm": math.nan}, "max_grad_norm is nan"),
+        ({"dataloader_num_workers": -1}, "dataloader_num_workers is -1: it must be at least 0"),
+        ({"eval_on_start": True}, "eval_on_start has no effect without eval_strategy"),
+        ({"optim": "sgd", "adam_beta1": 0.8}, "adam_beta1 has no effect with optim sgd"),
+        ({"optim_args": "momentum=0.9"}, "optim_args momentum=0.9 has no effect with optim adamw_torch_fused"),
+        ({"optim": "lomo"}, "optim lomo is not supported"),
+        ({"optim": "schedule_free_sgd"}, "optim schedule_free_sgd: You need to install"),
+        ({"lr_scheduler_type": "greedy", "eval_strategy": "steps"}, "lr_scheduler_type greedy is not supported"),
+        ({"torch_compile_backend": "nothing"}, "torch_compile_backend or torch_compile_mode: Invalid backend"),
+        ({"seed": None}, "seed is null: it needs a value"),
+        ({"deepspeed": "nowhere.json"}, "deepspeed is not supported"),
+        ({"push_to_hub": True}, "use smol-hf publish <output_dir>/checkpoint OWNER/NAME"),
+        ({"metric_for_best_model": "accuracy", "save_strategy": "best", "eval_strategy": "steps"}, "choose loss or"),
+    ],
+)
+def test_a_value_that_cannot_work_is_one_line_before_the_run(recipe, message):
+    with pytest.raises(RecipeError) as refused:
+        parse_recipe({"output_dir": "unused", "use_cpu": True, **recipe})
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"push_to_hub": True}, "use smol-hf publish <output_dir>/checkpoint OWNER/NAME"),
+        ({"loss_type": ["sigmod"]}, "unknown loss 'sigmod': did you mean 'sigmoid'"),
+        ({"label_smoothing": 0.1}, "label_smoothing has no effect without a loss_type of exo_pair, robust"),
+        ({"lr_scheduler_kwargs": {"turns": 1}}, "lr_scheduler_kwargs {'turns': 1}: "),
+        ({"train_sampling_strategy": "group_by_length"}, "choose random or sequential"),
+        ({"dataloader_prefetch_factor": 2}, "dataloader_prefetch_factor"),
+        ({"use_peft": True, "model": "x", "lora_dropout": 0.3}, "lora_dropout 0.3 has no effect"),
+        ({"discopop_tau": 0.1}, "discopop_tau has no effect without loss_type: discopop"),
+    ],
+)
+def test_a_value_that_cannot_work_in_dpo_is_one_line_before_the_run(recipe, message):
+    with pytest.raises(RecipeError) as refused:
+        parse_recipe({"output_dir": "unused", "use_cpu": True, **recipe}, *[preference.ARGUMENT_CLASSES] * 2)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_the_page_of_keys_is_that_of_the_declaration():
+    assert (Path(__file__).parents[2] / "docs" / "recipe_keys.md").read_text("utf-8") == page(), (
+        "write it again: python -m smol_hf.training.key_table > docs/recipe_keys.md"
+    )
+
+
+# Keys whose effect other tests look at.
+ELSEWHERE = {
+    "test_inherited_keys_of_dpo.py": tuple(INHERITED),
+    "test_resume.py": ("save_steps", "resume_from_checkpoint", "seed"),
+    "test_documents.py": ("trust_remote_code", "save_total_limit"),
+    "test_schedules.py": ("num_train_epochs", "output_dir"),
+    "test_precision.py": ("fp16", "use_cpu"),
+    "test_preference.py": ("max_length",),
+    "test_trainer.py": ("logging_first_step",),
+}
+# Their effect needs several processes, a GPU or the package of a tracker.
+NOT_TESTED = {
+    "average_tokens_across_devices", "ddp_find_unused_parameters", "dataloader_pin_memory", "ddp_backend",
+    "ddp_timeout", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "tf32", "torch_compile_mode",
+    "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
+}  # fmt: skip
+
+
+def test_every_key_that_works_is_tested():
+    here = Path(__file__)
+    tested = set(NOT_TESTED)
+    for name, keys in {**ELSEWHERE, here.name: INHERITED}.items():
+        text = here.with_name(name).read_text("utf-8").partition("# Keys whose effect")[0]
+        tested |= {key for key in keys if re.search(rf"\b{key}\b", text)}
+    working = {
+        name for command in COMMANDS for name in inherited_names(command) if not getattr(INHERITED[name], command)
+    }
+    assert working - tested == set()

@@ -117,12 +117,12 @@ def train(recipe, folder, monkeypatch, *command_line):
 
 
 def test_the_log_of_a_run_shows_the_schedule(tmp_path, monkeypatch):
-    """After step k stands the rate that step k + 1 takes. The data decide how many steps there are: ten."""
+    """The rate of step k is the one with which step k was taken. The data decide how many steps there are: ten."""
     recipe = {**RECIPE, "num_train_epochs": 1, "warmup_steps": 2, "lr_scheduler_type": WSD, "decay_steps": 0.2}
     trainer = train(recipe, tmp_path, monkeypatch, "--lr_scheduler_kwargs.decay_type", "linear")
     share = stable_then_linear(2)
     logged = [entry["learning_rate_text"] for entry in read_log(tmp_path / "run") if "loss" in entry]
-    assert logged == pytest.approx([PEAK * share(step, 2, 10) for step in range(1, 11)], abs=1e-9)
+    assert logged == pytest.approx([PEAK * share(step, 2, 10) for step in range(10)], abs=1e-9)
     assert all(group["betas"] == (0.9, 0.95) for group in trainer.optimizer.param_groups)
 
 

@@ -21,12 +21,14 @@ from smol_hf.conversion.convert import convert
 from smol_hf.conversion.formats import OURS
 from smol_hf.conversion.meta_check import compare_with
 from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.conversion.travelling_code import outdated_code
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.checkpoints import hash_file
+from smol_hf.training.sound_checkpoint import nonfinite, refuse_oversized
 
 TOLERANCE = 1e-5
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -55,12 +57,15 @@ def check(checkpoint: str | Path, *, trust_remote_code: bool = False) -> dict:
     """
     folder = Path(checkpoint)
     config = read_json(folder / "config.json")
+    refuse_oversized(config, folder)
     tensors = read_weights(folder)
     findings = [*check_files(folder), *check_weights(tensors), *check_tokens(folder, config, tensors)]
     if config.get("model_type") in OURS:
-        findings += [check_names(config, tensors), *check_processor(folder, config)]
+        findings += [check_names(config, tensors), *check_processor(folder, config), check_code(folder)]
     foreign = foreign_code(folder)
-    if foreign and not trust_remote_code:
+    if any(finding.good is False for finding in findings if finding.name in ("finite", "names and shapes")):
+        findings.append(Finding("loads without smol_hf", "not tried: the weights are damaged", False))
+    elif foreign and not trust_remote_code:
         reason = f"not tried: {foreign[0]} is not the code installed here; --trust-remote-code runs it"
         findings.append(Finding("loads without smol_hf", reason, False))
     else:
@@ -81,6 +86,19 @@ def check_files(folder: Path) -> list[Finding]:
         known = "as installed here" if is_installed_here(path) else "not as installed here"
         findings.append(Finding(path.name, f"{hash_file(path)[:16]} {known}"))
     return findings
+
+
+def check_code(folder: Path) -> Finding:
+    """Code of an earlier release fails, or computes wrongly, on a later release of transformers."""
+    outdated = outdated_code(folder)
+    if not outdated:
+        return Finding("model code", "as installed here", True)
+    return Finding(
+        "model code",
+        f"{len(outdated)} files differ from this release of smol_hf, first {outdated[0]}: "
+        f"smol-hf convert {folder} OUT --refresh-code renews them",
+        False,
+    )
 
 
 def foreign_code(folder: Path) -> list[str]:
@@ -115,7 +133,7 @@ def is_installed_here(path: Path) -> bool:
 
 def check_weights(tensors: dict) -> list[Finding]:
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
+    broken = nonfinite(tensors.items())
     return [
         Finding("tensors", f"{len(tensors)}, {', '.join(dtypes)}"),
         Finding("finite", f"{len(broken)} are not, first {broken[0]}" if broken else "all", not broken),

@@ -9,6 +9,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
+from smol_hf.conversion.chat_probe import write_chat
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.data.text_chat import ChatTemplateError, TextChat
 from smol_hf.modeling.chat_format import DEFAULT_CHAT_TEMPLATE, END_OF_UTTERANCE_TOKEN, IMAGE_TOKEN
@@ -54,14 +55,6 @@ class ChatFormat:
     description: str
 
 
-class PartsChat(TextChat):
-    """Write contents as lists of parts, as the processor does."""
-
-    def render(self, messages, asks=False, marked=False):
-        messages = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in messages]
-        return super().render(messages, asks, marked)
-
-
 def choose_chat_format(tokenizer: PreTrainedTokenizerBase, choice: str) -> ChatFormat:
     """The chat format of `choice`: "keep", "smolvlm" or the path of a template.
 
@@ -93,7 +86,7 @@ def with_images(tokenizer: PreTrainedTokenizerBase, template: str, name: str, op
     tried = {}
     for candidate in (template, JOIN_PARTS + template):
         try:
-            text = write(tokenizer, candidate, IMAGE_PROBE)
+            text = write_chat(tokenizer, IMAGE_PROBE, candidate)
         except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
             tried["error"] = error
             continue
@@ -108,7 +101,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase, template: str, option: str) 
     before = tokenizer.chat_template
     tokenizer.chat_template = template
     try:
-        return PartsChat(tokenizer).end_of_turn[1]
+        return TextChat(tokenizer).end_of_turn[1]
     except ChatTemplateError as error:
         raise ConversionError(f"{option}: {error}; --chat-template smolvlm or FILE names another") from error
     finally:
@@ -135,14 +128,10 @@ def written(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str | Non
     texts: list[str | None] = []
     for probe in PROBES:
         try:
-            texts.append(write(tokenizer, template, probe))
+            texts.append(write_chat(tokenizer, probe, template))
         except (jinja2.TemplateError, TypeError, ValueError, LookupError):
             texts.append(None)
     return texts
-
-
-def write(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict]) -> str:
-    return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
 
 
 def read_template(name: str) -> str:

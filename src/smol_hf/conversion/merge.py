@@ -24,6 +24,7 @@ from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+from smol_hf.training.sound_checkpoint import load_sound, refuse_oversized
 
 
 def is_adapter(folder: Path) -> bool:
@@ -48,7 +49,8 @@ def merge(
         revision: of the adapter; its configuration names the base's own.
 
     Returns:
-        `base`, `adapter` (kind), `output`, `parameters` (per part and `total`), `seconds`.
+        `base`, `source` (folder of the adapter), `adapter` (kind), `output`, `parameters` (per part and `total`),
+        `seconds`.
 
     Raises:
         ConversionError: when one of the two is not there, damaged, or not made for the other. Nothing is written.
@@ -75,6 +77,7 @@ def merge(
             write_generation_config(source, incomplete, merged)
     return {
         "base": str(base_folder),
+        "source": str(folder),
         "adapter": kind_of(config),
         "output": str(output),
         "parameters": parameters_per_part(merged),
@@ -96,9 +99,10 @@ def read_base(folder: Path):
     """The model of a folder of ours, name by name: nothing is left to chance that its files lack. Or a language model
     of transformers."""
     config_json = read_json(folder / "config.json")
+    refuse_oversized(config_json, folder)
     model_type = config_json.get("model_type")
     if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "vision_config" not in config_json:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        return load_sound(AutoModelForCausalLM, folder, dtype="auto")
     if model_type not in OURS:
         raise ConversionError(f"{folder} is a {model_type} model: convert it first (smol-hf convert)")
     is_vlm = model_type == SmolHFConfig.model_type

@@ -6,6 +6,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.training.sound_checkpoint import nonfinite, refuse_oversized
 
 
 def model_of(model_class: type[PreTrainedModel], config: PretrainedConfig, tensors: dict) -> PreTrainedModel:
@@ -14,12 +15,12 @@ def model_of(model_class: type[PreTrainedModel], config: PretrainedConfig, tenso
     Raises:
         ConversionError: naming the first tensor that is missing, not known, or of another shape.
     """
+    refuse_oversized(config, "the configuration")
     with torch.device("meta"):
         model = model_class._from_config(config)
     compare_with(model, tensors)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
-            raise ConversionError(f"{name} holds NaN or infinity: such a model answers nonsense")
+    if broken := nonfinite(tensors.items()):
+        raise ConversionError(f"{broken[0]} holds NaN or infinity: such a model answers nonsense")
     model.load_state_dict(tensors, strict=False, assign=True)
     model.tie_weights()
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}

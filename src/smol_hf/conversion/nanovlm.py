@@ -6,6 +6,7 @@ import re
 
 from transformers import AddedToken
 
+from smol_hf.conversion.chat_probe import write_chat
 from smol_hf.conversion.tensor_names import ConversionError, Renaming
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
@@ -131,7 +132,7 @@ def pictures(config: dict, tokenizer) -> dict:
         tokenizer.add_tokens([AddedToken(token, special=True) for token in extra.values()], special_tokens=True)
     tokenizer.padding_side = "left"
     theirs = config.get("lm_chat_template")
-    if theirs is not None and written(tokenizer, theirs) != written(tokenizer, CHAT_TEMPLATE):
+    if theirs is not None and write_chat(tokenizer, PROBE, theirs) != write_chat(tokenizer, PROBE, CHAT_TEMPLATE):
         raise ConversionError("lm_chat_template writes chats in another way than ChatML, where images have no places")
     common = {"chat_template": CHAT_TEMPLATE.replace("IMAGE_TOKEN", extra["image_token"])}
     if extra.get("global_image_token") != NANOVLM_GLOBAL_TOKEN:
@@ -139,10 +140,6 @@ def pictures(config: dict, tokenizer) -> dict:
     longest_edge = config.get("max_img_size", config["vit_img_size"])
     enlarge = bool(config.get("resize_to_max_side_len", False))
     return {**common, "image_style": "nanovlm", "longest_edge": longest_edge, "enlarge_images": enlarge}
-
-
-def written(tokenizer, template: str) -> str:
-    return tokenizer.apply_chat_template(PROBE, chat_template=template, tokenize=False, add_generation_prompt=True)
 
 
 def from_nanovlm(tensors: dict, config: SmolHFConfig) -> dict:

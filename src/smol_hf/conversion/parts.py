@@ -20,12 +20,14 @@ from transformers import (
 from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
 from smol_hf.conversion.formats import FORMATS, OURS, UNCHANGED
 from smol_hf.conversion.meta_check import compare_with, model_of
+from smol_hf.conversion.processors import VOCABULARIES, has_tokenizer
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.sub_configs import build_sub_config
 from smol_hf.modeling.vision import build_vision_model
+from smol_hf.training.sound_checkpoint import refuse_oversized
 
 VISION_TYPES = ("siglip_vision_model", "siglip2_vision_model", "clip_vision_model", "dinov2")
 WHOLE_MODELS = {"siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model", "clip": "clip_vision_model"}
@@ -41,6 +43,7 @@ def read_vision(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
         ConversionError: for another kind of model, or when tensors of the encoder are missing.
     """
     config = read_json(folder / "config.json")
+    refuse_oversized(config, folder)
     model_type = config.get("model_type")
     if model_type == SmolHFConfig.model_type:
         return read_own_vision(folder, config)
@@ -101,6 +104,7 @@ def read_text(folder: Path, *, keep_class: bool = False) -> tuple[PreTrainedMode
         The model, and the reason why our decoder cannot hold it (None where it does, or with `keep_class`).
     """
     config = read_json(folder / "config.json")
+    refuse_oversized(config, folder)
     model_type = config.get("model_type")
     if model_type == SmolHFTextConfig.model_type:
         config = SmolHFTextConfig.from_dict(config)
@@ -149,10 +153,9 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         ConversionError: when transformers does not load it, or it is a slow one.
     """
-    files = ("tokenizer.json", "tokenizer.model", "vocab.json")
-    if not any((folder / name).is_file() for name in files):
+    if not has_tokenizer(folder):
         # transformers would make an empty one, and every row of the embeddings would count as free.
-        raise ConversionError(f"{folder}: no tokenizer; expected one of {', '.join(files)}")
+        raise ConversionError(f"{folder}: no tokenizer; expected one of {', '.join(VOCABULARIES)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:

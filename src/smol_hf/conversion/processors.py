@@ -9,6 +9,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from smol_hf.conversion import nanovlm
+from smol_hf.conversion.chat_probe import write_chat
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.chat_format import DEFAULT_CHAT_TEMPLATE
@@ -28,6 +29,13 @@ PROBES = (
         {"role": "user", "content": [{"type": "text", "text": "Bye."}]},
     ],
 )
+
+
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in VOCABULARIES)
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
@@ -63,7 +71,7 @@ def read_processor(texts: Path, source: Path, config: SmolHFConfig, kind: str) -
     Raises:
         ConversionError: for a tokenizer that has no token for images.
     """
-    if not any((texts / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    if not has_tokenizer(texts):
         return None
     tokenizer = AutoTokenizer.from_pretrained(texts, trust_remote_code=False)
     if kind == "nanovlm":
@@ -126,10 +134,6 @@ def written_by(tokenizer: PreTrainedTokenizerBase, probe: list, template: str) -
             f"the chat template cannot write a message with an image ({error}): put a template that can into "
             "chat_template.jinja"
         ) from error
-
-
-def write_chat(tokenizer: PreTrainedTokenizerBase, probe: list, template: str) -> str:
-    return tokenizer.apply_chat_template(probe, chat_template=template, tokenize=False, add_generation_prompt=True)
 
 
 def begins_by_itself(tokenizer: PreTrainedTokenizerBase) -> bool:

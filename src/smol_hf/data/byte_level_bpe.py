@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 BYTES = 256
+MOST_WORD = 256  # characters: the time that a word takes grows with the square of its length
+LONG_WORDS = pre_tokenizers.Split(Regex(rf"\S{{{MOST_WORD}}}|\s{{{MOST_WORD}}}"), "isolated")
 
 
 def least_vocab_size(special_tokens: Sequence[str]) -> int:
@@ -27,7 +29,8 @@ def build_byte_level_tokenizer(
 
     The ids are: the special tokens in their order, the 256 bytes, then the learned merges. All bytes are there, so
     that no unknown token exists. Digits never merge: "42" is two tokens. The tokenizer holds at most `vocab_size`
-    tokens, fewer when the texts do not give that many merges: read its size with `len(tokenizer)`.
+    tokens, fewer when the texts do not give that many merges: read its size with `len(tokenizer)`. Words of more than
+    256 characters are cut into pieces of 256 while it is trained.
 
     Special tokens in `texts` are ordinary characters. As everywhere in transformers, the tokenizer then reads the text
     of one as that token unless the call says `split_special_tokens=True`.
@@ -47,9 +50,8 @@ def build_byte_level_tokenizer(
             f"{vocab_size}"
         )
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    words = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([LONG_WORDS, *words])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -59,6 +61,7 @@ def build_byte_level_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         **named,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -53,14 +54,16 @@ class RecordUse:
 
 
 def is_outside(image: ImagePart, folder: Path | None) -> bool:
-    """Whether the file of an image lies outside the folder, links followed."""
-    if image.path is None or folder is None:
+    """Whether the file of an image lies outside the folder, links followed. A fetched image never does."""
+    if image.path is None or image.fetched_from is not None or folder is None:
         return False
-    return not is_below(os.path.realpath(image.path), os.path.realpath(folder))
+    real = real_folder(str(folder))
+    return os.path.commonpath([os.path.realpath(image.path), real]) != real
 
 
-def is_below(path: str, folder: str) -> bool:
-    return os.path.commonpath([path, folder]) == folder
+@functools.lru_cache(maxsize=1024)
+def real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def describe_ignored(ignored: Mapping[str, int], name: str = "") -> list[str]:
@@ -82,14 +85,12 @@ def describe_use(facts: Mapping[str, Any], name: str = "") -> list[str]:
     of_source = f" of {name}" if name else ""
     lines = describe_ignored(facts["ignored_fields"], name)
     if facts["empty_answers"]:
-        lines.append(f"{facts['empty_answers']:,} empty answers{of_source} are not trained")
+        lines.append(f"empty answers{of_source}, not trained: {facts['empty_answers']:,}")
     if facts["untrained_turns"]:
-        lines.append(f"{facts['untrained_turns']:,} turns{of_source} are marked as not trained: they get no labels")
+        lines.append(f"turns{of_source} that are marked as not trained: {facts['untrained_turns']:,}")
     if facts["images_outside"]:
-        lines.append(
-            f"{facts['images_outside']:,} images{of_source} lie outside the folder of images, such as "
-            f"{facts['image_outside']}"
-        )
+        number, example = facts["images_outside"], facts["image_outside"]
+        lines.append(f"images{of_source} outside the folder of images: {number:,}, such as {example}")
     return lines
 
 

@@ -162,9 +162,11 @@ def compressed(where: str) -> SampleError:
 
 def open_folder(folder: str) -> Opened:
     """A folder of shards of one kind, or of pictures."""
-    folder = folder.rstrip("/")
-    name, urls = file_name(folder), list_folder(folder)
-    root = folder if is_remote(folder) else os.path.abspath(local_path(folder))
+    folder = folder.rstrip("/") or "/"
+    root = folder if is_remote(folder) else os.path.realpath(local_path(folder))
+    name, urls = file_name(folder), list_folder(root)
+    if name in (".", ".."):
+        name = file_name(root)
     root = pinned_root(root, urls)
     pictures = {posixpath.splitext(url)[0] for url in urls if is_picture(url)}
     captions = [url for url in urls if is_metadata(url) or posixpath.splitext(url)[0] in pictures] if pictures else []

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,36 +24,43 @@ from smol_hf.data.tokenizer_of import is_language_model, tokenizer_of
 from smol_hf.inference.generation import DECODING, padding_token
 from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS
 from smol_hf.inference.text_prompts import chat_ids
+from smol_hf.training.sound_checkpoint import UnsoundCheckpointError, load_sound, refuse_oversized
 
 
-def load_checkpoint(checkpoint: str | Path, *, trust_remote_code: bool = False, device: str | None = None):
+def load_checkpoint(
+    checkpoint: str | Path, *, trust_remote_code: bool = False, device: str | None = None, dtype: str = "auto"
+):
     """(model, processor) of a folder or Hub id, on `device` (by default the GPU where there is one), for inference.
 
     A language model alone comes with its tokenizer instead of a processor.
 
+    Args:
+        device: a device of torch, such as `cpu`, `cuda:1` or `mps`.
+        dtype: of the weights: `float32`, `bfloat16`, `float16`, or `auto` for the one in which they were saved.
+
     Raises:
         OSError: when there is no such checkpoint, or its weights are damaged.
-        ValueError: when it cannot be asked: its tokenizer is missing, or its processor needs what is not here.
+        UnsoundCheckpointError: when tensors are missing or not finite, or a size is absurd.
+        ValueError: when it cannot be asked: its tokenizer is missing, or its processor needs what is not here. When
+            this machine has no such device.
     """
+    device = usable_device(device)
     path = Path(checkpoint)
     if not path.is_dir() and (len(path.parts) != 2 or path.parent.is_dir()):
         raise FileNotFoundError(f"there is no checkpoint folder {checkpoint}")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     adapter = read_adapter_config(path) if is_adapter(path) else None
     base = locate_base(adapter, None, {}) if adapter is not None else checkpoint
     if Path(base).is_dir():
-        read_json(Path(base) / "config.json")  # says what is wrong with it in a line
+        refuse_oversized(read_json(Path(base) / "config.json"), base)  # says what is wrong with it in a line
     with errors_in_a_line():
         config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
     sees_images = getattr(config, "vision_config", None) is not None
+    refuse_oversized(config, base)
     read_processor = load_processor if sees_images else load_tokenizer
     processor = read_processor(checkpoint, trust_remote_code)
     auto_class = AutoModelForImageTextToText if sees_images else AutoModelForCausalLM
-    try:
-        with errors_in_a_line():
-            model = auto_class.from_pretrained(base, dtype="auto", trust_remote_code=trust_remote_code)
-    except SafetensorError as error:
-        raise OSError(f"the weights of {base} are damaged or cut off ({error}): fetch them again") from error
+    with errors_in_a_line():
+        model = load_sound(auto_class, base, dtype=dtype, trust_remote_code=trust_remote_code)
     if adapter is not None:
         # Merged, not by transformers' own loading, which leaves out DoRA's magnitudes.
         model = load_adapter(model, path, adapter).merge_and_unload()
@@ -63,11 +69,25 @@ def load_checkpoint(checkpoint: str | Path, *, trust_remote_code: bool = False, 
     return model.to(device).eval(), processor
 
 
+def usable_device(name: str | None) -> torch.device:
+    """The device that is named, or else the GPU where there is one. Raises ValueError when it is not available."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()  # meta has no values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"the device {name!r} is not available: {str(error).splitlines()[0]}") from error
+    return device
+
+
 @contextmanager
 def errors_in_a_line() -> Iterator[None]:
     """transformers' errors span many lines."""
     try:
         yield
+    except UnsoundCheckpointError:
+        raise
     except (OSError, ValueError) as error:
         raise OSError(" ".join(str(error).split())) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,14 @@ from smol_hf.inference.generation import Generation, room_after
 from smol_hf.inference.prompts import check_text, load_images, user_turn
 from smol_hf.inference.run import stream_turn
 from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS, Sampling
+
+COMMANDS = {
+    "/image FILE": "show an image with the next question",
+    "/reset": "forget the conversation and begin a new one",
+    "/help": "list these commands",
+}
+HELP = "\n".join(f"  {name:<12} {meaning}" for name, meaning in COMMANDS.items())
+ENDING = "An empty line or Ctrl-D ends the chat."
 
 
 class Chat:
@@ -33,12 +42,49 @@ class Chat:
         self.last: Generation | None = None  # the newest answer, once it is whole
 
     def say(self, text: str) -> Iterator[str]:
-        """Ask, and yield the answer piece by piece; it then belongs to the conversation."""
+        """Ask, and yield the answer piece by piece; the question and the answer then belong to the
+        conversation. An answer that fails or is not read to its end leaves the conversation as it was."""
         check_text(text, "the question")
-        self.messages.append(user_turn(text, self.waiting_images))
-        self.waiting_images = []
-        inputs = prompt_inputs(self.processor, [self.messages], self.model.device)
+        messages = [*self.messages, user_turn(text, self.waiting_images)]
+        inputs = prompt_inputs(self.processor, [messages], self.model.device)
         room = room_after(self.model, inputs["input_ids"].shape[1], "chat")
         limit = min(self.sampling.max_new_tokens or DEFAULT_MAX_NEW_TOKENS, room)
         self.last = yield from stream_turn(self.model, self.processor, inputs, self.sampling, limit)
-        self.messages.append({"role": "assistant", "content": [{"type": "text", "text": self.last.text}]})
+        answer = {"role": "assistant", "content": [{"type": "text", "text": self.last.text}]}
+        self.messages, self.waiting_images = [*messages, answer], []
+
+    def show(self, path: str | Path) -> None:
+        """Show an image with the next question, after those that wait already.
+
+        Raises:
+            SampleError: for an image that cannot be read, or a model without an image encoder.
+        """
+        self.waiting_images += load_images(self.processor, [path], "chat")
+
+    def reset(self) -> None:
+        """Forget the conversation, and the images that wait for a question."""
+        self.messages, self.waiting_images = [], []
+
+    def obey(self, line: str) -> str | None:
+        """Carry out a line that is a command, and say in words what was done; None for a question.
+
+        Raises:
+            ValueError: for a command that does not exist, and for what `show` refuses.
+        """
+        name, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if re.fullmatch("/[a-z]+", name) is None:  # a path, for example
+            return None
+        if name == "/image" and rest:
+            path = Path(rest.strip("'\"")).expanduser()
+            self.show(path)
+            width, height = self.waiting_images[-1].size
+            return f"{path} ({width} × {height} pixels) is shown with the next question"
+        if name == "/image":
+            raise ValueError("/image needs the path of a file: /image page.png")
+        if name == "/reset":
+            self.reset()
+            return "a new conversation begins"
+        if name == "/help":
+            return f"{HELP}\n{ENDING}"
+        raise ValueError(f"there is no command {name}: /help lists them")

@@ -25,6 +25,15 @@ def eager_attention(module, query, key, value, attention_mask, scaling, dropout=
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def refuse_missing_weights(weights, config):
+    """Raises ValueError when weights were asked for and the kernel of `config` returned none."""
+    if weights is None:
+        raise ValueError(
+            f"attention weights are not returned by the kernel {config._attn_implementation!r}: "
+            "call set_attn_implementation('eager') on the model"
+        )
+
+
 class SmolHFAttention(nn.Module):
     def __init__(self, config, layer_idx):
         super().__init__()

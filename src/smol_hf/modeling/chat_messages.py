@@ -1,7 +1,8 @@
 """Messages in the chat format: in the form that a template reads, with their texts or with placeholders for them."""
 
-from transformers.utils.chat_template_utils import jinja2, render_jinja_template
+from transformers.utils.chat_template_utils import jinja2
 
+from .bounded_rendering import render_bounded
 from .chat_encoding import PLACEHOLDER, TRAINED, UNTRAINED
 
 # What a template raises about messages that it does not read.
@@ -27,7 +28,7 @@ def content_forms(template, variables):
     text, found = place_holder(0), []
     for form, content in (("text", text), ("parts", [{"type": "text", "text": text}])):
         try:
-            (written,), _ = render_jinja_template(
+            (written,), _ = render_bounded(
                 conversations=[[{"role": "user", "content": content}]], chat_template=template, **variables
             )
         except FAULTS:  # a form that it does not read

@@ -14,8 +14,7 @@ import json
 import re
 from itertools import pairwise
 
-from transformers.utils.chat_template_utils import render_jinja_template
-
+from .bounded_rendering import render_bounded
 from .chat_encoding import PLACEHOLDER, TRAINED, UNTRAINED
 from .chat_messages import (
     EXAMPLE,
@@ -94,7 +93,7 @@ class ChatRenderer:
     def render(self, messages, asks=False, continues=False, marked=False):
         """(text, generated spans), the spans only where the template marks them. Raises ChatTemplateError."""
         try:
-            (text,), spans = render_jinja_template(
+            (text,), spans = render_bounded(
                 conversations=[[without_mark(message) for message in messages]],
                 chat_template=self.template,
                 add_generation_prompt=asks,

@@ -6,16 +6,22 @@ accept both names, our outputs have both, and our code says `cache`.
 
 import inspect
 
+from transformers import __version__
 from transformers.masking_utils import create_causal_mask
 
 MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
 CACHE_NAME = "cache" if "cache" in MASK_ARGUMENTS else "past_key_values"  # the name that this transformers uses
 
+# transformers 5 returns an output object from `get_image_features`, 4.57 a tensor.
+FEATURES_IN_OUTPUT = not __version__.startswith("4.")
+
 # What attention kernels read by name. Everything else must be an argument of a forward: a keyword that a release of
 # transformers introduces would otherwise be ignored, and the answers be wrong without an error.
 ATTENTION_KEYWORDS = {
-    "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "is_causal", "kernel_options",
+    "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "kernel_options",
 }  # fmt: skip
+if "cache_position" in MASK_ARGUMENTS:  # transformers 4.57 passes it while generating
+    ATTENTION_KEYWORDS.add("cache_position")
 
 
 def one_cache(cache, past_key_values):

@@ -20,5 +20,6 @@ class SmolHFDecoderLayer(GradientCheckpointingLayer):
         """`hidden_states` (batch, sequence, hidden) → the same shape, and the attention weights where kept."""
         attended, weights = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + attended
+        del attended  # free it before the wider network makes its tensors
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states, weights

@@ -2,7 +2,7 @@
 
 -mean(log p(token at t+1 | tokens up to t)) over the labelled tokens only. In a vision-language batch most positions
 are image or prompt tokens without a label; their logits (positions × vocabulary) would be the largest tensor of the
-step and contribute nothing. So logits are made only at `labelled_positions`.
+step and contribute nothing. So in training logits are made only at `labelled_positions`.
 """
 
 import torch
@@ -19,6 +19,13 @@ def labelled_positions(labels):
     For several rows this is the union, since a causal model of transformers keeps the same positions of each row.
     """
     return (labels[:, 1:] != IGNORE_INDEX).any(dim=0).nonzero().squeeze(-1)
+
+
+def positions_to_keep(logits_to_keep, labels, training):
+    """Where a forward makes logits: as it was asked, else in training where there are labels, else everywhere (0)."""
+    if logits_to_keep is not None:
+        return logits_to_keep
+    return labelled_positions(labels) if training and labels is not None else 0
 
 
 def next_tokens(labels, logits_to_keep):

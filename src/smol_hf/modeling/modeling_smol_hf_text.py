@@ -4,23 +4,21 @@ Every sibling module is imported here by name, although not all are used: transf
 what the entry module imports directly.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .attention import SmolHFAttention  # noqa: F401
-from .compatibility import CACHE_NAME, NewCacheName, one_cache, refuse_unknown
+from .attention import SmolHFAttention, refuse_missing_weights  # noqa: F401
+from .compatibility import CACHE_NAME, one_cache, refuse_unknown
 from .configuration_smol_hf_text import SmolHFTextConfig
 from .decoder import SmolHFDecoderLayer
 from .feed_forward import SmolHFFeedForward  # noqa: F401
-from .label_loss import label_loss, labelled_positions, next_tokens, token_losses
+from .label_loss import label_loss, next_tokens, positions_to_keep, token_losses
 from .masks import causal_mask
 from .normalization import build_norm
+from .outputs import SmolHFCausalLMOutput, SmolHFTextOutput
 from .pretrained_smol_hf import SmolHFPreTrainedModel
 from .rotary import RotaryEmbedding
 
@@ -55,13 +53,16 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
         output_attentions=None,
         output_hidden_states=None,
         cache=None,
-        cache_position=None,
         **kwargs,
     ):
         """`input_ids` (batch, sequence) or `inputs_embeds` (batch, sequence, hidden) → hidden states.
 
         Packed samples: one row, `position_ids` restarting at 0 for each sample, no `attention_mask`, no cache.
         `kwargs` are for the attention kernel. `cache` and `past_key_values` are two names of one argument.
+
+        Raises:
+            TypeError: for a keyword that no attention kernel reads.
+            ValueError: for arguments that exclude each other, and where the kernel returns no attention weights.
         """
         refuse_unknown(kwargs, self)
         cache = one_cache(cache, past_key_values)
@@ -74,12 +75,17 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        if self.gradient_checkpointing and self.training:
-            use_cache = False  # a recomputed layer would append its keys to the cache a second time
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            if cache is not None and cache.get_seq_length() > 0:
+                raise ValueError(
+                    "gradient checkpointing cannot go on from a cache: call gradient_checkpointing_disable()"
+                )
+            use_cache, cache = False, None  # a recomputed layer would append its keys to the cache a second time
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
 
         # New tokens stand after those in the cache.
+        cache_position = kwargs.pop("cache_position", None)  # transformers 4.57 computes it in `generate`
         if cache_position is None:
             seen = cache.get_seq_length() if cache is not None else 0
             cache_position = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen
@@ -97,7 +103,7 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
         # Kept only when asked for: they would hold the memory of every layer until the end of the pass.
         all_hidden_states = () if output_hidden_states else None
         all_attentions = () if output_attentions else None
-        for layer in self.layers:
+        for layer in self.layers[: self.config.num_hidden_layers]:  # fewer while `assistant_early_exit` drafts
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
             hidden_states, attentions = layer(
@@ -110,6 +116,7 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
                 **kwargs,
             )
             if output_attentions:
+                refuse_missing_weights(attentions, self.config)
                 all_attentions += (attentions,)
             del attentions  # (batch, heads, queries, keys): free it before the next layer makes its own
         hidden_states = self.norm(hidden_states)
@@ -121,18 +128,6 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
             attentions=all_attentions,
             **{CACHE_NAME: cache if use_cache else None},
         )
-
-
-@dataclass
-class SmolHFTextOutput(NewCacheName, BaseModelOutputWithPast):
-    """transformers' output of a decoder; the cache has both of its names on every release."""
-
-
-@dataclass
-class SmolHFCausalLMOutput(NewCacheName, CausalLMOutputWithPast):
-    """`token_losses` (batch, positions) are those of the labels that the positions of `logits` predict, 0 for none."""
-
-    token_losses: torch.Tensor | None = None
 
 
 class SmolHFForCausalLM(SmolHFPreTrainedModel, GenerationMixin):
@@ -168,19 +163,18 @@ class SmolHFForCausalLM(SmolHFPreTrainedModel, GenerationMixin):
         output_attentions=None,
         output_hidden_states=None,
         cache=None,
-        cache_position=None,
         **kwargs,
     ):
         """Next-token logits, and the loss when `labels` (batch, sequence) are given (-100 = no label).
 
         Args:
-            logits_to_keep: where logits are made. None: everywhere, or with labels only at the positions that
-                predict one. 0: everywhere. n: the last n. A 1-D tensor: these positions.
+            logits_to_keep: where logits are made. None: everywhere, but in training with labels only at the
+                positions that predict one. 0: everywhere. n: the last n. A 1-D tensor: these positions.
             num_items_in_batch: see `label_loss`.
         """
         if labels is not None:
             use_cache = bool(use_cache)  # off unless asked for: a cache would hide where packed samples begin
-            logits_to_keep = labelled_positions(labels) if logits_to_keep is None else logits_to_keep
+        logits_to_keep = positions_to_keep(logits_to_keep, labels, self.training)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -190,7 +184,6 @@ class SmolHFForCausalLM(SmolHFPreTrainedModel, GenerationMixin):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             cache=one_cache(cache, past_key_values),
-            cache_position=cache_position,
             return_dict=True,
             **kwargs,
         )

@@ -8,6 +8,7 @@ import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 
 from .batching import DEFAULT, batch_of, stacked_tiles
+from .bounded_rendering import render_bounded  # noqa: F401
 from .chat_encoding import ChatEncoder
 from .chat_format import DEFAULT_CHAT_TEMPLATE, IMAGE_TOKEN
 from .chat_messages import part_type  # noqa: F401

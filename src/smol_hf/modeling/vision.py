@@ -7,7 +7,9 @@ patches (CLIP, DINOv2), pixels given as patches (SigLIP2), and how their module 
 import math
 
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
+
+from .compatibility import forward_arguments
 
 
 def build_vision_model(config):
@@ -67,14 +69,50 @@ def as_patches(pixel_values, patch_size):
 
 def encode_tiles(vision_model, pixel_values, config):
     """Normalised tiles (tiles, 3, height, width) → patch features (tiles, patches, vision_hidden)."""
-    keep_all = config.vision_feature_layer != -1
+    return patch_features(encoder_outputs(vision_model, pixel_values, config), config)
+
+
+def encoder_outputs(vision_model, pixel_values, config, output_attentions=None, output_hidden_states=None):
+    """What the encoder returns for normalised tiles; `hidden_states` where asked for, or where `config` reads one."""
+    keep = {"output_hidden_states": bool(output_hidden_states) or config.vision_feature_layer != -1}
+    if output_attentions:
+        keep["output_attentions"] = True
     if config.vision_config.model_type == "siglip2_vision_model":
         patches, shape = as_patches(pixel_values, config.vision_config.patch_size)
         mask = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
         shapes = torch.tensor([shape] * len(patches), device=patches.device)
-        outputs = vision_model(patches, mask, shapes, output_hidden_states=keep_all)
+        outputs = vision_model(patches, mask, shapes, **keep)
+    elif keep["output_hidden_states"] and hides_states(vision_model):
+        outputs = outputs_with_states(vision_model, pixel_values, keep)
     else:
-        outputs = vision_model(pixel_values=pixel_values, output_hidden_states=keep_all)
+        outputs = vision_model(pixel_values=pixel_values, **keep)
+    return outputs
+
+
+def hides_states(vision_model):
+    """Whether this is transformers 4.57's SigLIP, which keeps hidden states only inside of its wrapper."""
+    return not isinstance(vision_model, PreTrainedModel) and "output_hidden_states" not in forward_arguments(
+        vision_model
+    )
+
+
+def outputs_with_states(vision_model, pixel_values, keep):
+    """The outputs, with what each layer was given and what the last one returned."""
+    states = []
+    layers = vision_model.encoder.layers
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) for layer in layers]
+    hooks.append(vision_model.post_layernorm.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])))
+    try:
+        outputs = vision_model(pixel_values=pixel_values, **keep)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    outputs.hidden_states = tuple(states)
+    return outputs
+
+
+def patch_features(outputs, config):
+    """The hidden state of the encoder that `config` names, without what is no patch."""
     if config.vision_feature_layer == -1:
         features = outputs.last_hidden_state
     else:

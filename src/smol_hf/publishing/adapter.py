@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from smol_hf.conversion.checkpoint_files import give_usual_modes
-from smol_hf.publishing.model_card import is_hub_id
+from smol_hf.publishing.model_card import is_hub_id, name_of
 from smol_hf.resources import resource_path
 
 
@@ -51,7 +51,7 @@ def publish_adapter(
         ),
         template_path=str(resource_path("hub_templates", "adapter_card.md.jinja")),
         has_vision=has_vision,
-        name=folder.parent.name,
+        name=recipe.get("run_name") or name_of(folder.resolve()),
         kind="DoRA" if config.use_dora else "LoRA",
         rank=config.r,
         base=base,

@@ -11,7 +11,7 @@ from smol_hf.conversion.checkpoint_files import give_usual_modes
 from smol_hf.data.tokenizer_of import is_language_model
 from smol_hf.modeling.processing_smol_hf import write_portable_tokenizer_config
 from smol_hf.publishing.loss_plot import plot_losses
-from smol_hf.publishing.model_card import write_model_card
+from smol_hf.publishing.model_card import name_of, write_model_card
 from smol_hf.training.parts import part_modules
 
 
@@ -50,7 +50,8 @@ def publish_checkpoint(
         (incomplete / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     if log is not None:
         plot_losses(incomplete, log)
-    describe_checkpoint(incomplete, model, name=folder.name, recipe=recipe, versions=versions, **card)
+    name = (recipe or {}).get("run_name") or name_of(folder.resolve())
+    describe_checkpoint(incomplete, model, name=name, recipe=recipe, versions=versions, **card)
     give_usual_modes(incomplete)
     if folder.exists():
         shutil.rmtree(folder)

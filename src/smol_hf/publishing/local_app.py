@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from smol_hf.inference.answering import load_checkpoint
 from smol_hf.publishing.space import plan_space
 
 
@@ -19,6 +20,7 @@ def serve_locally(
     host: str = "127.0.0.1",
     port: int | None = None,
     share: bool = False,
+    examples: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Serve the page of a checkpoint (a folder or a repository of the Hub) until Ctrl-C.
@@ -26,6 +28,7 @@ def serve_locally(
     Args:
         port: by default the first that is free from 7860 on.
         share: also through an address of Gradio's that everybody can reach.
+        examples: a file of prompts to send with a click, or `none`; see `plan_space`.
 
     Raises:
         ValueError: when Gradio is not there, or the checkpoint cannot be loaded.
@@ -37,7 +40,10 @@ def serve_locally(
     with TemporaryDirectory(prefix="smol-hf-demo-") as folder:
         if Path(checkpoint).is_dir() and revision:
             raise ValueError(f"{checkpoint} is a folder: only a repository of the Hub has revisions")
-        space = plan_space(checkpoint, revision=revision)
+        space = plan_space(checkpoint, revision=revision, examples=examples)
+        if Path(checkpoint).is_dir() and any(Path(checkpoint).glob("*.safetensors")):
+            load_checkpoint(checkpoint, trust_remote_code=trust_remote_code, device="cpu")  # refuses an unsound one
+        sys.stdout.write(f"{space.note}\n")
         space.write(folder)
         sys.path.insert(0, folder)  # the app is no part of this package: it runs where smol_hf is not
         app = importlib.import_module("app")

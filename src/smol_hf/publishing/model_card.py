@@ -22,6 +22,7 @@ from smol_hf.wording import compact, duration, is_number, percent
 # The transformers releases with which a checkpoint's code is tested (`make test-transformers`).
 TESTED_TRANSFORMERS = ("4.57.6", "5.23.0", "5.24.0")
 
+_NAMELESS = ("checkpoint", "merged", "adapter")
 _PART_NAMES = {"vision": "Vision encoder", "connector": "Connector", "text": "Language model", "total": "**Total**"}
 _CREDENTIALS = ("hub_token", "push_to_hub_token")
 # A longer recipe is folded away, so that it does not push the rest of the card out of sight.
@@ -240,6 +241,12 @@ def is_hub_id(model: str) -> bool:
     except HFValidationError:
         return False
     return not Path(model).exists()
+
+
+def name_of(model_id: str | Path) -> str:
+    """The name of a run or repository: the last part of a path or Hub id that is not only `checkpoint` or `merged`."""
+    parts = Path(model_id).resolve().parts if Path(model_id).is_dir() else str(model_id).split("/")
+    return next((part for part in reversed(parts) if part not in _NAMELESS), str(model_id))
 
 
 def has_chat_template(folder: Path) -> bool:

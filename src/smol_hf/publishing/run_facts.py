@@ -54,6 +54,9 @@ def training_facts(run: dict, log: list[dict]) -> dict[str, str]:
         facts["Time"] = duration(run["train_seconds"]) + (
             f" since step {since:,}, where it was resumed" if since else ""
         )
+    for change in run.get("changes", ()):
+        changed = [f"{name} {old} → {new}" for name, (old, new) in change["changed"].items()]
+        facts[f"Changed from step {change['step']:,} on"] = ", ".join(changed)
     if is_number(run.get("steps")):
         facts["Steps"] = f"{run['steps']:,}"
     if counted := [entry for entry in log if is_number(entry.get("total_tokens"))]:

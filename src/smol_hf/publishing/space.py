@@ -11,26 +11,20 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.formats import OURS
-from smol_hf.data.embedded import evaluation_questions
 from smol_hf.publishing.card_edits import CARD, front_matter
 from smol_hf.publishing.contents import PublishError
-from smol_hf.publishing.model_card import has_chat_template, is_hub_id
+from smol_hf.publishing.examples import as_settings, examples_of
+from smol_hf.publishing.model_card import has_chat_template, is_hub_id, name_of
 from smol_hf.publishing.plan import refuse_bad_names
 from smol_hf.resources import resource_path
 
 GRADIO = "6.31.0"  # what a Space installs
 SETTINGS = "space.json"
-NAMELESS = ("checkpoint", "merged")
-PAGE_SIZE, PAGES = 256, (0, 3, 2)
 # Kind of the model → emoji, short description (the Hub takes 60 characters), what the README calls it.
 KINDS = {
     "pictures": ("🔎", "A small model that looks at pictures and answers", "A page to ask about pictures: the demo"),
     "chat": ("💬", "A small language model to talk with", "A page to talk with a language model: the demo"),
     "text": ("📝", "A small language model that continues texts", "A page that continues texts: the demo"),
-}
-PROMPTS = {
-    "chat": ("Tell me a short story about the sea.", "What is a good breakfast?", "Explain rain to a child."),
-    "text": ("Once upon a time", "The most important thing to know about the sea is", "Dear friend,"),
 }
 
 
@@ -42,12 +36,14 @@ class Space:
         repository: owner/name of the Space; None for one that stays here.
         model_id: what it runs, a repository of the Hub or a folder here.
         files: path → content.
+        note: where the examples come from, in one line.
     """
 
     repository: str | None
     model_id: str
     revision: str | None
     files: dict[str, bytes]
+    note: str = ""
 
     @property
     def front_matter(self) -> str:
@@ -80,6 +76,7 @@ def plan_space(
     revision: str | None = None,
     license: str | None = None,
     token: str | None = None,
+    examples: str | None = None,
 ) -> Space:
     """The Space of a model. Nothing is written or sent.
 
@@ -89,8 +86,11 @@ def plan_space(
         space_name: owner/name of the Space; by default that of the model with `-space` behind it.
         revision: a branch, tag or commit of the model.
         license: of the Space; by default that of the model's card.
+        examples: a file of prompts that visitors may send with a click, or `none`; by default, samples of the
+            training data of a run on this machine.
 
     Raises:
+        FileNotFoundError, SampleError: for a file of examples that cannot be read.
         PublishError: for names that the Hub does not allow, or a model that cannot be had.
         ConversionError: when the checkpoint has no configuration that can be read.
     """
@@ -105,13 +105,14 @@ def plan_space(
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else fetch_facts(checkpoint, revision, token)
     config = read_json(folder / "config.json")
     kind = "pictures" if config.get("vision_config") else "chat" if has_chat_template(folder) else "text"
-    title = title_of(model_id)
-    examples, pictures = examples_of(kind)
+    title = name_of(model_id)
+    offered = examples_of(folder, shows_images=kind == "pictures", file=examples)
+    entries, images = as_settings(offered.found)
     settings = {
         "model_id": model_id if on_the_hub else str(Path(model_id).resolve()),
         "revision": revision,
         "title": title,
-        "examples": examples,
+        "examples": entries,
     }
     template = resource_path("hub_templates", "space")
     files = {path.name: path.read_bytes() for path in sorted(template.iterdir()) if path.suffix in (".py", ".css")}
@@ -120,38 +121,20 @@ def plan_space(
         requirements += "torchvision\n"  # processors of transformers' own models need it
     files["requirements.txt"] = requirements.encode()
     files[SETTINGS] = (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode()
-    files[CARD] = render_card(kind, title, model_id, license or license_of(folder), on_the_hub).encode()
-    return Space(space_name, settings["model_id"], revision, {name: files[name] for name in sorted(files)} | pictures)
-
-
-def title_of(model_id: str) -> str:
-    """A name for people: the last part of a path or id that says something."""
-    parts = Path(model_id).resolve().parts if Path(model_id).is_dir() else model_id.split("/")
-    return next((part for part in reversed(parts) if part not in NAMELESS), model_id)
+    card = render_card(kind, title, model_id, license or license_of(folder), on_the_hub, offered.of_digits)
+    files[CARD] = card.encode()
+    files = {name: files[name] for name in sorted(files)} | images
+    return Space(space_name, settings["model_id"], revision, files, offered.note)
 
 
 def fetch_facts(model_id: str, revision: str | None, token: str | None) -> Path:
     """Everything of a repository but weights and code."""
     try:
-        patterns = ["*.json", "*.jinja", CARD]
+        patterns = ["*.json", "*.jinja", "recipe.yaml", CARD]
         return Path(snapshot_download(model_id, revision=revision, token=token, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled, OSError) as error:
         reason = " ".join(str(error).split())
         raise PublishError(f"{model_id} is no folder here, and the Hub did not give it ({reason})") from error
-
-
-def examples_of(kind: str) -> tuple[list[dict], dict[str, bytes]]:
-    """What a visitor may ask with a click, and the pictures that go with it: drawn pages."""
-    if kind != "pictures":
-        return [{"text": text} for text in PROMPTS[kind]], {}
-    pages = evaluation_questions(max(PAGES) + 1, seed=3, page_size=PAGE_SIZE)
-    examples, pictures = [], {}
-    for number, index in enumerate(PAGES, 1):
-        name = f"examples/page-{number}.png"
-        image, question = pages[index].conversation.messages[0].parts
-        pictures[name] = image.content
-        examples.append({"text": question.text, "image": name})
-    return examples, pictures
 
 
 def license_of(folder: Path) -> str | None:
@@ -159,7 +142,9 @@ def license_of(folder: Path) -> str | None:
     return front_matter(path.read_text(encoding="utf-8"), path).get("license") if path.is_file() else None
 
 
-def render_card(kind: str, title: str, model_id: str, license: str | None, on_the_hub: bool) -> str:
+def render_card(
+    kind: str, title: str, model_id: str, license: str | None, on_the_hub: bool, shows_digits: bool
+) -> str:
     """README.md of the Space; its front matter is what the Hub runs it by."""
     emoji, description, what = KINDS[kind]
     data = SpaceCardData(
@@ -179,6 +164,6 @@ def render_card(kind: str, title: str, model_id: str, license: str | None, on_th
     model = f"[{model_id}](https://huggingface.co/{model_id})" if on_the_hub else f"`{title}`"
     template_path = str(resource_path("hub_templates", "space", "README.md.jinja"))
     card = SpaceCard.from_template(
-        data, template_path=template_path, title=title, what=what, model=model, digits=kind == "pictures"
+        data, template_path=template_path, title=title, what=what, model=model, digits=shows_digits
     )
     return str(card).rstrip() + "\n"

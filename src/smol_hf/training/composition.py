@@ -29,9 +29,10 @@ from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG
 from smol_hf.training.config_keys import check_keys
-from smol_hf.training.model_arguments import OF_A_NEW_MODEL, ModelArguments
-from smol_hf.training.presets import TEXT, VISION, preset_config
+from smol_hf.training.model_arguments import ModelArguments
+from smol_hf.training.presets import TEXT, TILING, VISION, preset_config
 from smol_hf.training.recipes import RecipeError
+from smol_hf.training.sound_checkpoint import refuse_oversized
 from smol_hf.training.text_composition import (
     build_language_model,
     build_text_config_and_tokenizer,
@@ -39,6 +40,8 @@ from smol_hf.training.text_composition import (
     load_whole,
 )
 
+TEXT_CHARACTERS = 10_000  # of one text, from which a tokenizer is trained at most
+ALL_CHARACTERS = 50_000_000  # of all texts together
 SMALL_VOCABULARY = 384  # of a tokenizer that is trained on the data's conversations
 
 
@@ -107,6 +110,7 @@ def build_config_and_processor(
     if arguments.model is not None:
         processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
+        refuse_oversized(config, arguments.model)
         if not hasattr(processor, "encode_text"):
             kind = type(processor).__name__
             raise RecipeError(f"{arguments.model} has a {kind}: convert it first (smol-hf convert)")
@@ -137,11 +141,12 @@ def with_preset(arguments: ModelArguments) -> ModelArguments:
     """
     preset_config(arguments.preset)
     settings = VISION.get(arguments.preset) or {"text_config": TEXT[arguments.preset]}
+    settings = {**settings, **TILING.get(arguments.preset, {})}
     values = {}
     for name, value in settings.items():
         if isinstance(value, dict):
             values[name] = {**value, **(getattr(arguments, name) or {})}
-        elif name in OF_A_NEW_MODEL and getattr(arguments, name) == ModelArguments.__dataclass_fields__[name].default:
+        elif (known := ModelArguments.__dataclass_fields__.get(name)) and getattr(arguments, name) == known.default:
             values[name] = value
     return replace(arguments, **values)
 
@@ -172,11 +177,18 @@ def check_labels(processor: SmolHFProcessor, name: str) -> None:
 
 
 def texts_of(conversations: Iterable[Conversation]) -> Iterator[str]:
-    """What a tokenizer for these conversations is trained on."""
+    """The texts that a tokenizer for these conversations is trained on: the beginning of each, and not more than
+    `ALL_CHARACTERS` together."""
+    left = ALL_CHARACTERS
     for conversation in conversations:
         for message in conversation.messages:
             yield f"{message.role.title()}:"  # as the template writes it
-            yield from (part.text for part in message.parts if isinstance(part, TextPart))
+            for part in message.parts:
+                if isinstance(part, TextPart):
+                    yield part.text[:TEXT_CHARACTERS]
+                    left -= len(part.text[:TEXT_CHARACTERS])
+        if left <= 0:
+            return
 
 
 def build_tokenizer(arguments: ModelArguments, texts: Iterable[str], trust_remote_code: bool):
@@ -214,6 +226,7 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
     """The configuration of the described model, its special tokens and vocabulary size from the tokenizer."""
     vision_config = dict(arguments.vision_config or DEFAULT_VISION_CONFIG)
     text_config = dict(arguments.text_config or {})
+    refuse_oversized({"vision_config": vision_config, "text_config": text_config}, "the recipe")
     vision_config.setdefault("model_type", DEFAULT_VISION_CONFIG["model_type"])
     text_config.setdefault("model_type", SmolHFTextConfig.model_type)
     check_keys("vision_config", vision_config)
@@ -231,7 +244,7 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
             text_config=text_config,
             vision_config=vision_config,
             connector_type=arguments.connector_type,
-            scale_factor=arguments.scale_factor,
+            scale_factor=arguments.scale_factor or 2,
             vision_feature_layer=arguments.vision_feature_layer,
             image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
             initializer_range=text_config.get("initializer_range", 0.02),

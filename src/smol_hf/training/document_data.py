@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
@@ -14,6 +14,7 @@ from rich.console import Console
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.documents.held_out import HeldOut, Split
 from smol_hf.data.documents.readers import Documents, open_documents, unescaped
+from smol_hf.data.documents.records import Records
 from smol_hf.data.documents.token_cache import TokenCache, caches_folder, tokenise
 from smol_hf.data.documents.token_source import TokenSource, TokenWork
 from smol_hf.data.engine.stream import Plan
@@ -80,7 +81,8 @@ class DocumentData:
 
         train = cache_of(self.documents, self.held_out, self.limit)
         other = cache_of(self.validation, HeldOut(), None) if self.validation is not None else None
-        return TokenisedDocuments(self.documents.name, train, other, arguments.context_length)
+        ignored = sorted(self.documents.ignored()) if isinstance(self.documents, Records) else []
+        return TokenisedDocuments(self.documents.name, train, other, arguments.context_length, ignored)
 
 
 class Progress:
@@ -102,6 +104,7 @@ class TokenisedDocuments:
     cache: TokenCache
     validation_cache: TokenCache | None
     context_length: int
+    ignored: list[str] = field(default_factory=list)  # fields of the records that are not read
 
     def settle(self, skipped: SkippedSamples) -> None:
         """Let the ledger decide whether the run may begin.
@@ -158,6 +161,8 @@ class TokenisedDocuments:
             lines.append("nothing is held out to validate on")
         if self.validation_cache is not None and self.validation_cache.key == self.cache.key:
             lines.append("these are the documents that are trained on: their loss says nothing of other texts")
+        if self.ignored:
+            lines.append(f"ignored fields of {self.name}: {', '.join(self.ignored)}")
         if self.cache.empty:
             lines.append(f"{self.cache.empty:,} documents are empty")
         if len(skipped):

@@ -45,8 +45,8 @@ def refused(reason: str, **options) -> InheritedKey:
 
 
 PUBLISH = (
-    "is refused: it would upload training states, and a model that does not load. "
-    "When the run is done, use smol-hf publish <output_dir>/checkpoint OWNER/NAME --license LICENCE"
+    "would upload training states, and a model that does not load: "
+    "when the run is done, use smol-hf publish <output_dir>/checkpoint OWNER/NAME --license LICENCE"
 )
 OWN_LOSS = "has no effect: the model computes its own loss"
 METRICS = "has no effect: an evaluation returns losses only, no predictions"
@@ -60,6 +60,7 @@ LIGER = "is not supported: the models compute label-only logits without Liger ke
 MEMORY = "is not supported: use gradient_checkpointing to save memory"
 EXPERTS = "is not supported: models with experts get no auxiliary loss"
 LOG_LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passive")
+VALIDATED = ("loss", "perplexity", "bits_per_byte", "eval_loss", "eval_perplexity", "eval_bits_per_byte")
 BEST = "load_best_model_at_end: true or save_strategy: best"
 
 INHERITED: dict[str, InheritedKey] = {
@@ -162,7 +163,7 @@ INHERITED: dict[str, InheritedKey] = {
     "save_on_each_node": refused("is not supported: nodes share output_dir"),
     "enable_jit_checkpoint": refused("would lose the batch that is being trained"),
     "load_best_model_at_end": works(needs="eval_strategy"),
-    "metric_for_best_model": works(needs=BEST),
+    "metric_for_best_model": works(needs=BEST, values=VALIDATED),
     "greater_is_better": works(needs=BEST),
     "ignore_data_skip": refused("has no effect: a resumed run goes on at its place in the data"),
     "restore_callback_states_from_checkpoint": refused("has no effect: no callback has a state"),

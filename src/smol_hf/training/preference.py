@@ -29,7 +29,7 @@ from smol_hf.training.console import LogCallback
 from smol_hf.training.hardware import hardware
 from smol_hf.training.interruption import train_until_stopped
 from smol_hf.training.loader import FILE_NAME as DATA_STATE
-from smol_hf.training.lora import lora_config
+from smol_hf.training.lora import lora_config, rank_warning
 from smol_hf.training.lora_arguments import LoraArguments
 from smol_hf.training.mixture_report import FILE_NAME as MIXTURE
 from smol_hf.training.model_arguments import ModelArguments
@@ -38,20 +38,21 @@ from smol_hf.training.preference_arguments import DPOArguments, PreferenceArgume
 from smol_hf.training.recipes import RecipeError
 from smol_hf.training.run import recipe_errors, refuse_model_in_the_way
 from smol_hf.training.run_record import versions, write_run
-from smol_hf.training.same_run import check_same_run, rows_of_a_step
+from smol_hf.training.same_run import check_same_run, settings_for_resume
 from smol_hf.training.saving import WholeCheckpoints
 from smol_hf.training.text_composition import build_language_model
 from smol_hf.training.trainer import NonFiniteError
 from smol_hf.wording import duration
 
 ARGUMENT_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
+# Of `ModelArguments`, those that mean something here.
+OF_THE_MODEL = ("model", "chat_template", "dtype", "attn_implementation", "use_peft")
 SHOWN = (
     "beta", "loss_type", "loss_weights", "label_smoothing", "max_length", "precompute_ref_log_probs", "seed",
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "adam_beta1",
     "adam_beta2", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "max_steps",
     "num_train_epochs", "bf16", "output_dir",
 )  # fmt: skip
-REPEATED = ("seed", "data_seed", "optim", "beta", "loss_type", "max_length", "num_train_epochs")
 
 
 class PreferenceTrainer(WholeCheckpoints, DPOTrainer):
@@ -152,11 +153,10 @@ def train(
         "samples": pairs.total,
         "failed_sources": {},
         "seed": arguments.seed,
-        "repeats": what_must_repeat(model_arguments, data_arguments, arguments),
+        **settings_for_resume(model_arguments, data_arguments, arguments),
         "versions": versions(),
     }
-    if checkpoint is not None:
-        check_same_run(checkpoint, run_state)
+    changes = check_same_run(checkpoint, run_state) if checkpoint is not None else []
 
     needs_reference = peft_config is None and not arguments.precompute_ref_log_probs
     trainer = PreferenceTrainer(
@@ -177,8 +177,12 @@ def train(
     if writes:
         how = "turns of a conversation" if encoder.chat is not None else "continuations of a text (no chat template)"
         console.print(f"{used:,} pairs from {source.name}, {how}; {skipped.summary()}", soft_wrap=True)
+        if warning := rank_warning(trainer.model, model_arguments.lora_r):
+            console.print(warning, soft_wrap=True)
         for line in describe_ignored(pairs.ignored):
             console.print(line, soft_wrap=True)
+        for change in changes:
+            console.print(f"changed from step {step_of(checkpoint):,} on: {change}", soft_wrap=True)
         output_dir.mkdir(parents=True, exist_ok=True)
         resolved = yaml.safe_dump(resolve(recipe, model_arguments, data_arguments, arguments), sort_keys=False)
         (output_dir / "recipe.yaml").write_text(resolved, encoding="utf-8")
@@ -242,16 +246,6 @@ def settle(skipped: SkippedSamples, found: dict[str, Preferences]) -> None:
 
 def dataset_of(pairs: Preferences) -> Dataset:
     return Dataset.from_dict(pairs.rows)
-
-
-def what_must_repeat(
-    model_arguments: ModelArguments, data_arguments: PreferenceArguments, arguments: DPOArguments
-) -> dict:
-    """The values that decide which pairs a step sees and which tensors a checkpoint holds."""
-    values = {key: value for key, value in vars(model_arguments).items() if key != "attn_implementation"}
-    values |= {name: getattr(arguments, name) for name in REPEATED}
-    values |= {"on_bad_sample": data_arguments.on_bad_sample, "rows of a step": rows_of_a_step(arguments)}
-    return json.loads(json.dumps(values, default=str))
 
 
 def resolve(

@@ -111,7 +111,7 @@ class DPOArguments(DPOConfig):
         self.check_schedule()
 
     def check_losses(self) -> None:
-        """Raises ValueError for losses and divergences that TRL does not have."""
+        """Raises ValueError for losses, divergences and metrics that TRL does not have."""
         for name in self.loss_type:
             if name not in LOSSES:
                 raise ValueError(
@@ -121,6 +121,9 @@ class DPOArguments(DPOConfig):
             raise ValueError(
                 f"f_divergence_type is {self.f_divergence_type!r}: choose one of {', '.join(DIVERGENCES)}"
             )
+
+        if self.metric_for_best_model not in (None, "loss", "eval_loss"):
+            raise ValueError(f"metric_for_best_model is {self.metric_for_best_model!r}: an evaluation of dpo has loss")
 
     def check_schedule(self) -> None:
         """Build the schedule of some run. Raises ValueError for `lr_scheduler_kwargs` that it does not have."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,34 +24,16 @@ from smol_hf.training.argument_values import refuse_unquoted
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.model_arguments import ModelArguments
+from smol_hf.training.shipped_recipes import find_recipe
+from smol_hf.training.values import StrictLoader, takes_text, value_of
 from smol_hf.wording import nearest
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
+SWITCHES = ("resume_from_checkpoint",)  # texts that may be true, too
 
 
 class RecipeError(ValueError):
     """A recipe or an override that cannot be used; the message names the key and what to write."""
-
-
-class StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, and only true and false are booleans.
-
-    YAML 1.1 reads `no`, `on` and their like as booleans too, and `save_strategy: no` would become False.
-    """
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if first in "tTfF" or not tag.endswith(":bool")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node, deep=False):
-        lines: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if key in lines:
-                raise RecipeError(f"the key {key!r} stands twice, in lines {lines[key]} and {line}")
-            lines[key] = line
-        return super().construct_mapping(node, deep)
 
 
 class Parser(TrlParser):
@@ -68,11 +51,15 @@ def known_keys(classes: tuple[type, ...] = ARGUMENT_CLASSES) -> list[str]:
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The keys and values of a YAML file. Raises RecipeError, naming the file."""
+    """The keys and values of a YAML file, or of a recipe that ships with the package. Raises RecipeError, naming the
+    file."""
+    if not Path(path).exists():
+        try:
+            path = find_recipe(str(path))
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
     try:
         recipe = yaml.load(Path(path).read_text(encoding="utf-8"), StrictLoader)
-    except FileNotFoundError as error:
-        raise RecipeError(f"the recipe {path} does not exist") from error
     except (yaml.YAMLError, RecipeError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path}: {error}") from error
     if not isinstance(recipe, dict):
@@ -104,8 +91,16 @@ def read_mixture(name: str, folder: Path = Path()) -> list[dict[str, Any]]:
     return entries
 
 
-def parse_command_line(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
-    """`--config FILE --key value --dotted.key=value` → (FILE, overrides). Values are read as YAML."""
+def parse_command_line(
+    arguments: Sequence[str], classes: tuple[type, ...] = ARGUMENT_CLASSES
+) -> tuple[str | None, dict[str, Any]]:
+    """`--config FILE --key value --dotted.key=value` → (FILE, overrides). A value is read by the type of its key in
+    `classes` (see `values.value_of`); a switch needs none.
+
+    Raises:
+        RecipeError: for words without a key, a key without its value, and a key that is given twice.
+    """
+    types = {name: hint for each in classes for name, hint in typing.get_type_hints(each).items()} | {"config": str}
     overrides: dict[str, Any] = {}
     waiting = list(arguments)
     while waiting:
@@ -113,19 +108,22 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[str | None, dict[str, 
         if not argument.startswith("--"):
             raise RecipeError(f"{argument!r} stands alone: write --key value")
         key, equals, value = argument[2:].partition("=")
-        if not equals:
-            if not waiting or waiting[0].startswith("--"):
-                value = "true"  # a switch
-            else:
-                value = waiting.pop(0)
         top, *rest = key.split(".")
         key = ".".join([top.replace("-", "_"), *rest])
+        annotation = Any if rest else types.get(key, Any)
+        if not equals:
+            if waiting and not waiting[0].startswith("--"):
+                value = waiting.pop(0)
+            elif takes_text(annotation) and key not in SWITCHES:
+                raise RecipeError(f"--{key} needs a value")
+            else:
+                value = "true"
         if key in overrides:
             raise RecipeError(f"--{key} is given twice")
         try:
-            overrides[key] = value if key == "config" else yaml.load(value, StrictLoader)
+            overrides[key] = value_of(value, annotation)
         except yaml.YAMLError as error:
-            raise RecipeError(f"--{key} {value}: {error}") from error
+            raise RecipeError(f"--{key} {value}: {getattr(error, 'problem', None) or error}") from error
     return overrides.pop("config", None), overrides
 
 
@@ -160,7 +158,7 @@ def parse_recipe(
     if isinstance(recipe.get("mixture"), str):
         recipe = {**recipe, "mixture": read_mixture(recipe["mixture"])}
     try:
-        refuse_unquoted(recipe, tuple(each for each in classes if not issubclass(each, TrainingArguments)))
+        refuse_unquoted({key: recipe[key] for key in recipe if key not in SWITCHES}, classes)
     except ValueError as error:
         raise RecipeError(str(error)) from error
     parser = Parser(classes)
@@ -215,6 +213,15 @@ def word(value: Any) -> str:
 
 def load_arguments(command_line: Sequence[str], classes: tuple[type, ...] = ARGUMENT_CLASSES):
     """(recipe, model, data and training arguments) from `--config FILE` and overrides."""
-    path, overrides = parse_command_line(command_line)
+    path, overrides = parse_command_line(command_line, classes)
     recipe = apply_overrides(read_recipe(path) if path is not None else {}, overrides)
     return recipe, *parse_recipe(recipe, classes, classes)
+
+
+def ask_for_data(recipe: dict) -> None:
+    """Raises RecipeError for a recipe that names no data: the embedded digits are for those who ask for them."""
+    if all(recipe.get(key) is None for key in ("data", "mixture", "documents")):
+        raise RecipeError(
+            "data is missing: name a file, a folder or a dataset of the Hub, e.g. data: my.jsonl (or mixture, "
+            "documents), or begin with a recipe such as --config quickstart/digits (smol-hf recipes list)"
+        )

@@ -29,6 +29,7 @@ from smol_hf.training.announcement import (
     describe_samples,
     describe_turns,
     describe_vocabulary,
+    warnings_of,
 )
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.checkpoints import choose_checkpoint, step_of
@@ -48,7 +49,7 @@ from smol_hf.training.parts import count_parameters
 from smol_hf.training.preview import print_parameter_table
 from smol_hf.training.recipes import RecipeError
 from smol_hf.training.run_record import resolve_recipe, versions, write_run
-from smol_hf.training.same_run import check_same_run, rows_of_a_step, what_must_repeat
+from smol_hf.training.same_run import check_same_run, rows_of_a_step, settings_for_resume
 from smol_hf.training.trainer import SmolTrainer
 from smol_hf.training.validation import Validation
 
@@ -81,6 +82,8 @@ def train(
     set_seed(arguments.seed)
     with recipe_errors("the data cannot be built"):
         data, documents = open_for_run(data_arguments, arguments.seed)
+    if main_process and model_arguments.model is None and model_arguments.tokenizer is None:
+        console.print("no tokenizer is named: one is trained on the texts of the data")
     with recipe_errors("the model cannot be built"):
         model, processor = build_model_and_processor(
             model_arguments,
@@ -135,11 +138,10 @@ def train(
         "samples": data.found.total or sum(len(source) for source in data.sources),
         "failed_sources": {each.name: each.reason for each in mixture.failed},
         "seed": arguments.seed,
-        "repeats": what_must_repeat(model_arguments, data_arguments, arguments),
+        **settings_for_resume(model_arguments, data_arguments, arguments),
         "versions": versions(),
     }
-    if checkpoint is not None:
-        check_same_run(checkpoint, run_state)
+    changes = check_same_run(checkpoint, run_state) if checkpoint is not None else []
 
     trainer = SmolTrainer(
         model=model,
@@ -167,12 +169,15 @@ def train(
             lines = describe_samples(
                 data, data_arguments, skipped, arguments.max_steps if ends_with_the_data else None
             )
+        lines += [f"changed from step {step_of(checkpoint):,} on: {change}" for change in changes]
         for line in [*lines, *describe_turns(plan.work), *mixture.other_sizes()]:
             console.print(line, soft_wrap=True)
         if mixture.failed:
             print_failed(console, mixture)
         if not is_language_model(processor):
             console.print(describe_pictures(processor), soft_wrap=True)
+        for line in warnings_of(arguments, model, model_arguments.lora_r):
+            console.print(line, soft_wrap=True)
         print_parameter_table(counts, trainer.freeze_schedule)
         output_dir.mkdir(parents=True, exist_ok=True)
         resolved = resolve_recipe(recipe, model_arguments, data_arguments, arguments)
@@ -194,7 +199,7 @@ def train(
         "parameters": {part: count["total"] for part, count in counts.items()},
     }
     if validation is not None:
-        if trainer.validated_at != trainer.state.global_step:
+        if trainer.validated_at != trainer.state.global_step or arguments.load_best_model_at_end:
             trainer.evaluate()
         run_state["validation"] = trainer.validated
     trainer.source_books.gather()

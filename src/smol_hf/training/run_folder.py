@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import socket
+import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,18 +17,21 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from smol_hf.training.checkpoints import INCOMPLETE, list_checkpoints
 from smol_hf.training.interruption import RESUME, Interrupted
 
 LOCK, OWNER = ".run.lock", ".run.json"
 FULL_BELOW = 1 << 20  # bytes that are free on a disk that counts as full
+SIGNAL_SECONDS = 1.0
 CAUSES = {
     errno.ENOSPC: "the disk of {path} is full: free space, or choose another output_dir",
     errno.EDQUOT: "the disk quota of {path} is used up: free space, or choose another output_dir",
     errno.EROFS: "{path} is on a read-only disk: choose another output_dir",
     errno.EACCES: "{path} cannot be written or read (permission denied): change its permissions, or choose another",
     errno.EPERM: "{path} cannot be written or read (not permitted): change its permissions, or choose another",
+    errno.ENOTDIR: "{path} cannot be a folder, since a part of its path is a file: choose another one",
     errno.ENAMETOOLONG: "the name {path} is too long: choose a shorter one",
     errno.EIO: "the disk of {path} reports an input/output error: check the disk",
     errno.EMFILE: "the process has too many open files: raise the limit (ulimit -n)",
@@ -57,7 +62,8 @@ def run_folder(output_dir: Path) -> Iterator[None]:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         safe = what_is_safe(output_dir)
         raise Interrupted(number, f"{signal.Signals(number).name} stopped the run: {safe}") from error
-    except Exception as error:
+    except (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, SafetensorError, ValueError) as error:
+        error = first_word_of_a_worker(error)
         if (cause := cause_of(error, output_dir) or cause_of(error.__cause__, output_dir)) is None:
             raise
         if PartialState().is_main_process:
@@ -106,7 +112,7 @@ def owner_of(output_dir: Path) -> str:
 def what_is_safe(output_dir: Path) -> str:
     """A sentence about the newest checkpoint of the folder."""
     if (found := list_checkpoints(output_dir)) and (found[0] / "manifest.json").is_file():
-        return f"{found[0].name} of {output_dir} is safe: {RESUME}"
+        return f"the newest checkpoint, {output_dir / found[0].name}, is safe: {RESUME}"
     return f"no checkpoint was saved in {output_dir}"
 
 
@@ -118,15 +124,25 @@ def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return f"the machine is out of memory: {LESS_MEMORY}"
     if "DataLoader worker" in text:
-        return (
-            f"a data worker process died ({text.splitlines()[0].rstrip('. ')}): often memory was short, so "
-            "lower dataloader_num_workers"
-        )
+        died = text.splitlines()[0].rstrip(". ")
+        return f"a data worker process died ({died}): often memory was short, so lower dataloader_num_workers"
     if isinstance(error, OSError) and error.errno in CAUSES:
         return CAUSES[error.errno].format(path=error.filename or output_dir)
     if "os error 28" in text or ("inline_container" in text and is_full(output_dir)):  # of Rust; of torch.save
         return CAUSES[errno.ENOSPC].format(path=output_dir)
     return None
+
+
+def first_word_of_a_worker(error: Exception) -> Exception:
+    """The error that torch raises about a dead worker, which may come a moment after the pipe to it broke."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not isinstance(error, (ConnectionError, EOFError)) or not any("torch" in each.filename for each in frames):
+        return error
+    try:
+        time.sleep(SIGNAL_SECONDS)
+    except RuntimeError as of_torch:
+        return of_torch
+    return RuntimeError(f"DataLoader worker closed its pipe: {type(error).__name__}")
 
 
 def is_full(folder: Path) -> bool:

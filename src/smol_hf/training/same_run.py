@@ -1,62 +1,106 @@
-"""What must be as it was for a resumed run to be the one that was interrupted."""
+"""Settings that must not change between a run and its resumption, and the changes of the others."""
 
 from __future__ import annotations
 
+import enum
 import json
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
+from transformers import TrainingArguments
 
 from smol_hf.data.failed_sources import other_failures
 from smol_hf.training.arguments import SmolTrainingArguments
-from smol_hf.training.checkpoints import CheckpointError
-from smol_hf.training.data_arguments import DataArguments
-from smol_hf.training.model_arguments import ModelArguments
+from smol_hf.training.checkpoints import CheckpointError, step_of
+from smol_hf.training.resume_policies import OF_THE_SCHEDULE, ON_RESUME, STATEFUL_SCHEDULES, OnResume
 
-# Of the training arguments, those without which a resumed run would see other samples.
-REPEATED = ("seed", "optim", "data_seed", "num_train_epochs")
-REPEATED_OF_DATA = (
-    "sample_packing", "packing_pool", "max_tiles_per_row", "context_length", "adapter", "filters", "mixture",
-    "stopping", "on_failed_source", "too_long", "image_resizing", "fetch_images", "fetch_timeout", "max_image_bytes",
-)  # fmt: skip
+ANEW = "take the old values, or start anew in another output_dir (--model continues from its weights)"
 
 
-def rows_of_a_step(arguments: SmolTrainingArguments) -> int:
+def rows_of_a_step(arguments: TrainingArguments) -> int:
     """Rows that all processes together read between two steps of the optimizer."""
     rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     return rows * PartialState().num_processes
 
 
-def what_must_repeat(
-    model_arguments: ModelArguments, data_arguments: DataArguments, arguments: SmolTrainingArguments
-) -> dict:
-    """The values that decide which samples a step sees and which tensors a checkpoint holds."""
-    values = {**vars(model_arguments), **{name: getattr(data_arguments, name) for name in REPEATED_OF_DATA}}
-    del values["attn_implementation"]
-    values |= {name: getattr(arguments, name) for name in REPEATED}
-    values["rows of a step"] = rows_of_a_step(arguments)
-    values["frozen parts"] = sorted(part for part, rate in arguments.part_learning_rates().items() if rate == 0)
-    return json.loads(json.dumps(values, default=str))
+def settings_of(policy: OnResume, *arguments) -> dict[str, Any]:
+    """Values of the keys with this policy, as JSON has them."""
+    values = {
+        entry.name: getattr(each, entry.name)
+        for each in arguments
+        for entry in fields(each)
+        if entry.init and ON_RESUME.get(entry.name, OnResume.REPEAT) == policy
+    }
+    return json.loads(json.dumps({name: plain(value) for name, value in values.items()}, default=str))
 
 
-def check_same_run(checkpoint: Path, run_state: dict) -> None:
-    """Raises CheckpointError, naming what changed, when going on would not repeat the interrupted run."""
+def plain(value):
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def settings_for_resume(*arguments) -> dict[str, Any]:
+    """For `run.json`: the values that must repeat, those that may change, and the changes so far (none yet).
+
+    Args:
+        arguments: the dataclasses of a recipe, those of the training last.
+    """
+    training = arguments[-1]
+    repeats = settings_of(OnResume.REPEAT, *arguments) | {"rows of a step": rows_of_a_step(training)}
+    if isinstance(training, SmolTrainingArguments):
+        rates = training.part_learning_rates()
+        repeats["frozen parts"] = sorted(part for part, rate in rates.items() if rate == 0)
+    return {"repeats": repeats, "settings": settings_of(OnResume.CHANGE, *arguments), "changes": []}
+
+
+def check_same_run(checkpoint: Path, run_state: dict) -> list[str]:
+    """Compare a run with the one that it resumes, and note in `run_state["changes"]` what it changes.
+
+    Returns:
+        The changes of this resumption, such as `learning_rate 0.01 → 0.001`.
+
+    Raises:
+        CheckpointError: names what changed and must not, with the old and the new value.
+    """
     before = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
     if changed := other_failures(before.get("failed_sources", {}), run_state["failed_sources"]):
         raise CheckpointError(
             f"{checkpoint.name} was trained on other sources of the mixture: {'; '.join(changed)}. Bring back those "
             "of then, or start anew in another output_dir (--model goes on from its weights)"
         )
-    old, new = before["data_fingerprint"], run_state["data_fingerprint"]
-    if old != new:
+    old, new = before.get("settings", {}), run_state["settings"]
+    changes = differences(old, new)
+    refused = differences(before.get("repeats", {}), run_state["repeats"])
+    schedules = [each.get("lr_scheduler_type") for each in (old, new)]
+    if any(schedule in STATEFUL_SCHEDULES for schedule in schedules):
+        refused |= {name: changes[name] for name in changes if name in OF_THE_SCHEDULE}
+    if refused:
         raise CheckpointError(
-            f"{checkpoint.name} was trained on other data (fingerprint {old[:12]}…, now {new[:12]}…): "
+            f"{checkpoint.name} was made by another recipe: {'; '.join(in_words(refused))}. Going on would not "
+            f"continue that run: {ANEW}"
+        )
+    data, now = before["data_fingerprint"], run_state["data_fingerprint"]
+    if data != now:
+        raise CheckpointError(
+            f"{checkpoint.name} was trained on other data (fingerprint {data[:12]}…, now {now[:12]}…): "
             "the order of samples would not go on where it stopped. Start anew in another output_dir"
         )
-    old, new = before.get("repeats", {}), run_state["repeats"]
-    changed = [f"{name} {old[name]!r} → {new[name]!r}" for name in old if name in new and old[name] != new[name]]
-    if changed:
+    step = step_of(checkpoint)
+    if (last := new["max_steps"]) is not None and 0 < last < step:
         raise CheckpointError(
-            f"{checkpoint.name} was made by another recipe: {'; '.join(changed)}. Going on would not continue that "
-            "run: take the old values, or start anew in another output_dir (--model goes on from its weights)"
+            f"max_steps {last} is below step {step} of {checkpoint.name}: give {step} or more steps, or resume from "
+            "an earlier checkpoint"
         )
+    run_state["changes"] = before.get("changes", [])
+    if changes:
+        run_state["changes"] = [*run_state["changes"], {"step": step, "changed": changes}]
+    return in_words(changes)
+
+
+def differences(old: dict, new: dict) -> dict[str, list]:
+    return {name: [old[name], new[name]] for name in old if name in new and old[name] != new[name]}
+
+
+def in_words(changes: dict[str, list]) -> list[str]:
+    return [f"{name} {old!r} → {new!r}" for name, (old, new) in changes.items()]

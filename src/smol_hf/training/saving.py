@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
+from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -15,6 +16,8 @@ from smol_hf.training.books import Counters
 from smol_hf.training.checkpoints import INCOMPLETE, publish, write_manifest
 from smol_hf.training.loader import save_data_state
 from smol_hf.training.mixture_report import load_counters, save_mixture
+
+OF_THE_RECIPE = ("initial_lr", "weight_decay", "betas", "eps")  # of a group of the optimizer
 
 
 class WholeCheckpoints:
@@ -62,6 +65,23 @@ class WholeCheckpoints:
             incomplete.rmdir()
             rotate_checkpoints(str(run_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        # A checkpoint of torch brings back the settings too, with which it was saved: the recipe's count.
+        asked = [{key: group[key] for key in OF_THE_RECIPE if key in group} for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.is_deepspeed_enabled:
+            return
+        for group, values in zip(self.optimizer.param_groups, asked, strict=True):
+            group.update(values)
+        schedule = self.lr_scheduler
+        if isinstance(schedule, LambdaLR):
+            schedule.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
+            schedule._last_lr = [
+                base * factor(schedule.last_epoch) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas)
+            ]
+            for group, rate in zip(self.optimizer.param_groups, schedule._last_lr):
+                group["lr"] = rate
 
 
 class CheckpointsOfARun(WholeCheckpoints):

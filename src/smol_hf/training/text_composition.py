@@ -16,6 +16,7 @@ from smol_hf.training.lora import quantization_config
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.presets import TEXT
 from smol_hf.training.recipes import RecipeError
+from smol_hf.training.sound_checkpoint import load_sound, refuse_oversized
 
 DEFAULT_VOCABULARY = 8192  # of a tokenizer that is trained on documents for a model that no preset describes
 
@@ -49,21 +50,17 @@ def build_language_model(
 
 
 def load_whole(auto_class, arguments: ModelArguments, config: PretrainedConfig, trust_remote_code: bool):
-    """The model `arguments.model`. Raises RecipeError where tensors are missing: transformers would go on with random
-    numbers."""
+    """The model `arguments.model`. Raises RecipeError where tensors are missing or not finite."""
     dtype = getattr(torch, arguments.dtype)
-    model, loading = auto_class.from_pretrained(
+    return load_sound(
+        auto_class,
         arguments.model,
         config=config,
         dtype=dtype,
         attn_implementation=arguments.attn_implementation,
         trust_remote_code=trust_remote_code,
         quantization_config=quantization_config(arguments, dtype),
-        output_loading_info=True,
     )
-    if missing := sorted(loading["missing_keys"]):
-        raise RecipeError(f"{arguments.model}: {len(missing)} tensors are missing, first {missing[0]}")
-    return model
 
 
 def build_text_config_and_tokenizer(
@@ -73,6 +70,7 @@ def build_text_config_and_tokenizer(
     tokenizer lacked). No weights are made."""
     if arguments.model is not None:
         config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
+        refuse_oversized(config, arguments.model)
         change_positions(config, arguments)
         tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
         check_vocabulary(config.get_text_config().vocab_size, tokenizer, f"the model {arguments.model}")
@@ -90,6 +88,7 @@ def build_text_config_and_tokenizer(
 def new_text_config(text_config: dict, tokenizer) -> PretrainedConfig:
     """The configuration, its special tokens from the tokenizer, and its vocabulary too where nothing names one."""
     text_config = dict(text_config)
+    refuse_oversized(text_config, "text_config")
     model_type = text_config.pop("model_type", SmolHFTextConfig.model_type)
     check_keys("text_config", {"model_type": model_type, **text_config})
     text_config.setdefault("vocab_size", len(tokenizer))

@@ -34,7 +34,7 @@ def training_step(model: PreTrainedModel, shape: StepShape, optimizer=None) -> N
     if shape.tiles:
         side = model.config.image_side
         pixels = torch.zeros(shape.tiles, 3, side, side, dtype=torch.uint8)
-        features = model.get_image_features(pixels)
+        features, _ = model.encode_images(pixels)
         places = (torch.arange(shape.rows * shape.length) < features.shape[:2].numel()).view(shape.rows, -1, 1)
         embeddings = embeddings.masked_scatter(places.expand_as(embeddings), features.to(embeddings.dtype))
     labelled = shape.length - 1 if shape.labelled is None else min(shape.labelled, shape.length - 1)

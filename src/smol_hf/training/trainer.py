@@ -110,6 +110,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         self.met: list[tuple] = []  # of each batch since `exchange_met`: used, drawn, skipped, shortened
         self.data_ended = False
         self.window_losses: list[float] = []
+        self.rates_used: dict[str, float] = {}  # of each part, in the last step
         self.nonfinite_in_a_row = 0
 
     # The data ------------------------------------------------------------------------------------------------
@@ -182,6 +183,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
     def _get_grad_norm(self, model, grad_norm=None):
         """Runs once per step, after the gradients are complete and before the optimizer uses them."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
+        self.rates_used = dict(part_learning_rates(self.optimizer.param_groups))
         named = sum(len(skipped) + len(shortened) for _, _, skipped, shortened in self.met)
         facts = torch.tensor([len(self.step_sample_ids), named, not self.data_ended], device=self.step_loss.device)
         facts = torch.cat([self.step_loss.view(1), facts.to(self.step_loss.dtype)])
@@ -298,7 +300,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
             logs["loss"] = sum(finite) / len(finite) if finite else math.nan
             self.window_losses = []
             del logs["learning_rate"]
-            for part, rate in part_learning_rates(self.lr_scheduler.optimizer.param_groups):
+            for part, rate in self.rates_used.items():  # the scheduler has the next step's already
                 logs[f"learning_rate_{part}"] = rate
             logs.update(self.books.log_entries())
             logs.update(self.source_books.log_entries())

@@ -10,7 +10,9 @@ from accelerate import Accelerator
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.engine.stream import Plan, RowStream
-from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.label_loss import IGNORE_INDEX, labelled_positions
 from smol_hf.training.loader import FACTS, TrainingLoader
 
 
@@ -37,12 +39,18 @@ class Validation:
         """
         loader = self.loader(accelerator, collator, batch_size)
         sums = torch.zeros(2, dtype=torch.float64)  # losses, labelled tokens
+        ours = accelerator.unwrap_model(model).config.model_type in (
+            SmolHFConfig.model_type,
+            SmolHFTextConfig.model_type,
+        )
         training = model.training
         model.eval()
         while self.anyone_has_more(loader, accelerator):
             batch = loader.next_batch()
             inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key not in FACTS}
             labelled = int((inputs["labels"][:, 1:] != IGNORE_INDEX).sum())
+            if ours:  # the other logits would be the largest tensor of the pass, and are not read
+                inputs["logits_to_keep"] = labelled_positions(inputs["labels"])
             outputs = model(**inputs, use_cache=False, num_items_in_batch=torch.tensor(1, device=accelerator.device))
             sums += torch.tensor([float(outputs.loss) if labelled else 0.0, labelled], dtype=torch.float64)
         model.train(training)

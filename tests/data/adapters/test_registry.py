@@ -64,7 +64,10 @@ def test_a_name_comes_before_a_dataset_and_a_dataset_before_the_keys():
 @pytest.mark.parametrize(
     "asked, problem",
     [
-        ({"name": "lava"}, r"unknown adapter 'lava': did you mean 'llava'\? \(there are captions, coco, .*vript\)"),
+        (
+            {"name": "lava"},
+            r"unknown adapter 'lava': did you mean 'llava'\? \(there are alpaca, captions, coco, .*vript\)",
+        ),
         ({"name": "xyz"}, r"unknown adapter 'xyz' \(there are"),
         ({"dataset": "HuggingFaceM4/FineVison"}, "did you mean 'HuggingFaceM4/FineVision'"),
         ({}, "give one of them"),
@@ -80,7 +83,7 @@ def test_a_misspelt_name_stops_the_run_and_a_strange_record_does_not():
         adapt({"messages": []}, PLACE, name="mesages")
     problem = fault_of({"x": 1, "texts": None})
     assert problem.startswith("needs the key 'conversations' or 'messages'; it has ['texts', 'x']")
-    assert "one of captions, coco" in fault_of({}, dataset="someone/else")
+    assert "one of alpaca, captions, coco" in fault_of({}, dataset="someone/else")
     assert "a record is a JSON object, not list" in fault_of([1])
 
 

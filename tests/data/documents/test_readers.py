@@ -461,3 +461,11 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     for printed in finished.stdout.splitlines():
         characters, grown = map(int, printed.split())
         assert characters == 2000 * rows and grown < 150_000_000
+
+
+def test_fields_that_are_not_read_are_known(tmp_path):
+    rows = [{"text": "a", "id": 1, "url": "x", "score": None}, {"text": "b", "id": 2, "url": "y", "score": None}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert set(open_documents(str(tmp_path / "rows.jsonl")).ignored()) == {"url"}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    assert set(open_documents(str(tmp_path / "rows.parquet")).ignored()) == {"url", "score"}

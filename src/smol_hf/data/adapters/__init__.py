@@ -5,7 +5,18 @@ decorator `adapter`, here or in another package that names it under the entry po
 """
 
 # Importing a shape registers its adapters.
-from smol_hf.data.adapters import captions, clips, finevideo, llava, messages, moviechat, texts  # noqa: F401
+from smol_hf.data.adapters import (  # noqa: F401
+    alpaca,
+    captions,
+    clips,
+    finevideo,
+    llava,
+    messages,
+    moviechat,
+    prompt_completion,
+    question_answer,
+    texts,
+)
 from smol_hf.data.adapters.registry import Place, adapt, adapter, find_adapter, known_adapters
 
 __all__ = ["Place", "adapt", "adapter", "find_adapter", "known_adapters"]

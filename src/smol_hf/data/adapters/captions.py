@@ -19,12 +19,14 @@ from smol_hf.data.adapters.registry import Place, adapter
 from smol_hf.data.conversation import Conversation, ImagePart, VideoPart
 
 OTHER_SHAPES = ("conversations", "messages", "texts", "sentences")
+PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"), ("instruction", "response"))
 
 
 def is_caption_pair(record: dict[str, Any]) -> bool:
     """An image and its caption, and no conversation that the record is rather about."""
     has = {key for key, value in record.items() if value is not None}
-    return "image" in has and not has.isdisjoint({"caption", "text"}) and has.isdisjoint(OTHER_SHAPES)
+    is_other = not has.isdisjoint(OTHER_SHAPES) or any(set(pair) <= has for pair in PAIRS)
+    return "image" in has and not has.isdisjoint({"caption", "text"}) and not is_other
 
 
 def is_addressed_pair(record: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ for them: LLaVA-Video-178K writes `<image>` for its videos. In a record that kno
 from __future__ import annotations
 
 import posixpath
+from dataclasses import replace
 from typing import Any
 
 from smol_hf.data.adapters.dialogue import (
@@ -26,6 +27,7 @@ from smol_hf.data.adapters.dialogue import (
 )
 from smol_hf.data.adapters.fields import Fields, label
 from smol_hf.data.adapters.media import Media, media_parts, media_under
+from smol_hf.data.adapters.messages import conversation_of
 from smol_hf.data.adapters.ratings import written_ratings
 from smol_hf.data.adapters.registry import Place, adapter
 from smol_hf.data.adapters.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys
@@ -50,7 +52,11 @@ READ = ("conversations", *MEDIA_KEYS, *SYSTEM_KEYS, "source", "data_source", "me
     fields=READ,
 )
 def read_llava(record: dict[str, Any], place: Place) -> Conversation:
-    """Conversations in LLaVA's form, `<image>` where an image stands."""
+    """Conversations in LLaVA's form, `<image>` where an image stands; or chat messages under the same key."""
+    turns = list_of_objects(Fields(record, place, "llava").given("conversations"), "conversations", place.where)
+    if all("role" in turn and "content" in turn for turn in turns):
+        conversation = conversation_of(record, turns, "conversations", place)
+        return replace(conversation, source=source_of(record))
     pictures = media_under(record, "image", ImagePart, place)
     films = media_under(record, "video", VideoPart, place)
     turns, ignored = turns_of(Fields(record, place, "llava"))

@@ -37,6 +37,8 @@ from smol_hf.data.adapters.turn_keys import (
 from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart, VideoPart
 
 KINDS = {"image": ImagePart, "video": VideoPart}
+BESIDE = ("image", "images", "video", "videos", "turn_ratings", "source", *SYSTEM_KEYS)  # read with all chat messages
+CONVERSATIONS = ("messages", "conversations", "texts", "sentences", "global")
 PART_KEYS = ("type", "text", "image", "video", "path", "url")
 
 
@@ -44,7 +46,7 @@ PART_KEYS = ("type", "text", "image", "video", "path", "url")
     "messages",
     datasets=("HuggingFaceTB/smoltalk", "HuggingFaceTB/smol-smoltalk"),
     shape=("messages",),
-    fields=("messages", "image", "images", "video", "videos", "turn_ratings", "source", *SYSTEM_KEYS),
+    fields=("messages", *BESIDE),
 )
 def read_messages(record: dict[str, Any], place: Place) -> Conversation:
     """Chat messages with a role each; texts, or typed parts of text, image and video."""
@@ -53,9 +55,18 @@ def read_messages(record: dict[str, Any], place: Place) -> Conversation:
     return conversation_of(record, turns, "messages", place)
 
 
+def is_conversation(record: dict[str, Any]) -> bool:
+    """Whether a record holds a conversation, so that its other texts are not the ones to train on."""
+    return any(record.get(key) is not None for key in CONVERSATIONS)
+
+
 def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place: Place) -> Conversation:
-    """The conversation of turns with a `role` and a `content` each, which the record holds under `name`."""
+    """The conversation of turns with a `role` and a `content` each, which the record holds under `name`.
+
+    A turn may have `from` and `value` instead.
+    """
     where = place.where
+    turns = [renamed(turn) for turn in turns]
     beside = {key: media_under(record, key, kind, place) for key, kind in KINDS.items()}
     if all(isinstance(turn.get("content"), str) for turn in turns):
         messages = plain_messages(turns, beside, where)
@@ -66,6 +77,14 @@ def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place:
     parts = [part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]]
     ignored += ignored_turn_keys(parts, PART_KEYS, f"{name}[].content")
     return Conversation(where, tuple(messages), label(record, "source"), written_ratings(record, place), ignored)
+
+
+def renamed(turn: dict) -> dict:
+    """A turn with `role` and `content` in place of ShareGPT's `from` and `value`."""
+    if "role" in turn or "from" not in turn:
+        return turn
+    names = {"from": "role", "value": "content"}
+    return {names.get(key, key): value for key, value in turn.items()}
 
 
 def plain_messages(turns: list[dict], beside: dict[str, list[Media]], where: str) -> list[Message]:

@@ -137,10 +137,10 @@ def files_of(location: str) -> tuple[str, list[str]]:
         raise FileNotFoundError(missing_file(location))
     if not is_folder:
         return posixpath.dirname(location), [location]
-    urls = [url for url in list_folder(location) if file_name(url) not in LEDGERS]
+    root = location if is_remote(location) else os.path.realpath(local_path(location))
+    urls = [url for url in list_folder(root) if file_name(url) not in LEDGERS]
     if not urls:
         raise FileNotFoundError(f"the data folder {location} holds no files")
-    root = location if is_remote(location) else os.path.abspath(local_path(location))
     return pinned_root(root.rstrip("/"), urls), urls
 
 

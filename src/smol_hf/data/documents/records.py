@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow
 
+from smol_hf.data.adapters.turn_keys import IDENTIFIERS, is_given
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.documents.document import CHUNK, Document, Documents, slices
 from smol_hf.data.engine.arrow_rows import values_of
@@ -22,6 +25,7 @@ from smol_hf.wording import nearest
 READ_AT_ONCE = 1 << 22  # bytes of a parquet file
 BATCH = 1 << 20  # bytes of text that are taken out of a parquet file at once, if its rows are not larger
 MOST_ROWS = 1024
+FIRST_ROWS = 100
 SHOWN = 60  # characters of a value in a message
 
 
@@ -59,6 +63,20 @@ class Records(Documents):
 
     def count(self) -> int:
         return len(self.source)
+
+    def ignored(self) -> Counter[str]:
+        """The fields that hold something in the first `FIRST_ROWS` records of each file and are not read."""
+        found: Counter[str] = Counter()
+        for part in self.parts:
+            if isinstance(part, ParquetSource):
+                with part.open(part.groups[0][0]) as file:
+                    found.update(name for name in file.schema_arrow.names if name not in (self.text_key, *IDENTIFIERS))
+                continue
+            for _, record in itertools.islice(json_rows(part), FIRST_ROWS):
+                if isinstance(record, dict):
+                    names = {str(name) for name, value in record.items() if is_given(value)}
+                    found.update(names - {self.text_key, *IDENTIFIERS})
+        return found
 
 
 def json_rows(source: JsonSource) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,9 @@ steps for any R and W, as long as R × W divides the number of lanes, and a run 
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +22,6 @@ from smol_hf.data.engine.mixing import Mixing
 from smol_hf.data.engine.order import SourceOrder
 from smol_hf.data.engine.source import BlockCache, Source
 from smol_hf.data.packing import PackingPool
-
-LAST_SECONDS = 30
 
 
 @dataclass
@@ -127,12 +127,19 @@ class RowStream:
 
 
 def start_worker(worker: int) -> None:
-    """Set up a worker process: one thread, since workers run next to each other, and no end at a signal.
+    """Set up a worker process: one thread, since workers run next to each other, and signals of its parent only.
 
-    A terminal or a scheduler sends its signal to all processes of a run. The process that trains decides when the
-    workers end; a worker that does not notice ends `LAST_SECONDS` after SIGTERM.
+    A terminal or a scheduler sends its signal to all processes of a run; the process that trains decides what ends.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(LAST_SECONDS))
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Wait for SIGTERM from the parent, and end the process."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        continue
+    os._exit(0)

@@ -20,10 +20,15 @@ from smol_hf.data.mixture import Data
 from smol_hf.data.prepare.records import Encoded
 from smol_hf.data.prepare.writers import WRITERS
 from smol_hf.data.reasons import reasons_of
+from smol_hf.data.record_use import RecordUse, is_outside
 from smol_hf.data.skipped import SkippedSamples
 
 SKIPPED = "skipped.jsonl"
 DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
+
+
+class OutsideError(ValueError):
+    """An image that would be copied from outside the folder of images, which nobody allowed."""
 
 
 def prepare(
@@ -33,6 +38,7 @@ def prepare(
     form: str = "parquet",
     rows_per_shard: int | None = None,
     verify_images: bool = False,
+    allow_outside: bool = False,
     advance: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
     """Write the usable samples, each once and in the order of the files, whatever the weights.
@@ -44,15 +50,17 @@ def prepare(
         form: `llava` (data.jsonl and images/) or `parquet`.
         rows_per_shard: samples of a parquet file; by default about 500 MB make one.
         verify_images: decode each image, so that damaged ones are left out. Otherwise their headers are read.
+        allow_outside: copy images of files outside the folder of images as well, which is an error otherwise.
         advance: called after each record, to show progress.
 
     Returns:
         Counts: for each source `records`, `written`, `left_out` with its `reasons`, `images` (those in several samples
-        counted once by `llava`), `bytes` of the images, and `as_messages`: records that LLaVA's form cannot say.
+        counted once by `llava`), `bytes` of the images, `as_messages`: records that LLaVA's form cannot say, and the
+        counts of `RecordUse`.
 
     Raises:
         ValueError: for an unknown form or option. FileExistsError: when `output` holds something already.
-        SampleError: when no sample can be used.
+        SampleError: when no sample can be used. OutsideError: see `allow_outside`.
     """
     output = Path(output)
     if form not in WRITERS:
@@ -65,24 +73,31 @@ def prepare(
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.absolute().parent) as beside:
         folder = Path(beside) / "whole"
         folder.mkdir()
-        facts = write_sources(data, folder, form, rows_per_shard, verify_images, advance)
+        facts = write_sources(data, folder, form, rows_per_shard, verify_images, allow_outside, advance)
         os.replace(folder, output)
     return {"output": str(output), "format": form, **facts}
 
 
-def write_sources(data: Data, folder: Path, form: str, rows_per_shard, verify_images: bool, advance) -> dict[str, Any]:
+def write_sources(
+    data: Data, folder: Path, form: str, rows_per_shard, verify_images: bool, allow_outside: bool, advance
+) -> dict[str, Any]:
     names = folder_names([source.name for source in data.sources])
     folders = [folder / name for name in names] if len(names) > 1 else [folder]
     writers = [WRITERS[form](each, rows_per_shard) for each in folders]
     records: Counter = Counter()
     faults: list[list[SampleError]] = [[] for _ in names]
+    uses = [RecordUse() for _ in names]
+    media_folders = [getattr(reader, "media_folder", None) for reader in data.readers]
     with (folder / SKIPPED).open("w", encoding="utf-8") as skipped:
         for index, sample in data.samples():
             records[index] += 1
             try:
                 if isinstance(sample, SampleError):
                     raise sample
+                if not allow_outside:
+                    refuse_outside(sample, media_folders[index])
                 writers[index].write(sample, encoded_images(sample, verify_images))
+                uses[index].add(sample, media_folders[index])
             except SampleError as fault:
                 fault.source = data.sources[index].name
                 faults[index].append(fault)
@@ -105,11 +120,22 @@ def write_sources(data: Data, folder: Path, form: str, rows_per_shard, verify_im
                 "written": writers[index].written,
                 "left_out": len(faults[index]),
                 "reasons": [reason.facts() for reason in reasons_of(faults[index])],
+                **uses[index].facts(),
                 **writers[index].facts(),
             }
             for index, (source, each) in enumerate(zip(data.sources, folders))
         ]
     }
+
+
+def refuse_outside(sample: Conversation, folder: Path | None) -> None:
+    """Raises OutsideError for a sample that shows an image of a file outside the folder."""
+    for image in sample.images:
+        if is_outside(image, folder):
+            raise OutsideError(
+                f"{sample.sample_id}: the image {image.path} lies outside the folder {folder}: copy it there, or "
+                "allow such images with --allow-outside"
+            )
 
 
 def folder_names(names: list[str]) -> list[str]:

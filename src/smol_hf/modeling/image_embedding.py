@@ -1,0 +1,121 @@
+"""The way of the images: tiles → features → the embeddings of the image tokens."""
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple
+
+from .compatibility import FEATURES_IN_OUTPUT
+from .vision import encoder_outputs, normalize_tiles, patch_features
+
+
+class ImageEmbeddingMixin:
+    """For a model with `vision_model`, `connector` and a language model's embeddings."""
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values, pixel_attention_mask=None, output_attentions=None, output_hidden_states=None
+    ):
+        """Tiles → features in the language model's space.
+
+        Args:
+            pixel_values: flat (tiles, 3, height, width) in the order of the image tokens, or a processor's padded
+                (batch, tiles, 3, height, width). uint8, or floats already normalised.
+            pixel_attention_mask: (batch, tiles, height, width) or (batch, tiles, 1, 1), zero for padding tiles.
+
+        Returns:
+            As transformers' own classes. From 5.0 on the encoder's output, whose `pooler_output` has the features of
+            each row (of flat tiles: of each tile), (image tokens, hidden). Before: a tensor (tiles, image_seq_len,
+            hidden).
+        """
+        features, outputs = self.encode_images(
+            pixel_values,
+            pixel_attention_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        if not FEATURES_IN_OUTPUT:
+            return features
+        tiles = [1] * len(features)
+        if pixel_values.dim() == 5:
+            tiles = [pixel_values.shape[1]] * len(pixel_values)
+            if pixel_attention_mask is not None:
+                tiles = real_tiles(pixel_attention_mask).sum(dim=1).tolist()
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=[each.flatten(0, 1) for each in features.split(tiles)],
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            attentions=outputs.attentions,
+        )
+
+    def encode_images(self, pixel_values, pixel_attention_mask=None, **keep):
+        """Tiles, see `get_image_features` → features (tiles, image_seq_len, hidden), and the encoder's output."""
+        if pixel_values.dim() == 5:
+            pixel_values = pixel_values.flatten(0, 1)
+            if pixel_attention_mask is not None:
+                real = real_tiles(pixel_attention_mask).flatten()
+                if torch.compiler.is_compiling():
+                    # Static shapes: real tiles first, in order; the scatter below never reads the tail.
+                    pixel_values = pixel_values[torch.argsort((~real).int(), stable=True)]
+                else:
+                    pixel_values = pixel_values[real]
+        pixel_values = normalize_tiles(pixel_values, self.config, self.dtype)
+        outputs = encoder_outputs(self.vision_model, pixel_values, self.config, **keep)
+        return self.connector(patch_features(outputs, self.config)), outputs
+
+    def image_places(self, input_ids, inputs_embeds):
+        """Where the image tokens are, (batch, sequence): by their ids, or else by their embedding."""
+        if input_ids is not None:
+            return input_ids == self.config.image_token_id
+        token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(token)).all(dim=-1)
+
+    def replace_image_tokens(self, is_image, inputs_embeds, image_features):
+        """The k-th image token's embedding becomes the k-th image feature, in reading order."""
+        is_image = is_image.unsqueeze(-1)  # (batch, sequence, 1)
+        if not torch.compiler.is_compiling():
+            tokens, features = int(is_image.sum()), image_features.shape[:-1].numel()
+            if tokens != features:
+                raise ValueError(
+                    f"{tokens} image tokens but {features} image features ({image_features.shape[0]} tiles of "
+                    f"{image_features.shape[1]}): each tile needs its own image tokens in the text"
+                )
+        image_features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
+        return inputs_embeds.masked_scatter(is_image.expand_as(inputs_embeds), image_features)
+
+    def refuse_image_tokens(self, input_ids, cache):
+        """A prompt with places for images and no image would be read as noise, without a word."""
+        if cache is not None and cache.get_seq_length() > 0:
+            return  # the images of the prompt are in the cache
+        tokens = int((input_ids == self.config.image_token_id).sum())
+        if tokens:
+            raise ValueError(f"{tokens} image tokens but no pixel_values: pass the processor's pixel_values too")
+
+    def embed(self, input_ids, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, cache=None):
+        """Token embeddings with the images in them, (batch, sequence, hidden), and the image features."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            if pixel_values is None and not torch.compiler.is_compiling():
+                self.refuse_image_tokens(input_ids, cache)
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None:
+            image_features, _ = self.encode_images(pixel_values, pixel_attention_mask)
+            places = self.image_places(input_ids, inputs_embeds)
+            return self.replace_image_tokens(places, inputs_embeds, image_features), image_features
+        if self.training and any(weight.requires_grad for weight in self.vision_path_parameters()):
+            # Other processes may hold images in this step. All must run the same modules, or gradient exchange
+            # (DDP, FSDP) waits forever: look at one grey tile, and let it count for nothing.
+            side = self.config.image_side
+            blank = torch.full((1, 3, side, side), 128, dtype=torch.uint8, device=inputs_embeds.device)
+            nothing = self.encode_images(blank)[0].sum() * 0
+            inputs_embeds = inputs_embeds + nothing.to(inputs_embeds.device, inputs_embeds.dtype)
+        return inputs_embeds, None
+
+    def vision_path_parameters(self):
+        yield from self.vision_model.parameters()
+        yield from self.connector.parameters()
+
+
+def real_tiles(pixel_attention_mask):
+    """(batch, tiles, height, width) → (batch, tiles), False for padding tiles."""
+    return pixel_attention_mask[:, :, 0, 0].bool()

@@ -1,0 +1,88 @@
+"""Load a checkpoint only if it is sound: all tensors there, all numbers finite, all sizes within reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import PretrainedConfig, PreTrainedModel
+
+from smol_hf.training.recipes import RecipeError
+
+# Far more than any published model has; a larger value makes a program build layers for hours.
+LARGEST = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers", "depth"), 2_000),
+    **dict.fromkeys(("num_attention_heads", "num_experts", "num_local_experts", "image_size", "n_head"), 100_000),
+    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "n_embd", "n_inner"), 100_000_000),
+}
+
+
+class UnsoundCheckpointError(RecipeError):
+    """A checkpoint that cannot give an answer that means anything."""
+
+
+def load_sound(auto_class, checkpoint: str | Path, **options) -> PreTrainedModel:
+    """`auto_class.from_pretrained(checkpoint, **options)`, checked.
+
+    Raises:
+        UnsoundCheckpointError: when tensors are missing, or weights hold NaN or infinity; transformers goes on then.
+        OSError: when the weights are damaged or cut off.
+    """
+    try:
+        model, loading = auto_class.from_pretrained(checkpoint, output_loading_info=True, **options)
+    except SafetensorError as error:
+        raise OSError(f"the weights of {checkpoint} are damaged or cut off ({error}): fetch them again") from error
+    refuse_missing(loading["missing_keys"], checkpoint)
+    refuse_nonfinite(model.named_parameters(), checkpoint)
+    return model
+
+
+def refuse_missing(names: Iterable[str], checkpoint: str | Path) -> None:
+    """Raises UnsoundCheckpointError when there are names of missing tensors."""
+    if missing := sorted(names):
+        raise UnsoundCheckpointError(
+            f"{checkpoint}: {len(missing)} tensors are missing, first {missing[0]}: random numbers would take their "
+            "place; fetch the checkpoint again"
+        )
+
+
+def refuse_nonfinite(weights: Iterable[tuple[str, torch.Tensor]], checkpoint: str | Path) -> None:
+    """Raises UnsoundCheckpointError when one of the named weights is not finite."""
+    if broken := nonfinite(weights):
+        raise UnsoundCheckpointError(
+            f"{checkpoint}: {len(broken)} weights hold NaN or infinity, first {broken[0]}: such a model answers "
+            "nonsense; use an earlier checkpoint"
+        )
+
+
+def nonfinite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+    """Names of the weights that hold NaN or infinity."""
+    return [
+        name
+        for name, weight in weights
+        if weight.is_floating_point() and not weight.is_meta and not is_finite(weight.detach())
+    ]
+
+
+def is_finite(weight: torch.Tensor) -> bool:
+    """Without a copy of the tensor; float8 has no minimum of its own."""
+    if weight.numel() == 0:
+        return True
+    if weight.element_size() == 1:
+        weight = weight.float()
+    return all(torch.isfinite(each).item() for each in torch.aminmax(weight))
+
+
+def refuse_oversized(config: PretrainedConfig | dict, checkpoint: str | Path) -> None:
+    """Raises UnsoundCheckpointError for a configuration with a size that no model has."""
+    values = config if isinstance(config, dict) else config.to_dict()
+    for key, value in values.items():
+        if isinstance(value, dict):
+            refuse_oversized(value, checkpoint)
+        elif isinstance(value, int) and value > LARGEST.get(key, value):
+            raise UnsoundCheckpointError(
+                f"{checkpoint}: {key} is {value:,}, and no model has more than {LARGEST[key]:,}: correct its "
+                "configuration"
+            )

@@ -1,0 +1,150 @@
+"""A keyword that nothing reads is an error, the cache has two names, and what is kept is what was asked for."""
+
+import pytest
+import torch
+from modeling.builders import build_decoder, build_vlm, image_prompt, one_row, random_text, random_tiles, vlm_config
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+from smol_hf import SmolHFModel
+
+DECODERS = ["rotary", "llama"]  # ours, and one of transformers
+
+
+def ids_and_image(config):
+    return {"input_ids": one_row(image_prompt(config)), "pixel_values": random_tiles(1)}
+
+
+def causal_lm():
+    return build_decoder(), {"input_ids": one_row(random_text(9))}
+
+
+def conditional(decoder):
+    model = build_vlm(decoder=decoder)
+    return model, ids_and_image(model.config)
+
+
+def text_model():
+    model, inputs = causal_lm()
+    return model.model, inputs
+
+
+def base_model(decoder):
+    config = vlm_config(decoder=decoder)
+    return SmolHFModel(config).eval(), ids_and_image(config)
+
+
+ENTRY_POINTS = [
+    pytest.param(text_model, id="SmolHFTextModel"),
+    pytest.param(causal_lm, id="SmolHFForCausalLM"),
+    *(pytest.param(lambda name=name: base_model(name), id=f"SmolHFModel-{name}") for name in DECODERS),
+    *(pytest.param(lambda name=name: conditional(name), id=f"ConditionalGeneration-{name}") for name in DECODERS),
+]
+GENERATING = [case for case in ENTRY_POINTS if "Model" not in case.id]
+
+
+@pytest.mark.parametrize("value", [None, 1])
+@pytest.mark.parametrize("build", ENTRY_POINTS)
+@torch.no_grad()
+def test_an_unknown_keyword_is_an_error(build, value):
+    model, inputs = build()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'key_value_store'"):
+        model(**inputs, key_value_store=value)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@torch.no_grad()
+def test_an_unknown_keyword_for_image_features_is_an_error(decoder):
+    model, inputs = conditional(decoder)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'pixel_mask'"):
+        model.get_image_features(inputs["pixel_values"], pixel_mask=None)
+
+
+@pytest.mark.parametrize("build", GENERATING)
+@torch.no_grad()
+def test_an_unknown_keyword_while_generating_is_an_error(build):
+    model, inputs = build()
+    with pytest.raises(ValueError, match=r"not used by the model: .'key_value_store'"):
+        model.generate(**inputs, key_value_store=1, max_new_tokens=1)
+
+
+@pytest.mark.parametrize("build", ENTRY_POINTS)
+@torch.no_grad()
+def test_the_cache_has_two_names(build):
+    model, inputs = build()
+    following = {"input_ids": one_row(random_text(2, seed=5))}
+    results = []
+    for name in ("cache", "past_key_values"):
+        output = model(**inputs, use_cache=True)
+        assert output.cache is output.past_key_values is output["cache"] is output["past_key_values"]
+        length = output.cache.get_seq_length()
+        assert length == inputs["input_ids"].shape[1]
+        again = model(**following, use_cache=True, **{name: output.cache})
+        assert again.cache is output.cache and again.cache.get_seq_length() == length + 2
+        results.append(again[0])
+    assert torch.equal(*results)
+    without = model(**following)[0]
+    assert (results[0] - without).abs().max() > 1e-3, "the cache must matter for this test to mean something"
+    with pytest.raises(ValueError, match="cache or past_key_values, not both"):
+        model(**following, cache=output.cache, past_key_values=output.cache)
+
+
+# -- hidden states and attention weights ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", ENTRY_POINTS)
+@torch.no_grad()
+def test_states_and_weights_are_kept_only_when_asked_for(build):
+    model, inputs = build()
+    model.set_attn_implementation("eager")
+    length = inputs["input_ids"].shape[1]
+    output = model(**inputs)
+    assert output.hidden_states is None and output.attentions is None
+    asked = model(**inputs, output_hidden_states=True, output_attentions=True)
+    model.config.output_hidden_states = model.config.output_attentions = True
+    for output in (asked, model(**inputs)):
+        assert [state.shape for state in output.hidden_states] == [(1, length, 32)] * 3
+        assert [weights.shape for weights in output.attentions] == [(1, 4, length, length)] * 2
+    output = model(**inputs, output_hidden_states=False, output_attentions=False)
+    assert output.hidden_states is None and output.attentions is None
+
+
+@pytest.mark.parametrize("build", GENERATING)
+@torch.no_grad()
+def test_from_pretrained_sets_what_is_kept(build, tmp_path):
+    model, inputs = build()
+    model.save_pretrained(tmp_path)
+    loader = AutoModelForImageTextToText if "pixel_values" in inputs else AutoModelForCausalLM
+    keeping = loader.from_pretrained(tmp_path, output_hidden_states=True)
+    output = keeping(**inputs)
+    assert len(output.hidden_states) == 3 and output.attentions is None
+    keeping = loader.from_pretrained(tmp_path, output_attentions=True)  # transformers then chooses eager attention
+    output = keeping(**inputs)
+    assert len(output.attentions) == 2 and output.hidden_states is None
+
+
+@pytest.mark.parametrize("build", ENTRY_POINTS)
+@torch.no_grad()
+def test_a_kernel_without_attention_weights_is_named(build):
+    model, inputs = build()
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match=r"kernel 'sdpa': call set_attn_implementation\('eager'\)"):
+        model(**inputs, output_attentions=True)
+    with pytest.raises(ValueError, match="sdpa"):
+        model.config.output_attentions = True
+
+
+# -- gradient checkpointing and the cache -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [case for case in GENERATING if "llama" not in case.id])
+def test_gradient_checkpointing_and_the_cache(build):
+    """A recomputed layer would write its keys into a cache a second time. Without gradients none is recomputed."""
+    model, inputs = build()
+    with torch.no_grad():
+        filled = model(**inputs, use_cache=True).cache
+        expected = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    model.train().gradient_checkpointing_enable()
+    assert model(**inputs, use_cache=True).cache is None
+    with pytest.raises(ValueError, match="gradient checkpointing cannot go on from a cache"):
+        model(input_ids=inputs["input_ids"][:, -1:], cache=filled)
+    assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False), expected)

@@ -1,0 +1,80 @@
+"""The decoder takes no more memory than transformers' Llama of the same sizes."""
+
+from functools import cache
+
+import pytest
+import torch
+from modeling.builders import ENCODERS, IMAGE_TOKEN_ID, SPECIAL_IDS, random_tiles
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from smol_hf import SmolHFConfig, SmolHFForCausalLM, SmolHFForConditionalGeneration, SmolHFTextConfig
+from smol_hf.training.traced_step import LiveBytes
+
+TOKENS = 1024
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": TOKENS,
+    "tie_word_embeddings": True,
+    **SPECIAL_IDS,
+}
+
+
+def llama():
+    return LlamaForCausalLM(LlamaConfig(**SIZES)), {}
+
+
+def text():
+    return SmolHFForCausalLM(SmolHFTextConfig(**SIZES)), {}
+
+
+def vlm():
+    config = SmolHFConfig(
+        text_config=SmolHFTextConfig(**SIZES),
+        vision_config=ENCODERS["siglip"],
+        scale_factor=2,
+        image_token_id=IMAGE_TOKEN_ID,
+    )
+    return SmolHFForConditionalGeneration(config), {"pixel_values": random_tiles(1)}
+
+
+@cache
+def peak_bytes(build, implementation, work):
+    """The most bytes of tensors that are alive at once in `work`: forward, training or checkpointing."""
+    model, images = build()
+    model.set_attn_implementation(implementation)
+    ids = torch.randint(10, SIZES["vocab_size"], (1, TOKENS))
+    if images:
+        ids[:, 3 : 3 + model.config.image_seq_len] = IMAGE_TOKEN_ID
+    if work == "forward":
+        model.eval()
+        with torch.no_grad(), LiveBytes() as live:
+            model(input_ids=ids, use_cache=False, **images)
+        return live.peak
+    model.train()
+    if work == "checkpointing":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    with LiveBytes() as live:
+        model(input_ids=ids, labels=ids, use_cache=False, **images).loss.backward()
+    return live.peak
+
+
+@pytest.mark.parametrize("work", ["forward", "training", "checkpointing"])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("build", [text, vlm])
+def test_peak_memory_is_that_of_llama(build, implementation, work):
+    assert peak_bytes(build, implementation, work) <= 1.05 * peak_bytes(llama, implementation, work)
+
+
+def test_kept_states_are_seen_by_the_measure():
+    """Asked for, the hidden states and attention weights of 16 layers take several times the memory."""
+    model, _ = text()
+    model.set_attn_implementation("eager")
+    ids = torch.randint(10, SIZES["vocab_size"], (1, TOKENS))
+    with torch.no_grad(), LiveBytes() as live:
+        model.eval()(ids, use_cache=False, output_attentions=True, output_hidden_states=True)
+    assert live.peak > 4 * peak_bytes(text, "eager", "forward")

@@ -1,0 +1,133 @@
+"""A resumed run with another recipe: each key repeats or changes, as declared, and the card says what changed."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import dpo_words, train_words
+
+from smol_hf.cli import main
+from smol_hf.training.checkpoints import CheckpointError
+from smol_hf.training.console import read_log
+from smol_hf.training.preference import ARGUMENT_CLASSES as OF_DPO
+from smol_hf.training.recipes import ARGUMENT_CLASSES as OF_TRAIN
+from smol_hf.training.recipes import load_arguments
+from smol_hf.training.resume_policies import KEYS, ON_RESUME
+from smol_hf.training.run import train
+from smol_hf.training.same_run import check_same_run, settings_for_resume
+
+RESUME = ("--resume_from_checkpoint", "true")
+CONSTANT = {"max_steps": 4, "lr_scheduler_type": "constant", "warmup_steps": 0}
+
+
+@pytest.fixture(scope="module")
+def four_steps(tmp_path_factory):
+    output = tmp_path_factory.mktemp("four") / "run"
+    assert main(train_words(output, **CONSTANT)) == 0
+    return output
+
+
+@pytest.fixture
+def output(four_steps, tmp_path):
+    return shutil.copytree(four_steps, tmp_path / "run")
+
+
+def words(output, **keys):
+    return [*train_words(output, **{**CONSTANT, **keys}), *RESUME]
+
+
+def test_every_key_has_one_policy():
+    keys = {entry.name for each in (*OF_TRAIN, *OF_DPO) for entry in dataclasses.fields(each) if entry.init}
+    assert ON_RESUME.keys() == keys
+    assert sum(len(each) for each in KEYS.values()) == len(ON_RESUME), "no key is declared twice"
+
+
+def test_another_learning_rate_counts_from_the_first_resumed_step(output):
+    """So small a rate changes no weight; one step at the old rate would."""
+    assert main(words(output, max_steps=8, learning_rate=1e-30)) == 0
+    before = load_file(output / "checkpoint-4" / "model.safetensors")
+    after = load_file(output / "checkpoint-8" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_may_change_changes_in_the_optimizer_the_record_and_the_card(output):
+    keys = {
+        "max_steps": 8, "learning_rate": 1e-4, "vision_learning_rate": 3e-4, "weight_decay": 0.5, "adam_beta1": 0.8,
+        "adam_beta2": 0.9, "adam_epsilon": 1e-6, "max_grad_norm": 0.5, "lr_scheduler_type": "linear",
+    }  # fmt: skip
+    trainer = train(*load_arguments(words(output, **keys)[1:]))
+    groups = {group["name"]: group for group in trainer.optimizer.param_groups}
+    assert groups["text"]["initial_lr"] == 1e-4 and groups["vision"]["initial_lr"] == 3e-4
+    assert groups["text"]["weight_decay"] == 0.5 and groups["text_no_decay"]["weight_decay"] == 0
+    assert all(group["betas"] == (0.8, 0.9) and group["eps"] == 1e-6 for group in groups.values())
+    assert trainer.args.max_grad_norm == 0.5
+    assert [entry["learning_rate_text"] for entry in read_log(output)[3:-1]][-1] < 1e-4, "linear, no longer constant"
+    saved = json.loads((output / "checkpoint-8" / "run.json").read_text())
+    (change,) = saved["changes"]
+    assert change["step"] == 4
+    assert change["changed"] == {
+        **{"max_steps": [4, 8], "learning_rate": [1e-2, 1e-4], "vision_learning_rate": [None, 3e-4]},
+        **{"weight_decay": [0.0, 0.5], "adam_beta1": [0.9, 0.8], "adam_beta2": [0.999, 0.9]},
+        **{"adam_epsilon": [1e-8, 1e-6], "max_grad_norm": [1.0, 0.5], "lr_scheduler_type": ["constant", "linear"]},
+    }
+    assert main(words(output, **keys | {"max_steps": 12, "weight_decay": 0.0})) == 0
+    changes = json.loads((output / "run.json").read_text())["changes"]
+    assert [each["step"] for each in changes] == [4, 8]
+    assert changes[1]["changed"] == {"max_steps": [8, 12], "weight_decay": [0.5, 0.0]}
+    card = (output / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert "Changed from step 4 on" in card and "learning_rate 0.01 → 0.0001" in card
+    assert "Changed from step 8 on" in card and "weight_decay 0.5 → 0.0" in card
+
+
+def test_an_unchanged_resumption_records_nothing(output):
+    assert main(words(output)) == 0
+    assert json.loads((output / "run.json").read_text())["changes"] == []
+    assert "Changed from" not in (output / "checkpoint" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("keys", "change"),
+    [
+        ({"optim": "sgd"}, "optim 'adamw_torch_fused' → 'sgd'"),
+        ({"data_lanes": 2}, "data_lanes 4 → 2"),
+        ({"seed": 1}, "seed 0 → 1"),
+        ({"optim_args": "momentum=0.9"}, "optim_args None → 'momentum=0.9'"),
+        ({"max_steps": 3}, "max_steps 3 is below step 4 of checkpoint-4"),
+        ({"max_steps": -1, "num_train_epochs": 0.2}, "num_train_epochs 3.0 → 0.2"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_must_repeat_is_refused_by_name(keys, change, four_steps, capsys):
+    card = (four_steps / "checkpoint" / "README.md").read_bytes()
+    assert main(words(four_steps, **keys)) == 1
+    error = capsys.readouterr().err
+    assert change in error and "Traceback" not in error
+    assert (four_steps / "checkpoint" / "README.md").read_bytes() == card
+
+
+def test_a_schedule_that_keeps_a_state_refuses_other_rates(output):
+    arguments = load_arguments(words(output, learning_rate=1e-3)[1:])[1:]
+    before = json.loads((output / "checkpoint-4" / "run.json").read_text())
+    now = {**before, **settings_for_resume(*arguments)}
+    assert check_same_run(output / "checkpoint-4", now) == ["learning_rate 0.01 → 0.001"]
+    before["settings"]["lr_scheduler_type"] = now["settings"]["lr_scheduler_type"] = "greedy"
+    (output / "checkpoint-4" / "run.json").write_text(json.dumps(before))
+    with pytest.raises(CheckpointError, match=r"another recipe: learning_rate 0\.01 → 0\.001"):
+        check_same_run(output / "checkpoint-4", now)
+
+
+def test_preferences_go_on_with_another_rate_and_refuse_another_loss(tmp_path, capsys):
+    output = tmp_path / "run"
+    keys = {"lr_scheduler_type": "constant", "weight_decay": 0.0}
+    assert main(dpo_words(output, tmp_path, max_steps=4, **keys)) == 0
+    again = [*dpo_words(output, tmp_path, max_steps=8, learning_rate=1e-30, **keys), *RESUME]
+    assert main([*again, "--label_smoothing", "0.1"]) == 1
+    assert "label_smoothing 0.0 → 0.1" in capsys.readouterr().err
+    assert main(again) == 0
+    before = load_file(output / "checkpoint-4" / "model.safetensors")
+    after = load_file(output / "checkpoint" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert "learning_rate 0.001 → 1e-30" in (output / "checkpoint" / "README.md").read_text(encoding="utf-8")
