@@ -76,7 +76,7 @@ MEDIA = {
     "an object for an image": (shown({"url": "x"}), "must be the path of a file"),
     "a list in a list": (shown([["good.png"]]), "must be the path of a file"),
     "nothing in a list": (shown([None]), "must be the path of a file"),
-    "neither bytes nor path": (shown({"bytes": None, "path": None}), "must be the path of a file"),
+    "neither bytes nor path": (shown({"bytes": None, "path": None}), "but 0 images"),
     "bytes as text": (shown({"bytes": "iVBORw0KGgo="}), "must be an encoded file"),
     "bytes as numbers": (shown({"bytes": [137, 80]}), "must be an encoded file"),
     "a video": ({"video": "a.mp4", "conversations": turns("<video>\nWhat?", "x")}, "videos cannot be trained on yet"),

@@ -39,6 +39,7 @@ SHAPES = {
     "sharegpt4video": (None, lambda path: {"video_path": path, "captions": [{"idx": "-1", "content": "x"}]}),
     "moviechat": (None, lambda path: {"info": {"video_path": path}, "global": []}),
 }
+EMPTY_IS_NONE = ("llava", "llava, undecoded column", "llava, video", "VISTA")  # an empty text: no image
 LEAVING = ["../x", "/etc/passwd", "a/../../x", "..", "//etc/passwd", "./../x", "a/b/../../../x"]
 
 
@@ -64,6 +65,8 @@ def test_a_path_that_is_none_is_refused(shape):
         "FILE:///etc/passwd": "is the address",
         "http://169.254.169.254/x.png": "is the address",
     }.items():
+        if not path and shape in EMPTY_IS_NONE:
+            continue
         for place in (PLACE, INSIDE, NO_FOLDER):
             found = fault_of(record(path), place, dataset=dataset)
             assert problem in found and found.isprintable()

@@ -18,10 +18,17 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 
 def media_under(record: dict[str, Any], key: str, kind: type[Media], place: Place) -> list[Media]:
     """The media under `image` or `images` (`video` or `videos`); both at once would leave the order open."""
-    given = [each for each in (key, f"{key}s") if record.get(each) not in (None, [])]
+    given = [each for each in (key, f"{key}s") if not is_none(record.get(each))]
     if len(given) > 1:
         raise SampleError(place.where, f"has {key}s under '{key}' and under '{key}s': keep one of the two")
     return media_parts(record[given[0]], given[0], kind, place) if given else []
+
+
+def is_none(value: Any) -> bool:
+    """Whether a field holds no image: null, an empty text or list, or an object without bytes and path."""
+    if isinstance(value, dict):
+        return set(value) <= {"bytes", "path"} and not any(value.values())
+    return value is None or (isinstance(value, (str, list)) and not value)
 
 
 def media_parts(value: Any, key: str, kind: type[Media], place: Place) -> list[Media]:
