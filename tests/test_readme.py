@@ -1,5 +1,6 @@
 """Every command and every program of the README runs, as written, on tiny inputs."""
 
+import json
 import re
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
+from smol_hf.cli import main
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.training.data import open_data
 from smol_hf.training.data_arguments import DataArguments
@@ -108,16 +110,32 @@ def test_the_readmes_commands_run(line, place):
     program, *arguments = shlex.split(line)
     if "--output_dir" not in arguments and program == "accelerate":
         arguments += ["--output_dir", "runs/x"]
-    for option in ("--num_train_epochs", "--max_steps"):
+    counted = "--num_train_epochs" in arguments  # the README says how many steps it makes
+    for option in () if counted else ("--max_steps",):
         if option in arguments:
             at = arguments.index(option)
             del arguments[at : at + 2]
-    command = [*PROGRAMS[program], *arguments, *TINY.get(arguments[0], [])]
+    tiny = ["--use_cpu", "true", "--save_strategy", "no"] if counted else TINY.get(arguments[0], [])
+    command = [*PROGRAMS[program], *arguments, *tiny]
     result = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     if "--output_dir" in arguments:
         folder = place / arguments[arguments.index("--output_dir") + 1] / "checkpoint"
         assert (folder / "model.safetensors").is_file()
+    if counted:
+        steps = json.loads((folder.parent / "run.json").read_text())["steps"]
+        assert f"The first command makes {steps} steps" in README and steps == 6
+
+
+def test_the_first_run_on_own_data_makes_as_many_steps_as_it_is_said(place, monkeypatch):
+    line = next(line for line in commands() if line.startswith("smol-hf train --model"))
+    monkeypatch.chdir(place)
+    more = ["--output_dir", "runs/steps", "--use_cpu", "--save_strategy", "no"]
+    words = shlex.split(line)[1:]
+    at = words.index("--output_dir")
+    assert main([*words[:at], *words[at + 2 :], *more]) == 0
+    steps = json.loads((place / "runs" / "steps" / "run.json").read_text())["steps"]
+    assert steps == 6 and f"makes {steps} steps of 2 samples in 3 epochs" in README
 
 
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith(SERVED)])

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from smol_hf import cli_conversion, cli_data, cli_generate, cli_pretrain, cli_publish, cli_tokenizer
+from smol_hf import cli_conversion, cli_data, cli_generate, cli_pretrain, cli_publish, cli_recipes, cli_tokenizer
 
 DESCRIPTION = "Small vision-language models, native to Hugging Face transformers."
 
@@ -89,6 +89,11 @@ def build_parser() -> argparse.ArgumentParser:
     of_data = data.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
     for name, (summary, example, add_arguments, _) in cli_data.DATA_COMMANDS.items():
         add_arguments(add_command(of_data, name, summary, example))
+    summary = cli_recipes.SUMMARY
+    recipes = commands.add_parser("recipes", help=summary, description=f"{summary}.".capitalize())
+    of_recipes = recipes.add_subparsers(dest="recipes_command", metavar="COMMAND", required=True)
+    for name, (summary, example, add_arguments, _) in cli_recipes.RECIPE_COMMANDS.items():
+        add_arguments(add_command(of_recipes, name, summary, example))
     summary = cli_tokenizer.SUMMARY
     tokenizer = commands.add_parser("tokenizer", help=summary, description=f"{summary}.".capitalize())
     of_tokenizer = tokenizer.add_subparsers(dest="tokenizer_command", metavar="COMMAND", required=True)
@@ -138,6 +143,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
             OTHER_COMMANDS[arguments.command][-1](arguments)
         elif arguments.command == "data":
             cli_data.DATA_COMMANDS[arguments.data_command][-1](arguments)
+        elif arguments.command == "recipes":
+            cli_recipes.RECIPE_COMMANDS[arguments.recipes_command][-1](arguments)
         elif arguments.command == "tokenizer":
             cli_tokenizer.TOKENIZER_COMMANDS[arguments.tokenizer_command][-1](arguments)
         elif arguments.checkpoint is not None:

@@ -90,9 +90,9 @@ def run_merge(arguments: argparse.Namespace) -> None:
 
 
 def print_merge(console: Console, facts: dict) -> None:
-    console.print(f"{facts['adapter']} merged into {facts['base']} in {facts['seconds']} s", soft_wrap=True)
+    console.print(f"the sum of {facts['base']} and the {facts['adapter']} adapter {facts['source']}:", soft_wrap=True)
     print_parameters(console, facts["parameters"])
-    console.print(f"written to {facts['output']}", soft_wrap=True)
+    console.print(f"written to {facts['output']} in {facts['seconds']} s; the base is unchanged", soft_wrap=True)
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +118,9 @@ def print_check(console: Console, facts: dict) -> None:
 
 
 def add_estimate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", help="a preset's name, a recipe (.yaml), or a checkpoint's folder")
+    parser.add_argument(
+        "target", help="a preset's name, a recipe (.yaml), or the folder of a checkpoint or a language model"
+    )
     parser.add_argument("--batch-size", type=int, help="rows of a step (default: the recipe's, or 1)")
     parser.add_argument("--length", type=int, help="tokens of a row (default: the recipe's, or 1024)")
     parser.add_argument("--tiles", type=int, help="tiles of the whole step (default: one in each row)")
@@ -130,6 +132,7 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lora-parts", nargs="+", help="parts that get them: vision, connector, text (default text)")
     parser.add_argument("--use-dora", action="store_true", help="DoRA instead of LoRA")
     parser.add_argument("--load-in-4bit", action="store_true", help="QLoRA: the language model in four bits")
+    parser.add_argument("--load-in-8bit", action="store_true", help="or in eight bits")
     parser.add_argument("--shards", type=int, default=1, help="processes that share weights and optimizer (FSDP)")
     parser.add_argument("--tflops", type=float, help="useful TFLOP/s of the machine: adds seconds per step")
     parser.add_argument("--measure", action="store_true", help="run two real steps on this machine's CPU beside it")
@@ -152,11 +155,11 @@ def run_estimate(arguments: argparse.Namespace) -> None:
 
 
 def lora_keys(arguments: argparse.Namespace) -> dict | None:
-    names = ("lora_r", "lora_parts", "use_dora", "load_in_4bit")
+    names = ("lora_r", "lora_parts", "use_dora", "load_in_4bit", "load_in_8bit")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) not in (None, False)}
     if given and arguments.lora_r is None:
         raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs --lora-r, the rank of the adapters")
-    if arguments.load_in_4bit and arguments.measure:
+    if (arguments.load_in_4bit or arguments.load_in_8bit) and arguments.measure:
         raise ValueError("--measure runs in the dtype of the weights: it does not apply to --load-in-4bit")
     return given or None
 
@@ -216,6 +219,8 @@ def print_refreshed(console: Console, facts: dict) -> None:
 def print_conversion(console: Console, facts: dict) -> None:
     console.print(f"{facts['source']} → {facts['target']}: {facts['tensors']} tensors in {facts['seconds']} s")
     print_parameters(console, facts["parameters"])
+    for note in facts["notes"]:
+        console.print(f"note: {note}", soft_wrap=True)
     console.print(f"written to {facts['output']}", soft_wrap=True)
 
 

@@ -21,7 +21,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--prompts-file", metavar="FILE", help='one prompt per line, or .jsonl: {"prompt": …, "image" or "images": …}'
     )
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image; may be repeated")
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,
@@ -37,7 +37,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 def add_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint")
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image; may be repeated")
     parser.add_argument(
         "--prompt",
         help="one question; without it, questions and commands such as /image FILE are read from the terminal",
@@ -60,14 +60,14 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         "--stop", action="append", default=[], metavar="STRING", help="ends an answer before it; may be repeated"
     )
     parser.add_argument(
-        "--cache", default="dynamic", help="of keys and values: dynamic (default), static (compiled on a GPU) or none"
+        "--cache", default="dynamic", help="key-value cache: dynamic (default), static (compiled on a GPU) or none"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the GPU where there is one)")
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="of the weights in memory (default auto: as they were saved)",
+        help="data type of the weights in memory (default auto: as they were saved)",
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
 
@@ -209,7 +209,7 @@ def statistics(answers: list) -> str:
 # Name → what it does, an example, what adds its arguments, what runs it.
 GENERATION_COMMANDS = {
     "chat": (
-        "talk with a checkpoint, about pictures where it sees them",
+        "talk with a checkpoint, about images if it has an image encoder",
         'smol-hf chat runs/demo/checkpoint --image page.png --prompt "Which digit is written here?"',
         add_chat,
         run_chat,

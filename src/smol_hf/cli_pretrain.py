@@ -65,12 +65,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def words_of(arguments: argparse.Namespace, more: Sequence[str]) -> list[str]:
-    """The command line of `smol-hf train` that does the same."""
+    """The command line of `smol-hf train` that does the same. Raises ValueError where nothing says what to read."""
     from smol_hf.resources import resource_path
 
     of_the_run = Path(arguments.output_dir or "", "recipe.yaml")  # which goes on as it began
     goes_on = arguments.resume_from_checkpoint is not None and arguments.output_dir and of_the_run.is_file()
     words = ["--config", arguments.config or str(of_the_run if goes_on else resource_path(*RECIPE))]
+    named = [arguments.documents, arguments.config, *(word for word in more if word.startswith("--documents"))]
+    if not goes_on and not any(named):
+        raise ValueError("--data is missing: name a text file, a folder or a dataset of the Hub")
     keys = [key for key, _ in OPTIONS.values()] + ["resume_from_checkpoint"]
     given = {key: getattr(arguments, key) for key in keys if getattr(arguments, key) is not None}
     if "model" in given and "preset" not in given:

@@ -11,21 +11,19 @@ from rich.table import Table
 def add_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder of a published checkpoint or adapter")
     parser.add_argument(
-        "repository", metavar="OWNER/NAME", nargs="?", help="repository on the Hub; made if it is not there"
+        "repository", metavar="OWNER/NAME", nargs="?", help="repository on the Hub; created if missing"
     )
     parser.add_argument("--yes", action="store_true", help="upload; without it nothing is sent or written")
-    parser.add_argument("--private", action="store_true", help="for its owner alone")
-    parser.add_argument("--branch", default="main", help="made from main if it is not there (default main)")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument("--branch", default="main", help="target branch, created from main if missing (default main)")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
-    parser.add_argument("--message", help="of the commit")
-    parser.add_argument("--token", help="token of the Hub (default: that of this login)")
+    parser.add_argument("--message", help="commit message")
+    parser.add_argument("--token", help="access token of the Hub (default: the token of this login)")
     parser.add_argument("--license", help="licence for the card's front matter, for example apache-2.0")
     paths = parser.add_mutually_exclusive_group()
-    paths.add_argument("--shorten-paths", action="store_true", help="write absolute paths without their folders")
+    paths.add_argument("--shorten-paths", action="store_true", help="replace absolute paths by file names")
     paths.add_argument("--allow-paths", action="store_true", help="publish absolute paths of this machine")
-    parser.add_argument(
-        "--replace-weights", action="store_true", help="delete other weights that the repository holds, if any"
-    )
+    parser.add_argument("--replace-weights", action="store_true", help="delete other weights in the repository")
     space = parser.add_argument_group("a Space")
     space.add_argument(
         "--space", action="store_true", help="upload not the model but a page that runs it, as OWNER/NAME-space"
@@ -112,9 +110,9 @@ def add_page(parser: argparse.ArgumentParser) -> None:
         "checkpoint", nargs="?", help="serve a page for this folder or Hub id instead of training (needs Gradio)"
     )
     page = parser.add_argument_group("a page for a checkpoint")
-    page.add_argument("--host", default="127.0.0.1", help="address to serve at (default: this machine alone)")
+    page.add_argument("--host", default="127.0.0.1", help="address to serve at (default: this machine only)")
     page.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
-    page.add_argument("--share", action="store_true", help="also at a public address of Gradio's")
+    page.add_argument("--share", action="store_true", help="also serve at a public address of Gradio")
     page.add_argument("--revision", help="branch, tag or commit of a Hub id")
     page.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
     add_examples(page)

@@ -30,6 +30,7 @@ from smol_hf.publishing.model_card import write_model_card
 from smol_hf.publishing.run_facts import training_facts
 from smol_hf.resources import resource_path
 from smol_hf.training.console import read_log
+from smol_hf.training.recipes import read_recipe
 from smol_hf.wording import duration, percent
 
 EVALUATION_SEED = 1
@@ -50,8 +51,11 @@ def run_demo(arguments: Namespace) -> dict:
     """
     console = Console(highlight=False)
     output = Path(arguments.output)
-    clear_output(output)
+    if arguments.max_steps is not None and arguments.max_steps < 1:
+        raise ValueError(f"--max-steps is {arguments.max_steps}: it must be at least 1")
     recipe_path = Path(arguments.recipe) if arguments.recipe else resource_path("recipes", "quickstart", "digits.yaml")
+    read_recipe(recipe_path)
+    clear_output(output)
     console.rule("1/3  train")
     launch_training(recipe_path, output, arguments)
     recipe = yaml.safe_load((output / "recipe.yaml").read_text(encoding="utf-8"))
@@ -118,7 +122,7 @@ def clear_output(output: Path) -> None:
 
 def launch_training(recipe_path: Path, output: Path, arguments: Namespace) -> None:
     command = [
-        sys.executable, "-m", "accelerate.commands.launch",
+        sys.executable, "-m", "accelerate.commands.launch", "--quiet",
         "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
         "--num_cpu_threads_per_process", str(torch.get_num_threads()),  # its default is one
         "-m", "smol_hf.train", "--config", str(recipe_path), "--output_dir", str(output),

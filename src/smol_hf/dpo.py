@@ -18,7 +18,7 @@ from trl import DPOConfig
 from smol_hf.train import publish, run_main
 from smol_hf.training.preference import ARGUMENT_CLASSES, OF_THE_MODEL, train
 from smol_hf.training.preference_arguments import DPOArguments
-from smol_hf.training.recipes import load_arguments
+from smol_hf.training.recipes import RecipeError, load_arguments
 from smol_hf.training.run_folder import run_folder
 
 USAGE = """usage: smol-hf dpo [--config RECIPE.yaml] [--key value …]
@@ -49,6 +49,8 @@ def describe_keys() -> str:
 
 def run(command_line: Sequence[str]) -> None:
     recipe, model_arguments, data_arguments, arguments = load_arguments(command_line, ARGUMENT_CLASSES)
+    if "data" not in recipe:
+        raise RecipeError("data is missing: name preferences, a file, a folder or a dataset of the Hub")
     output_dir = Path(arguments.output_dir)
     with run_folder(output_dir):
         trainer = train(recipe, model_arguments, data_arguments, arguments)

@@ -30,7 +30,7 @@ from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoints import CheckpointError
 from smol_hf.training.console import read_log
 from smol_hf.training.interruption import Interrupted, terminable
-from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, load_arguments
+from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, ask_for_data, load_arguments
 from smol_hf.training.run import train
 from smol_hf.training.run_folder import RunError, run_folder
 from smol_hf.training.trainer import NonFiniteError, SmolTrainer
@@ -43,10 +43,11 @@ USER_ERRORS = (
 USAGE = """usage: smol-hf train [--config RECIPE.yaml] [--key value …]
 
 Trains a model from a recipe; every key of the recipe can be set on the command line, keys of mappings with a dot.
+RECIPE.yaml is a file, or the name of a recipe of the package (smol-hf recipes list).
 
 examples:
-  smol-hf train --config recipes/quickstart/digits.yaml
-  smol-hf train --config recipes/quickstart/digits.yaml --max_steps 20 --text_config.num_hidden_layers 3
+  smol-hf train --config quickstart/digits
+  smol-hf train --config quickstart/digits --max_steps 20 --text_config.num_hidden_layers 3
   smol-hf train --model runs/demo/checkpoint --data my.jsonl --output_dir runs/mine
   accelerate launch --num_processes 2 -m smol_hf.train --config recipes/quickstart/digits.yaml
 """
@@ -68,6 +69,7 @@ def run(command_line: Sequence[str], after: Callable[[Path], None] | None = None
     """Parse, train, publish; `after` gets the folder of the result. Raises what the user can mend as one of
     `USER_ERRORS`."""
     recipe, model_arguments, data_arguments, arguments = load_arguments(command_line)
+    ask_for_data(recipe)
     output_dir = Path(arguments.output_dir)
     with run_folder(output_dir):
         trainer = train(recipe, model_arguments, data_arguments, arguments)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
+from smol_hf.cli import main
 from smol_hf.conversion.convert import convert
 from smol_hf.conversion.tensor_names import ConversionError
 
@@ -134,7 +135,19 @@ def test_a_plain_state_dict_in_llama_style(tmp_path):
         ({"model_state": state_dict(True)}, "give --num-attention-heads"),
         (checkpoint(state_dict(True), model_args={**SIZES, "n_layer": 3}), "n_layer 3, but the tensors have 2"),
         ({"epoch": 3}, "no model found"),
-        ({"model": {"conv.weight": torch.zeros(3)}}, "neither GPT's nor Llama's"),
+        ({"model": {"conv.weight": torch.zeros(3)}}, "unknown tensors, first conv.weight; known are nanoGPT's"),
+        (
+            {
+                "_orig_mod.transformer.wte.weight": torch.zeros(2, 2),
+                "_orig_mod.transformer.h.0.attn.c_q.weight": torch.zeros(2, 2),
+            },
+            r"tensors of nanochat \(transformer.h.0.attn.c_q.weight\).*NanoChatForCausalLM",
+        ),
+        (
+            {"model": {"lm_head.weight": torch.zeros(2, 2), "transformer.h.0.attn.qkv.weight": torch.zeros(2, 2)}},
+            "tensors of LitGPT .*litgpt convert_from_litgpt",
+        ),
+        ({"layers.0.attention.wq.weight": torch.zeros(2, 2)}, "tensors of Meta's Llama release"),
         ([torch.zeros(3)], "holds list"),
         (checkpoint({k: v for k, v in state_dict(True).items() if "h.1.mlp.c_fc" not in k}), "2 tensors are missing"),
     ],
@@ -144,3 +157,26 @@ def test_what_does_not_fit_is_refused_and_nothing_written(content, message, tmp_
     with pytest.raises(ConversionError, match=message):
         convert(str(tmp_path / "model.pt"), tmp_path / "ours")
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_folder_of_another_trainer_says_what_to_convert(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    torch.save(checkpoint(state_dict(True)), folder / "ckpt.pt")
+    with pytest.raises(ConversionError, match=r"has no config\.json, but ckpt\.pt: give that file"):
+        convert(str(folder), tmp_path / "ours")
+    torch.save({}, folder / "lit_model.pth")
+    with pytest.raises(ConversionError, match="is a folder of LitGPT"):
+        convert(str(folder), tmp_path / "ours")
+
+
+def test_a_tokenizer_that_is_none_is_refused_and_a_missing_one_is_said(tmp_path, capsys):
+    torch.save(checkpoint(state_dict(True)), tmp_path / "ckpt.pt")
+    (tmp_path / "empty").mkdir()
+    command = ["convert", str(tmp_path / "ckpt.pt"), str(tmp_path / "ours")]
+    assert main([*command, "--tokenizer", str(tmp_path / "empty")]) == 1
+    assert "no tokenizer there; expected tokenizer.json or" in capsys.readouterr().err
+    assert not (tmp_path / "ours").exists()
+    assert main(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "note: it has no tokenizer, so it cannot be asked: convert again with --tokenizer NAME" in said

@@ -7,6 +7,8 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, SmolVLMForC
 from smol_hf.conversion import formats
 from smol_hf.conversion.llama import write_llama
 from smol_hf.conversion.meta_check import compare_with
+from smol_hf.training.composition import build_config_and_processor
+from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.presets import PRESETS, TEXT, VISION, build_preset, preset_config
 from smol_hf.training.recipes import RecipeError
 
@@ -93,3 +95,42 @@ def test_a_misspelt_preset_names_the_nearest():
     with pytest.raises(RecipeError, match=r"unknown preset 'smolm2-135m'.*did you mean 'smollm2-135m'"):
         preset_config("smolm2-135m")
     assert set(PRESETS) == set(TEXT) | set(VISION)
+
+
+SIGLIP = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+          "image_size": 512, "patch_size": 16}  # fmt: skip
+SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+          "image_size": 384, "patch_size": 14}  # fmt: skip
+# From the config.json of HuggingFaceTB/SmolVLM2-*-Instruct and lusxvr/nanoVLM-450M: scale factor, longest edge, id of
+# the image token, language model, image encoder.
+PUBLISHED_CONFIGS = {
+    "smolvlm2-256m": (4, 2048, 49190, (576, 1536, 30, 9, 3, 49280, 8192, 100000.0), SIGLIP),
+    "smolvlm2-500m": (4, 2048, 49190, (960, 2560, 32, 15, 5, 49280, 8192, 100000.0), SIGLIP),
+    "smolvlm2-2.2b": (3, 1536, 49190, (2048, 8192, 24, 32, 32, 49280, 8192, 273768.0), SO400M),
+    "nanovlm-450m": (4, 2048, 49152, (960, 2560, 32, 15, 5, 49218, 8192, 100000.0), SIGLIP),
+}
+TEXT_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+              "vocab_size", "max_position_embeddings")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED_CONFIGS)
+def test_what_training_builds_of_a_preset_is_the_published_configuration(name):
+    scale_factor, longest_edge, image_token_id, text, vision = PUBLISHED_CONFIGS[name]
+    config, processor = build_config_and_processor(ModelArguments(preset=name), ())
+    assert processor.longest_edge == longest_edge and processor.do_image_splitting
+    assert processor.image_seq_len == (vision["image_size"] // vision["patch_size"] // scale_factor) ** 2
+    native = formats.SMOLVLM.write_config(config)
+    assert native.scale_factor == scale_factor
+    assert [getattr(native.text_config, key) for key in TEXT_SIZES] == list(text[:-1])
+    assert native.text_config.rope_parameters["rope_theta"] == text[-1]
+    assert {key: getattr(native.vision_config, key) for key in vision} == vision
+    assert preset_config(name).image_token_id == image_token_id
+
+
+def test_a_recipe_may_still_choose_its_own_scale_factor_and_tiling():
+    config, processor = build_config_and_processor(
+        ModelArguments(preset="smolvlm2-256m", scale_factor=2, longest_edge=512), ()
+    )
+    assert (config.scale_factor, processor.longest_edge, processor.image_seq_len) == (2, 512, 256)
+    config, _ = build_config_and_processor(ModelArguments(), ())
+    assert config.scale_factor == 2

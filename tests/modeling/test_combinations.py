@@ -141,6 +141,24 @@ def test_bytes_equal_normalised_floats(encoder):
     assert normalize_tiles(tiles, model.config, torch.bfloat16).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("statistics", [([0.5] * 3, [0.5] * 3), ([0.48, 0.46, 0.41], [0.27, 0.26, 0.28])])
+@torch.no_grad()
+def test_bytes_that_were_cast_are_refused(statistics):
+    mean, std = statistics
+    model = build_vlm(image_mean=mean, image_std=std)
+    ids, tiles = one_row(image_prompt(model.config, images=2)), random_tiles(2)
+    for cast in (tiles.float(), tiles.bfloat16(), tiles.float().unsqueeze(0), -tiles.float()):
+        with pytest.raises(ValueError, match=r"floats from .* to .*, but normalised images lie between"):
+            model(input_ids=ids, pixel_values=cast)
+    for cast in (tiles.long(), tiles.int()):
+        with pytest.raises(ValueError, match=f"pixel_values of {cast.dtype}: give uint8"):
+            model(input_ids=ids, pixel_values=cast)
+    with pytest.raises(ValueError, match="normalised images lie between"):
+        model.generate(input_ids=ids, pixel_values=tiles.float(), max_new_tokens=2)
+    extremes = (torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 24, 24) - mean[0]) / std[0]
+    assert model(input_ids=ids, pixel_values=extremes * 1.5).logits.isfinite().all()
+
+
 @torch.no_grad()
 def test_flat_tiles_equal_padded_tiles():
     model = build_vlm()

@@ -97,7 +97,7 @@ def test_a_base_model_gets_the_tokens_of_a_turn_and_is_told_so(data, tmp_path, c
     assert tokenizer("<|im_end|>")["input_ids"] == [tokenizer.eos_token_id] == [len(before) + 1]
 
 
-def test_adapters_learn_it_too_and_packed_rows_are_the_same(data, tmp_path):
+def test_adapters_learn_it_too_and_packed_rows_are_the_same(data, tmp_path, capsys):
     base = save_base(tmp_path / "base", "native", head=20.0)
     keys = {"use_peft": True, "lora_r": 32, "lora_alpha": 128, "lora_dropout": 0.0, "sample_packing": True}
     keys |= {"model": base, "chat_template": "chatml", "max_steps": 60, "learning_rate": 1e-2}
@@ -107,7 +107,10 @@ def test_adapters_learn_it_too_and_packed_rows_are_the_same(data, tmp_path):
     assert losses[-1] < losses[0] / 10
     merged, over_base = answers(tmp_path / "run" / "checkpoint"), answers(tmp_path / "run" / "adapter")
     assert merged == over_base == EXPECTED
+    capsys.readouterr()
     assert smol_hf(["merge", str(tmp_path / "run" / "adapter"), str(tmp_path / "merged")]) == 0
+    said = capsys.readouterr().out
+    assert f"the sum of {tmp_path / 'base'} and the LoRA of rank" in said and "the base is unchanged" in said
     assert answers(tmp_path / "merged") == merged
     card = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
     assert "AutoModelForCausalLM.from_pretrained" in card and "vision-language" not in card

@@ -3,12 +3,18 @@
 import json
 
 import pytest
+from chat_models import save_base
 from helpers import build_model, build_processor
+from PIL import Image
 
 from smol_hf.cli import main
+from smol_hf.conversion.convert import convert
 from smol_hf.resources import resource_path
-from smol_hf.training.estimate import estimate
+from smol_hf.training.composition import build_config_and_processor
+from smol_hf.training.estimate import estimate, picture_tokens
+from smol_hf.training.estimate_target import find_target
 from smol_hf.training.measured_step import measure
+from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.recipes import RecipeError
 
 
@@ -68,6 +74,9 @@ def test_adapters_are_all_that_has_gradients_and_states():
     four_bits = estimate("smollm2-135m", length=64, lora={"lora_r": 8, "load_in_4bit": True})
     quantised = 30 * sum(into * out for into, out in layers.values())
     assert facts["memory"]["weights"] - four_bits["memory"]["weights"] == quantised * (4 - 0.5 - 4 / 64)
+    eight_bits = estimate("smollm2-135m", length=64, lora={"lora_r": 8, "load_in_8bit": True})
+    saved = quantised * (4 - 1) - 4 * magnitudes
+    assert facts["memory"]["weights"] - eight_bits["memory"]["weights"] == pytest.approx(saved, abs=300)
 
 
 def test_the_recipe_of_adapters_is_a_target(tmp_path):
@@ -153,3 +162,51 @@ def test_the_memory_of_a_real_step_is_within_15_percent_of_the_estimate(step):
     estimated = estimate(step["name"], **{k: v for k, v in step.items() if k != "name"}, **common)["memory"]["peak"]
     measured = measure({**step, **common})["peak"]
     assert estimated == pytest.approx(measured, rel=0.15)
+
+
+SIZES = [
+    (224, 224), (100, 900), (64, 64), (512, 512), (513, 512), (768, 1024), (1080, 1920), (1754, 1240), (2048, 512),
+    (3000, 2000),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["smolvlm2-256m", "smolvlm2-500m", "smolvlm2-2.2b", "nanovlm-450m", "tiny-vlm"])
+def test_tiles_and_tokens_of_a_preset_are_those_of_training(name, monkeypatch):
+    monkeypatch.setattr("smol_hf.training.estimate.PICTURES", SIZES)
+    config, processor = build_config_and_processor(ModelArguments(preset=name), ())
+    found = picture_tokens(find_target(name))
+    for height, width in SIZES:
+        tiles = processor.tiles([Image.new("RGB", (width, height))])
+        ids = processor.image_block_ids(height, width)
+        assert found[f"{height}x{width}"] == {
+            "tiles": len(tiles), "tokens": ids.count(processor.image_token_id),
+        }, (height, width)  # fmt: skip
+    published = {"smolvlm2-256m": (17, 64), "smolvlm2-500m": (17, 64), "smolvlm2-2.2b": (17, 81),
+                 "nanovlm-450m": (17, 64), "tiny-vlm": (1, 16)}[name]  # fmt: skip
+    assert (found["224x224"]["tiles"], config.image_seq_len) == published
+
+
+def test_a_checkpoint_is_tiled_as_its_processor_does(tmp_path):
+    processor = build_processor(enlarge_images=False)
+    build_model(processor).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    found = picture_tokens(find_target(str(tmp_path)))
+    assert found["224x224"]["tiles"] == len(processor.tiles([Image.new("RGB", (224, 224))])) == 5
+
+
+def test_a_language_model_of_transformers_is_estimated_as_ours(tmp_path):
+    save_base(tmp_path / "native")
+    convert(str(tmp_path / "native"), tmp_path / "ours")
+    native, ours = (estimate(str(tmp_path / kind), length=64) for kind in ("native", "ours"))
+    assert native["parameters"] == ours["parameters"]
+    assert native["flops"]["per_step"] == pytest.approx(ours["flops"]["per_step"], rel=1e-3)
+    assert native["memory"]["optimizer"] == ours["memory"]["optimizer"]
+
+
+def test_the_merge_at_the_end_of_a_run_with_adapters_is_estimated(capsys):
+    facts = estimate("smollm2-135m", length=64, dtype="bfloat16", lora={"lora_r": 8})
+    memory = facts["memory"]
+    assert memory["merge"] == memory["weights"] + memory["optimizer"] + 4 * 134_515_008
+    assert "merge" not in estimate("tiny-text", length=64)["memory"]
+    assert main(["estimate", "tiny-text", "--length", "64", "--lora-r", "2"]) == 0
+    assert "merge" in capsys.readouterr().out

@@ -28,6 +28,7 @@ KINDS = {
     "lora on all parts": {"lora_parts": "[text, vision, connector]"},
     "dora, connector whole": {"use_dora": True, "lora_parts": "[text, vision]", "connector_learning_rate": 1e-2},
     "qlora, connector whole": {"load_in_4bit": True, "connector_learning_rate": 1e-2},
+    "eight bits": {"load_in_8bit": True, "lora_target_modules": "all-linear"},
     "encoder whole, unfrozen later": {"vision_learning_rate": 1e-2, "unfreeze_vision_at_step": 3},
     "a new token": {"lora_trainable_tokens": '["<end_of_utterance>"]'},
 }
@@ -255,6 +256,18 @@ def test_adapters_get_the_same_gradients_under_checkpointing(reentrant, base):
     assert all(torch.allclose(plain[name], checkpointed[name], atol=1e-6) for name in plain)
 
 
+def test_a_rank_above_the_width_and_an_unfreezing_after_the_end_are_warned_of(base, tmp_path, capsys):
+    keys = {"lora_r": 33, "max_steps": 1, "save_strategy": "no"}
+    late = {"vision_learning_rate": 1e-3, "unfreeze_vision_at_step": 1}
+    assert train.main(command_line(base, tmp_path / "a", **keys, **late)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "warning: lora_r 33 is more than the width of 14 of 14 layers with adapters (the narrowest has 16)" in said
+    assert "warning: unfreeze_vision_at_step 1 is not before the end of the run (1 steps)" in said
+    late["unfreeze_vision_at_step"], keys["lora_r"], keys["max_steps"] = 1, 16, 2
+    assert train.main(command_line(base, tmp_path / "b", **keys, **late)) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
 # Bad input ----------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +280,7 @@ def test_adapters_get_the_same_gradients_under_checkpointing(reentrant, base):
         ({"lora_target_modules": "[lm_head]"}, "no linear layer 'lm_head'"),
         ({"lora_parts": "[text, connector]", "lora_target_modules": "[q_proj]"}, "q_proj are no layers of connector"),
         ({"lora_parts": "[vision]", "lora_trainable_tokens": '["a"]'}, "lora_parts must name text"),
+        ({"load_in_4bit": True, "load_in_8bit": True}, "load_in_4bit and load_in_8bit exclude each other"),
         ({"use_bnb_nested_quant": True}, "no effect without load_in_4bit"),
         ({"model": "./nowhere"}, "there is no checkpoint ./nowhere"),
         ({"lora_r": 0}, "lora_r is 0"),

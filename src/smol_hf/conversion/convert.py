@@ -13,13 +13,25 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
-from smol_hf.conversion.checkpoint_files import give_usual_modes, read_json, read_torch_file, read_weights
+from smol_hf.conversion.checkpoint_files import (
+    ADAPTER_CONFIG,
+    give_usual_modes,
+    read_json,
+    read_torch_file,
+    read_weights,
+)
 from smol_hf.conversion.formats import Format, native_format, source_format
 from smol_hf.conversion.location import locate
 from smol_hf.conversion.meta_check import model_of
 from smol_hf.conversion.nanogpt import read_pt
 from smol_hf.conversion.native_folder import finish_native_folder
-from smol_hf.conversion.processors import copy_tokenizer, image_numbers, read_processor
+from smol_hf.conversion.processors import (
+    VOCABULARIES,
+    copy_tokenizer,
+    has_tokenizer,
+    image_numbers,
+    read_processor,
+)
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
@@ -49,7 +61,8 @@ def convert(
         num_attention_heads, rope_theta: what the tensors of a plain `.pt` file do not show.
 
     Returns:
-        `source`, `target` (kinds), `output`, `tensors`, `parameters` (per part and `total`), `seconds`.
+        `source`, `target` (kinds), `output`, `tensors`, `parameters` (per part and `total`), `notes` (what is
+        missing), `seconds`.
 
     Raises:
         ConversionError: with the reason. Nothing is written then.
@@ -61,6 +74,8 @@ def convert(
     fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
     path = locate(source, **fetch)
     tokenizer_folder = locate(tokenizer, **fetch) if tokenizer else None
+    if tokenizer_folder is not None and not has_tokenizer(tokenizer_folder):
+        raise ConversionError(f"--tokenizer {tokenizer}: no tokenizer there; expected {' or '.join(VOCABULARIES)}")
     if path.is_file():
         if path.suffix not in TORCH_FILES:
             raise ConversionError(f"{path}: a single file must be one of {', '.join(TORCH_FILES)}")
@@ -73,6 +88,7 @@ def convert(
     else:
         if num_attention_heads is not None or rope_theta is not None:
             raise ConversionError("--num-attention-heads and --rope-theta are for .pt files: a folder has its config")
+        refuse_other_trainers(path)
         config_json = read_json(path / "config.json")
         found = source_format(config_json)
         if found is None:
@@ -92,8 +108,32 @@ def convert(
         "output": str(output),
         "tensors": len(model.state_dict()),
         "parameters": parameters_per_part(model),
+        "notes": notes_on(output, config_json if path.is_dir() else {}),
         "seconds": round(time.monotonic() - started, 2),
     }
+
+
+def refuse_other_trainers(folder: Path) -> None:
+    """Raises ConversionError for a folder of a training program without a config.json, with the file to convert."""
+    files = sorted(path.name for path in folder.iterdir() if path.suffix in TORCH_FILES)
+    if (folder / "config.json").is_file() or not files or (folder / ADAPTER_CONFIG).is_file():
+        return
+    if "lit_model.pth" in files:
+        raise ConversionError(
+            f"{folder} is a folder of LitGPT: run `litgpt convert_from_litgpt {folder} OUT` first; a Llama-style "
+            "result can be converted"
+        )
+    raise ConversionError(f"{folder} has no config.json, but {files[0]}: give that file as the source")
+
+
+def notes_on(output: Path, config: dict) -> list[str]:
+    """What the written folder lacks to be asked, and what would add it."""
+    if has_tokenizer(output):
+        return []
+    is_vlm = read_json(output / "config.json").get("vision_config") is not None
+    what = "processor and no tokenizer" if is_vlm else "tokenizer"
+    name = config.get("lm_tokenizer") or "NAME"
+    return [f"it has no {what}, so it cannot be asked: convert again with --tokenizer {name}"]
 
 
 def refuse_occupied(output: Path) -> None:

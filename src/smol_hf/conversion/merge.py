@@ -49,7 +49,8 @@ def merge(
         revision: of the adapter; its configuration names the base's own.
 
     Returns:
-        `base`, `adapter` (kind), `output`, `parameters` (per part and `total`), `seconds`.
+        `base`, `source` (folder of the adapter), `adapter` (kind), `output`, `parameters` (per part and `total`),
+        `seconds`.
 
     Raises:
         ConversionError: when one of the two is not there, damaged, or not made for the other. Nothing is written.
@@ -76,6 +77,7 @@ def merge(
             write_generation_config(source, incomplete, merged)
     return {
         "base": str(base_folder),
+        "source": str(folder),
         "adapter": kind_of(config),
         "output": str(output),
         "parameters": parameters_per_part(merged),

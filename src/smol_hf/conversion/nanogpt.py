@@ -15,6 +15,35 @@ from smol_hf.conversion.gpt import from_gpt2, gpt_config
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
+# (a name that only this family's tensors have, family, what would work)
+OTHER_FAMILIES = (
+    (
+        r"^transformer\.h\.\d+\.attn\.c_q\.",
+        "nanochat",
+        "its layers (squared ReLU, normalised queries) are not those of our decoder; transformers has them as "
+        "NanoChatForCausalLM",
+    ),
+    (
+        r"^transformer\.h\.\d+\.(attn\.(attn|qkv)|norm_1)\.",
+        "LitGPT",
+        "run `litgpt convert_from_litgpt FOLDER OUT` first; a Llama-style result can be converted",
+    ),
+    (
+        r"^layers\.\d+\.attention\.wq\.",
+        "Meta's Llama release",
+        "convert it with transformers' convert_llama_weights_to_hf.py first",
+    ),
+    (
+        r"^layers\.\d+\.attn\.q_proj\.",
+        "torchtune",
+        "save it with torchtune's FullModelHFCheckpointer first",
+    ),
+    (
+        r"^gpt_neox\.layers\.\d+\.attention\.query_key_value\.",
+        "GPT-NeoX",
+        "our decoder does not compute it; smol-hf compose takes its folder as a language model of transformers",
+    ),
+)
 WRAPPERS = re.compile(r"^(_orig_mod\.|module\.)+")
 
 
@@ -46,7 +75,13 @@ def read_pt(
         return config, from_gpt2(tensors, config)
     if any(".self_attn.q_proj." in name for name in tensors):
         return llama_style(tensors, sizes, num_attention_heads, rope_theta)
-    raise ConversionError(f"neither GPT's nor Llama's tensors, first {next(iter(tensors))}")
+    for pattern, family, advice in OTHER_FAMILIES:
+        if found := next((name for name in tensors if re.search(pattern, name)), None):
+            raise ConversionError(f"these are tensors of {family} ({found}), which cannot be converted: {advice}")
+    raise ConversionError(
+        f"unknown tensors, first {next(iter(tensors))}; known are nanoGPT's (transformer.h.0.attn.c_attn.weight) and "
+        "Llama-style ones (model.layers.0.self_attn.q_proj.weight)"
+    )
 
 
 def heads(sizes: dict, given: int | None) -> int:

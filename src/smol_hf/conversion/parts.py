@@ -20,6 +20,7 @@ from transformers import (
 from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
 from smol_hf.conversion.formats import FORMATS, OURS, UNCHANGED
 from smol_hf.conversion.meta_check import compare_with, model_of
+from smol_hf.conversion.processors import VOCABULARIES, has_tokenizer
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
@@ -152,10 +153,9 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         ConversionError: when transformers does not load it, or it is a slow one.
     """
-    files = ("tokenizer.json", "tokenizer.model", "vocab.json")
-    if not any((folder / name).is_file() for name in files):
+    if not has_tokenizer(folder):
         # transformers would make an empty one, and every row of the embeddings would count as free.
-        raise ConversionError(f"{folder}: no tokenizer; expected one of {', '.join(files)}")
+        raise ConversionError(f"{folder}: no tokenizer; expected one of {', '.join(VOCABULARIES)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:

@@ -31,6 +31,13 @@ PROBES = (
 )
 
 
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in VOCABULARIES)
+
+
 def copy_tokenizer(source: Path, folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
@@ -64,7 +71,7 @@ def read_processor(texts: Path, source: Path, config: SmolHFConfig, kind: str) -
     Raises:
         ConversionError: for a tokenizer that has no token for images.
     """
-    if not any((texts / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    if not has_tokenizer(texts):
         return None
     tokenizer = AutoTokenizer.from_pretrained(texts, trust_remote_code=False)
     if kind == "nanovlm":

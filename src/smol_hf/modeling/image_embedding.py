@@ -106,7 +106,7 @@ class ImageEmbeddingMixin:
             # Other processes may hold images in this step. All must run the same modules, or gradient exchange
             # (DDP, FSDP) waits forever: look at one grey tile, and let it count for nothing.
             side = self.config.image_side
-            blank = torch.zeros(1, 3, side, side, dtype=self.dtype, device=inputs_embeds.device)
+            blank = torch.full((1, 3, side, side), 128, dtype=torch.uint8, device=inputs_embeds.device)
             nothing = self.encode_images(blank)[0].sum() * 0
             inputs_embeds = inputs_embeds + nothing.to(inputs_embeds.device, inputs_embeds.dtype)
         return inputs_embeds, None

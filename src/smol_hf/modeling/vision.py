@@ -4,8 +4,12 @@ uint8 tiles in, patch features out. The encoders differ in three ways that are s
 patches (CLIP, DINOv2), pixels given as patches (SigLIP2), and how their module is nested (transformers 4.57 and 5.x).
 """
 
+import math
+
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
+
+from .compatibility import forward_arguments
 
 
 def build_vision_model(config):
@@ -22,12 +26,37 @@ def normalize_tiles(pixel_values, config, dtype):
     """(tiles, 3, height, width): bytes become (x / 255 - mean) / std in `dtype`; floats are taken as normalised.
 
     Done here, on the model's device, because a byte is a quarter of a float32 on its way from the workers.
+
+    Raises:
+        ValueError: for integers that are not bytes, and for floats that no normalised image holds.
     """
     if pixel_values.dtype != torch.uint8:
+        check_normalized(pixel_values, config)
         return pixel_values.to(dtype)
     mean = torch.tensor(config.image_mean, dtype=dtype, device=pixel_values.device).view(1, 3, 1, 1)
     std = torch.tensor(config.image_std, dtype=dtype, device=pixel_values.device).view(1, 3, 1, 1)
     return (pixel_values.to(dtype) / 255 - mean) / std
+
+
+def check_normalized(pixel_values, config):
+    """Refuses bytes that were cast to another type: the answer would be wrong, and nothing would say so.
+
+    Normalised pixels lie between (0 - mean) / std and (1 - mean) / std. Four times this range is left on either side.
+    Values that are not finite are left alone: their NaN is seen later.
+    """
+    if not pixel_values.is_floating_point():
+        raise ValueError(f"pixel_values of {pixel_values.dtype}: give uint8, or floats that are normalised")
+    if torch.compiler.is_compiling() or pixel_values.device.type == "meta" or not pixel_values.numel():
+        return
+    lowest = min(-mean / std for mean, std in zip(config.image_mean, config.image_std))
+    highest = max((1 - mean) / std for mean, std in zip(config.image_mean, config.image_std))
+    margin = 4 * (highest - lowest)
+    least, most = torch.stack(torch.aminmax(pixel_values.detach())).tolist()  # one wait for the device, not two
+    if max(map(abs, (least, most))) < math.inf and (least < lowest - margin or most > highest + margin):
+        raise ValueError(
+            f"pixel_values are floats from {least:.4g} to {most:.4g}, but normalised images lie between {lowest:.4g} "
+            f"and {highest:.4g}: give the processor's uint8 tiles as they are, or (x / 255 - image_mean) / image_std"
+        )
 
 
 def as_patches(pixel_values, patch_size):
@@ -52,8 +81,34 @@ def encoder_outputs(vision_model, pixel_values, config, output_attentions=None, 
         patches, shape = as_patches(pixel_values, config.vision_config.patch_size)
         mask = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
         shapes = torch.tensor([shape] * len(patches), device=patches.device)
-        return vision_model(patches, mask, shapes, **keep)
-    return vision_model(pixel_values=pixel_values, **keep)
+        outputs = vision_model(patches, mask, shapes, **keep)
+    elif keep["output_hidden_states"] and hides_states(vision_model):
+        outputs = outputs_with_states(vision_model, pixel_values, keep)
+    else:
+        outputs = vision_model(pixel_values=pixel_values, **keep)
+    return outputs
+
+
+def hides_states(vision_model):
+    """Whether this is transformers 4.57's SigLIP, which keeps hidden states only inside of its wrapper."""
+    return not isinstance(vision_model, PreTrainedModel) and "output_hidden_states" not in forward_arguments(
+        vision_model
+    )
+
+
+def outputs_with_states(vision_model, pixel_values, keep):
+    """The outputs, with what each layer was given and what the last one returned."""
+    states = []
+    layers = vision_model.encoder.layers
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) for layer in layers]
+    hooks.append(vision_model.post_layernorm.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])))
+    try:
+        outputs = vision_model(pixel_values=pixel_values, **keep)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    outputs.hidden_states = tuple(states)
+    return outputs
 
 
 def patch_features(outputs, config):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from smol_hf.data.conversation import Conversation
 from smol_hf.data.mixture import FIRST_RECORDS, Data
 from smol_hf.data.record_use import RecordUse, describe_sources
 from smol_hf.data.skipped import SkippedSamples
+from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.lora import rank_warning
 
 
 def describe_samples(data: Data, arguments: DataArguments, skipped: SkippedSamples, steps: int | None) -> list[str]:
@@ -54,3 +58,17 @@ def describe_vocabulary(tokenizer, config) -> str:
     size, rows = len(tokenizer), config.get_text_config().vocab_size
     room = f", of {rows:,} that the model has room for: the others are never learned" if size < rows else ""
     return f"the tokenizer has {size:,} tokens{room}"
+
+
+def warnings_of(arguments: SmolTrainingArguments, model: nn.Module, lora_r: int) -> list[str]:
+    """Sentences about keys that do not do in this run what they are for."""
+    lines = []
+    first, steps = arguments.unfreeze_vision_at_step, arguments.max_steps
+    if first >= steps and arguments.part_learning_rates()["vision"] > 0 and hasattr(model, "vision_model"):
+        lines.append(
+            f"warning: unfreeze_vision_at_step {first:,} is not before the end of the run ({steps:,} steps): the "
+            "image encoder is never trained"
+        )
+    if rank := rank_warning(model, lora_r):
+        lines.append(rank)
+    return lines

@@ -29,8 +29,8 @@ from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG
 from smol_hf.training.config_keys import check_keys
-from smol_hf.training.model_arguments import OF_A_NEW_MODEL, ModelArguments
-from smol_hf.training.presets import TEXT, VISION, preset_config
+from smol_hf.training.model_arguments import ModelArguments
+from smol_hf.training.presets import TEXT, TILING, VISION, preset_config
 from smol_hf.training.recipes import RecipeError
 from smol_hf.training.sound_checkpoint import refuse_oversized
 from smol_hf.training.text_composition import (
@@ -141,11 +141,12 @@ def with_preset(arguments: ModelArguments) -> ModelArguments:
     """
     preset_config(arguments.preset)
     settings = VISION.get(arguments.preset) or {"text_config": TEXT[arguments.preset]}
+    settings = {**settings, **TILING.get(arguments.preset, {})}
     values = {}
     for name, value in settings.items():
         if isinstance(value, dict):
             values[name] = {**value, **(getattr(arguments, name) or {})}
-        elif name in OF_A_NEW_MODEL and getattr(arguments, name) == ModelArguments.__dataclass_fields__[name].default:
+        elif (known := ModelArguments.__dataclass_fields__.get(name)) and getattr(arguments, name) == known.default:
             values[name] = value
     return replace(arguments, **values)
 
@@ -243,7 +244,7 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
             text_config=text_config,
             vision_config=vision_config,
             connector_type=arguments.connector_type,
-            scale_factor=arguments.scale_factor,
+            scale_factor=arguments.scale_factor or 2,
             vision_feature_layer=arguments.vision_feature_layer,
             image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
             initializer_range=text_config.get("initializer_range", 0.02),

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.modeling.image_tiling import ImageTiler
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.training.estimate_target import OPTIMIZERS, Target, resolve
@@ -35,9 +35,12 @@ ADDED = ("adapters", "trained copies")
 
 
 def build_on_meta(target: Target) -> PreTrainedModel:
-    is_vlm = isinstance(target.config, SmolHFConfig)
+    classes = {
+        SmolHFConfig.model_type: SmolHFForConditionalGeneration._from_config,
+        SmolHFTextConfig.model_type: SmolHFForCausalLM._from_config,
+    }
     with torch.device("meta"):
-        model = (SmolHFForConditionalGeneration if is_vlm else SmolHFForCausalLM)._from_config(target.config)
+        model = classes.get(target.config.model_type, AutoModelForCausalLM.from_config)(target.config)
     model.to(getattr(torch, target.dtype))
     for part, path in part_modules(model).items():
         model.get_submodule(path).requires_grad_(part not in target.frozen)
@@ -53,10 +56,9 @@ def build_on_meta(target: Target) -> PreTrainedModel:
 def picture_tokens(target: Target) -> dict[str, dict[str, int]]:
     """Tiles and image tokens of pictures of some sizes, `height×width`."""
     config = target.config
-    tiler = ImageTiler(config.image_side, target.longest_edge or config.image_side, target.do_image_splitting)
     sizes = {}
     for height, width in PICTURES:
-        rows, columns = tiler.grid(height, width)
+        rows, columns = target.tiler.grid(height, width)
         tiles = rows * columns + 1
         sizes[f"{height}x{width}"] = {"tiles": tiles, "tokens": tiles * config.image_seq_len}
     return sizes
@@ -90,7 +92,8 @@ def estimate(
         `parameters`, `parameters_per_part` (with LoRA also what it adds, which is not in the sum),
         `trained_parameters`, `pictures` (see `picture_tokens`), `flops`
         (`per_step`, `per_tile`, `per_token`; forward and backward), `memory` in bytes (`weights`, `gradients`,
-        `optimizer`, `activations` and what else is alive at the peak, `peak`) of one process.
+        `optimizer`, `activations` and what else is alive at the peak, `peak` of a step; with LoRA also `merge`, the
+        peak at the end of the run, when the adapter is merged) of one process.
 
     Raises:
         RecipeError: for a target that is none, or values that do not fit.
@@ -111,7 +114,7 @@ def estimate(
             "of experts do)"
         ) from error
     states = traced["after_step"] - traced["weights"]
-    if target.lora is not None and target.lora.load_in_4bit:
+    if target.lora is not None and (target.lora.load_in_4bit or target.lora.load_in_8bit):
         saved, largest = quantised_bytes(model, target.lora)
         traced = {"weights": traced["weights"] - saved, "peak": traced["peak"] - saved + largest}
     shared = traced["weights"] + gradients + states
@@ -130,6 +133,8 @@ def estimate(
             "peak": traced["peak"] - shared + shared // shards,
         },
     }
+    if target.lora is not None:  # the base is read again in float32, beside the trained model
+        result["memory"]["merge"] = shared // shards - gradients // shards + 4 * result["parameters"]
     if isinstance(target.config, SmolHFConfig):
         result["pictures"] = picture_tokens(target)
     if tflops is not None:
@@ -149,9 +154,10 @@ def count_by_part(model: PreTrainedModel) -> dict[str, int]:
 
 
 def quantised_bytes(model: PreTrainedModel, lora: LoraArguments) -> tuple[int, int]:
-    """(bytes that four bits save, bytes of the largest layer, which is unpacked when it is computed).
+    """(bytes that four or eight bits save, bytes of the largest layer, which is unpacked when it is computed).
 
-    bitsandbytes keeps a float32 scale for each block of 64 weights, or one byte of it when the scales are quantised.
+    With four bits, bitsandbytes keeps a float32 scale for each block of 64 weights, or one byte of it when the scales
+    are quantised; with eight bits, one for each row.
     """
     head = model.get_output_embeddings()
     text = model.get_submodule(part_modules(model)["text"])
@@ -161,9 +167,11 @@ def quantised_bytes(model: PreTrainedModel, lora: LoraArguments) -> tuple[int, i
         if isinstance(layer, torch.nn.Linear) and layer is not head and ".lora_" not in path
     ]
     per_weight = 0.5 + (1 if lora.use_bnb_nested_quant else 4) / 64
+    if lora.load_in_8bit:
+        per_weight = 1 + 4 * sum(len(weight) for weight in layers) / max(sum(weight.numel() for weight in layers), 1)
     saved = sum(int(weight.numel() * (weight.element_size() - per_weight)) for weight in layers)
     if not layers:
-        raise RecipeError("load_in_4bit: the language model has no linear layers that bitsandbytes packs")
+        raise RecipeError("load_in_4bit, load_in_8bit: the language model has no linear layers to quantise")
     return saved, max(weight.numel() * weight.element_size() for weight in layers)
 
 

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoProcessor, PretrainedConfig
 
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.image_styles import build_tiler
 from smol_hf.training.composition import build_config_and_processor, texts_of
 from smol_hf.training.data import open_data
 from smol_hf.training.document_data import DocumentData
 from smol_hf.training.lora import freeze_what_has_no_adapter
 from smol_hf.training.lora_arguments import LoraArguments
+from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.parts import PARTS
-from smol_hf.training.presets import PRESETS, preset_config
+from smol_hf.training.presets import PRESETS, TEXT, preset_config
 from smol_hf.training.recipes import RecipeError, load_arguments, nearest
 from smol_hf.training.sound_checkpoint import refuse_oversized
 from smol_hf.training.traced_step import StepShape
@@ -38,8 +39,7 @@ class Target:
     config: PretrainedConfig
     batch_size: int = 1
     length: int = 1024
-    longest_edge: int | None = None
-    do_image_splitting: bool = True
+    tiler: Any = None  # cuts images as the processor does; None for a text-only model
     gradient_checkpointing: bool = False
     dtype: str = "float32"
     frozen: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class Target:
 
 
 def find_target(name: str) -> Target:
-    """A preset's name, a recipe's path, or the folder of a checkpoint of ours.
+    """A preset's name, a recipe's path, or the folder of a checkpoint: ours, or a language model of transformers.
 
     Raises:
         RecipeError: when it is none of them.
@@ -56,14 +56,16 @@ def find_target(name: str) -> Target:
     if path.suffix in (".yaml", ".yml"):
         return target_of_recipe(path)
     if name in PRESETS:
-        config = preset_config(name)
-        # As SmolVLM2 cuts its pictures: up to four tiles on the longer side, 1536 pixels with the large one.
-        edge = 4 * config.image_side if isinstance(config, SmolHFConfig) else None
-        return Target(name, config, longest_edge=edge)
+        if name in TEXT:
+            return Target(name, preset_config(name))
+        config, processor = build_config_and_processor(ModelArguments(preset=name), ())  # as training builds them
+        return Target(name, config, tiler=processor.tiler)
     if (path / "config.json").is_file():
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         refuse_oversized(config, name)
-        if config.model_type not in (SmolHFConfig.model_type, SmolHFTextConfig.model_type):
+        if isinstance(config, SmolHFConfig):
+            return Target(name, config, tiler=tiler_of(path, config))
+        if getattr(config, "vision_config", None) is not None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise RecipeError(f"{name} is a {config.model_type} model: convert it first (smol-hf convert)")
         return Target(name, config)
     if (path / "adapter_config.json").is_file():
@@ -72,6 +74,13 @@ def find_target(name: str) -> Target:
         f"{name} is no preset, no recipe (.yaml) and no folder of a checkpoint{nearest(name, list(PRESETS))}; "
         f"presets are {', '.join(PRESETS)}"
     )
+
+
+def tiler_of(folder: Path, config: SmolHFConfig):
+    """How the processor of a checkpoint cuts images; one tile where there is none."""
+    if not (folder / "processor_config.json").is_file():
+        return build_tiler("plain", config.image_side, config.image_side, False, True)
+    return AutoProcessor.from_pretrained(folder, trust_remote_code=False).tiler
 
 
 def target_of_recipe(path: Path) -> Target:
@@ -92,8 +101,7 @@ def target_of_recipe(path: Path) -> Target:
         config,
         batch_size=arguments.per_device_train_batch_size,
         length=data_arguments.context_length or 1024,
-        longest_edge=getattr(processor, "longest_edge", None),
-        do_image_splitting=getattr(processor, "do_image_splitting", True),
+        tiler=getattr(processor, "tiler", None),
         gradient_checkpointing=arguments.gradient_checkpointing,
         dtype=model_arguments.dtype,
         frozen=tuple(part for part, rate in arguments.part_learning_rates().items() if rate == 0),

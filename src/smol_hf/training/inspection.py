@@ -18,7 +18,13 @@ from smol_hf.training.composition import build_config_and_processor, texts_of
 from smol_hf.training.data import open_data, plan_of
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.recipes import RecipeError, apply_overrides, parse_command_line, parse_recipe, read_recipe
+from smol_hf.training.recipes import (
+    RecipeError,
+    apply_overrides,
+    parse_command_line,
+    parse_recipe,
+    read_recipe,
+)
 from smol_hf.training.run import TOKENIZER_SAMPLES, context_length, recipe_errors
 
 DEFAULT_SEED = 42  # TrainingArguments'

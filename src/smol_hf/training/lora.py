@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -45,23 +46,41 @@ def freeze_what_has_no_adapter(arguments: LoraArguments, training_arguments) -> 
 
 
 def quantization_config(arguments: LoraArguments, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """Four bits for the linear layers of the language model; encoder, connector and head stay in `dtype`.
+    """Four or eight bits for the linear layers of the language model; encoder, connector and head stay in `dtype`.
 
     Raises:
         RecipeError: when bitsandbytes is not installed.
     """
-    if not arguments.load_in_4bit:
+    if not (arguments.load_in_4bit or arguments.load_in_8bit):
         return None
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise RecipeError('load_in_4bit needs bitsandbytes: pip install "smol_hf[qlora]"') from error
+        key = "load_in_4bit" if arguments.load_in_4bit else "load_in_8bit"
+        raise RecipeError(f'{key} needs bitsandbytes: pip install "smol_hf[qlora]"') from error
     return BitsAndBytesConfig(
-        load_in_4bit=True,
+        load_in_4bit=arguments.load_in_4bit,
+        load_in_8bit=arguments.load_in_8bit,
         bnb_4bit_quant_type=arguments.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=arguments.use_bnb_nested_quant,
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=["vision_model", "connector", "lm_head", "embed_out"],
+    )
+
+
+def rank_warning(model: nn.Module, rank: int) -> str | None:
+    """A sentence for adapters whose rank is more than the width of their layer, which then learns no more."""
+    widths = [
+        min(layer.in_features, layer.out_features)
+        for layer in model.modules()
+        if isinstance(layer, LoraLayer) and hasattr(layer, "in_features")
+    ]
+    narrow = [width for width in widths if width < rank]
+    if not narrow:
+        return None
+    return (
+        f"warning: lora_r {rank} is more than the width of {len(narrow)} of {len(widths)} layers with adapters (the "
+        f"narrowest has {min(narrow)}): a rank above the width costs memory and learns no more"
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from smol_hf.training.argument_values import default_of
 from smol_hf.training.parts import PARTS
 
+ALL_LINEAR = "all-linear"  # PEFT's name for what is done by default
+
 
 @dataclass
 class LoraArguments:
@@ -24,7 +26,8 @@ class LoraArguments:
     lora_alpha: int = field(default=32, metadata={"help": "The updates count lora_alpha / lora_r."})
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout of what goes into the updates."})
     lora_target_modules: list[str] | None = field(
-        default=None, metadata={"help": "Names of layers such as q_proj; all linear ones but the head by default."}
+        default=None,
+        metadata={"help": "Names of layers such as q_proj; by default all-linear: all linear ones but the head."},
     )
     lora_trainable_tokens: list[str] | None = field(
         default=None, metadata={"help": "Tokens whose embeddings are trained too, such as new ones."}
@@ -32,6 +35,7 @@ class LoraArguments:
     use_dora: bool = field(default=False, metadata={"help": "DoRA: learn the length of each row as well."})
     use_rslora: bool = field(default=False, metadata={"help": "Count the updates lora_alpha / √lora_r."})
     load_in_4bit: bool = field(default=False, metadata={"help": "QLoRA: the language model's layers in four bits."})
+    load_in_8bit: bool = field(default=False, metadata={"help": "Or in eight bits."})
     bnb_4bit_quant_type: str = field(default="nf4", metadata={"help": "nf4 or fp4."})
     use_bnb_nested_quant: bool = field(default=False, metadata={"help": "Quantise the scales too."})
 
@@ -49,6 +53,10 @@ class LoraArguments:
             raise ValueError(f"bnb_4bit_quant_type is {self.bnb_4bit_quant_type!r}: choose nf4 or fp4")
         if self.lora_trainable_tokens and "text" not in self.lora_parts:
             raise ValueError("lora_trainable_tokens are of the language model: lora_parts must name text")
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("load_in_4bit and load_in_8bit exclude each other")
+        if self.lora_target_modules == [ALL_LINEAR]:
+            self.lora_target_modules = None
         if not self.load_in_4bit and (self.bnb_4bit_quant_type != "nf4" or self.use_bnb_nested_quant):
             raise ValueError("bnb_4bit_quant_type and use_bnb_nested_quant have no effect without load_in_4bit: true")
         if not self.use_peft:

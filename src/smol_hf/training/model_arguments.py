@@ -26,7 +26,8 @@ class ModelArguments(LoraArguments):
     preset: str | None = field(
         default=None,
         metadata={
-            "help": "A published model's sizes, such as smolvlm2-256m, with random weights; the keys below count more."
+            "help": "A published model's sizes and image tiling, such as smolvlm2-256m, with random weights; the keys "
+            "below count more."
         },
     )
     vision_config: dict[str, Any] | None = field(
@@ -36,7 +37,10 @@ class ModelArguments(LoraArguments):
         default=None, metadata={"help": "Language model: model_type (smol_hf_text by default) and sizes."}
     )
     connector_type: str = field(default="pixel_shuffle", metadata={"help": "pixel_shuffle, linear or mlp."})
-    scale_factor: int = field(default=2, metadata={"help": "Side of the square of patches that becomes one token."})
+    scale_factor: int | None = field(
+        default=None,
+        metadata={"help": "Side of the square of patches that becomes one token; by default the preset's, or 2."},
+    )
     vision_feature_layer: int = field(
         default=-1, metadata={"help": "Layer of the image encoder that is read: the last; LLaVA reads the one before."}
     )
@@ -63,7 +67,9 @@ class ModelArguments(LoraArguments):
     )
     longest_edge: int | None = field(
         default=None,
-        metadata={"help": "Pixels to which a picture's longer side is brought; the tile size by default."},
+        metadata={
+            "help": "Pixels to which an image's longer side is brought; by default the preset's or the tile size."
+        },
     )
     do_image_splitting: bool = field(default=True, metadata={"help": "Cut large pictures into tiles and an overview."})
     enlarge_images: bool = field(

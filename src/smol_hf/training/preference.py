@@ -29,7 +29,7 @@ from smol_hf.training.console import LogCallback
 from smol_hf.training.hardware import hardware
 from smol_hf.training.interruption import train_until_stopped
 from smol_hf.training.loader import FILE_NAME as DATA_STATE
-from smol_hf.training.lora import lora_config
+from smol_hf.training.lora import lora_config, rank_warning
 from smol_hf.training.lora_arguments import LoraArguments
 from smol_hf.training.mixture_report import FILE_NAME as MIXTURE
 from smol_hf.training.model_arguments import ModelArguments
@@ -177,6 +177,8 @@ def train(
     if writes:
         how = "turns of a conversation" if encoder.chat is not None else "continuations of a text (no chat template)"
         console.print(f"{used:,} pairs from {source.name}, {how}; {skipped.summary()}", soft_wrap=True)
+        if warning := rank_warning(trainer.model, model_arguments.lora_r):
+            console.print(warning, soft_wrap=True)
         for line in describe_ignored(pairs.ignored):
             console.print(line, soft_wrap=True)
         for change in changes:

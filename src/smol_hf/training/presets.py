@@ -75,8 +75,12 @@ TEXT = {
 # SmolVLM's head is not tied.
 SMOLVLM_TEXT = {"vocabulary": 49280, "tie_word_embeddings": False}
 VISION = {
-    "smolvlm2-256m": {"vision_config": SIGLIP_BASE_512, "text_config": small(100000.0, 8192, **SMOLVLM_TEXT)},
-    "smolvlm2-500m": {"vision_config": SIGLIP_BASE_512, "text_config": medium(100000.0, 8192, **SMOLVLM_TEXT)},
+    "smolvlm2-256m": {
+        "vision_config": SIGLIP_BASE_512, "text_config": small(100000.0, 8192, **SMOLVLM_TEXT), "scale_factor": 4,
+    },
+    "smolvlm2-500m": {
+        "vision_config": SIGLIP_BASE_512, "text_config": medium(100000.0, 8192, **SMOLVLM_TEXT), "scale_factor": 4,
+    },
     "smolvlm2-2.2b": {
         "vision_config": SIGLIP_SO400M_384,
         "text_config": large(273768.0, 8192, **SMOLVLM_TEXT),
@@ -88,7 +92,7 @@ VISION = {
     },
     "nanovlm-450m": {
         "vision_config": SIGLIP_BASE_512, "text_config": medium(100000.0, 8192, vocabulary=49218),
-        "image_token_id": 49152, "image_mean": [0.0] * 3, "image_std": [1.0] * 3,
+        "scale_factor": 4, "image_token_id": 49152, "image_mean": [0.0] * 3, "image_std": [1.0] * 3,
     },
     "llava-smollm2-1.7b": {
         "vision_config": CLIP_LARGE_336, "text_config": large(130000.0, 8192, vocabulary=49280),
@@ -100,6 +104,14 @@ VISION = {
         "scale_factor": 2, "image_token_id": 4,
     },
 }  # fmt: skip
+
+# How the published processors cut an image; the others see one tile.
+TILING = {
+    "smolvlm2-256m": {"longest_edge": 2048},
+    "smolvlm2-500m": {"longest_edge": 2048},
+    "smolvlm2-2.2b": {"longest_edge": 1536},
+    "nanovlm-450m": {"longest_edge": 2048},
+}
 
 PRESETS = (*TEXT, *VISION)
 

@@ -24,6 +24,7 @@ from smol_hf.training.argument_values import refuse_unquoted
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.model_arguments import ModelArguments
+from smol_hf.training.shipped_recipes import find_recipe
 from smol_hf.training.values import StrictLoader, takes_text, value_of
 from smol_hf.wording import nearest
 
@@ -50,11 +51,15 @@ def known_keys(classes: tuple[type, ...] = ARGUMENT_CLASSES) -> list[str]:
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The keys and values of a YAML file. Raises RecipeError, naming the file."""
+    """The keys and values of a YAML file, or of a recipe that ships with the package. Raises RecipeError, naming the
+    file."""
+    if not Path(path).exists():
+        try:
+            path = find_recipe(str(path))
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
     try:
         recipe = yaml.load(Path(path).read_text(encoding="utf-8"), StrictLoader)
-    except FileNotFoundError as error:
-        raise RecipeError(f"the recipe {path} does not exist") from error
     except (yaml.YAMLError, RecipeError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path}: {error}") from error
     if not isinstance(recipe, dict):
@@ -211,3 +216,12 @@ def load_arguments(command_line: Sequence[str], classes: tuple[type, ...] = ARGU
     path, overrides = parse_command_line(command_line, classes)
     recipe = apply_overrides(read_recipe(path) if path is not None else {}, overrides)
     return recipe, *parse_recipe(recipe, classes, classes)
+
+
+def ask_for_data(recipe: dict) -> None:
+    """Raises RecipeError for a recipe that names no data: the embedded digits are for those who ask for them."""
+    if all(recipe.get(key) is None for key in ("data", "mixture", "documents")):
+        raise RecipeError(
+            "data is missing: name a file, a folder or a dataset of the Hub, e.g. data: my.jsonl (or mixture, "
+            "documents), or begin with a recipe such as --config quickstart/digits (smol-hf recipes list)"
+        )

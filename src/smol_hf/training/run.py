@@ -24,7 +24,7 @@ from smol_hf.data.shares import PlannedMixture
 from smol_hf.data.shortened_samples import ShortenedSamples
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.tokenizer_of import is_language_model, tokenizer_of
-from smol_hf.training.announcement import describe_pictures, describe_samples, describe_vocabulary
+from smol_hf.training.announcement import describe_pictures, describe_samples, describe_vocabulary, warnings_of
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.composition import build_model_and_processor, texts_of
@@ -170,6 +170,8 @@ def train(
             print_failed(console, mixture)
         if not is_language_model(processor):
             console.print(describe_pictures(processor), soft_wrap=True)
+        for line in warnings_of(arguments, model, model_arguments.lora_r):
+            console.print(line, soft_wrap=True)
         print_parameter_table(counts, trainer.freeze_schedule)
         output_dir.mkdir(parents=True, exist_ok=True)
         resolved = resolve_recipe(recipe, model_arguments, data_arguments, arguments)

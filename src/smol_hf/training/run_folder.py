@@ -31,6 +31,7 @@ CAUSES = {
     errno.EROFS: "{path} is on a read-only disk: choose another output_dir",
     errno.EACCES: "{path} cannot be written or read (permission denied): change its permissions, or choose another",
     errno.EPERM: "{path} cannot be written or read (not permitted): change its permissions, or choose another",
+    errno.ENOTDIR: "{path} cannot be a folder, since a part of its path is a file: choose another one",
     errno.ENAMETOOLONG: "the name {path} is too long: choose a shorter one",
     errno.EIO: "the disk of {path} reports an input/output error: check the disk",
     errno.EMFILE: "the process has too many open files: raise the limit (ulimit -n)",

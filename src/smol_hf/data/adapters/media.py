@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import reprlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from smol_hf.data.adapters.registry import Place
 from smol_hf.data.conversation import ImagePart, SampleError, VideoPart
@@ -13,6 +16,10 @@ from smol_hf.data.conversation import ImagePart, SampleError, VideoPart
 Media = ImagePart | VideoPart
 TO_DO = "download it and give the path of the file, or allow the host of an image under fetch_images"
 LONGEST_PATH = 4096
+# How the base64 of an image begins: PNG, JPEG, GIF, WebP, BMP, TIFF of both byte orders, JPEG 2000 and AVIF.
+BASE64_SIGNATURES = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0AK", "AAAA", "/0//UQ")
+SHORTEST_BASE64 = 60  # characters: no image is smaller
+FORMS = ("url", "base64")  # of an image in a mapping, as OpenAI's image_url has them
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
 
 
@@ -21,18 +28,26 @@ def media_under(record: dict[str, Any], key: str, kind: type[Media], place: Plac
     given = [each for each in (key, f"{key}s") if not is_none(record.get(each))]
     if len(given) > 1:
         raise SampleError(place.where, f"has {key}s under '{key}' and under '{key}s': keep one of the two")
-    return media_parts(record[given[0]], given[0], kind, place) if given else []
+    if not given:
+        return []
+    value = record[given[0]]
+    if isinstance(value, list):
+        value = [item for item in value if not is_none(item)]
+    return media_parts(value, given[0], kind, place)
 
 
 def is_none(value: Any) -> bool:
-    """Whether a field holds no image: null, an empty text or list, or an object without bytes and path."""
+    """Whether a field says that there is no image: null, an empty text, list or mapping, or {"bytes": null}."""
     if isinstance(value, dict):
-        return set(value) <= {"bytes", "path"} and not any(value.values())
-    return value is None or (isinstance(value, (str, list)) and not value)
+        return all(is_none(each) for each in value.values())
+    if isinstance(value, list):
+        return all(is_none(each) for each in value)
+    return value is None or value in ("", b"")
 
 
 def media_parts(value: Any, key: str, kind: type[Media], place: Place) -> list[Media]:
-    """One part for each path, bytes or {"bytes", "path"} (an undecoded column of `datasets`) in `value`.
+    """One part for each path, bytes, base64, `data:` URL or {"bytes", "path"} (an undecoded column of `datasets`) in
+    `value`.
 
     Args:
         value: one such thing, or a list of them.
@@ -48,6 +63,13 @@ def media_part(item: Any, key: str, kind: type[Media], place: Place) -> Media:
         content, path = item, None
     elif isinstance(item, dict) and {"bytes", "path"} & set(item):
         content, path = item.get("bytes"), item.get("path")
+    elif isinstance(item, dict) and is_none({name: item[name] for name in item if name not in FORMS}):
+        given = [item[name] for name in FORMS if not is_none(item.get(name))]
+        path = given[0] if len(given) == 1 else item
+    content = None if content == "" else content
+    text = content if content is not None else path
+    if kind is ImagePart and isinstance(text, str):
+        content = decoded(text, key, place.where) or content
     if isinstance(path, str) and path.lower().endswith(VIDEO_SUFFIXES):
         kind = VideoPart
     if content is None and place.addresses and kind is ImagePart and is_address(path):
@@ -57,6 +79,22 @@ def media_part(item: Any, key: str, kind: type[Media], place: Place) -> Media:
     if not isinstance(content, bytes):
         raise SampleError(place.where, f"{key} holds {type(content).__name__} as 'bytes': it must be an encoded file")
     return kind(content=content)
+
+
+def decoded(text: str, key: str, where: str) -> bytes | None:
+    """The image within a `data:` URL or base64; None for any other text."""
+    if text.lower().startswith("data:image/"):
+        head, _, body = text.partition(",")
+        try:
+            return base64.b64decode(body, validate=True) if head.endswith(";base64") else unquote_to_bytes(body)
+        except binascii.Error as error:
+            raise SampleError(where, f"{key} is a data: URL whose base64 is damaged ({error})") from error
+    if len(text) < SHORTEST_BASE64 or not text.startswith(BASE64_SIGNATURES):
+        return None
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error:
+        return None  # a path that begins like it
 
 
 def is_address(item: Any) -> bool:

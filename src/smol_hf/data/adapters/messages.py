@@ -23,7 +23,7 @@ from smol_hf.data.adapters.dialogue import (
     with_system,
 )
 from smol_hf.data.adapters.fields import Fields, label
-from smol_hf.data.adapters.media import Media, media_parts, media_under
+from smol_hf.data.adapters.media import Media, is_none, media_parts, media_under
 from smol_hf.data.adapters.ratings import written_ratings
 from smol_hf.data.adapters.registry import Place, adapter
 from smol_hf.data.adapters.turn_keys import (
@@ -39,7 +39,7 @@ from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, Sa
 KINDS = {"image": ImagePart, "video": VideoPart}
 BESIDE = ("image", "images", "video", "videos", "turn_ratings", "source", *SYSTEM_KEYS)  # read with all chat messages
 CONVERSATIONS = ("messages", "conversations", "texts", "sentences", "global")
-PART_KEYS = ("type", "text", "image", "video", "path", "url")
+PART_KEYS = ("type", "text", "image", "video", "path", "url", "image_url", "base64")
 
 
 @adapter(
@@ -110,7 +110,7 @@ def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Pla
             content = [{"type": "text", "text": content}]
         parts: list[Part] = []
         for part in [] if content == [] else list_of_objects(content, f"content of message {number}", where):
-            kind = part.get("type")
+            kind = "image" if part.get("type") == "image_url" else part.get("type")  # OpenAI's name
             if any(is_given(part.get(key)) and not part[key] for key in TRAIN_KEYS):
                 problem = "has a part that is marked as not trained: mark the whole message, or split it"
                 raise SampleError(where, f"message {number} {problem}")
@@ -140,7 +140,8 @@ def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Pla
 
 def named_media(part: dict, kind: str, number: int, place: Place) -> list[Media]:
     """The media that a part names itself; none when it stands for the next one beside the messages."""
-    given = [part[key] for key in (kind, "path", "url") if part.get(key) is not None]
+    keys = (kind, "path", "url", *(("image_url", "base64") if kind == "image" else ()))
+    given = [part[key] for key in keys if not is_none(part.get(key))]
     if len(given) > 1:
         raise SampleError(place.where, f"message {number} has a part with several {kind}s: keep one")
     return media_parts(given[0], f"{kind} of message {number}", KINDS[kind], place) if given else []

@@ -1,0 +1,60 @@
+"""The recipes that ship with the package, found by their names from any folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from smol_hf.resources import resource_path
+from smol_hf.wording import nearest
+
+MIXTURES = "mixtures"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """{name: path}; a name is the path below `recipes/` without `.yaml`, such as quickstart/digits."""
+    root = resource_path("recipes")
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """The path of a shipped recipe: by its name, with or without `recipes/` before it and `.yaml` after it, or by the
+    last part of its name where no other recipe has it.
+
+    Raises:
+        ValueError: where there is none, or several, naming what there is.
+    """
+    recipes = shipped_recipes()
+    wanted = name.removeprefix("recipes/").removesuffix(".yaml")
+    if wanted in recipes:
+        return recipes[wanted]
+    found = [each for each in recipes if each.rpartition("/")[2] == wanted]
+    if len(found) == 1:
+        return recipes[found[0]]
+    if found:
+        raise ValueError(f"several recipes are called {wanted}: choose {' or '.join(found)}")
+    known = [*recipes, *(each.rpartition("/")[2] for each in recipes)]
+    hint = nearest(wanted, known) or ": smol-hf recipes list shows those of the package"
+    raise ValueError(f"the recipe {name} does not exist{hint}")
+
+
+def purpose_of(path: Path) -> str:
+    """The first sentence of the comment that a recipe begins with, on one line."""
+    words: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        words += line.lstrip("# ").split()
+        if words and words[-1].endswith("."):
+            break
+    text = " ".join(words)
+    return text.partition(". ")[0].rstrip(".")
+
+
+def command_of(name: str) -> str:
+    """The command that takes this recipe as its `--config`."""
+    text = shipped_recipes()[name].read_text(encoding="utf-8")
+    if name.startswith(f"{MIXTURES}/"):
+        return "mixture"
+    if "\ndocuments:" in text:
+        return "pretrain"
+    return "dpo" if name.rpartition("/")[2].startswith("dpo") else "train"
