@@ -134,6 +134,8 @@ def test_fields_that_are_not_used_are_named():
     record = {"id": 7, "messages": [turn, assistant("!", score=0)], "score": 5, "url": None, "source": "web"}
     assert adapt(record, PLACE).ignored == ("messages[].name", "messages[].score", "score")
     assert adapt({"image": "a.png", "caption": "x", "tags": ["a"]}, Place("a:1", ".")).ignored == ("tags",)
+    marked = {"messages": [user("?") | {"train": True}, assistant("!", train=True)]}
+    assert adapt(marked, PLACE).ignored == ("messages[].train of other turns than answers",)
     part = {"type": "text", "text": "?", "cache_control": {"type": "ephemeral"}}
     assert adapt({"messages": [user([part]), assistant("!")]}, PLACE).ignored == (
         "messages[].content[].cache_control",

@@ -96,3 +96,16 @@ def test_the_roles_of_tools_and_developers():
 )
 def test_what_is_wrong_with_a_record_is_said(record, problem):
     assert problem in fault_of(record)
+
+
+@pytest.mark.parametrize("image", [None, "", [], {"bytes": None}, {"bytes": None, "path": None}])
+def test_an_empty_image_is_none(image):
+    for record in (
+        {"question": "What?", "answer": "A cat."},
+        {"messages": [ASKED, SAID]},
+        {"conversations": SHAREGPT},
+        {"prompt": "What?", "completion": "A cat."},
+    ):
+        assert adapt({"image": image, **record}, PLACE) == PAIR
+        if "conversations" not in record:
+            assert adapt({"image": image, "images": ["cat.png"], **record}, PLACE).images == [CAT]

@@ -39,7 +39,7 @@ from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, Sa
 KINDS = {"image": ImagePart, "video": VideoPart}
 BESIDE = ("image", "images", "video", "videos", "turn_ratings", "source", *SYSTEM_KEYS)  # read with all chat messages
 CONVERSATIONS = ("messages", "conversations", "texts", "sentences", "global")
-PART_KEYS = ("type", "text", "image", "video", "path", "url")
+PART_KEYS = ("type", "text", "image", "video", "path", "url", "image_url", "base64")
 
 
 @adapter(

@@ -17,6 +17,7 @@ UNSUPPORTED_TURN = (
 )  # fmt: skip
 # The same of a whole record.
 UNSUPPORTED_RECORD = ("tools", "functions", "chat_template_kwargs", "tool_choice")
+ANSWERING = ("assistant", "gpt", "model")  # names of the role that answers
 SYSTEM_KEYS = ("system", "system_prompt")
 IDENTIFIERS = (
     "id", "uid", "uuid", "idx", "index", "sample_id", "question_id", "conversation_id", "prompt_id", "image_id",
@@ -54,7 +55,9 @@ def is_trained(turn: dict, role: str, number: int, where: str) -> bool:
     for key, value in marks.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
             raise SampleError(
-                where, f"message {number}: {key!r} is {value!r}, which cannot be honoured: use 0, 1, true or false"
+                where,
+                f"message {number}: {key!r} is {value!r}, which cannot be honoured: use 0, 1, true or false, or train "
+                f"without it (ignore_fields: [{key}])",
             )
     if len({bool(value) for value in marks.values()}) > 1:
         raise SampleError(where, f"message {number}: {' and '.join(map(repr, marks))} contradict each other: keep one")
@@ -93,7 +96,8 @@ def system_text(record: dict, where: str) -> str | None:
 
 
 def ignored_turn_keys(turns: Iterable[dict], known: Iterable[str], name: str) -> tuple[str, ...]:
-    """The names of keys that hold something in a turn and are not read, such as `messages[].name`.
+    """The names of keys that hold something in a turn and are not read, such as `messages[].name`. A mark that asks to
+    train another turn than the assistant's is one of them.
 
     Args:
         known: keys that the adapter reads.
@@ -102,7 +106,10 @@ def ignored_turn_keys(turns: Iterable[dict], known: Iterable[str], name: str) ->
     known = {*known, *IDENTIFIERS}
     found: dict[str, None] = {}
     for turn in turns:
+        is_answer = turn.get("role", turn.get("from")) in (None, *ANSWERING)
         for key, value in turn.items():
+            if key in TRAIN_KEYS and key in known and value and not is_answer:
+                found[f"{name}[].{key} of other turns than answers"] = None
             if key not in known and is_given(value) and not (key in UNSUPPORTED_TURN and not says_something(value)):
                 found[f"{name}[].{key}"] = None
     return tuple(found)
