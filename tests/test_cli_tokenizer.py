@@ -78,7 +78,7 @@ def test_what_was_trained_is_said_with_the_next_command(here, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["corpus.txt", "--vocab-size", "100"], "vocab_size must be at least 274"),
+        (["corpus.txt", "--vocab-size", "100"], "vocab_size must be at least 275"),
         (["nowhere.txt"], "nowhere.txt does not exist"),
         (["pages.jsonl", "--text-key", "bdy"], "pages.jsonl:1: has no key 'bdy': did you mean 'body'?"),
         (["corpus.txt", "--text-key", "body"], "text_key belongs to records"),

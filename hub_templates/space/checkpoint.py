@@ -71,6 +71,10 @@ def read_or_draw(auto_class, folder: Path, config, options: dict):
         torch.manual_seed(0)
         return auto_class.from_config(config, **options).to(dtype if dtype != "auto" else config.dtype), RANDOM
     model, found = auto_class.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+    if broken := [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]:
+        raise Problem(
+            f"{folder.name} holds NaN or infinity in {len(broken)} weights, first {broken[0]}: it is damaged"
+        )
     if missing := sorted(found["missing_keys"]):
         total = len({tensor.data_ptr() for tensor in model.parameters()})
         return model, (

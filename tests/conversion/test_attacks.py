@@ -229,7 +229,7 @@ def test_a_base_that_lacks_a_tensor_is_not_merged_and_not_trained(ours, tmp_path
     with pytest.raises(ConversionError, match=r"connector\.proj\.weight"):
         merge(str(adapter), tmp_path / "merged", base=str(ours))
     command = ["--model", str(ours), "--output_dir", str(tmp_path / "run"), "--max_steps", "1", "--use_cpu", "true"]
-    assert train.main(command) == 1
+    assert train.main([*command, "--data", "digits"]) == 1
     assert "1 tensors are missing, first connector.proj.weight" in capsys.readouterr().err
 
 
@@ -243,7 +243,7 @@ def test_what_peft_saves_alone_gets_the_bases_processor(ours, tmp_path):
 
 def test_a_run_does_not_overwrite_the_model_it_begins_with(ours, tmp_path, capsys):
     shutil.copytree(ours, tmp_path / "run" / "checkpoint")
-    common = ["--max_steps", "1", "--use_cpu", "true", "--output_dir", str(tmp_path / "run")]
+    common = ["--data", "digits", "--max_steps", "1", "--use_cpu", "true", "--output_dir", str(tmp_path / "run")]
     assert train.main(["--model", str(tmp_path / "run" / "checkpoint"), *common]) == 1
     assert "what this run would write its result to" in capsys.readouterr().err
     adapter = adapter_of(ours, tmp_path / "adapter", target_modules=["q_proj"])

@@ -95,12 +95,13 @@ def test_the_language_models_own_template_is_kept_with_places_for_images(templat
     assert facts["end_tokens"][0] == end
 
 
-def test_the_answers_of_a_known_template_are_labelled(encoder, tmp_path):
-    text = save_language_model(tmp_path / "text", chat_tokenizer(SMOLLM2_INSTRUCT))
+@pytest.mark.parametrize(("template", "end"), [(SMOLLM2_INSTRUCT, "<|im_end|>"), (LLAMA3, "<|eot_id|>")])
+def test_the_answers_of_a_kept_template_are_labelled(template, end, encoder, tmp_path):
+    text = save_language_model(tmp_path / "text", chat_tokenizer(template))
     compose(encoder, text, tmp_path / "out", longest_edge=48)
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
     _, labels = processor.encode_text(TURNS[:2], [])
-    assert processor.tokenizer.decode([label for label in labels if label != -100]) == "Nobody.<|im_end|>"
+    assert processor.tokenizer.decode([label for label in labels if label != -100]) == f"Nobody.{end}"
 
 
 def test_a_base_model_gets_no_end_token_that_it_has_not_learned(encoder, tmp_path):

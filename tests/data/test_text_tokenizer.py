@@ -68,7 +68,7 @@ def test_any_text_comes_back_without_special_tokens(tokenizer, text):
 
 
 def test_what_the_tokens_are(tokenizer):
-    assert len(tokenizer) == 700 and MINIMUM_VOCAB_SIZE == 18 + 256
+    assert len(tokenizer) == 700 and MINIMUM_VOCAB_SIZE == 18 + 256 + 1
     assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(18))
     assert set(tokenizer.all_special_tokens) == set(SPECIAL_TOKENS)
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token) == (0, 0, "<|pad|>")
@@ -77,8 +77,8 @@ def test_what_the_tokens_are(tokenizer):
     assert tokenizer("plain")["input_ids"] == tokenizer("plain", add_special_tokens=False)["input_ids"]
     assert tokenizer("<|im_start|>a<|im_end|>")["input_ids"][::2] == [1, 2]
     assert len(tokenizer("x" * 20_000)["input_ids"]) <= tokenizer.model_max_length
-    with pytest.raises(ValueError, match=r"vocab_size must be at least 274, for 18 special tokens.*got 273"):
-        train_text_tokenizer([], vocab_size=273)
+    with pytest.raises(ValueError, match=r"vocab_size must be at least 275, for 18 special tokens.*got 274"):
+        train_text_tokenizer([], vocab_size=274)
 
 
 def test_special_tokens_in_the_texts_are_text():
@@ -174,7 +174,7 @@ def test_a_text_that_cannot_be_read_stops_it_and_leaves_nothing(tmp_path):
         write_text_tokenizer([open_documents(str(tmp_path / "late.txt"))], tmp_path / "mine", vocab_size=300)
     with pytest.raises(SampleError, match="a and b: there is no text in its documents"):
         write_text_tokenizer([Given("a", [""]), Given("b", [])], tmp_path / "mine", vocab_size=300)
-    with pytest.raises(ValueError, match="vocab_size must be at least 274"):
+    with pytest.raises(ValueError, match="vocab_size must be at least 275"):
         write_text_tokenizer([Given("a", ["a"])], tmp_path / "mine", vocab_size=3)
     with pytest.raises(ValueError, match="max_bytes is -1"):
         write_text_tokenizer([Given("a", ["a"])], tmp_path / "mine", vocab_size=300, max_bytes=-1)

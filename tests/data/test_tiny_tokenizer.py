@@ -6,6 +6,7 @@ import random
 import time
 
 import pytest
+from helpers import build_processor
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -77,11 +78,11 @@ def test_digits_stay_single_and_words_become_short(tokenizer):
 
 
 def test_vocabulary_is_limited():
-    assert MINIMUM_VOCAB_SIZE == 299
-    assert len(build_tiny_tokenizer([], vocab_size=500)) == 299
+    assert MINIMUM_VOCAB_SIZE == 300
+    assert len(build_tiny_tokenizer([], vocab_size=500)) == 300
     assert len(build_tiny_tokenizer(page_texts(), vocab_size=320)) == 320
-    with pytest.raises(ValueError, match=r"vocab_size must be at least 299.*got 298"):
-        build_tiny_tokenizer([], vocab_size=298)
+    with pytest.raises(ValueError, match=r"vocab_size must be at least 300.*got 299"):
+        build_tiny_tokenizer([], vocab_size=299)
 
 
 def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
@@ -121,4 +122,25 @@ def test_words_of_usual_length_give_the_tokenizer_that_they_gave_before():
         show_progress=False,
     )
     plain.train_from_iterator(texts, trainer)
-    assert build_tiny_tokenizer(texts).get_vocab() == plain.get_vocab()
+    expected = plain.get_vocab()
+    assert build_tiny_tokenizer(texts).get_vocab() == {**expected, "ĊĊ": len(expected)}
+
+
+@pytest.mark.parametrize("vocab_size", [MINIMUM_VOCAB_SIZE, 320, 2000])
+@pytest.mark.parametrize("texts", [[], page_texts(), ["One\n\nTwo\n\n"] * 5])
+def test_a_double_line_break_is_one_token(texts, vocab_size, tmp_path):
+    """llama.cpp looks it up where it writes an image in tiles."""
+    built = build_tiny_tokenizer(texts, vocab_size=vocab_size)
+    built.save_pretrained(tmp_path)
+    for tokenizer in (built, PreTrainedTokenizerFast.from_pretrained(tmp_path)):
+        assert len(tokenizer("\n\n")["input_ids"]) == 1 and len(tokenizer) <= vocab_size
+        assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
+        text = "One\n\nTwo \n\n\n Three"
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_the_block_of_an_image_in_tiles_holds_it():
+    processor = build_processor()
+    block = processor.image_block_ids(64, 64)
+    two_line_breaks, one = (processor.tokenizer(text)["input_ids"] for text in ("\n\n", "\n"))
+    assert len(one) == 1 and block.count(two_line_breaks[0]) == 1 and block.count(one[0]) == 1

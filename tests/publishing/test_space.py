@@ -229,6 +229,11 @@ def test_missing_weights_are_never_silent(app, pictures, tmp_path):
     )
     warning = load(str(folder)).warning
     assert warning.startswith(f"Random weights: {len(missing)} of") and missing[0].split(".", 1)[1] in warning
+    save_file(
+        {**tensors, missing[0]: tensors[missing[0]] * float("nan")}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(app["writer"].Problem, match=r"holds NaN or infinity in 1 weights, first connector\."):
+        load(str(folder))
     (folder / "model.safetensors").unlink()
     writer = load(str(folder))
     assert writer.warning == app["checkpoint"].RANDOM

@@ -378,7 +378,7 @@ def test_the_gpt_of_93_million_parameters_learns_a_page_by_heart(here):
     words = ["--config", recipe, "--documents", "page.txt", "--documents_cache", "caches", "--output_dir", "runs/page"]
     words += ["--validation_fraction", "0", "--eval_strategy", "no", "--save_strategy", "no", "--max_steps", "44"]
     words += ["--per_device_train_batch_size", "1", "--logging_steps", "1", "--use_cpu"]
-    words += ["--tokenizer_vocab_size", "274"]  # each letter is a token
+    words += ["--tokenizer_vocab_size", "275"]  # each letter is a token
     trainer = train(*load_arguments(words))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert sum(weight.numel() for weight in trainer.model.parameters()) == 92_837_376

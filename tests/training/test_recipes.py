@@ -248,7 +248,7 @@ def test_a_switch_needs_no_value_and_config_is_taken_out():
     [
         (("--attn_implementation", "foo"), "the model cannot be built"),
         (("--tokenizer", "/nowhere"), "the model cannot be built"),
-        (("--tokenizer_vocab_size", "10"), "vocab_size must be at least 299"),
+        (("--tokenizer_vocab_size", "10"), "vocab_size must be at least 300"),
         (("--longest_edge", "-5"), "must be positive"),
         (("--page_size", "5"), "the data cannot be built.*page_size must be at least 24"),
         (("--vision_config.patch_size", "0"), "the model cannot be built"),

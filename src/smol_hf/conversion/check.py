@@ -90,7 +90,10 @@ def check_files(folder: Path) -> list[Finding]:
 
 def check_code(folder: Path) -> Finding:
     """Code of an earlier release fails, or computes wrongly, on a later release of transformers."""
-    outdated = outdated_code(folder)
+    try:
+        outdated = outdated_code(folder)
+    except ConversionError as error:
+        return Finding("model code", f"cannot be compared: {error}", False)
     if not outdated:
         return Finding("model code", "as installed here", True)
     return Finding(

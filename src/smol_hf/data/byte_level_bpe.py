@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 BYTES = 256
+LINE_BREAK, TWO_LINE_BREAKS = "Ċ", "ĊĊ"  # as the byte level writes "\n"
 MOST_WORD = 256  # characters: the time that a word takes grows with the square of its length
 LONG_WORDS = pre_tokenizers.Split(Regex(rf"\S{{{MOST_WORD}}}|\s{{{MOST_WORD}}}"), "isolated")
 
 
 def least_vocab_size(special_tokens: Sequence[str]) -> int:
-    return len(special_tokens) + BYTES
+    return len(special_tokens) + BYTES + 1  # the double line break
 
 
 def build_byte_level_tokenizer(
@@ -28,7 +30,8 @@ def build_byte_level_tokenizer(
     """Train a tokenizer on `texts`; the same texts give the same tokenizer.
 
     The ids are: the special tokens in their order, the 256 bytes, then the learned merges. All bytes are there, so
-    that no unknown token exists. Digits never merge: "42" is two tokens. The tokenizer holds at most `vocab_size`
+    that no unknown token exists. Digits never merge: "42" is two tokens. A double line break is always a token, since
+    llama.cpp looks it up to write an image. The tokenizer holds at most `vocab_size`
     tokens, fewer when the texts do not give that many merges: read its size with `len(tokenizer)`. Words of more than
     256 characters are cut into pieces of 256 while it is trained.
 
@@ -41,13 +44,13 @@ def build_byte_level_tokenizer(
         min_frequency: how often two tokens stand side by side before they are merged.
 
     Raises:
-        ValueError: when `vocab_size` has no room for the special tokens and the bytes.
+        ValueError: when `vocab_size` has no room for the special tokens, the bytes and the double line break.
     """
     least = least_vocab_size(special_tokens)
     if vocab_size < least:
         raise ValueError(
-            f"vocab_size must be at least {least}, for {len(special_tokens)} special tokens and {BYTES} bytes, got "
-            f"{vocab_size}"
+            f"vocab_size must be at least {least}, for {len(special_tokens)} special tokens, {BYTES} bytes and the "
+            f"double line break, got {vocab_size}"
         )
     tokenizer = Tokenizer(models.BPE())
     words = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -62,6 +65,7 @@ def build_byte_level_tokenizer(
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
+    tokenizer = with_double_line_break(tokenizer, vocab_size)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         **named,
@@ -70,3 +74,18 @@ def build_byte_level_tokenizer(
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
+
+
+def with_double_line_break(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
+    """The tokenizer with a token for a double line break, in place of the last merge if the vocabulary is full."""
+    description = json.loads(tokenizer.to_str())
+    vocabulary, merges = description["model"]["vocab"], description["model"]["merges"]
+    if TWO_LINE_BREAKS in vocabulary:
+        return tokenizer
+    if len(vocabulary) == vocab_size:
+        last = max(vocabulary, key=vocabulary.__getitem__)
+        merges[:] = [merge for merge in merges if "".join(merge) != last]
+        del vocabulary[last]
+    vocabulary[TWO_LINE_BREAKS] = len(vocabulary)
+    merges.append([LINE_BREAK, LINE_BREAK])
+    return Tokenizer.from_str(json.dumps(description))
