@@ -95,6 +95,7 @@ def test_a_read_only_folder_is_named(small_disk, capsys):
         (MemoryError(), "the machine is out of memory"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you"
                       " tried to allocate 1 bytes."), "the machine is out of memory"),
+        (Exception("No space left on device (os error 28)"), "is full"),  # of tokenizers
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "is full"),
     ],
 )  # fmt: skip

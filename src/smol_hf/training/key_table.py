@@ -16,6 +16,7 @@ from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.inherited_checks import bounds
 from smol_hf.training.inherited_keys import INHERITED, InheritedKey, inherited_names
 from smol_hf.training.preference_arguments import DPOArguments
+from smol_hf.training.resume_policies import ON_RESUME, STATEFUL_SCHEDULES, OnResume
 
 INTRODUCTION = """# Keys of a recipe
 
@@ -32,6 +33,18 @@ INHERITED_TITLE = """## Inherited keys
 
 `train` inherits them from TRL's `SFTConfig`, `dpo` from `DPOConfig`; both inherit those of transformers'
 `TrainingArguments`. "–": the command does not have the key.
+"""
+
+
+RESUMED = """## Keys of a resumed run
+
+- Must repeat the old values, or the run is refused: {repeat}. The rows of a step of all processes together and the
+  frozen parts must repeat too.
+- May change from the checkpoint's step on, which `run.json` and the card record: {change}.
+- Compared by the data that they name: {data}.
+- All others have no effect on what is learned, and may change.
+
+`max_steps` below the checkpoint's step is refused. With the schedules {stateful} the keys of the schedule must repeat.
 """
 
 
@@ -52,6 +65,7 @@ def page() -> str:
         *of_preferences,
         "\n" + INHERITED_TITLE,
         *inherited_keys(),
+        "\n" + resumed_keys().rstrip(),
     ]
     return "\n".join(parts) + "\n"
 
@@ -75,6 +89,17 @@ def inherited_keys() -> list[str]:
         ]
         rows.append(f"| `{name}` | {shown(default_of(entries[name]))} | {' | '.join(cells)} |")
     return rows
+
+
+def resumed_keys() -> str:
+    refused = {name for name, key in INHERITED.items() if key.train and key.dpo}
+    lists = {
+        policy.name.lower(): ", ".join(
+            f"`{name}`" for name in sorted(ON_RESUME.keys() - refused) if ON_RESUME[name] == policy
+        )
+        for policy in OnResume
+    }
+    return RESUMED.format(**lists, stateful=" and ".join(f"`{name}`" for name in STATEFUL_SCHEDULES))
 
 
 def answer(key: InheritedKey, reason: str) -> str:

@@ -7,6 +7,8 @@ import copy
 import json
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -19,6 +21,7 @@ from trl import DPOTrainer
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.source import Source
+from smol_hf.data.engine.stream import start_worker
 from smol_hf.data.preferences import COLUMNS, PreferenceEncoder, Preferences, read_preferences
 from smol_hf.data.record_use import describe_ignored
 from smol_hf.data.skipped import SkippedSamples
@@ -70,10 +73,22 @@ class PreferenceTrainer(WholeCheckpoints, DPOTrainer):
         """TRL would tokenise texts, special tokens of their writers included, and cut them."""
         return dataset
 
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        loader.worker_init_fn = partial(start_deaf_worker, loader.worker_init_fn)
+        return loader
+
     def write_state(self, folder, gathered):
         """Where the run is in its data follows from the step."""
         state = json.dumps({"step": self.state.global_step})
         (folder / DATA_STATE).write_text(state, encoding="utf-8")
+
+
+def start_deaf_worker(start: Callable[[int], None] | None, worker: int) -> None:
+    """Set up a data worker that ignores signals which its parent did not send."""
+    start_worker(worker)
+    if start is not None:
+        start(worker)
 
 
 class PreferenceLog(LogCallback):

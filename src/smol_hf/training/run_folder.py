@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
 from smol_hf.training.checkpoints import INCOMPLETE, list_checkpoints
 from smol_hf.training.interruption import RESUME, Interrupted
@@ -62,9 +61,9 @@ def run_folder(output_dir: Path) -> Iterator[None]:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         safe = what_is_safe(output_dir)
         raise Interrupted(number, f"{signal.Signals(number).name} stopped the run: {safe}") from error
-    except (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, SafetensorError, ValueError) as error:
-        error = first_word_of_a_worker(error)
-        if (cause := cause_of(error, output_dir) or cause_of(error.__cause__, output_dir)) is None:
+    except BaseException as error:  # the tokenizers library raises plain Exceptions
+        known = first_word_of_a_worker(error)
+        if (cause := cause_of(known, output_dir) or cause_of(known.__cause__, output_dir)) is None:
             raise
         if PartialState().is_main_process:
             shutil.rmtree(output_dir / INCOMPLETE, ignore_errors=True)
@@ -133,7 +132,7 @@ def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
     return None
 
 
-def first_word_of_a_worker(error: Exception) -> Exception:
+def first_word_of_a_worker(error: BaseException) -> BaseException:
     """The error that torch raises about a dead worker, which may come a moment after the pipe to it broke."""
     frames = traceback.extract_tb(error.__traceback__)
     if not isinstance(error, (ConnectionError, EOFError)) or not any("torch" in each.filename for each in frames):
