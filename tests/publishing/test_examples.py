@@ -63,7 +63,7 @@ def test_a_language_model_has_texts(colours, tmp_path):
     pairs = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(5)]
     pairs.insert(1, {"prompt": "damaged"})
     for recipe, expected in (
-        ({"documents": str(tmp_path / "corpus.txt")}, ["one two three four five six seven eight"]),
+        ({"documents": str(tmp_path / "corpus.txt"), "data": "digits"}, ["one two three four five six seven eight"]),
         ({"data": write_rows(tmp_path / "pairs.jsonl", pairs), "beta": 0.1}, [f"Question {n}?" for n in range(3)]),
         ({"data": colours}, ["Hello?"]),
     ):

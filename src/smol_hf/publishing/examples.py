@@ -69,7 +69,7 @@ def examples_of(folder: Path, *, shows_images: bool, file: str | None = None) ->
     if file is not None:
         return Examples(tuple(of_file(file, shows_images)), f"examples: {file}")
     recipe = read_recipe(folder)
-    if recipe.get("data") == DIGITS and not recipe.get("mixture"):
+    if data_of(recipe) == [DIGITS]:
         found = tuple(of_digits()) if shows_images else ()
         return Examples(found, "examples: pages of the embedded digits" if found else "no examples", bool(found))
     names = [str(name) for name in data_of(recipe)]
@@ -102,7 +102,7 @@ def read_recipe(folder: Path) -> dict:
 def data_of(recipe: dict) -> list:
     if recipe.get("mixture"):
         return [entry.get("data") for entry in recipe["mixture"]]
-    return [recipe[key] for key in ("documents", "data") if recipe.get(key)]
+    return [recipe[key] for key in ("documents", "data") if recipe.get(key)][:1]
 
 
 def of_digits() -> Iterator[Example]:
