@@ -14,8 +14,10 @@ from smol_hf.data.embedded import build_pages
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.console import read_log
+from smol_hf.training.loader import FACTS
 from smol_hf.training.parts import part_of
 from smol_hf.training.trainer import NonFiniteError, SmolTrainer
+from smol_hf.training.validation import Validation
 
 
 def pages_plan(processor, number, blind_every=0):
@@ -314,3 +316,22 @@ def test_a_step_without_samples_leaves_the_weights_alone(tmp_path):
     used = [not torch.equal(before, after) for before, after in zip(weights.after, weights.after[1:])]
     assert sum(used) == 4 and used[-1] is False, "five pages, the first step before the first look"
     assert trainer.books.gather().samples == 5
+
+
+def test_validation_makes_logits_of_labelled_positions_alone(tmp_path):
+    """The others would be the largest tensor of the pass. The loss is that of all logits."""
+    trainer = build_trainer(tmp_path, number=4)
+    validation = Validation(trainer.plan)
+    seen = []
+    head = trainer.model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape[1]))
+    found = validation.measure(trainer.model, trainer.accelerator, trainer.data_collator, batch_size=4)
+    loader = validation.loader(trainer.accelerator, trainer.data_collator, 4)
+    total = 0.0
+    for kept in list(seen):
+        batch = {name: value for name, value in loader.next_batch().items() if name not in FACTS}
+        with torch.no_grad():
+            outputs = trainer.model.eval()(**batch, use_cache=False, num_items_in_batch=torch.tensor(1))
+        assert 0 < kept < outputs.logits.shape[1] == batch["labels"].shape[1]
+        total += float(outputs.loss)
+    assert found["loss"] == pytest.approx(total / found["tokens"], rel=1e-6)

@@ -245,3 +245,8 @@ class SmolHFForConditionalGeneration(SmolHFModel, GenerationMixin):
         if flat:
             inputs["pixel_values"] = torch.cat([row for row in rows for _ in range(expand_size)])
         return input_ids, inputs
+
+    def _get_candidate_generator(self, generation_config, **arguments):
+        if generation_config.assistant_early_exit is not None:
+            raise ValueError("assistant_early_exit is for language models alone: pass an assistant_model")
+        return super()._get_candidate_generator(generation_config=generation_config, **arguments)
