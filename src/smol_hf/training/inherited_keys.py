@@ -21,7 +21,6 @@ class InheritedKey:
         needs: name in `inherited_checks.CONDITIONS` of what the key needs to have an effect.
         allowed: other values that are accepted, since they say what is done anyway.
         values: if given, the only values that work.
-        on_resume: "change" = a resumed run takes the new value, "repeat" = it must have the old one.
     """
 
     train: str = ""
@@ -33,7 +32,6 @@ class InheritedKey:
     needs: str | None = None
     allowed: tuple = ()
     values: tuple = ()
-    on_resume: str | None = None
 
 
 def works(**options) -> InheritedKey:
