@@ -135,7 +135,7 @@ def test_the_first_run_on_own_data_makes_as_many_steps_as_it_is_said(place, monk
     at = words.index("--output_dir")
     assert main([*words[:at], *words[at + 2 :], *more]) == 0
     steps = json.loads((place / "runs" / "steps" / "run.json").read_text())["steps"]
-    assert steps == 6 and f"makes {steps} steps of 2 samples in 3 epochs" in README
+    assert steps == 6 and f"makes {steps} steps: 2 samples × 3 epochs" in README
 
 
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith(SERVED)])
