@@ -23,7 +23,6 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-from smol_hf.cli import main
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.training.data import open_data
 from smol_hf.training.data_arguments import DataArguments
@@ -125,17 +124,6 @@ def test_the_readmes_commands_run(line, place):
     if counted:
         steps = json.loads((folder.parent / "run.json").read_text())["steps"]
         assert f"The first command makes {steps} steps" in README and steps == 6
-
-
-def test_the_first_run_on_own_data_makes_as_many_steps_as_it_is_said(place, monkeypatch):
-    line = next(line for line in commands() if line.startswith("smol-hf train --model"))
-    monkeypatch.chdir(place)
-    more = ["--output_dir", "runs/steps", "--use_cpu", "--save_strategy", "no"]
-    words = shlex.split(line)[1:]
-    at = words.index("--output_dir")
-    assert main([*words[:at], *words[at + 2 :], *more]) == 0
-    steps = json.loads((place / "runs" / "steps" / "run.json").read_text())["steps"]
-    assert steps == 6 and f"makes {steps} steps of 2 samples in 3 epochs" in README
 
 
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith(SERVED)])

@@ -9,6 +9,7 @@ import torch
 from chat_models import save_base
 
 from smol_hf.training import preference
+from smol_hf.training.console import read_log
 from smol_hf.training.recipes import parse_recipe
 
 # Key → options of DPO without it, and with it: the weights after two steps must differ.
@@ -102,3 +103,9 @@ def test_a_key_of_dpo_that_only_changes_how_it_computes_leaves_the_weights(name,
     lengths = {batch["input_ids"].shape[1] % 16 for batch in loader}
     assert (lengths == {0}) == (name == "pad_to_multiple_of")
     assert ("ref_chosen_logps" in after.train_dataset.column_names) == ("precompute" in name)
+
+
+def test_the_log_of_dpo_has_the_rate_with_which_a_step_was_taken(base, tmp_path):
+    preferred(base, tmp_path, lr_scheduler_type="linear")
+    rates = [entry["learning_rate"] for entry in read_log(tmp_path) if "loss" in entry]
+    assert rates == pytest.approx([1e-2, 1e-2 * 2 / 3, 1e-2 / 3])

@@ -218,7 +218,8 @@ INHERITED: dict[str, InheritedKey] = {
     "packing_strategy": refused("is TRL's for text: use sample_packing: true"),
     "eval_packing": refused("is TRL's for text: use sample_packing: true"),
     "padding_free": InheritedKey(
-        train="is TRL's for text: use sample_packing: true", dpo="is not supported by TRL's DPO at present"
+        train="is TRL's for text: use sample_packing: true",
+        dpo="is not supported by TRL's DPO at present: leave it out",
     ),
     "pad_to_multiple_of": InheritedKey(train="has no effect: the collator pads to the longest row", least=1),
     "completion_only_loss": refused("has no effect: the answers of a conversation are what is trained"),

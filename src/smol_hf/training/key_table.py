@@ -16,14 +16,15 @@ from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.inherited_checks import bounds
 from smol_hf.training.inherited_keys import INHERITED, InheritedKey, inherited_names
 from smol_hf.training.preference_arguments import DPOArguments
-from smol_hf.training.resume_policies import ON_RESUME, STATEFUL_SCHEDULES, OnResume
+from smol_hf.training.resume_policies import ON_RESUME
 
 INTRODUCTION = """# Keys of a recipe
 
 This page is generated: `python -m smol_hf.training.key_table > docs/recipe_keys.md`.
 
 A key works, or it is refused with the reason given here. A refused key may have its default value. Values outside the
-bounds are refused. `pretrain` has the keys of `train`.
+bounds are refused. `pretrain` has the keys of `train`. The last column says what a resumed run does with another value
+of the key.
 """
 OF_DPO = """## Keys of `smol-hf dpo`
 
@@ -33,18 +34,6 @@ INHERITED_TITLE = """## Inherited keys
 
 `train` inherits them from TRL's `SFTConfig`, `dpo` from `DPOConfig`; both inherit those of transformers'
 `TrainingArguments`. "–": the command does not have the key.
-"""
-
-
-RESUMED = """## Keys of a resumed run
-
-- Must repeat the old values, or the run is refused: {repeat}. The rows of a step of all processes together and the
-  frozen parts must repeat too.
-- May change from the checkpoint's step on, which `run.json` and the card record: {change}.
-- Compared by the data that they name: {data}.
-- All others have no effect on what is learned, and may change.
-
-`max_steps` below the checkpoint's step is refused. With the schedules {stateful} the keys of the schedule must repeat.
 """
 
 
@@ -65,21 +54,21 @@ def page() -> str:
         *of_preferences,
         "\n" + INHERITED_TITLE,
         *inherited_keys(),
-        "\n" + resumed_keys().rstrip(),
     ]
     return "\n".join(parts) + "\n"
 
 
 def own_keys(arguments: type, without: set[str]) -> list[str]:
-    rows = ["| key | default | meaning |", "|---|---|---|"]
+    rows = ["| key | default | meaning | on resume |", "|---|---|---|---|"]
     for entry in fields(arguments):
         if entry.name not in without:
-            rows.append(f"| `{entry.name}` | {shown(default_of(entry))} | {escaped(entry.metadata.get('help', ''))} |")
+            cells = [shown(default_of(entry)), escaped(entry.metadata.get("help", "")), ON_RESUME[entry.name].value]
+            rows.append(f"| `{entry.name}` | {' | '.join(cells)} |")
     return rows
 
 
 def inherited_keys() -> list[str]:
-    rows = ["| key | default | `train`, `pretrain` | `dpo` |", "|---|---|---|---|"]
+    rows = ["| key | default | `train`, `pretrain` | `dpo` | on resume |", "|---|---|---|---|---|"]
     entries = {**DPOArguments.__dataclass_fields__, **SmolTrainingArguments.__dataclass_fields__}
     for name in sorted(INHERITED):
         key = INHERITED[name]
@@ -87,19 +76,9 @@ def inherited_keys() -> list[str]:
             answer(key, getattr(key, command)) if name in inherited_names(command) else "–"
             for command in ("train", "dpo")
         ]
-        rows.append(f"| `{name}` | {shown(default_of(entries[name]))} | {' | '.join(cells)} |")
+        on_resume = ON_RESUME[name].value if any(cell.startswith("works") for cell in cells) else "–"
+        rows.append(f"| `{name}` | {shown(default_of(entries[name]))} | {' | '.join([*cells, on_resume])} |")
     return rows
-
-
-def resumed_keys() -> str:
-    refused = {name for name, key in INHERITED.items() if key.train and key.dpo}
-    lists = {
-        policy.name.lower(): ", ".join(
-            f"`{name}`" for name in sorted(ON_RESUME.keys() - refused) if ON_RESUME[name] == policy
-        )
-        for policy in OnResume
-    }
-    return RESUMED.format(**lists, stateful=" and ".join(f"`{name}`" for name in STATEFUL_SCHEDULES))
 
 
 def answer(key: InheritedKey, reason: str) -> str:
