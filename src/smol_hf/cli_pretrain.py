@@ -72,7 +72,7 @@ def words_of(arguments: argparse.Namespace, more: Sequence[str]) -> list[str]:
     goes_on = arguments.resume_from_checkpoint is not None and arguments.output_dir and of_the_run.is_file()
     words = ["--config", arguments.config or str(of_the_run if goes_on else resource_path(*RECIPE))]
     named = [arguments.documents, arguments.config, *(word for word in more if word.startswith("--documents"))]
-    if not goes_on and not any(named):
+    if not goes_on and all(each is None for each in named):
         raise ValueError("--data is missing: name a text file, a folder or a dataset of the Hub")
     keys = [key for key, _ in OPTIONS.values()] + ["resume_from_checkpoint"]
     given = {key: getattr(arguments, key) for key in keys if getattr(arguments, key) is not None}
