@@ -22,12 +22,7 @@ from smol_hf.training.books import Books, Counters, count_batch
 from smol_hf.training.first_labels import FirstLabels
 from smol_hf.training.loader import FACTS, TrainingLoader
 from smol_hf.training.new_tokens import freeze_schedule, train_rows_of_new_tokens
-from smol_hf.training.parts import (
-    FreezeCallback,
-    parameter_groups,
-    part_learning_rates,
-    schedule_parts,
-)
+from smol_hf.training.parts import FreezeCallback, parameter_groups, part_learning_rates, schedule_parts
 from smol_hf.training.preview import print_label_preview
 from smol_hf.training.saving import CheckpointsOfARun
 from smol_hf.training.source_books import SourceBooks
@@ -167,9 +162,8 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         """The loss on `validation`, see there, under `eval_loss` and so on."""
         model = self.model_wrapped if self.is_in_train else self.model
         started = time.perf_counter()
-        measured = self.validation.measure(
-            model, self.accelerator, self.data_collator, self.args.per_device_eval_batch_size
-        )
+        rows = self.args.per_device_eval_batch_size
+        measured = self.validation.measure(model, self.accelerator, self.data_collator, rows)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         metrics[f"{metric_key_prefix}_seconds"] = time.perf_counter() - started
         self.log(metrics)
@@ -257,9 +251,8 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
     def create_optimizer(self, model=None):
         if self.optimizer is None:
             model = self.model if model is None else model
-            optimizer_class, arguments = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
-                self.args, model
-            )
+            chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
+            optimizer_class, arguments = chosen
             groups = parameter_groups(
                 model.named_parameters(),
                 set(self.get_decay_parameter_names(model)),
