@@ -12,10 +12,12 @@ from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
 from smol_hf.data.mixture import parse_entries
 from smol_hf.data.text_tokenizer import train_text_tokenizer
 from smol_hf.data.tokenizer_of import is_language_model
+from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.resources import resource_path
 from smol_hf.training import preference
 from smol_hf.training.composition import build_config_and_processor, build_model_and_processor, with_preset
 from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.presets import TINY_SIGLIP
 from smol_hf.training.recipes import (
     RecipeError,
@@ -315,3 +317,24 @@ def test_types_are_looked_at_where_no_recipe_is_read():
     with pytest.raises(ValueError, match="fetch_images: 'a b' is no host"):
         DataArguments(fetch_images=["a b"])
     assert DataArguments(fetch_timeout=2, max_skipped_fraction=1).fetch_timeout == 2
+
+
+def test_a_template_whose_answers_cannot_be_labelled_is_refused_before_the_run(tmp_path):
+    """Without marks, labels follow from what a template writes; where it ends nothing they cannot."""
+    processor = build_processor()
+    build_model(processor).save_pretrained(tmp_path)
+    ends = "{% for m in messages %}{{ m.role }}:{% for p in m.content %}{{ p.text }}{% endfor %}<end_of_utterance>\n"
+    ends += "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    for template, problem in ((ends, None), (ends.replace("<end_of_utterance>", ""), "generation would not stop")):
+        processor.chat_template = template
+        processor.save_pretrained(tmp_path)
+        arguments = ModelArguments(model=str(tmp_path))
+        if problem is None:
+            _, loaded = build_config_and_processor(arguments, TEXTS)
+            messages = [{"role": role, "content": text} for role, text in (("user", "Hi?"), ("assistant", "Yes."))]
+            _, labels = loaded.encode_text(messages, [])
+            trained = [label for label in labels if label != IGNORE_INDEX]
+            assert loaded.tokenizer.decode(trained) == "Yes.<end_of_utterance>"
+        else:
+            with pytest.raises(RecipeError, match=problem):
+                build_config_and_processor(arguments, TEXTS)
