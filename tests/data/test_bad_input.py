@@ -132,15 +132,14 @@ BAD_RECORDS = {
         },
         "only users do",
     ),
-    "image part with an empty path": (
+    "image part with an empty path and no image": (
         {
-            "images": ["good.png"],
             "messages": [
                 {"role": "user", "content": [{"type": "image", "image": ""}]},
                 {"role": "assistant", "content": "x"},
             ],
         },
-        "must be the path of a file",
+        "shows image 1, but 'images' has 0",
     ),
     "image part with two images": (
         {
@@ -157,7 +156,7 @@ BAD_RECORDS = {
         "0 <image> placeholders but 1 images",
     ),
     "conversations and messages": ({**record("good.png"), "messages": []}, "both 'conversations' and 'messages'"),
-    "path that is none": ('{"image": "\\ud800.png", "conversations": []}\n', "cannot be a path"),
+    "path that is none": (record("\ud800.png"), "cannot be a path"),
     "nested too deeply": ('{"image": ' + "[" * 100_000 + "\n", "not valid JSON"),
     "image that no part shows": (
         {

@@ -259,8 +259,8 @@ def test_a_language_model_goes_on_from_a_checkpoint_of_any_kind(here):
         (("--save_total_limit", "0"), "save_total_limit is 0"),
         (("--max_steps", "-5"), "max_steps is -5"),
         (("--context_length", "1"), "at least 2"),
-        (("--documents", '""'), "documents is empty"),
-        (("--validation_documents", '""'), "validation_documents is empty"),
+        (("--documents", ""), "documents is empty"),
+        (("--validation_documents", ""), "validation_documents is empty"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_step(words, message, here):
