@@ -8,6 +8,8 @@ TORCH ?= torch==2.13.0
 LOWEST_TORCH ?= $(TORCH)
 BIN := $(VENV)/bin
 PYTEST_ARGUMENTS ?=
+# A process for each core, each with one thread: the models of the tests are too small for more.
+PYTEST := -m pytest -n auto --dist loadfile
 # Builds an environment with other releases of the dependencies and prints the path of its Python.
 OTHER_PYTHON := $(BIN)/python tests/modeling/older_transformers.py
 export TORCH LOWEST_TORCH
@@ -33,18 +35,20 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+test test-transformers test-newest test-lowest: export OMP_NUM_THREADS = 1
+
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+	$(BIN)/python $(PYTEST) $(PYTEST_ARGUMENTS)
 
 test-all: test test-transformers test-newest test-lowest
 
 # Checkpoints between this environment and every transformers release that a model card names.
 test-transformers: install
-	SMOL_HF_TRANSFORMERS="4.57 5.23" $(BIN)/python -m pytest tests/modeling/test_travelling_code.py $(PYTEST_ARGUMENTS)
+	SMOL_HF_TRANSFORMERS="4.57 5.23" $(BIN)/python $(PYTEST) tests/modeling/test_travelling_code.py $(PYTEST_ARGUMENTS)
 
 # Every test with the newest release of every dependency, and with the lowest that pyproject.toml declares.
 test-newest test-lowest: test-%: install
-	python=$$($(OTHER_PYTHON) $*) && $$python -m pytest $(PYTEST_ARGUMENTS)
+	python=$$($(OTHER_PYTHON) $*) && $$python $(PYTEST) $(PYTEST_ARGUMENTS)
 
 clean:
 	rm -rf $(VENV) .cache runs
