@@ -141,7 +141,7 @@ REFUSED = [
 def test_what_this_machine_does_not_have_is_one_line(keys, message, tmp_path, capsys, monkeypatch):
     """Before the data are looked at: there are none."""
     monkeypatch.setattr("smol_hf.training.recipes.is_kernels_available", lambda: False)
-    words = [f"--{key}={json.dumps(value)}" for key, value in keys.items()]
+    words = [f"--{key}={value}" for key, value in keys.items()]
     recipe = ["--preset", "tiny-vlm", "--data", str(tmp_path / "none.jsonl"), "--use_cpu", "true"]
     assert main([*recipe, "--output_dir", str(tmp_path / "run"), *words]) == 1
     (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("error")]

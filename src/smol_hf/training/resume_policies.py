@@ -11,7 +11,8 @@ class OnResume(enum.Enum):
     REPEAT = "must repeat"  # another value is refused
     CHANGE = "may change"  # from the checkpoint's step on; the run and its card record it
     DATA = "compared by the fingerprint of the data"  # other data is refused, another path to the same is not
-    FREE = "has no effect on what is learned"  # not recorded
+    ROWS = "rows of a step must repeat"  # their product with the number of processes is compared
+    FREE = "may change, without an effect on what is learned"  # not recorded
 
 
 # The schedule and the optimizer's settings. A schedule that keeps a state cannot follow other values.
@@ -56,9 +57,8 @@ KEYS = {
         "documents", "data", "dataset_config", "dataset_split", "dataset_revision", "data_root", "image_folder",
         "num_pages", "page_size", "turns_per_page",
     ),
+    OnResume.ROWS: ("per_device_train_batch_size", "gradient_accumulation_steps"),
     OnResume.FREE: (
-        # rows of a step are compared as their product with the number of processes
-        "per_device_train_batch_size", "gradient_accumulation_steps",
         # where and how fast it is computed
         "attn_implementation", "dataset_download", "documents_cache", "fetch_cache", "verify_images", "use_cpu",
         "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing",

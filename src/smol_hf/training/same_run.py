@@ -25,6 +25,10 @@ def rows_of_a_step(arguments: TrainingArguments) -> int:
     return rows * PartialState().num_processes
 
 
+# Batch size × gradient accumulation × processes: they may change, but not their product.
+ROWS = "rows of a step"
+
+
 def settings_of(policy: OnResume, *arguments) -> dict[str, Any]:
     """Values of the keys with this policy, as JSON has them."""
     values = {
@@ -47,7 +51,7 @@ def settings_for_resume(*arguments) -> dict[str, Any]:
         arguments: the dataclasses of a recipe, those of the training last.
     """
     training = arguments[-1]
-    repeats = settings_of(OnResume.REPEAT, *arguments) | {"rows of a step": rows_of_a_step(training)}
+    repeats = settings_of(OnResume.REPEAT, *arguments) | {ROWS: rows_of_a_step(training)}
     if isinstance(training, SmolTrainingArguments):
         rates = training.part_learning_rates()
         repeats["frozen parts"] = sorted(part for part, rate in rates.items() if rate == 0)
@@ -76,8 +80,9 @@ def check_same_run(checkpoint: Path, run_state: dict) -> list[str]:
     if any(schedule in STATEFUL_SCHEDULES for schedule in schedules):
         refused |= {name: changes[name] for name in changes if name in OF_THE_SCHEDULE}
     if refused:
+        rows = f" ({ROWS}: batch size × gradient accumulation × processes)" if ROWS in refused else ""
         raise CheckpointError(
-            f"{checkpoint.name} was made by another recipe: {'; '.join(in_words(refused))}. Going on would not "
+            f"{checkpoint.name} was made by another recipe: {'; '.join(in_words(refused))}{rows}. Going on would not "
             f"continue that run: {ANEW}"
         )
     data, now = before["data_fingerprint"], run_state["data_fingerprint"]

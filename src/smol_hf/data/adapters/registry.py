@@ -205,8 +205,8 @@ def of_record(record: dict[str, Any]) -> Adapter:
         )
     if not fitting:
         raise UnknownShapeError(
-            f"needs the key 'conversations' or 'messages'; it has {sorted(map(str, record))}. Of a record in another "
-            f"shape name the adapter, one of {', '.join(known)}"
+            "needs the key 'conversations' or 'messages', or the keys of another known shape; it has "
+            f"{sorted(map(str, record))}. Correct the keys, or name the adapter: one of {', '.join(known)}"
         )
     return fitting[0]
 
