@@ -160,7 +160,8 @@ class SampleWork:
 
         shape, lost = shortened(whole, self.too_long, self.processor.tile_size, tokens, self.context_length)
         if shape is None:
-            problem = f"{sample.num_tokens} tokens, more than context_length {self.context_length}"
+            parts = f" in {len(sample.lengths)} sequences, one for each answer" if sample.lengths else ""
+            problem = f"{sample.num_tokens} tokens{parts}, more than context_length {self.context_length}"
             raise TooLongError(sample.conversation.sample_id, problem)
         return self.measured(shape, lost)
 
