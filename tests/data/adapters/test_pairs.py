@@ -16,6 +16,7 @@ SAID = {"role": "assistant", "content": "A cat."}
 LOOK = conversation(user("What?\n\nLook."), assistant("Yes."))
 SHOWN = conversation(user(CAT, "What?"), assistant("A cat."))
 SHAREGPT = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A cat."}]
+DATA = json.dumps([ASKED, SAID])
 PAIR = conversation(user("What?"), assistant("A cat."))
 
 
@@ -24,6 +25,9 @@ PAIR = conversation(user("What?"), assistant("A cat."))
     [
         ({"prompt": "What?", "completion": "A cat."}, PAIR),
         ({"prompt": [ASKED], "completion": [SAID]}, PAIR),
+        ({"prompt": json.dumps([ASKED]), "completion": json.dumps([SAID])}, PAIR),
+        ({"prompt": json.dumps(ASKED), "completion": [SAID]}, PAIR),
+        ({"prompt": "[1]", "completion": DATA}, conversation(user("[1]"), assistant(DATA))),
         ({"prompt": "What?", "completion": "A cat.", "system": "Be brief."}, conversation(SYSTEM, *PAIR.messages)),
         ({"instruction": "What?", "output": "A cat."}, PAIR),
         ({"instruction": "What?", "input": "", "output": "A cat."}, PAIR),

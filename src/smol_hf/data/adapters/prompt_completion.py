@@ -1,5 +1,6 @@
 """A prompt and its completion, as TRL has them: {"prompt": text | [message, …], "completion": text | [message, …]}.
 
+Messages may be a JSON string; those of a completion then begin with the assistant's.
 Only the completion is trained: answers of the assistant inside the prompt are context.
 """
 
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from smol_hf.data.adapters.dialogue import list_of_objects
+from smol_hf.data.adapters.dialogue import list_of_objects, messages_in
 from smol_hf.data.adapters.fields import Fields
 from smol_hf.data.adapters.messages import BESIDE, conversation_of, is_conversation
 from smol_hf.data.adapters.registry import Place, adapter
@@ -27,7 +28,7 @@ def read_prompt_completion(record: dict[str, Any], place: Place) -> Conversation
 
 
 def turns_of(fields: Fields, key: str, role: str) -> list[dict[str, Any]]:
-    value = fields.given(key)
+    value = messages_in(fields.given(key), first=None if role == "user" else role)
     if isinstance(value, str):
         return [{"role": role, "content": fields.text(key)}]
     return list_of_objects(value, key, fields.place.where)
