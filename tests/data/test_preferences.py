@@ -193,6 +193,15 @@ def test_other_json_in_preferences_is_text():
 def test_a_transcript_is_continued_by_a_model_without_a_template():
     pair = preference_of("a:1", {"chosen": f"{HH} Nobody.", "rejected": f"{HH} I did!"}, chats=False)
     assert (pair.prompt, pair.chosen, pair.rejected) == (HH, " Nobody.", " I did!")
+    for talk in (HH, HH.lstrip("\n"), HH[1:]):
+        said = {"chosen": f"{talk} The Assistant: is b", "rejected": f"{talk}The Assistant: is c\nAssistant: d"}
+        pair = preference_of("a:1", said, chats=False)
+        assert pair.prompt == talk
+        assert (pair.chosen, pair.rejected) == (" The Assistant: is b", "The Assistant: is c\nAssistant: d")
+    for chats in (True, False):
+        unfinished = {"chosen": f"{HH} a\n\nHuman: b", "rejected": f"{HH} a\n\nHuman: c"}
+        with pytest.raises(SampleError, match="chosen and rejected must end with what the assistant says"):
+            preference_of("a:1", unfinished, chats=chats)
 
 
 @pytest.mark.parametrize(

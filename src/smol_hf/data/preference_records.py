@@ -116,7 +116,7 @@ def prompt_of(where: str, record: dict, alone: bool) -> tuple[Any, tuple[str, ..
 def of_transcripts(where: str, chosen: str, rejected: str, chats: bool) -> Preference:
     """The pair of two transcripts that differ in what the assistant says last."""
     if not chats:
-        ends = [text.rfind("Assistant:") + len("Assistant:") for text in (chosen, rejected)]
+        ends = [last_answer(where, text) for text in (chosen, rejected)]
         if chosen[: ends[0]] != rejected[: ends[1]]:
             raise SampleError(where, "chosen and rejected must be the same but for their last answer")
         return Preference(chosen[: ends[0]], chosen[ends[0] :], rejected[ends[1] :])
@@ -126,6 +126,15 @@ def of_transcripts(where: str, chosen: str, rejected: str, chats: bool) -> Prefe
         turns = zip(pieces[::2], pieces[1::2])
         talks.append([{"role": SPEAKERS[speaker], "content": said.strip()} for speaker, said in turns])
     return of_conversations(where, None, *talks)
+
+
+def last_answer(where: str, transcript: str) -> int:
+    """The position after the last "Assistant:" that begins a turn."""
+    stripped = transcript.lstrip("\n")
+    *_, last = TRANSCRIPT.finditer(stripped)
+    if last[1] != "Assistant":
+        raise SampleError(where, "chosen and rejected must end with what the assistant says")
+    return len(transcript) - len(stripped) + last.end(1) + len(":")
 
 
 def answer_messages(answer: list, name: str, where: str) -> list[dict[str, str]]:
