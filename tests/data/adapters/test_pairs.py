@@ -62,6 +62,15 @@ def test_the_prompt_is_not_trained():
     assert [message.trained for message in adapt(record, PLACE).messages] == [True, False, True, True]
 
 
+@pytest.mark.parametrize("key", ["weight", "train", "loss_mask"])
+def test_marks_inside_the_prompt_do_not_train_it(key):
+    for value, ignored in ((1, (f"prompt[].{key}",)), (0, ()), (None, ())):
+        record = {"prompt": [ASKED, {**SAID, key: value}, {**ASKED, key: value}], "completion": [{**SAID, key: 1}]}
+        conversation = adapt(record, PLACE)
+        assert [message.trained for message in conversation.messages] == [True, False, True, True]
+        assert conversation.ignored == ignored
+
+
 def test_the_roles_of_tools_and_developers():
     turns = [
         {"role": "developer", "content": "Be brief."},
