@@ -176,6 +176,16 @@ def test_messages_of_preferences_may_be_json_strings(dumps):
         assert pair.ignored == ()
 
 
+@pytest.mark.parametrize("nothing", [None, "", [], [None], [""], {"bytes": None}, {"bytes": b"", "path": ""}])
+def test_an_empty_field_of_images_is_no_image(nothing):
+    for key in ("image", "images", "video", "videos", "audio"):
+        pair = preference_of("a:1", {"prompt": "Who wrote it?", key: nothing, **PAIR}, chats=True)
+        assert (pair.prompt, pair.ignored) == ([ASKED], ())
+    for given in ("cat.png", {"bytes": None, "path": "cat.png"}, [None, b"png"]):
+        with pytest.raises(SampleError, match="has 'images', and DPO learns from texts only"):
+            preference_of("a:1", {"prompt": "Who?", "images": given, **PAIR}, chats=True)
+
+
 def test_other_json_in_preferences_is_text():
     prompt, chosen, rejected = '[{"name": "x"}]', '{"role": "engineer"}', '["user"]'
     pair = preference_of("a:1", {"prompt": prompt, "chosen": chosen, "rejected": rejected}, chats=True)

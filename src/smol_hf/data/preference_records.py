@@ -18,6 +18,7 @@ from typing import Any
 
 from smol_hf.data.adapters.dialogue import list_of_objects, messages_in, needed, role_of, text_of
 from smol_hf.data.adapters.fields import checked_text
+from smol_hf.data.adapters.media import is_none
 from smol_hf.data.adapters.turn_keys import (
     IDENTIFIERS,
     SYSTEM_KEYS,
@@ -67,7 +68,7 @@ def preference_of(where: str, record: Any, chats: bool) -> Preference:
             raise SampleError(where, f"needs the keys 'chosen' and 'rejected'; it has {sorted(map(str, record))}")
     refuse_unsupported_record(record, where)
     for name in MEDIA:
-        if is_given(record.get(name)):
+        if not is_none(record.get(name)):
             raise SampleError(
                 where, f"has {name!r}, and DPO learns from texts only: remove it, or train without it "
                 f"(ignore_fields: [{name}])"
