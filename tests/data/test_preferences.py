@@ -161,9 +161,57 @@ def test_other_forms_of_preferences_are_read(record, before):
     assert (pair.prompt, pair.chosen, pair.rejected) == (before, "Nobody.", "I did!")
 
 
+@pytest.mark.parametrize("dumps", [json.dumps, lambda value: json.dumps(value, indent=1)])
+def test_messages_of_preferences_may_be_json_strings(dumps):
+    for record in (
+        {"prompt": dumps([SYSTEM, ASKED]), **PAIR},
+        {"prompt": dumps([SYSTEM, ASKED]), "chosen": dumps([GOOD]), "rejected": dumps(BAD)},
+        {"chosen": dumps([SYSTEM, ASKED, GOOD]), "rejected": dumps([SYSTEM, ASKED, BAD])},
+        {"prompt": "Who wrote it?", "chosen": dumps([SYSTEM, ASKED, GOOD]), "rejected": [SYSTEM, ASKED, BAD]},
+        {"messages": dumps([SYSTEM, ASKED]), "chosen": GOOD, "rejected": BAD},
+        {"conversations": dumps([SYSTEM, {"from": "human", "value": "Who wrote it?"}]), **PAIR},
+    ):
+        pair = preference_of("a:1", record, chats=True)
+        assert (pair.prompt, pair.chosen, pair.rejected) == ([SYSTEM, ASKED], "Nobody.", "I did!")
+        assert pair.ignored == ()
+
+
+@pytest.mark.parametrize("nothing", [None, "", [], [None], [""], {"bytes": None}, {"bytes": b"", "path": ""}])
+def test_an_empty_field_of_images_is_no_image(nothing):
+    for key in ("image", "images", "video", "videos", "audio"):
+        pair = preference_of("a:1", {"prompt": "Who wrote it?", key: nothing, **PAIR}, chats=True)
+        assert (pair.prompt, pair.ignored) == ([ASKED], ())
+    for given in ("cat.png", {"bytes": None, "path": "cat.png"}, [None, b"png"]):
+        with pytest.raises(SampleError, match="has 'images', and DPO learns from texts only"):
+            preference_of("a:1", {"prompt": "Who?", "images": given, **PAIR}, chats=True)
+
+
+def test_other_json_in_preferences_is_text():
+    prompt, chosen, rejected = '[{"name": "x"}]', '{"role": "engineer"}', '["user"]'
+    pair = preference_of("a:1", {"prompt": prompt, "chosen": chosen, "rejected": rejected}, chats=True)
+    assert (pair.prompt, pair.chosen, pair.rejected) == ([{"role": "user", "content": prompt}], chosen, rejected)
+    counted = {"prompt": json.dumps([{**ASKED, "name": "Ann"}]), **PAIR}
+    assert preference_of("a:1", counted, chats=True).ignored == ("prompt[].name",)
+    for record, problem in (
+        ({"messages": "[{broken", **PAIR}, "messages must be a list of objects, or the JSON text of one"),
+        ({"prompt": "a", "chosen": json.dumps([GOOD]), "rejected": "b"}, "two texts with a prompt, or two lists"),
+    ):
+        with pytest.raises(SampleError, match=problem):
+            preference_of("a:1", record, chats=True)
+
+
 def test_a_transcript_is_continued_by_a_model_without_a_template():
     pair = preference_of("a:1", {"chosen": f"{HH} Nobody.", "rejected": f"{HH} I did!"}, chats=False)
     assert (pair.prompt, pair.chosen, pair.rejected) == (HH, " Nobody.", " I did!")
+    for talk in (HH, HH.lstrip("\n"), HH[1:]):
+        said = {"chosen": f"{talk} The Assistant: is b", "rejected": f"{talk}The Assistant: is c\nAssistant: d"}
+        pair = preference_of("a:1", said, chats=False)
+        assert pair.prompt == talk
+        assert (pair.chosen, pair.rejected) == (" The Assistant: is b", "The Assistant: is c\nAssistant: d")
+    for chats in (True, False):
+        unfinished = {"chosen": f"{HH} a\n\nHuman: b", "rejected": f"{HH} a\n\nHuman: c"}
+        with pytest.raises(SampleError, match="chosen and rejected must end with what the assistant says"):
+            preference_of("a:1", unfinished, chats=chats)
 
 
 @pytest.mark.parametrize(

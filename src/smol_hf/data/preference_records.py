@@ -1,7 +1,7 @@
 """A record of preferences → a prompt and two answers, of which one is preferred.
 
 {"prompt"?: text | [message, …], "system"?: text, "chosen": answer, "rejected": answer}, where an answer is a text, a
-message, or a list of messages.
+message, or a list of messages. A message or a list may be a JSON string.
 
 With lists of messages, `chosen` and `rejected` are the answers alone, or whole conversations that differ in their last
 message (UltraFeedback's form, where `prompt` repeats what the user says). Texts are one exchange where the model has a
@@ -16,8 +16,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from smol_hf.data.adapters.dialogue import list_of_objects, needed, role_of, text_of
+from smol_hf.data.adapters.dialogue import list_of_objects, messages_in, needed, role_of, text_of
 from smol_hf.data.adapters.fields import checked_text
+from smol_hf.data.adapters.media import is_none
 from smol_hf.data.adapters.turn_keys import (
     IDENTIFIERS,
     SYSTEM_KEYS,
@@ -34,6 +35,7 @@ from smol_hf.data.conversation import SampleError
 
 ANSWERS = ("chosen", "rejected")
 PROMPTS = ("prompt", "question", "instruction", "conversations", "messages")
+MESSAGES = (*ANSWERS, "prompt", "conversations", "messages")  # may hold messages, also as a JSON string
 MEDIA = ("image", "images", "video", "videos", "audio")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
@@ -66,11 +68,12 @@ def preference_of(where: str, record: Any, chats: bool) -> Preference:
             raise SampleError(where, f"needs the keys 'chosen' and 'rejected'; it has {sorted(map(str, record))}")
     refuse_unsupported_record(record, where)
     for name in MEDIA:
-        if is_given(record.get(name)):
+        if not is_none(record.get(name)):
             raise SampleError(
                 where, f"has {name!r}, and DPO learns from texts only: remove it, or train without it "
                 f"(ignore_fields: [{name}])"
             )  # fmt: skip
+    record = {key: messages_in(value) if key in MESSAGES else value for key, value in record.items()}
     answers = [[record[name]] if isinstance(record[name], dict) else record[name] for name in ANSWERS]
     kinds = {type(answer) for answer in answers}
     prompt, used = prompt_of(where, record, alone=kinds == {str} or all(len(answer) == 1 for answer in answers))
@@ -103,6 +106,8 @@ def prompt_of(where: str, record: dict, alone: bool) -> tuple[Any, tuple[str, ..
         return record[key], (key,)
     if len(given) > 1:
         raise SampleError(where, f"has a prompt under {' and '.join(map(repr, given))}: keep one")
+    if key in MESSAGES:
+        return list_of_objects(record[key], key, where), (key,)
     if key == "instruction" and is_given(record.get("input")):
         texts = (checked_text(record[name], where, f"the field {name!r}") for name in (key, "input"))
         return "\n\n".join(texts), (key, "input")
@@ -112,7 +117,7 @@ def prompt_of(where: str, record: dict, alone: bool) -> tuple[Any, tuple[str, ..
 def of_transcripts(where: str, chosen: str, rejected: str, chats: bool) -> Preference:
     """The pair of two transcripts that differ in what the assistant says last."""
     if not chats:
-        ends = [text.rfind("Assistant:") + len("Assistant:") for text in (chosen, rejected)]
+        ends = [last_answer(where, text) for text in (chosen, rejected)]
         if chosen[: ends[0]] != rejected[: ends[1]]:
             raise SampleError(where, "chosen and rejected must be the same but for their last answer")
         return Preference(chosen[: ends[0]], chosen[ends[0] :], rejected[ends[1] :])
@@ -122,6 +127,15 @@ def of_transcripts(where: str, chosen: str, rejected: str, chats: bool) -> Prefe
         turns = zip(pieces[::2], pieces[1::2])
         talks.append([{"role": SPEAKERS[speaker], "content": said.strip()} for speaker, said in turns])
     return of_conversations(where, None, *talks)
+
+
+def last_answer(where: str, transcript: str) -> int:
+    """The position after the last "Assistant:" that begins a turn."""
+    stripped = transcript.lstrip("\n")
+    *_, last = TRANSCRIPT.finditer(stripped)
+    if last[1] != "Assistant":
+        raise SampleError(where, "chosen and rejected must end with what the assistant says")
+    return len(transcript) - len(stripped) + last.end(1) + len(":")
 
 
 def answer_messages(answer: list, name: str, where: str) -> list[dict[str, str]]:

@@ -63,6 +63,19 @@ def test_parts_of_messages_hold_images(part):
     assert images(with_part(part)) == [ImagePart(content=encoded())]
 
 
+@pytest.mark.parametrize("value", [{"url": "page.png"}, {"url": f"data:image/png;base64,{in_base64()}"}])
+def test_the_detail_of_an_image_is_ignored_and_reported(value):
+    hinted = {**value, "detail": "low"}
+    expected = images(with_part({"type": "image_url", "image_url": value}))
+    for key in ("image", "image_url"):
+        record = with_part({"type": key, key: hinted})
+        assert images(record) == expected
+        assert adapt(record, PLACE).ignored == (f"messages[].content[].{key}.detail",)
+    assert images({"image": hinted, "conversations": llava("<image>\nWhat?")}) == expected
+    with pytest.raises(SampleError, match="must be the path of a file"):
+        images(with_part({"type": "image_url", "image_url": {**value, "crop": "left"}}))
+
+
 def llava(question):
     return [{"from": "human", "value": question}, {"from": "gpt", "value": "A page."}]
 

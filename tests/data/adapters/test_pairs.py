@@ -16,6 +16,7 @@ SAID = {"role": "assistant", "content": "A cat."}
 LOOK = conversation(user("What?\n\nLook."), assistant("Yes."))
 SHOWN = conversation(user(CAT, "What?"), assistant("A cat."))
 SHAREGPT = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A cat."}]
+DATA = json.dumps([ASKED, SAID])
 PAIR = conversation(user("What?"), assistant("A cat."))
 
 
@@ -24,6 +25,9 @@ PAIR = conversation(user("What?"), assistant("A cat."))
     [
         ({"prompt": "What?", "completion": "A cat."}, PAIR),
         ({"prompt": [ASKED], "completion": [SAID]}, PAIR),
+        ({"prompt": json.dumps([ASKED]), "completion": json.dumps([SAID])}, PAIR),
+        ({"prompt": json.dumps(ASKED), "completion": [SAID]}, PAIR),
+        ({"prompt": "[1]", "completion": DATA}, conversation(user("[1]"), assistant(DATA))),
         ({"prompt": "What?", "completion": "A cat.", "system": "Be brief."}, conversation(SYSTEM, *PAIR.messages)),
         ({"instruction": "What?", "output": "A cat."}, PAIR),
         ({"instruction": "What?", "input": "", "output": "A cat."}, PAIR),
@@ -56,6 +60,15 @@ def test_each_shape_is_read_as_the_same_conversation(record, expected):
 def test_the_prompt_is_not_trained():
     record = {"prompt": [ASKED, SAID, ASKED], "completion": [SAID]}
     assert [message.trained for message in adapt(record, PLACE).messages] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("key", ["weight", "train", "loss_mask"])
+def test_marks_inside_the_prompt_do_not_train_it(key):
+    for value, ignored in ((1, (f"prompt[].{key}",)), (0, ()), (None, ())):
+        record = {"prompt": [ASKED, {**SAID, key: value}, {**ASKED, key: value}], "completion": [{**SAID, key: 1}]}
+        conversation = adapt(record, PLACE)
+        assert [message.trained for message in conversation.messages] == [True, False, True, True]
+        assert conversation.ignored == ignored
 
 
 def test_the_roles_of_tools_and_developers():

@@ -82,7 +82,9 @@ def test_a_misspelt_name_stops_the_run_and_a_strange_record_does_not():
     with pytest.raises(AdapterError, match="unknown adapter"):
         adapt({"messages": []}, PLACE, name="mesages")
     problem = fault_of({"x": 1, "texts": None})
-    assert problem.startswith("needs the key 'conversations' or 'messages'; it has ['texts', 'x']")
+    assert problem.startswith(
+        "needs the key 'conversations' or 'messages', or the keys of another known shape; it has ['texts', 'x']. "
+    )
     assert "one of alpaca, captions, coco" in fault_of({}, dataset="someone/else")
     assert "a record is a JSON object, not list" in fault_of([1])
 

@@ -64,6 +64,28 @@ def list_of_objects(value: Any, key: str, where: str) -> list[dict]:
     return value
 
 
+def messages_in(value: Any, first: str | None = None) -> Any:
+    """The messages, when `value` is the JSON text of a message or of a list of them; else `value` itself.
+
+    JSON counts as messages when it holds objects alone, and the `role` or `from` of one is known.
+
+    Args:
+        first: the role that the first message must have, for a text that may well be JSON.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        inside = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    turns = inside if isinstance(inside, list) else [inside]
+    if not all(isinstance(turn, dict) for turn in turns):
+        return value
+    named = [turn.get("role", turn.get("from")) for turn in turns]
+    roles = [ROLE_NAMES.get(name) if isinstance(name, str) else None for name in named]
+    return turns if any(roles) and (first is None or roles[0] == first) else value
+
+
 def needed(turn: dict, key: str, number: int, where: str) -> Any:
     if key not in turn:
         raise SampleError(where, f"message {number} lacks the key {key!r}; it has {sorted(map(str, turn))}")

@@ -20,6 +20,7 @@ LONGEST_PATH = 4096
 BASE64_SIGNATURES = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0AK", "AAAA", "/0//UQ")
 SHORTEST_BASE64 = 60  # characters: no image is smaller
 FORMS = ("url", "base64")  # of an image in a mapping, as OpenAI's image_url has them
+HINT = "detail"  # its resolution for OpenAI's models; not used here
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
 
 
@@ -63,7 +64,7 @@ def media_part(item: Any, key: str, kind: type[Media], place: Place) -> Media:
         content, path = item, None
     elif isinstance(item, dict) and {"bytes", "path"} & set(item):
         content, path = item.get("bytes"), item.get("path")
-    elif isinstance(item, dict) and is_none({name: item[name] for name in item if name not in FORMS}):
+    elif isinstance(item, dict) and is_none({name: item[name] for name in item if name not in (*FORMS, HINT)}):
         given = [item[name] for name in FORMS if not is_none(item.get(name))]
         path = given[0] if len(given) == 1 else item
     content = None if content == "" else content

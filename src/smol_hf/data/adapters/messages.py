@@ -23,7 +23,7 @@ from smol_hf.data.adapters.dialogue import (
     with_system,
 )
 from smol_hf.data.adapters.fields import Fields, label
-from smol_hf.data.adapters.media import Media, is_none, media_parts, media_under
+from smol_hf.data.adapters.media import HINT, Media, is_none, media_parts, media_under
 from smol_hf.data.adapters.ratings import written_ratings
 from smol_hf.data.adapters.registry import Place, adapter
 from smol_hf.data.adapters.turn_keys import (
@@ -76,6 +76,9 @@ def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place:
     ignored = ignored_turn_keys(turns, ("role", "content", *TRAIN_KEYS), name)
     parts = [part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]]
     ignored += ignored_turn_keys(parts, PART_KEYS, f"{name}[].content")
+    for key in ("image", "image_url"):
+        if any(isinstance(part.get(key), dict) and is_given(part[key].get(HINT)) for part in parts):
+            ignored += (f"{name}[].content[].{key}.{HINT}",)
     return Conversation(where, tuple(messages), label(record, "source"), written_ratings(record, place), ignored)
 
 
