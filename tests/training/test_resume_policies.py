@@ -94,7 +94,7 @@ def test_an_unchanged_resumption_records_nothing(output):
         ({"optim": "sgd"}, "optim 'adamw_torch_fused' → 'sgd'"),
         ({"data_lanes": 2}, "data_lanes 4 → 2"),
         ({"seed": 1}, "seed 0 → 1"),
-        ({"optim_args": "momentum=0.9"}, "optim_args None → 'momentum=0.9'"),
+        ({"longest_edge": 64}, "longest_edge None → 64"),
         ({"max_steps": 3}, "max_steps 3 is below step 4 of checkpoint-4"),
         ({"max_steps": -1, "num_train_epochs": 0.2}, "num_train_epochs 3.0 → 0.2"),
     ],
@@ -124,8 +124,8 @@ def test_preferences_go_on_with_another_rate_and_refuse_another_loss(tmp_path, c
     keys = {"lr_scheduler_type": "constant", "weight_decay": 0.0}
     assert main(dpo_words(output, tmp_path, max_steps=4, **keys)) == 0
     again = [*dpo_words(output, tmp_path, max_steps=8, learning_rate=1e-30, **keys), *RESUME]
-    assert main([*again, "--label_smoothing", "0.1"]) == 1
-    assert "label_smoothing 0.0 → 0.1" in capsys.readouterr().err
+    assert main([*again, "--beta", "0.2"]) == 1
+    assert "beta 0.1 → 0.2" in capsys.readouterr().err
     assert main(again) == 0
     before = load_file(output / "checkpoint-4" / "model.safetensors")
     after = load_file(output / "checkpoint" / "model.safetensors")
