@@ -222,6 +222,8 @@ def test_without_validation_nothing_is_evaluated(tmp_path):
         ({"deepspeed": "nowhere.json"}, "deepspeed is not supported"),
         ({"push_to_hub": True}, "use smol-hf publish <output_dir>/checkpoint OWNER/NAME"),
         ({"metric_for_best_model": "accuracy", "save_strategy": "best", "eval_strategy": "steps"}, "choose loss or"),
+        ({"save_strategy": "best", "eval_strategy": "steps"}, "save_strategy best needs metric_for_best_model"),
+        ({"save_strategy": "best", "metric_for_best_model": "loss"}, "save_strategy best needs eval_strategy"),
     ],
 )
 def test_a_value_that_cannot_work_is_one_line_before_the_run(recipe, message):

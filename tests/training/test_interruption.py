@@ -145,7 +145,11 @@ def test_a_resumed_run_that_a_signal_ends_before_its_first_step_names_the_checkp
     assert main(train_words(tmp_path / "run", max_steps=4)) == 0
     shutil.rmtree(tmp_path / "run" / "checkpoint")
     monkeypatch.setattr("smol_hf.training.run.build_model_and_processor", lambda *_, **__: signal.raise_signal(2))
-    assert main([*train_words(tmp_path / "run", max_steps=8), *RESUME]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores SIGINT
+    try:
+        assert main([*train_words(tmp_path / "run", max_steps=8), *RESUME]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (
         f"SIGINT stopped the run: the newest checkpoint, {tmp_path / 'run' / 'checkpoint-4'}, is safe"
         in capsys.readouterr().err

@@ -3,21 +3,26 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_runs import dpo_words, train_words
 
 from smol_hf.cli import main
+from smol_hf.training.arguments import SmolTrainingArguments
+from smol_hf.training.chat_template import CHATML
 from smol_hf.training.checkpoints import CheckpointError
 from smol_hf.training.console import read_log
+from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.preference import ARGUMENT_CLASSES as OF_DPO
 from smol_hf.training.recipes import ARGUMENT_CLASSES as OF_TRAIN
 from smol_hf.training.recipes import load_arguments
 from smol_hf.training.resume_policies import KEYS, ON_RESUME
 from smol_hf.training.run import train
-from smol_hf.training.same_run import check_same_run, settings_for_resume
+from smol_hf.training.same_run import check_same_run, digests_of_local_files, settings_for_resume
 
 RESUME = ("--resume_from_checkpoint", "true")
 CONSTANT = {"max_steps": 4, "lr_scheduler_type": "constant", "warmup_steps": 0}
@@ -94,7 +99,7 @@ def test_an_unchanged_resumption_records_nothing(output):
         ({"optim": "sgd"}, "optim 'adamw_torch_fused' → 'sgd'"),
         ({"data_lanes": 2}, "data_lanes 4 → 2"),
         ({"seed": 1}, "seed 0 → 1"),
-        ({"optim_args": "momentum=0.9"}, "optim_args None → 'momentum=0.9'"),
+        ({"longest_edge": 64}, "longest_edge None → 64"),
         ({"max_steps": 3}, "max_steps 3 is below step 4 of checkpoint-4"),
         ({"max_steps": -1, "num_train_epochs": 0.2}, "num_train_epochs 3.0 → 0.2"),
     ],
@@ -124,10 +129,56 @@ def test_preferences_go_on_with_another_rate_and_refuse_another_loss(tmp_path, c
     keys = {"lr_scheduler_type": "constant", "weight_decay": 0.0}
     assert main(dpo_words(output, tmp_path, max_steps=4, **keys)) == 0
     again = [*dpo_words(output, tmp_path, max_steps=8, learning_rate=1e-30, **keys), *RESUME]
-    assert main([*again, "--label_smoothing", "0.1"]) == 1
-    assert "label_smoothing 0.0 → 0.1" in capsys.readouterr().err
+    assert main([*again, "--beta", "0.2"]) == 1
+    assert "beta 0.1 → 0.2" in capsys.readouterr().err
     assert main(again) == 0
     before = load_file(output / "checkpoint-4" / "model.safetensors")
     after = load_file(output / "checkpoint" / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert "learning_rate 0.001 → 1e-30" in (output / "checkpoint" / "README.md").read_text(encoding="utf-8")
+
+
+def test_files_that_changed_in_place_are_refused_by_name(tmp_path, capsys):
+    output, template = tmp_path / "run", tmp_path / "t.jinja"
+    template.write_text(CHATML, encoding="utf-8")
+    keys = {"lr_scheduler_type": "constant", "max_steps": 4, "chat_template": str(template)}
+    assert main(dpo_words(output, tmp_path, **keys)) == 0
+    weights = tmp_path / "base" / "model.safetensors"
+    again = [*dpo_words(output, tmp_path, **keys | {"max_steps": 6}), *RESUME]
+    for path, other in ((template, ("{# another #}" + CHATML).encode()), (weights, None)):
+        held = path.read_bytes()
+        if other is None:
+            save_file({name: value + 1 for name, value in load_file(path).items()}, path, {"format": "pt"})
+        else:
+            path.write_bytes(other)
+        capsys.readouterr()
+        assert main(again) == 1
+        error = capsys.readouterr().err
+        assert f"checkpoint-4 was made with other contents of {'model' if other is None else 'chat_template'}" in error
+        assert str(path) in error and "Traceback" not in error
+        path.write_bytes(held)
+    for record in (output / "run.json", output / "checkpoint-4" / "run.json"):
+        saved = json.loads(record.read_text())
+        assert saved.pop("files")
+    assert main(again) == 0
+
+
+def test_files_are_the_tokenizer_the_adapters_and_the_base_of_lora(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("tokenizer.json", "config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    (tmp_path / "mine.py").write_text("")
+    training = SmolTrainingArguments(output_dir=str(tmp_path / "run"), max_steps=1, use_cpu=True)
+
+    def names(model, **data):
+        found = digests_of_local_files(ModelArguments(**model), DataArguments(**data), training)
+        return {(name.split()[0], Path(name.split()[1]).name) for name in found}
+
+    assert names({"tokenizer": str(folder)}) == {("tokenizer", "tokenizer.json")}
+    assert names({"model": str(folder)}) == {("model", "tokenizer.json")}
+    both = {("model", "tokenizer.json"), ("model", "model.safetensors")}
+    assert names({"model": str(folder), "use_peft": True}) == both
+    assert names({}, data="a.jsonl", adapter=f"{tmp_path / 'mine.py'}:cards") == {("adapter", "mine.py")}
+    mixture = [{"data": "a.jsonl", "adapter": str(tmp_path / "mine.py")}]
+    assert names({}, mixture=mixture) == {("adapter", "mine.py")}

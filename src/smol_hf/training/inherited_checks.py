@@ -60,6 +60,11 @@ def refuse_inherited(arguments: SFTConfig | DPOConfig) -> None:
         if problem := type_problem(value, types[name]):
             raise ValueError(f"{name} is {value!r}: {problem}")
         refuse_value(arguments, command, name, value)
+    if arguments.save_strategy == "best":
+        for name in ("eval_strategy", "metric_for_best_model"):
+            has_default = name == "metric_for_best_model" and arguments.load_best_model_at_end  # then it is the loss
+            if not has_default and not is_on(getattr(arguments, name)):
+                raise ValueError(f"save_strategy best needs {name}: it saves where an evaluation is the best so far")
     refuse_trackers(arguments)
 
 

@@ -24,7 +24,8 @@ This page is generated: `python -m smol_hf.training.key_table > docs/recipe_keys
 
 A key works, or it is refused with the reason given here. A refused key may have its default value. Values outside the
 bounds are refused. `pretrain` has the keys of `train`. The last column says what a resumed run does with another value
-of the key.
+of the key. It also refuses a changed local file of `chat_template`, `adapter`, `tokenizer` or `model` (weights: with
+adapters and in `dpo`).
 """
 OF_DPO = """## Keys of `smol-hf dpo`
 

@@ -25,11 +25,12 @@ from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.shipped_recipes import find_recipe
-from smol_hf.training.values import StrictLoader, takes_text, value_of
+from smol_hf.training.values import read_yaml, takes_text, value_of
 from smol_hf.wording import nearest
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
 SWITCHES = ("resume_from_checkpoint",)  # texts that may be true, too
+LONGEST_SHOWN = 100  # characters of a value in an error
 
 
 class RecipeError(ValueError):
@@ -59,7 +60,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         except ValueError as error:
             raise RecipeError(str(error)) from error
     try:
-        recipe = yaml.load(Path(path).read_text(encoding="utf-8"), StrictLoader)
+        recipe = read_yaml(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, RecipeError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path}: {error}") from error
     if not isinstance(recipe, dict):
@@ -83,7 +84,7 @@ def read_mixture(name: str, folder: Path = Path()) -> list[dict[str, Any]]:
         except FileNotFoundError:
             raise RecipeError(f"mixture: there is no file {folder / name}") from None
     try:
-        entries = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
+        entries = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, RecipeError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path}: {error}") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -123,7 +124,8 @@ def parse_command_line(
         try:
             overrides[key] = value_of(value, annotation)
         except yaml.YAMLError as error:
-            raise RecipeError(f"--{key} {value}: {getattr(error, 'problem', None) or error}") from error
+            given = value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}…"
+            raise RecipeError(f"--{key} {given}: {getattr(error, 'problem', None) or error}") from error
     return overrides.pop("config", None), overrides
 
 

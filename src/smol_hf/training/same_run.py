@@ -10,7 +10,10 @@ from typing import Any
 
 from accelerate import PartialState
 from transformers import TrainingArguments
+from trl import DPOConfig
 
+from smol_hf.data.adapters.own_file import names_a_file
+from smol_hf.data.engine.fingerprints import are_read_whole, digests_of_files
 from smol_hf.data.failed_sources import other_failures
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.checkpoints import CheckpointError, step_of
@@ -27,6 +30,13 @@ def rows_of_a_step(arguments: TrainingArguments) -> int:
 
 # Batch size × gradient accumulation × processes: they may change, but not their product.
 ROWS = "rows of a step"
+
+# Files of a local folder that decide how samples are written as tokens and pixels, and the weights.
+OF_THE_PROCESSOR = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "vocab.txt", "*.model", "chat_template.*", "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+OF_THE_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def settings_of(policy: OnResume, *arguments) -> dict[str, Any]:
@@ -45,7 +55,7 @@ def plain(value):
 
 
 def settings_for_resume(*arguments) -> dict[str, Any]:
-    """For `run.json`: the values that must repeat, those that may change, and the changes so far (none yet).
+    """For `run.json`: what must repeat (values and files), the values that may change, and no changes yet.
 
     Args:
         arguments: the dataclasses of a recipe, those of the training last.
@@ -55,7 +65,34 @@ def settings_for_resume(*arguments) -> dict[str, Any]:
     if isinstance(training, SmolTrainingArguments):
         rates = training.part_learning_rates()
         repeats["frozen parts"] = sorted(part for part, rate in rates.items() if rate == 0)
-    return {"repeats": repeats, "settings": settings_of(OnResume.CHANGE, *arguments), "changes": []}
+    settings = settings_of(OnResume.CHANGE, *arguments)
+    return {"repeats": repeats, "files": digests_of_local_files(*arguments), "settings": settings, "changes": []}
+
+
+def digests_of_local_files(model, data, training) -> dict[str, str]:
+    """Digests of the local files that a recipe names and that a resumed run reads again, by key and path.
+
+    The weights of `model` count only where they stay in use: under adapters, or as DPO's reference.
+    """
+    files = {"chat_template": [model.chat_template], "tokenizer": paths_in(model.tokenizer, OF_THE_PROCESSOR)}
+    keeps_weights = model.use_peft or isinstance(training, DPOConfig)
+    files["model"] = paths_in(model.model, OF_THE_PROCESSOR + (OF_THE_WEIGHTS if keeps_weights else ()))
+    named = [getattr(data, "adapter", None), *(each.get("adapter") for each in getattr(data, "mixture", None) or ())]
+    files["adapter"] = [each.partition(":")[0] for each in named if each and names_a_file(each)]
+    digests = {}
+    for key, names in files.items():
+        paths = sorted({Path(name) for name in names if name is not None and Path(name).is_file()})
+        for path, digest in zip(paths, digests_of_files(paths, whole=are_read_whole(paths)), strict=True):
+            digests[f"{key} {path}"] = digest
+    return digests
+
+
+def paths_in(name: str | None, patterns: tuple[str, ...]) -> list[Path]:
+    """The file of that name, or the files of a local folder that match."""
+    if name is None:
+        return []
+    path = Path(name)
+    return [path] if path.is_file() else [each for pattern in patterns for each in path.glob(pattern)]
 
 
 def check_same_run(checkpoint: Path, run_state: dict) -> list[str]:
@@ -84,6 +121,13 @@ def check_same_run(checkpoint: Path, run_state: dict) -> list[str]:
         raise CheckpointError(
             f"{checkpoint.name} was made by another recipe: {'; '.join(in_words(refused))}{rows}. Going on would not "
             f"continue that run: {ANEW}"
+        )
+    files, current = before.get("files"), run_state["files"]
+    if files is not None and files != current:
+        names = sorted(name for name in files | current if files.get(name) != current.get(name))
+        raise CheckpointError(
+            f"{checkpoint.name} was made with other contents of {', '.join(names)}: bring back the files of that run, "
+            "or start anew in another output_dir (--model continues from its weights)"
         )
     data, now = before["data_fingerprint"], run_state["data_fingerprint"]
     if data != now:

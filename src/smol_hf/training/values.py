@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
+from collections.abc import Hashable
 from typing import Any
 
 import yaml
@@ -12,6 +13,14 @@ import yaml
 
 class DuplicateKeyError(yaml.YAMLError):
     """A key is given twice in a mapping."""
+
+
+class UnusableKeyError(yaml.YAMLError):
+    """A key is a list or a mapping."""
+
+
+class TooDeepError(yaml.YAMLError):
+    """Lists or mappings are nested too deeply."""
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -34,6 +43,8 @@ class StrictLoader(yaml.SafeLoader):
         lines: dict[Any, int] = {}
         for key_node, _ in node.value:
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                raise UnusableKeyError(f"line {line}: a key is a single word, not a list or a mapping: {key!r}")
             if key in lines:
                 raise DuplicateKeyError(f"the key {key!r} stands twice, in lines {lines[key]} and {line}")
             lines[key] = line
@@ -53,6 +64,14 @@ class TextLoader(yaml.SafeLoader):
     """YAML in which every scalar is text."""
 
     yaml_implicit_resolvers: typing.ClassVar[dict] = {}
+
+
+def read_yaml(text: str, loader: type[yaml.SafeLoader] = StrictLoader) -> Any:
+    """The value of a YAML text. Raises yaml.YAMLError for text that is no YAML, or is nested too deeply."""
+    try:
+        return yaml.load(text, loader)
+    except RecursionError:
+        raise TooDeepError("lists or mappings are nested too deeply: write fewer levels") from None
 
 
 def kinds_of(annotation: Any) -> tuple[Any, ...]:
@@ -84,16 +103,16 @@ def value_of(text: str, annotation: Any) -> Any:
     if list in containers:
         inner = typing.get_args(containers[list])
         if text.startswith("["):
-            return yaml.load(text, TextLoader if inner == (str,) else StrictLoader)
+            return read_yaml(text, TextLoader if inner == (str,) else StrictLoader)
         if inner and inner[0] in (str, int, float):
             return value_of(text, inner[0])
         return text  # a file that holds the list
     if dict in containers and text.startswith("{"):
-        return yaml.load(text, StrictLoader)
+        return read_yaml(text)
     if str in kinds:
         return text
     if Any in kinds and text.startswith(("[", "{", '"', "'")):
-        return yaml.load(text, StrictLoader)
+        return read_yaml(text)
     return scalar(text)
 
 
