@@ -5,8 +5,10 @@ from transformers.utils.chat_template_utils import jinja2
 from .bounded_rendering import render_bounded
 from .chat_encoding import PLACEHOLDER, TRAINED, UNTRAINED
 
-# What a template raises about messages that it does not read.
-FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError)
+# What a template raises about messages that it does not read. A range that the sandbox refuses is an ArithmeticError.
+FAULTS = (
+    jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError,
+)  # fmt: skip
 TURN_MARK = "trained"  # a message where it is False gets no labels
 IMAGE_TYPES = ("image", "image_url")
 EXAMPLE = (
