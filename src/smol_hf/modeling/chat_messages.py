@@ -90,9 +90,15 @@ def flagged_spans(spans, messages):
     """Generated spans (start, end) → (start, end, TRAINED or UNTRAINED).
 
     Raises:
-        ValueError: when the template does not mark one span for each assistant turn, and a turn is not trained.
+        ValueError: when the template marks fewer spans than there are assistant turns; and when it does not mark one
+            span for each assistant turn, and a turn is not trained.
     """
     trained = [is_trained(message) for message in messages if message["role"] == "assistant"]
+    if all(trained) and spans and len(spans) < len(trained):
+        raise ValueError(
+            f"the chat template marks {len(spans)} generated spans in {len(trained)} assistant turns, so that an "
+            "answer would not be trained: use a template with one {% generation %} block for each assistant turn"
+        )
     if all(trained) or not any(trained):
         return [(*span, TRAINED if all(trained) else UNTRAINED) for span in spans]
     if len(spans) != len(trained):
