@@ -189,6 +189,16 @@ def test_images_come_without_text_before_it_and_in_one_array(processor):
     assert mixed["pixel_attention_mask"][:, :, 0, 0].sum(1).tolist() == [5, 0]
 
 
+@pytest.mark.parametrize("text", ["你好世界" * 30, "https-free,text-without-a-space;" * 5, "été" * 50])
+def test_a_long_text_without_a_space_is_a_text(processor, text):
+    assert processor(text)["input_ids"] == processor(text=text)["input_ids"]
+    assert processor([text, text])["input_ids"] == processor(text=[text, text])["input_ids"]
+    written = io.BytesIO()
+    page().save(written, "PNG")
+    for encode in (base64.b64encode, base64.encodebytes):  # in one line, and in several
+        assert set(processor(encode(written.getvalue()).decode())) == {"pixel_values", "pixel_attention_mask"}
+
+
 # -- the chat template ------------------------------------------------------------------------------------------------
 
 TOOLS_TEMPLATE = (
