@@ -452,6 +452,9 @@ def test_arrays_have_the_white_of_their_type(processor):
     assert np.array_equal(np.asarray(expected), pixels)
     for same in (pixels / 255, pixels.astype(np.uint16) * 257, torch.from_numpy(pixels)):
         assert np.array_equal(np.asarray(as_image(same)), pixels)
+    halves = torch.from_numpy(pixels).bfloat16() / 256
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        assert np.array_equal(np.asarray(as_image(halves.to(dtype))), np.asarray(as_image(halves.double().numpy())))
     assert as_image(pixels[..., 0]).mode == as_image(pixels[..., :1]).mode == "RGB"
 
 

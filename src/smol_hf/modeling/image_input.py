@@ -66,6 +66,7 @@ def as_image(image, layout=None):
 def as_array(image):
     if hasattr(image, "detach"):  # a tensor, on any device
         image = image.detach().cpu()
+        image = image.double() if image.is_floating_point() else image  # NumPy has no bfloat16
     return np.asarray(image)
 
 

@@ -204,7 +204,10 @@ class SmolHFProcessor(ProcessorMixin):
 
         Raises:
             TypeError: for a name that neither the processor nor the template knows.
+            ValueError: for a conversation without messages.
         """
+        if not len(conversation):
+            raise ValueError("there is nothing to write: give a conversation, a list of messages")
         if add_generation_prompt and continue_final_message:
             raise ValueError("add_generation_prompt and continue_final_message exclude each other: choose one")
         template = self.renderer(chat_template).template
