@@ -134,6 +134,8 @@ def test_smolvlms_template_or_a_file_is_taken_when_asked_for(encoder, tmp_path, 
     [
         (ENDLESS, "no special token of the tokenizer"),
         ("{{ messages[0]['name'] }}", "cannot write a message with an image"),
+        ("{% for i in range(1000000) %}{% endfor %}", "cannot write a message with an image .Range too big"),
+        ("{{ 1 // 0 }}", "cannot write a message with an image .*by zero"),
     ],
 )
 def test_a_template_that_ends_no_answer_or_writes_no_image_is_refused(template, message, encoder, tmp_path):

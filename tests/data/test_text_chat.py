@@ -244,9 +244,15 @@ LAST_ALONE = SMOLLM2_INSTRUCT.replace("+ message['content'] +", "+ (message['con
         (trl_templates.gemma_chat_template, [("system", "Be brief."), *TALK], "refuses it: System role not supported"),
         ("{% for m in messages %}{{ m.content.nothing.at_all }}{% endfor %}", TALK, "refuses it"),
         ("{% if %}", TALK, "refuses it"),
+        ("{% for i in range(1000000) %}{{ i }}{% endfor %}", TALK, "refuses it: Range too big"),
+        ("{{ 1 // 0 }}", TALK, "refuses it: .*by zero"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", TALK, "refuses it: maximum recursion"),
     ],
-    ids=["dropped", "no end", "other prompt", "rewritten", "begins with an answer", "refused", "undefined", "syntax"],
-)
+    ids=[
+        "dropped", "no end", "other prompt", "rewritten", "begins with an answer", "refused", "undefined", "syntax",
+        "long range", "division", "recursion",
+    ],
+)  # fmt: skip
 def test_what_cannot_be_labelled_exactly_is_refused(template, turns, problem):
     with pytest.raises(ChatTemplateError, match=problem):
         labelled(chat_tokenizer(template), turns)

@@ -75,3 +75,29 @@ def test_what_cannot_be_labelled_exactly_is_refused():
     last_alone = CHATML.replace("{{ part.text }}", "{{ part.text if loop.revindex0 == 0 and m == messages[-1] }}")
     with pytest.raises(ChatTemplateError):
         build_processor(chat_template=last_alone).encode(talk(), IMAGES)
+
+
+LAST_MARKED = DEFAULT_CHAT_TEMPLATE.replace(
+    "{% if message['role'] == 'assistant' %}", "{% if message['role'] == 'assistant' and loop.last %}"
+)
+FIRST_TWICE = DEFAULT_CHAT_TEMPLATE.replace(
+    "{% if message['role'] == 'assistant' %}",
+    "{% if message['role'] == 'assistant' and loop.index == 2 %}{% generation %} {% endgeneration %}{% endif %}"
+    "{% if message['role'] == 'assistant' and not loop.last %}",
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "complaint"),
+    [
+        (LAST_MARKED, "marks 1 generated spans in 2 assistant turns, so that an answer would not be trained"),
+        (FIRST_TWICE, "does not mark message 4, as generated"),
+    ],
+    ids=["last alone", "first twice"],
+)
+def test_an_answer_that_the_template_does_not_mark_is_refused(template, complaint):
+    processor = build_processor(chat_template=template)
+    with pytest.raises(ChatTemplateError, match=complaint):
+        processor.encode(talk(), IMAGES)
+    untrained = [{**message, "trained": False} for message in talk()]
+    assert set(processor.encode(untrained, IMAGES).labels) == {IGNORE_INDEX}

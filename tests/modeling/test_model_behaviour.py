@@ -308,6 +308,7 @@ def test_image_features(changes):
     flat, rows = model.get_image_features(tiles), model.get_image_features(padded, mask)
     if not FEATURES_IN_OUTPUT:  # transformers 4.57
         assert torch.equal(flat, expected) and torch.equal(rows, expected)
+        assert torch.equal(model.get_image_features(tiles, return_dict=False), expected)
         return
     assert [each.shape for each in flat.pooler_output] == [(count, 32)] * 3
     assert [each.shape for each in rows.pooler_output] == [(count, 32), (2 * count, 32)]
@@ -320,6 +321,9 @@ def test_image_features(changes):
     assert [state.shape for state in kept.hidden_states] == [(3, 36, 16)] * 3
     assert [weights.shape for weights in kept.attentions] == [(3, 2, 36, 36)] * 2
     assert torch.equal(model.get_image_features(tiles, return_dict=False)[0], kept.last_hidden_state)
+    model.config.return_dict = False
+    assert torch.equal(model.get_image_features(tiles)[0], kept.last_hidden_state)
+    assert torch.equal(model.get_image_features(tiles, return_dict=True).last_hidden_state, kept.last_hidden_state)
 
 
 def flat_pixels(model, tiles):

@@ -342,6 +342,27 @@ def test_settings_may_change_after_use():
     assert processor.tokenizer.decode(processor.encode(conversation, [image]).input_ids).startswith("user<fake")
 
 
+@pytest.mark.parametrize("way", ["named", "added", "another tokenizer"])
+def test_a_token_that_is_added_after_use_is_one_token(way):
+    processor = build_processor()
+    template = processor.chat_template.replace("{% for message", "<think>{% for message", 1)
+    token, conversation = "<think>", [message("user", IMAGE, "What is <think>?")]
+    before = processor.encode(conversation, [picture(64, 64)], chat_template=template).input_ids
+    if way == "named":
+        processor.tokenizer.add_special_tokens({"additional_special_tokens": [token]})
+    elif way == "another tokenizer":
+        processor.tokenizer = build_tokenizer()
+        processor.tokenizer.add_tokens([token], special_tokens=True)
+    else:
+        processor.tokenizer.add_tokens([token], special_tokens=True)
+    sample = processor.encode(conversation, [picture(64, 64)], chat_template=template)
+    unused = SmolHFProcessor(processor.tokenizer, tile_size=32, image_seq_len=4, longest_edge=64)
+    fresh = unused.encode(conversation, [picture(64, 64)], chat_template=template)
+    assert sample.input_ids == fresh.input_ids != before
+    number = processor.tokenizer.convert_tokens_to_ids(token)
+    assert sample.input_ids.count(number) == 1, "that of the template; the one in the text is spelled"
+
+
 def test_without_splitting_no_tile_tokens_are_needed():
     tokenizer = build_tiny_tokenizer(["a picture"])
     plain = SmolHFProcessor(tokenizer, tile_size=TILE, image_seq_len=4, do_image_splitting=False)
@@ -452,6 +473,9 @@ def test_arrays_have_the_white_of_their_type(processor):
     assert np.array_equal(np.asarray(expected), pixels)
     for same in (pixels / 255, pixels.astype(np.uint16) * 257, torch.from_numpy(pixels)):
         assert np.array_equal(np.asarray(as_image(same)), pixels)
+    halves = torch.from_numpy(pixels).bfloat16() / 256
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        assert np.array_equal(np.asarray(as_image(halves.to(dtype))), np.asarray(as_image(halves.double().numpy())))
     assert as_image(pixels[..., 0]).mode == as_image(pixels[..., :1]).mode == "RGB"
 
 

@@ -189,6 +189,16 @@ def test_images_come_without_text_before_it_and_in_one_array(processor):
     assert mixed["pixel_attention_mask"][:, :, 0, 0].sum(1).tolist() == [5, 0]
 
 
+@pytest.mark.parametrize("text", ["你好世界" * 30, "https-free,text-without-a-space;" * 5, "été" * 50])
+def test_a_long_text_without_a_space_is_a_text(processor, text):
+    assert processor(text)["input_ids"] == processor(text=text)["input_ids"]
+    assert processor([text, text])["input_ids"] == processor(text=[text, text])["input_ids"]
+    written = io.BytesIO()
+    page().save(written, "PNG")
+    for encode in (base64.b64encode, base64.encodebytes):  # in one line, and in several
+        assert set(processor(encode(written.getvalue()).decode())) == {"pixel_values", "pixel_attention_mask"}
+
+
 # -- the chat template ------------------------------------------------------------------------------------------------
 
 TOOLS_TEMPLATE = (
@@ -273,6 +283,10 @@ def test_a_misspelt_name_is_shown_the_right_one(processor):
         ({"do_resize": False}, "do_resize is always True"), ({"add_special_tokens": True}, "add_special_tokens"),
         ({"return_offsets_mapping": True}, "return_offsets_mapping is not supported"),
         ({"size": {"height": 8, "width": 8}}, "give longest_edge alone"), ({"size": {"longest_edge": 999}}, "lacks"),
+        ({"size": {"longest_edge": 40.5}}, "longest_edge 40.5 must be a positive whole number"),
+        ({"size": 40.5}, "longest_edge 40.5 must be"), ({"size": {"longest_edge": "64"}}, "longest_edge '64' must be"),
+        ({"size": {"longest_edge": True}}, "longest_edge True must be"), ({"size": -3}, "longest_edge -3 must be"),
+        ({"size": "64"}, "size '64' is not supported"), ({"max_image_size": "32"}, "max_image_size '32' is not"),
         ({"max_image_size": {"longest_edge": 16}}, "the encoder sees 32"), ({"crop_size": 5}, "crop_size"),
         ({"do_normalize": True}, "needs image_mean"), ({"resample": 3}, "LANCZOS"),
         ({"videos": [1]}, "leave out videos"),
@@ -286,6 +300,9 @@ def test_what_is_never_done_is_an_error(processor, option, complaint):
 
 
 def test_nothing_to_prepare_is_an_error(processor):
+    for tokenize in (True, False):
+        with pytest.raises(ValueError, match="nothing to write: give a conversation"):
+            processor.apply_chat_template([], tokenize=tokenize)
     with pytest.raises(ValueError, match="give text, images, or both"):
         processor()
     with pytest.raises(ValueError, match="a string or a list of strings"):

@@ -7,11 +7,13 @@ import pytest
 import yaml
 from chat_models import save_base
 from helpers import TEXTS, build_model, build_processor
+from modeling import builders
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
 from smol_hf.data.mixture import parse_entries
 from smol_hf.data.text_tokenizer import train_text_tokenizer
 from smol_hf.data.tokenizer_of import is_language_model
+from smol_hf.modeling.chat_format import DEFAULT_CHAT_TEMPLATE
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.resources import resource_path
 from smol_hf.training import preference
@@ -364,3 +366,14 @@ def test_a_mapping_of_another_shape_on_the_command_line_is_refused_by_name(value
     ) as refused:
         parse_command_line(["--lr_scheduler_kwargs", value])
     assert len(str(refused.value)) < 250
+
+
+def test_a_template_whose_marked_answers_do_not_end_is_refused(tmp_path):
+    last = ("<end_of_utterance>{% endgeneration %}", "{% endgeneration %}<end_of_utterance>")
+    template = DEFAULT_CHAT_TEMPLATE.replace(*last)
+    for name, text in (("sound", DEFAULT_CHAT_TEMPLATE), ("endless", template)):
+        builders.vlm_config().save_pretrained(tmp_path / name)
+        builders.build_processor(chat_template=text).save_pretrained(tmp_path / name)
+    build_config_and_processor(ModelArguments(model=str(tmp_path / "sound")), ())
+    with pytest.raises(RecipeError, match=r"endless cannot be trained on conversations: .*generation would not stop"):
+        build_config_and_processor(ModelArguments(model=str(tmp_path / "endless")), ())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
@@ -13,6 +12,7 @@ from smol_hf.conversion.chat_probe import write_chat
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.data.text_chat import ChatTemplateError, TextChat
 from smol_hf.modeling.chat_format import DEFAULT_CHAT_TEMPLATE, END_OF_UTTERANCE_TOKEN, IMAGE_TOKEN
+from smol_hf.modeling.chat_messages import FAULTS
 from smol_hf.training.chat_template import TEMPLATES
 
 START_TOKEN = "<|im_start|>"
@@ -87,7 +87,7 @@ def with_images(tokenizer: PreTrainedTokenizerBase, template: str, name: str, op
     for candidate in (template, JOIN_PARTS + template):
         try:
             text = write_chat(tokenizer, IMAGE_PROBE, candidate)
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
+        except FAULTS as error:
             tried["error"] = error
             continue
         if text.count(IMAGE_TOKEN) == 1:
@@ -114,7 +114,7 @@ def marked(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
         return template
     try:
         known = get_training_chat_template(tokenizer)
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError):  # TRL knows no such template
+    except FAULTS:  # TRL knows no such template
         known = None
     expected = written(tokenizer, template)
     for candidate in (*TEMPLATES.values(), known):
@@ -129,7 +129,7 @@ def written(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str | Non
     for probe in PROBES:
         try:
             texts.append(write_chat(tokenizer, probe, template))
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError):
+        except FAULTS:
             texts.append(None)
     return texts
 

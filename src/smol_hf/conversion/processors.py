@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from smol_hf.conversion import nanovlm
@@ -13,6 +12,7 @@ from smol_hf.conversion.chat_probe import write_chat
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.chat_format import DEFAULT_CHAT_TEMPLATE
+from smol_hf.modeling.chat_messages import FAULTS
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 
@@ -129,7 +129,7 @@ def written_by(tokenizer: PreTrainedTokenizerBase, probe: list, template: str) -
     """Raises ConversionError for a template that is broken, or knows texts alone."""
     try:
         return write_chat(tokenizer, probe, template)
-    except (TypeError, TemplateError) as error:
+    except FAULTS as error:
         raise ConversionError(
             f"the chat template cannot write a message with an image ({error}): put a template that can into "
             "chat_template.jinja"

@@ -33,6 +33,12 @@ def plain_tokenizer(tokenizer, control_tokens):
     return plain
 
 
+def vocabulary_key(tokenizer):
+    """Parts of a tokenizer on which a `ChatEncoder` depends, to compare with what they are later."""
+    added = [(number, str(token), token.special) for number, token in tokenizer.added_tokens_decoder.items()]
+    return tokenizer, added, tokenizer.special_tokens_map
+
+
 class ChatEncoder:
     """Tokenises conversations for one tokenizer. `image_token` in a template marks where an image's tokens go."""
 

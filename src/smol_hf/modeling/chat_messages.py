@@ -5,8 +5,10 @@ from transformers.utils.chat_template_utils import jinja2
 from .bounded_rendering import render_bounded
 from .chat_encoding import PLACEHOLDER, TRAINED, UNTRAINED
 
-# What a template raises about messages that it does not read.
-FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError)
+# What a template raises about messages that it does not read. A range that the sandbox refuses is an ArithmeticError.
+FAULTS = (
+    jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError,
+)  # fmt: skip
 TURN_MARK = "trained"  # a message where it is False gets no labels
 IMAGE_TYPES = ("image", "image_url")
 EXAMPLE = (
@@ -88,9 +90,15 @@ def flagged_spans(spans, messages):
     """Generated spans (start, end) → (start, end, TRAINED or UNTRAINED).
 
     Raises:
-        ValueError: when the template does not mark one span for each assistant turn, and a turn is not trained.
+        ValueError: when the template marks fewer spans than there are assistant turns; and when it does not mark one
+            span for each assistant turn, and a turn is not trained.
     """
     trained = [is_trained(message) for message in messages if message["role"] == "assistant"]
+    if all(trained) and spans and len(spans) < len(trained):
+        raise ValueError(
+            f"the chat template marks {len(spans)} generated spans in {len(trained)} assistant turns, so that an "
+            "answer would not be trained: use a template with one {% generation %} block for each assistant turn"
+        )
     if all(trained) or not any(trained):
         return [(*span, TRAINED if all(trained) else UNTRAINED) for span in spans]
     if len(spans) != len(trained):

@@ -237,8 +237,10 @@ class ChatRenderer:
                     how = "twice" if number in numbers else "not at all"
                     raise ChatTemplateError(f"the chat template writes message {index}, of the {role}, {how}")
                 place = text.index(place_holder(number))
-                if not self.is_marked and is_answer and not any(start <= place < end for start, end, _ in spans):
-                    raise ChatTemplateError(f"the chat template ends message {index}, before it says anything")
+                if is_answer and spans and not any(start <= place < end for start, end, _ in spans):
+                    how = "does not mark" if self.is_marked else "ends"
+                    what = "as generated" if self.is_marked else "before it says anything"
+                    raise ChatTemplateError(f"the chat template {how} message {index}, {what}")
             if not spans and is_answer:
                 raise ChatTemplateError("the chat template marks nothing of it as generated")
 

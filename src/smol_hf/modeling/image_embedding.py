@@ -2,7 +2,6 @@
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import can_return_tuple
 
 from .compatibility import FEATURES_IN_OUTPUT
 from .vision import encoder_outputs, normalize_tiles, patch_features
@@ -11,9 +10,13 @@ from .vision import encoder_outputs, normalize_tiles, patch_features
 class ImageEmbeddingMixin:
     """For a model with `vision_model`, `connector` and a language model's embeddings."""
 
-    @can_return_tuple
     def get_image_features(
-        self, pixel_values, pixel_attention_mask=None, output_attentions=None, output_hidden_states=None
+        self,
+        pixel_values,
+        pixel_attention_mask=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        return_dict=None,
     ):
         """Tiles → features in the language model's space.
 
@@ -25,7 +28,7 @@ class ImageEmbeddingMixin:
         Returns:
             As transformers' own classes. From 5.0 on the encoder's output, whose `pooler_output` has the features of
             each row (of flat tiles: of each tile), (image tokens, hidden). Before: a tensor (tiles, image_seq_len,
-            hidden).
+            hidden), whatever `return_dict` says.
         """
         features, outputs = self.encode_images(
             pixel_values,
@@ -40,12 +43,13 @@ class ImageEmbeddingMixin:
             tiles = [pixel_values.shape[1]] * len(pixel_values)
             if pixel_attention_mask is not None:
                 tiles = real_tiles(pixel_attention_mask).sum(dim=1).tolist()
-        return BaseModelOutputWithPooling(
+        output = BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=[each.flatten(0, 1) for each in features.split(tiles)],
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=outputs.attentions,
         )
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def encode_images(self, pixel_values, pixel_attention_mask=None, **keep):
         """Tiles, see `get_image_features` → features (tiles, image_seq_len, hidden), and the encoder's output."""

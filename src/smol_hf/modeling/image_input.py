@@ -4,6 +4,7 @@ import base64
 import binascii
 import io
 import os
+import re
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -17,6 +18,7 @@ ADDRESSES = ("http://", "https://", "data:image/")
 FILE_ADDRESS = "file://"
 IMAGE_KEYS = ("image", "image_url", "path", "url", "base64")
 LONGEST_PATH = 4096
+BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]+={0,2}\s*")
 CHANNELS = (1, 3, 4)
 LAYOUTS = ("channels_first", "channels_last")
 
@@ -64,6 +66,7 @@ def as_image(image, layout=None):
 def as_array(image):
     if hasattr(image, "detach"):  # a tensor, on any device
         image = image.detach().cpu()
+        image = image.double() if image.is_floating_point() else image  # NumPy has no bfloat16
     return np.asarray(image)
 
 
@@ -127,7 +130,7 @@ def is_image_place(value):
     return all(
         each.startswith((*ADDRESSES, FILE_ADDRESS))
         or (len(each) < LONGEST_PATH and os.path.exists(each))
-        or (len(each) > 100 and " " not in each)
+        or (len(each) > 100 and BASE64.fullmatch(each) is not None)
         for each in values
     )
 

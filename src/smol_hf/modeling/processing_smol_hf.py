@@ -9,7 +9,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from .batching import DEFAULT, batch_of, stacked_tiles
 from .bounded_rendering import render_bounded  # noqa: F401
-from .chat_encoding import ChatEncoder
+from .chat_encoding import ChatEncoder, vocabulary_key
 from .chat_format import DEFAULT_CHAT_TEMPLATE, IMAGE_TOKEN
 from .chat_messages import part_type  # noqa: F401
 from .chat_rendering import ChatRenderer, renderer_of
@@ -101,11 +101,11 @@ class SmolHFProcessor(ProcessorMixin):
 
     @property
     def encoder(self):
-        tokens = tuple(self.control_tokens)
-        if self._cache.get("tokens") != tokens:
-            self._cache["tokens"] = tokens
-            control = {*tokens, *self.tokenizer.all_special_tokens}
-            self._cache["encoder"] = ChatEncoder(self.tokenizer, self.image_token, control)
+        key = self.control_tokens, vocabulary_key(self.tokenizer)
+        if self._cache.get("key") != key:
+            control = {*self.control_tokens, *self.tokenizer.all_special_tokens}
+            self._cache.clear()
+            self._cache.update(key=key, encoder=ChatEncoder(self.tokenizer, self.image_token, control))
         return self._cache["encoder"]
 
     @property
@@ -126,7 +126,8 @@ class SmolHFProcessor(ProcessorMixin):
         check_style(other.image_style, other.image_token, other.do_image_splitting)
         other.check_tokens()
         if set(other.control_tokens) <= set(self.control_tokens):
-            other._cache.update(tokens=tuple(other.control_tokens), encoder=self.encoder)
+            key = other.control_tokens, vocabulary_key(other.tokenizer)
+            other._cache.update(key=key, encoder=self.encoder)
         return other
 
     def image_block_ids(self, height, width):
@@ -138,10 +139,11 @@ class SmolHFProcessor(ProcessorMixin):
 
     def image_blocks(self, sizes):
         """The token ids of each picture of a conversation, given their (height, width) in reading order."""
+        encoder = self.encoder  # first: it forgets blocks of another tokenizer
         blocks = [self.image_block_ids(*size) for size in sizes]
         for index, block in enumerate(blocks):
             name = before_picture(self.image_style, index, len(blocks))
-            blocks[index] = self.encoder.encode_block(name) + block if name else block
+            blocks[index] = encoder.encode_block(name) + block if name else block
         return blocks
 
     def renderer(self, chat_template=None, variables=None):
@@ -204,7 +206,10 @@ class SmolHFProcessor(ProcessorMixin):
 
         Raises:
             TypeError: for a name that neither the processor nor the template knows.
+            ValueError: for a conversation without messages.
         """
+        if not len(conversation):
+            raise ValueError("there is nothing to write: give a conversation, a list of messages")
         if add_generation_prompt and continue_final_message:
             raise ValueError("add_generation_prompt and continue_final_message exclude each other: choose one")
         template = self.renderer(chat_template).template

@@ -6,6 +6,7 @@ They are given by name, or grouped as `text_kwargs`, `images_kwargs` and `common
 import re
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from numbers import Integral
 
 OF_TEMPLATES = (
     "add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask", "tools", "documents",
@@ -75,11 +76,7 @@ class CallOptions:
         changed = {}
         for name, value in (("size", self.size), ("max_image_size", self.max_image_size)):
             if value is not None:
-                value = dict(value) if not isinstance(value, int) else {"longest_edge": value}
-                sides = {key: side for key, side in value.items() if side is not None}
-                if set(sides) != {"longest_edge"}:
-                    raise ValueError(f"{name} {sides} is not supported: give longest_edge alone")
-                changed[name] = sides["longest_edge"]
+                changed[name] = longest_edge_of(name, value)
         if changed.pop("max_image_size", processor.tile_size) != processor.tile_size:
             raise ValueError(f"max_image_size: the encoder sees {processor.tile_size} pixels: leave it out")
         if "size" in changed:
@@ -93,6 +90,21 @@ class CallOptions:
     def wants_floats(self):
         """Whether pixels are asked for as numbers instead of the bytes that the model normalises itself."""
         return bool(self.do_rescale or self.do_normalize)
+
+
+def longest_edge_of(name, value):
+    """Pixels, from an int or a mapping with `longest_edge` alone. Raises ValueError for anything else."""
+    try:
+        given = {"longest_edge": value} if isinstance(value, (int, float)) else dict(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} {value!r} is not supported: give {{'longest_edge': pixels}}") from None
+    sides = {key: side for key, side in given.items() if side is not None}
+    if set(sides) != {"longest_edge"}:
+        raise ValueError(f"{name} {sides} is not supported: give longest_edge alone")
+    side = sides["longest_edge"]
+    if isinstance(side, bool) or not isinstance(side, Integral) or side < 1:
+        raise ValueError(f"{name}: longest_edge {side!r} must be a positive whole number of pixels")
+    return int(side)
 
 
 KNOWN = {*ALWAYS, *WITHOUT_EFFECT, *(each.name for each in fields(CallOptions)), "resample", "image_seq_length"}

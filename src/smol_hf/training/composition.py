@@ -172,6 +172,7 @@ def check_labels(processor: SmolHFProcessor, name: str) -> None:
     """Raises RecipeError for a chat template of which it cannot be known what the assistant generates."""
     try:
         processor.encode_text(EXAMPLE, [])
+        _ = processor.renderer().end_of_turn  # raises where nothing that is generated ends an answer
     except ChatTemplateError as error:
         raise RecipeError(f"{name} cannot be trained on conversations: {error}") from error
 
