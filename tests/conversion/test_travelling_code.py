@@ -92,3 +92,19 @@ def test_what_carries_no_code_of_ours_is_refused(sound, tmp_path):
         refresh_code("owner/name", tmp_path / "new")
     assert main(["convert", str(state), str(tmp_path / "new"), "--refresh-code", "--to", "native"]) == 1
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("command", ["refresh", "convert", "merge", "compose"])
+def test_an_output_inside_its_source_is_refused(command, sound, tmp_path, capsys):
+    source = shutil.copytree(sound / ("adapter" if command == "merge" else "vision"), tmp_path / "source")
+    before = sorted(source.rglob("*"))
+    output = source / "sub" / "new"
+    arguments = {
+        "refresh": ["convert", str(source), str(output), "--refresh-code"],
+        "convert": ["convert", str(source), str(output)],
+        "merge": ["merge", str(source), str(output), "--base", str(sound / "vision")],
+        "compose": ["compose", str(output), "--vision", str(source), "--text", str(sound / "text")],
+    }[command]
+    assert main(arguments) == 1
+    assert f"{output} is inside {source}: choose an output outside the source" in capsys.readouterr().err
+    assert sorted(source.rglob("*")) == before

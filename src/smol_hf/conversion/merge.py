@@ -15,7 +15,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG as CONFIG
 from smol_hf.conversion.checkpoint_files import ADAPTER_WEIGHTS as WEIGHTS
 from smol_hf.conversion.checkpoint_files import read_json, read_safetensors, read_weights
-from smol_hf.conversion.convert import parameters_per_part, refuse_occupied, write_generation_config, written_whole
+from smol_hf.conversion.convert import (
+    parameters_per_part,
+    refuse_occupied,
+    refuse_output_inside,
+    write_generation_config,
+    written_whole,
+)
 from smol_hf.conversion.formats import OURS
 from smol_hf.conversion.location import locate
 from smol_hf.conversion.meta_check import model_of
@@ -63,6 +69,7 @@ def merge(
     folder = locate(adapter, revision=revision, **fetch)
     config = read_adapter_config(folder)
     base_folder = locate_base(config, base, fetch)
+    refuse_output_inside(output, folder, base_folder)
     merged = merge_weights(base_folder, folder, config, dtype)
     is_vlm = merged.config.model_type == SmolHFConfig.model_type
     needed = "processor_config.json" if is_vlm else "tokenizer_config.json"

@@ -11,7 +11,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from smol_hf import modeling
 from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, read_json
-from smol_hf.conversion.convert import refuse_occupied, written_whole
+from smol_hf.conversion.convert import refuse_occupied, refuse_output_inside, written_whole
 from smol_hf.conversion.formats import OURS
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
@@ -92,6 +92,7 @@ def refresh_code(source: str, output: str | Path) -> dict:
     refuse_occupied(output)
     if not folder.is_dir():
         raise ConversionError(f"{source}: --refresh-code takes a folder; download the checkpoint first (hf download)")
+    refuse_output_inside(output, folder)
     if (folder / "trainer_state.json").is_file():
         raise ConversionError(f"{source} is a state of training, which resumes with the installed code: keep it")
     maps = auto_maps(folder)
