@@ -15,7 +15,7 @@ from smol_hf.modeling.bounded_rendering import EndlessTemplateError, render_boun
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.publishing.local_app import serve_locally
 from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.sound_checkpoint import UnsoundCheckpointError
+from smol_hf.training.sound_checkpoint import UnsoundCheckpointError, refuse_unsound_config
 from smol_hf.training.text_composition import build_language_model
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -137,3 +137,29 @@ def test_a_page_of_a_folder_without_weights_is_still_served(sound, tmp_path, mon
     monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail("reached") if name == "app" else None)
     with pytest.raises(pytest.fail.Exception, match="reached"):
         serve_locally(str(folder))
+
+
+def change_config(folder, part, **values):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    (config[part] if part else config).update(values)
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "estimate"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), {"__float__": "NaN"}])
+@pytest.mark.parametrize("key", ["image_mean", "image_std"])
+def test_a_number_of_the_configuration_that_is_not_finite_is_refused(command, value, key, sound, tmp_path, capsys):
+    folder = shutil.copytree(sound / "vision", tmp_path / "vision")
+    change_config(folder, None, **{key: [0.5, value, 0.5]})
+    words = {**COMMANDS, "estimate": ["estimate", "CHECKPOINT"]}[command]
+    assert main([word.replace("CHECKPOINT", str(folder)) for word in words]) == 1
+    error = capsys.readouterr().err
+    assert error.count("error:") == 1
+    assert f"{folder}: {key} of its configuration holds NaN or infinity" in error
+
+
+def test_a_limit_of_mamba_may_be_infinite():
+    refuse_unsound_config({"time_step_limit": [0.0, float("inf")]}, "mamba")
+    with pytest.raises(UnsoundCheckpointError, match="rope_theta of its configuration holds NaN"):
+        refuse_unsound_config({"text_config": {"rope_parameters": {"rope_theta": float("nan")}}}, "model")

@@ -30,7 +30,7 @@ from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
-from smol_hf.training.sound_checkpoint import load_sound, refuse_oversized
+from smol_hf.training.sound_checkpoint import load_sound, refuse_unsound_config
 
 
 def is_adapter(folder: Path) -> bool:
@@ -106,7 +106,7 @@ def read_base(folder: Path):
     """The model of a folder of ours, name by name: nothing is left to chance that its files lack. Or a language model
     of transformers."""
     config_json = read_json(folder / "config.json")
-    refuse_oversized(config_json, folder)
+    refuse_unsound_config(config_json, folder)
     model_type = config_json.get("model_type")
     if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "vision_config" not in config_json:
         return load_sound(AutoModelForCausalLM, folder, dtype="auto")

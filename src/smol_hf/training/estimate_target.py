@@ -21,7 +21,7 @@ from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.parts import PARTS
 from smol_hf.training.presets import PRESETS, TEXT, preset_config
 from smol_hf.training.recipes import RecipeError, load_arguments, nearest
-from smol_hf.training.sound_checkpoint import refuse_oversized
+from smol_hf.training.sound_checkpoint import refuse_unsound_config
 from smol_hf.training.traced_step import StepShape
 
 OPTIMIZERS = {
@@ -62,7 +62,7 @@ def find_target(name: str) -> Target:
         return Target(name, config, tiler=processor.tiler)
     if (path / "config.json").is_file():
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        refuse_oversized(config, name)
+        refuse_unsound_config(config, name)
         if isinstance(config, SmolHFConfig):
             return Target(name, config, tiler=tiler_of(path, config))
         if getattr(config, "vision_config", None) is not None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ LARGEST = {
     **dict.fromkeys(("num_attention_heads", "num_experts", "num_local_experts", "image_size", "n_head"), 100_000),
     **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "n_embd", "n_inner"), 100_000_000),
 }
+MAY_BE_INFINITE = ("time_step_limit",)  # Mamba's, without a limit above
 
 
 class UnsoundCheckpointError(RecipeError):
@@ -73,6 +75,33 @@ def is_finite(weight: torch.Tensor) -> bool:
     if weight.element_size() == 1:
         weight = weight.float()
     return all(torch.isfinite(each).item() for each in torch.aminmax(weight))
+
+
+def refuse_unsound_config(config: PretrainedConfig | dict, checkpoint: str | Path) -> None:
+    """Raises UnsoundCheckpointError for a configuration with an impossible size or a number that is not finite."""
+    values = config if isinstance(config, dict) else config.to_dict()
+    refuse_oversized(values, checkpoint)
+    refuse_nonfinite_values(values, checkpoint)
+
+
+def refuse_nonfinite_values(values: dict, checkpoint: str | Path) -> None:
+    """Raises UnsoundCheckpointError for NaN or infinity among these values and the dictionaries inside."""
+    for key, value in values.items():
+        if isinstance(value, dict) and "__float__" not in value:  # how transformers writes a number that JSON lacks
+            refuse_nonfinite_values(value, checkpoint)
+            continue
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if key not in MAY_BE_INFINITE and not all(map(is_usable, numbers)):
+            raise UnsoundCheckpointError(
+                f"{checkpoint}: {key} of its configuration holds NaN or infinity: the answers would be nonsense; "
+                "correct it"
+            )
+
+
+def is_usable(value) -> bool:
+    if isinstance(value, dict) and "__float__" in value:
+        value = float(value["__float__"])
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def refuse_oversized(config: PretrainedConfig | dict, checkpoint: str | Path) -> None:
