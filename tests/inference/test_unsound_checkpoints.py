@@ -163,3 +163,34 @@ def test_a_limit_of_mamba_may_be_infinite():
     refuse_unsound_config({"time_step_limit": [0.0, float("inf")]}, "mamba")
     with pytest.raises(UnsoundCheckpointError, match="rope_theta of its configuration holds NaN"):
         refuse_unsound_config({"text_config": {"rope_parameters": {"rope_theta": float("nan")}}}, "model")
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "demo", "estimate", "convert"])
+@pytest.mark.parametrize(("part", "values"), [
+    ("text_config", {"hidden_act": "evil"}), ("text_config", {"hidden_size": None}),
+    ("vision_config", {"hidden_act": "evil"}), ("vision_config", {"hidden_size": None}),
+    ("vision_config", {"num_attention_heads": 0}), (None, {"hidden_act": "evil"}), (None, {"hidden_size": "big"}),
+])  # fmt: skip
+def test_a_value_that_cannot_be_used_is_named(command, part, values, sound, tmp_path, capsys):
+    folder = shutil.copytree(sound / ("vision" if part else "text"), tmp_path / "model")
+    change_config(folder, part, **values)
+    words = {
+        **COMMANDS,
+        "estimate": ["estimate", "CHECKPOINT"],
+        "convert": ["convert", "CHECKPOINT", str(tmp_path / "out")],
+    }[command]
+    assert main([word.replace("CHECKPOINT", str(folder)) for word in words]) == 1
+    error = capsys.readouterr().err
+    ((key, value),) = values.items()
+    assert error.count("error:") == 1 and error.strip().count("\n") == 0, error
+    assert key in error and (command == "convert" or f"{folder}: " in error), error
+    assert command == "convert" or json.dumps(value) in error, error
+
+
+@pytest.mark.parametrize("command", ["generate", "estimate"])
+def test_a_negative_number_of_layers_is_refused(command, sound, tmp_path, capsys):
+    folder = shutil.copytree(sound / "vision", tmp_path / "model")
+    change_config(folder, "vision_config", num_hidden_layers=-1)
+    words = COMMANDS.get(command, ["estimate", "CHECKPOINT"])
+    assert main([word.replace("CHECKPOINT", str(folder)) for word in words]) == 1
+    assert f"{folder}: num_hidden_layers is -1" in capsys.readouterr().err

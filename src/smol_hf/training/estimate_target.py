@@ -21,7 +21,7 @@ from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.parts import PARTS
 from smol_hf.training.presets import PRESETS, TEXT, preset_config
 from smol_hf.training.recipes import RecipeError, load_arguments, nearest
-from smol_hf.training.sound_checkpoint import refuse_unsound_config
+from smol_hf.training.sound_checkpoint import configuration_errors, refuse_unsound_config
 from smol_hf.training.traced_step import StepShape
 
 OPTIMIZERS = {
@@ -61,7 +61,8 @@ def find_target(name: str) -> Target:
         config, processor = build_config_and_processor(ModelArguments(preset=name), ())  # as training builds them
         return Target(name, config, tiler=processor.tiler)
     if (path / "config.json").is_file():
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        with configuration_errors(name, PretrainedConfig.get_config_dict(path)[0]):
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         refuse_unsound_config(config, name)
         if isinstance(config, SmolHFConfig):
             return Target(name, config, tiler=tiler_of(path, config))
