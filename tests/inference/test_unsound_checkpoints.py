@@ -194,3 +194,18 @@ def test_a_negative_number_of_layers_is_refused(command, sound, tmp_path, capsys
     words = COMMANDS.get(command, ["estimate", "CHECKPOINT"])
     assert main([word.replace("CHECKPOINT", str(folder)) for word in words]) == 1
     assert f"{folder}: num_hidden_layers is -1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "estimate", "convert"])
+def test_the_output_folder_of_a_run_leads_to_its_checkpoint(command, sound, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = {
+        **COMMANDS,
+        "estimate": ["estimate", "CHECKPOINT"],
+        "convert": ["convert", "CHECKPOINT", str(tmp_path / "out")],
+    }[command]
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint"):  # the newest state, until there is a checkpoint
+        shutil.copytree(sound / "text", run / name)
+        assert main([word.replace("CHECKPOINT", str(run)) for word in words]) == 1
+        error = capsys.readouterr().err
+        assert error.count("error:") == 1 and error.endswith(f"did you mean {run / name}?\n"), error

@@ -12,6 +12,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoProcessor,
 
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.image_styles import build_tiler
+from smol_hf.training.checkpoints import suggest_checkpoint
 from smol_hf.training.composition import build_config_and_processor, texts_of
 from smol_hf.training.data import open_data
 from smol_hf.training.document_data import DocumentData
@@ -71,6 +72,8 @@ def find_target(name: str) -> Target:
         return Target(name, config)
     if (path / "adapter_config.json").is_file():
         raise RecipeError(f"{name} is an adapter: estimate its recipe.yaml, or merge it first (smol-hf merge)")
+    if meant := suggest_checkpoint(path):
+        raise RecipeError(f"{name} has no config.json{meant}")
     raise RecipeError(
         f"{name} is no preset, no recipe (.yaml) and no folder of a checkpoint{nearest(name, list(PRESETS))}; "
         f"presets are {', '.join(PRESETS)}"
