@@ -42,6 +42,8 @@ def make_old(folder):
     for path in folder.glob("*.py"):
         path.write_text("# an earlier release\n" + path.read_text())
     (folder / "dropped_since.py").write_text("")
+    with next(folder.glob("*ing_smol_hf*.py")).open("a") as file:
+        file.write("\nfrom .dropped_since import anything\n")
     for name in ("config.json", "processor_config.json"):
         if (folder / name).is_file() and "auto_map" in (config := json.loads((folder / name).read_text())):
             config["auto_map"] = dict(list(config["auto_map"].items())[:1])
@@ -92,3 +94,33 @@ def test_what_carries_no_code_of_ours_is_refused(sound, tmp_path):
         refresh_code("owner/name", tmp_path / "new")
     assert main(["convert", str(state), str(tmp_path / "new"), "--refresh-code", "--to", "native"]) == 1
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("command", ["refresh", "convert", "merge", "compose"])
+def test_an_output_inside_its_source_is_refused(command, sound, tmp_path, capsys):
+    source = shutil.copytree(sound / ("adapter" if command == "merge" else "vision"), tmp_path / "source")
+    before = sorted(source.rglob("*"))
+    output = source / "sub" / "new"
+    arguments = {
+        "refresh": ["convert", str(source), str(output), "--refresh-code"],
+        "convert": ["convert", str(source), str(output)],
+        "merge": ["merge", str(source), str(output), "--base", str(sound / "vision")],
+        "compose": ["compose", str(output), "--vision", str(source), "--text", str(sound / "text")],
+    }[command]
+    assert main(arguments) == 1
+    assert f"{output} is inside {source}: choose an output outside the source" in capsys.readouterr().err
+    assert sorted(source.rglob("*")) == before
+
+
+def test_files_of_the_user_stay(sound, tmp_path, capsys):
+    old = shutil.copytree(sound / "vision", tmp_path / "old")
+    make_old(old)
+    (old / "own").mkdir()
+    kept = ("handler.py", "__init__.py", "own/vision.py", "own/dropped_since.py", "own/notes.txt")
+    for name in kept:
+        (old / name).write_text(f"# {name}\n")
+    assert not {"handler.py", "__init__.py"} & set(outdated_code(old))
+    assert main(["convert", str(old), str(tmp_path / "new"), "--refresh-code"]) == 0
+    assert "removed: dropped_since.py\n" in capsys.readouterr().out
+    assert [(tmp_path / "new" / name).read_text() for name in kept] == [f"# {name}\n" for name in kept]
+    assert not (tmp_path / "new" / "dropped_since.py").exists()

@@ -15,7 +15,7 @@ from smol_hf.modeling.bounded_rendering import EndlessTemplateError, render_boun
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.publishing.local_app import serve_locally
 from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.sound_checkpoint import UnsoundCheckpointError
+from smol_hf.training.sound_checkpoint import UnsoundCheckpointError, refuse_unsound_config
 from smol_hf.training.text_composition import build_language_model
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -137,3 +137,75 @@ def test_a_page_of_a_folder_without_weights_is_still_served(sound, tmp_path, mon
     monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail("reached") if name == "app" else None)
     with pytest.raises(pytest.fail.Exception, match="reached"):
         serve_locally(str(folder))
+
+
+def change_config(folder, part, **values):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    (config[part] if part else config).update(values)
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "estimate"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), {"__float__": "NaN"}])
+@pytest.mark.parametrize("key", ["image_mean", "image_std"])
+def test_a_number_of_the_configuration_that_is_not_finite_is_refused(command, value, key, sound, tmp_path, capsys):
+    folder = shutil.copytree(sound / "vision", tmp_path / "vision")
+    change_config(folder, None, **{key: [0.5, value, 0.5]})
+    words = {**COMMANDS, "estimate": ["estimate", "CHECKPOINT"]}[command]
+    assert main([word.replace("CHECKPOINT", str(folder)) for word in words]) == 1
+    error = capsys.readouterr().err
+    assert error.count("error:") == 1
+    assert f"{folder}: {key} of its configuration holds NaN or infinity" in error
+
+
+def test_a_limit_of_mamba_may_be_infinite():
+    refuse_unsound_config({"time_step_limit": [0.0, float("inf")]}, "mamba")
+    with pytest.raises(UnsoundCheckpointError, match="rope_theta of its configuration holds NaN"):
+        refuse_unsound_config({"text_config": {"rope_parameters": {"rope_theta": float("nan")}}}, "model")
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "demo", "estimate", "convert"])
+@pytest.mark.parametrize(("part", "values"), [
+    ("text_config", {"hidden_act": "evil"}), ("text_config", {"hidden_size": None}),
+    ("vision_config", {"hidden_act": "evil"}), ("vision_config", {"hidden_size": None}),
+    ("vision_config", {"num_attention_heads": 0}), (None, {"hidden_act": "evil"}), (None, {"hidden_size": "big"}),
+])  # fmt: skip
+def test_a_value_that_cannot_be_used_is_named(command, part, values, sound, tmp_path, capsys):
+    folder = shutil.copytree(sound / ("vision" if part else "text"), tmp_path / "model")
+    change_config(folder, part, **values)
+    words = {
+        **COMMANDS,
+        "estimate": ["estimate", "CHECKPOINT"],
+        "convert": ["convert", "CHECKPOINT", str(tmp_path / "out")],
+    }[command]
+    assert main([word.replace("CHECKPOINT", str(folder)) for word in words]) == 1
+    error = capsys.readouterr().err
+    ((key, value),) = values.items()
+    assert error.count("error:") == 1 and error.strip().count("\n") == 0, error
+    assert key in error and (command == "convert" or f"{folder}: " in error), error
+    assert command == "convert" or json.dumps(value) in error, error
+
+
+@pytest.mark.parametrize("command", ["generate", "estimate"])
+def test_a_negative_number_of_layers_is_refused(command, sound, tmp_path, capsys):
+    folder = shutil.copytree(sound / "vision", tmp_path / "model")
+    change_config(folder, "vision_config", num_hidden_layers=-1)
+    words = COMMANDS.get(command, ["estimate", "CHECKPOINT"])
+    assert main([word.replace("CHECKPOINT", str(folder)) for word in words]) == 1
+    assert f"{folder}: num_hidden_layers is -1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "estimate", "convert"])
+def test_the_output_folder_of_a_run_leads_to_its_checkpoint(command, sound, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = {
+        **COMMANDS,
+        "estimate": ["estimate", "CHECKPOINT"],
+        "convert": ["convert", "CHECKPOINT", str(tmp_path / "out")],
+    }[command]
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint"):  # the newest state, until there is a checkpoint
+        shutil.copytree(sound / "text", run / name)
+        assert main([word.replace("CHECKPOINT", str(run)) for word in words]) == 1
+        error = capsys.readouterr().err
+        assert error.count("error:") == 1 and error.endswith(f"did you mean {run / name}?\n"), error

@@ -28,7 +28,7 @@ from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.checkpoints import hash_file
-from smol_hf.training.sound_checkpoint import nonfinite, refuse_oversized
+from smol_hf.training.sound_checkpoint import nonfinite, refuse_unsound_config
 
 TOLERANCE = 1e-5
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -57,7 +57,7 @@ def check(checkpoint: str | Path, *, trust_remote_code: bool = False) -> dict:
     """
     folder = Path(checkpoint)
     config = read_json(folder / "config.json")
-    refuse_oversized(config, folder)
+    refuse_unsound_config(config, folder)
     tensors = read_weights(folder)
     findings = [*check_files(folder), *check_weights(tensors), *check_tokens(folder, config, tensors)]
     if config.get("model_type") in OURS:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.training.checkpoints import suggest_checkpoint
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -28,7 +29,8 @@ def read_json(path: Path) -> dict:
             raise ConversionError(
                 f"{path.parent} is an adapter: merge it with its base first (smol-hf merge)"
             ) from None
-        raise ConversionError(f"{path}: there is no such file") from None
+        meant = suggest_checkpoint(path.parent) if path.name == "config.json" else ""
+        raise ConversionError(f"{path}: there is no such file{meant}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConversionError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(value, dict):

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from smol_hf.conversion.composed_chat import choose_chat_format
 from smol_hf.conversion.composition_check import check_composition
-from smol_hf.conversion.convert import parameters_per_part, refuse_occupied, written_whole
+from smol_hf.conversion.convert import parameters_per_part, refuse_occupied, refuse_output_inside, written_whole
 from smol_hf.conversion.location import locate
 from smol_hf.conversion.meta_check import model_of
 from smol_hf.conversion.parts import end_token_ids, extend_embeddings, read_text, read_tokenizer, read_vision
@@ -79,6 +79,7 @@ def compose(
             raise ConversionError(f"--{name} {number}: it must be a number above 0")
     fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
     vision_folder, text_folder = locate(vision, **fetch), locate(text, **fetch)
+    refuse_output_inside(output, vision_folder, text_folder)
     vision_config, vision_tensors = read_vision(vision_folder)
     language_model, own_class = read_text(text_folder, keep_class=keep_text_class)
     extend_positions(language_model.config, extend_context, rope_theta)

@@ -74,6 +74,7 @@ def convert(
     fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
     path = locate(source, **fetch)
     tokenizer_folder = locate(tokenizer, **fetch) if tokenizer else None
+    refuse_output_inside(output, path, *([tokenizer_folder] if tokenizer_folder else []))
     if tokenizer_folder is not None and not has_tokenizer(tokenizer_folder):
         raise ConversionError(f"--tokenizer {tokenizer}: no tokenizer there; expected {' or '.join(VOCABULARIES)}")
     if path.is_file():
@@ -140,6 +141,14 @@ def refuse_occupied(output: Path) -> None:
     output = output.expanduser().resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} exists and is not empty: choose another place for the result")
+
+
+def refuse_output_inside(output: Path, *sources: Path) -> None:
+    """Raises ConversionError when the result would be written into one of the folders that it is made from."""
+    place = output.expanduser().resolve()
+    for source in sources:
+        if source.is_dir() and source.expanduser().resolve() in (place, *place.parents):
+            raise ConversionError(f"{output} is inside {source}: choose an output outside the source")
 
 
 def refuse_target(to: str | None) -> None:

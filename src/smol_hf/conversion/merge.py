@@ -15,7 +15,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG as CONFIG
 from smol_hf.conversion.checkpoint_files import ADAPTER_WEIGHTS as WEIGHTS
 from smol_hf.conversion.checkpoint_files import read_json, read_safetensors, read_weights
-from smol_hf.conversion.convert import parameters_per_part, refuse_occupied, write_generation_config, written_whole
+from smol_hf.conversion.convert import (
+    parameters_per_part,
+    refuse_occupied,
+    refuse_output_inside,
+    write_generation_config,
+    written_whole,
+)
 from smol_hf.conversion.formats import OURS
 from smol_hf.conversion.location import locate
 from smol_hf.conversion.meta_check import model_of
@@ -24,7 +30,7 @@ from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
-from smol_hf.training.sound_checkpoint import load_sound, refuse_oversized
+from smol_hf.training.sound_checkpoint import load_sound, refuse_unsound_config
 
 
 def is_adapter(folder: Path) -> bool:
@@ -63,6 +69,7 @@ def merge(
     folder = locate(adapter, revision=revision, **fetch)
     config = read_adapter_config(folder)
     base_folder = locate_base(config, base, fetch)
+    refuse_output_inside(output, folder, base_folder)
     merged = merge_weights(base_folder, folder, config, dtype)
     is_vlm = merged.config.model_type == SmolHFConfig.model_type
     needed = "processor_config.json" if is_vlm else "tokenizer_config.json"
@@ -99,7 +106,7 @@ def read_base(folder: Path):
     """The model of a folder of ours, name by name: nothing is left to chance that its files lack. Or a language model
     of transformers."""
     config_json = read_json(folder / "config.json")
-    refuse_oversized(config_json, folder)
+    refuse_unsound_config(config_json, folder)
     model_type = config_json.get("model_type")
     if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "vision_config" not in config_json:
         return load_sound(AutoModelForCausalLM, folder, dtype="auto")

@@ -6,7 +6,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from smol_hf.conversion.tensor_names import ConversionError
-from smol_hf.training.sound_checkpoint import nonfinite, refuse_oversized
+from smol_hf.training.sound_checkpoint import configuration_errors, nonfinite, refuse_unsound_config
 
 
 def model_of(model_class: type[PreTrainedModel], config: PretrainedConfig, tensors: dict) -> PreTrainedModel:
@@ -15,8 +15,8 @@ def model_of(model_class: type[PreTrainedModel], config: PretrainedConfig, tenso
     Raises:
         ConversionError: naming the first tensor that is missing, not known, or of another shape.
     """
-    refuse_oversized(config, "the configuration")
-    with torch.device("meta"):
+    refuse_unsound_config(config, "the configuration")
+    with torch.device("meta"), configuration_errors("the model", config):
         model = model_class._from_config(config)
     compare_with(model, tensors)
     if broken := nonfinite(tensors.items()):

@@ -27,7 +27,7 @@ from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.sub_configs import build_sub_config
 from smol_hf.modeling.vision import build_vision_model
-from smol_hf.training.sound_checkpoint import refuse_oversized
+from smol_hf.training.sound_checkpoint import refuse_unsound_config
 
 VISION_TYPES = ("siglip_vision_model", "siglip2_vision_model", "clip_vision_model", "dinov2")
 WHOLE_MODELS = {"siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model", "clip": "clip_vision_model"}
@@ -43,7 +43,7 @@ def read_vision(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
         ConversionError: for another kind of model, or when tensors of the encoder are missing.
     """
     config = read_json(folder / "config.json")
-    refuse_oversized(config, folder)
+    refuse_unsound_config(config, folder)
     model_type = config.get("model_type")
     if model_type == SmolHFConfig.model_type:
         return read_own_vision(folder, config)
@@ -104,7 +104,7 @@ def read_text(folder: Path, *, keep_class: bool = False) -> tuple[PreTrainedMode
         The model, and the reason why our decoder cannot hold it (None where it does, or with `keep_class`).
     """
     config = read_json(folder / "config.json")
-    refuse_oversized(config, folder)
+    refuse_unsound_config(config, folder)
     model_type = config.get("model_type")
     if model_type == SmolHFTextConfig.model_type:
         config = SmolHFTextConfig.from_dict(config)

@@ -7,11 +7,11 @@ import shutil
 import time
 from pathlib import Path
 
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
 from smol_hf import modeling
 from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, read_json
-from smol_hf.conversion.convert import refuse_occupied, written_whole
+from smol_hf.conversion.convert import refuse_occupied, refuse_output_inside, written_whole
 from smol_hf.conversion.formats import OURS
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
@@ -66,10 +66,22 @@ def with_imports(path: Path) -> list[Path]:
     return [path, *map(Path, get_relative_import_files(path))]
 
 
+def code_in(folder: Path) -> set[str]:
+    """Names of the modules of ours in a checkpoint, of this release and of earlier ones; never a user's own files."""
+    names = {path.name for path in MODELING.glob("*.py") if path.name != "__init__.py"}
+    pending = {path.name for path in folder.glob("*_smol_hf*.py")} & names
+    reached = set(pending)
+    while pending:
+        imported = {f"{module}.py" for name in pending for module in get_relative_imports(folder / name)}
+        pending = {name for name in imported - reached if (folder / name).is_file()}
+        reached |= pending
+    return reached | {name for name in names if (folder / name).is_file()}
+
+
 def outdated_code(folder: Path) -> list[str]:
-    """Names of files of code that differ from this package's, that are missing, or that it does not have any more."""
+    """Names of modules of ours that differ from this package's, that are missing, or that it does not use any more."""
     expected = code_of(auto_maps(folder))
-    present = {path.name: path for path in folder.glob("*.py")}
+    present = {name: folder / name for name in code_in(folder)}
     return sorted(
         name
         for name in {*expected, *present}
@@ -92,14 +104,18 @@ def refresh_code(source: str, output: str | Path) -> dict:
     refuse_occupied(output)
     if not folder.is_dir():
         raise ConversionError(f"{source}: --refresh-code takes a folder; download the checkpoint first (hf download)")
+    refuse_output_inside(output, folder)
     if (folder / "trainer_state.json").is_file():
         raise ConversionError(f"{source} is a state of training, which resumes with the installed code: keep it")
     maps = auto_maps(folder)
     expected, changed = code_of(maps), outdated_code(folder)
-    present = {path.name for path in folder.glob("*.py")}
+    present = code_in(folder)
+
+    def left_out(place: str, names: list[str]) -> set[str]:
+        return {*present, "__pycache__"} & {*names} if Path(place) == folder else set()
+
     with written_whole(output) as incomplete:
-        ignored = shutil.ignore_patterns("__pycache__", *present)
-        shutil.copytree(folder, incomplete, ignore=ignored, dirs_exist_ok=True)
+        shutil.copytree(folder, incomplete, ignore=left_out, dirs_exist_ok=True)
         for name, path in expected.items():
             shutil.copyfile(path, incomplete / name)
         for name, auto_map in maps.items():

@@ -24,7 +24,12 @@ from smol_hf.data.tokenizer_of import is_language_model, tokenizer_of
 from smol_hf.inference.generation import DECODING, padding_token
 from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS
 from smol_hf.inference.text_prompts import chat_ids
-from smol_hf.training.sound_checkpoint import UnsoundCheckpointError, load_sound, refuse_oversized
+from smol_hf.training.sound_checkpoint import (
+    UnsoundCheckpointError,
+    configuration_errors,
+    load_sound,
+    refuse_unsound_config,
+)
 
 
 def load_checkpoint(
@@ -50,16 +55,18 @@ def load_checkpoint(
         raise FileNotFoundError(f"there is no checkpoint folder {checkpoint}")
     adapter = read_adapter_config(path) if is_adapter(path) else None
     base = locate_base(adapter, None, {}) if adapter is not None else checkpoint
-    if Path(base).is_dir():
-        refuse_oversized(read_json(Path(base) / "config.json"), base)  # says what is wrong with it in a line
-    with errors_in_a_line():
+    values = read_json(Path(base) / "config.json") if Path(base).is_dir() else {}  # says what is wrong in a line
+    refuse_unsound_config(values, base)
+    with errors_in_a_line(), configuration_errors(base, values):
         config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
     sees_images = getattr(config, "vision_config", None) is not None
-    refuse_oversized(config, base)
+    refuse_unsound_config(config, base)
     read_processor = load_processor if sees_images else load_tokenizer
     processor = read_processor(checkpoint, trust_remote_code)
+    if (image_processor := getattr(processor, "image_processor", None)) is not None:
+        refuse_unsound_config(image_processor.to_dict(), checkpoint)
     auto_class = AutoModelForImageTextToText if sees_images else AutoModelForCausalLM
-    with errors_in_a_line():
+    with errors_in_a_line(), configuration_errors(base, config):
         model = load_sound(auto_class, base, dtype=dtype, trust_remote_code=trust_remote_code)
     if adapter is not None:
         # Merged, not by transformers' own loading, which leaves out DoRA's magnitudes.

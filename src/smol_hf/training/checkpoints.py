@@ -94,6 +94,15 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
 
 
+def suggest_checkpoint(output_dir: Path) -> str:
+    """`; did you mean RUN/checkpoint?` for the output folder of a run: what it published or saved last; else ''."""
+    published = (output_dir / name for name in ("checkpoint", "adapter"))
+    for folder in (*published, *list_checkpoints(output_dir)):
+        if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+            return f"; did you mean {folder}?"
+    return ""
+
+
 def step_of(checkpoint: Path) -> int:
     """The step at which it was saved."""
     return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]

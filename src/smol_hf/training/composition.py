@@ -32,7 +32,7 @@ from smol_hf.training.config_keys import check_keys
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.presets import TEXT, TILING, VISION, preset_config
 from smol_hf.training.recipes import RecipeError
-from smol_hf.training.sound_checkpoint import refuse_oversized
+from smol_hf.training.sound_checkpoint import refuse_unsound_config
 from smol_hf.training.text_composition import (
     build_language_model,
     build_text_config_and_tokenizer,
@@ -110,7 +110,7 @@ def build_config_and_processor(
     if arguments.model is not None:
         processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
-        refuse_oversized(config, arguments.model)
+        refuse_unsound_config(config, arguments.model)
         if not hasattr(processor, "encode_text"):
             kind = type(processor).__name__
             raise RecipeError(f"{arguments.model} has a {kind}: convert it first (smol-hf convert)")
@@ -227,7 +227,7 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
     """The configuration of the described model, its special tokens and vocabulary size from the tokenizer."""
     vision_config = dict(arguments.vision_config or DEFAULT_VISION_CONFIG)
     text_config = dict(arguments.text_config or {})
-    refuse_oversized({"vision_config": vision_config, "text_config": text_config}, "the recipe")
+    refuse_unsound_config({"vision_config": vision_config, "text_config": text_config}, "the recipe")
     vision_config.setdefault("model_type", DEFAULT_VISION_CONFIG["model_type"])
     text_config.setdefault("model_type", SmolHFTextConfig.model_type)
     check_keys("vision_config", vision_config)

@@ -20,6 +20,7 @@ from smol_hf.training.lora import lora_config
 from smol_hf.training.lora_arguments import LoraArguments
 from smol_hf.training.parts import PARTS, is_adapter_weight, part_modules, part_of
 from smol_hf.training.recipes import RecipeError
+from smol_hf.training.sound_checkpoint import configuration_errors
 from smol_hf.training.traced_step import StepShape, count_flops, trace
 
 PICTURES = (
@@ -39,7 +40,7 @@ def build_on_meta(target: Target) -> PreTrainedModel:
         SmolHFConfig.model_type: SmolHFForConditionalGeneration._from_config,
         SmolHFTextConfig.model_type: SmolHFForCausalLM._from_config,
     }
-    with torch.device("meta"):
+    with torch.device("meta"), configuration_errors(target.name, target.config):
         model = classes.get(target.config.model_type, AutoModelForCausalLM.from_config)(target.config)
     model.to(getattr(torch, target.dtype))
     for part, path in part_modules(model).items():

@@ -12,6 +12,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoProcessor,
 
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.image_styles import build_tiler
+from smol_hf.training.checkpoints import suggest_checkpoint
 from smol_hf.training.composition import build_config_and_processor, texts_of
 from smol_hf.training.data import open_data
 from smol_hf.training.document_data import DocumentData
@@ -21,7 +22,7 @@ from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.parts import PARTS
 from smol_hf.training.presets import PRESETS, TEXT, preset_config
 from smol_hf.training.recipes import RecipeError, load_arguments, nearest
-from smol_hf.training.sound_checkpoint import refuse_oversized
+from smol_hf.training.sound_checkpoint import configuration_errors, refuse_unsound_config
 from smol_hf.training.traced_step import StepShape
 
 OPTIMIZERS = {
@@ -61,8 +62,9 @@ def find_target(name: str) -> Target:
         config, processor = build_config_and_processor(ModelArguments(preset=name), ())  # as training builds them
         return Target(name, config, tiler=processor.tiler)
     if (path / "config.json").is_file():
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        refuse_oversized(config, name)
+        with configuration_errors(name, PretrainedConfig.get_config_dict(path)[0]):
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        refuse_unsound_config(config, name)
         if isinstance(config, SmolHFConfig):
             return Target(name, config, tiler=tiler_of(path, config))
         if getattr(config, "vision_config", None) is not None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -70,6 +72,8 @@ def find_target(name: str) -> Target:
         return Target(name, config)
     if (path / "adapter_config.json").is_file():
         raise RecipeError(f"{name} is an adapter: estimate its recipe.yaml, or merge it first (smol-hf merge)")
+    if meant := suggest_checkpoint(path):
+        raise RecipeError(f"{name} has no config.json{meant}")
     raise RecipeError(
         f"{name} is no preset, no recipe (.yaml) and no folder of a checkpoint{nearest(name, list(PRESETS))}; "
         f"presets are {', '.join(PRESETS)}"

@@ -16,7 +16,7 @@ from smol_hf.training.lora import quantization_config
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.presets import TEXT
 from smol_hf.training.recipes import RecipeError
-from smol_hf.training.sound_checkpoint import load_sound, refuse_oversized
+from smol_hf.training.sound_checkpoint import load_sound, refuse_unsound_config
 
 DEFAULT_VOCABULARY = 8192  # of a tokenizer that is trained on documents for a model that no preset describes
 
@@ -70,7 +70,7 @@ def build_text_config_and_tokenizer(
     tokenizer lacked). No weights are made."""
     if arguments.model is not None:
         config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
-        refuse_oversized(config, arguments.model)
+        refuse_unsound_config(config, arguments.model)
         change_positions(config, arguments)
         tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
         check_vocabulary(config.get_text_config().vocab_size, tokenizer, f"the model {arguments.model}")
@@ -88,7 +88,7 @@ def build_text_config_and_tokenizer(
 def new_text_config(text_config: dict, tokenizer) -> PretrainedConfig:
     """The configuration, its special tokens from the tokenizer, and its vocabulary too where nothing names one."""
     text_config = dict(text_config)
-    refuse_oversized(text_config, "text_config")
+    refuse_unsound_config(text_config, "text_config")
     model_type = text_config.pop("model_type", SmolHFTextConfig.model_type)
     check_keys("text_config", {"model_type": model_type, **text_config})
     text_config.setdefault("vocab_size", len(tokenizer))
