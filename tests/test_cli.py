@@ -44,7 +44,7 @@ def test_help_names_every_command(capsys):
         (["train", "--data", "digits", "--output_dir", "{tmp}/a-file"], "is a file"),
         (["demo", "--output", "{tmp}"], "not an earlier demo"),
         (["publish", "{tmp}", "me/digits"], "is no published checkpoint"),
-        (["convert", "{tmp}", "{tmp}/out"], "config.json: there is no such file"),
+        (["convert", "{tmp}", "{tmp}-out"], "config.json: there is no such file"),
         (["chat", "{tmp}", "--prompt", "hi", "--max-new-tokens", "0"], "max_new_tokens is 0"),
     ],
 )

@@ -1,6 +1,7 @@
 """The environments in which the tests run: the pinned one, and those with other releases of the dependencies."""
 
 import datetime
+import os
 import re
 import subprocess
 import tomllib
@@ -18,7 +19,8 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 def dry_run(target):
     """The commands that `make` would run."""
     command = ["make", "--dry-run", "--assume-old=.venv/.installed", target, "TORCH=torch==2.13.0"]
-    return subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(command, cwd=REPOSITORY, env=outside, check=True, capture_output=True, text=True).stdout
 
 
 def test_cards_name_the_releases_that_are_tested():

@@ -134,10 +134,10 @@ def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
 
 def first_word_of_a_worker(error: BaseException) -> BaseException:
     """The error that torch raises about a dead worker, which may come a moment after the pipe to it broke."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not isinstance(error, (ConnectionError, EOFError)) or not any("torch" in each.filename for each in frames):
-        return error
-    try:
+    try:  # torch raises in the handler of a signal: at any line
+        files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if not isinstance(error, (ConnectionError, EOFError)) or not any("torch" in file for file in files):
+            return error
         time.sleep(SIGNAL_SECONDS)
     except RuntimeError as of_torch:
         return of_torch
