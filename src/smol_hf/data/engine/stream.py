@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,7 +118,9 @@ class RowStream:
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # its own: a draw from torch's would change what dropout draws after a resume
         )
-        for row in loader:
+        with sigterm_blocked():
+            rows = iter(loader)
+        for row in rows:
             self.states[row.lane] = row.state
             yield row
 
@@ -133,9 +136,22 @@ def start_worker(worker: int) -> None:
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
+    if hasattr(signal, "sigwaitinfo"):  # blocked from the beginning only where `sigterm_blocked` began the process
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@contextmanager
+def sigterm_blocked() -> Iterator[None]:
+    """Delay SIGTERM. A process that begins meanwhile is never killed by one before it has set up its own handling."""
+    if not hasattr(signal, "sigwaitinfo"):  # `start_worker` could not end the process
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent() -> None:
