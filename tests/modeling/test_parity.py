@@ -31,7 +31,7 @@ from transformers import (
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from smol_hf import SmolHFConfig, SmolHFForCausalLM, SmolHFForConditionalGeneration
-from smol_hf.modeling.vision import encode_tiles, normalize_tiles
+from smol_hf.modeling.vision import encoder_outputs, normalize_tiles, patch_features
 
 ROPE = {"rope_type": "default", "rope_theta": 100000.0}
 
@@ -214,4 +214,5 @@ def test_siglip2_sees_the_patches_that_its_own_processor_makes():
         expected_inputs["pixel_values"], expected_inputs["pixel_attention_mask"], expected_inputs["spatial_shapes"]
     ).last_hidden_state
     tile = normalize_tiles(pixels.permute(2, 0, 1).unsqueeze(0), config, torch.float32)
-    torch.testing.assert_close(encode_tiles(model.vision_model, tile, config), expected, rtol=0, atol=1e-5)
+    features = patch_features(encoder_outputs(model.vision_model, tile, config), config)
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)

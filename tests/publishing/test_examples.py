@@ -94,7 +94,7 @@ def test_only_a_run_on_this_machine_says_what_its_data_is(colours, tmp_path):
     checkpoint = trained_on(tmp_path / "run", {"data": colours})
     moved = shutil.copytree(checkpoint, tmp_path / "downloads" / "checkpoint")
     examples = examples_of(moved, shows_images=True)
-    assert examples.found == () and "not beside the run that trained it" in examples.note
+    assert examples.found == () and "the run that trained this checkpoint was not found" in examples.note
 
 
 def test_only_a_model_of_the_digits_shows_digits(checkpoint, published, tmp_path):

@@ -67,11 +67,6 @@ def as_patches(pixel_values, patch_size):
     return patches.permute(0, 2, 4, 3, 5, 1).reshape(tiles, rows * columns, -1), (rows, columns)
 
 
-def encode_tiles(vision_model, pixel_values, config):
-    """Normalised tiles (tiles, 3, height, width) → patch features (tiles, patches, vision_hidden)."""
-    return patch_features(encoder_outputs(vision_model, pixel_values, config), config)
-
-
 def encoder_outputs(vision_model, pixel_values, config, output_attentions=None, output_hidden_states=None):
     """What the encoder returns for normalised tiles; `hidden_states` where asked for, or where `config` reads one."""
     keep = {"output_hidden_states": bool(output_hidden_states) or config.vision_feature_layer != -1}

@@ -77,7 +77,7 @@ def examples_of(folder: Path, *, shows_images: bool, file: str | None = None) ->
         return Examples((), f"no examples: the checkpoint does not say what it was trained on; {ADVICE}")
     data = ", ".join(names)
     if not (folder.resolve().parent / "run.json").is_file():
-        return Examples((), f"no examples: this checkpoint is not beside the run that trained it; {ADVICE}")
+        return Examples((), f"no examples: the folder of the run that trained this checkpoint was not found; {ADVICE}")
     if any(hub_id(name) is not None or is_remote(name) for name in names):
         return Examples((), f"no examples: the training data is not on this machine ({data}); {ADVICE}")
     try:
