@@ -17,11 +17,10 @@ from transformers.utils import logging as transformers_logging
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.embedded import build_pages
 from smol_hf.training import preference
-from smol_hf.training.argument_values import default_of
-from smol_hf.training.arguments import SmolTrainingArguments
+from smol_hf.training.arguments import DPOArguments, SmolTrainingArguments
 from smol_hf.training.inherited_keys import INHERITED, inherited_names
 from smol_hf.training.key_table import page
-from smol_hf.training.preference_arguments import DPOArguments
+from smol_hf.training.keys import default_of
 from smol_hf.training.recipes import RecipeError, parse_recipe
 from smol_hf.training.run import train
 from smol_hf.training.trainer import SmolTrainer

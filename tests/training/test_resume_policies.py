@@ -16,11 +16,11 @@ from smol_hf.training.chat_template import CHATML
 from smol_hf.training.checkpoints import CheckpointError
 from smol_hf.training.console import read_log
 from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.inherited_keys import INHERITED, key_of
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.preference import ARGUMENT_CLASSES as OF_DPO
 from smol_hf.training.recipes import ARGUMENT_CLASSES as OF_TRAIN
 from smol_hf.training.recipes import load_arguments
-from smol_hf.training.resume_policies import KEYS, ON_RESUME
 from smol_hf.training.run import train
 from smol_hf.training.same_run import check_same_run, digests_of_local_files, settings_for_resume
 
@@ -44,10 +44,14 @@ def words(output, **keys):
     return [*train_words(output, **{**CONSTANT, **keys}), *RESUME]
 
 
-def test_every_key_has_one_policy():
-    keys = {entry.name for each in (*OF_TRAIN, *OF_DPO) for entry in dataclasses.fields(each) if entry.init}
-    assert ON_RESUME.keys() == keys
-    assert sum(len(each) for each in KEYS.values()) == len(ON_RESUME), "no key is declared twice"
+def test_every_key_is_declared_once():
+    """As a field of ours, or in the table of inherited keys; a key of both commands has one policy."""
+    entries = [entry for each in (*OF_TRAIN, *OF_DPO) for entry in dataclasses.fields(each) if entry.init]
+    assert all(("key" in entry.metadata) or entry.name in INHERITED for entry in entries)
+    for entry in entries:
+        if entry.name in INHERITED:
+            assert key_of(entry) is INHERITED[entry.name]
+        assert {key_of(other).resume for other in entries if other.name == entry.name} == {key_of(entry).resume}
 
 
 def test_another_learning_rate_counts_from_the_first_resumed_step(output):

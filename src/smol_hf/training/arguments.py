@@ -1,101 +1,108 @@
-"""The keys of a recipe that say how it trains: those of TRL's `SFTConfig`, so of transformers, and ours.
-
-Those of the model and of the data are in modules of their own; `recipes.py` reads all three.
-"""
+"""Keys of a recipe that describe the training: those of TRL and transformers, and ours."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import get_scheduler
-from transformers.trainer_utils import SaveStrategy, SchedulerType
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.utils import is_torch_bf16_gpu_available
-from trl import SFTConfig
+from trl import DPOConfig, SFTConfig
 
 from smol_hf.training.inherited_checks import check_libraries, refuse_inherited
+from smol_hf.training.inherited_keys import INHERITED
+from smol_hf.training.keys import TRAIN, OnResume, Runs, check_values, key
+from smol_hf.wording import nearest
+
+RATE = {
+    "resume": OnResume.CHANGE, "least": 0, "wanted": "a learning rate is 0 (frozen) or positive",
+}  # fmt: skip
+IN_STEPS = {"resume": OnResume.CHANGE, "runs": Runs.CONVERSATIONS, "least": 0, "wanted": "a step is 0 or later"}
+LOSSES = (
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+)  # fmt: skip
+
+
+def inherited_key(name: str, default: Any, text: str) -> Any:
+    """A field of an inherited key whose help is ours."""
+    return field(default=default, metadata={"help": text, "key": INHERITED[name]})
 
 
 @dataclass
-class SmolTrainingArguments(SFTConfig):
+class Defaults:
+    """Inherited keys whose defaults differ from TRL's in `train` and `dpo`."""
+
+    output_dir: str | None = inherited_key("output_dir", None, "Folder of checkpoints, logs and the result.")
+    gradient_checkpointing: bool = False
+    logging_steps: float = 10
+    logging_first_step: bool = True
+    disable_tqdm: bool | None = True
+    report_to: list[str] | None = field(default_factory=lambda: ["none"])
+
+
+@dataclass
+class SmolTrainingArguments(Defaults, SFTConfig):
     """TRL's SFTConfig, with a learning rate for each part, the vision encoder's unfreezing, and a decay that is a
     share of the run."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Where checkpoints, logs and the result go."})
-    vision_learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak rate of the image encoder; 0 = frozen; learning_rate by default."}
+    vision_learning_rate: float | None = key(
+        None, "Peak rate of the image encoder; 0 = frozen; learning_rate by default.", runs=Runs.CONVERSATIONS, **RATE
     )
-    connector_learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak rate of the connector; 0 = frozen; learning_rate by default."}
+    connector_learning_rate: float | None = key(
+        None, "Peak rate of the connector; 0 = frozen; learning_rate by default.", runs=Runs.CONVERSATIONS, **RATE
     )
-    text_learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak rate of the language model; 0 = frozen; learning_rate by default."}
+    text_learning_rate: float | None = key(
+        None, "Peak rate of the language model; 0 = frozen; learning_rate by default.", runs=TRAIN, **RATE
     )
-    unfreeze_vision_at_step: int = field(
-        default=0, metadata={"help": "The image encoder stays frozen before this step."}
+    unfreeze_vision_at_step: int = key(0, "The image encoder stays frozen before this step.", **IN_STEPS)
+    vision_warmup_steps: int = key(
+        0, "Steps over which the image encoder's rate rises from 0 after it was unfrozen.", **IN_STEPS
     )
-    vision_warmup_steps: int = field(
-        default=0, metadata={"help": "Steps over which its rate rises from 0 after it was unfrozen."}
+    decay_steps: float | None = key(
+        None,
+        "Steps at the end over which the rate of lr_scheduler_type warmup_stable_decay falls; below 1 a share of the "
+        "run, such as 0.2, as in warmup_steps.",
+        resume=OnResume.CHANGE,
+        runs=TRAIN,
     )
-    decay_steps: float | None = field(
-        default=None,
-        metadata={
-            "help": "Steps at the end over which the rate of lr_scheduler_type warmup_stable_decay falls; below 1 a "
-            "share of the run, such as 0.2, as in warmup_steps."
-        },
+    max_nonfinite_steps: int = key(
+        3,
+        "Steps in a row with a non-finite loss or gradient after which the run stops.",
+        resume=OnResume.CHANGE,
+        runs=TRAIN,
+        least=1,
     )
-    max_nonfinite_steps: int = field(
-        default=3, metadata={"help": "Steps in a row with a non-finite loss or gradient after which the run stops."}
+    num_checkpoints: int | None = key(
+        None,
+        "Number of checkpoints, evenly spaced, the last at the end; instead of save_steps.",
+        resume=OnResume.FREE,
+        runs=TRAIN,
+        least=1,
+        wanted="it must be at least 1 (save_strategy: no)",
+        strategy=("save_strategy", "steps"),
     )
-    num_checkpoints: int | None = field(
-        default=None,
-        metadata={"help": "So many checkpoints, evenly spaced, the last at the end; instead of save_steps."},
-    )
-    # What differs from SFTConfig's defaults, since our collator prepares the batches.
-    max_length: int | None = field(default=None, metadata={"help": "Not used: see context_length."})
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must stay false."})
-    dataset_kwargs: dict[str, Any] | None = field(
-        default_factory=lambda: {"skip_prepare_dataset": True}, metadata={"help": "Must skip TRL's preparation."}
-    )
-    gradient_checkpointing: bool = field(
-        default=False, metadata={"help": "Recompute activations in the backward pass: less memory, slower."}
-    )
-    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
-    disable_tqdm: bool | None = field(default=True, metadata={"help": "The log shows progress; no bar is drawn."})
-    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
-    report_to: list[str] | None = field(
-        default_factory=lambda: ["none"], metadata={"help": "Trackers such as tensorboard; none by default."}
-    )
+    # The data engine and its collator prepare the batches.
+    max_length: int | None = None
+    remove_unused_columns: bool | None = False
+    dataset_kwargs: dict[str, Any] | None = field(default_factory=lambda: {"skip_prepare_dataset": True})
 
     def __post_init__(self):
-        if self.output_dir is None:
-            raise ValueError("output_dir is missing: say where the run goes, e.g. output_dir: runs/my-run")
-        refuse_inherited(self)
+        check_run(self)
         if self.learning_rate is None:
             raise ValueError("learning_rate is null: it needs a value")
-        for name in ("vision_learning_rate", "connector_learning_rate", "text_learning_rate", "learning_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 <= rate < math.inf:
-                raise ValueError(f"{name} is {rate}: a learning rate is 0 (frozen) or positive")
+        if not 0 <= self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate}: {RATE['wanted']}")
         if not any(self.part_learning_rates().values()):
             raise ValueError("every part has learning rate 0: there is nothing to train")
-        if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
-            raise ValueError("max_steps and num_train_epochs leave no step to train")
-        for name in ("unfreeze_vision_at_step", "vision_warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: a step is 0 or later")
-        if self.num_checkpoints is not None and self.num_checkpoints < 1:
-            raise ValueError(f"num_checkpoints is {self.num_checkpoints}: it must be at least 1 (save_strategy: no)")
-        if self.max_nonfinite_steps < 1:
-            raise ValueError(f"max_nonfinite_steps is {self.max_nonfinite_steps}: it must be at least 1")
         if self.vision_learning_rate == 0 and self.unfreeze_vision_at_step:
             raise ValueError(
                 "vision_learning_rate 0 freezes the encoder for good: unfreeze_vision_at_step has no effect"
             )
-        if self.bf16 is None:  # SFTConfig would ask for it on machines that do not have it
-            self.bf16 = not self.fp16 and not self.use_cpu and is_torch_bf16_gpu_available()
         super().__post_init__()
         check_libraries(self)
         if self.fp16 and self.device.type == "cpu":
@@ -104,8 +111,8 @@ class SmolTrainingArguments(SFTConfig):
         self.check_schedule(self.max_steps if self.max_steps > 0 else None)
 
     def check_decay_steps(self) -> None:
-        """Raises ValueError for `decay_steps` without its schedule, for the schedule without any, and for both ways
-        to say it at once."""
+        """Raises ValueError for `decay_steps` without its schedule, for that schedule without a decay, and for a decay
+        that is given twice."""
         decays = self.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY
         given = "num_decay_steps" in (self.lr_scheduler_kwargs or {})
         if self.decay_steps is None:
@@ -121,18 +128,15 @@ class SmolTrainingArguments(SFTConfig):
             raise ValueError(f"decay_steps is {self.decay_steps}: a share of the run below 1, or a number of steps")
 
     def check_schedule(self, steps: int | None) -> None:
-        """Whether the schedule can be built for a run of so many steps, None = not known yet. Raises ValueError."""
-        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-        try:
-            self.build_schedule(optimizer, steps or 10**9)
-        except TypeError as error:  # of a function of transformers, about its arguments
-            raise ValueError(f"lr_scheduler_kwargs {self.lr_scheduler_kwargs}: {error}") from error
+        """Build the schedule of a run of this number of steps, None = not known yet. Raises ValueError if it cannot
+        be built."""
+        try_schedule(self, lambda optimizer: self.build_schedule(optimizer, steps or 10**9))
 
     def build_schedule(self, optimizer: torch.optim.Optimizer, steps: int):
-        """The scheduler of a run of so many steps.
+        """The scheduler of a run of this number of steps.
 
         Raises:
-            ValueError: where warmup and decay overlap, so that the rate would jump.
+            ValueError: if warmup and decay overlap, so that the rate would jump.
             TypeError: for `lr_scheduler_kwargs` that the schedule does not have.
         """
         warmup, own = self.get_warmup_steps(steps), dict(self.lr_scheduler_kwargs or {})
@@ -165,3 +169,55 @@ class SmolTrainingArguments(SFTConfig):
             "text": self.text_learning_rate,
         }
         return {part: self.learning_rate if rate is None else rate for part, rate in own.items()}
+
+
+@dataclass
+class DPOArguments(Defaults, DPOConfig):
+    """TRL's DPOConfig, in which nothing is cut."""
+
+    max_length: int | None = inherited_key(
+        "max_length", 1024, "Most tokens of a prompt with its answer; longer ones are left out, counted and named."
+    )
+    logging_nan_inf_filter: bool = False
+    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
+
+    def __post_init__(self):
+        check_run(self)
+        if self.learning_rate is None or not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate}: it must be positive")
+        super().__post_init__()
+        check_libraries(self)
+        for name in self.loss_type:
+            if name not in LOSSES:
+                raise ValueError(
+                    f"loss_type: unknown loss {name!r}{nearest(name, LOSSES)} (there are {', '.join(LOSSES)})"
+                )
+        if self.metric_for_best_model not in (None, "loss", "eval_loss"):
+            raise ValueError(f"metric_for_best_model is {self.metric_for_best_model!r}: an evaluation of dpo has loss")
+        steps = max(self.max_steps, 1000)
+        of_some_run = (self.get_warmup_steps(steps), steps, self.lr_scheduler_kwargs)
+        try_schedule(self, lambda optimizer: get_scheduler(self.lr_scheduler_type, optimizer, *of_some_run))
+
+    @property
+    def evaluates(self) -> bool:
+        return self.eval_strategy != IntervalStrategy.NO
+
+
+def check_run(arguments: SFTConfig | DPOConfig) -> None:
+    """Check the keys of `train` and `dpo` before transformers changes their values. Raises ValueError."""
+    if arguments.output_dir is None:
+        raise ValueError("output_dir is missing: say where the run goes, e.g. output_dir: runs/my-run")
+    refuse_inherited(arguments)
+    check_values(arguments)
+    if arguments.max_steps == 0 or (arguments.max_steps < 0 and arguments.num_train_epochs <= 0):
+        raise ValueError("max_steps and num_train_epochs leave no step to train")
+    if arguments.bf16 is None:  # TRL would ask for it on machines that do not have it
+        arguments.bf16 = not arguments.fp16 and not arguments.use_cpu and is_torch_bf16_gpu_available()
+
+
+def try_schedule(arguments: SFTConfig | DPOConfig, build: Callable[[torch.optim.Optimizer], Any]) -> None:
+    """Build a schedule. Raises ValueError for `lr_scheduler_kwargs` that it does not have."""
+    try:
+        build(torch.optim.SGD([torch.zeros(1)], lr=1.0))
+    except TypeError as error:  # of a function of transformers, about its arguments
+        raise ValueError(f"lr_scheduler_kwargs {arguments.lr_scheduler_kwargs}: {error}") from error

@@ -1,8 +1,9 @@
-"""The keys of a recipe that say which samples, and how they become rows."""
+"""Keys of a recipe that describe the samples and how they become rows."""
 
+# ruff: noqa: RUF009 (`key` makes a field)
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from smol_hf.data.engine.mixing import STOPPING
@@ -10,188 +11,254 @@ from smol_hf.data.failed_sources import ON_FAILED
 from smol_hf.data.fast_images import IMAGE_RESIZING
 from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.shortening import check_losses
-from smol_hf.training.argument_values import require_values
-from smol_hf.training.document_arguments import DocumentArguments
+from smol_hf.training.keys import TRAIN, OnResume, Runs, check_values, given, key, refuse_excluded
 
-MOST = {"data_lanes": 4096, "packing_pool": 100_000}
+IN_A_MIXTURE = ("mixture",)  # its entries have their own
+OF_RECORDS = ("documents", "mixture")  # documents are plain texts
+
+
+def of_source(default: Any, text: str, **options: Any) -> Any:
+    """A key whose effect on the data is part of their fingerprint."""
+    return key(default, text, resume=OnResume.DATA, **options)
+
+
+def of_conversations(default: Any, text: str, **options: Any) -> Any:
+    return key(default, text, runs=Runs.CONVERSATIONS, **options)
+
+
+def of_documents(default: Any, text: str, **options: Any) -> Any:
+    return key(default, text, runs=Runs.DOCUMENTS, **options)
+
+
+@dataclass
+class SourceArguments:
+    """Keys of all runs: a dataset of the Hub, and samples that cannot be used."""
+
+    dataset_config: str | None = of_source(
+        None, "Configuration of a dataset of the Hub; its default by default.", excluded_by=IN_A_MIXTURE
+    )
+    dataset_split: str | None = of_source(None, "Split of that dataset; train by default.", excluded_by=IN_A_MIXTURE)
+    dataset_revision: str | None = of_source(
+        None, "Branch, tag or commit of that dataset; the newest commit of main by default.", excluded_by=IN_A_MIXTURE
+    )
+    dataset_download: bool = key(
+        False,
+        "Download the files of that dataset before the run, instead of reading them in parts.",
+        resume=OnResume.FREE,
+        excluded_by=IN_A_MIXTURE,
+    )
+    ignore_fields: list[str] = key(
+        list,
+        "Fields of records or turns to train without, such as [tools, tool_calls], if a record could not be used "
+        "otherwise.",
+        runs=Runs.CONVERSATIONS | Runs.PREFERENCES,
+        excluded_by=OF_RECORDS,
+    )
+    on_bad_sample: str = key(
+        "stop",
+        "stop: a sample that cannot be used is an error. skip: it is left out.",
+        resume=OnResume.CHANGE,
+        values=("stop", "skip"),
+    )
+    max_skipped_fraction: float = key(
+        0.01,
+        "With skip: the run stops if a larger share of a source cannot be used. A single sample never stops it.",
+        resume=OnResume.CHANGE,
+        least=0,
+        most=1,
+        wanted="it is a share from 0 to 1",
+    )
+    max_skipped_in_a_row: int = key(
+        100,
+        "With skip: the run stops after this number of unusable samples in a row.",
+        resume=OnResume.CHANGE,
+        least=1,
+    )
+
+
+@dataclass
+class DocumentArguments(SourceArguments):
+    """Keys of runs over plain texts."""
+
+    documents: str | None = of_documents(
+        None,
+        "Plain texts instead of data, for a text-only model: a text file, a folder or pattern of such, .jsonl, .json "
+        "and .parquet files, owner/name on the Hub. They are tokenised once.",
+        resume=OnResume.DATA,
+    )
+    text_key: str = of_documents("text", "Field of a record that holds the text.")
+    document_separator: str | None = of_documents(
+        None, r"Separator of the documents of a text file (\n is a line break); by default a file is one document."
+    )
+    max_documents: int | None = of_documents(None, "Read only this number of documents, the first.", least=1)
+    validation_documents: str | None = of_documents(
+        None, "Other documents to validate on; none of documents is held out then.", resume=OnResume.CHANGE
+    )
+    validation_fraction: float = of_documents(
+        0.05,
+        "Share of the documents that is held out (at most 4 MB): whole documents, or with fewer than 100 the end of "
+        "each.",
+        least=0,
+        below=1,
+        wanted="it is a share from 0 to below 1",
+    )
+    documents_cache: str | None = of_documents(
+        None, "Folder of tokenised documents; below HF_HOME by default.", resume=OnResume.FREE
+    )
+
+    def check_documents(self) -> None:
+        """Raises ValueError for keys that do not fit together."""
+        if self.documents is None and (names := given(self, lambda key: key.runs == Runs.DOCUMENTS)):
+            raise ValueError(f"{' and '.join(names)} belong to documents, which are not given")
+        for name in ("documents", "validation_documents"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} is empty: name a text file, a folder or a dataset of the Hub")
+        if self.document_separator == "":
+            raise ValueError("document_separator is empty: give the text between two documents")
 
 
 @dataclass
 class DataArguments(DocumentArguments):
-    """Which samples, and how they become batches."""
+    """Keys of the samples and rows of `train` and `pretrain`."""
 
-    data: str = field(
-        default="digits",
-        metadata={
-            "help": "A .jsonl, .json, .parquet or .tar (webdataset) file, a pattern or a folder of such, a folder of "
-            "pictures with captions; any of them also as s3://, gs:// or hf://. owner/name: a dataset of the Hub. "
-            "digits: embedded pages."
-        },
+    data: str = of_conversations(
+        "digits",
+        "A .jsonl, .json, .parquet or .tar (webdataset) file, a pattern or a folder of such, a folder of images with "
+        "captions; any of them also as s3://, gs:// or hf://. owner/name: a dataset of the Hub. digits: embedded "
+        "pages.",
+        resume=OnResume.DATA,
+        excluded_by=OF_RECORDS,
     )
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "Which configuration of a dataset of the Hub; its default one by default."}
+    adapter: str | None = of_conversations(
+        None,
+        "Reader of records, such as llava, messages or texts, or a file of yours (cards.py) that registers one; found "
+        "by the record's keys by default.",
+        excluded_by=OF_RECORDS,
     )
-    dataset_split: str | None = field(default=None, metadata={"help": "Which split of it; train by default."})
-    dataset_revision: str | None = field(
-        default=None, metadata={"help": "Its branch, tag or commit; what its main branch stands at by default."}
+    filters: dict[str, Any] | None = of_conversations(
+        None,
+        "Samples to leave out: min_ratings, min_images, max_images, max_turns, max_characters, …",
+        excluded_by=OF_RECORDS,
     )
-    dataset_download: bool = field(
-        default=False, metadata={"help": "Fetch its files before the run, instead of reading them bit by bit."}
+    image_folder: str | None = of_conversations(
+        None,
+        "Folder that image paths start from; the data file's folder by default.",
+        resume=OnResume.DATA,
+        excluded_by=OF_RECORDS,
     )
-    adapter: str | None = field(
-        default=None,
-        metadata={
-            "help": "What reads a record, such as llava, messages or texts, or a file of yours (cards.py) that "
-            "registers one; found by the record's keys by default."
-        },
+    fetch_images: list[str] | None = of_conversations(
+        None,
+        "Hosts from which the images of URLs in records may be downloaded, such as [images.example.org, "
+        "'*.example.org']; none by default, and such a record cannot be used.",
+        excluded_by=("documents",),
     )
-    filters: dict[str, Any] | None = field(
-        default=None,
-        metadata={"help": "What to leave out: min_ratings, min_images, max_images, max_turns, max_characters, …"},
+    fetch_timeout: float = of_conversations(2.0, "Most seconds for downloading one image.")
+    fetch_cache: str | None = of_conversations(
+        None, "Folder of downloaded images and remembered failures; below HF_HOME by default.", resume=OnResume.FREE
     )
-    ignore_fields: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Fields of records or turns to train without, such as [tools, tool_calls], where a record could "
-            "not be used otherwise."
-        },
+    max_image_bytes: int = of_conversations(300_000_000, "Most bytes of an encoded image.")
+    mixture: list[dict[str, Any]] | None = of_conversations(
+        None,
+        "Several sources instead of data: a list of {data, name, weight or samples, modality, adapter, filters, "
+        "ignore_fields, image_folder, available} and, of datasets of the Hub, {config, split, revision, download}; or "
+        "the path of a YAML file with such a list. Weight 1 uses each sample once a round, 0.5 half of them, 2 each "
+        "twice; samples: this number of them.",
+        excluded_by=("documents",),
     )
-    image_folder: str | None = field(
-        default=None, metadata={"help": "Folder that image paths start from; the data file's folder by default."}
+    data_root: str | None = of_conversations(
+        None, "Folder that replaces {data_root} in the paths of a mixture.", resume=OnResume.DATA
     )
-    fetch_images: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Hosts whose images may be fetched where records name addresses, such as [images.example.org, "
-            "'*.example.org']; by default none is, and such a record cannot be used."
-        },
+    on_failed_source: str = of_conversations(
+        "stop",
+        "stop: a source of the mixture that cannot be opened or used is an error. reweight: it is left out and named; "
+        "the other sources take its share.",
+        values=ON_FAILED,
     )
-    fetch_timeout: float = field(default=2.0, metadata={"help": "Most seconds for fetching one image."})
-    fetch_cache: str | None = field(
-        default=None,
-        metadata={"help": "Folder of fetched images and remembered failures; below HF_HOME by default."},
+    stopping: str = of_conversations(
+        "quota",
+        "End of a round of the mixture. quota: each source gave weight × its samples. first_exhausted: one gave all "
+        "its samples. all_exhausted: each did.",
+        values=STOPPING,
     )
-    max_image_bytes: int = field(
-        default=300_000_000, metadata={"help": "Most bytes of an encoded image, fetched or not."}
+    num_pages: int = of_conversations(12000, "Pages of `digits`.", resume=OnResume.DATA, least=1)
+    page_size: int = of_conversations(32, "Pixels of a page's side.", resume=OnResume.DATA, least=1)
+    turns_per_page: int = of_conversations(1, "Questions about each page, at most.", resume=OnResume.DATA, least=1)
+    context_length: int | None = key(
+        None,
+        "Most tokens of a sample; longer samples are left out, counted and named. By default the positions of the "
+        "language model, at most 2048.",
+        runs=TRAIN,
+        least=1,
     )
-    mixture: list[dict[str, Any]] | None = field(
-        default=None,
-        metadata={
-            "help": "Several sources instead of data: a list of {data, name, weight or samples, modality, adapter, "
-            "filters, ignore_fields, image_folder, available} and, of datasets of the Hub, {config, split, revision, "
-            "download}; or the path of a YAML file with such a list. Weight 1 gives each sample once a round, 0.5 "
-            "half of them, 2 each twice; samples: so many of them."
-        },
+    too_long: list[str] = of_conversations(
+        list,
+        "Parts that a longer sample may lose to fit, in this order: tiles (a smaller longest_edge), pages (images of "
+        "a message after its first), turns (its last questions). shortened.jsonl names such samples.",
     )
-    data_root: str | None = field(
-        default=None, metadata={"help": "Folder that {data_root} stands for in the paths of a mixture."}
+    image_resizing: str = of_conversations(
+        "exact",
+        "exact: the pixels of transformers' image processor. fast: one resize, about 4 times faster.",
+        values=IMAGE_RESIZING,
     )
-    on_failed_source: str = field(
-        default="stop",
-        metadata={
-            "help": "stop: a source of the mixture that cannot be opened or used is an error. reweight: it is left "
-            "out, by name, and the others make up for it."
-        },
+    sample_packing: bool = of_conversations(
+        False, "Fill rows of context_length with whole samples that do not see each other, without padding."
     )
-    stopping: str = field(
-        default="quota",
-        metadata={
-            "help": "When a round of the mixture ends. quota: each source gave weight × its samples. first_exhausted: "
-            "one gave all its samples. all_exhausted: each did."
-        },
+    packing_pool: int = key(128, "Samples from which rows are packed.", runs=TRAIN, least=1, most=100_000)
+    max_tiles_per_row: int | None = of_conversations(
+        None, "Most tiles of a packed row, which bounds the image encoder's memory.", least=1
     )
-    num_pages: int = field(default=12000, metadata={"help": "Pages of `digits`."})
-    page_size: int = field(default=32, metadata={"help": "Pixels of a page's side."})
-    turns_per_page: int = field(default=1, metadata={"help": "Questions about each page, at most."})
-    context_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Most tokens of a sample; longer ones are left out, counted and named. By default the positions "
-            "of the language model, at most 2048."
-        },
+    data_lanes: int = key(
+        16,
+        "Streams that processes and their workers share; processes × workers must divide it.",
+        runs=TRAIN,
+        least=1,
+        most=4096,
     )
-    too_long: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "What a longer sample may lose to fit, in this order: tiles (a smaller longest_edge), pages "
-            "(images of a message after its first), turns (its last questions). shortened.jsonl names such samples."
-        },
-    )
-    image_resizing: str = field(
-        default="exact",
-        metadata={
-            "help": "exact: the pixels of transformers' image processor. fast: one resize, some 4 times faster."
-        },
-    )
-    sample_packing: bool = field(
-        default=False,
-        metadata={"help": "Fill rows of context_length with whole samples that do not see each other, no padding."},
-    )
-    packing_pool: int = field(default=128, metadata={"help": "Samples among which rows are packed."})
-    max_tiles_per_row: int | None = field(
-        default=None, metadata={"help": "Most tiles of a packed row, which bounds the image encoder's memory."}
-    )
-    data_lanes: int = field(
-        default=16,
-        metadata={"help": "Streams that processes and their workers share; processes × workers must divide it."},
-    )
-    on_bad_sample: str = field(
-        default="stop", metadata={"help": "stop: a sample that cannot be used is an error. skip: it is left out."}
-    )
-    max_skipped_fraction: float = field(
-        default=0.01,
-        metadata={
-            "help": "With skip: more unusable samples than this share of a source stop the run; one never does."
-        },
-    )
-    max_skipped_in_a_row: int = field(
-        default=100, metadata={"help": "With skip: so many unusable samples with no good one between stop the run."}
-    )
-    verify_images: bool = field(
-        default=False,
-        metadata={
-            "help": "Decode each image before the run too (about 10 ms per megapixel), so that damaged ones are named "
-            "then; by default they are met, counted and named on the way, and no image is decoded twice."
-        },
+    verify_images: bool = of_conversations(
+        False,
+        "Decode each image before the run too (about 10 ms per megapixel), so that damaged images are named at the "
+        "start. By default they are counted and named during the run.",
+        resume=OnResume.FREE,
     )
 
     def __post_init__(self):
-        require_values(self)
-        if self.stopping not in STOPPING:
-            raise ValueError(f"stopping is {self.stopping!r}: choose one of {', '.join(STOPPING)}")
+        check_values(self)
         self.check_documents()
         if self.documents is not None:
-            not_theirs = {"data": "digits", "adapter": None, "filters": None, "image_folder": None, "mixture": None,
-                          "fetch_images": None, "ignore_fields": []}  # fmt: skip
-            given = [name for name, default in not_theirs.items() if getattr(self, name) != default]
-            if given:
-                raise ValueError(f"documents and {' and '.join(given)} exclude each other: documents are plain texts")
+            refuse_excluded(self, "documents", "documents are plain texts")
+            if self.context_length == 1:
+                raise ValueError(
+                    "context_length is 1: a token is predicted from the one before it, so it must be at least 2"
+                )
         elif self.mixture is not None:
-            alone = {"data": "digits", "adapter": None, "filters": None, "image_folder": None, "dataset_config": None,
-                     "dataset_split": None, "dataset_revision": None, "dataset_download": False,
-                     "ignore_fields": []}  # fmt: skip
-            given = [name for name, default in alone.items() if getattr(self, name) != default]
-            if given:
-                raise ValueError(f"mixture and {' and '.join(given)} exclude each other: its entries have their own")
+            refuse_excluded(self, "mixture", "its entries have their own")
         elif self.data == "digits" and (self.dataset_config or self.dataset_split or self.dataset_revision):
             raise ValueError("data is digits, and dataset_config, _split and _revision belong to a dataset of the Hub")
         check_losses(self.too_long)
-        if self.image_resizing not in IMAGE_RESIZING:
-            raise ValueError(f"image_resizing is {self.image_resizing!r}: choose {' or '.join(IMAGE_RESIZING)}")
-        if self.on_failed_source not in ON_FAILED:
-            raise ValueError(f"on_failed_source is {self.on_failed_source!r}: choose one of {', '.join(ON_FAILED)}")
-        if self.on_bad_sample not in ("stop", "skip"):
-            raise ValueError(f"on_bad_sample is {self.on_bad_sample!r}: choose stop or skip")
         ImageFetcher(timeout=self.fetch_timeout, max_bytes=self.max_image_bytes).for_hosts(self.fetch_images)
-        if not 0 <= self.max_skipped_fraction <= 1:
-            raise ValueError(f"max_skipped_fraction is {self.max_skipped_fraction}: it is a share from 0 to 1")
-        for name in (
-            "num_pages", "page_size", "turns_per_page", "context_length", "packing_pool", "max_tiles_per_row",
-            "data_lanes", "max_skipped_in_a_row",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
-        for name, most in MOST.items():
-            if getattr(self, name) > most:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at most {most:,}")
+
+
+@dataclass
+class PreferenceArguments(SourceArguments):
+    """Keys of the preferences of `dpo`."""
+
+    data: str = of_source(
+        "preferences.jsonl",
+        "Preferences (prompt, chosen, rejected): a file, folder or pattern of .jsonl, .json or .parquet, or "
+        "owner/name on the Hub.",
+    )
+    validation_data: str | None = key(
+        None, "Other preferences to evaluate on (eval_strategy says when).", resume=OnResume.CHANGE
+    )
+    validation_split: str | None = key(
+        None,
+        "Another split of the same dataset of the Hub to evaluate on; with validation_data, of that.",
+        resume=OnResume.CHANGE,
+    )
+
+    def __post_init__(self):
+        check_values(self)
+
+    @property
+    def validates(self) -> bool:
+        return self.validation_data is not None or self.validation_split is not None

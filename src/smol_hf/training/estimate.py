@@ -17,7 +17,7 @@ from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.training.estimate_target import OPTIMIZERS, Target, resolve
 from smol_hf.training.lora import lora_config
-from smol_hf.training.lora_arguments import LoraArguments
+from smol_hf.training.model_arguments import LoraArguments
 from smol_hf.training.parts import PARTS, is_adapter_weight, part_modules, part_of
 from smol_hf.training.recipes import RecipeError
 from smol_hf.training.sound_checkpoint import configuration_errors

@@ -17,8 +17,7 @@ from smol_hf.training.composition import build_config_and_processor, texts_of
 from smol_hf.training.data import open_data
 from smol_hf.training.document_data import DocumentData
 from smol_hf.training.lora import freeze_what_has_no_adapter
-from smol_hf.training.lora_arguments import LoraArguments
-from smol_hf.training.model_arguments import ModelArguments
+from smol_hf.training.model_arguments import LoraArguments, ModelArguments
 from smol_hf.training.parts import PARTS
 from smol_hf.training.presets import PRESETS, TEXT, preset_config
 from smol_hf.training.recipes import RecipeError, load_arguments, nearest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +14,8 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import DPOConfig, SFTConfig
 
 from smol_hf.data.key_values import type_problem
-from smol_hf.training.argument_values import default_of
-from smol_hf.training.inherited_keys import INHERITED, InheritedKey, inherited_names
+from smol_hf.training.inherited_keys import INHERITED, inherited_names
+from smol_hf.training.keys import default_of, in_words
 from smol_hf.wording import nearest
 
 # They take the gradients from the backward pass, or need groups of parameters of their own.
@@ -76,26 +75,12 @@ def refuse_value(arguments: SFTConfig | DPOConfig, command: str, name: str, valu
     reason = getattr(key, command)
     if reason:
         raise ValueError(f"{name} {reason}")
-    if key.values and not reason and value not in key.values:
+    if key.values and value not in key.values:
         raise ValueError(f"{name} is {value!r}: choose {' or '.join(key.values)}")
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and (wanted := bounds(key)):
-        inside = (
-            math.isfinite(value)
-            and (key.least is None or value >= key.least)
-            and (key.above is None or value > key.above)
-            and (key.below is None or value < key.below)
-            and (key.most is None or value <= key.most)
-        )
-        if not inside:
-            raise ValueError(f"{name} is {value}: it must be {wanted}")
+    if key.crossed(value):
+        raise ValueError(f"{name} is {value}: it must be {in_words(key.bounds)}")
     if key.needs is not None and not CONDITIONS[key.needs](arguments):
         raise ValueError(f"{name} has no effect without {key.needs}")
-
-
-def bounds(key: InheritedKey) -> str:
-    """The bounds of a number in words, such as "at least 0 and below 1"; "" if it has none."""
-    words = {"at least": key.least, "above": key.above, "below": key.below, "at most": key.most}
-    return " and ".join(f"{word} {number:,}" for word, number in words.items() if number is not None)
 
 
 def tracker_names(arguments: SFTConfig | DPOConfig) -> list[str]:

@@ -1,36 +1,37 @@
-"""The page docs/recipe_keys.md: every key of a recipe, and whether it works.
+"""Help and the page docs/recipe_keys.md, from the declarations of the keys.
 
-`python -m smol_hf.training.key_table > docs/recipe_keys.md` writes it again.
+`python -m smol_hf.training.key_table > docs/recipe_keys.md` writes the page again.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import fields
+from typing import Any
 
-from trl import SFTConfig
-
-from smol_hf.training import preference, recipes
-from smol_hf.training.argument_values import default_of
-from smol_hf.training.arguments import SmolTrainingArguments
-from smol_hf.training.inherited_checks import bounds
-from smol_hf.training.inherited_keys import INHERITED, InheritedKey, inherited_names
-from smol_hf.training.preference_arguments import DPOArguments
-from smol_hf.training.resume_policies import ON_RESUME
+from smol_hf.training.arguments import DPOArguments, SmolTrainingArguments
+from smol_hf.training.data_arguments import DataArguments, PreferenceArguments
+from smol_hf.training.inherited_keys import CLASSES, INHERITED, inherited_names, key_of
+from smol_hf.training.keys import ALL, TRAIN, Key, Runs, default_of, in_words
+from smol_hf.training.model_arguments import ModelArguments
 
 INTRODUCTION = """# Keys of a recipe
 
 This page is generated: `python -m smol_hf.training.key_table > docs/recipe_keys.md`.
 
 A key works, or it is refused with the reason given here. A refused key may have its default value. Values outside the
-bounds are refused. `pretrain` has the keys of `train`. The last column says what a resumed run does with another value
-of the key. It also refuses a changed local file of `chat_template`, `adapter`, `tokenizer` or `model` (weights: with
-adapters and in `dpo`).
-"""
-OF_DPO = """## Keys of `smol-hf dpo`
+bounds are refused. `pretrain` has the keys of `train`. The column "runs" says in which runs of the commands a
+key of ours has a meaning: over conversations or documents (`train`, `pretrain`), or over preferences (`dpo`).
 
-Of the keys of the model, `dpo` uses {model}, and those of adapters (`use_peft`, `lora_...`).
+The last column says what a resumed run does with another value of the key. It also refuses a changed local file of
+`chat_template`, `adapter`, `tokenizer` or `model` (weights: with adapters and in `dpo`).
 """
+SECTIONS = {
+    "The model and its adapters": ModelArguments,
+    "The data of `smol-hf train`": DataArguments,
+    "The preferences of `smol-hf dpo`": PreferenceArguments,
+    "The training with `smol-hf train`": SmolTrainingArguments,
+}
 INHERITED_TITLE = """## Inherited keys
 
 `train` inherits them from TRL's `SFTConfig`, `dpo` from `DPOConfig`; both inherit those of transformers'
@@ -38,37 +39,41 @@ INHERITED_TITLE = """## Inherited keys
 """
 
 
+def describe_keys(classes: tuple[type, ...], runs: Runs) -> str:
+    """Help: the keys that have a meaning in these runs, with default and text."""
+    config = CLASSES[runs.command].__name__
+    lines = [f"keys, with their defaults (and all those of TRL's {config}, such as learning_rate and max_steps):"]
+    for arguments in classes:
+        for entry in fields(arguments):
+            if "key" in entry.metadata and runs & key_of(entry).runs:
+                default = default_of(entry)
+                shown = "" if default is None or default == [] else f" ({default})"
+                lines.append(f"  --{entry.name}{shown}\n      {entry.metadata['help']}")
+    return "\n".join(lines) + "\n"
+
+
 def page() -> str:
     """The whole page, in Markdown."""
-    inherited = {entry.name for entry in fields(SFTConfig)} - {"output_dir"}
-    of_training = own_keys(SmolTrainingArguments, inherited)
-    of_preferences = own_keys(preference.PreferenceArguments, set())
-    parts = [
-        INTRODUCTION,
-        "## Keys of `smol-hf train`: the model\n",
-        *own_keys(recipes.ModelArguments, set()),
-        "\n## Keys of `smol-hf train`: the data\n",
-        *own_keys(recipes.DataArguments, set()),
-        "\n## Keys of `smol-hf train`: the training\n",
-        *of_training,
-        "\n" + OF_DPO.format(model=", ".join(f"`{name}`" for name in preference.OF_THE_MODEL)),
-        *of_preferences,
-        "\n" + INHERITED_TITLE,
-        *inherited_keys(),
-    ]
-    return "\n".join(parts) + "\n"
+    parts = [INTRODUCTION]
+    for title, arguments in SECTIONS.items():
+        parts += [f"## {title}\n", *own_table(arguments), ""]
+    return "\n".join([*parts, INHERITED_TITLE, *inherited_table()]) + "\n"
 
 
-def own_keys(arguments: type, without: set[str]) -> list[str]:
-    rows = ["| key | default | meaning | on resume |", "|---|---|---|---|"]
+def own_table(arguments: type) -> list[str]:
+    rows = ["| key | default | meaning | runs | on resume |", "|---|---|---|---|---|"]
+    every = ALL if arguments is ModelArguments else Runs.PREFERENCES if arguments is PreferenceArguments else TRAIN
     for entry in fields(arguments):
-        if entry.name not in without:
-            cells = [shown(default_of(entry)), escaped(entry.metadata.get("help", "")), ON_RESUME[entry.name].value]
+        if "key" in entry.metadata:
+            key = key_of(entry)
+            runs = "all" if every in key.runs else " and ".join(str(each.name).lower() for each in key.runs)
+            bounds = f" ({in_words(key.bounds)})" if key.bounds else ""
+            cells = [shown(default_of(entry)), escaped(entry.metadata["help"]) + bounds, runs, key.resume.value]
             rows.append(f"| `{entry.name}` | {' | '.join(cells)} |")
     return rows
 
 
-def inherited_keys() -> list[str]:
+def inherited_table() -> list[str]:
     rows = ["| key | default | `train`, `pretrain` | `dpo` | on resume |", "|---|---|---|---|---|"]
     entries = {**DPOArguments.__dataclass_fields__, **SmolTrainingArguments.__dataclass_fields__}
     for name in sorted(INHERITED):
@@ -77,21 +82,22 @@ def inherited_keys() -> list[str]:
             answer(key, getattr(key, command)) if name in inherited_names(command) else "–"
             for command in ("train", "dpo")
         ]
-        on_resume = ON_RESUME[name].value if any(cell.startswith("works") for cell in cells) else "–"
+        on_resume = key.resume.value if any(cell.startswith("works") for cell in cells) else "–"
         rows.append(f"| `{name}` | {shown(default_of(entries[name]))} | {' | '.join([*cells, on_resume])} |")
     return rows
 
 
-def answer(key: InheritedKey, reason: str) -> str:
+def answer(key: Key, reason: str) -> str:
     if reason:
         return f"refused: {escaped(reason)}"
-    conditions = [bounds(key)] if bounds(key) else []
-    conditions += [" or ".join(map(str, key.values))] if key.values else []
-    conditions += [f"with {key.needs}"] if key.needs else []
+    conditions = [in_words(key.bounds), " or ".join(map(str, key.values)), f"with {key.needs}" if key.needs else ""]
+    if key.strategy:
+        conditions.append(f"with {key.strategy[0]}: {' or '.join(key.strategy[1:])}")
+    conditions = [each for each in conditions if each]
     return f"works ({', '.join(conditions)})" if conditions else "works"
 
 
-def shown(value) -> str:
+def shown(value: Any) -> str:
     value = getattr(value, "value", value)
     return "" if value is None or value == "" else f"`{value}`"
 

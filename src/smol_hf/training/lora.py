@@ -17,7 +17,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from smol_hf.training.lora_arguments import LoraArguments
+from smol_hf.training.model_arguments import LoraArguments
 from smol_hf.training.parts import PARTS, part_modules
 from smol_hf.training.recipes import RecipeError, nearest
 

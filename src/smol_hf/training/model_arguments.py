@@ -1,92 +1,127 @@
-"""The keys of a recipe that say which model."""
+"""Keys of a recipe that describe the model and its adapters."""
 
+# ruff: noqa: RUF009 (`key` makes a field)
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from smol_hf.training.argument_values import require_values
-from smol_hf.training.lora_arguments import LoraArguments
+from smol_hf.training.keys import TRAIN, OnResume, Runs, check_values, given, key, refuse_excluded
+from smol_hf.training.parts import PARTS
 
-# With `model` these have no meaning: the checkpoint has its own.
-OF_A_NEW_MODEL = (
-    "preset", "vision_config", "text_config", "tokenizer", "image_mean", "image_std", "connector_type", "scale_factor",
-    "tokenizer_vocab_size", "vision_feature_layer",
-)  # fmt: skip
-CONNECTOR_TYPES = ("pixel_shuffle", "linear", "mlp")
+ALL_LINEAR = "all-linear"  # PEFT's name for the default
+NEW = {"excluded_by": ("model",)}  # a checkpoint has its own
+
+
+def of_images(default: Any, text: str, **options: Any) -> Any:
+    """A key of a vision-language model."""
+    return key(default, text, runs=Runs.CONVERSATIONS, **options)
+
+
+@dataclass
+class LoraArguments:
+    """Keys of a recipe that trains adapters instead of the weights, named as in TRL's `ModelConfig`."""
+
+    use_peft: bool = key(False, "Train LoRA adapters on the checkpoint `model`.")
+    lora_parts: list[str] = key(
+        lambda: ["text"],
+        "Parts that get adapters: vision, connector, text. Of the others, those whose own learning rate is given are "
+        "trained whole and saved with the adapter; the rest is frozen.",
+    )
+    lora_r: int = key(16, "Rank of the updates.", least=1)
+    lora_alpha: int = key(32, "The updates are scaled by lora_alpha / lora_r.", least=1)
+    lora_dropout: float = key(
+        0.05, "Dropout on the input of the updates.", least=0, below=1, wanted="it must be from 0 to below 1"
+    )
+    lora_target_modules: list[str] | None = key(
+        None, "Names of layers such as q_proj; by default all-linear: all linear layers except the head."
+    )
+    lora_trainable_tokens: list[str] | None = key(None, "Tokens whose embeddings are trained too, such as new ones.")
+    use_dora: bool = key(False, "DoRA: learn the length of each row as well.")
+    use_rslora: bool = key(False, "Scale the updates by lora_alpha / √lora_r.")
+    load_in_4bit: bool = key(False, "QLoRA: the language model's layers in four bits.")
+    load_in_8bit: bool = key(False, "The language model's layers in eight bits.")
+    bnb_4bit_quant_type: str = key("nf4", "Format of four bits: nf4 or fp4.", values=("nf4", "fp4"))
+    use_bnb_nested_quant: bool = key(False, "Quantise the scales too.")
+
+    def check_lora(self) -> None:
+        """Raises ValueError for values that do not fit each other."""
+        unknown = [part for part in self.lora_parts if part not in PARTS]
+        if unknown or not self.lora_parts:
+            raise ValueError(f"lora_parts is {self.lora_parts}: choose among {', '.join(PARTS)}")
+        if self.lora_trainable_tokens and "text" not in self.lora_parts:
+            raise ValueError("lora_trainable_tokens are of the language model: lora_parts must name text")
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("load_in_4bit and load_in_8bit exclude each other")
+        if self.lora_target_modules == [ALL_LINEAR]:
+            self.lora_target_modules = None
+        if not self.load_in_4bit and (self.bnb_4bit_quant_type != "nf4" or self.use_bnb_nested_quant):
+            raise ValueError("bnb_4bit_quant_type and use_bnb_nested_quant have no effect without load_in_4bit: true")
+        names = [name for name in given(self, lambda _: True) if name in LoraArguments.__dataclass_fields__]
+        if names and not self.use_peft:
+            raise ValueError(f"{names[0]} has no effect without use_peft: true")
 
 
 @dataclass
 class ModelArguments(LoraArguments):
-    """Which model: one that exists, or one described by its parts, with random weights; and its adapters."""
+    """A checkpoint, or the description of a new model with random weights; and its adapters."""
 
-    model: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder or Hub id to continue from. Excludes the keys below."}
+    model: str | None = key(None, "Checkpoint folder or Hub id to continue from. Excludes the keys of a new model.")
+    preset: str | None = key(
+        None,
+        "Sizes and image tiling of a published model, such as smolvlm2-256m, with random weights. Other keys override "
+        "its values.",
+        runs=TRAIN,
+        **NEW,
     )
-    preset: str | None = field(
-        default=None,
-        metadata={
-            "help": "A published model's sizes and image tiling, such as smolvlm2-256m, with random weights; the keys "
-            "below count more."
-        },
+    vision_config: dict[str, Any] | None = of_images(
+        None, "Image encoder: model_type and sizes, as in transformers.", **NEW
     )
-    vision_config: dict[str, Any] | None = field(
-        default=None, metadata={"help": "Image encoder: model_type and sizes, as in transformers."}
+    text_config: dict[str, Any] | None = key(
+        None, "Language model: model_type (smol_hf_text by default) and sizes.", runs=TRAIN, **NEW
     )
-    text_config: dict[str, Any] | None = field(
-        default=None, metadata={"help": "Language model: model_type (smol_hf_text by default) and sizes."}
+    connector_type: str = of_images(
+        "pixel_shuffle", "pixel_shuffle, linear or mlp.", values=("pixel_shuffle", "linear", "mlp"), **NEW
     )
-    connector_type: str = field(default="pixel_shuffle", metadata={"help": "pixel_shuffle, linear or mlp."})
-    scale_factor: int | None = field(
-        default=None,
-        metadata={"help": "Side of the square of patches that becomes one token; by default the preset's, or 2."},
+    scale_factor: int | None = of_images(
+        None, "Side of the square of patches that becomes one token; by default the preset's, or 2.", **NEW
     )
-    vision_feature_layer: int = field(
-        default=-1, metadata={"help": "Layer of the image encoder that is read: the last; LLaVA reads the one before."}
+    vision_feature_layer: int = of_images(
+        -1, "Layer of the image encoder whose output is used: the last; LLaVA uses the second to last (-2).", **NEW
     )
-    tokenizer: str | None = field(
-        default=None,
-        metadata={"help": "Folder or Hub id; by default a byte-level BPE is trained on the data's texts."},
+    tokenizer: str | None = key(
+        None, "Folder or Hub id; by default a byte-level BPE is trained on the data's texts.", runs=TRAIN, **NEW
     )
-    tokenizer_vocab_size: int | None = field(
-        default=None,
-        metadata={"help": "Largest size of that tokenizer; 384 by default, with documents the preset's vocabulary."},
+    tokenizer_vocab_size: int | None = key(
+        None,
+        "Largest size of that tokenizer; 384 by default, with documents the preset's vocabulary.",
+        runs=TRAIN,
+        **NEW,
     )
-    chat_template: str | None = field(
-        default=None,
-        metadata={
-            "help": "How a language model alone writes conversations, where its tokenizer does not say or says it "
-            "otherwise: chatml, smollm2 (chatml with SmolLM2's default system prompt), or the path of a .jinja file."
-        },
+    chat_template: str | None = key(
+        None,
+        "Chat template of a text-only model, if its tokenizer has none or another is wanted: chatml, smollm2 (chatml "
+        "with SmolLM2's default system prompt), or the path of a .jinja file.",
+        runs=Runs.CONVERSATIONS | Runs.PREFERENCES,
     )
-    rope_theta: float | None = field(
-        default=None, metadata={"help": "With model: another base of its rotary positions, for longer texts."}
+    rope_theta: float | None = key(None, "With model: another base of its rotary positions, for longer texts.")
+    max_position_embeddings: int | None = key(None, "With model: another number of positions.")
+    longest_edge: int | None = of_images(
+        None, "Pixels to which an image's longer side is resized; by default the preset's or the tile size."
     )
-    max_position_embeddings: int | None = field(
-        default=None, metadata={"help": "With model: how many positions it has from now on."}
+    do_image_splitting: bool = of_images(True, "Split large images into tiles and an overview.")
+    enlarge_images: bool = of_images(
+        True, "Resize small images to longest_edge too, as SmolVLM does; false: no tiles of enlarged pixels."
     )
-    longest_edge: int | None = field(
-        default=None,
-        metadata={
-            "help": "Pixels to which an image's longer side is brought; by default the preset's or the tile size."
-        },
+    attn_implementation: str = key("sdpa", "eager, sdpa, flash_attention_2, flex_attention.", resume=OnResume.FREE)
+    dtype: str = key("float32", "float32, bfloat16 or float16.", values=("float32", "bfloat16", "float16"))
+    image_mean: list[float] | None = of_images(
+        None, "Mean of each channel, of pixels in [0, 1]; 0.5 by default, as SigLIP.", **NEW
     )
-    do_image_splitting: bool = field(default=True, metadata={"help": "Cut large pictures into tiles and an overview."})
-    enlarge_images: bool = field(
-        default=True,
-        metadata={"help": "Bring small pictures to longest_edge too, as SmolVLM; false: no tiles of enlarged pixels."},
-    )
-    attn_implementation: str = field(
-        default="sdpa", metadata={"help": "eager, sdpa, flash_attention_2, flex_attention."}
-    )
-    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16."})
-    image_mean: list[float] | None = field(
-        default=None, metadata={"help": "Per channel, of pixels in [0, 1]; 0.5 by default, as SigLIP."}
-    )
-    image_std: list[float] | None = field(default=None, metadata={"help": "Per channel, likewise; 0.5 by default."})
+    image_std: list[float] | None = of_images(None, "Standard deviation of each channel; 0.5 by default.", **NEW)
 
     def __post_init__(self):
-        require_values(self)
+        check_values(self)
         self.check_lora()
         if self.use_peft and self.model is None:
             raise ValueError("use_peft needs model: adapters belong to a checkpoint, which they are loaded over later")
@@ -94,16 +129,9 @@ class ModelArguments(LoraArguments):
             value = getattr(self, name)
             if value is not None and (self.model is None or value <= 0):
                 raise ValueError(f"{name} is {value}: it is positive, and changes a model (of a new one: text_config)")
-        if self.connector_type not in CONNECTOR_TYPES:
-            raise ValueError(f"connector_type is {self.connector_type!r}: choose one of {', '.join(CONNECTOR_TYPES)}")
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"dtype is {self.dtype!r}: choose float32, bfloat16 or float16")
-        described = [
-            name for name in OF_A_NEW_MODEL if getattr(self, name) != type(self).__dataclass_fields__[name].default
-        ]
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
             if values is not None and (len(values) != 3 or (name == "image_std" and min(values) <= 0)):
                 raise ValueError(f"{name} is {values}: three numbers, one per channel, above 0 for image_std")
-        if self.model is not None and described:
-            raise ValueError(f"model and {' and '.join(described)} exclude each other: the checkpoint has its own")
+        if self.model is not None:
+            refuse_excluded(self, "model", "the checkpoint has its own")

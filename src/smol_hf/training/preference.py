@@ -26,21 +26,21 @@ from smol_hf.data.preferences import COLUMNS, PreferenceEncoder, Preferences, re
 from smol_hf.data.record_use import describe_ignored
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.sources import open_location
+from smol_hf.training.arguments import DPOArguments
 from smol_hf.training.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.composition import is_text_alone
 from smol_hf.training.console import LogCallback
+from smol_hf.training.data_arguments import PreferenceArguments
 from smol_hf.training.hardware import hardware
 from smol_hf.training.interruption import train_until_stopped
 from smol_hf.training.loader import FILE_NAME as DATA_STATE
 from smol_hf.training.lora import lora_config, rank_warning
-from smol_hf.training.lora_arguments import LoraArguments
 from smol_hf.training.mixture_report import FILE_NAME as MIXTURE
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.parts import count_parameters
-from smol_hf.training.preference_arguments import DPOArguments, PreferenceArguments
 from smol_hf.training.recipes import RecipeError
 from smol_hf.training.run import recipe_errors, refuse_model_in_the_way
-from smol_hf.training.run_record import versions, write_run
+from smol_hf.training.run_record import resolve_recipe, versions, write_run
 from smol_hf.training.same_run import check_same_run, settings_for_resume
 from smol_hf.training.saving import WholeCheckpoints
 from smol_hf.training.text_composition import build_language_model
@@ -48,14 +48,6 @@ from smol_hf.training.trainer import NonFiniteError
 from smol_hf.wording import duration
 
 ARGUMENT_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
-# Of `ModelArguments`, those that mean something here.
-OF_THE_MODEL = ("model", "chat_template", "dtype", "attn_implementation", "use_peft")
-SHOWN = (
-    "beta", "loss_type", "loss_weights", "label_smoothing", "max_length", "precompute_ref_log_probs", "seed",
-    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "adam_beta1",
-    "adam_beta2", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "max_steps",
-    "num_train_epochs", "bf16", "output_dir",
-)  # fmt: skip
 
 
 class PreferenceTrainer(WholeCheckpoints, DPOTrainer):
@@ -199,7 +191,7 @@ def train(
         for change in changes:
             console.print(f"changed from step {step_of(checkpoint):,} on: {change}", soft_wrap=True)
         output_dir.mkdir(parents=True, exist_ok=True)
-        resolved = yaml.safe_dump(resolve(recipe, model_arguments, data_arguments, arguments), sort_keys=False)
+        resolved = yaml.safe_dump(resolve_recipe(recipe, model_arguments, data_arguments, arguments), sort_keys=False)
         (output_dir / "recipe.yaml").write_text(resolved, encoding="utf-8")
         write_run(output_dir, run_state)
         sources = [{"name": source.name, "rows": pairs.total, "samples": used, "realised_share": 1.0}]
@@ -261,18 +253,3 @@ def settle(skipped: SkippedSamples, found: dict[str, Preferences]) -> None:
 
 def dataset_of(pairs: Preferences) -> Dataset:
     return Dataset.from_dict(pairs.rows)
-
-
-def resolve(
-    recipe: dict, model_arguments: ModelArguments, data_arguments: PreferenceArguments, arguments: DPOArguments
-) -> dict:
-    """The recipe that repeats this run: what was given, and the keys that matter with the values they had."""
-    shown = ("model", "chat_template", "dtype", "attn_implementation")
-    if model_arguments.use_peft:
-        shown += tuple(LoraArguments.__dataclass_fields__)
-    resolved = {name: getattr(model_arguments, name) for name in shown} | vars(data_arguments) | recipe
-    for name in SHOWN:
-        value = getattr(arguments, name)
-        resolved[name] = getattr(value, "value", value)
-    resolved.pop("resume_from_checkpoint", None)
-    return resolved

@@ -1,7 +1,7 @@
 """A recipe (YAML of flat keys) and overrides from the command line → checked arguments.
 
-Nothing is guessed: an unknown key names its nearest neighbour, a value of the wrong type names its key, a key that
-stands twice is an error.
+Nothing is guessed. The error for an unknown key names the nearest key. The error for a value of the wrong type names
+the key. A duplicate key is an error.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from typing import Any
 
 import yaml
 from transformers import TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils import is_flash_attn_2_available, is_kernels_available
 from trl import TrlParser
 
 from smol_hf.resources import resource_path
-from smol_hf.training.argument_values import refuse_unquoted
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.inherited_keys import key_of
+from smol_hf.training.keys import default_of, refuse_unquoted
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.shipped_recipes import find_recipe
 from smol_hf.training.values import read_yaml, takes_text, value_of
@@ -31,6 +33,7 @@ from smol_hf.wording import nearest
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
 SWITCHES = ("resume_from_checkpoint",)  # texts that may be true, too
 LONGEST_SHOWN = 100  # characters of a value in an error
+RECORDED_WITH = ("run.json", "config.json")  # files in the folder of a recipe that a run saved
 
 
 class RecipeError(ValueError):
@@ -42,6 +45,10 @@ class Parser(TrlParser):
 
     def __init__(self, dataclass_types):
         super().__init__(dataclass_types, allow_abbrev=False)
+
+    def add_argument(self, *names, key=None, **options):
+        """Leave out `key`, which TRL takes over from the metadata of a field."""
+        return super().add_argument(*names, **options)
 
     def error(self, message):
         raise RecipeError(message)
@@ -145,6 +152,48 @@ def apply_overrides(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[s
     return recipe
 
 
+def combine(
+    recipe: dict[str, Any], overrides: dict[str, Any], classes: tuple[type, ...], recorded: bool = False
+) -> dict[str, Any]:
+    """The recipe with the values of the command line, which win: a strategy over the recipe's steps, steps over the
+    recipe's strategy.
+
+    Args:
+        recorded: a run saved the recipe, with values of its own command line; it can contradict itself.
+
+    Raises:
+        RecipeError: for a key that has no effect with the strategy that the same source gives, or that nobody gives.
+    """
+    combined = apply_overrides(recipe, overrides)
+    if combined.get("num_checkpoints") is not None and combined.get("save_steps") is not None:
+        if ("num_checkpoints" in overrides) != ("save_steps" in overrides):
+            del combined["save_steps" if "num_checkpoints" in overrides else "num_checkpoints"]
+        elif "save_steps" in overrides or not recorded:
+            raise RecipeError("num_checkpoints and save_steps exclude each other: leave one of them out")
+    entries = {entry.name: entry for each in classes for entry in dataclasses.fields(each)}
+    for name, entry in entries.items():
+        strategy, *values = key_of(entry).strategy or (None,)
+        if strategy is None or combined.get(name) is None:
+            continue
+        if name == "per_device_eval_batch_size" and combined.get("documents") is not None:
+            continue  # held-out documents are validated at the end, too
+        default = default_of(entries[strategy])
+        default = getattr(default, "value", default)
+        current = combined.get(strategy, default)
+        if current in values or current not in [each.value for each in SaveStrategy]:
+            continue
+        if strategy in overrides and name not in overrides:
+            del combined[name]
+        elif name in overrides and strategy in recipe and strategy not in overrides and default in values:
+            del combined[strategy]
+        elif name in overrides or not recorded:
+            raise RecipeError(
+                f"{name} has no effect with {strategy}: {current}: set {strategy}: {' or '.join(values)}, or leave "
+                f"{name} out"
+            )
+    return combined
+
+
 def parse_recipe(
     recipe: dict[str, Any],
     classes: tuple[type, ...] = ARGUMENT_CLASSES,
@@ -216,7 +265,8 @@ def word(value: Any) -> str:
 def load_arguments(command_line: Sequence[str], classes: tuple[type, ...] = ARGUMENT_CLASSES):
     """(recipe, model, data and training arguments) from `--config FILE` and overrides."""
     path, overrides = parse_command_line(command_line, classes)
-    recipe = apply_overrides(read_recipe(path) if path is not None else {}, overrides)
+    recorded = path is not None and any(Path(path).with_name(name).is_file() for name in RECORDED_WITH)
+    recipe = combine(read_recipe(path) if path is not None else {}, overrides, classes, recorded)
     return recipe, *parse_recipe(recipe, classes, classes)
 
 

@@ -17,7 +17,9 @@ from smol_hf.data.engine.fingerprints import are_read_whole, digests_of_files
 from smol_hf.data.failed_sources import other_failures
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.checkpoints import CheckpointError, step_of
-from smol_hf.training.resume_policies import OF_THE_SCHEDULE, ON_RESUME, STATEFUL_SCHEDULES, OnResume
+from smol_hf.training.inherited_checks import MEASURED_SCHEDULES
+from smol_hf.training.inherited_keys import key_of
+from smol_hf.training.keys import OnResume
 
 ANEW = "take the old values, or start anew in another output_dir (--model continues from its weights)"
 
@@ -45,7 +47,7 @@ def settings_of(policy: OnResume, *arguments) -> dict[str, Any]:
         entry.name: getattr(each, entry.name)
         for each in arguments
         for entry in fields(each)
-        if entry.init and ON_RESUME.get(entry.name, OnResume.REPEAT) == policy
+        if entry.init and key_of(entry).resume == policy
     }
     return json.loads(json.dumps({name: plain(value) for name, value in values.items()}, default=str))
 
@@ -114,8 +116,8 @@ def check_same_run(checkpoint: Path, run_state: dict) -> list[str]:
     changes = differences(old, new)
     refused = differences(before.get("repeats", {}), run_state["repeats"])
     schedules = [each.get("lr_scheduler_type") for each in (old, new)]
-    if any(schedule in STATEFUL_SCHEDULES for schedule in schedules):
-        refused |= {name: changes[name] for name in changes if name in OF_THE_SCHEDULE}
+    if any(schedule in MEASURED_SCHEDULES for schedule in schedules):  # its state does not follow other values
+        refused |= changes
     if refused:
         rows = f" ({ROWS}: batch size × gradient accumulation × processes)" if ROWS in refused else ""
         raise CheckpointError(
