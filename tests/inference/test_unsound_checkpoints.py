@@ -187,6 +187,24 @@ def test_a_value_that_cannot_be_used_is_named(command, part, values, sound, tmp_
     assert command == "convert" or json.dumps(value) in error, error
 
 
+@pytest.mark.parametrize(("command", "part", "values"), [
+    ("dpo", None, {"hidden_act": "evil"}), ("dpo", None, {"hidden_size": "big"}),
+    ("train", None, {"hidden_act": "evil"}), ("train", "text_config", {"hidden_act": "evil"}),
+    ("train", "vision_config", {"hidden_size": None}),
+])  # fmt: skip
+def test_a_run_names_a_value_that_cannot_be_used(command, part, values, sound, tmp_path, capsys):
+    folder = shutil.copytree(sound / ("vision" if part else "text"), tmp_path / "model")
+    change_config(folder, part, **values)
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "What?", "chosen": "Red.", "rejected": "Blue."}\n')
+    data = ["--data", str(tmp_path / "pairs.jsonl")] if command == "dpo" else ["--data", "digits", "--num_pages", "4"]
+    words = [command, "--model", str(folder), *data, "--max_steps", "1", "--use_cpu", "true"]
+    assert main([*words, "--output_dir", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    ((key, value),) = values.items()
+    expected = f"{folder}: its configuration says {key}: {json.dumps(value)}, which cannot be used"
+    assert expected in error and error.count("error:") == 1 and error.strip().count("\n") == 0, error
+
+
 @pytest.mark.parametrize("command", ["generate", "estimate"])
 def test_a_negative_number_of_layers_is_refused(command, sound, tmp_path, capsys):
     folder = shutil.copytree(sound / "vision", tmp_path / "model")

@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from transformers import (
     AddedToken,
-    AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
@@ -38,6 +37,7 @@ from smol_hf.training.text_composition import (
     build_text_config_and_tokenizer,
     change_positions,
     load_whole,
+    read_config,
 )
 
 TEXT_CHARACTERS = 10_000  # of one text, from which a tokenizer is trained at most
@@ -76,7 +76,7 @@ def build_model_and_processor(
 def is_text_alone(arguments: ModelArguments, documents: bool, trust_remote_code: bool) -> bool:
     """Whether the recipe's model is a language model alone. Raises RecipeError where it cannot read documents."""
     if arguments.model is not None:
-        config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
+        config = read_config(arguments.model, trust_remote_code)
         sees = getattr(config, "vision_config", None) is not None
         name = arguments.model
     elif arguments.preset is not None:
@@ -109,8 +109,7 @@ def build_config_and_processor(
         )[:2]
     if arguments.model is not None:
         processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
-        config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
-        refuse_unsound_config(config, arguments.model)
+        config = read_config(arguments.model, trust_remote_code)
         if not hasattr(processor, "encode_text"):
             kind = type(processor).__name__
             raise RecipeError(f"{arguments.model} has a {kind}: convert it first (smol-hf convert)")

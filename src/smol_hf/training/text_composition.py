@@ -16,7 +16,7 @@ from smol_hf.training.lora import quantization_config
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.presets import TEXT
 from smol_hf.training.recipes import RecipeError
-from smol_hf.training.sound_checkpoint import load_sound, refuse_unsound_config
+from smol_hf.training.sound_checkpoint import configuration_errors, load_sound, refuse_unsound_config
 
 DEFAULT_VOCABULARY = 8192  # of a tokenizer that is trained on documents for a model that no preset describes
 
@@ -50,17 +50,26 @@ def build_language_model(
 
 
 def load_whole(auto_class, arguments: ModelArguments, config: PretrainedConfig, trust_remote_code: bool):
-    """The model `arguments.model`. Raises RecipeError where tensors are missing or not finite."""
+    """The model `arguments.model`. Raises RecipeError for a wrong configuration, missing tensors and NaN."""
     dtype = getattr(torch, arguments.dtype)
-    return load_sound(
-        auto_class,
-        arguments.model,
-        config=config,
-        dtype=dtype,
-        attn_implementation=arguments.attn_implementation,
-        trust_remote_code=trust_remote_code,
-        quantization_config=quantization_config(arguments, dtype),
-    )
+    with configuration_errors(arguments.model, config):
+        return load_sound(
+            auto_class,
+            arguments.model,
+            config=config,
+            dtype=dtype,
+            attn_implementation=arguments.attn_implementation,
+            trust_remote_code=trust_remote_code,
+            quantization_config=quantization_config(arguments, dtype),
+        )
+
+
+def read_config(model: str, trust_remote_code: bool) -> PretrainedConfig:
+    """The configuration of a checkpoint. Raises UnsoundCheckpointError for a value that cannot be used."""
+    with configuration_errors(model, PretrainedConfig.get_config_dict(model)[0]):
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    refuse_unsound_config(config, model)
+    return config
 
 
 def build_text_config_and_tokenizer(
@@ -69,8 +78,7 @@ def build_text_config_and_tokenizer(
     """What `build_language_model` begins with: (configuration, tokenizer, tokens that the chat template needed and the
     tokenizer lacked). No weights are made."""
     if arguments.model is not None:
-        config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
-        refuse_unsound_config(config, arguments.model)
+        config = read_config(arguments.model, trust_remote_code)
         change_positions(config, arguments)
         tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
         check_vocabulary(config.get_text_config().vocab_size, tokenizer, f"the model {arguments.model}")
