@@ -220,11 +220,16 @@ def test_the_first_layers_draft(style):
 
 @pytest.mark.parametrize("build", VLMS)
 @torch.no_grad()
-def test_the_first_layers_of_a_vision_language_model_do_not_draft(build):
-    """Neither do those of transformers' own classes, whose error names a missing attribute."""
+def test_the_first_layers_of_a_vision_language_model_draft(build):
+    """Those of transformers' own classes do not: their error names a missing attribute."""
     model, inputs = build()
-    with pytest.raises(ValueError, match="assistant_early_exit is for language models alone"):
-        answer(model, inputs, max_new_tokens=2, assistant_early_exit=1)
+    expected = answer(model, inputs, max_new_tokens=8)
+    decoder, layers = model.get_decoder(), []
+    for layer in decoder.layers:
+        layer.register_forward_hook(lambda layer, *_: layers.append(layer.self_attn.layer_idx))
+    assert torch.equal(answer(model, inputs, max_new_tokens=8, assistant_early_exit=1), expected)
+    assert layers.count(0) > layers.count(1) > 0
+    assert decoder.config.num_hidden_layers == len(decoder.layers)
 
 
 # -- embeddings, further turns, pipelines -----------------------------------------------------------------------------

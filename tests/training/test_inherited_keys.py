@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import build_model, build_processor, plan_for
+from transformers import training_args
 from transformers.trainer_callback import ProgressCallback
 from transformers.utils import logging as transformers_logging
 
@@ -68,7 +69,7 @@ def untouched(options):
         return weights(trained(folder, **json.loads(options)))
 
 
-def trained(folder, **options):
+def build(folder, **options):
     torch.manual_seed(0)
     processor = build_processor(longest_edge=32)
     conversations = [page.conversation for page in build_pages(8, seed=0, split="train", turns=1)]
@@ -76,13 +77,17 @@ def trained(folder, **options):
         "output_dir": str(folder), "max_steps": 2, "per_device_train_batch_size": 2, "logging_steps": 1,
         "save_strategy": "no", "use_cpu": True, "learning_rate": 1e-2, "lr_scheduler_type": "constant",
     }  # fmt: skip
-    trainer = SmolTrainer(
+    return SmolTrainer(
         model=build_model(processor),
         args=SmolTrainingArguments(**{**defaults, **options}),
         plan=plan_for(conversations, processor),
         processing_class=processor,
         data_collator=SmolCollator(processor),
     )
+
+
+def trained(folder, **options):
+    trainer = build(folder, **options)
     trainer.train()
     return trainer
 
@@ -162,6 +167,38 @@ def test_what_only_changes_how_a_run_computes_leaves_its_weights(options, tmp_pa
     assert (after.model_wrapped is not after.model) == ("torch_compile" in options)
     assert level == (logging.ERROR if "log_level" in options else logging.WARNING)
     assert steps_logged(after) == ([1] if "logging_strategy" in options else [1, 2])
+
+
+def test_keys_of_several_processes_reach_accelerate(tmp_path, monkeypatch):
+    states, state_class = [], training_args.PartialState
+    monkeypatch.setattr(training_args, "PartialState", lambda **given: states.append(given) or state_class())
+    options = {"ddp_bucket_cap_mb": 7, "ddp_broadcast_buffers": False}
+    for unused in (True, False):
+        given = options | {"ddp_find_unused_parameters": unused}
+        handler = build(tmp_path, ddp_backend="gloo", ddp_timeout=77, use_cpu=False, **given).accelerator.ddp_handler
+        assert {name: getattr(handler, name.removeprefix("ddp_")) for name in given} == given
+    assert (states[0]["backend"], states[0]["timeout"].total_seconds()) == ("gloo", 77)
+
+
+def test_the_mode_of_compilation_reaches_accelerate(tmp_path):
+    trainer = build(tmp_path, torch_compile_mode="reduce-overhead", torch_compile_backend="inductor")
+    plugin = trainer.accelerator.state.dynamo_plugin
+    assert (plugin.backend, plugin.mode) == ("INDUCTOR", "reduce-overhead")
+
+
+def test_tf32_reaches_torch_and_needs_its_gpu(monkeypatch):
+    recipe = {"output_dir": "unused", "tf32": True}
+    if not torch.cuda.is_available():
+        with pytest.raises(RecipeError, match="tf32 requires Ampere or a newer GPU"):
+            parse_recipe(recipe)
+    before = torch.backends.fp32_precision
+    monkeypatch.setattr(training_args, "is_torch_tf32_available", lambda: True)
+    try:
+        for value, precision in ((True, "tf32"), (False, "ieee")):
+            SmolTrainingArguments(output_dir="unused", tf32=value, bf16=False)
+            assert torch.backends.fp32_precision == precision
+    finally:
+        torch.backends.fp32_precision = before
 
 
 def validated(folder, **options):
@@ -268,9 +305,8 @@ ELSEWHERE = {
 }
 # Their effect needs several processes, a GPU or the package of a tracker.
 NOT_TESTED = {
-    "average_tokens_across_devices", "ddp_find_unused_parameters", "dataloader_pin_memory", "ddp_backend",
-    "ddp_timeout", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "tf32", "torch_compile_mode",
-    "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
+    "average_tokens_across_devices", "dataloader_pin_memory", "report_to", "run_name", "project",
+    "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ what the entry module imports directly.
 """
 
 import torch
-from transformers.generation import GenerationMixin
+from transformers.generation import AssistedCandidateGenerator, EarlyExitCandidateGenerator, GenerationMixin
 from transformers.utils import can_return_tuple
 
 from .attention import SmolHFAttention, refuse_missing_weights  # noqa: F401
@@ -248,5 +248,20 @@ class SmolHFForConditionalGeneration(SmolHFModel, GenerationMixin):
 
     def _get_candidate_generator(self, generation_config, **arguments):
         if generation_config.assistant_early_exit is not None:
-            raise ValueError("assistant_early_exit is for language models alone: pass an assistant_model")
+            own = {
+                name: arguments[name] for name in ("input_ids", "inputs_tensor", "logits_processor", "model_kwargs")
+            }
+            return FirstLayers(assistant_model=self, generation_config=generation_config, **own)
         return super()._get_candidate_generator(generation_config=generation_config, **arguments)
+
+
+class FirstLayers(EarlyExitCandidateGenerator):
+    """Draft with the first layers of the language model; transformers' class looks for them in the whole model."""
+
+    def get_candidates(self, input_ids, **kwargs):
+        config = self.assistant_model.get_decoder().config
+        layers, config.num_hidden_layers = config.num_hidden_layers, self.assistant_early_exit
+        try:
+            return AssistedCandidateGenerator.get_candidates(self, input_ids)
+        finally:
+            config.num_hidden_layers = layers

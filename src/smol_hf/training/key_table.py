@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any
 
 from smol_hf.training.arguments import DPOArguments, SmolTrainingArguments
@@ -48,8 +48,14 @@ def describe_keys(classes: tuple[type, ...], runs: Runs) -> str:
             if "key" in entry.metadata and runs & key_of(entry).runs:
                 default = default_of(entry)
                 shown = "" if default is None or default == [] else f" ({default})"
-                lines.append(f"  --{entry.name}{shown}\n      {entry.metadata['help']}")
+                lines.append(f"  --{entry.name}{shown}\n      {meaning(entry)}")
     return "\n".join(lines) + "\n"
+
+
+def meaning(entry: Field) -> str:
+    """The help of a key of ours, with its bounds."""
+    bounds = in_words(key_of(entry).bounds)
+    return f"{entry.metadata['help']} ({bounds})" if bounds else entry.metadata["help"]
 
 
 def page() -> str:
@@ -67,8 +73,7 @@ def own_table(arguments: type) -> list[str]:
         if "key" in entry.metadata:
             key = key_of(entry)
             runs = "all" if every in key.runs else " and ".join(str(each.name).lower() for each in key.runs)
-            bounds = f" ({in_words(key.bounds)})" if key.bounds else ""
-            cells = [shown(default_of(entry)), escaped(entry.metadata["help"]) + bounds, runs, key.resume.value]
+            cells = [shown(default_of(entry)), escaped(meaning(entry)), runs, key.resume.value]
             rows.append(f"| `{entry.name}` | {' | '.join(cells)} |")
     return rows
 

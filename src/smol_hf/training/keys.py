@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
+import operator
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -88,8 +89,8 @@ class Key:
             return {}
         if not math.isfinite(value):
             return self.bounds
-        kept = {"at least": value.__ge__, "above": value.__gt__, "below": value.__lt__, "at most": value.__le__}
-        return {word: number for word, number in self.bounds.items() if not kept[word](number)}
+        outside = {"at least": operator.lt, "above": operator.le, "below": operator.ge, "at most": operator.gt}
+        return {word: number for word, number in self.bounds.items() if outside[word](value, number)}
 
 
 def key(default: Any, text: str, **options: Any) -> Any:
@@ -100,8 +101,12 @@ def key(default: Any, text: str, **options: Any) -> Any:
         text: help.
         options: attributes of `Key`.
     """
-    kind = "default_factory" if callable(default) else "default"
-    return field(**{kind: default}, metadata={"help": text, "key": Key(**{"recorded": True, **options})})
+    metadata = {"help": text, "key": Key(**{"recorded": True, **options})}
+    return (
+        field(default_factory=default, metadata=metadata)
+        if callable(default)
+        else field(default=default, metadata=metadata)
+    )
 
 
 def default_of(entry: Field) -> Any:
