@@ -172,9 +172,10 @@ def combine(
             raise RecipeError("num_checkpoints and save_steps exclude each other: leave one of them out")
     entries = {entry.name: entry for each in classes for entry in dataclasses.fields(each)}
     for name, entry in entries.items():
-        strategy, *values = key_of(entry).strategy or (None,)
-        if strategy is None or combined.get(name) is None:
+        key, value = key_of(entry), combined.get(name)
+        if not key.strategy or value is None or key.crossed(value):  # a value outside its bounds is refused later
             continue
+        strategy, *values = key.strategy
         if name == "per_device_eval_batch_size" and combined.get("documents") is not None:
             continue  # held-out documents are validated at the end, too
         default = default_of(entries[strategy])
