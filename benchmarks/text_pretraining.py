@@ -90,7 +90,7 @@ def measure(data: Path, preset: str, seconds: float, steps: int | None, *more: s
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if steps is None:
-            trial = pretrain(data, preset, TRIAL_STEPS, folder / "trial", "--eval_strategy=no", *more)
+            trial = pretrain(data, preset, TRIAL_STEPS, folder / "trial", f"--eval_delay={TRIAL_STEPS + 1}", *more)
             steps = max(round(0.85 * seconds / (trial["seconds"] / TRIAL_STEPS)), 1)
         started = time.perf_counter()
         found = pretrain(data, preset, steps, folder, *more)
