@@ -24,6 +24,8 @@ PAIRS = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": f"It i
 
 
 def words(keys):
+    """The keys as a command line, without the steps that `save_strategy: no` refuses."""
+    keys = {key: keys[key] for key in keys if key != "save_steps" or keys.get("save_strategy") != "no"}
     written = {key: value if isinstance(value, str) else json.dumps(value) for key, value in keys.items()}
     return [word for key, value in written.items() for word in (f"--{key}", value)]
 

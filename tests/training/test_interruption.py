@@ -43,7 +43,7 @@ def weights(output):
 )  # fmt: skip
 def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(command, number, code, tmp_path, capsys):
     build = COMMANDS[command]
-    keys = {"max_steps": 30, "save_strategy": "no", "save_steps": None}  # nothing would have been saved
+    keys = {"max_steps": 30, "save_strategy": "no"}  # nothing would have been saved
     assert main(build(tmp_path / "whole", tmp_path, **keys)) == 0
     capsys.readouterr()
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
@@ -72,7 +72,7 @@ def test_a_signal_before_the_first_step_says_that_nothing_was_saved(tmp_path, ca
 
 
 def test_a_signal_to_the_group_of_a_run_with_workers_loses_no_sample(tmp_path):
-    keys = {"max_steps": 400, "save_strategy": "no", "save_steps": None, "dataloader_num_workers": 2, "num_pages": 400}
+    keys = {"max_steps": 400, "save_strategy": "no", "dataloader_num_workers": 2, "num_pages": 400}
     output = tmp_path / "part"
     command = [sys.executable, "-m", "smol_hf.cli", *train_words(output, **keys)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
@@ -89,13 +89,7 @@ def test_a_signal_to_the_group_of_a_run_with_workers_loses_no_sample(tmp_path):
 
 def test_a_signal_to_the_group_of_a_run_on_preferences_with_workers_saves_the_step(tmp_path):
     output = tmp_path / "part"
-    keys = {
-        "max_steps": 2000,
-        "save_strategy": "no",
-        "save_steps": None,
-        "dataloader_num_workers": 1,
-        "num_train_epochs": 1,
-    }
+    keys = {"max_steps": 2000, "save_strategy": "no", "dataloader_num_workers": 1, "num_train_epochs": 1}
     command = [sys.executable, "-m", "smol_hf.cli", *dpo_words(output, tmp_path, **keys)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     signal_after(output, 3, signal.SIGTERM, process=-process.pid)
@@ -109,7 +103,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path):
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     output = tmp_path / "run"
-    words = train_words(output, max_steps=2000, save_strategy="no", save_steps=None, per_device_train_batch_size=2)[1:]
+    words = train_words(output, max_steps=2000, save_strategy="no", per_device_train_batch_size=2)[1:]
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

@@ -257,7 +257,7 @@ def test_adapters_get_the_same_gradients_under_checkpointing(reentrant, base):
 
 
 def test_a_rank_above_the_width_and_an_unfreezing_after_the_end_are_warned_of(base, tmp_path, capsys):
-    keys = {"lora_r": 33, "max_steps": 1, "save_strategy": "no", "save_steps": "null"}
+    keys = {"lora_r": 33, "max_steps": 1}
     late = {"vision_learning_rate": 1e-3, "unfreeze_vision_at_step": 1}
     assert train.main(command_line(base, tmp_path / "a", **keys, **late)) == 0
     said = " ".join(capsys.readouterr().out.split())
