@@ -16,11 +16,11 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 ROWS_BETWEEN_SAVES = 64  # a multiple of the lanes, as every batch of a run is of its processes
@@ -80,6 +80,7 @@ def child(data: Path, folder: Path, ranks: int, workers: int, total: int) -> Non
     """Go on from the saved state until `total` rows, saving now and then."""
     from smol_hf.data.engine.stream import RowStream
 
+    os.setsid()
     plan = build_plan(data)
     started = time.perf_counter()
     state = read_state(folder)
@@ -104,10 +105,11 @@ def child(data: Path, folder: Path, ranks: int, workers: int, total: int) -> Non
                 os.replace(folder / "new.json", folder / "state.json")
 
 
-def start(data: Path, folder: Path, ranks: int, workers: int, total: int) -> subprocess.Popen:
-    command = [sys.executable, __file__, "--child", str(data), str(folder), str(ranks), str(workers), str(total)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+def start(data: Path, folder: Path, ranks: int, workers: int, total: int) -> BaseProcess:
+    """Fork a process, which spares it the imports, with a process group of its own."""
+    process = get_context("fork").Process(target=child, args=(data, folder, ranks, workers, total))
+    process.start()
+    return process
 
 
 def count_lines(path: Path) -> int:
@@ -124,19 +126,19 @@ def killed_run(data: Path, folder: Path, kills: int, total: int, choose: random.
         target = saved + choose.randrange(1, 2 * ROWS_BETWEEN_SAVES) if hit < kills else None
         log = folder / "rows.jsonl"
         (folder / "restored.txt").unlink(missing_ok=True)
-        while process.poll() is None:
+        while process.is_alive():
             if target is not None and (folder / "restored.txt").exists() and count_lines(log) >= target:
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                process.join()
                 hit += 1
                 break
             time.sleep(0.001)
         if (folder / "restored.txt").exists():
             slowest = max(slowest, float((folder / "restored.txt").read_text() or 0))
-        if process.returncode == 0:
+        if process.exitcode == 0:
             return hit, slowest
-        if process.returncode != -signal.SIGKILL:
-            raise RuntimeError(f"a part ended with exit code {process.returncode}")
+        if process.exitcode != -signal.SIGKILL:
+            raise RuntimeError(f"a part ended with exit code {process.exitcode}")
 
 
 def main() -> None:
@@ -150,7 +152,10 @@ def main() -> None:
         for folder in (data, whole, killed):
             folder.mkdir()
         build_data(data)
-        if start(data, whole, 1, 0, total).wait():
+        build_plan(data)  # imports here, once, what every part needs
+        unbroken = start(data, whole, 1, 0, total)
+        unbroken.join()
+        if unbroken.exitcode:
             raise RuntimeError("the run that nobody kills failed")
         kills, slowest = killed_run(data, killed, arguments.kills, total, random.Random(arguments.seed))
         rows = [[json.loads(line) for line in (folder / "rows.jsonl").open()] for folder in (whole, killed)]
@@ -170,7 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        child(Path(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:]))
-    else:
-        main()
+    main()

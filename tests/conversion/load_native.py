@@ -1,4 +1,4 @@
-"""Runs in a fresh process, on whichever transformers it has: `python load_native.py FOLDER INPUTS RESULTS`."""
+"""Runs on whichever transformers there is: `python load_native.py FOLDER INPUTS RESULTS`."""
 
 import json
 import sys

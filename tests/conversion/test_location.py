@@ -1,13 +1,11 @@
 """Sources on the Hub, fetched by the real client from a server of our own."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from conversion.native_models import llama, saved
 from hub_server import Hub, serve
+from huggingface_hub import constants
+from processes import call
 from safetensors.torch import load_file
 
 from smol_hf.conversion.location import locate
@@ -33,20 +31,29 @@ def hub(folders):
     return Hub({("me/tiny", branch): folders / branch for branch in ("main", "other")})
 
 
-def smol_hf(address, home, *arguments):
-    """The command in a process of its own: the client reads its address when it is imported."""
-    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    environment.pop("HF_TOKEN", None)
-    environment.pop("HF_HUB_OFFLINE", None)
-    command = [sys.executable, "-m", "smol_hf.cli", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def smol_hf(monkeypatch):
+    """The command for a Hub at an address, with an empty cache for each home."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def run(address, home, *arguments):
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        return call(arguments)
+
+    return run
 
 
 def norm(folder):
     return load_file(folder / "model.safetensors")["model.norm.weight"]
 
 
-def test_a_model_of_the_hub_is_fetched_without_its_code(hub, folders, tmp_path):
+def test_a_model_of_the_hub_is_fetched_without_its_code(hub, folders, smol_hf, tmp_path):
     with serve(hub) as address:
         finished = smol_hf(address, tmp_path / "home", "convert", "me/tiny", tmp_path / "ours")
         assert finished.returncode == 0, finished.stderr
@@ -61,7 +68,7 @@ def test_a_model_of_the_hub_is_fetched_without_its_code(hub, folders, tmp_path):
     assert finished.returncode == 1 and "not found in the local cache" in finished.stderr
 
 
-def test_a_revision_is_a_branch_or_a_commit(hub, folders, tmp_path):
+def test_a_revision_is_a_branch_or_a_commit(hub, folders, smol_hf, tmp_path):
     commit, _ = hub.commit("me/tiny", "other")
     with serve(hub) as address:
         for revision in ("other", commit):
@@ -74,7 +81,7 @@ def test_a_revision_is_a_branch_or_a_commit(hub, folders, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_gated_model_needs_its_token(hub, tmp_path):
+def test_a_gated_model_needs_its_token(hub, smol_hf, tmp_path):
     hub.token = "hf_secret"
     with serve(hub) as address:
         refused = smol_hf(address, tmp_path / "home", "convert", "me/tiny", tmp_path / "ours")
@@ -85,7 +92,7 @@ def test_a_gated_model_needs_its_token(hub, tmp_path):
         assert "hf_secret" not in finished.stdout + finished.stderr
 
 
-def test_a_model_that_is_not_there_is_an_error(hub, tmp_path):
+def test_a_model_that_is_not_there_is_an_error(hub, smol_hf, tmp_path):
     with serve(hub) as address:
         finished = smol_hf(address, tmp_path / "home", "convert", "me/other", tmp_path / "ours")
     assert finished.returncode == 1 and "me/other: the Hub did not give it" in finished.stderr

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from helpers import build_model, build_processor
 from modeling.builders import randomise
 from modeling.older_transformers import older_interpreter
 from PIL import Image
+from processes import run_script
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Idefics3Processor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
@@ -57,10 +57,13 @@ def test_transformers_own_class_computes_the_same(line, exported, tmp_path):
     if line == "4.57":  # which numbers the patches of a picture wrongly, in float32: text alone can be compared
         inputs = {"input_ids": torch.arange(60, 100).unsqueeze(0)}
     save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, tmp_path / "inputs.safetensors")
-    python = sys.executable if line == "this" else older_interpreter()
     script = Path(__file__).with_name("load_native.py")
     arguments = [native, tmp_path / "inputs.safetensors", tmp_path / "results"]
-    subprocess.run([python, "-I", script, *arguments], check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    if line == "this":
+        run_script(script, *arguments)
+    else:
+        command = [older_interpreter(), "-I", script, *arguments]
+        subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     facts = json.loads((tmp_path / "results.json").read_text())
     assert facts["class"] == "SmolVLMForConditionalGeneration"
     assert facts["prompt"] == "<|im_start|>User:<image>What?<end_of_utterance>\nAssistant:"

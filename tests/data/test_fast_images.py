@@ -2,14 +2,13 @@
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import build_processor
 from PIL import Image, ImageDraw
+from processes import run_script
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
 from smol_hf.data.engine.preparation import SampleWork
@@ -109,9 +108,8 @@ def test_the_recipe_chooses():
 
 
 def test_the_benchmark_ends_with_its_figures():
-    command = [sys.executable, "benchmarks/data_pipeline.py", "--samples", "4", "--rounds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    figures = json.loads(done.stdout.splitlines()[-1])
+    printed = run_script(ROOT / "benchmarks" / "data_pipeline.py", "--samples", "4", "--rounds", "1")
+    figures = json.loads(printed.splitlines()[-1])
     assert figures["exact_most_difference_normalised"] <= 1e-6
     assert figures["bytes_ratio"] <= 1 / 4 and figures["bytes_ratio_native"] <= 1 / 7
     assert figures["fast_psnr"] > 35

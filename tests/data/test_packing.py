@@ -1,12 +1,11 @@
 """Rows of whole samples: nothing lost, nothing cut, nothing waits for ever, and the rows are full."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run_script
 
 from smol_hf.data.packing import PackingPool, Planned
 
@@ -92,10 +91,8 @@ def test_what_no_row_can_hold_is_refused(tokens):
 
 
 def test_the_benchmark_fills_its_rows():
-    command = [sys.executable, "benchmarks/packing.py", "--samples", "4000"]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr
-    figures = json.loads(finished.stdout.splitlines()[-1])
+    printed = run_script(ROOT / "benchmarks" / "packing.py", "--samples", "4000")
+    figures = json.loads(printed.splitlines()[-1])
     assert figures["fill"] >= 0.99 and figures["fill_with_tile_budget"] >= 0.99 and figures["truncated"] == 0
     assert figures["fill"] > figures["fill_trl_bfd_same_pool"]
     slowest = figures["slowest_of_4_over_mean"]

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from modeling.older_transformers import older_interpreter
+from processes import run_script
 from transformers import AutoTokenizer
 
 from smol_hf.data import text_tokenizer
@@ -126,11 +127,14 @@ names = [tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenize
 texts = [tokenizer.decode(each) for each in ids]
 print(json.dumps([len(tokenizer), names, ids, special, texts, sorted(tokenizer.all_special_ids)]))
 """
-    python = sys.executable if line == "this" else older_interpreter()
+    (tmp_path / "program.py").write_text(program)
     texts = [text for text in STRANGE if "\0" not in text]
-    command = [python, "-c", program, str(tmp_path / "mine"), json.dumps(texts)]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    words = [tmp_path / "program.py", tmp_path / "mine", json.dumps(texts)]
+    if line == "this":
+        printed = run_script(*words)
+    else:
+        command = [older_interpreter(), "-I", *words]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     length, names, ids, special, back, special_ids = json.loads(printed.splitlines()[-1])
     assert length == 700 and names == ["<|endoftext|>", "<|endoftext|>", "<|pad|>", None]
     assert back == texts and special_ids == list(range(18))

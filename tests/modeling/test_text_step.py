@@ -2,12 +2,12 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_script
 
 from smol_hf.training.presets import build_preset
 
@@ -23,10 +23,8 @@ def load_benchmark():
 
 
 def test_all_cases_run_and_the_losses_agree():
-    command = [sys.executable, "benchmarks/text_step.py", "--quick", "--steps", "1", "--threads", "1"]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr
-    figures = json.loads(finished.stdout.splitlines()[-1])
+    printed = run_script(ROOT / "benchmarks" / "text_step.py", "--quick", "--steps", "1", "--threads", "1")
+    figures = json.loads(printed.splitlines()[-1])
     assert figures.keys() == {"device", *load_benchmark().CASES}
     assert figures["gpt-93m"]["tokens_per_second"].keys() == {"smol_hf"}, "Llama has no such model"
     assert all(figures[name]["ratio"] > 0 for name in figures if name not in ("device", "gpt-93m"))

@@ -4,12 +4,14 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 from hub_writing_server import TOKEN
+from processes import fork_command
 
 from smol_hf import SmolHFForConditionalGeneration, SmolHFProcessor
 from smol_hf.cli import main
@@ -86,16 +88,13 @@ def test_an_upload_that_was_killed_goes_on(hub, checkpoint, tmp_path, capsys):
     hashes = large(checkpoint)
     last = max(hashes)
     hub.held.add(hashes[last])
-    command = [sys.executable, "-m", "smol_hf.cli", "publish", str(checkpoint), "me/digits", "--yes"]
-    child = subprocess.Popen(
-        command, env=environment(hub, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    child = fork_command(["publish", checkpoint, "me/digits", "--yes"], tmp_path / "printed.txt")
     deadline = time.monotonic() + 100
     while len(hub.objects) < len(hashes) - 1 or hashes[last] not in hub.sent:
-        assert time.monotonic() < deadline and child.poll() is None
+        assert time.monotonic() < deadline and child.process.is_alive()
         time.sleep(0.02)
-    child.kill()
-    child.wait()
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait()[0] == -signal.SIGKILL
     assert set(hub.repositories["me/digits"].tree("main")) == {".gitattributes"}, "no half of a checkpoint"
 
     hub.held.clear()

@@ -1,12 +1,9 @@
 """Two processes (gloo) train the demo's recipe on rows of which some have no image, like one process does."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
+from processes import call, fork_ranks
 
 from smol_hf.data.embedded import build_pages
 from smol_hf.resources import resource_path
@@ -32,26 +29,24 @@ def data(tmp_path_factory):
     return path
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def launch(processes, words, folder, code=0):
+    """Run the command in one process or in several. Returns what was printed by all of them."""
+    if processes == 1:
+        done = [(result.returncode, result.stdout + result.stderr) for result in [call(words)]]
+    else:
+        done = [rank.wait() for rank in fork_ranks(processes, words, folder)]
+    printed = "".join(said for _, said in done)
+    assert [status for status, _ in done] == [code] * processes, printed
+    return printed
 
 
-def launch(processes, data, output, batch_size, key, *more, code=0):
-    # On CPUs accelerate launches one process whatever it is told; torchrun starts as many as one asks for.
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(free_port())]
-    command = [
-        sys.executable, *(launcher if processes > 1 else []),
-        "-m", "smol_hf.train", "--config", str(resource_path("recipes", "quickstart", "digits.yaml")),
-        f"--{key}", str(data), "--output_dir", str(output), "--per_device_train_batch_size", str(batch_size),
-        "--max_steps", str(STEPS), "--unfreeze_vision_at_step", str(UNFREEZE), "--logging_steps", "1",
-        "--save_steps", str(STEPS), "--warmup_steps", "0", "--use_cpu", "true", *more,
+def train_words(data, output, batch_size, key, *more):
+    return [
+        "train", "--config", resource_path("recipes", "quickstart", "digits.yaml"),
+        f"--{key}", data, "--output_dir", output, "--per_device_train_batch_size", batch_size,
+        "--max_steps", STEPS, "--unfreeze_vision_at_step", UNFREEZE, "--logging_steps", "1",
+        "--save_steps", STEPS, "--warmup_steps", "0", "--use_cpu", "true", *more,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert result.returncode == code, result.stdout + result.stderr
-    return [entry for entry in read_log(output) if "loss" in entry], result.stdout + result.stderr * bool(code)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +64,9 @@ def mixture(data):
 @pytest.mark.parametrize(("batch_size", "key"), [(1, "data"), (2, "mixture")])
 def test_two_processes_train_like_one(batch_size, key, data, mixture, tmp_path):
     source = data if key == "data" else mixture
-    one, _ = launch(1, source, tmp_path / "one", 2 * batch_size, key)
-    two, output = launch(2, source, tmp_path / "two", batch_size, key)
+    launch(1, train_words(source, tmp_path / "one", 2 * batch_size, key), tmp_path)
+    output = launch(2, train_words(source, tmp_path / "two", batch_size, key), tmp_path)
+    one, two = ([entry for entry in read_log(tmp_path / name) if "loss" in entry] for name in ("one", "two"))
     assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], abs=2e-5)
     for name in ("total_tokens", "total_trained_tokens", "total_samples", "total_tiles"):
         assert [entry[name] for entry in two] == [entry[name] for entry in one], name
@@ -100,7 +96,7 @@ def test_two_processes_count_together_what_cannot_be_used(data, tmp_path):
         (folder / path.name).write_bytes(content[:90] if int(path.stem) % 4 == 1 else content)
     (folder / "rows.jsonl").write_text("\n".join(lines))
     policy = ("--on_bad_sample", "skip", "--max_skipped_fraction", "0.2")
-    _, said = launch(2, folder / "rows.jsonl", tmp_path / "run", 4, "data", *policy, code=1)
+    said = launch(2, train_words(folder / "rows.jsonl", tmp_path / "run", 4, "data", *policy), tmp_path, code=1)
     assert "7 of 32 samples of rows.jsonl cannot be used, more than max_skipped_fraction 0.2" in said
     names = [json.loads(line)["sample"] for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
     assert len(names) == len(set(names)) >= 7
@@ -114,16 +110,12 @@ def test_two_processes_read_documents_like_one(tmp_path):
     logs = {}
     for processes in (1, 2):
         output = tmp_path / str(processes)
-        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
-        command = [sys.executable, *(launcher if processes > 1 else []), "-m", "smol_hf.train", "--config", recipe]
-        command += ["--documents", str(tmp_path / "text.txt"), "--preset", "tiny-text", "--output_dir", str(output)]
-        command += ["--context_length", "64", "--per_device_train_batch_size", str(4 // processes), "--max_steps", "4"]
-        command += ["--documents_cache", str(output / "caches"), "--logging_steps", "1", "--use_cpu", "true"]
-        command += ["--per_device_eval_batch_size", "3", "--save_strategy", "no", "--num_checkpoints", "null"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert len([line for line in done.stdout.splitlines() if line.startswith('{"validation_loss"')]) == 1
+        words = ["train", "--config", recipe, "--documents", tmp_path / "text.txt", "--preset", "tiny-text"]
+        words += ["--context_length", "64", "--per_device_train_batch_size", str(4 // processes), "--max_steps", "4"]
+        words += ["--documents_cache", output / "caches", "--logging_steps", "1", "--use_cpu", "true"]
+        words += ["--per_device_eval_batch_size", "3", "--save_strategy", "no", "--num_checkpoints", "null"]
+        printed = launch(processes, [*words, "--output_dir", output], tmp_path)
+        assert len([line for line in printed.splitlines() if line.startswith('{"validation_loss"')]) == 1
         logs[processes] = read_log(output)
     for name in ("loss", "total_tokens", "total_trained_tokens", "eval_loss", "eval_tokens", "eval_bits_per_byte"):
         one, two = ([entry[name] for entry in logs[each] if name in entry] for each in (1, 2))

@@ -23,7 +23,7 @@ from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.resources import resource_path
 from smol_hf.training.console import read_log
 from smol_hf.training.document_data import DocumentData
-from smol_hf.training.presets import TEXT
+from smol_hf.training.presets import TEXT, build_preset
 from smol_hf.training.recipes import RecipeError, load_arguments
 from smol_hf.training.run import train
 
@@ -370,20 +370,26 @@ def test_more_steps_can_be_added_to_a_finished_run(here, capsys):
     ]
 
 
-def test_the_gpt_of_93_million_parameters_learns_a_page_by_heart(here):
-    """A batch of 64 tokens, seen again and again, is known word for word."""
+def test_the_recipe_of_93_million_parameters_learns_a_page_by_heart_with_a_small_model(here):
+    """A batch of 64 tokens, seen again and again, is known word for word. The whole model is only counted."""
     page = "A page that is read again and again, until it is known by heart"
     Path("page.txt").write_text(page[:62])
     recipe = str(resource_path("recipes", "text", "gpt_93m.yaml"))
     words = ["--config", recipe, "--documents", "page.txt", "--documents_cache", "caches", "--output_dir", "runs/page"]
-    words += ["--validation_fraction", "0", "--eval_strategy", "no", "--save_strategy", "no", "--max_steps", "44"]
+    words += ["--validation_fraction", "0", "--eval_strategy", "no", "--save_strategy", "no", "--max_steps", "60"]
     words += ["--per_device_train_batch_size", "1", "--logging_steps", "1", "--use_cpu"]
     words += ["--tokenizer_vocab_size", "275"]  # each letter is a token
-    trainer = train(*load_arguments(words))
+    model_arguments = load_arguments(words)[1]
+    whole = build_preset(model_arguments.preset, device="meta")
+    assert sum(weight.numel() for weight in whole.parameters()) == 92_837_376
+    small = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2}
+    words += [f"--text_config.{name}={value}" for name, value in small.items()]
+    trainer = train(*load_arguments([*words, "--learning_rate", "5e-3"]))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert sum(weight.numel() for weight in trainer.model.parameters()) == 92_837_376
+    config = trainer.model.config.to_dict()
+    assert all(config[name] == value for name, value in whole.config.to_dict().items() if name not in small)
     assert losses[0] > 9 and losses[-1] < 0.01
-    assert trainer.books.gather().tokens == 44 * 64
+    assert trainer.books.gather().tokens == 60 * 64
 
 
 def test_a_small_model_beats_a_trigram_model_of_the_bytes(here):

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import fork_command, free_port
 from safetensors.torch import load_file
 from tiny_runs import dpo_words, pretrain_words, signal_after, train_words
 
@@ -74,11 +74,10 @@ def test_a_signal_before_the_first_step_says_that_nothing_was_saved(tmp_path, ca
 def test_a_signal_to_the_group_of_a_run_with_workers_loses_no_sample(tmp_path):
     keys = {"max_steps": 400, "save_strategy": "no", "dataloader_num_workers": 2, "num_pages": 400}
     output = tmp_path / "part"
-    command = [sys.executable, "-m", "smol_hf.cli", *train_words(output, **keys)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    process = fork_command(train_words(output, **keys), tmp_path / "printed.txt")
     signal_after(output, 5, signal.SIGTERM, process=-process.pid)  # negative: the whole group
-    said = process.communicate(timeout=200)[0].decode()
-    assert process.returncode == 143, said
+    code, said = process.wait()
+    assert code == 143, said
     (saved,) = list_checkpoints(output)
     step = json.loads((saved / "trainer_state.json").read_text())["global_step"]
     states = json.loads((saved / "data_state.json").read_text())["states"]
@@ -90,21 +89,18 @@ def test_a_signal_to_the_group_of_a_run_with_workers_loses_no_sample(tmp_path):
 def test_a_signal_to_the_group_of_a_run_on_preferences_with_workers_saves_the_step(tmp_path):
     output = tmp_path / "part"
     keys = {"max_steps": 2000, "save_strategy": "no", "dataloader_num_workers": 1, "num_train_epochs": 1}
-    command = [sys.executable, "-m", "smol_hf.cli", *dpo_words(output, tmp_path, **keys)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    process = fork_command(dpo_words(output, tmp_path, **keys), tmp_path / "printed.txt")
     signal_after(output, 3, signal.SIGTERM, process=-process.pid)
-    said = process.communicate(timeout=200)[0].decode()
-    assert process.returncode == 143 and "Traceback" not in said, said
+    code, said = process.wait()
+    assert code == 143 and "Traceback" not in said, said
     verify(list_checkpoints(output)[0])
 
 
 def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    """Started by torchrun, which stops the other process as well once one has ended."""
     output = tmp_path / "run"
     words = train_words(output, max_steps=2000, save_strategy="no", per_device_train_batch_size=2)[1:]
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, *launcher, "-m", "smol_hf.train", *words],

@@ -1,17 +1,16 @@
-"""kill -9 in mid-run, resume, and the run goes on as if nothing had happened. Real processes, real files."""
+"""kill -9 in mid-run, resume, and the run continues exactly. Real (forked) processes, real files."""
 
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 import yaml
+from processes import call, fork_command
 from safetensors.torch import load_file
+from tiny_runs import signal_after
 
 from smol_hf.training.checkpoints import CheckpointError, choose_checkpoint, verify
 from smol_hf.training.console import read_log
@@ -41,25 +40,19 @@ def recipe(tmp_path_factory):
 
 
 def command(recipe, output, *overrides):
-    return [sys.executable, "-m", "smol_hf.train", "--config", str(recipe), "--output_dir", str(output), *overrides]
+    return ["train", "--config", recipe, "--output_dir", output, *overrides]
 
 
 def run(recipe, output, *overrides):
-    return subprocess.run(command(recipe, output, *overrides), capture_output=True, text=True, timeout=300)
+    return call(command(recipe, output, *overrides))
 
 
 def run_until_killed(recipe, output, step):
     """Start a run and kill it as soon as it has logged `step`."""
-    process = subprocess.Popen(command(recipe, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    log = output / "log.jsonl"
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.exists() and log.read_text().count("\n") >= step:
-            break
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, process.stderr.read().decode()
+    process = fork_command(command(recipe, output), output.with_suffix(".txt"))
+    signal_after(output, step, signal.SIGKILL, process=process.pid)
+    code, said = process.wait()
+    assert code == -signal.SIGKILL, said
 
 
 def losses(output):

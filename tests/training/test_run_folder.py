@@ -6,31 +6,29 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import Forked
 from tiny_runs import dpo_words, pretrain_words, train_words
 
 from smol_hf.cli import main
 from smol_hf.data.engine.lane import Lane
 from smol_hf.training.run_folder import LOCK, OWNER, RunError, locked, run_folder
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from smol_hf.training.run_folder import locked
-with locked(Path(sys.argv[1])):
-    print("locked", flush=True)
-    time.sleep(600)
-"""
+
+def hold(output):
+    with locked(output):
+        print("locked", flush=True)
+        time.sleep(600)
 
 
 def test_a_second_run_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path, capsys):
     output = tmp_path / "run"
-    owner = subprocess.Popen([sys.executable, "-c", HOLD, str(output)], stdout=subprocess.PIPE)
-    assert owner.stdout.readline() == b"locked\n"
+    owner = Forked(hold, tmp_path / "printed.txt", output)
+    owner.wait_for("locked\n")
     for words in (
         train_words(output),
         pretrain_words(output, tmp_path),
@@ -40,8 +38,8 @@ def test_a_second_run_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path, ca
         assert main(words) == 1
         said = capsys.readouterr().err
         assert f"{output} is in use by another run (process {owner.pid} on {os.uname().nodename})" in said
-    owner.send_signal(signal.SIGKILL)
-    owner.wait()
+    os.kill(owner.pid, signal.SIGKILL)
+    assert owner.wait()[0] == -signal.SIGKILL
     assert (output / OWNER).is_file(), "a killed process removes nothing"
     assert main(train_words(output, max_steps=1)) == 0
     assert not (output / OWNER).exists() and not (output / LOCK).exists()

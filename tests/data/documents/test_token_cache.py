@@ -2,13 +2,18 @@
 
 import itertools
 import json
+import os
+import resource
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
 import torch
+from processes import Forked
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -160,72 +165,53 @@ def test_a_wide_vocabulary_takes_wider_numbers(tmp_path, tokenizer):
     )
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, tokenizer):
     """The limit of a process on the size of its files stands for the disk: the same error at the same call."""
     (tmp_path / "big.txt").write_text(prose(2_000_000))
-    script = """
-        import resource, sys
-        from pathlib import Path
-        from smol_hf.data.documents.held_out import HeldOut
-        from smol_hf.data.documents.readers import open_documents
-        from smol_hf.data.documents.token_cache import tokenise
-        from smol_hf.data.text_tokenizer import train_text_tokenizer
-        tokenizer = train_text_tokenizer(["some words"], vocab_size=300)
+
+    def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        folder = Path(sys.argv[1])
-        try:
-            tokenise(open_documents(str(folder / "big.txt")), tokenizer, HeldOut(), folder=folder / "caches")
-        except OSError as error:
-            print(error)
-        print(sorted(each.name for each in (folder / "caches").iterdir()))
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    message, left = done.stdout.strip().splitlines()
-    assert "the tokens cannot be kept in" in message and "GB are free" in message and "documents_cache" in message
-    assert left == "['.locks']", done.stderr
+        cache_of(tmp_path / "big.txt", tokenizer, tmp_path / "caches")
+
+    code, said = Forked(limited, tmp_path / "printed.txt").wait()
+    message = said.strip().splitlines()[-1]
+    assert code == 1 and "the tokens cannot be kept in" in message
+    assert "GB are free" in message and "documents_cache" in message
+    assert sorted(each.name for each in (tmp_path / "caches").iterdir()) == [".locks"]
 
 
-MAKES = """
-    import sys, time
-    from pathlib import Path
-    from smol_hf.data.documents.held_out import HeldOut
-    from smol_hf.data.documents.readers import open_documents
-    from smol_hf.data.documents.token_cache import tokenise
-    from smol_hf.data.text_tokenizer import train_text_tokenizer
-    folder, pause = Path(sys.argv[1]), float(sys.argv[2])
-    def waits(read, made):
+def make_cache(folder, pause, tokenizer):
+    def wait(read, made):
         print("begun", flush=True)
         time.sleep(pause)
-    options = dict(folder=folder / "caches", progress=waits)
-    tokeniser = train_text_tokenizer(["some words"], vocab_size=300)
-    print(tokenise(open_documents(str(folder / "a.txt")), tokeniser, HeldOut(), **options).folder)
-"""
+
+    options = {"folder": folder / "caches", "progress": wait}
+    print(tokenise(open_documents(str(folder / "a.txt")), tokenizer, HeldOut(), **options).folder)
 
 
-def making(folder, pause):
-    command = [sys.executable, "-c", textwrap.dedent(MAKES), str(folder), str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def making(folder, pause, tokenizer, number=0):
+    return Forked(make_cache, folder / f"printed-{number}", folder, pause, tokenizer)
 
 
-def test_of_two_runs_at_once_one_writes_and_both_read(tmp_path):
+def test_of_two_runs_at_once_one_writes_and_both_read(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text(prose(5000))
-    both = [making(tmp_path, 1), making(tmp_path, 1)]
-    said = [each.communicate(timeout=120)[0].splitlines() for each in both]
-    assert [each.returncode for each in both] == [0, 0]
+    both = [making(tmp_path, 1, tokenizer, number) for number in range(2)]
+    codes, printed = zip(*(each.wait() for each in both))
+    said = [each.splitlines() for each in printed]
+    assert codes == (0, 0)
     assert said[0][-1] == said[1][-1] and sorted(map(len, said)) == [1, 2], "one of them made it"
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text(prose(5000))
     (tmp_path / "other.txt").write_text(prose(900))
-    killed = making(tmp_path, 100)
-    assert killed.stdout.readline() == "begun\n"
+    killed = making(tmp_path, 100, tokenizer)
+    killed.wait_for("begun\n")
     caches = tmp_path / "caches"
     beside = cache_of(tmp_path / "other.txt", tokenizer, caches)
     assert len([*caches.glob("*.unfinished")]) == 1, "what another process writes stays"
-    killed.kill()
-    killed.communicate()
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
     (tmp_path / "other.txt").write_text(prose(901))
     cache = cache_of(tmp_path / "other.txt", tokenizer, caches)
     assert {each.name for each in caches.iterdir()} == {".locks", beside.folder.name, cache.folder.name}
