@@ -18,7 +18,7 @@ from smol_hf.data.conversation import SampleError
 
 
 def tools_of(record: dict, where: str) -> tuple[dict[str, Any], ...]:
-    """The definitions of tools in the column `tools`, a list or the JSON text of one. Raises SampleError for others."""
+    """The definitions of tools in the column `tools`: a list or the JSON text of one. Raises SampleError otherwise."""
     value = record.get("tools")
     return objects_in(value, "tools", where) if says_something(value) else ()
 
