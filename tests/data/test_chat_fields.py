@@ -1,6 +1,7 @@
 """Tools, tool calls and reasoning: trained where the chat template writes them, and otherwise refused by name."""
 
 import json
+from pathlib import Path
 
 import pytest
 from chat_models import QWEN3_LIKE, SMOLLM2_INSTRUCT, SMOLLM3_LIKE, chat_tokenizer
@@ -106,6 +107,14 @@ def test_published_templates_train_what_transformers_renders(name):
     trained = [chosen.decode([each for each in unit.labels if each != IGNORE_INDEX]) for unit in units]
     assert "weather" in "".join(trained) and "Rome" in "".join(trained) and "No." in trained[-1]
     assert "dry" not in "".join(trained) and "Rain" not in "".join(trained) and "properties" not in "".join(trained)
+
+
+def test_the_example_of_the_documentation_is_trained():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    section = page.partition("### Tools and reasoning\n")[2].partition("\n### ")[0]
+    record = json.loads(section.partition("```json\n")[2].partition("```")[0])
+    (text,) = sequences(QWEN3_LIKE, record)
+    assert f"⟦<think>\nI must look.\n</think>\n{CALL_WRITTEN}<|im_end|>⟧" in text and text.count("⟦") == 2
 
 
 def only(**keys):

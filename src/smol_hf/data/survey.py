@@ -120,6 +120,7 @@ def prepared(plan: Plan, source: int, where: str, record: Any, verify_images: bo
 
 
 def size_of(sample: MeasuredSample) -> Size:
+    units = sample.units if len(sample.sequences) > 1 else ()
     return Size(
         sample.num_tokens,
         sample.num_tiles,
@@ -127,7 +128,7 @@ def size_of(sample: MeasuredSample) -> Size:
         num_trained=sum(label != IGNORE_INDEX for label in sample.labels),
         num_images=len(sample.conversation.images),
         num_turns=len(exchanges_of(sample.conversation)[1]),
-        units=tuple(Size(each.num_tokens, each.num_tiles, number=each.number) for each in sample.units),
+        units=tuple(Size(each.num_tokens, each.num_tiles, number=each.number) for each in units),
     )
 
 
