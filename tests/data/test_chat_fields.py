@@ -277,3 +277,18 @@ def test_preferences_with_a_field_that_the_template_does_not_write_are_refused()
         encoder.encode("a:1", preference_of("a:1", record, chats=True))
     with pytest.raises(SampleError, match="has 'tools', and the model has no chat template"):
         preference_of("a:1", {"tools": TOOLS, "prompt": "a", "chosen": "b", "rejected": "c"}, chats=False)
+
+
+REMOVES_REASONING = SMOLLM3_LIKE.replace(
+    "{% if m.reasoning %}", "{% if m.reasoning and loop.index0 + 2 > messages | length %}"
+)
+
+
+def test_marked_answers_that_a_template_rewrites_are_trained_each_in_their_own_context():
+    messages = [MESSAGES[0], MESSAGES[3], TALK["messages"][4], {**YES, "thinking": "Look."}]
+    first, second = sequences(REMOVES_REASONING, {"messages": messages})
+    assert first.endswith(f"{ASKS}⟦<think>\nSo no.\n</think>\nNo.<|im_end|>⟧\n")
+    assert f"{ASKS}No.<|im_end|>" in second and second.endswith(f"{ASKS}⟦<think>\nLook.\n</think>\nYes.<|im_end|>⟧\n")
+    marks = build_processor(chat_template=REMOVES_REASONING.replace("<|im_end|>", "<end_of_utterance>"))
+    mask = marks.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    assert sum(mask["assistant_masks"]) > 0, "a mask is what the template marks, as in transformers"

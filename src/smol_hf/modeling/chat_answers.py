@@ -43,8 +43,11 @@ def find_ending(renderer):
     return text[first.start() : last.end()], last.group(0)
 
 
-def written_answers(renderer, messages, asks=False, continues=False):
+def written_answers(renderer, messages, asks=False, continues=False, as_asked=False):
     """(text, spans of it that the assistant generates: start, end, TRAINED or UNTRAINED).
+
+    Args:
+        as_asked: raise RewrittenAnswerError for marked answers, too.
 
     Raises:
         ChatTemplateError: when the span of a trained answer is unknown. RewrittenAnswerError: see there.
@@ -53,7 +56,7 @@ def written_answers(renderer, messages, asks=False, continues=False):
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if renderer.is_marked:
         spans = flagged_spans(spans, [is_trained(messages[index]) for index in answers])
-        if len(spans) == len(answers):
+        if as_asked and len(spans) == len(answers):
             for index, (*_, end, flag) in zip(answers[:-1], spans):
                 if flag == TRAINED:
                     check_marked_answer(renderer, text, messages[: index + 1], end)

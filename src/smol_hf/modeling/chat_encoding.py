@@ -122,8 +122,7 @@ class ChatEncoder:
         return input_ids, labels
 
     def encode_run(self, run, input_ids, labels):
-        """Tokenise the text between two special tokens as one string, or as several where generated text begins or
-        ends."""
+        """Tokenise the text between two special tokens: as one string, unless generated text begins or ends in it."""
         for flag, pieces in groupby(run, key=attrgetter("flag")):
             ids = self.tokenise("".join(piece.value for piece in pieces))
             input_ids += ids

@@ -14,7 +14,7 @@ from .chat_messages import TURN_MARK, ChatTemplateError, fitted, is_trained, num
 SHAPES_KEPT, LONGEST_KEY = 1024, 8192
 
 
-def pieces_of(renderer, messages, labelled, asks=False, continues=False):
+def pieces_of(renderer, messages, labelled, asks=False, continues=False, as_asked=False):
     """(`Piece`s of a conversation, the texts that replace their numbers).
 
     Raises:
@@ -24,7 +24,7 @@ def pieces_of(renderer, messages, labelled, asks=False, continues=False):
     refuse_special_tokens(renderer, messages)
     _, texts = renderer.shells(messages)
     messages = renderer.in_its_form(messages)
-    literals, numbers, pieces = written_shape(renderer, messages, labelled, asks, continues)
+    literals, numbers, pieces = written_shape(renderer, messages, labelled, asks, continues, as_asked)
     text, _ = renderer.render(messages, asks, continues)
     found = fitted(text, literals, [texts[number] for number in numbers])
     if found is not None:
@@ -36,7 +36,7 @@ def pieces_of(renderer, messages, labelled, asks=False, continues=False):
                 f"the chat template changes what the messages say, and message {number} holds {special!r}, which "
                 "would become a special token"
             )
-    text, spans = written_answers(renderer, messages, asks, continues) if labelled else (text, ())
+    text, spans = written_answers(renderer, messages, asks, continues, as_asked) if labelled else (text, ())
     return list(encoder.split(text, spans, texts=False)), []
 
 
@@ -55,15 +55,15 @@ def refuse_special_tokens(renderer, messages):
             raise ChatTemplateError(f"{name} holds {special!r}, which would become a special token: take it out")
 
 
-def written_shape(renderer, messages, labelled, asks, continues):
+def written_shape(renderer, messages, labelled, asks, continues, as_asked):
     """(literal text around the placeholders, their numbers, `Piece`s) of what the template writes of messages like
     these."""
     shells, _ = renderer.shells(messages)
-    key = json.dumps([shells, labelled, asks, continues], default=str)
+    key = json.dumps([shells, labelled, asks, continues, as_asked], default=str)
     if key in renderer.shapes:
         return renderer.shapes[key]
     if labelled:
-        text, spans = written_answers(renderer, shells, asks, continues)
+        text, spans = written_answers(renderer, shells, asks, continues, as_asked)
     else:
         text, spans = renderer.render(shells, asks, continues)
     literals = PLACEHOLDER.split(text)

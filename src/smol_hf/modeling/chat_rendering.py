@@ -58,7 +58,7 @@ class ChatRenderer:
         other.shapes, other.variables = {}, {**self.variables, "tools": list(tools) if tools else None}
         return other
 
-    def encode(self, messages, image_blocks=(), asks=False, continues=False, labelled=True):
+    def encode(self, messages, image_blocks=(), asks=False, continues=False, labelled=True, as_asked=False):
         """Messages → (input_ids, labels), -100 where nothing is generated.
 
         Args:
@@ -68,13 +68,15 @@ class ChatRenderer:
             asks: end with what asks the assistant for an answer.
             continues: end within the last message, which is to be continued.
             labelled: whether labels are needed. Without, it does not matter whether they can be known.
+            as_asked: refuse a marked answer, too, that the template writes otherwise once more messages follow.
 
         Raises:
             ChatTemplateError: when it cannot be known exactly what is generated, or the template refuses the messages.
+                RewrittenAnswerError is one.
             ValueError: when the template shows another number of images than there are.
         """
         try:
-            pieces = pieces_of(self, messages if labelled else untrained(messages), True, asks, continues)
+            pieces = pieces_of(self, messages if labelled else untrained(messages), True, asks, continues, as_asked)
         except ChatTemplateError:
             if labelled:
                 raise

@@ -44,7 +44,7 @@ def encode_turns(renderer, messages, image_blocks=lambda number: ()):
 
     def encoded(messages):
         number = number_of_images(messages)
-        return TrainedSequence(*renderer.encode(messages, image_blocks(number)), number)
+        return TrainedSequence(*renderer.encode(messages, image_blocks(number), as_asked=True), number)
 
     refuse_unwritten_fields(renderer, messages)
     try:
