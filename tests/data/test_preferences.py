@@ -218,14 +218,14 @@ def test_a_transcript_is_continued_by_a_model_without_a_template():
     ("record", "problem"),
     [
         ({"prompt": "a", "images": ["cat.png"], **PAIR}, "has 'images', and DPO learns from texts only"),
-        ({"prompt": "a", "tools": [{"name": "w"}], **PAIR}, "has 'tools', which cannot be trained on yet"),
-        ({"prompt": [ASKED, {**GOOD, "tool_calls": [{}]}, ASKED], **PAIR}, "prompt, message 2 has 'tool_calls'"),
+        ({"prompt": "a", "functions": [{"name": "w"}], **PAIR}, "has 'functions', which cannot be trained on yet"),
+        ({"prompt": [ASKED, {**GOOD, "tool_calls": [{}]}, ASKED], **PAIR}, "prompt, message 2: a call in"),
         (
             {"prompt": "a", "chosen": [{**GOOD, "content": parts(None)}], "rejected": [BAD]},
             "chosen, message 1: 'text' must be text, not NoneType",
         ),
         ({"prompt": "a", "chosen": [{**GOOD, "content": parts(5)}], "rejected": [BAD]}, "must be text, not int"),
-        ({"prompt": "a", "chosen": [{**GOOD, "reasoning_content": "hm"}], "rejected": [BAD]}, "'reasoning_content'"),
+        ({"prompt": "a", "chosen": [{**GOOD, "refusal": "hm"}], "rejected": [BAD]}, "'refusal'"),
         ({"prompt": "a", "chosen": [{**GOOD, "weight": 0}], "rejected": [BAD]}, "chosen is marked as not trained"),
         ({"system": "x", "prompt": [SYSTEM, ASKED], **PAIR}, "another one in its messages"),
         ({"question": "a", "instruction": "b", **PAIR}, "a prompt under 'question' and 'instruction'"),

@@ -13,6 +13,7 @@ from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleEr
 from smol_hf.data.engine.preparation import SampleWork, TooLongError
 from smol_hf.data.text_chat import ChatTemplateError, TextChat, TextChatWork
 from smol_hf.inference.text_prompts import chat_ids
+from smol_hf.modeling.chat_turns import rewrites_answers
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.training.chat_template import CHATML, SMOLLM2
 
@@ -185,16 +186,16 @@ def test_answers_that_a_template_rewrites_are_trained_each_in_its_own_context():
     chosen = chat_tokenizer(trl_templates.qwen3_chat_template)
     chat = TextChat(chosen)
     talk = [TALK[0], ("assistant", "<think>\nHm.\n</think>\nNobody."), *TALK[2:]]
-    assert chat.rewrites and not TextChat(chat_tokenizer(SMOLLM2_INSTRUCT)).rewrites
+    assert rewrites_answers(chat) and not rewrites_answers(TextChat(chat_tokenizer(SMOLLM2_INSTRUCT)))
     turns = chat.encode_turns(chat_messages(talk))
-    assert [shown(chosen, *turn) for turn in turns] == [
+    assert [shown(chosen, *turn[:2]) for turn in turns] == [
         "<|im_start|>user\nWho wrote it?<|im_end|>\n<|im_start|>assistant\n"
         "⟦<think>\nHm.\n</think>\n\nNobody.<|im_end|>⟧\n",
         "<|im_start|>user\nWho wrote it?<|im_end|>\n<|im_start|>assistant\nNobody.<|im_end|>\n"
         "<|im_start|>user\n And then?\n<|im_end|>\n<|im_start|>assistant\n"
         "⟦<think>\n\n</think>\n\nNothing new.<|im_end|>⟧\n",
     ]
-    for (ids, labels), end in zip(turns, (2, 4)):
+    for (ids, labels, _), end in zip(turns, (2, 4)):
         theirs = chosen.apply_chat_template(chat_messages(talk[:end]), tokenize=True, return_dict=True)["input_ids"]
         assert ids == theirs
         prompt = chat_ids(chosen, chat_messages(talk[: end - 1]))
@@ -209,10 +210,11 @@ def test_the_sequences_of_a_conversation_do_not_see_each_other(packing):
     chosen = chat_tokenizer(trl_templates.qwen3_chat_template)
     work = TextChatWork(TextChat(chosen), 512, [None])
     sample = pickle.loads(pickle.dumps(work)).prepare(0, "chat.jsonl:1", conversation(TALK))
-    assert len(sample.lengths) == 2 and sum(sample.lengths) == sample.num_tokens
     single = work.prepare(0, "chat.jsonl:2", conversation(TALK[:2]))
-    batch = SmolCollator(chosen, packing=packing)([work.encode(0, each) for each in (sample, single)])
-    lengths = [*sample.lengths, single.num_tokens]
+    units = [*sample.units, *single.units]
+    lengths = [unit.num_tokens for unit in units]
+    assert len(lengths) == 3 and sum(lengths[:2]) == sample.num_tokens
+    batch = SmolCollator(chosen, packing=packing)([work.encode(0, unit) for unit in units])
     if packing:
         assert batch["position_ids"][0].tolist() == [place for length in lengths for place in range(length)]
     else:
@@ -222,9 +224,16 @@ def test_the_sequences_of_a_conversation_do_not_see_each_other(packing):
     assert (batch["labels"] != IGNORE_INDEX).sum() == sum(label != IGNORE_INDEX for label in sample.labels) + sum(
         label != IGNORE_INDEX for label in single.labels
     )
-    work.context_length = sample.num_tokens - 1
-    with pytest.raises(TooLongError):
+    work.context_length = lengths[1]
+    assert work.prepare(0, "chat.jsonl:1", conversation(TALK)).num_tokens > lengths[1]
+    work.context_length -= 1
+    with pytest.raises(
+        TooLongError, match=rf"{lengths[1]} tokens in sequence 2 of 2 \(one for each answer\), more than"
+    ):
         work.prepare(0, "chat.jsonl:1", conversation(TALK))
+    work.too_long = ["turns"]
+    shorter = work.prepare(0, "chat.jsonl:1", conversation(TALK))
+    assert shorter.lost == "1 of 2 turns" and shorter.num_tokens == lengths[0]
 
 
 DROPS_SYSTEM = CHATML.replace("{% else %}", "{% elif message['role'] == 'user' %}", 1)

@@ -10,7 +10,7 @@ from smol_hf.cli import main
 from smol_hf.data import mixture
 from smol_hf.data.adapters import Place, adapt
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.preparation import template_messages
+from smol_hf.data.engine.preparation import SampleWork, template_messages
 from smol_hf.data.mixture import MixtureEntry
 from smol_hf.data.prepare import prepare
 from smol_hf.data.skipped import SkippedSamples
@@ -84,9 +84,11 @@ def test_a_turn_that_is_marked_as_trained_is_trained(key, value):
         ({"weight": 0.5}, "'weight' is 0.5, which cannot be honoured"),
         ({"train": "no"}, "'train' is 'no'"),
         ({"weight": 1, "train": False}, "'weight' and 'train' contradict each other"),
-        ({"tool_calls": TOOL_CALL}, "'tool_calls', which cannot be trained on yet"),
-        ({"function_call": {"name": "weather"}}, "'function_call'"),
-        ({"reasoning_content": "two and two"}, "'reasoning_content'"),
+        ({"function_call": {"name": "weather"}}, "'function_call', which cannot be trained on yet"),
+        ({"refusal": "No."}, "'refusal'"),
+        ({"tool_calls": [{"function": {}}]}, "a call in 'tool_calls' has no name"),
+        ({"tool_calls": "weather()"}, "'tool_calls' must be a list of objects, or the JSON text of one"),
+        ({"reasoning": "a", "thinking": "b"}, "'reasoning' and 'thinking' contradict each other"),
     ],
 )
 def test_a_key_that_cannot_be_honoured_is_refused(keys, problem):
@@ -120,11 +122,14 @@ def test_a_system_prompt_in_a_column_comes_first(key):
     assert "another one in its messages" in problem_of({key: "You are a pirate.", **other})
 
 
-@pytest.mark.parametrize("tools", [[{"function": {"name": "weather"}}], '[{"name": "weather"}]', {"a": 1}])
-def test_tools_are_refused_and_empty_ones_are_not(tools):
+def test_tools_that_no_template_is_given_are_refused_and_empty_ones_are_not():
     chat = {"messages": [user("weather?"), assistant("sunny")]}
-    for record in (chat, sharegpt("weather?", "sunny"), {"texts": [{"user": "a", "assistant": "b"}], "images": None}):
-        assert "'tools', which cannot be trained on yet" in problem_of({**record, "tools": tools})
+    texts = {"texts": [{"user": "a", "assistant": "b"}], "images": None}
+    assert "'tools', which cannot be trained on yet" in problem_of({**texts, "tools": [{"name": "weather"}]})
+    for key, value in (("functions", [{"name": "weather"}]), ("tool_choice", "weather")):
+        assert f"{key!r}, which cannot be trained on yet" in problem_of({**chat, key: value})
+    for record in (chat, sharegpt("weather?", "sunny")):
+        assert "tools must be a list of objects" in problem_of({**record, "tools": {"a": 1}})
     for empty in (None, [], "", "[]", "null", {}, {"python_tools": [], "enable_thinking": False}):
         assert adapt({**chat, "tools": empty}, PLACE).ignored == ()
 
@@ -168,8 +173,9 @@ def test_ignored_fields_are_left_out_on_demand(tmp_path):
         "messages": [user("a"), assistant("", tool_calls=TOOL_CALL), user("b"), assistant("c")],
     }
     path = rows_in(tmp_path, row)
-    (fault,) = [sample for _, sample in open_data(DataArguments(data=path), 0).samples()]
-    assert isinstance(fault, SampleError)
+    (whole,) = open_data(DataArguments(data=path), 0).conversations()
+    with pytest.raises(SampleError, match=r"message 2 has 'tool_calls', .* \(ignore_fields: \[tool_calls\]\)"):
+        SampleWork(build_processor(), 512, [None]).prepare(0, "", whole)
     keys = {"data": path, "ignore_fields": ["tools", "tool_calls"]}
     for arguments in (DataArguments(**keys), DataArguments(mixture=[keys])):
         (sample,) = open_data(arguments, 0).conversations()

@@ -1,8 +1,8 @@
 """Samples → a batch of tensors: the only place that stacks.
 
-Padded: one row per sequence (a sample is one, or several that do not see each other), `attention_mask` zero on the
-padding. Packed: all samples in one row, `position_ids` restarting at 0 for each sequence and no `attention_mask`, from
-which the attention mask becomes block-diagonal: sequences do not see each other, and no position is spent on padding.
+Padded: one row per sample, `attention_mask` zero on the padding. Packed: all samples in one row, `position_ids`
+restarting at 0 for each sample and no `attention_mask`, from which the attention mask becomes block-diagonal: samples
+do not see each other, and no position is spent on padding.
 Attention over one long row costs the square of its length (only kernels for rows of unequal length do less), so rows
 of `row_length` can be stacked instead; there the short ends of rows are filled as if the last sample went on, without
 labels, which nothing before them sees.
@@ -25,7 +25,7 @@ from smol_hf.modeling.label_loss import IGNORE_INDEX
 class SmolCollator:
     """Args:
         processor: a `SmolHFProcessor`; of a language model alone its tokenizer.
-        packing: one row without padding instead of a row per sequence.
+        packing: one row without padding instead of a row per sample.
         row_length: with packing, the most tokens of a row; the samples' order decides what shares one. None: one row.
 
     A batch holds `input_ids`, `labels`, `attention_mask` or `position_ids`, and `pixel_values` (tiles, 3, side, side)
@@ -39,9 +39,8 @@ class SmolCollator:
 
     def __call__(self, samples: list[ReadySample]) -> dict[str, Any]:
         padding = padding_of(tokenizer_of(self.processor))
-        sequences = [sequence for sample in samples for sequence in sample.sequences]
-        input_ids = [ids for ids, _ in sequences] or [torch.tensor([padding])]
-        labels = [labels for _, labels in sequences] or [torch.tensor([IGNORE_INDEX])]
+        input_ids = [sample.input_ids for sample in samples] or [torch.tensor([padding])]
+        labels = [sample.labels for sample in samples] or [torch.tensor([IGNORE_INDEX])]
         if not self.packing:
             batch = pad(input_ids, labels, padding)
         elif self.row_length is None:

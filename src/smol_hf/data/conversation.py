@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
 MODALITIES = ("text", "image", "multiimage", "video")
@@ -79,16 +80,21 @@ Part = TextPart | ImagePart | VideoPart
 
 @dataclass(frozen=True)
 class Message:
-    """One turn: `role` is one of `ROLES`; `parts` in reading order; `trained` is what the record says of it."""
+    """One turn: `role` is one of `ROLES`; `parts` in reading order; `trained` is what the record says of it.
+
+    `fields` are the further keys of the turn that the chat template is given, such as `tool_calls` and
+    `reasoning_content`; none of them is empty.
+    """
 
     role: str
     parts: tuple[Part, ...]
     trained: bool = True
+    fields: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def is_blank(self) -> bool:
-        """Whether it holds no image or video and no text other than white space."""
-        return all(isinstance(part, TextPart) and not part.text.strip() for part in self.parts)
+        """Whether it holds no image or video, no further field, and no text other than white space."""
+        return not self.fields and all(isinstance(part, TextPart) and not part.text.strip() for part in self.parts)
 
     @property
     def is_learned(self) -> bool:
@@ -102,7 +108,8 @@ class Conversation:
 
     For samples of a file it is `file:row`, with rows counted from 1. `source` is the subset that the record says it
     comes from. `turn_ratings` has one mapping per exchange of user and assistant, or is empty. `ignored` names the
-    fields of the record that hold something and are not used.
+    fields of the record that hold something and are not used. `tools` are the definitions of tools that the chat
+    template is given.
     """
 
     sample_id: str
@@ -110,6 +117,7 @@ class Conversation:
     source: str = ""
     turn_ratings: tuple[dict[str, int], ...] = ()
     ignored: tuple[str, ...] = field(default=(), compare=False)
+    tools: tuple[dict[str, Any], ...] = field(default=(), hash=False)
 
     @property
     def images(self) -> list[ImagePart]:

@@ -142,8 +142,7 @@ def parts_of(messages) -> list[Part]:
 
 
 def says_something(exchange: list[Message], role: str) -> bool:
-    parts = parts_of(message for message in exchange if message.role == role)
-    return any(not isinstance(part, TextPart) or part.text.strip() for part in parts)
+    return any(not message.is_blank for message in exchange if message.role == role)
 
 
 def showing(media: list[Part], exchange: list[Message]) -> list[Message]:

@@ -78,17 +78,28 @@ class PackingPool:
             return []
         per_token = self.tiles / self.tokens
         oldest = next(iter(self.waiting))
-        first = self.waiting.pop(oldest)
-        del self.by_length[bisect.bisect_left(self.by_length, (first.num_tokens, -oldest))]
+        first = self.take(oldest)
         row, used, tiles = [first], first.num_tokens, first.num_tiles
         while (position := self.next_position(used, tiles, per_token)) is not None:
-            sample = self.waiting.pop(-self.by_length.pop(position)[1])
+            sample = self.take(-self.by_length[position][1])
             row.append(sample)
             used += sample.num_tokens
             tiles += sample.num_tiles
-        self.tokens -= used
-        self.tiles -= tiles
         return row
+
+    def take(self, arrival: int) -> Planned:
+        """Remove the sample that arrived at this place of the order."""
+        sample = self.waiting.pop(arrival)
+        del self.by_length[bisect.bisect_left(self.by_length, (sample.num_tokens, -arrival))]
+        self.tokens -= sample.num_tokens
+        self.tiles -= sample.num_tiles
+        return sample
+
+    def discard(self, beginning: tuple) -> None:
+        """Remove the samples whose reference is a tuple with this beginning."""
+        found = [at for at, sample in self.waiting.items() if sample.reference[: len(beginning)] == beginning]
+        for arrival in found:
+            self.take(arrival)
 
     def next_position(self, used: int, tiles: int, per_token: float) -> int | None:
         """Where in `by_length` the largest stands that fits and brings the row nearer to the pool's tiles per token:

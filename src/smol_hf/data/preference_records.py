@@ -1,7 +1,7 @@
 """A record of preferences → a prompt and two answers, of which one is preferred.
 
-{"prompt"?: text | [message, …], "system"?: text, "chosen": answer, "rejected": answer}, where an answer is a text, a
-message, or a list of messages. A message or a list may be a JSON string.
+{"prompt"?: text | [message, …], "system"?: text, "tools"?: [tool, …], "chosen": answer, "rejected": answer}, where an
+answer is a text, a message, or a list of messages. A message or a list may be a JSON string.
 
 With lists of messages, `chosen` and `rejected` are the answers alone, or whole conversations that differ in their last
 message (UltraFeedback's form, where `prompt` repeats what the user says). Texts are one exchange where the model has a
@@ -13,12 +13,13 @@ chat template, and otherwise a text and two continuations. Texts without a promp
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from smol_hf.data.adapters.dialogue import list_of_objects, messages_in, needed, role_of, text_of
-from smol_hf.data.adapters.fields import checked_text
+from smol_hf.data.adapters.dialogue import messages_in, needed, role_of, text_of
+from smol_hf.data.adapters.fields import checked_text, list_of_objects
 from smol_hf.data.adapters.media import is_none
+from smol_hf.data.adapters.tools import tools_of, turn_fields, with_content
 from smol_hf.data.adapters.turn_keys import (
     IDENTIFIERS,
     SYSTEM_KEYS,
@@ -27,7 +28,6 @@ from smol_hf.data.adapters.turn_keys import (
     ignored_turn_keys,
     is_given,
     is_trained,
-    refuse_unsupported,
     refuse_unsupported_record,
     system_text,
 )
@@ -43,13 +43,17 @@ TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 @dataclass(frozen=True)
 class Preference:
-    """`prompt`: chat messages that end with the user's, or the text to be continued. `ignored`: names of fields that
-    hold something and are not used."""
+    """`prompt`: chat messages that end with the user's or a tool's, or the text to be continued. `ignored`: names of
+    fields that hold something and are not used. `chosen_fields`, `rejected_fields`: further keys of the two answers
+    that the chat template is given, such as `tool_calls`. `tools`: definitions of tools, for the same."""
 
-    prompt: list[dict[str, str]] | str
+    prompt: list[dict[str, Any]] | str
     chosen: str
     rejected: str
     ignored: tuple[str, ...] = ()
+    chosen_fields: dict[str, Any] = field(default_factory=dict)
+    rejected_fields: dict[str, Any] = field(default_factory=dict)
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 def preference_of(where: str, record: Any, chats: bool) -> Preference:
@@ -66,7 +70,7 @@ def preference_of(where: str, record: Any, chats: bool) -> Preference:
     for name in ANSWERS:
         if record.get(name) is None:
             raise SampleError(where, f"needs the keys 'chosen' and 'rejected'; it has {sorted(map(str, record))}")
-    refuse_unsupported_record(record, where)
+    refuse_unsupported_record({key: value for key, value in record.items() if key != "tools"}, where)
     for name in MEDIA:
         if not is_none(record.get(name)):
             raise SampleError(
@@ -87,7 +91,7 @@ def preference_of(where: str, record: Any, chats: bool) -> Preference:
         pair = of_conversations(where, prompt, *(answer_messages(*each, where) for each in zip(answers, ANSWERS)))
     else:
         raise SampleError(where, "chosen and rejected must be two texts with a prompt, or two lists of messages")
-    pair = with_system(where, pair, record)
+    pair = replace(with_system(where, pair, record), tools=tools_of(record, where))
     check(where, pair)
     return replace(pair, ignored=ignored_of(record, used))
 
@@ -138,7 +142,7 @@ def last_answer(where: str, transcript: str) -> int:
     return len(transcript) - len(stripped) + last.end(1) + len(":")
 
 
-def answer_messages(answer: list, name: str, where: str) -> list[dict[str, str]]:
+def answer_messages(answer: list, name: str, where: str) -> list[dict[str, Any]]:
     """The messages under `chosen` or `rejected`, of which the last one is to be learned."""
     messages = messages_of(answer, name, where)
     if not is_trained(answer[-1], messages[-1]["role"], len(messages), where):
@@ -187,11 +191,16 @@ def of_conversations(where: str, prompt: Any, chosen: list[dict], rejected: list
         if before and before[: len(prompt)] != prompt:
             raise SampleError(where, "chosen begins otherwise than the prompt")
         before = before or prompt
-    return Preference(before, chosen[-1]["content"], rejected[-1]["content"])
+    (good, good_fields), (bad, bad_fields) = (content_and_fields(answer[-1]) for answer in (chosen, rejected))
+    return Preference(before, good, bad, chosen_fields=good_fields, rejected_fields=bad_fields)
 
 
-def messages_of(value: Any, key: str, where: str) -> list[dict[str, str]]:
-    """Messages of a role and a text each."""
+def content_and_fields(message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return message["content"], {key: value for key, value in message.items() if key not in ("role", "content")}
+
+
+def messages_of(value: Any, key: str, where: str) -> list[dict[str, Any]]:
+    """Messages of a role and a text each, with the further keys that the chat template is given."""
     turns = list_of_objects(value, key, where)
     try:
         return [message_of(turn, number, where) for number, turn in enumerate(turns, start=1)]
@@ -199,24 +208,26 @@ def messages_of(value: Any, key: str, where: str) -> list[dict[str, str]]:
         raise SampleError(where, f"{key}, {error.problem}") from error
 
 
-def message_of(turn: dict, number: int, where: str) -> dict[str, str]:
+def message_of(turn: dict, number: int, where: str) -> dict[str, Any]:
     keys = ("from", "value") if "from" in turn and "role" not in turn else ("role", "content")
-    role, content = role_of(turn, keys[0], number, where), needed(turn, keys[1], number, where)
-    refuse_unsupported(turn, number, where)
+    role, content = role_of(turn, keys[0], number, where), needed(with_content(turn, keys[1]), keys[1], number, where)
+    fields = turn_fields(turn, role, number, where)
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
         if any(part.get("type") != "text" for part in content):
             raise SampleError(where, f"message {number}: {keys[1]!r} must be text; DPO learns from nothing else")
         content = "".join(text_of(part, "text", number, where) for part in content)
-    return {"role": role, "content": checked_text(content, where, f"message {number}: {keys[1]!r}")}
+    return {"role": role, "content": checked_text(content, where, f"message {number}: {keys[1]!r}"), **fields}
 
 
 def check(where: str, pair: Preference) -> None:
     if not pair.prompt or (isinstance(pair.prompt, str) and not pair.prompt.strip()):
         raise SampleError(where, "the prompt is empty")
-    if not isinstance(pair.prompt, str) and pair.prompt[-1]["role"] != "user":
+    if not isinstance(pair.prompt, str) and pair.prompt[-1]["role"] not in ("user", "tool"):
         raise SampleError(where, f"the prompt ends with what the {pair.prompt[-1]['role']} says, not the user")
+    if isinstance(pair.prompt, str) and pair.tools:
+        raise SampleError(where, "has 'tools', and the model has no chat template: name one (chat_template)")
     for name in ANSWERS:
-        if not getattr(pair, name).strip():
+        if not getattr(pair, name).strip() and not getattr(pair, f"{name}_fields"):
             raise SampleError(where, f"{name} is empty")
-    if pair.chosen.strip() == pair.rejected.strip():
+    if pair.chosen.strip() == pair.rejected.strip() and pair.chosen_fields == pair.rejected_fields:
         raise SampleError(where, "chosen and rejected are the same, so that nothing is preferred")

@@ -15,8 +15,8 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.preparation import LeftOutError, TooLongError
 from smol_hf.data.engine.source import Source
 from smol_hf.data.preference_records import Preference, preference_of
-from smol_hf.data.text_chat import ChatTemplateError, TextChat
-from smol_hf.modeling.chat_messages import untrained
+from smol_hf.data.text_chat import TextChat
+from smol_hf.modeling.chat_messages import ChatTemplateError, untrained
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 
 COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")  # as TRL's DPOTrainer has them
@@ -101,8 +101,10 @@ class PreferenceEncoder:
             raise SampleError(where, "holds messages, and the model has no chat template: name one (chat_template)")
         else:
             try:
-                prompt = self.chat.prompt_ids(pair.prompt)
-                answers = [self.answer(pair.prompt, prompt, text) for text in (pair.chosen, pair.rejected)]
+                prompt = self.chat.prompt_ids(pair.prompt, pair.tools)
+                chosen = {"role": "assistant", "content": pair.chosen, **pair.chosen_fields}
+                rejected = {"role": "assistant", "content": pair.rejected, **pair.rejected_fields}
+                answers = [self.answer(pair, prompt, message) for message in (chosen, rejected)]
             except ChatTemplateError as error:
                 raise SampleError(where, str(error)) from error
         if answers[0] == answers[1]:
@@ -116,9 +118,9 @@ class PreferenceEncoder:
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [*ids, self.tokenizer.eos_token_id]
 
-    def answer(self, messages: list[dict], prompt: list[int], text: str) -> list[int]:
-        """What the assistant generates after the prompt."""
-        ids, labels = self.chat.encode_text([*untrained(messages), {"role": "assistant", "content": text}])
+    def answer(self, pair: Preference, prompt: list[int], message: dict) -> list[int]:
+        """The tokens that the assistant generates after the prompt."""
+        [(ids, labels, _)] = self.chat.encode_turns([*untrained(pair.prompt), message], tools=pair.tools)
         end = max((place for place, label in enumerate(labels, start=1) if label != IGNORE_INDEX), default=0)
         if ids[: len(prompt)] != prompt or end <= len(prompt) or IGNORE_INDEX in labels[len(prompt) : end]:
             raise ChatTemplateError("the chat template writes the answer otherwise than it asks for it")

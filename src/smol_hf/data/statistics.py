@@ -106,7 +106,7 @@ def packing_forecast(plan: Plan, found: Survey, pool_size: int) -> dict[str, Any
         lane = packing.lane(number, cache)
         while not (row := lane.next_row()).finished:
             if row.samples:
-                samples += len(row.samples)
+                samples += sum(size.number == 0 for size in row.samples)
                 tokens.append(sum(size.num_tokens for size in row.samples))
                 tiles.append(sum(size.num_tiles for size in row.samples))
     return {

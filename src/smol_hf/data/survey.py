@@ -27,6 +27,8 @@ class Size:
     num_trained: int = 0  # tokens with a label
     num_images: int = 0
     num_turns: int = 0  # exchanges of user and assistant
+    units: tuple[Size, ...] = ()  # the sequences of a conversation that do not see each other, where there are several
+    number: int = 0  # of a unit
 
 
 @dataclass
@@ -118,6 +120,7 @@ def prepared(plan: Plan, source: int, where: str, record: Any, verify_images: bo
 
 
 def size_of(sample: MeasuredSample) -> Size:
+    units = sample.units if len(sample.sequences) > 1 else ()
     return Size(
         sample.num_tokens,
         sample.num_tiles,
@@ -125,6 +128,7 @@ def size_of(sample: MeasuredSample) -> Size:
         num_trained=sum(label != IGNORE_INDEX for label in sample.labels),
         num_images=len(sample.conversation.images),
         num_turns=len(exchanges_of(sample.conversation)[1]),
+        units=tuple(Size(each.num_tokens, each.num_tiles, number=each.number) for each in units),
     )
 
 

@@ -1,27 +1,23 @@
-"""Conversations for a text-only model → token ids, and labels on what the assistant generates.
-
-`modeling/chat_rendering` reads the chat template, which is anyone's, and says what is labelled.
-"""
+"""Conversations for a text-only model → token ids, and labels on what the assistant generates."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from itertools import chain
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.preparation import MeasuredSample, SampleWork, template_messages
+from smol_hf.data.engine.preparation import MeasuredSample, SampleWork
 from smol_hf.data.shortening import Shape
 from smol_hf.modeling.chat_encoding import ChatEncoder
-from smol_hf.modeling.chat_messages import EXAMPLE, is_trained, untrained
-from smol_hf.modeling.chat_rendering import ChatRenderer, ChatTemplateError, RewrittenAnswerError, renderer_of
-from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.modeling.chat_messages import EXAMPLE, ChatTemplateError
+from smol_hf.modeling.chat_rendering import ChatRenderer, renderer_of
+from smol_hf.modeling.chat_turns import TrainedSequence, encode_turns
 
 
 class TextChat:
-    """What stands for the processor where a language model alone learns from conversations.
+    """The counterpart of the processor for a text-only model that learns from conversations.
 
     Args:
         tokenizer: with a chat template.
@@ -30,7 +26,7 @@ class TextChat:
         ChatTemplateError: when it has none.
     """
 
-    # No picture is ever cut; `SampleWork` asks.
+    # `SampleWork` reads them. There are no images.
     longest_edge = 0
     tile_size = 1
     image_token_id = None
@@ -45,7 +41,7 @@ class TextChat:
         self.template = tokenizer.get_chat_template()
 
     def __getstate__(self):
-        # Rebuilt where it is needed, in a data loader's worker.
+        # The encoder is rebuilt in a data loader's worker.
         return {"tokenizer": self.tokenizer, "template": self.template}
 
     @cached_property
@@ -73,32 +69,13 @@ class TextChat:
         """
         return self.renderer.encode(as_texts(messages))
 
-    def encode_turns(self, messages: list[dict]) -> list[tuple[list[int], list[int]]]:
-        """(input_ids, labels) of each sequence that a conversation is trained as.
+    def encode_turns(self, messages: list[dict], image_sizes=(), tools=None) -> list[TrainedSequence]:
+        """The sequences that a conversation is trained as, see `chat_turns.encode_turns`."""
+        return encode_turns(self.renderer.with_tools(tools), as_texts(messages))
 
-        It is one, unless the template writes an answer otherwise once more messages follow (Qwen3's takes reasoning
-        out of earlier answers). Then each answer is a sequence of its own, after what is written before it then.
-
-        Raises:
-            ChatTemplateError: as `encode_text`.
-        """
-        try:
-            return [self.encode_text(messages)]
-        except RewrittenAnswerError:
-            ends = [end for end, each in enumerate(messages, 1) if each["role"] == "assistant" and is_trained(each)]
-            return [self.encode_text([*untrained(messages[: end - 1]), messages[end - 1]]) for end in ends]
-
-    @property
-    def rewrites(self) -> bool:
-        """Whether the template is known to write answers otherwise once more messages follow."""
-        try:
-            return len(self.encode_turns([*EXAMPLE, *EXAMPLE])) > 1
-        except ChatTemplateError:
-            return False  # it takes no conversation of several answers
-
-    def prompt_ids(self, messages: list[dict]) -> list[int]:
+    def prompt_ids(self, messages: list[dict], tools=None) -> list[int]:
         """The tokens up to where the assistant's turn begins. Raises ChatTemplateError."""
-        return self.renderer.encode(as_texts(messages), asks=True, labelled=False)[0]
+        return self.renderer.with_tools(tools).encode(as_texts(messages), asks=True, labelled=False)[0]
 
     def tiles(self, images) -> np.ndarray:
         return np.zeros((0, 3, self.tile_size, self.tile_size), dtype=np.uint8)
@@ -118,23 +95,13 @@ class TextChat:
 
 
 class TextChatWork(SampleWork):
-    """The engine's work on conversations for a language model alone; `processor` is a `TextChat`."""
+    """The engine's work on conversations for a text-only model; `processor` is a `TextChat`."""
 
     def measured(self, shape: Shape, lost: str = "") -> MeasuredSample:
-        where = shape.conversation.sample_id
         if shape.conversation.images:
-            raise SampleError(
-                where, "shows an image, and a language model alone sees none: smol-hf compose gives it an encoder"
-            )
-        try:
-            turns = self.processor.encode_turns(template_messages(shape.conversation))
-        except ChatTemplateError as error:
-            raise SampleError(where, str(error)) from error
-        for _, labels in turns:
-            labels[0] = IGNORE_INDEX  # nothing before it predicts it
-        input_ids, labels = (list(chain(*lists)) for lists in zip(*turns))
-        lengths = tuple(len(ids) for ids, _ in turns) if len(turns) > 1 else ()
-        return MeasuredSample(shape.conversation, input_ids, labels, 0, shape.longest_edge, lost, lengths)
+            problem = "shows an image, and a language model alone sees none: smol-hf compose gives it an encoder"
+            raise SampleError(shape.conversation.sample_id, problem)
+        return super().measured(shape, lost)
 
 
 def content_text(content: str | list[dict]) -> str:

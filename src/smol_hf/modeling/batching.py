@@ -1,5 +1,7 @@
 """Encoded samples → one batch: rows of equal length, and the tiles of all images."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -7,6 +9,16 @@ from .label_loss import IGNORE_INDEX
 from .processor_options import CallOptions
 
 DEFAULT = CallOptions()
+
+
+@dataclass
+class EncodedSample:
+    """One conversation, ready to be collated: `input_ids` and `labels` (-100 = not trained) of equal length, and
+    `tiles` uint8 (tiles, 3, side, side) in the order of the image tokens."""
+
+    input_ids: list
+    labels: list
+    tiles: np.ndarray
 
 
 def batch_of(samples, tokenizer, image_token_id, options=DEFAULT, masks=False):

@@ -1,9 +1,18 @@
-"""Messages in the chat format: in the form that a template reads, with their texts or with placeholders for them."""
+"""Messages in the chat format, with texts or with placeholders, in the form that a chat template reads."""
 
 from transformers.utils.chat_template_utils import jinja2
 
 from .bounded_rendering import render_bounded
-from .chat_encoding import PLACEHOLDER, TRAINED, UNTRAINED
+from .chat_encoding import PLACEHOLDER
+
+
+class ChatTemplateError(ValueError):
+    """A conversation that a chat template cannot write so that it is known what is generated."""
+
+
+class RewrittenAnswerError(ChatTemplateError):
+    """A template that writes an answer otherwise once more messages follow."""
+
 
 # What a template raises about messages that it does not read. A range that the sandbox refuses is an ArithmeticError.
 FAULTS = (
@@ -11,6 +20,7 @@ FAULTS = (
 )  # fmt: skip
 TURN_MARK = "trained"  # a message where it is False gets no labels
 IMAGE_TYPES = ("image", "image_url")
+REASONING = ("reasoning_content", "reasoning", "thinking")  # names of one field; each template reads one of them
 EXAMPLE = (
     {"role": "user", "content": "Who wrote this?"},
     {"role": "assistant", "content": "Nobody knows, sadly."},
@@ -52,7 +62,7 @@ def write_content(content, forms, write):
     if isinstance(content, str):
         return write(content) if "text" in forms else [{"type": "text", "text": write(content)}]
     types = [part_type(part) for part in content]
-    if "parts" not in forms and set(types) == {"text"}:
+    if "parts" not in forms and set(types) <= {"text"}:
         return write("".join(part["text"] for part in content))
     return [
         {"type": "image"} if kind == "image" else {**part, "text": write(part["text"])}
@@ -78,35 +88,22 @@ def numbers_in(content):
     return [int(match.group(1)) for text in texts for match in PLACEHOLDER.finditer(text)]
 
 
+def number_of_images(messages):
+    """The number of image parts in messages."""
+    contents = [message.get("content") for message in messages]
+    return sum(part_type(part) == "image" for parts in contents if isinstance(parts, list) for part in parts)
+
+
 def is_trained(message):
-    return message.get(TURN_MARK, True)
+    """Whether a message is an answer that gets labels."""
+    return message["role"] == "assistant" and message.get(TURN_MARK, True)
 
 
-def without_mark(message):
-    return {key: value for key, value in message.items() if key != TURN_MARK}
-
-
-def flagged_spans(spans, messages):
-    """Generated spans (start, end) → (start, end, TRAINED or UNTRAINED).
-
-    Raises:
-        ValueError: when the template marks fewer spans than there are assistant turns; and when it does not mark one
-            span for each assistant turn, and a turn is not trained.
-    """
-    trained = [is_trained(message) for message in messages if message["role"] == "assistant"]
-    if all(trained) and spans and len(spans) < len(trained):
-        raise ValueError(
-            f"the chat template marks {len(spans)} generated spans in {len(trained)} assistant turns, so that an "
-            "answer would not be trained: use a template with one {% generation %} block for each assistant turn"
-        )
-    if all(trained) or not any(trained):
-        return [(*span, TRAINED if all(trained) else UNTRAINED) for span in spans]
-    if len(spans) != len(trained):
-        raise ValueError(
-            f"the chat template marks {len(spans)} generated spans in {len(trained)} assistant turns, so a turn "
-            "cannot be left untrained: use a template with one {% generation %} block for each assistant turn"
-        )
-    return [(*span, TRAINED if is_kept else UNTRAINED) for span, is_kept in zip(spans, trained)]
+def for_template(message):
+    """A message as the template reads it: without our mark, and with its reasoning under all names."""
+    message = {key: value for key, value in message.items() if key != TURN_MARK}
+    given = {name: message[name] for name in REASONING if message.get(name) is not None}
+    return {**message, **dict.fromkeys(REASONING, next(iter(given.values()))), **given} if given else message
 
 
 def untrained(messages):

@@ -1,22 +1,25 @@
 """The processor: messages and pictures → `input_ids`, `labels` and uint8 tiles. It needs no torchvision."""
 
 import copy
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 
-from .batching import DEFAULT, batch_of, stacked_tiles
+from .batching import DEFAULT, EncodedSample, batch_of, stacked_tiles
 from .bounded_rendering import render_bounded  # noqa: F401
-from .chat_encoding import ChatEncoder, vocabulary_key
+from .chat_answers import find_ending  # noqa: F401
+from .chat_encoding import ChatEncoder
 from .chat_format import DEFAULT_CHAT_TEMPLATE, IMAGE_TOKEN
 from .chat_messages import part_type  # noqa: F401
+from .chat_pieces import pieces_of  # noqa: F401
 from .chat_rendering import ChatRenderer, renderer_of
+from .chat_turns import encode_turns
 from .image_input import groups_of, images_of, is_image, is_image_place, is_text
 from .image_styles import before_picture, build_tiler, check_style, control_tokens, write_picture
 from .image_tiling import ImageTiler  # noqa: F401
 from .label_loss import IGNORE_INDEX  # noqa: F401
+from .plain_tokenizer import vocabulary_key
 from .portable_tokenizer import write_portable_tokenizer_config
 from .processor_options import options_and_variables, read_options
 
@@ -26,16 +29,6 @@ class Cache(dict):
 
     def __deepcopy__(self, memo):
         return Cache()
-
-
-@dataclass
-class EncodedSample:
-    """One conversation, ready to be collated: `input_ids` and `labels` (-100 = not trained) of equal length, and
-    `tiles` uint8 (tiles, 3, side, side) in the order of the image tokens."""
-
-    input_ids: list
-    labels: list
-    tiles: np.ndarray
 
 
 class SmolHFProcessor(ProcessorMixin):
@@ -164,6 +157,11 @@ class SmolHFProcessor(ProcessorMixin):
         """
         blocks = self.image_blocks(image_sizes)
         return self.renderer(chat_template).encode(messages, blocks, asks=add_generation_prompt)
+
+    def encode_turns(self, messages, image_sizes=(), tools=None):
+        """The sequences that a conversation is trained as, see `chat_turns.encode_turns`."""
+        renderer = self.renderer().with_tools(tools)
+        return encode_turns(renderer, messages, lambda number: self.image_blocks(image_sizes[:number]))
 
     def encode(self, messages, images=(), add_generation_prompt=False, chat_template=None):
         """A conversation (messages in the chat format, PIL images in reading order) → `EncodedSample`.

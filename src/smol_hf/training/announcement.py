@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from smol_hf.data.conversation import Conversation
+from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.mixture import FIRST_RECORDS, Data
 from smol_hf.data.record_use import RecordUse, describe_sources
 from smol_hf.data.skipped import SkippedSamples
-from smol_hf.data.text_chat import TextChatWork
+from smol_hf.modeling.chat_turns import rewrites_answers
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.lora import rank_warning
@@ -45,10 +46,10 @@ def use_of_first(data: Data) -> dict[int, RecordUse]:
 
 def describe_turns(work) -> list[str]:
     """What a chat template makes of conversations of several answers."""
-    if isinstance(work, TextChatWork) and work.processor.rewrites:
+    if isinstance(work, SampleWork) and rewrites_answers(work.processor):
         return [
             "the chat template rewrites earlier answers: each answer is trained in a sequence of its own, after what "
-            "the template writes before it (all sequences of a conversation together must fit context_length)"
+            "the template writes before it (each sequence must fit context_length)"
         ]
     return []
 

@@ -58,7 +58,7 @@ def count_batch(batch: dict) -> Counters:
         tokens=sum(number for (_, name), number in batch["sources"].counts.items() if name == "tokens"),
         trained_tokens=int((labels[:, 1:] != IGNORE_INDEX).sum()),
         positions=input_ids.numel(),
-        samples=len(batch["sample_ids"]),
+        samples=len(batch["sources"].of_samples),
         tiles=len(batch["pixel_values"]) if batch.get("pixel_values") is not None else 0,
         skipped_samples=len(batch["skipped"]),
         shortened_samples=len(batch["shortened"]),

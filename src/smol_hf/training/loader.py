@@ -67,7 +67,7 @@ class TrainingLoader:
         return {
             **self.collator(samples),
             "sample_ids": [sample.sample_id for sample in samples],
-            "shortened": [(sample.sample_id, sample.lost) for sample in samples if sample.lost],
+            "shortened": [(each.sample_id, each.lost) for each in samples if each.lost and each.number == 0],
             "drawn": self.drawn(rows),
             "skipped": [fault for row in rows for fault in row.faults],
             "sources": sources_of(rows),

@@ -19,7 +19,8 @@ LOGGED = FIELDS[:5]
 
 @dataclass
 class BatchSources:
-    """Whence a batch is: the source of each sample in its order, and what there is to count."""
+    """The source of each sequence of a batch and of each sample, and what there is to count. A sample of several
+    sequences is counted with its first one."""
 
     of_samples: list[int] = field(default_factory=list)
     of_sequences: list[int] = field(default_factory=list)
@@ -31,10 +32,11 @@ def sources_of(rows: list[Row]) -> BatchSources:
     result = BatchSources()
     for row in rows:
         for sample in row.samples:
-            result.of_samples.append(sample.source)
-            result.of_sequences += [sample.source] * len(sample.sequences)
-            result.modalities.append(sample.modality)
-            result.counts[sample.source, "samples"] += 1
+            result.of_sequences.append(sample.source)
+            if sample.number == 0:
+                result.of_samples.append(sample.source)
+                result.modalities.append(sample.modality)
+                result.counts[sample.source, "samples"] += 1
             result.counts[sample.source, "tokens"] += len(sample.input_ids)
             result.counts[sample.source, "trained_tokens"] += int((sample.labels[1:] != IGNORE_INDEX).sum())
             result.counts[sample.source, "tiles"] += len(sample.tiles)
@@ -79,7 +81,7 @@ class SourceBooks:
         """Args:
         token_losses: (batch, positions) of the positions that predict a label, as the model gives them.
         """
-        if not batch.of_samples:
+        if not batch.of_sequences:
             return
         positions = labelled_positions(inputs["labels"])
         owner = owners(inputs, batch.of_sequences)[:, positions].flatten()

@@ -83,13 +83,14 @@ def test_the_roles_of_tools_and_developers():
         SYSTEM,
         user("What?"),
         assistant("<tool_call>look()</tool_call>"),
-        Message("tool", (TextPart("a cat"),)),
+        Message("tool", (TextPart("a cat"),), fields={"name": "look"}),
         assistant("A cat."),
     )
     assert adapt({"messages": turns}, PLACE) == expected
-    assert adapt({"messages": turns}, PLACE).ignored == ("messages[].name",)
+    assert adapt({"messages": turns}, PLACE).ignored == ()
     names = {"developer": "developer", "user": "human", "assistant": "gpt", "tool": "observation"}
-    sharegpt = [{"from": names[turn["role"]], "value": turn["content"]} for turn in turns]
+    sharegpt = [{**turn, "from": names[turn["role"]], "value": turn["content"]} for turn in turns]
+    sharegpt = [{key: value for key, value in turn.items() if key not in ("role", "content")} for turn in sharegpt]
     assert adapt({"conversations": sharegpt}, PLACE) == expected
 
 
@@ -102,7 +103,7 @@ def test_the_roles_of_tools_and_developers():
         ({"instruction": "a", "output": "b", "history": [["c"]]}, "'history' must be a list of pairs"),
         ({"question": "a", "answer": ["b"]}, "'answer' must be text, not list"),
         ({"prompt": 5, "completion": "b"}, "prompt must be a list of objects"),
-        ({"prompt": "a", "completion": "b", "tools": [{"name": "x"}]}, "'tools'"),
+        ({"prompt": "a", "completion": "b", "tools": {"name": "x"}}, "tools must be a list of objects"),
         ({"messages": "[1, 2"}, "or the JSON text of one"),
         ({"messages": json.dumps({"a": 1})}, "must be a list of objects"),
     ],

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 from smol_hf.data.adapters.fields import checked_text
 from smol_hf.data.adapters.media import Media
-from smol_hf.data.adapters.turn_keys import is_trained, refuse_unsupported, system_text
+from smol_hf.data.adapters.tools import turn_fields, with_content
+from smol_hf.data.adapters.turn_keys import TOOL_ROLES, is_trained, system_text
 from smol_hf.data.conversation import ROLES, Message, Part, SampleError, TextPart
 
 PLACEHOLDERS = {"<image>": "images", "<video>": "videos"}
 ROLE_NAMES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant",
     "system": "system", "developer": "system",
-    "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool",
+    **dict.fromkeys(TOOL_ROLES, "tool"),
 }  # fmt: skip
 
 
@@ -26,13 +27,14 @@ class Turn(NamedTuple):
 
     role: str
     text: str
-    trained: bool = True
+    trained: bool
+    fields: dict[str, Any]
 
 
-def said(role: str, *parts: Part | str, trained: bool = True) -> Message:
+def said(role: str, *parts: Part | str, trained: bool = True, fields: dict[str, Any] | None = None) -> Message:
     """A message of these parts; text may be given as it is, and empty text is no part."""
     texts = tuple(TextPart(part) if isinstance(part, str) else part for part in parts if part != "")
-    return Message(role, texts, trained)
+    return Message(role, texts, trained, fields or {})
 
 
 def with_system(messages: list[Message], record: dict, where: str) -> list[Message]:
@@ -49,19 +51,6 @@ def with_system(messages: list[Message], record: dict, where: str) -> list[Messa
             raise SampleError(where, "has a system prompt in a column and another one in its messages: keep one")
         return messages
     return [said("system", checked_text(text, where, "the system prompt")), *messages]
-
-
-def list_of_objects(value: Any, key: str, where: str) -> list[dict]:
-    """A list of objects, or a text that holds one as JSON. Raises SampleError for anything else and an empty list."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            problem = f"{key} must be a list of objects, or the JSON text of one: {error}"
-            raise SampleError(where, problem) from error
-    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
-        raise SampleError(where, f"{key} must be a list of objects and not be empty")
-    return value
 
 
 def messages_in(value: Any, first: str | None = None) -> Any:
@@ -101,7 +90,7 @@ def role_of(turn: dict, key: str, number: int, where: str) -> str:
 
 
 def read_turn(turn: dict, keys: tuple[str, str], number: int, where: str) -> Turn:
-    """The role, the text and the training mark of a turn.
+    """The role, the text, the training mark and the further fields of a turn.
 
     Args:
         keys: those of the role and of the text.
@@ -110,8 +99,9 @@ def read_turn(turn: dict, keys: tuple[str, str], number: int, where: str) -> Tur
         SampleError: for what is missing, unknown or cannot be honoured.
     """
     role = role_of(turn, keys[0], number, where)
-    refuse_unsupported(turn, number, where)
-    return Turn(role, text_of(turn, keys[1], number, where), is_trained(turn, role, number, where))
+    fields = turn_fields(turn, role, number, where)
+    text = text_of(with_content(turn, keys[1]), keys[1], number, where)
+    return Turn(role, text, is_trained(turn, role, number, where), fields)
 
 
 def text_of(turn: dict, key: str, number: int, where: str) -> str:
@@ -145,7 +135,7 @@ def place_media(turns: list[Turn], waiting: dict[str, list[Media]], where: str) 
             )
     iterators = {id(media): iter(media) for media in waiting.values()}
     messages = []
-    for role, text, trained in turns:
+    for role, text, trained, fields in turns:
         pieces = re.split(f"({'|'.join(waiting)})", text) if role == "user" and waiting else [text]
         parts: list[Part | str] = []
         for position, piece in enumerate(pieces):
@@ -155,7 +145,7 @@ def place_media(turns: list[Turn], waiting: dict[str, list[Media]], where: str) 
             # LLaVA writes the placeholder on a line of its own; that line break is no text of the user's.
             piece = piece.removeprefix("\n") if position else piece
             parts.append(piece.removesuffix("\n") if position < len(pieces) - 1 else piece)
-        messages.append(said(role, *parts, trained=trained))
+        messages.append(said(role, *parts, trained=trained, fields=fields))
     return messages
 
 

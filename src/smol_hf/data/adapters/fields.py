@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,3 +88,16 @@ def label(record: dict[str, Any], *keys: str) -> str:
         if isinstance(value, str) and value and value.isprintable():
             return value
     return ""
+
+
+def list_of_objects(value: Any, key: str, where: str) -> list[dict]:
+    """A list of objects, or a text that holds one as JSON. Raises SampleError for anything else and an empty list."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            problem = f"{key} must be a list of objects, or the JSON text of one: {error}"
+            raise SampleError(where, problem) from error
+    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+        raise SampleError(where, f"{key} must be a list of objects and not be empty")
+    return value

@@ -18,23 +18,23 @@ from smol_hf.data.adapters.dialogue import (
     PLACEHOLDERS,
     Turn,
     is_marked,
-    list_of_objects,
     media_first,
     place_media,
     read_turn,
     said,
     with_system,
 )
-from smol_hf.data.adapters.fields import Fields, label
+from smol_hf.data.adapters.fields import Fields, label, list_of_objects
 from smol_hf.data.adapters.media import Media, media_parts, media_under
 from smol_hf.data.adapters.messages import conversation_of
 from smol_hf.data.adapters.ratings import written_ratings
 from smol_hf.data.adapters.registry import Place, adapter
+from smol_hf.data.adapters.tools import tools_of, with_content
 from smol_hf.data.adapters.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys
 from smol_hf.data.conversation import Conversation, ImagePart, VideoPart
 
 MEDIA_KEYS = ("image", "images", "video", "videos")
-READ = ("conversations", *MEDIA_KEYS, *SYSTEM_KEYS, "source", "data_source", "metadata", "turn_ratings")
+READ = ("conversations", *MEDIA_KEYS, *SYSTEM_KEYS, "tools", "source", "data_source", "metadata", "turn_ratings")
 
 
 @adapter(
@@ -54,7 +54,7 @@ READ = ("conversations", *MEDIA_KEYS, *SYSTEM_KEYS, "source", "data_source", "me
 def read_llava(record: dict[str, Any], place: Place) -> Conversation:
     """Conversations in LLaVA's form, `<image>` where an image stands; or chat messages under the same key."""
     turns = list_of_objects(Fields(record, place, "llava").given("conversations"), "conversations", place.where)
-    if all("role" in turn and "content" in turn for turn in turns):
+    if all("role" in turn and "content" in with_content(turn) for turn in turns):
         conversation = conversation_of(record, turns, "conversations", place)
         return replace(conversation, source=source_of(record))
     pictures = media_under(record, "image", ImagePart, place)
@@ -62,7 +62,8 @@ def read_llava(record: dict[str, Any], place: Place) -> Conversation:
     turns, ignored = turns_of(Fields(record, place, "llava"))
     waiting = stand_ins(pictures, films, "video" in record or "videos" in record)
     messages = with_system(place_media(turns, waiting, place.where), record, place.where)
-    return Conversation(place.where, tuple(messages), source_of(record), written_ratings(record, place), ignored)
+    ratings, tools = written_ratings(record, place), tools_of(record, place.where)
+    return Conversation(place.where, tuple(messages), source_of(record), ratings, ignored, tools)
 
 
 @adapter("llava_video", datasets=("lmms-lab/LLaVA-Video-178K",), fields=READ)
@@ -77,7 +78,8 @@ def read_llava_video(record: dict[str, Any], place: Place) -> Conversation:
     films = media_parts(paths, "video", VideoPart, place)
     turns, ignored = turns_of(fields)
     messages = with_system(place_media(turns, stand_ins([], films, True), place.where), record, place.where)
-    return Conversation(place.where, tuple(messages), folder, ignored=ignored)
+    tools = tools_of(record, place.where)
+    return Conversation(place.where, tuple(messages), folder, ignored=ignored, tools=tools)
 
 
 @adapter("llava_unmarked", datasets=("TIGER-Lab/VISTA-400K", "orrzohar/Video-STaR"), fields=READ)
@@ -92,10 +94,11 @@ def read_unmarked(record: dict[str, Any], place: Place) -> Conversation:
     if is_marked(turns, PLACEHOLDERS):
         messages = place_media(turns, stand_ins(pictures, films, True), place.where)
     else:
-        texts = [said(role, text, trained=trained) for role, text, trained in turns]
+        texts = [said(role, text, trained=trained, fields=fields) for role, text, trained, fields in turns]
         messages = media_first(texts, pictures + films, place.where)
     messages = with_system(messages, record, place.where)
-    return Conversation(place.where, tuple(messages), source_of(record), ignored=ignored)
+    tools = tools_of(record, place.where)
+    return Conversation(place.where, tuple(messages), source_of(record), ignored=ignored, tools=tools)
 
 
 def turns_of(fields: Fields) -> tuple[list[Turn], tuple[str, ...]]:

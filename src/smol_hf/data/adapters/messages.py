@@ -1,7 +1,7 @@
 """Chat messages, as in SmolTalk, TRL and the files of users.
 
 {"messages": [{"role": …, "content": text | [{"type": "text" | "image" | "video", …}, …]}, …],
- "images"?: [image, …], "videos"?: [video, …], "turn_ratings"?: see `ratings`}
+ "images"?: [image, …], "videos"?: [video, …], "tools"?: [tool, …], "turn_ratings"?: see `ratings`}
 
 In typed parts text is text, and a part of an image or a video names its file or takes the next one that stands beside
 the messages. In plain text `<image>` and `<video>` mark places only where the user says them and such media stand
@@ -14,7 +14,6 @@ from typing import Any
 
 from smol_hf.data.adapters.dialogue import (
     is_marked,
-    list_of_objects,
     media_first,
     place_media,
     read_turn,
@@ -22,22 +21,17 @@ from smol_hf.data.adapters.dialogue import (
     text_of,
     with_system,
 )
-from smol_hf.data.adapters.fields import Fields, label
+from smol_hf.data.adapters.fields import Fields, label, list_of_objects
 from smol_hf.data.adapters.media import HINT, Media, is_none, media_parts, media_under
 from smol_hf.data.adapters.ratings import written_ratings
 from smol_hf.data.adapters.registry import Place, adapter
-from smol_hf.data.adapters.turn_keys import (
-    SYSTEM_KEYS,
-    TRAIN_KEYS,
-    ignored_turn_keys,
-    is_given,
-    is_trained,
-    refuse_unsupported,
-)
+from smol_hf.data.adapters.tools import tools_of, turn_fields, with_content
+from smol_hf.data.adapters.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys, is_given, is_trained
 from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart, VideoPart
 
 KINDS = {"image": ImagePart, "video": VideoPart}
-BESIDE = ("image", "images", "video", "videos", "turn_ratings", "source", *SYSTEM_KEYS)  # read with all chat messages
+# Read with all chat messages.
+BESIDE = ("image", "images", "video", "videos", "turn_ratings", "source", "tools", *SYSTEM_KEYS)
 CONVERSATIONS = ("messages", "conversations", "texts", "sentences", "global")
 PART_KEYS = ("type", "text", "image", "video", "path", "url", "image_url", "base64")
 
@@ -66,7 +60,7 @@ def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place:
     A turn may have `from` and `value` instead.
     """
     where = place.where
-    turns = [renamed(turn) for turn in turns]
+    turns = [with_content(renamed(turn)) for turn in turns]
     beside = {key: media_under(record, key, kind, place) for key, kind in KINDS.items()}
     if all(isinstance(turn.get("content"), str) for turn in turns):
         messages = plain_messages(turns, beside, where)
@@ -79,7 +73,8 @@ def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place:
     for key in ("image", "image_url"):
         if any(isinstance(part.get(key), dict) and is_given(part[key].get(HINT)) for part in parts):
             ignored += (f"{name}[].content[].{key}.{HINT}",)
-    return Conversation(where, tuple(messages), label(record, "source"), written_ratings(record, place), ignored)
+    source, ratings = label(record, "source"), written_ratings(record, place)
+    return Conversation(where, tuple(messages), source, ratings, ignored, tools_of(record, where))
 
 
 def renamed(turn: dict) -> dict:
@@ -95,7 +90,7 @@ def plain_messages(turns: list[dict], beside: dict[str, list[Media]], where: str
     waiting = {f"<{name}>": media for name, media in beside.items() if media}
     if is_marked(texts, waiting):
         return place_media(texts, waiting, where)
-    messages = [Message(role, (TextPart(text),), trained) for role, text, trained in texts]
+    messages = [Message(role, (TextPart(text),), trained, fields) for role, text, trained, fields in texts]
     return media_first(messages, [part for media in beside.values() for part in media], where)
 
 
@@ -105,7 +100,7 @@ def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Pla
     messages = []
     for number, turn in enumerate(turns, start=1):
         role = role_of(turn, "role", number, where)
-        refuse_unsupported(turn, number, where)
+        fields = turn_fields(turn, role, number, where)
         content = turn.get("content")
         if content is None:
             raise SampleError(where, f"message {number} has no content: write a text, or remove the message")
@@ -134,7 +129,7 @@ def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Pla
                         f"file in the part of type {kind!r}, or list it there",
                     )
                 parts.append(beside[kind][used[kind] - 1])
-        messages.append(Message(role, tuple(parts), is_trained(turn, role, number, where)))
+        messages.append(Message(role, tuple(parts), is_trained(turn, role, number, where), fields))
     for kind, media in beside.items():
         if used[kind] != len(media):
             raise SampleError(where, f"{len(media)} {kind}s, but the messages show {used[kind]} of them")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from smol_hf.data.adapters.dialogue import list_of_objects, messages_in
-from smol_hf.data.adapters.fields import Fields
+from smol_hf.data.adapters.dialogue import messages_in
+from smol_hf.data.adapters.fields import Fields, list_of_objects
 from smol_hf.data.adapters.messages import BESIDE, conversation_of, is_conversation
 from smol_hf.data.adapters.registry import Place, adapter
 from smol_hf.data.adapters.turn_keys import TRAIN_KEYS

@@ -10,11 +10,12 @@ from smol_hf.data.conversation import SampleError
 
 # 0 or false: the turn is context and gets no labels; 1 or true: it is trained.
 TRAIN_KEYS = ("weight", "train", "training", "trainable", "loss", "loss_mask", "loss_weight")
-# They change what the turn says, and no chat template is given them.
-UNSUPPORTED_TURN = (
-    "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "refusal", "audio", "train_detail",
-    "train_details",
-)  # fmt: skip
+REASONING = ("reasoning_content", "reasoning", "thinking")  # names of one thing
+TEMPLATE_TURN = ("tool_calls", *REASONING)  # of an answer; the chat template is given them
+TOOL_TURN = ("name", "tool_call_id")  # the same of a tool's result
+TOOL_ROLES = ("tool", "function", "observation", "ipython")
+# They change what the turn says. Only some adapters can use the first ones.
+UNSUPPORTED_TURN = (*TEMPLATE_TURN, "function_call", "refusal", "audio", "train_detail", "train_details")
 # The same of a whole record.
 UNSUPPORTED_RECORD = ("tools", "functions", "chat_template_kwargs", "tool_choice")
 ANSWERING = ("assistant", "gpt", "model")  # names of the role that answers
@@ -64,10 +65,10 @@ def is_trained(turn: dict, role: str, number: int, where: str) -> bool:
     return bool(next(iter(marks.values())))
 
 
-def refuse_unsupported(turn: dict, number: int, where: str) -> None:
-    """Raises SampleError for a turn with a key that changes what it says and cannot be honoured."""
+def refuse_unsupported(turn: dict, number: int, where: str, used: Iterable[str] = ()) -> None:
+    """Raises SampleError for a turn with a key that changes what it says and is not among those that are `used`."""
     for key in UNSUPPORTED_TURN:
-        if says_something(turn.get(key)):
+        if key not in used and says_something(turn.get(key)):
             raise SampleError(where, f"message {number} has {key!r}, {unsupported(key)}")
 
 
@@ -106,8 +107,12 @@ def ignored_turn_keys(turns: Iterable[dict], known: Iterable[str], name: str) ->
     known = {*known, *IDENTIFIERS}
     found: dict[str, None] = {}
     for turn in turns:
-        is_answer = turn.get("role", turn.get("from")) in (None, *ANSWERING)
+        role = turn.get("role", turn.get("from"))
+        is_answer = role in (None, *ANSWERING)
+        used = TEMPLATE_TURN if is_answer else TOOL_TURN if role in TOOL_ROLES else ()
         for key, value in turn.items():
+            if key in used:
+                continue
             if key in TRAIN_KEYS and key in known and value and not is_answer:
                 found[f"{name}[].{key} of other turns than answers"] = None
             if key not in known and is_given(value) and not (key in UNSUPPORTED_TURN and not says_something(value)):

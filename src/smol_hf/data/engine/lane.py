@@ -2,8 +2,9 @@
 
     draw a source (mixing) → its next row (order) → measure (prepare) → pool (packing) → decode (encode) → a row
 
-Everything up to the pool is cheap: texts are tokenised and images' headers read. Pictures are decoded when their
-sample leaves the pool, once. The state is what was drawn and what waits in the pool, as references: a few KB of JSON.
+Everything up to the pool is cheap: texts are tokenised and images' headers read. Images are decoded when their sample
+leaves the pool. The sequences of a conversation that do not see each other wait in the pool one by one, and may go
+into different rows. The state is what was drawn and what waits in the pool, as references: a few KB of JSON.
 """
 
 from __future__ import annotations
@@ -30,12 +31,19 @@ def gives_up(faults: list[SampleError]) -> bool:
 
 
 class Prepared(Protocol):
+    """A measured record. It may have `units`: a list of `Prepared`, each of which goes into a row independently."""
+
     num_tokens: int
     num_tiles: int
 
 
+def units_of(prepared: Prepared) -> list[Prepared]:
+    """The parts of a measured record that go into rows: its `units`, or all of it."""
+    return getattr(prepared, "units", None) or [prepared]
+
+
 class Work(Protocol):
-    """What is done with a record: `prepare` measures it without decoding anything, `encode` makes it ready to be
+    """The work on a record: `prepare` measures it without decoding anything, `encode` makes a unit of it ready to be
     collated. Both raise `SampleError` for what cannot be used."""
 
     def prepare(self, source: int, where: str, record: Any) -> Prepared: ...
@@ -93,8 +101,8 @@ class Lane:
             self.usable = set(state.get("usable", ()))
             self.unusable = Counter({int(source): count for source, count in state.get("unusable", {}).items()})
             self.mixing.given_up = set(state.get("given_up", ()))
-            for source, drawn, tokens, tiles in state["pool"]:
-                self.pool.add(Planned((source, drawn), tokens, tiles))
+            for *reference, tokens, tiles in state["pool"]:
+                self.pool.add(Planned(tuple(reference), tokens, tiles))
 
     def state(self) -> dict[str, Any]:
         waiting = [[*sample.reference, sample.num_tokens, sample.num_tiles] for sample in self.pool.contents()]
@@ -107,18 +115,25 @@ class Lane:
 
     def next_row(self) -> Row:
         """The next row. Whatever could not be used on the way is named in its `faults`."""
-        row, drawn = Row(self.number), Counter()
+        row, drawn, failed = Row(self.number), Counter(), set()
         while not row.samples and not gives_up(row.faults):
             row.finished = not self.fill_pool(row, drawn) and not len(self.pool)
             if row.finished:
                 break
-            for sample in self.pool.next_row():
+            for source, drawn_before, *number in [sample.reference for sample in self.pool.next_row()]:
+                record = (source, drawn_before)
+                if record in failed:
+                    continue
                 try:
-                    row.samples.append(self.work.encode(sample.reference[0], self.prepare(*sample.reference)))
-                    self.usable.add(sample.reference[0])
+                    for unit in self.units(*record, *number):
+                        row.samples.append(self.work.encode(source, unit))
+                    self.usable.add(source)
                 except SampleError as fault:
-                    self.note(row, sample.reference[0], fault, measured=True)
-                self.prepared.pop(sample.reference, None)
+                    failed.add(record)
+                    self.pool.discard(record)
+                    self.note(row, source, fault, measured=True)
+            waiting = {sample.reference[:2] for sample in self.pool.contents()}
+            self.prepared = {record: each for record, each in self.prepared.items() if record in waiting}
         self.rows += 1
         row.drawn, row.state = dict(drawn), self.state()
         return row
@@ -152,8 +167,16 @@ class Lane:
                 continue
             if prepared is not None:
                 drawn[reference[0]] += 1
-                self.pool.add(Planned(reference, prepared.num_tokens, prepared.num_tiles))
+                units = units_of(prepared)
+                for number, unit in enumerate(units):
+                    place = (*reference, number) if len(units) > 1 else reference
+                    self.pool.add(Planned(place, unit.num_tokens, unit.num_tiles))
         return True
+
+    def units(self, source: int, number: int, unit: int | None = None) -> list[Prepared]:
+        """The unit of a draw, or all of them. (Older states know only whole records.)"""
+        units = units_of(self.prepare(source, number))
+        return units if unit is None else [units[unit]]
 
     def prepare(self, source: int, number: int) -> Prepared | None:
         """The measured sample of a draw, from memory or read again; None for a row without a record."""

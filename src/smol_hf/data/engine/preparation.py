@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from smol_hf.data.conversation import Conversation, ImagePart, SampleError
 from smol_hf.data.fast_images import fast_tiles
 from smol_hf.data.images import image_size, load_image
 from smol_hf.data.shortening import Shape, processor_at, shortened
-from smol_hf.modeling.chat_rendering import ChatTemplateError
+from smol_hf.modeling.chat_messages import ChatTemplateError
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 
 
@@ -29,31 +29,62 @@ class FilteredOutError(LeftOutError):
     """The recipe's filters do not want it."""
 
 
+@dataclass(frozen=True)
+class MeasuredSequence:
+    """Token ids and labels of equal length, with tokens for the conversation's first `num_images` images, which
+    become `num_tiles` tiles."""
+
+    input_ids: list[int]
+    labels: list[int]
+    num_images: int
+    num_tiles: int
+
+
 @dataclass
 class MeasuredSample:
     """A conversation that is tokenised, with places for its images, none of which is decoded yet.
 
-    `lost`: what it lost to fit the context; empty when it is whole. `lengths`: of the sequences that it is trained as,
-    one after the other in `input_ids`; empty when it is one.
+    It is one sequence, or several that do not see each other, see `chat_turns`. `lost`: what it lost to fit the
+    context; empty when it is whole. `number`: of a sequence in its conversation, see `units`.
     """
 
     conversation: Conversation
-    input_ids: list[int]
-    labels: list[int]
-    num_tiles: int
+    sequences: list[MeasuredSequence]
     longest_edge: int
     lost: str = ""
-    lengths: tuple[int, ...] = ()
+    number: int = 0
+
+    @property
+    def input_ids(self) -> list[int]:
+        return [each for sequence in self.sequences for each in sequence.input_ids]
+
+    @property
+    def labels(self) -> list[int]:
+        return [each for sequence in self.sequences for each in sequence.labels]
 
     @property
     def num_tokens(self) -> int:
-        return len(self.input_ids)
+        return sum(len(sequence.input_ids) for sequence in self.sequences)
+
+    @property
+    def num_tiles(self) -> int:
+        return sum(sequence.num_tiles for sequence in self.sequences)
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest sequence."""
+        return max(len(sequence.input_ids) for sequence in self.sequences)
+
+    @property
+    def units(self) -> list[MeasuredSample]:
+        """What becomes a part of a row independently: a sample for each sequence."""
+        return [replace(self, sequences=[each], number=number) for number, each in enumerate(self.sequences)]
 
 
 @dataclass
 class ReadySample:
-    """What the collator stacks: `input_ids` and `labels` (tokens,), `tiles` uint8 (tiles, 3, side, side). `modality`:
-    see `Conversation`; `lost`, `lengths`: see `MeasuredSample`.
+    """One sequence for the collator: `input_ids` and `labels` (tokens,), `tiles` uint8 (tiles, 3, side, side).
+    `modality`: see `Conversation`; `lost`, `number`: see `MeasuredSample`.
 
     Tensors, since these cross from worker to trainer through shared memory.
     """
@@ -65,13 +96,7 @@ class ReadySample:
     tiles: torch.Tensor
     modality: str = "text"
     lost: str = ""
-    lengths: tuple[int, ...] = ()
-
-    @property
-    def sequences(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(input_ids, labels) of each sequence that does not see the others."""
-        lengths = self.lengths or (len(self.input_ids),)
-        return list(zip(self.input_ids.split(lengths), self.labels.split(lengths)))
+    number: int = 0
 
 
 def template_messages(conversation: Conversation) -> list[dict]:
@@ -85,6 +110,7 @@ def template_messages(conversation: Conversation) -> list[dict]:
                 {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
                 for part in message.parts
             ],
+            **message.fields,
         }
         for message in conversation.messages
     ]
@@ -131,7 +157,7 @@ class SampleWork:
             problem = "shows a video, and videos cannot be trained on yet: leave it out with on_bad_sample skip"
             raise SampleError(conversation.sample_id, problem)
         sample = self.measured(Shape(conversation, self.processor.longest_edge))
-        if sample.num_tokens > self.context_length:
+        if sample.longest > self.context_length:
             sample = self.shorter(sample)
         if all(label == IGNORE_INDEX for label in sample.labels):
             raise SampleError(conversation.sample_id, "no token of it is trained, so nothing can be learned from it")
@@ -141,47 +167,60 @@ class SampleWork:
         conversation, processor = shape.conversation, processor_at(self.processor, shape.longest_edge)
         sizes = [image_size(image, conversation.sample_id) for image in conversation.images]
         try:
-            input_ids, labels = processor.encode_text(template_messages(conversation), sizes)
+            turns = processor.encode_turns(template_messages(conversation), sizes, conversation.tools)
         except ChatTemplateError as error:
             raise SampleError(conversation.sample_id, str(error)) from error
-        # The first token has nothing before it to be predicted from; in a packed row, only another sample.
-        labels[0] = IGNORE_INDEX
-        tiles = 0
-        for size in sizes:
-            rows, columns = processor.tiler.grid(*size)
-            tiles += rows * columns + 1
-        return MeasuredSample(conversation, input_ids, labels, tiles, shape.longest_edge, lost)
+        grids = [processor.tiler.grid(*size) for size in sizes]
+        tiles = [rows * columns + 1 for rows, columns in grids]
+        sequences = []
+        for input_ids, labels, images in turns:
+            # The first token has nothing before it to be predicted from; in a packed row, only another sample.
+            labels[0] = IGNORE_INDEX
+            sequences.append(MeasuredSequence(input_ids, labels, images, sum(tiles[:images])))
+        return MeasuredSample(conversation, sequences, shape.longest_edge, lost)
 
     def shorter(self, sample: MeasuredSample) -> MeasuredSample:
         whole = Shape(sample.conversation, sample.longest_edge)
 
         def tokens(shape: Shape) -> int:
-            return self.measured(shape).num_tokens
+            return self.measured(shape).longest
 
         shape, lost = shortened(whole, self.too_long, self.processor.tile_size, tokens, self.context_length)
         if shape is None:
-            parts = f" in {len(sample.lengths)} sequences, one for each answer" if sample.lengths else ""
-            problem = f"{sample.num_tokens} tokens{parts}, more than context_length {self.context_length}"
-            raise TooLongError(sample.conversation.sample_id, problem)
+            raise TooLongError(sample.conversation.sample_id, reason_too_long(sample, self.context_length))
         return self.measured(shape, lost)
 
     def encode(self, source: int, sample: MeasuredSample) -> ReadySample:
-        """Decode the images. Raises SampleError for a damaged one."""
+        """Decode the images of a sample of one sequence. Raises SampleError for a damaged one."""
+        [sequence] = sample.sequences
         return ReadySample(
             sample.conversation.sample_id,
             source,
-            torch.tensor(sample.input_ids),
-            torch.tensor(sample.labels),
-            torch.from_numpy(self.tiles(sample)),
+            torch.tensor(sequence.input_ids),
+            torch.tensor(sequence.labels),
+            torch.from_numpy(self.tiles(sample, sequence.num_images)),
             sample.conversation.modality,
             sample.lost,
-            sample.lengths,
+            sample.number,
         )
 
-    def tiles(self, sample: MeasuredSample) -> np.ndarray:
+    def tiles(self, sample: MeasuredSample, num_images: int) -> np.ndarray:
+        """The tiles of the conversation's first images."""
         processor = processor_at(self.processor, sample.longest_edge)
-        name, images = sample.conversation.sample_id, sample.conversation.images
+        name, images = sample.conversation.sample_id, sample.conversation.images[:num_images]
         if self.image_resizing == "fast" and images:
             tiles = [fast_tiles(image, name, processor.tiler) for image in images]
             return tiles[0] if len(tiles) == 1 else np.concatenate(tiles)
         return processor.tiles([load_image(image, name) for image in images])
+
+
+def reason_too_long(sample: MeasuredSample, context_length: int) -> str:
+    """The reason to leave out a sample, with the first sequence that does not fit."""
+    number, tokens = next(
+        (number, len(each.input_ids))
+        for number, each in enumerate(sample.sequences, start=1)
+        if len(each.input_ids) > context_length
+    )
+    total = len(sample.sequences)
+    where = f" in sequence {number} of {total} (one for each answer)" if total > 1 else ""
+    return f"{tokens} tokens{where}, more than context_length {context_length}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,10 +33,10 @@ class Encoded:
 
 
 def llava_record(conversation: Conversation, paths: Sequence[str]) -> dict[str, Any]:
-    """{"id", "image"?: path or list of paths, "conversations": [{"from", "value", "train"?}, …], "source"?,
-    "turn_ratings"?}."""
+    """{"id", "image"?: path or list of paths, "conversations": [{"from", "value", "train"?, …}, …], "source"?,
+    "turn_ratings"?, "tools"?}."""
     turns = [
-        {"from": LLAVA_ROLES[message.role], "value": llava_text(message.parts), **mark(message)}
+        {"from": LLAVA_ROLES[message.role], "value": llava_text(message.parts), **further(message)}
         for message in conversation.messages
     ]
     image = {"image": paths[0] if len(paths) == 1 else list(paths)} if paths else {}
@@ -61,7 +62,7 @@ def llava_text(parts: Sequence[Part]) -> str:
 
 
 def messages_record(conversation: Conversation, paths: Sequence[str] | None = None) -> dict[str, Any]:
-    """{"id", "messages": [{"role", "content": [part, …], "train"?}, …], "source"?, "turn_ratings"?}.
+    """{"id", "messages": [{"role", "content": [part, …], "train"?, …}, …], "source"?, "turn_ratings"?, "tools"?}.
 
     An image part names its path, or without `paths` takes the next image of the record."""
     names = iter(paths or ())
@@ -73,16 +74,24 @@ def messages_record(conversation: Conversation, paths: Sequence[str] | None = No
                 content.append({"type": "text", "text": part.text})
             else:
                 content.append({"type": "image", **({} if paths is None else {"image": next(names)})})
-        messages.append({"role": message.role, "content": content, **mark(message)})
+        messages.append({"role": message.role, "content": content, **further(message)})
     return {"id": conversation.sample_id, "messages": messages, **labels(conversation)}
 
 
-def mark(message: Message) -> dict[str, bool]:
-    return {} if message.trained else {"train": False}
+def further(message: Message) -> dict[str, Any]:
+    """The keys of a turn other than its role and content. Nested values are JSON text, in which null stays null."""
+    fields = {key: each if isinstance(each, str) else as_json(each) for key, each in message.fields.items()}
+    return fields if message.trained else {**fields, "train": False}
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def labels(conversation: Conversation) -> dict[str, Any]:
     given = {"source": conversation.source, "turn_ratings": ratings_record(conversation.turn_ratings)}
+    if conversation.tools:
+        given["tools"] = as_json(conversation.tools)
     return {name: value for name, value in given.items() if value}
 
 

@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 from datasets import Features, Image, List, Value
 
+from smol_hf.data.adapters.turn_keys import TEMPLATE_TURN, TOOL_TURN
 from smol_hf.data.conversation import Conversation, ImagePart, SampleError
 from smol_hf.data.prepare.records import Encoded, llava_record, messages_record, reads_back
 
@@ -70,10 +71,12 @@ class ParquetWriter:
                     "role": Value("string"),
                     "content": List({"type": Value("string"), "text": Value("string")}),
                     "train": Value("bool"),
+                    **{key: Value("string") for key in (*TEMPLATE_TURN, *TOOL_TURN)},
                 }
             ),
             "images": List(Image(decode=True)),
             "turn_ratings": List(List({"name": Value("string"), "rating": Value("int64")})),
+            "tools": Value("string"),
         }
     )
 

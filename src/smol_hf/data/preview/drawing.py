@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -63,17 +64,27 @@ class Drawn:
     repeated: int = 0
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A sample that is drawn with all its sequences together."""
+
+    sample: MeasuredSample
+    num_tokens: int
+    num_tiles: int
+
+
 @dataclass
 class Look:
-    """The engine's work, with a small copy of each picture in place of its tiles."""
+    """The engine's work, with a small copy of each image in place of its tiles."""
 
     work: SampleWork
 
-    def prepare(self, source: int, where: str, record: Any) -> MeasuredSample:
-        return self.work.prepare(source, where, record)
+    def prepare(self, source: int, where: str, record: Any) -> Whole:
+        sample = self.work.prepare(source, where, record)
+        return Whole(sample, sample.num_tokens, sample.num_tiles)
 
-    def encode(self, source: int, sample: MeasuredSample) -> DrawnSample:
-        conversation = sample.conversation
+    def encode(self, source: int, whole: Whole) -> DrawnSample:
+        sample, conversation = whole.sample, whole.sample.conversation
         processor = processor_at(self.work.processor, sample.longest_edge)
         side = next((side for most, side in SIDES if len(conversation.images) <= most), SMALLEST_SIDE)
         thumbnails = []
@@ -107,7 +118,7 @@ def draw_samples(plan: Plan, number: int) -> Drawn:
     Fewer where the round has no more, or where hundreds of records cannot be used.
     """
     result, seen, finished = Drawn(), set(), 0
-    looking = replace(plan, work=Look(plan.work), rounds=1, pool_size=1)
+    looking = replace(plan, work=Look(plan.work), context_length=sys.maxsize, rounds=1, pool_size=1)
     for row in LaneShare(looking, 0, 1, {}):
         result.drawn.update(row.drawn)
         named = [(fault.where, fault, result.left_out) for fault in row.faults]
