@@ -17,8 +17,8 @@ import yaml
 from accelerate import PartialState
 from peft import PeftModel
 from rich.console import Console
+from transformers import Trainer
 from transformers.utils import logging as transformers_logging
-from trl import SFTConfig
 
 from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_config
 from smol_hf.data.conversation import SampleError
@@ -30,10 +30,12 @@ from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoints import CheckpointError
 from smol_hf.training.console import read_log
 from smol_hf.training.interruption import Interrupted, terminable
+from smol_hf.training.preference_arguments import PreferenceArguments
 from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, ask_for_data, load_arguments
-from smol_hf.training.run import train
+from smol_hf.training.run import Run, train
 from smol_hf.training.run_folder import RunError, run_folder
-from smol_hf.training.trainer import NonFiniteError, SmolTrainer
+from smol_hf.training.run_record import OF_THE_MODEL
+from smol_hf.training.trainer import NonFiniteError
 
 USER_ERRORS = (
     RecipeError, SampleError, CheckpointError, NonFiniteError, RunError, FileNotFoundError, UnreachableError,
@@ -53,53 +55,60 @@ examples:
 """
 
 
-def describe_keys() -> str:
-    """Every key of ours with its default and meaning."""
-    lines = ["keys, with their defaults (and all those of TRL's SFTConfig, such as learning_rate and max_steps):"]
-    inherited = {entry.name for entry in fields(SFTConfig)}
-    for arguments in ARGUMENT_CLASSES:
+HEADING = "keys, with their defaults (and all those of TRL's SFTConfig, such as learning_rate and max_steps):"
+
+
+def describe_keys(heading: str, classes: tuple[type, ...] = ARGUMENT_CLASSES) -> str:
+    """The help of every key of ours with its default. Of the training, keys of TRL are left out that mean the same.
+
+    Args:
+        classes: the dataclasses of the model, of the data and of the training.
+    """
+    model_class, data_class, training_class = classes
+    of_trl = {entry.name for entry in fields(training_class.__base__)} - {"output_dir"}
+    if data_class is PreferenceArguments:
+        of_trl.discard("max_length")
+    lines = [heading]
+    for arguments in classes:
         for entry in fields(arguments):
-            if arguments is not ARGUMENT_CLASSES[-1] or entry.name not in inherited or entry.name == "output_dir":
-                default = "" if entry.default is None or entry.default is MISSING else f" ({entry.default})"
-                lines.append(f"  --{entry.name}{default}\n      {entry.metadata.get('help', '')}")
+            if arguments is training_class and entry.name in of_trl:
+                continue
+            if arguments is model_class and data_class is PreferenceArguments and entry.name not in OF_THE_MODEL:
+                continue
+            default = "" if entry.default is None or entry.default is MISSING else f" ({entry.default})"
+            lines.append(f"  --{entry.name}{default}\n      {entry.metadata.get('help', '')}")
     return "\n".join(lines) + "\n"
 
 
-def run(command_line: Sequence[str], after: Callable[[Path], None] | None = None) -> None:
-    """Parse, train, publish; `after` gets the folder of the result. Raises what the user can mend as one of
-    `USER_ERRORS`."""
-    recipe, model_arguments, data_arguments, arguments = load_arguments(command_line)
-    ask_for_data(recipe)
-    output_dir = Path(arguments.output_dir)
-    with run_folder(output_dir):
-        trainer = train(recipe, model_arguments, data_arguments, arguments)
-        if trainer.state.global_step == 0:
-            raise RecipeError("no step was trained: there is nothing to publish")
-        trainer.accelerator.wait_for_everyone()
-        if PartialState().is_main_process:
-            folder = publish(trainer, output_dir, model_arguments.dtype)
-            if after is not None:
-                after(folder)
-            if data_arguments.documents is not None:
-                sys.stdout.write(json.dumps(result_of(trainer)) + "\n")
+def run(
+    command_line: Sequence[str],
+    classes: tuple[type, ...] = ARGUMENT_CLASSES,
+    after: Callable[[Path], None] | None = None,
+) -> None:
+    """Parse, train, publish.
+
+    Args:
+        classes: the dataclasses of the model, of the data and of the training.
+        after: called with the folder of the result.
+
+    Raises:
+        one of `USER_ERRORS`: for what the user can mend.
+    """
+    recipe, *arguments = load_arguments(command_line, classes)
+    ask_for_data(recipe, classes)
+
+    def finish(run: Run, trainer: Trainer) -> None:
+        folder = publish(trainer, run.output_dir, run.model_arguments.dtype)
+        if after is not None:
+            after(folder)
+        if (result := run.task.result(trainer)) is not None:
+            sys.stdout.write(json.dumps(result) + "\n")
+
+    with run_folder(Path(arguments[-1].output_dir)):
+        train(recipe, *arguments, publish=finish)
 
 
-def result_of(trainer: SmolTrainer) -> dict:
-    """What a run over documents ends with, one line for programs."""
-    run, validated = trainer.run_state, trainer.validated or {}
-    return {
-        "validation_loss": validated.get("loss"),
-        "perplexity": validated.get("perplexity"),
-        "bits_per_byte": validated.get("bits_per_byte"),
-        "tokens_per_second": run["tokens_per_second"] and round(run["tokens_per_second"], 1),
-        "parameters": sum(run["parameters"].values()),
-        "steps": run["steps"],
-        "seconds": round(run["train_seconds"], 2),
-        "checkpoint": str(Path(trainer.args.output_dir) / "checkpoint"),
-    }
-
-
-def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> Path:
+def publish(trainer: Trainer, output_dir: Path, dtype: str) -> Path:
     """Write `checkpoint/`; of a run with adapters also `adapter/`, which the checkpoint holds merged."""
     console = Console(highlight=False, markup=False)
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -125,9 +134,9 @@ def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> Path:
 
 
 def run_main(
-    run: Callable[[Sequence[str]], None], usage: Callable[[], str], command_line: Sequence[str] | None
+    usage: Callable[[], str], run: Callable[[Sequence[str]], None], command_line: Sequence[str] | None
 ) -> int:
-    """A command that trains: its help, what libraries keep to themselves, and errors that the user can mend."""
+    """Print the help, or run. What libraries tell each other stays silent, and a mistake of the user is one line."""
     command_line = sys.argv[1:] if command_line is None else list(command_line)
     if not command_line or "--help" in command_line or "-h" in command_line:
         sys.stdout.write(usage())
@@ -150,7 +159,7 @@ def run_main(
 
 
 def main(command_line: Sequence[str] | None = None, after: Callable[[Path], None] | None = None) -> int:
-    return run_main(lambda words: run(words, after), lambda: f"{USAGE}\n{describe_keys()}", command_line)
+    return run_main(lambda: f"{USAGE}\n{describe_keys(HEADING)}", lambda words: run(words, after=after), command_line)
 
 
 if __name__ == "__main__":

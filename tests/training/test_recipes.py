@@ -29,7 +29,9 @@ from smol_hf.training.recipes import (
     read_mixture,
     read_recipe,
 )
-from smol_hf.training.run import context_length, train
+from smol_hf.training.run import train
+from smol_hf.training.run_record import resolve_recipe
+from smol_hf.training.task import context_length
 
 MIXTURES = sorted(resource_path("recipes", "mixtures").glob("*.yaml"))
 RECIPES = sorted(set(resource_path("recipes").rglob("*.yaml")) - set(MIXTURES))
@@ -47,7 +49,7 @@ def test_every_shipped_recipe_of_preferences_parses(path):
     recipe, model_arguments, data, arguments = load_arguments(["--config", str(path)], preference.ARGUMENT_CLASSES)
     assert arguments.output_dir == f"runs/{path.stem}" and arguments.evaluates == data.validates
     assert model_arguments.model == f"runs/{path.stem.replace('dpo', 'chat')}/checkpoint"
-    resolved = preference.resolve(recipe, model_arguments, data, arguments)
+    resolved = resolve_recipe(recipe, model_arguments, data, arguments)
     assert recipe.items() <= resolved.items() and yaml.safe_dump(resolved)
 
 
