@@ -16,6 +16,7 @@ import yaml
 from accelerate import PartialState
 from peft import PeftModel
 from rich.console import Console
+from transformers import Trainer
 from transformers.utils import logging as transformers_logging
 
 from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_config
@@ -29,11 +30,11 @@ from smol_hf.training.checkpoints import CheckpointError
 from smol_hf.training.console import read_log
 from smol_hf.training.interruption import Interrupted, terminable
 from smol_hf.training.key_table import describe_keys
-from smol_hf.training.keys import TRAIN
+from smol_hf.training.keys import TRAIN, Runs
 from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, ask_for_data, load_arguments
-from smol_hf.training.run import train
+from smol_hf.training.run import Run, train
 from smol_hf.training.run_folder import RunError, run_folder
-from smol_hf.training.trainer import NonFiniteError, SmolTrainer
+from smol_hf.training.trainer import NonFiniteError
 
 USER_ERRORS = (
     RecipeError, SampleError, CheckpointError, NonFiniteError, RunError, FileNotFoundError, UnreachableError,
@@ -53,41 +54,23 @@ examples:
 """
 
 
-def run(command_line: Sequence[str], after: Callable[[Path], None] | None = None) -> None:
-    """Parse, train, publish; `after` gets the folder of the result. Raises what the user can mend as one of
-    `USER_ERRORS`."""
-    recipe, model_arguments, data_arguments, arguments = load_arguments(command_line)
-    ask_for_data(recipe)
-    output_dir = Path(arguments.output_dir)
-    with run_folder(output_dir):
-        trainer = train(recipe, model_arguments, data_arguments, arguments)
-        if trainer.state.global_step == 0:
-            raise RecipeError("no step was trained: there is nothing to publish")
-        trainer.accelerator.wait_for_everyone()
-        if PartialState().is_main_process:
-            folder = publish(trainer, output_dir, model_arguments.dtype)
-            if after is not None:
-                after(folder)
-            if data_arguments.documents is not None:
-                sys.stdout.write(json.dumps(result_of(trainer)) + "\n")
+def run(command_line: Sequence[str], classes: tuple[type, ...], after: Callable[[Path], None] | None) -> None:
+    """Parse, train, publish. Raises one of `USER_ERRORS` for what the user can mend."""
+    recipe, *arguments = load_arguments(command_line, classes)
+    ask_for_data(recipe, classes)
+
+    def finish(run: Run, trainer: Trainer) -> None:
+        folder = publish(trainer, run.output_dir, run.model_arguments.dtype)
+        if after is not None:
+            after(folder)
+        if (result := run.task.result(trainer)) is not None:
+            sys.stdout.write(json.dumps(result) + "\n")
+
+    with run_folder(Path(arguments[-1].output_dir)):
+        train(recipe, *arguments, publish=finish)
 
 
-def result_of(trainer: SmolTrainer) -> dict:
-    """What a run over documents ends with, one line for programs."""
-    run, validated = trainer.run_state, trainer.validated or {}
-    return {
-        "validation_loss": validated.get("loss"),
-        "perplexity": validated.get("perplexity"),
-        "bits_per_byte": validated.get("bits_per_byte"),
-        "tokens_per_second": run["tokens_per_second"] and round(run["tokens_per_second"], 1),
-        "parameters": sum(run["parameters"].values()),
-        "steps": run["steps"],
-        "seconds": round(run["train_seconds"], 2),
-        "checkpoint": str(Path(trainer.args.output_dir) / "checkpoint"),
-    }
-
-
-def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> Path:
+def publish(trainer: Trainer, output_dir: Path, dtype: str) -> Path:
     """Write `checkpoint/`; of a run with adapters also `adapter/`, which the checkpoint holds merged."""
     console = Console(highlight=False, markup=False)
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -112,13 +95,24 @@ def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> Path:
     return folder
 
 
-def run_main(
-    run: Callable[[Sequence[str]], None], usage: Callable[[], str], command_line: Sequence[str] | None
+def run_command(
+    usage: str,
+    runs: Runs,
+    classes: tuple[type, ...],
+    command_line: Sequence[str] | None,
+    after: Callable[[Path], None] | None = None,
 ) -> int:
-    """A command that trains: its help, what libraries keep to themselves, and errors that the user can mend."""
+    """Print the help, or run. What libraries tell each other stays silent, and a mistake of the user is one line.
+
+    Args:
+        usage: the help before the keys.
+        runs: kinds of runs of the command.
+        classes: the dataclasses of the model, of the data and of the training.
+        after: called with the folder of the result.
+    """
     command_line = sys.argv[1:] if command_line is None else list(command_line)
     if not command_line or "--help" in command_line or "-h" in command_line:
-        sys.stdout.write(usage())
+        sys.stdout.write(f"{usage}\n{describe_keys(classes, runs)}")
         return 0
     # Bars and deprecations of libraries would drown what this run has to say.
     transformers_logging.disable_progress_bar()
@@ -126,7 +120,7 @@ def run_main(
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a faster kernel that it did not find
     try:
         with terminable():
-            run(command_line)
+            run(command_line, classes, after)
     except USER_ERRORS as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -138,9 +132,7 @@ def run_main(
 
 
 def main(command_line: Sequence[str] | None = None, after: Callable[[Path], None] | None = None) -> int:
-    return run_main(
-        lambda words: run(words, after), lambda: f"{USAGE}\n{describe_keys(ARGUMENT_CLASSES, TRAIN)}", command_line
-    )
+    return run_command(USAGE, TRAIN, ARGUMENT_CLASSES, command_line, after)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from chat_models import save_base
 from smol_hf.training import preference
 from smol_hf.training.console import read_log
 from smol_hf.training.recipes import parse_recipe
+from smol_hf.training.run import train
 
 # Key → options of DPO without it, and with it: the weights after two steps must differ.
 CHANGE_A_PREFERENCE = {
@@ -74,7 +75,7 @@ def preferred(base, folder, **options):
         "logging_steps": 1, "lr_scheduler_type": "constant", **options,
     }  # fmt: skip
     arguments = parse_recipe(recipe, preference.ARGUMENT_CLASSES, preference.ARGUMENT_CLASSES)
-    return preference.train(recipe, *arguments)
+    return train(recipe, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(command, number, co
 
 
 def test_a_signal_before_the_first_step_says_that_nothing_was_saved(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("smol_hf.training.run.build_model_and_processor", lambda *_, **__: signal.raise_signal(15))
+    monkeypatch.setattr("smol_hf.training.run.Run.build_model", lambda run: signal.raise_signal(15))
     assert main(train_words(tmp_path / "run")) == 143
     assert f"SIGTERM stopped the run: no checkpoint was saved in {tmp_path / 'run'}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -140,7 +140,7 @@ def test_a_second_signal_stops_at_once_unless_a_launcher_only_passed_the_first_o
 def test_a_resumed_run_that_a_signal_ends_before_its_first_step_names_the_checkpoint(tmp_path, capsys, monkeypatch):
     assert main(train_words(tmp_path / "run", max_steps=4)) == 0
     shutil.rmtree(tmp_path / "run" / "checkpoint")
-    monkeypatch.setattr("smol_hf.training.run.build_model_and_processor", lambda *_, **__: signal.raise_signal(2))
+    monkeypatch.setattr("smol_hf.training.run.Run.build_model", lambda run: signal.raise_signal(2))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores SIGINT
     try:
         assert main([*train_words(tmp_path / "run", max_steps=8), *RESUME]) == 130

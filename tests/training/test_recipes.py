@@ -29,8 +29,9 @@ from smol_hf.training.recipes import (
     read_mixture,
     read_recipe,
 )
-from smol_hf.training.run import context_length, train
+from smol_hf.training.run import train
 from smol_hf.training.run_record import resolve_recipe
+from smol_hf.training.task import context_length
 
 MIXTURES = sorted(resource_path("recipes", "mixtures").glob("*.yaml"))
 RECIPES = sorted(set(resource_path("recipes").rglob("*.yaml")) - set(MIXTURES))

@@ -33,8 +33,12 @@ class Preferences:
     ignored: Counter[str] = field(default_factory=Counter)  # pairs by the name of a field that is not used
 
     @property
+    def usable(self) -> int:
+        return len(self.rows[COLUMNS[0]])
+
+    @property
     def total(self) -> int:
-        return len(self.rows[COLUMNS[0]]) + len(self.faults) + len(self.left_out)
+        return self.usable + len(self.faults) + len(self.left_out)
 
 
 def read_preferences(source: Source, encoder: PreferenceEncoder, ignore_fields: Sequence[str] = ()) -> Preferences:

@@ -24,8 +24,10 @@ from smol_hf.training.recipes import (
     parse_command_line,
     parse_recipe,
     read_recipe,
+    recipe_errors,
 )
-from smol_hf.training.run import TOKENIZER_SAMPLES, context_length, recipe_errors
+from smol_hf.training.supervised import TOKENIZER_SAMPLES
+from smol_hf.training.task import context_length
 
 DEFAULT_SEED = 42  # TrainingArguments'
 SAYS_THE_MODEL = ("model", "preset", "vision_config", "text_config", "tokenizer")

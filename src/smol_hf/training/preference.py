@@ -1,5 +1,4 @@
-"""Learning from preferences with TRL's `DPOTrainer` (Rafailov et al. 2023): data → model → training → the folder that
-anyone can load."""
+"""Runs that learn from preferences, with TRL's `DPOTrainer` (Rafailov et al. 2023)."""
 
 from __future__ import annotations
 
@@ -9,45 +8,36 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-import yaml
-from accelerate import PartialState
 from datasets import Dataset
-from rich.console import Console
-from transformers import PretrainedConfig, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import PretrainedConfig
 from trl import DPOTrainer
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.source import Source
 from smol_hf.data.engine.stream import start_worker
-from smol_hf.data.preferences import COLUMNS, PreferenceEncoder, Preferences, read_preferences
+from smol_hf.data.preferences import PreferenceEncoder, Preferences, read_preferences
 from smol_hf.data.record_use import describe_ignored
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.sources import open_location
 from smol_hf.training.arguments import DPOArguments
-from smol_hf.training.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.composition import is_text_alone
 from smol_hf.training.console import LogCallback
 from smol_hf.training.data_arguments import PreferenceArguments
-from smol_hf.training.hardware import hardware
-from smol_hf.training.interruption import train_until_stopped
 from smol_hf.training.loader import FILE_NAME as DATA_STATE
 from smol_hf.training.lora import lora_config, rank_warning
 from smol_hf.training.mixture_report import FILE_NAME as MIXTURE
 from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.parts import count_parameters
 from smol_hf.training.recipes import RecipeError
-from smol_hf.training.run import recipe_errors, refuse_model_in_the_way
-from smol_hf.training.run_record import resolve_recipe, versions, write_run
-from smol_hf.training.same_run import check_same_run, settings_for_resume
+from smol_hf.training.run_record import resolve_recipe
 from smol_hf.training.saving import WholeCheckpoints
+from smol_hf.training.task import Task
 from smol_hf.training.text_composition import build_language_model
 from smol_hf.training.trainer import NonFiniteError
 from smol_hf.wording import duration
 
 ARGUMENT_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
+METRICS = ("loss", "rewards/margins", "rewards/accuracies")  # of the last step, printed at the end
 
 
 class PreferenceTrainer(WholeCheckpoints, DPOTrainer):
@@ -109,107 +99,84 @@ def apart(logs: dict, prefix: str = "") -> str:
     )
 
 
-def train(
-    recipe: dict, model_arguments: ModelArguments, data_arguments: PreferenceArguments, arguments: DPOArguments
-) -> PreferenceTrainer:
-    """Run the recipe, from the beginning or from a checkpoint, and return the trainer with the trained model.
+class PreferenceTask(Task):
+    """Pairs of answers, of which one is preferred."""
 
-    Writes into `output_dir`: `recipe.yaml`, `run.json`, `log.jsonl`, `mixture.json`, `checkpoint-<step>/`, and
-    `skipped.jsonl` where records were left out.
+    pairs: Preferences
+    validation: Preferences | None = None
 
-    Raises:
-        RecipeError, SampleError, CheckpointError, NonFiniteError: see there; each says what to do.
-        Interrupted: when a signal ended the training, after a checkpoint was saved.
-    """
-    console = Console(highlight=False, markup=False)
-    writes = PartialState().is_main_process
-    output_dir = Path(arguments.output_dir)
-    if model_arguments.model is None:
-        raise RecipeError("model is missing: name the language model that learns preferences, a folder or a Hub id")
-    if arguments.evaluates != data_arguments.validates:
-        raise RecipeError("eval_strategy and validation_data (or validation_split) need each other")
-    refuse_model_in_the_way(model_arguments.model, output_dir)
-    checkpoint, messages = choose_checkpoint(output_dir, arguments.resume_from_checkpoint)
-    for message in messages if writes else ():
-        console.print(message)
-    set_seed(arguments.seed)
-    with recipe_errors("the data cannot be opened"):
-        source, validation_source = open_sources(data_arguments)
-    with recipe_errors("the model cannot be built"):
-        if not is_text_alone(model_arguments, False, arguments.trust_remote_code):
-            raise RecipeError(f"{model_arguments.model} sees pictures, and these preferences are of texts alone")
-        model, tokenizer = build_language_model(
-            model_arguments, (), chat=True, trust_remote_code=arguments.trust_remote_code
+    def check(self):
+        if self.run.model_arguments.model is None:
+            raise RecipeError("model is missing: name the language model that learns, a folder or a Hub id")
+        if self.run.arguments.evaluates != self.run.data_arguments.validates:
+            raise RecipeError("eval_strategy and validation_data (or validation_split) need each other")
+        super().check()
+
+    def open(self):
+        self.source, self.validation_source = open_sources(self.run.data_arguments)
+
+    def build(self):
+        run, keys = self.run, self.run.model_arguments
+        if not is_text_alone(keys, False, run.arguments.trust_remote_code):
+            raise RecipeError(f"{keys.model} sees pictures, and these preferences are of texts alone")
+        model, tokenizer = build_language_model(keys, (), chat=True, trust_remote_code=run.arguments.trust_remote_code)
+        asked = "max_length" in run.recipe
+        run.arguments.max_length = longest_pair(run.arguments.max_length, model.config, asked=asked)
+        self.encoder = PreferenceEncoder(tokenizer, run.arguments.max_length)
+        self.peft_config = lora_config(keys, model, tokenizer=tokenizer) if keys.use_peft else None
+        return model, tokenizer
+
+    def measure(self):
+        ignored, skipped = self.run.data_arguments.ignore_fields, self.run.skipped
+        self.pairs = read_preferences(self.source, self.encoder, ignored)
+        found = {self.source.name: self.pairs}
+        if self.validation_source is not None:
+            self.validation = read_preferences(self.validation_source, self.encoder, ignored)
+            found[f"validation: {self.source.name}"] = self.validation
+        skipped.keeps_earlier = False  # all records were read again
+        settle(skipped, found)
+
+    def facts(self):
+        return {"data_fingerprint": self.source.fingerprint, "samples": self.pairs.total, "failed_sources": {}}
+
+    def trainer(self):
+        run = self.run
+        needs_reference = self.peft_config is None and not run.arguments.precompute_ref_log_probs
+        return PreferenceTrainer(
+            model=run.model,
+            ref_model=copy.deepcopy(run.model) if needs_reference else None,
+            args=run.arguments,
+            train_dataset=Dataset.from_dict(self.pairs.rows),
+            eval_dataset=Dataset.from_dict(self.validation.rows) if self.validation is not None else None,
+            processing_class=run.processor,
+            callbacks=[PreferenceLog(run.output_dir)],
+            peft_config=self.peft_config,
+            run_state=run.run_state,
         )
-        arguments.max_length = longest_pair(arguments.max_length, model.config, asked="max_length" in recipe)
-        encoder = PreferenceEncoder(tokenizer, arguments.max_length)
-        peft_config = lora_config(model_arguments, model, tokenizer=tokenizer) if model_arguments.use_peft else None
-    pairs, validation = read_preferences(source, encoder, data_arguments.ignore_fields), None
-    if validation_source is not None:
-        validation = read_preferences(validation_source, encoder, data_arguments.ignore_fields)
-    skipped = SkippedSamples(
-        data_arguments.on_bad_sample,
-        data_arguments.max_skipped_fraction,
-        output_dir / "skipped.jsonl",
-        writes=writes,
-        max_in_a_row=data_arguments.max_skipped_in_a_row,
-    )
-    settle(skipped, {source.name: pairs} | ({f"validation: {source.name}": validation} if validation else {}))
-    run_state = {
-        "data_fingerprint": source.fingerprint,
-        "samples": pairs.total,
-        "failed_sources": {},
-        "seed": arguments.seed,
-        **settings_for_resume(model_arguments, data_arguments, arguments),
-        "versions": versions(),
-    }
-    changes = check_same_run(checkpoint, run_state) if checkpoint is not None else []
 
-    needs_reference = peft_config is None and not arguments.precompute_ref_log_probs
-    trainer = PreferenceTrainer(
-        model=model,
-        ref_model=copy.deepcopy(model) if needs_reference else None,
-        args=arguments,
-        train_dataset=dataset_of(pairs),
-        eval_dataset=dataset_of(validation) if validation else None,
-        processing_class=tokenizer,
-        callbacks=[PreferenceLog(output_dir)],
-        peft_config=peft_config,
-        run_state=run_state,
-    )
-    trainer.remove_callback(PrinterCallback)
-    if arguments.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-    used = len(trainer.train_dataset)
-    if writes:
-        how = "turns of a conversation" if encoder.chat is not None else "continuations of a text (no chat template)"
-        console.print(f"{used:,} pairs from {source.name}, {how}; {skipped.summary()}", soft_wrap=True)
-        if warning := rank_warning(trainer.model, model_arguments.lora_r):
-            console.print(warning, soft_wrap=True)
-        for line in describe_ignored(pairs.ignored):
-            console.print(line, soft_wrap=True)
-        for change in changes:
-            console.print(f"changed from step {step_of(checkpoint):,} on: {change}", soft_wrap=True)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        resolved = yaml.safe_dump(resolve_recipe(recipe, model_arguments, data_arguments, arguments), sort_keys=False)
-        (output_dir / "recipe.yaml").write_text(resolved, encoding="utf-8")
-        write_run(output_dir, run_state)
-        sources = [{"name": source.name, "rows": pairs.total, "samples": used, "realised_share": 1.0}]
-        (output_dir / MIXTURE).write_text(json.dumps({"sources": sources}, indent=1) + "\n", encoding="utf-8")
+    def announce(self, trainer, counts, changes):
+        run, is_chat = self.run, self.encoder.chat is not None
+        how = "turns of a conversation" if is_chat else "continuations of a text (no chat template)"
+        lines = [f"{self.pairs.usable:,} pairs from {self.source.name}, {how}; {run.skipped.summary()}"]
+        if warning := rank_warning(trainer.model, run.model_arguments.lora_r):
+            lines.append(warning)
+        for line in [*lines, *describe_ignored(self.pairs.ignored), *changes]:
+            run.console.print(line, soft_wrap=True)
 
-    resumed_at = step_of(checkpoint) if checkpoint is not None else 0  # the folder may be rotated away meanwhile
-    started = time.perf_counter()
-    train_until_stopped(trainer, checkpoint)
-    run_state |= {
-        "train_seconds": time.perf_counter() - started,
-        "steps": trainer.state.global_step,
-        "resumed_at_step": resumed_at,
-        "hardware": hardware(),
-        "parameters": {part: count["total"] for part, count in count_parameters(trainer.model).items()},
-    }
-    if writes:
-        write_run(output_dir, run_state)
-    return trainer
+    def resolved(self):
+        run = self.run
+        return resolve_recipe(run.recipe, run.model_arguments, run.data_arguments, run.arguments)
+
+    def save_shares(self, trainer=None):
+        rows, used = self.pairs.total, self.pairs.usable
+        sources = [{"name": self.source.name, "rows": rows, "samples": used, "realised_share": 1.0}]
+        text = json.dumps({"sources": sources}, indent=1) + "\n"
+        (self.run.output_dir / MIXTURE).write_text(text, encoding="utf-8")
+
+    def result(self, trainer):
+        logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+        result = {name: logged[-1][name] for name in METRICS} if logged else {}
+        return result | {"steps": trainer.state.global_step, "checkpoint": str(self.run.output_dir / "checkpoint")}
 
 
 def open_sources(arguments: PreferenceArguments) -> tuple[Source, Source | None]:
@@ -247,9 +214,5 @@ def settle(skipped: SkippedSamples, found: dict[str, Preferences]) -> None:
         {name: each.total for name, each in found.items()}, max(each.longest_run for each in found.values())
     )
     for name, each in found.items():
-        if not each.rows[COLUMNS[0]]:
+        if not each.usable:
             raise SampleError(name, f"holds no pair that can be used; {skipped.summary()}")
-
-
-def dataset_of(pairs: Preferences) -> Dataset:
-    return Dataset.from_dict(pairs.rows)

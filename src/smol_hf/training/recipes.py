@@ -10,7 +10,8 @@ import copy
 import dataclasses
 import json
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.trainer_utils import SaveStrategy
 from transformers.utils import is_flash_attn_2_available, is_kernels_available
 from trl import TrlParser
 
+from smol_hf.data.conversation import SampleError
 from smol_hf.resources import resource_path
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
@@ -271,10 +273,34 @@ def load_arguments(command_line: Sequence[str], classes: tuple[type, ...] = ARGU
     return recipe, *parse_recipe(recipe, classes, classes)
 
 
-def ask_for_data(recipe: dict) -> None:
-    """Raises RecipeError for a recipe that names no data: the embedded digits are for those who ask for them."""
-    if all(recipe.get(key) is None for key in ("data", "mixture", "documents")):
-        raise RecipeError(
-            "data is missing: name a file, a folder or a dataset of the Hub, e.g. data: my.jsonl (or mixture, "
-            "documents), or begin with a recipe such as --config quickstart/digits (smol-hf recipes list)"
-        )
+@contextmanager
+def recipe_errors(problem: str) -> Iterator[None]:
+    """Turn what libraries raise about values of the recipe into a RecipeError that begins with `problem`."""
+    try:
+        yield
+    except (RecipeError, SampleError, FileNotFoundError):
+        raise
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ZeroDivisionError,
+        ImportError,
+        OSError,
+        RuntimeError,
+    ) as error:
+        raise RecipeError(f"{problem}: {type(error).__name__}: {error}") from error
+
+
+def ask_for_data(recipe: dict, classes: tuple[type, ...] = ARGUMENT_CLASSES) -> None:
+    """Raises RecipeError for a recipe that names no data. The embedded digits are used only if they are named."""
+    keys = [key for key in ("data", "mixture", "documents") if key in known_keys(classes)]
+    if any(recipe.get(key) is not None for key in keys):
+        return
+    if keys == ["data"]:
+        raise RecipeError("data is missing: name preferences, a file, a folder or a dataset of the Hub")
+    raise RecipeError(
+        "data is missing: name a file, a folder or a dataset of the Hub, e.g. data: my.jsonl (or mixture, "
+        "documents), or begin with a recipe such as --config quickstart/digits (smol-hf recipes list)"
+    )
