@@ -13,7 +13,7 @@ from smol_hf.data.engine.stream import Plan
 from smol_hf.data.failed_sources import FailedSource
 from smol_hf.data.mixture import MixtureEntry, data_of, open_mixture, parse_entries
 from smol_hf.data.shares import PlannedMixture, by_modality, planned_records, shares
-from smol_hf.resources import resource_path
+from smol_hf.support.resources import resource_path
 
 # Published in the paper's order: text, image, several images, video, in percent.
 PUBLISHED = {

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from smol_hf.data.embedded import build_pages
-from smol_hf.resources import resource_path
+from smol_hf.support.resources import resource_path
 from smol_hf.training.console import read_log
 
 STEPS, UNFREEZE = 6, 3

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.wording import percent
+from smol_hf.support.formatting import percent
 
 SHOWN_REASONS = 5
 SHOWN_NAMES = 3

@@ -24,7 +24,7 @@ from smol_hf.data.images import check_bytes
 from smol_hf.data.key_values import is_name
 from smol_hf.data.sources import KINDS, open_location
 from smol_hf.data.survey import Survey
-from smol_hf.wording import nearest
+from smol_hf.support.formatting import nearest
 
 DATA_ROOT = "{data_root}"
 FIRST_RECORDS = 1000  # of each source, looked at where a run begins without a look at all of them

@@ -26,6 +26,7 @@ from smol_hf.data.preferences import COLUMNS, PreferenceEncoder, Preferences, re
 from smol_hf.data.record_use import describe_ignored
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.sources import open_location
+from smol_hf.support.formatting import duration
 from smol_hf.training.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.composition import is_text_alone
 from smol_hf.training.console import LogCallback
@@ -45,7 +46,6 @@ from smol_hf.training.same_run import check_same_run, settings_for_resume
 from smol_hf.training.saving import WholeCheckpoints
 from smol_hf.training.text_composition import build_language_model
 from smol_hf.training.trainer import NonFiniteError
-from smol_hf.wording import duration
 
 ARGUMENT_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
 # Of `ModelArguments`, those that mean something here.

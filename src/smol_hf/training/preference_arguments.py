@@ -11,9 +11,9 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import DPOConfig
 
+from smol_hf.support.formatting import nearest
 from smol_hf.training.argument_values import require_values
 from smol_hf.training.inherited_checks import check_libraries, refuse_inherited
-from smol_hf.wording import nearest
 
 LOSSES = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",

@@ -19,14 +19,14 @@ from transformers import TrainingArguments
 from transformers.utils import is_flash_attn_2_available, is_kernels_available
 from trl import TrlParser
 
-from smol_hf.resources import resource_path
+from smol_hf.support.formatting import nearest
+from smol_hf.support.resources import resource_path
 from smol_hf.training.argument_values import refuse_unquoted
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.shipped_recipes import find_recipe
 from smol_hf.training.values import read_yaml, takes_text, value_of
-from smol_hf.wording import nearest
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
 SWITCHES = ("resume_from_checkpoint",)  # texts that may be true, too

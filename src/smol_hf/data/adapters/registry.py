@@ -17,7 +17,7 @@ from smol_hf.data.adapters.turn_keys import (
     says_something,
 )
 from smol_hf.data.conversation import Conversation, SampleError
-from smol_hf.wording import nearest
+from smol_hf.support.formatting import nearest
 
 ENTRY_POINTS = "smol_hf.adapters"
 
