@@ -6,12 +6,13 @@ only sizes, so this module compares the hashes of new files.
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -45,7 +46,9 @@ class RemoteFile:
     blob_id: str | None = None
 
     def check(self, path: Path) -> None:
-        """Raises DownloadError for another hash than the Hub announced; the file is deleted then."""
+        """Raises DownloadError for a missing file, and for another hash than the Hub announced; it is deleted then."""
+        if not path.is_file():  # the Hub was not reached again
+            raise DownloadError(f"{self.name} was not downloaded: call it again")
         found, expected = (hash_file(path), self.sha256) if self.sha256 else (git_hash(path), self.blob_id)
         if expected and found != expected:
             path.unlink()
@@ -63,6 +66,7 @@ class Download:
     licence: str | None = None
     gated: bool = False
     revision: str | None = None  # the commit of a dataset of the Hub; None: `name` is a URL
+    patterns: list[str] | None = None  # of the files of a dataset; None: all
     version: str | None = None  # of a file of the web, by which an interrupted download may go on
 
     @property
@@ -100,24 +104,38 @@ def plan_dataset(
             api.auth_check(dataset, repo_type="dataset")
     files = {sibling.rfilename: remote_file(sibling) for sibling in info.siblings or []}
     card = info.card_data.to_dict() if info.card_data is not None else {}
-    for patterns in (config_patterns(dataset, config, card, files), list(include or [])):
-        files = {name: files[name] for name in filter_repo_objects(files, allow_patterns=patterns or None)}
+    chosen = [
+        patterns for patterns in (config_patterns(dataset, config, card, files), list(include or [])) if patterns
+    ]
+    for patterns in chosen:
+        files = {name: files[name] for name in filter_repo_objects(files, allow_patterns=patterns)}
         if not files:
-            raise DownloadError(f"{dataset} has no file {' or '.join(patterns)}".rstrip())
-    folder, missing = output / dataset, list(files)
+            raise DownloadError(f"{dataset} has no file {' or '.join(patterns)}")
+    if not files:
+        raise DownloadError(f"{dataset} has no file")
+    # One list of patterns is enough, unless a file must match one of each of two lists.
+    patterns = chosen[0] if len(chosen) == 1 else [glob.escape(name) for name in files] if chosen else None
+    folder, missing = output / dataset, set(files)
     if folder.exists():  # otherwise a dry run would create it
         with hub_errors(dataset, revision):
-            found = snapshot_download(dry_run=True, **snapshot(dataset, info.sha, folder, files))
-        missing = [file.filename for file in found if file.will_download]
+            found = snapshot_download(dry_run=True, **snapshot(dataset, info.sha, folder, patterns))
+        missing = {file.filename for file in found if file.will_download}
     licence = card.get("license")
     licence = ", ".join(licence) if isinstance(licence, list) else licence
-    return Download(dataset, folder, tuple(files.values()), tuple(files[name] for name in sorted(missing)), licence,
-                    bool(info.gated), info.sha)  # fmt: skip
+    return Download(
+        dataset,
+        folder,
+        tuple(files.values()),
+        tuple(file for name, file in files.items() if name in missing),
+        licence,
+        bool(info.gated),
+        info.sha,
+        patterns,
+    )
 
 
-def snapshot(dataset: str, commit: str, folder: Path, names: Iterable[str]) -> dict:
-    """Return the arguments of `snapshot_download` for these files."""
-    patterns = [re.sub(r"([*?[])", r"[\1]", name) for name in names]
+def snapshot(dataset: str, commit: str, folder: Path, patterns: list[str] | None) -> dict:
+    """Return the arguments of `snapshot_download`."""
     return {"repo_id": dataset, "repo_type": "dataset", "revision": commit, "local_dir": folder,
             "allow_patterns": patterns}  # fmt: skip
 
@@ -174,9 +192,8 @@ def download_all(download: Download, say: Callable[[str], None] = lambda line: N
     if download.revision is None:
         download_url(download)
     elif download.missing:
-        names = [file.name for file in download.missing]
         with hub_errors(download.name, download.revision):
-            snapshot_download(**snapshot(download.name, download.revision, download.folder, names))
+            snapshot_download(**snapshot(download.name, download.revision, download.folder, download.patterns))
         for file in download.missing:
             file.check(download.folder / file.name)
     for file in download.missing:
@@ -188,7 +205,7 @@ def download_url(download: Download) -> None:
     for file in download.missing:
         path = download.folder / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        mark = sha256(f"{download.name} {download.version} {file.size}".encode()).hexdigest()[:12]
+        mark = hashlib.sha256(f"{download.name} {download.version} {file.size}".encode()).hexdigest()[:12]
         partial = path.with_name(f".{file.name}.{mark}.partial")
         if download.version is None:
             partial.unlink(missing_ok=True)  # it may be another file now

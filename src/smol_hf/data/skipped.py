@@ -10,8 +10,8 @@ from pathlib import Path
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.preparation import FilteredOutError, LeftOutError, TooLongError
-from smol_hf.data.fault_summary import describe_sources
 from smol_hf.data.ledger import whole_lines
+from smol_hf.data.reasons import describe_sources
 from smol_hf.support.atomic import atomic_file
 
 SHOWN = 10

@@ -17,7 +17,6 @@ from smol_hf.data.engine.lane import Work
 from smol_hf.data.engine.memory_source import MadeSource
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan
-from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.mixture import (
     FIRST_RECORDS,
     MOST_SURVEYED,
@@ -49,7 +48,8 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
     """
     if arguments.mixture is not None:
         policy = {"on_failed": arguments.on_failed_source, "data_root": arguments.data_root}
-        data = open_mixture(arguments.mixture, arguments.stopping, **policy, fetcher=fetcher_of(arguments))
+        limits = {"max_image_bytes": arguments.max_image_bytes}
+        data = open_mixture(arguments.mixture, arguments.stopping, **policy, **limits)
         arguments.mixture = with_revisions(arguments.mixture, data)
         return data
     if arguments.data == "digits":
@@ -65,7 +65,7 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
         revision=arguments.dataset_revision,
         download=arguments.dataset_download,
     )
-    source, reader = entry.open(fetcher=fetcher_of(arguments))
+    source, reader = entry.open(max_image_bytes=arguments.max_image_bytes)
     arguments.dataset_revision = source.revision  # what the saved recipe names
     return Data([source], [reader], [1.0], surveyed=can_be_surveyed([source]))
 
@@ -77,13 +77,6 @@ def with_revisions(mixture: list[dict[str, Any]], data: Data) -> list[dict[str, 
     return [
         {**keys, "revision": opened[number]} if opened.get(number) else keys for number, keys in enumerate(mixture)
     ]
-
-
-def fetcher_of(arguments: DataArguments) -> ImageFetcher:
-    """What fetches images by the recipe's keys. Raises ValueError for keys that cannot be."""
-    folder = Path(arguments.fetch_cache) if arguments.fetch_cache is not None else None
-    fetcher = ImageFetcher(timeout=arguments.fetch_timeout, max_bytes=arguments.max_image_bytes, folder=folder)
-    return fetcher.for_hosts(arguments.fetch_images)
 
 
 def trainable(data: Data, arguments: DataArguments) -> Data:

@@ -8,7 +8,7 @@ from typing import Any
 from smol_hf.data.engine.mixing import STOPPING
 from smol_hf.data.failed_sources import ON_FAILED
 from smol_hf.data.fast_images import IMAGE_RESIZING
-from smol_hf.data.fetched_images import ImageFetcher
+from smol_hf.data.images import MAXIMUM_BYTES
 from smol_hf.data.shortening import check_losses
 from smol_hf.training.argument_values import require_values
 from smol_hf.training.document_arguments import DocumentArguments
@@ -59,21 +59,7 @@ class DataArguments(DocumentArguments):
     image_folder: str | None = field(
         default=None, metadata={"help": "Folder that image paths start from; the data file's folder by default."}
     )
-    fetch_images: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Hosts whose images may be fetched where records name addresses, such as [images.example.org, "
-            "'*.example.org']; by default none is, and such a record cannot be used."
-        },
-    )
-    fetch_timeout: float = field(default=2.0, metadata={"help": "Most seconds for fetching one image."})
-    fetch_cache: str | None = field(
-        default=None,
-        metadata={"help": "Folder of fetched images and remembered failures; below HF_HOME by default."},
-    )
-    max_image_bytes: int = field(
-        default=300_000_000, metadata={"help": "Most bytes of an encoded image, fetched or not."}
-    )
+    max_image_bytes: int = field(default=MAXIMUM_BYTES, metadata={"help": "Most bytes of an encoded image."})
     mixture: list[dict[str, Any]] | None = field(
         default=None,
         metadata={
@@ -162,7 +148,7 @@ class DataArguments(DocumentArguments):
         self.check_documents()
         if self.documents is not None:
             not_theirs = {"data": "digits", "adapter": None, "filters": None, "image_folder": None, "mixture": None,
-                          "fetch_images": None, "ignore_fields": []}  # fmt: skip
+                          "ignore_fields": []}  # fmt: skip
             given = [name for name, default in not_theirs.items() if getattr(self, name) != default]
             if given:
                 raise ValueError(f"documents and {' and '.join(given)} exclude each other: documents are plain texts")
@@ -182,7 +168,8 @@ class DataArguments(DocumentArguments):
             raise ValueError(f"on_failed_source is {self.on_failed_source!r}: choose one of {', '.join(ON_FAILED)}")
         if self.on_bad_sample not in ("stop", "skip"):
             raise ValueError(f"on_bad_sample is {self.on_bad_sample!r}: choose stop or skip")
-        ImageFetcher(timeout=self.fetch_timeout, max_bytes=self.max_image_bytes).for_hosts(self.fetch_images)
+        if not 0 < self.max_image_bytes <= MAXIMUM_BYTES:
+            raise ValueError(f"max_image_bytes is {self.max_image_bytes}: it must be from 1 to {MAXIMUM_BYTES:,}")
         if not 0 <= self.max_skipped_fraction <= 1:
             raise ValueError(f"max_skipped_fraction is {self.max_skipped_fraction}: it is a share from 0 to 1")
         for name in (

@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 from transformers.utils import is_flash_attn_2_available, is_kernels_available
 from trl import TrlParser
 
+from smol_hf.data.entry_keys import without_deleted_keys
 from smol_hf.support.formatting import nearest
 from smol_hf.support.resources import resource_path
 from smol_hf.training.argument_values import refuse_unquoted
@@ -61,7 +62,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
             raise RecipeError(str(error)) from error
     try:
         recipe = read_yaml(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, RecipeError, UnicodeDecodeError, OSError) as error:
+        recipe = without_deleted_keys(recipe) if isinstance(recipe, dict) else recipe
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise RecipeError(f"{path}: {error}") from error
     if not isinstance(recipe, dict):
         raise RecipeError(f"{path}: a recipe is a list of `key: value` lines")

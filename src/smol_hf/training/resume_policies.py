@@ -32,7 +32,7 @@ KEYS = {
         "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant",
         # the samples of a step
         "adapter", "filters", "ignore_fields", "mixture", "stopping", "on_failed_source", "too_long", "image_resizing",
-        "fetch_images", "fetch_timeout", "max_image_bytes", "context_length", "sample_packing", "packing_pool",
+        "max_image_bytes", "context_length", "sample_packing", "packing_pool",
         "max_tiles_per_row", "data_lanes", "seed", "data_seed", "num_train_epochs", "max_length", "truncation_mode",
         "max_documents", "text_key", "document_separator", "validation_fraction", "train_sampling_strategy",
         "dataloader_drop_last", "auto_find_batch_size", "shuffle_dataset", "packing", "packing_strategy",
@@ -60,7 +60,7 @@ KEYS = {
     OnResume.ROWS: ("per_device_train_batch_size", "gradient_accumulation_steps"),
     OnResume.FREE: (
         # where and how fast it is computed
-        "attn_implementation", "dataset_download", "documents_cache", "fetch_cache", "verify_images", "use_cpu",
+        "attn_implementation", "dataset_download", "documents_cache", "verify_images", "use_cpu",
         "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing",
         "activation_checkpointing_kwargs", "activation_offloading", "torch_compile", "torch_compile_backend",
         "torch_compile_mode", "use_liger_kernel", "liger_kernel_config", "use_cache", "torch_empty_cache_steps",

@@ -16,7 +16,7 @@ PACKAGES = ("smol_hf", "torch", "transformers", "trl", "peft", "accelerate", "da
 
 # Of the keys with their defaults, those that mean nothing to a language model over documents.
 OF_CONVERSATIONS = (
-    "data", "adapter", "filters", "image_folder", "fetch_images", "fetch_timeout", "fetch_cache", "max_image_bytes",
+    "data", "adapter", "filters", "image_folder", "max_image_bytes",
     "mixture", "data_root", "stopping", "on_failed_source", "num_pages", "page_size", "turns_per_page", "too_long",
     "image_resizing", "sample_packing", "max_tiles_per_row", "verify_images", "vision_config", "connector_type",
     "scale_factor", "vision_feature_layer", "longest_edge", "do_image_splitting", "enlarge_images", "image_mean",
