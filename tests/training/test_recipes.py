@@ -328,6 +328,8 @@ def test_the_keys_of_an_older_version_are_read_or_refused_with_advice(tmp_path):
         RecipeError, match=r"recipe\.yaml: fetch_images is not a key any more: download the images first"
     ):
         read_recipe(path)
+    with pytest.raises(RecipeError, match="fetch_images is not a key any more"):
+        load_arguments(["--fetch_images", "[example.org]"])
 
 
 def test_a_template_whose_answers_cannot_be_labelled_is_refused_before_the_run(tmp_path):

@@ -156,6 +156,10 @@ def parse_recipe(
     need not be possible on a machine that only looks at the data. `known_classes` say which keys there are. Raises
     RecipeError."""
     known = known_keys(known_classes)
+    try:
+        recipe = without_deleted_keys(recipe)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
     for key in recipe:
         if key not in known:
             raise RecipeError(f"unknown key {key!r}{nearest(str(key), known)}")
