@@ -1,6 +1,7 @@
 """Files and folders get their name when they are complete, and an error leaves what was there before."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,29 @@ def test_replacing_removes_what_a_killed_attempt_left(tmp_path):
         (folder / "new").write_text("")
     assert sorted(os.listdir(tmp_path)) == [".outer.1234abcd.incomplete", "out"]
     assert os.listdir(tmp_path / "out") == ["new"]
+
+
+def test_a_failed_replacement_brings_the_older_folder_back(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("")
+
+    def lose(folder, target):
+        raise OSError("no space")
+
+    rename = Path.rename
+    with pytest.raises(OSError, match="no space"), atomic_folder(tmp_path / "out", replace=True) as folder:
+        monkeypatch.setattr(Path, "rename", lambda self, to: (lose if self == folder else rename)(self, to))
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["old"]
+
+
+def test_the_folder_behind_a_link_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "old").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with atomic_folder(tmp_path / "link", replace=True) as folder:
+        (folder / "new").write_text("")
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+    assert os.listdir(tmp_path / "real") == ["new"] and (tmp_path / "link").is_symlink()
 
 
 def test_a_folder_gets_the_modes_of_new_files(tmp_path):

@@ -42,7 +42,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         OSError: when `path` holds something at the end of the block and `replace` is false.
     """
-    path = path.absolute()
+    path = path.resolve()  # of a link, the folder that it leads to
     path.parent.mkdir(parents=True, exist_ok=True)
     if replace:
         for left_over in path.parent.glob(f".{glob.escape(path.name)}.*{SUFFIX}"):
@@ -56,6 +56,8 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             path.rename(former)
         incomplete.rename(path)
     finally:
+        if former.exists() and not path.exists():
+            former.rename(path)
         shutil.rmtree(incomplete, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
 
