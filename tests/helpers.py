@@ -1,13 +1,37 @@
 """Tiny models, processors and runs for the tests; everything is built on the spot, nothing is downloaded."""
 
-from smol_hf import SmolHFConfig, SmolHFForConditionalGeneration, SmolHFProcessor
-from smol_hf.data.engine.memory_source import MemorySource
+from dataclasses import replace
+
+import torch
+from memory_source import MemorySource
+
+from smol_hf import SmolHFConfig, SmolHFForCausalLM, SmolHFForConditionalGeneration, SmolHFProcessor
+from smol_hf.data.conversation import TextPart
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
+from smol_hf.training.presets import preset_config
 
 TEXTS = ["User: What is this? Which digit is written here?", "Assistant: A picture.\n\n"] * 3
 TILE_SIZE = 32
+
+
+def model_of_preset(name, device="meta"):
+    """The model of a preset with random weights; on the device "meta" it takes no memory."""
+    config = preset_config(name)
+    model_class = SmolHFForConditionalGeneration if isinstance(config, SmolHFConfig) else SmolHFForCausalLM
+    torch.manual_seed(0)
+    with torch.device(device):
+        return model_class._from_config(config)
+
+
+def blind(conversation):
+    """The conversation without its images."""
+    messages = [
+        replace(message, parts=tuple(part for part in message.parts if isinstance(part, TextPart)))
+        for message in conversation.messages
+    ]
+    return replace(conversation, messages=tuple(messages))
 
 
 def build_processor(**options):

@@ -17,11 +17,10 @@ class Datasets:
 
     def __init__(self, datasets, cards=None, gated=(), slow=0.0):
         self.datasets, self.cards, self.gated, self.slow = datasets, cards or {}, gated, slow
-        self.requests, self.sent = [], {}
+        self.requests, self.sent, self.pushes = [], {}, 0
 
-    @staticmethod
-    def sha(name):
-        return hashlib.sha1(name.encode()).hexdigest()
+    def sha(self, name):
+        return hashlib.sha1(f"{name} {self.pushes}".encode()).hexdigest()
 
 
 def sibling(path, content):
@@ -30,6 +29,13 @@ def sibling(path, content):
     if len(content) > 1000:
         facts["lfs"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "pointerSize": 130}
     return facts
+
+
+def entry(path, content):
+    """The same file as the API lists it in a tree."""
+    facts = sibling(path, content)
+    lfs = {"lfs": {**facts["lfs"], "oid": facts["lfs"]["sha256"]}} if "lfs" in facts else {}
+    return {"type": "file", "path": path, "size": len(content), "oid": facts["blobId"], **lfs}
 
 
 def handler_of(hub):
@@ -58,6 +64,9 @@ def handler_of(hub):
             self.send(206 if start else 200, content[start:], headers, path)
 
         def describe(self, path):
+            if "/tree/" in path:
+                name = path.partition("/tree/")[0]
+                return self.send(200, json.dumps([entry(*file) for file in hub.datasets[name].items()]).encode())
             name, _, rest = path.partition("/revision/")
             checks = name.endswith("/auth-check")
             name = name.removesuffix("/auth-check")

@@ -133,9 +133,9 @@ BAD_IMAGES = {
     "12000×12000": (raw_png(12_000, 12_000, 1, 0), "12000x12000, 144 megapixels; the limit is 50"),
     "60000×60": (raw_png(60_000, 60, 1, 0), "more than 200:1"),
     "20×5000": (encoded(Image.new("RGB", (20, 5000)), "PNG"), "more than 200:1"),
-    "animated GIF": (several("GIF"), "3 frames"),
-    "animated WebP": (several("WEBP"), "3 frames"),
-    "animated PNG": (several("PNG"), "3 frames"),
+    "animated GIF": (several("GIF"), "several frames"),
+    "animated WebP": (several("WEBP"), "several frames"),
+    "animated PNG": (several("PNG"), "several frames"),
     "TIFF of several pages": (several("TIFF"), "frames or pages"),
 }  # fmt: skip
 

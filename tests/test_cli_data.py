@@ -17,7 +17,7 @@ from smol_hf import cli_data
 from smol_hf.cli import main
 from smol_hf.data.adapters import registry
 from smol_hf.publishing.checkpoint import publish_checkpoint
-from smol_hf.resources import resource_path
+from smol_hf.support.resources import resource_path
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = (ROOT / "docs" / "data.md").read_text("utf-8").partition("## Commands\n")[2].partition("\n## ")[0]

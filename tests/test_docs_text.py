@@ -11,7 +11,7 @@ import pytest
 
 from smol_hf.cli import main
 from smol_hf.cli_pretrain import OPTIONS, build_parser
-from smol_hf.resources import resource_path
+from smol_hf.support.resources import resource_path
 from smol_hf.training.recipes import known_keys
 
 ROOT = Path(__file__).resolve().parents[1]

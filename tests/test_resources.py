@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from smol_hf import resources
-from smol_hf.resources import resource_path
+from smol_hf.support import resources
+from smol_hf.support.resources import resource_path
 
 
 def test_finds_the_templates_of_this_checkout_or_installation():

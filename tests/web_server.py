@@ -1,13 +1,8 @@
-"""A web server of our own for tests, with the manners and the bad manners of those out there."""
+"""A web server for tests. It serves files in parts, and breaks connections."""
 
-import ssl
 import threading
-import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-
-CERTIFICATE = Path(__file__).parent / "data" / "pictures.example.org.pem"  # signed by itself, for that host
 
 
 class Web:
@@ -46,59 +41,12 @@ def handler_of(web):
     return Handler
 
 
-def dripping(handler):
-    """A byte now and then, for ever."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    try:
-        while True:
-            handler.wfile.write(b"x")
-            handler.wfile.flush()
-            time.sleep(0.02)
-    except OSError:
-        handler.close_connection = True
-
-
-def dripping_headers(handler):
-    try:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
-        while True:
-            handler.wfile.write(b"x")
-            handler.wfile.flush()
-            time.sleep(0.02)
-    except OSError:
-        handler.close_connection = True
-
-
-def endless(handler):
-    """More and more bytes, without saying how many."""
-    handler.send_response(200)
-    handler.send_header("Transfer-Encoding", "chunked")
-    handler.end_headers()
-    try:
-        while True:
-            handler.wfile.write(b"10000\r\n" + bytes(65536) + b"\r\n")
-    except OSError:
-        handler.close_connection = True
-
-
-def cut(handler):
-    """Half of what was promised."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    handler.wfile.write(bytes(500))
-    handler.close_connection = True
-
-
 def ranged(content, etag='"one"', per_request=None):
     """A file that may be asked for in part; `per_request`: the connection breaks after so many bytes."""
 
     def answer(handler):
         wanted = handler.headers.get("Range")
-        condition = handler.headers.get("If-Range")
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and condition in (None, etag) else 0
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         if start >= len(content):
             return handler.answer(416, {"Content-Range": f"bytes */{len(content)}"}, b"")
         rest = content[start:]
@@ -115,14 +63,10 @@ def ranged(content, etag='"one"', per_request=None):
 
 
 @contextmanager
-def serve(web, *, tls=False):
+def serve(web):
     """The address and port of a server that runs until the block ends."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(web))
     server.daemon_threads = True
-    if tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(CERTIFICATE)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

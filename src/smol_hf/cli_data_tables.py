@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smol_hf.data.record_use import describe_use
-from smol_hf.wording import compact, percent
+from smol_hf.support.formatting import compact, percent
 
 REASONS_SHOWN = 10
 BAR = 40

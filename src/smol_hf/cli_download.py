@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def add_download(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="*", metavar="DATASET_OR_URL", help="a dataset's id on the Hub, or addresses")
+    parser.add_argument("what", nargs="*", metavar="DATASET_OR_URL", help="a dataset's id on the Hub, or URLs")
     parser.add_argument("--config", metavar="RECIPE", help="download the datasets of this recipe")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where it goes, each dataset in its folder")
     parser.add_argument("--dataset-config", metavar="NAME", help="only the files of this configuration")
@@ -19,36 +19,33 @@ def add_download(parser: argparse.ArgumentParser) -> None:
 
 
 def run_download(arguments: argparse.Namespace) -> None:
-    from smol_hf.data.download import extract_all, fetch_all
-    from smol_hf.data.download_plan import doubts, refuse_full_disk
+    from smol_hf.data.download import doubts, download_all, extract_all, refuse_full_disk
 
     output = Path(arguments.output)
-    downloads = look(arguments, output)
+    downloads = plans(arguments, output)
     refuse_twins(downloads)
     show(downloads, output, arguments.extract)
     refuse_full_disk(downloads, output, extract=arguments.extract)
     if (found := doubts(downloads)) and not arguments.yes:
         confirm(found)
     for download in downloads:
-        fetched = fetch_all(download, say)
+        download_all(download, say)
         extracted = extract_all(download, say) if arguments.extract else 0
+        fetched = len(download.missing)
         there = len(download.files) - fetched
         more = f", {extracted:,} archives extracted" if arguments.extract else ""
         say(f"{download.name}: {fetched:,} files downloaded and verified, {there:,} were there{more}")
 
 
-def look(arguments: argparse.Namespace, output: Path) -> list:
-    from smol_hf.data.download_plan import look_at_address, look_at_dataset
+def plans(arguments: argparse.Namespace, output: Path) -> list:
+    from smol_hf.data.download import plan_dataset, plan_url
 
     if bool(arguments.what) == bool(arguments.config):
-        raise ValueError("say what to download: a dataset's id, addresses, or --config RECIPE")
+        raise ValueError("say what to download: a dataset's id, URLs, or --config RECIPE")
     if arguments.config is not None:
-        return [look_at_dataset(name, output, **keys) for name, keys in datasets_of(arguments.config)]
+        return [plan_dataset(name, output, **keys) for name, keys in datasets_of(arguments.config)]
     keys = {"config": arguments.dataset_config, "revision": arguments.revision, "include": arguments.include}
-    return [
-        look_at_address(what, output) if "://" in what else look_at_dataset(what, output, **keys)
-        for what in arguments.what
-    ]
+    return [plan_url(what, output) if "://" in what else plan_dataset(what, output, **keys) for what in arguments.what]
 
 
 def datasets_of(recipe: str) -> list[tuple[str, dict]]:
@@ -73,39 +70,33 @@ def datasets_of(recipe: str) -> list[tuple[str, dict]]:
 
 
 def refuse_twins(downloads: list) -> None:
-    """Raises ValueError when two addresses would become one file."""
+    """Raises ValueError when two URLs would become one file."""
     places = [str(download.folder / file.name) for download in downloads if not download.revision
               for file in download.files]  # fmt: skip
     for place in places:
         if places.count(place) > 1:
-            raise ValueError(f"two addresses would both be {place}: download them into different folders")
+            raise ValueError(f"two URLs would both be {place}: download them into different folders")
 
 
 def show(downloads: list, output: Path, extract: bool) -> None:
-    import shutil
-
     from rich.console import Console
     from rich.table import Table
 
-    from smol_hf.data.download_plan import needed_bytes
+    from smol_hf.data.download import free_bytes, needed_bytes
 
     table = Table("dataset", "files", "size", "to fetch", "licence", "gated")
     for download in downloads:
-        missing = sum(file.size or 0 for file in download.missing())
         unknown = any(file.size is None for file in download.files)
         size = "unknown" if unknown else f"{download.size / 1e9:,.2f} GB"
         gated = "yes, with access" if download.gated else "no"
         table.add_row(
-            download.name, f"{len(download.files):,}", size, f"{missing / 1e9:,.2f} GB", download.licence or "unknown",
-            gated if download.revision else "",
+            download.name, f"{len(download.files):,}", size, f"{download.missing_size / 1e9:,.2f} GB",
+            download.licence or "unknown", gated if download.revision else "",
         )  # fmt: skip
     console = Console()
     console.print(table)
-    place = output.absolute()
-    while not place.exists():
-        place = place.parent
     needed = needed_bytes(downloads, extract=extract)
-    say(f"needs {needed / 1e9:,.2f} GB at {output}; {shutil.disk_usage(place).free / 1e9:,.1f} GB are free there")
+    say(f"needs {needed / 1e9:,.2f} GB at {output}; {free_bytes(output) / 1e9:,.1f} GB are free there")
 
 
 def confirm(found: list[str]) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from smol_hf.support.atomic import atomic_file
+
 SAMPLING = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "seed", "stop", "cache",
 )  # fmt: skip
@@ -135,13 +137,8 @@ def written_whole(path: str | None) -> Iterator:
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: it is a folder, or its folder does not exist")
-    incomplete = path.with_name(f".{path.name}.incomplete")
-    try:
-        with incomplete.open("w", encoding="utf-8") as file:
-            yield file
-        incomplete.replace(path)
-    finally:
-        incomplete.unlink(missing_ok=True)
+    with atomic_file(path) as incomplete, incomplete.open("w", encoding="utf-8") as file:
+        yield file
 
 
 def run_chat(arguments: argparse.Namespace) -> None:

@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def words_of(arguments: argparse.Namespace, more: Sequence[str]) -> list[str]:
     """The command line of `smol-hf train` that does the same. Raises ValueError where nothing says what to read."""
-    from smol_hf.resources import resource_path
+    from smol_hf.support.resources import resource_path
 
     of_the_run = Path(arguments.output_dir or "", "recipe.yaml")  # which goes on as it began
     goes_on = arguments.resume_from_checkpoint is not None and arguments.output_dir and of_the_run.is_file()

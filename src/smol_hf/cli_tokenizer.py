@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from smol_hf.cli_conversion import finish
-from smol_hf.wording import compact, duration
+from smol_hf.support.formatting import compact, duration
 
 SUMMARY = "make tokenizers"
 MAX_BYTES = 1_000_000_000

@@ -28,10 +28,10 @@ from smol_hf.evaluation.exact_match import Question, score
 from smol_hf.evaluation.report import GalleryItem, write_report
 from smol_hf.publishing.model_card import write_model_card
 from smol_hf.publishing.run_facts import training_facts
-from smol_hf.resources import resource_path
+from smol_hf.support.formatting import duration, percent
+from smol_hf.support.resources import resource_path
 from smol_hf.training.console import read_log
 from smol_hf.training.recipes import read_recipe
-from smol_hf.wording import duration, percent
 
 EVALUATION_SEED = 1
 GALLERY_SIZE = 30

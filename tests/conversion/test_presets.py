@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import model_of_preset
 from transformers import LlavaConfig, LlavaForConditionalGeneration, SmolVLMForConditionalGeneration
 
 from smol_hf.conversion import formats
@@ -9,7 +10,7 @@ from smol_hf.conversion.llama import write_llama
 from smol_hf.conversion.meta_check import compare_with
 from smol_hf.training.composition import build_config_and_processor
 from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.presets import PRESETS, TEXT, VISION, build_preset, preset_config
+from smol_hf.training.presets import PRESETS, TEXT, VISION, preset_config
 from smol_hf.training.recipes import RecipeError
 
 PUBLISHED = {
@@ -54,20 +55,20 @@ def native_model(name):
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "gpt-93m"])
 def test_as_many_parameters_as_transformers_own_model(name):
-    ours = build_preset(name, device="meta")
+    ours = model_of_preset(name)
     assert count(ours) == count(native_model(name))
     assert all(weight.is_meta for weight in ours.parameters())
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_as_many_parameters_as_published(name):
-    assert count(build_preset(name, device="meta")) == PUBLISHED[name]
+    assert count(model_of_preset(name)) == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_name_maps_there_and_back_at_full_size(name):
     """Key lists and shapes match completely: nothing missing, nothing unused."""
-    ours = build_preset(name, device="meta")
+    ours = model_of_preset(name)
     tensors = {key: value for key, value in ours.state_dict().items() if key not in ours.all_tied_weights_keys}
     if name.startswith("llava"):
         native = native_model(name)
@@ -85,8 +86,8 @@ def test_every_name_maps_there_and_back_at_full_size(name):
 
 def test_a_preset_has_weights_and_answers():
     for name in ("tiny-text", "tiny-vlm"):
-        model = build_preset(name).eval()
-        again = build_preset(name)
+        model = model_of_preset(name, "cpu").eval()
+        again = model_of_preset(name, "cpu")
         assert all(torch.equal(*pair) for pair in zip(model.parameters(), again.parameters()))
         assert model.generate(torch.tensor([[7, 8, 9]]), max_new_tokens=3).shape == (1, 6)
 

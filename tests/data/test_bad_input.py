@@ -172,7 +172,7 @@ BAD_RECORDS = {
         {"messages": [{"role": "user", "content": [{"type": "video"}]}, {"role": "assistant", "content": "x"}]},
         "type 'video'",
     ),
-    "address instead of a path": (record("https://example.org/a.png"), "download it"),
+    "URL instead of a path": (record("https://example.org/a.png"), "download the images first with img2dataset"),
     "half a character": (record("good.png", answer="bad \ud800"), "half of a character"),
 }
 

@@ -55,15 +55,14 @@ LINES = {
     "random bytes": (bytes(range(128, 256)) + b"\0\1\2", "not valid JSON"),
 }
 MEDIA = {
-    "a file: address": (shown("file:///etc/passwd"), "is the address 'file:///etc/passwd'"),
-    "a file: address in capitals": (shown("FILE:/etc/passwd"), "is the address"),
+    "a file: address": (shown("file:///etc/passwd"), "is the URL 'file:///etc/passwd'"),
+    "a file: address in capitals": (shown("FILE:/etc/passwd"), "is the URL"),
     "a data: address": (shown("data:image/png;base64,iVBORw0KGgo="), "not an image that can be read"),
-    "an ftp address": (shown("ftp://example.org/a.png"), "is the address"),
-    "an address of a bucket": (shown("s3://bucket/a.png"), "is the address"),
-    "the metadata of a cloud": (shown("http://169.254.169.254/latest/meta-data"), "is the address"),
-    "an internal address": (shown("http://localhost:8080/admin"), "is the address"),
-    "an address in a caption's field": ({"image_url": "http://127.0.0.1/x", "caption": "x"}, "under fetch_images"),
-    "a file: address in that field": ({"image_url": "file:///etc/passwd", "caption": "x"}, "begins with http"),
+    "an ftp address": (shown("ftp://example.org/a.png"), "is the URL"),
+    "an address of a bucket": (shown("s3://bucket/a.png"), "is the URL"),
+    "the metadata of a cloud": (shown("http://169.254.169.254/latest/meta-data"), "is the URL"),
+    "an internal address": (shown("http://localhost:8080/admin"), "is the URL"),
+    "a URL in a caption's field": ({"image_url": "http://127.0.0.1/x", "caption": "x"}, "first with img2dataset"),
     "a file that is no image": (shown("/etc/passwd"), "not an image"),
     "a file far above": (shown("../" * 40 + "etc/passwd"), "not an image"),
     "a folder": (shown("."), "is not a file"),
@@ -213,7 +212,7 @@ def test_an_odd_text_is_read_as_it_stands(name, tmp_path):
 def test_records_of_strangers_stay_in_their_folder(tmp_path):
     outside = tmp_path / "secret.png"
     outside.write_bytes(picture())
-    inside = Place("rows:1", tmp_path / "media", inside_only=True, addresses=True)
+    inside = Place("rows:1", tmp_path / "media", inside_only=True)
     for path in ("../secret.png", str(outside), "a/../../secret.png", "file:../secret.png"):
         with pytest.raises(SampleError):
             adapt(shown(path), inside)

@@ -11,11 +11,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from hub_server import Hub, serve
+from memory_source import MemorySource
 from shards import write_tar
 
 from smol_hf.data import mixture
 from smol_hf.data.embedded import build_pages
-from smol_hf.data.engine.memory_source import MemorySource
 from smol_hf.data.hub_dataset import find_dataset, hub_id, repository_of
 from smol_hf.data.sources import Opened
 from smol_hf.training.data import open_data

@@ -9,7 +9,7 @@ from trl import chat_template_utils as trl_templates
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.preparation import TooLongError
 from smol_hf.data.preferences import PreferenceEncoder, preference_of, read_preferences
-from smol_hf.data.sources import open_source
+from smol_hf.data.sources import open_location
 
 ASKED = {"role": "user", "content": "Who wrote it?"}
 GOOD, BAD = {"role": "assistant", "content": "Nobody."}, {"role": "assistant", "content": "I did!"}
@@ -125,7 +125,7 @@ def test_a_file_is_read_row_by_row(tmp_path):
     ]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n")
-    found = read_preferences(open_source(path), PreferenceEncoder(chat_tokenizer(SMOLLM2_INSTRUCT), 150))
+    found = read_preferences(open_location(str(path)).source, PreferenceEncoder(chat_tokenizer(SMOLLM2_INSTRUCT), 150))
     assert [len(column) for column in found.rows.values()] == [1, 1, 1] and found.total == 5
     assert [fault.where for fault in found.faults] == [f"pairs.jsonl:{row}" for row in (2, 3, 5)]
     assert [fault.where for fault in found.left_out] == ["pairs.jsonl:4"] and found.longest_run == 2
@@ -243,7 +243,7 @@ def test_other_fields_of_preferences_are_counted(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "images": ["a.png"]}) + "\n")
     encoder = PreferenceEncoder(chat_tokenizer(SMOLLM2_INSTRUCT), 150)
-    found = read_preferences(open_source(path), encoder)
+    found = read_preferences(open_location(str(path)).source, encoder)
     assert found.ignored == {"score_chosen": 1, "prompt[].name": 1} and len(found.faults) == 1
-    again = read_preferences(open_source(path), encoder, ignore_fields=["images"])
+    again = read_preferences(open_location(str(path)).source, encoder, ignore_fields=["images"])
     assert again.ignored == {"score_chosen": 2, "prompt[].name": 2} and not again.faults

@@ -6,13 +6,13 @@ import pickle
 import pytest
 from helpers import build_processor
 from media_files import picture
+from memory_source import MemorySource
 
 from smol_hf import train
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.memory_source import MemorySource
 from smol_hf.data.engine.preparation import FilteredOutError, SampleWork, TooLongError
 from smol_hf.data.engine.stream import Plan, RowStream
-from smol_hf.data.fault_summary import describe_reasons
+from smol_hf.data.reasons import describe_reasons
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data import look_through, open_data, plan_of

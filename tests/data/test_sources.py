@@ -16,7 +16,7 @@ from smol_hf.data.engine import json_source, parquet_source
 from smol_hf.data.engine.stream import Plan, RowStream
 from smol_hf.data.filters import Filters
 from smol_hf.data.mixture import MixtureEntry, Reader
-from smol_hf.data.sources import open_location, open_source
+from smol_hf.data.sources import open_location
 
 ROWS = 90
 
@@ -167,15 +167,15 @@ def test_what_cannot_be_told_apart_is_refused_by_name(files, data, error, messag
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     if error is None:
-        assert len(open_source(f"{tmp_path}/{data}")) == 0
+        assert len(open_location(f"{tmp_path}/{data}").source) == 0
         return
     with pytest.raises(error, match=message):
-        open_source(f"{tmp_path}/{data}".rstrip("/"))
+        open_location(f"{tmp_path}/{data}".rstrip("/"))
 
 
 def test_a_path_that_looks_like_a_pattern_is_a_path(tmp_path):
     (tmp_path / "a[1].jsonl").write_text('{"a": 1}\n')
-    assert len(open_source(tmp_path / "a[1].jsonl")) == 1
+    assert len(open_location(str(tmp_path / "a[1].jsonl")).source) == 1
 
 
 def test_a_dataset_is_read_by_the_adapter_that_knows_its_id(pages):
@@ -206,7 +206,7 @@ def test_the_ledgers_of_a_folder_are_no_data(tmp_path):
     (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
     for name in ("skipped.jsonl", "shortened.jsonl"):
         (tmp_path / name).write_text(json.dumps({"sample": "a:1", "reason": "damaged"}) + "\n")
-    source = open_source(tmp_path)
+    source = open_location(str(tmp_path)).source
     assert [where for where, _ in source.read_block(0)] == ["data.jsonl:1"] and len(source) == 1
 
 

@@ -5,11 +5,11 @@ import json
 
 import pytest
 from helpers import build_processor
+from memory_source import MemorySource
 from PIL import Image
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
 from smol_hf.data.engine.head import Head
-from smol_hf.data.engine.memory_source import MemorySource
 from smol_hf.data.engine.preparation import FilteredOutError, SampleWork, TooLongError
 from smol_hf.data.engine.source import BlockCache, Source
 from smol_hf.data.engine.stream import LaneShare, Plan

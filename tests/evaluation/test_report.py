@@ -10,7 +10,7 @@ from PIL import Image
 
 from smol_hf.evaluation.charts import loss_chart, rate_chart, unfreeze_mark
 from smol_hf.evaluation.report import GalleryItem, write_report
-from smol_hf.wording import compact, duration, percent
+from smol_hf.support.formatting import compact, duration, percent
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 HOSTILE = "<script>alert(1)</script> what does <image> show? \"&' https://example.com/x.png"

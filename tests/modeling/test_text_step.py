@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import model_of_preset
 from processes import run_script
-
-from smol_hf.training.presets import build_preset
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,9 +57,9 @@ def test_unequal_losses_are_an_error(monkeypatch):
 def test_the_flops_of_a_token():
     """6 for each of 134,515,008 parameters, and in attention 12 for each layer, channel and position."""
     benchmark = load_benchmark()
-    model = build_preset("smollm2-135m", device="meta")
+    model = model_of_preset("smollm2-135m")
     assert benchmark.flops_per_token(model, model.config, 2048) == 6 * 134_515_008 + 12 * 30 * 9 * 64 * 2048
-    gpt = build_preset("gpt-93m", device="meta")
+    gpt = model_of_preset("gpt-93m")
     positions = gpt.config.max_position_embeddings * gpt.config.hidden_size
     parameters = sum(weight.numel() for weight in gpt.parameters()) - positions
     assert benchmark.flops_per_token(gpt, gpt.config, 64) == 6 * parameters + 12 * 12 * 768 * 64

@@ -6,7 +6,7 @@ import pytest
 from processes import call, fork_ranks
 
 from smol_hf.data.embedded import build_pages
-from smol_hf.resources import resource_path
+from smol_hf.support.resources import resource_path
 from smol_hf.training.console import read_log
 
 STEPS, UNFREEZE = 6, 3

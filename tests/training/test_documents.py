@@ -20,7 +20,7 @@ from smol_hf.data.documents.readers import open_documents
 from smol_hf.data.documents.token_cache import Tokens
 from smol_hf.data.engine.preparation import ReadySample
 from smol_hf.modeling.label_loss import IGNORE_INDEX
-from smol_hf.resources import resource_path
+from smol_hf.support.resources import resource_path
 from smol_hf.training.console import read_log
 from smol_hf.training.document_data import DocumentData
 from smol_hf.training.presets import TEXT, build_preset

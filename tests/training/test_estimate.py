@@ -9,7 +9,7 @@ from PIL import Image
 
 from smol_hf.cli import main
 from smol_hf.conversion.convert import convert
-from smol_hf.resources import resource_path
+from smol_hf.support.resources import resource_path
 from smol_hf.training.composition import build_config_and_processor
 from smol_hf.training.estimate import estimate, picture_tokens
 from smol_hf.training.estimate_target import find_target

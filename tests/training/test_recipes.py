@@ -15,7 +15,7 @@ from smol_hf.data.text_tokenizer import train_text_tokenizer
 from smol_hf.data.tokenizer_of import is_language_model
 from smol_hf.modeling.chat_format import DEFAULT_CHAT_TEMPLATE
 from smol_hf.modeling.label_loss import IGNORE_INDEX
-from smol_hf.resources import resource_path
+from smol_hf.support.resources import resource_path
 from smol_hf.training import preference
 from smol_hf.training.composition import build_config_and_processor, build_model_and_processor, with_preset
 from smol_hf.training.data_arguments import DataArguments
@@ -290,16 +290,13 @@ def test_the_context_is_that_of_the_language_model_by_default():
         ("image_folder", 5, "it must be text, so in quotes"),
         ("data_root", 5, "it must be text, so in quotes"),
         ("dataset_revision", 1e3, "it must be text, so in quotes"),
-        ("fetch_cache", {}, "it must be text"),
         ("stopping", [], "it must be text"),
         ("too_long", {}, "it must be a list of texts"),
         ("filters", [], "it must be a mapping"),
-        ("fetch_timeout", [], "it must be a number"),
-        ("fetch_timeout", math.inf, "it must be more than 0 seconds, at most 3,600"),
-        ("fetch_timeout", 0, "it must be more than 0 seconds"),
+        ("max_image_bytes", 0, "it must be from 1 to 300,000,000"),
+        ("max_image_bytes", 300_000_001, "it must be from 1 to 300,000,000"),
         ("max_skipped_fraction", math.nan, "it is a share from 0 to 1"),
         ("max_skipped_fraction", -0.5, "it is a share from 0 to 1"),
-        ("fetch_images", [5], "it must be a list of texts"),
         ("preset", [], "it must be text"),
         ("vision_config", [], "it must be a mapping"),
         ("image_mean", {}, "it must be a list of numbers"),
@@ -318,9 +315,23 @@ def test_types_are_looked_at_where_no_recipe_is_read():
         DataArguments(data_lanes=2.5)
     with pytest.raises(ValueError, match="data_lanes is True"):
         DataArguments(data_lanes=True)
-    with pytest.raises(ValueError, match="fetch_images: 'a b' is no host"):
-        DataArguments(fetch_images=["a b"])
-    assert DataArguments(fetch_timeout=2, max_skipped_fraction=1).fetch_timeout == 2
+    assert DataArguments(max_skipped_fraction=1).max_skipped_fraction == 1
+
+
+def test_the_keys_of_an_older_version_are_read_or_refused_with_advice(tmp_path):
+    """Recipes that older versions saved have every key."""
+    entry = {"data": "a.jsonl", "fetch_images": None}
+    written = {"output_dir": "x", "mixture": [entry], "fetch_images": None, "fetch_timeout": 2.0, "fetch_cache": None}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(written))
+    assert parse_recipe(read_recipe(path))[1].mixture == [entry]
+    path.write_text(yaml.safe_dump({**written, "fetch_images": ["example.org"]}))
+    with pytest.raises(
+        RecipeError, match=r"recipe\.yaml: fetch_images is not a key any more: download the images first"
+    ):
+        read_recipe(path)
+    with pytest.raises(RecipeError, match="fetch_images is not a key any more"):
+        load_arguments(["--fetch_images", "[example.org]"])
 
 
 def test_a_template_whose_answers_cannot_be_labelled_is_refused_before_the_run(tmp_path):

@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from helpers import build_model, build_processor
+from helpers import blind, build_model, build_processor
+from memory_source import MemorySource
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, Message, TextPart
 from smol_hf.data.embedded import build_pages
-from smol_hf.data.engine.memory_source import MemorySource
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.shares import PlannedMixture
@@ -29,7 +29,7 @@ def words(number, answer):
 
 def three_sources():
     pages = [page.conversation for page in build_pages(24, seed=0, split="train", turns=3)]
-    mixed = [each if index % 2 else each.without_images() for index, each in enumerate(pages[12:])]
+    mixed = [each if index % 2 else blind(each) for index, each in enumerate(pages[12:])]
     groups = [[words(number, "one two " * (number % 3 + 1)) for number in range(8)], pages[:12], mixed]
     return [MemorySource(name, [(each.sample_id, each) for each in group]) for name, group in zip(NAMES, groups)]
 

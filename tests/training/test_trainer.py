@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import build_model, build_processor, plan_for, ready
+from helpers import blind, build_model, build_processor, plan_for, ready
 from transformers import TrainerCallback
 
 from smol_hf.data.collator import SmolCollator
@@ -25,8 +25,8 @@ def pages_plan(processor, number, blind_every=0):
     """Pages of digits; with `blind_every` every so many samples have no image."""
     conversations: list[Conversation] = []
     for index, page in enumerate(build_pages(number, seed=0, split="train", turns=3)):
-        blind = blind_every and index % blind_every == 0
-        conversations.append(page.conversation.without_images() if blind else page.conversation)
+        is_blind = blind_every and index % blind_every == 0
+        conversations.append(blind(page.conversation) if is_blind else page.conversation)
     return plan_for(conversations, processor)
 
 
@@ -106,9 +106,7 @@ def test_a_packed_batch_has_the_gradients_of_the_padded_one():
     processor = build_processor(longest_edge=32)
     model = build_model(processor).train()
     pages = [page.conversation for page in build_pages(9, seed=0, split="train", turns=2)]
-    samples = ready(
-        [page.without_images() if number % 4 == 0 else page for number, page in enumerate(pages)], processor
-    )
+    samples = ready([blind(page) if number % 4 == 0 else page for number, page in enumerate(pages)], processor)
 
     def gradients(packing):
         model.zero_grad()

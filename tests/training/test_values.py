@@ -30,7 +30,7 @@ def test_a_name_on_the_command_line_stays_as_it_is_written(name):
         ("learning_rate", "1e-3", 1e-3),
         ("context_length", "null", None),
         ("sample_packing", "false", False),
-        ("fetch_images", "[007, 'a.example.org', 2024-01-01]", ["007", "a.example.org", "2024-01-01"]),
+        ("ignore_fields", "[007, 'a.example.org', 2024-01-01]", ["007", "a.example.org", "2024-01-01"]),
         ("too_long", "tiles", "tiles"),
         ("image_mean", "[0.5, 1, 1e-1]", [0.5, 1, 0.1]),
         ("mixture", "my #1.yaml", "my #1.yaml"),

@@ -27,7 +27,7 @@ from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
-from smol_hf.training.checkpoints import hash_file
+from smol_hf.support.hashing import hash_file
 from smol_hf.training.sound_checkpoint import nonfinite, refuse_unsound_config
 
 TOLERANCE = 1e-5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -107,13 +106,3 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConversionError(f"{path}: holds {type(value).__name__} instead of a dictionary of tensors")
     return value
-
-
-def give_usual_modes(folder: Path) -> None:
-    """safetensors writes files that only their owner may read: a folder to be shared gets what any file would have."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o666 & ~mask)
-    folder.chmod(0o777 & ~mask)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -15,7 +13,6 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from smol_hf.conversion.checkpoint_files import (
     ADAPTER_CONFIG,
-    give_usual_modes,
     read_json,
     read_torch_file,
     read_weights,
@@ -37,6 +34,7 @@ from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+from smol_hf.support.atomic import atomic_folder
 
 TORCH_FILES = (".pt", ".pth", ".bin")
 
@@ -265,14 +263,9 @@ def written_whole(output: Path):
         FileExistsError: when something else was written to `output` meanwhile.
     """
     output = output.expanduser().resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    incomplete = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".incomplete", dir=output.parent))
     try:
-        yield incomplete
-        give_usual_modes(incomplete)
-        refuse_occupied(output)
-        incomplete.rename(output)  # in place of an empty folder, never of a full one
+        with atomic_folder(output) as incomplete:
+            yield incomplete
+            refuse_occupied(output)
     except SafetensorError as error:
         raise OSError(f"{output} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(incomplete, ignore_errors=True)

@@ -1,38 +1,37 @@
-"""Archives of strangers → a folder, wholly or not at all.
+"""Extract tar and zip archives into a new folder, completely or not at all.
 
-Only files and folders come out, with the rights of new files: no links, no devices. (tarfile's own filter lets links
-inside pass, and neither counts what comes out nor sees names that collide.) Sizes are measured while reading, never
-believed. Everything is written beside the folder and renamed at the end, so what is there is whole.
+`tarfile` (with its filter "data") and `zipfile` do the work. This module adds three rules: only files and folders are
+extracted, a member that leads out of the folder is an error, and the unpacked size is limited.
 """
 
 from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
+import os
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow
 
-from smol_hf.data.archive_names import ArchiveError, TakenNames, parts_of
+from smol_hf.support.atomic import atomic_folder
 
 SUFFIXES = (
     ".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst",
 )  # fmt: skip
 CHUNK = 1 << 20
-JUDGED_FROM = 1 << 26  # bytes that any archive may hold, however small it is
-LONGEST_HEADER = 1 << 20  # of names and attributes that stand before a member of a tar
-LOCAL_HEADER = 30  # bytes before the name of a zip's member
-COMPRESSIONS: dict[bytes, Callable[[BinaryIO], BinaryIO]] = {
+ALWAYS_ALLOWED = 1 << 26  # unpacked bytes that any archive may have
+LARGEST_RATIO = 200  # unpacked bytes for each byte of a larger archive
+FREE_BYTES = 1 << 30  # that stay free on the disk
+OPENERS: dict[bytes, Callable[[BinaryIO], BinaryIO]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\x00": lzma.LZMAFile,
@@ -44,194 +43,113 @@ DAMAGE = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ArchiveLimits:
-    """Args:
-    members: the most files and folders.
-    ratio: bytes that may come out for each byte of the archive (beyond 64 MiB, which any archive may hold).
-    total_bytes: that may come out at all; None: as many as there is room for.
-    free_bytes: that must stay free on the disk.
-    """
-
-    members: int = 5_000_000
-    ratio: float = 200.0
-    total_bytes: int | None = None
-    free_bytes: int = 1 << 30
+class ArchiveError(ValueError):
+    """An archive that is not extracted. The message names it, and says why."""
 
 
 def is_archive(path: str | Path) -> bool:
-    """Whether the name says so."""
+    """Return whether the name is that of an archive."""
     return str(path).lower().endswith(SUFFIXES)
 
 
 def stem_of(path: Path) -> str:
-    """`photos.tar.gz` → `photos`"""
+    """Return the name without its suffixes: `photos.tar.gz` → `photos`."""
     suffix = max((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), key=len, default="")
     return path.name[: len(path.name) - len(suffix)] or path.name
 
 
-def extract_archive(archive: Path, output: Path, limits: ArchiveLimits | None = None) -> int:
+def extract_archive(archive: Path, output: Path) -> int:
     """Extract a tar (plain, gzip, bzip2, xz, zstd) or zip into a new folder. Returns the number of files.
 
     Raises:
-        FileExistsError: when `output` is there already. FileNotFoundError: when the archive is not.
-        ArchiveError: naming the member, for what may not be extracted, and for damage; nothing is kept then.
+        FileExistsError: when `output` exists. FileNotFoundError: when the archive does not.
+        ArchiveError: for a damaged or truncated archive, a link, a device, a member outside the folder, and too many
+            unpacked bytes. Nothing is kept then.
     """
     archive, output = Path(archive), Path(output)
     if output.exists():
         raise FileExistsError(f"{output} exists already: delete it to extract {archive.name} again")
     if not archive.is_file():
         raise FileNotFoundError(f"the archive {archive} does not exist")
-    unfinished = output.with_name(f".{output.name}.extracting")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of an attempt that was killed
-    unfinished.mkdir(parents=True)
-    extraction = Extraction(archive, unfinished, limits or ArchiveLimits())
-    try:
-        extraction.run()
-        unfinished.rename(output)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return extraction.files
-
-
-@dataclass
-class Extraction:
-    archive: Path
-    folder: Path
-    limits: ArchiveLimits
-    files: int = 0
-    members: int = 0
-    read: int = 0
-    unchecked: int = CHUNK * 64
-    names: TakenNames = field(default_factory=TakenNames)
-
-    def run(self) -> None:
-        with self.archive.open("rb") as file:
-            beginning = file.read(8)
-            file.seek(0)
-            with self.naming(None):
-                if beginning[:2] == b"PK":
-                    self.extract_zip(file)
-                else:
-                    kind = next((kind for magic, kind in COMPRESSIONS.items() if beginning.startswith(magic)), None)
-                    self.extract_tar(file if kind is None else kind(file))
-
-    @contextmanager
-    def naming(self, member: str | None) -> Iterator[None]:
-        """Whatever is wrong, as an ArchiveError that says where."""
-        place = f"{self.archive.name}, member {member!r}" if member is not None else self.archive.name
+    with atomic_folder(output) as folder:
+        limit = max(ALWAYS_ALLOWED, LARGEST_RATIO * archive.stat().st_size)
+        limit = max(min(limit, shutil.disk_usage(folder).free - FREE_BYTES), 0)
         try:
-            yield
-        except NamedError:
-            raise
+            with archive.open("rb") as file:
+                extract = extract_zip if file.read(2) == b"PK" else extract_tar
+                file.seek(0)
+                return extract(file, folder, limit)
         except ArchiveError as error:
-            raise NamedError(f"{place}: {error}") from error
+            raise ArchiveError(f"{archive.name}: {error}") from error
         except DAMAGE as error:
-            raise NamedError(f"{place}: it is damaged or no archive: {error or type(error).__name__}") from error
-
-    # Members -------------------------------------------------------------------------------------------------
-
-    def extract_tar(self, file: BinaryIO) -> None:
-        counted = CountedReader(file, self.count)
-        with tarfile.open(fileobj=counted, mode="r|", tarinfo=StrictTarInfo) as tar:
-            for member in tar:
-                tar.members.clear()  # millions of them need not stay in memory
-                with self.naming(member.name):
-                    if not (member.isreg() or member.isdir()) or member.issparse():
-                        raise ArchiveError(f"it is {kind_of(member)}, and only files and folders are extracted")
-                    self.take(member.name, member.isdir(), lambda member=member: tar.extractfile(member), member.size)
-        while counted.read(CHUNK):
-            pass  # the check sum of a compressed file stands at its end
-
-    def extract_zip(self, file: BinaryIO) -> None:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            self.refuse_overlaps(members, archive.start_dir)
-            for member in members:
-                with self.naming(member.orig_filename):
-                    kind = stat.S_IFMT(member.external_attr >> 16)
-                    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                        raise ArchiveError("it is a link or a device, and only files and folders are extracted")
-                    if member.flag_bits & 1:
-                        raise ArchiveError("it is encrypted: decrypt the archive first")
-                    self.take(
-                        member.orig_filename,
-                        member.is_dir(),
-                        lambda member=member: CountedReader(archive.open(member), self.count),
-                        member.file_size,
-                    )
-
-    def refuse_overlaps(self, members: list[zipfile.ZipInfo], end: int) -> None:
-        """Members that share bytes are how a small zip becomes a large folder."""
-        for member in sorted(members, key=lambda member: member.header_offset, reverse=True):
-            with self.naming(member.orig_filename):
-                needed = LOCAL_HEADER + len(member.orig_filename) + member.compress_size
-                if member.header_offset + needed > end:
-                    raise ArchiveError("it shares bytes with another member")
-            end = member.header_offset
-
-    def take(self, name: str, is_folder: bool, opened: Callable[[], BinaryIO], size: int) -> None:
-        self.members += 1
-        if self.members > self.limits.members:
-            raise ArchiveError(f"it is one member too many: the limit is {self.limits.members:,}")
-        parts = parts_of(name)
-        self.names.take(name, parts, is_folder=is_folder)
-        path = self.folder.joinpath(*parts)
-        if is_folder:
-            path.mkdir(parents=True, exist_ok=True)
-            return
-        if not parts:
-            raise ArchiveError("it has no name")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = 0
-        with path.open("xb") as target, opened() as source:
-            while piece := source.read(CHUNK):
-                written += target.write(piece)
-        if written != size:
-            raise ArchiveError(f"it ends after {written:,} of {size:,} bytes")
-        self.files += 1
-
-    # Limits --------------------------------------------------------------------------------------------------
-
-    def count(self, number: int) -> None:
-        """Take note of bytes that came out. Raises ArchiveError when they are too many."""
-        self.read += number
-        self.unchecked += number
-        if self.limits.total_bytes is not None and self.read > self.limits.total_bytes:
-            raise ArchiveError(f"more than {self.limits.total_bytes:,} bytes come out")
-        size = self.archive.stat().st_size if self.read > JUDGED_FROM else 0
-        if self.read > JUDGED_FROM and self.read > self.limits.ratio * size:
+            reason = str(error) or type(error).__name__
             raise ArchiveError(
-                f"from {size:,} bytes come more than {self.limits.ratio:g} times as many, which looks like a bomb"
-            )
-        if self.unchecked >= 64 * CHUNK:
-            self.unchecked = 0
-            if (free := shutil.disk_usage(self.folder).free) < self.limits.free_bytes:
-                raise ArchiveError(f"{free:,} bytes are free on the disk, and {self.limits.free_bytes:,} must stay so")
+                f"{archive.name} cannot be extracted, it may be damaged or no archive: {reason}"
+            ) from error
 
 
-class NamedError(ArchiveError):
-    """With the archive and the member in its message."""
+def extract_tar(file: BinaryIO, folder: Path, limit: int) -> int:
+    """Extract a tar whose stream has at most `limit` bytes. Returns the number of files."""
+    beginning = file.read(8)
+    file.seek(0)
+    opener = next((opener for magic, opener in OPENERS.items() if beginning.startswith(magic)), None)
+    stream = LimitedReader(file if opener is None else opener(file), limit)
+    files = 0
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=StrictTarInfo) as tar:
+        for member in tar:
+            tar.members.clear()  # keeps the memory of millions of members free
+            check_member(member.name, folder, is_plain=member.isreg() or member.isdir())
+            tar.extract(member, folder, filter="data")
+            files += member.isreg()
+    while stream.read(CHUNK):
+        pass  # the checksum of a compressed file is at its end
+    return files
 
 
-class CountedReader:
-    def __init__(self, file: BinaryIO, count: Callable[[int], None]):
-        self.file, self.count = file, count
+def extract_zip(file: BinaryIO, folder: Path, limit: int) -> int:
+    """Extract a zip whose members have at most `limit` bytes together. Returns the number of files."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > limit:  # zipfile reads no more than this of each
+            raise too_large(limit)
+        for member in members:
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            check_member(member.filename, folder, is_plain=kind in (0, stat.S_IFREG, stat.S_IFDIR))
+            archive.extract(member, folder)
+    return sum(not member.is_dir() for member in members)
 
-    def read(self, size: int) -> bytes:
+
+def check_member(name: str, folder: Path, *, is_plain: bool) -> None:
+    """Raises ArchiveError for a link, a device, and a path that is absolute or leads out of the folder."""
+    if not is_plain:
+        raise ArchiveError(f"the member {name!r} is a link or a device: only files and folders are extracted")
+    if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
+        raise ArchiveError(f"the member {name!r} leads out of the folder")
+
+
+def too_large(limit: int) -> ArchiveError:
+    return ArchiveError(
+        f"it unpacks to more than {limit:,} bytes: the limit is {LARGEST_RATIO} times its size (64 MiB for a small "
+        "one), and 1 GiB of the disk stays free"
+    )
+
+
+class LimitedReader(io.RawIOBase):
+    """A stream that raises ArchiveError after `limit` bytes."""
+
+    def __init__(self, file: BinaryIO, limit: int):
+        self.file, self.limit, self.count = file, limit, 0
+
+    def read(self, size: int = -1) -> bytes:
         piece = self.file.read(size)
-        self.count(len(piece))
+        self.count += len(piece)
+        if self.count > self.limit:
+            raise too_large(self.limit)
         return piece
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.file.close()
 
 
 class StrictTarInfo(tarfile.TarInfo):
-    """tarfile takes a damaged header for the end of the archive; here it is damage."""
+    """A member whose damaged header is an error. `tarfile` takes it for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tar):
@@ -240,19 +158,4 @@ class StrictTarInfo(tarfile.TarInfo):
         except tarfile.EOFHeaderError:
             raise  # the mark of the end
         except tarfile.HeaderError as error:
-            raise ArchiveError(f"it is no tar, damaged or cut off, after {tar.offset:,} bytes: {error}") from error
-
-    @classmethod
-    def frombuf(cls, buf, encoding, errors):
-        member = super().frombuf(buf, encoding, errors)
-        of_another = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
-                      tarfile.GNUTYPE_LONGLINK)  # fmt: skip
-        if member.type in of_another and member.size > LONGEST_HEADER:
-            raise ArchiveError(f"a header of {member.size:,} bytes is no header")  # it would be read into memory
-        return member
-
-
-def kind_of(member: tarfile.TarInfo) -> str:
-    if member.issym() or member.islnk():
-        return f"a link to {member.linkname!r}"
-    return "a sparse file" if member.issparse() else "a device or of an unknown kind"
+            raise tarfile.ReadError(f"{error} after {tar.offset:,} bytes") from error

@@ -8,7 +8,7 @@ decode.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +41,17 @@ class TextPart:
 
 @dataclass(frozen=True)
 class ImagePart:
-    """An image that is not decoded yet: its encoded `content` (PNG, JPEG, …), the `path` of a file, or the `url` that
-    a dataset names. An address is kept, never fetched here; `fetched_from` is that of a file that was."""
+    """An image that is not decoded yet: its encoded `content` (PNG, JPEG, …) or the `path` of a file."""
 
     content: bytes | None = None
     path: str | None = None
-    url: str | None = None
-    fetched_from: str | None = None
 
     def __post_init__(self):
-        if [self.content, self.path, self.url].count(None) != 2:
-            raise ValueError("an ImagePart has exactly one of content (encoded bytes), path and url")
+        if (self.content is None) == (self.path is None):
+            raise ValueError("an ImagePart has either encoded bytes (content) or a path")
 
     def open(self) -> io.BufferedIOBase:
-        """A binary stream of the encoded image. Raises OSError when there is no file to read."""
-        if self.url is not None:
-            raise OSError("addresses are not fetched; download the image and give the path of the file")
+        """Open a binary stream of the encoded image. Raises OSError when there is no file to read."""
         return io.BytesIO(self.content) if self.content is not None else Path(self.path).open("rb")
 
 
@@ -135,11 +130,3 @@ class Conversation:
         if self.videos:
             return "video"
         return MODALITIES[min(len(self.images), 2)]
-
-    def without_images(self) -> Conversation:
-        """The same conversation as a blind reader would see it."""
-        blind = tuple(
-            replace(message, parts=tuple(part for part in message.parts if isinstance(part, TextPart)))
-            for message in self.messages
-        )
-        return replace(self, messages=blind)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from smol_hf.data.adapters import find_adapter
+from smol_hf.data.adapters.media import DOWNLOAD_FIRST
 from smol_hf.data.conversation import MODALITIES
-from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.filters import Filters
 from smol_hf.data.hub_dataset import hub_id
 from smol_hf.data.key_values import is_name, type_problem
@@ -15,6 +15,15 @@ from smol_hf.data.key_values import is_name, type_problem
 LEAST_WEIGHT, MOST_WEIGHT = 1e-9, 1e6
 MOST_RECORDS = 10**12
 OF_THE_HUB = ("config", "split", "revision", "download")
+DELETED_KEYS = ("fetch_images", "fetch_timeout", "fetch_cache")  # of recipes that older versions wrote
+
+
+def without_deleted_keys(keys: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe or an entry without the keys that older versions had. Raises ValueError where they had an
+    effect."""
+    if keys.get("fetch_images"):
+        raise ValueError(f"fetch_images is not a key any more: {DOWNLOAD_FIRST}")
+    return {key: value for key, value in keys.items() if key not in DELETED_KEYS}
 
 
 def check_entry(keys: Mapping[str, Any], types: Mapping[str, Any], where: str) -> None:
@@ -42,10 +51,6 @@ def check_entry(keys: Mapping[str, Any], types: Mapping[str, Any], where: str) -
         raise ValueError(
             f"{where}: {' and '.join(given)} belong to a dataset of the Hub, and {keys['data']} names files"
         )
-    try:
-        ImageFetcher().for_hosts(keys.get("fetch_images"))
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
     try:
         Filters.from_mapping(keys.get("filters") or {})
     except ValueError as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 from smol_hf.data.adapters.texts import RATINGS
 from smol_hf.data.conversation import Conversation, Message, Part, SampleError, TextPart
-from smol_hf.wording import nearest
+from smol_hf.support.formatting import nearest
 
 LOOKS_MISSPELT = 0.8
 

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from smol_hf.wording import nearest
+from smol_hf.support.formatting import nearest
 
 PREFIX = "hf://datasets/"
 # owner/name, with or without a revision, and nothing that looks like a file.

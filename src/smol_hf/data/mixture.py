@@ -16,15 +16,14 @@ from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.engine.mixing import scaled_weights
 from smol_hf.data.engine.preparation import FilteredOutError
 from smol_hf.data.engine.source import BlockCache, Source
-from smol_hf.data.entry_keys import check_entry
+from smol_hf.data.entry_keys import check_entry, without_deleted_keys
 from smol_hf.data.failed_sources import FailedSource, refuse_failed
-from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.filters import Filters
-from smol_hf.data.images import check_bytes
+from smol_hf.data.images import MAXIMUM_BYTES, check_bytes
 from smol_hf.data.key_values import is_name
 from smol_hf.data.sources import KINDS, open_location
 from smol_hf.data.survey import Survey
-from smol_hf.wording import nearest
+from smol_hf.support.formatting import nearest
 
 DATA_ROOT = "{data_root}"
 FIRST_RECORDS = 1000  # of each source, looked at where a run begins without a look at all of them
@@ -87,11 +86,11 @@ class Reader:
     filters: Filters
     inside_only: bool = False
     dataset: str | None = None
-    fetcher: ImageFetcher = field(default_factory=ImageFetcher)
+    max_image_bytes: int = MAXIMUM_BYTES
     ignore_fields: frozenset[str] = frozenset()
 
     def __call__(self, where: str, record: Any) -> Conversation:
-        place = Place(where, self.media_folder, self.inside_only, addresses=self.fetcher.is_on)
+        place = Place(where, self.media_folder, self.inside_only)
         record = without_fields(record, self.ignore_fields) if self.ignore_fields else record
         conversation = adapt(record, place, name=self.adapter, dataset=self.dataset)
         conversation, reason = self.filters.apply(conversation)
@@ -99,9 +98,8 @@ class Reader:
             raise FilteredOutError(where, f"left out by filters: {reason}")
         if not any(message.is_learned for message in conversation.messages):
             raise SampleError(where, "no answer to train: all are empty or marked as not trained. Remove the record")
-        conversation = self.fetcher.bring(conversation)
         for image in conversation.images:
-            check_bytes(image, where, self.fetcher.max_bytes)
+            check_bytes(image, where, self.max_image_bytes)
         return conversation
 
 
@@ -123,7 +121,6 @@ class MixtureEntry:
     split: str | None = None
     revision: str | None = None
     download: bool = False
-    fetch_images: list[str] | None = None
     ignore_fields: list[str] = field(default_factory=list)
 
     @property
@@ -141,11 +138,10 @@ class MixtureEntry:
             return float(self.samples)
         return None if rows is None else self.weight * rows
 
-    def open(self, *, data_root: str | None = None, fetcher: ImageFetcher | None = None) -> tuple[Source, Reader]:
+    def open(self, *, data_root: str | None = None, max_image_bytes: int = MAXIMUM_BYTES) -> tuple[Source, Reader]:
         if self.adapter is not None:
             find_adapter(self.adapter)  # refuse a name that is none before anything is read
         filters = Filters.from_mapping(self.filters)
-        fetcher = (fetcher or ImageFetcher()).for_hosts(self.fetch_images)
         dataset = {"config": self.config, "split": self.split, "revision": self.revision, "download": self.download}
         opened = open_location(located(self.data, data_root), **dataset)
         source, folder = opened.source, opened.media_folder
@@ -153,7 +149,9 @@ class MixtureEntry:
         if self.name is not None:
             source.name, source.prefix = self.name, f"{self.name}/"
         ignored = frozenset(self.ignore_fields)
-        return source, Reader(folder, self.adapter, filters, opened.inside_only, opened.dataset, fetcher, ignored)
+        return source, Reader(
+            folder, self.adapter, filters, opened.inside_only, opened.dataset, max_image_bytes, ignored
+        )
 
 
 def located(path: str, data_root: str | None) -> str:
@@ -180,6 +178,10 @@ def parse_entries(entries: list[dict[str, Any]]) -> list[MixtureEntry]:
         where = f"mixture, entry {number}"
         if not isinstance(keys, dict):
             raise ValueError(f"{where}: {keys!r} is no mapping of keys, such as {{data: my.jsonl, weight: 2}}")
+        try:
+            keys = without_deleted_keys(keys)
+        except ValueError as error:
+            raise ValueError(f"{where_of(where, keys)}: {error}") from error
         for key in keys:
             if key not in known:
                 raise ValueError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
@@ -197,14 +199,14 @@ def open_mixture(
     *,
     on_failed: str = "stop",
     data_root: str | None = None,
-    fetcher: ImageFetcher | None = None,
+    max_image_bytes: int = MAXIMUM_BYTES,
 ) -> Data:
     """The sources of a recipe's mixture.
 
     Args:
         on_failed: "stop": an entry that cannot be opened is an error; "reweight": it is left out, in `Data.failed`.
         data_root: what `{data_root}` stands for in their paths.
-        fetcher: of images that records name by their address; entries may name hosts of their own.
+        max_image_bytes: the most bytes of an encoded image.
 
     Raises:
         ValueError: naming the entry, for keys that there are not and names that stand twice.
@@ -213,7 +215,7 @@ def open_mixture(
     opened, failed = [], []
     for number, entry in enumerate(parse_entries(entries), start=1):
         try:
-            source, reader = entry.open(data_root=data_root, fetcher=fetcher)
+            source, reader = entry.open(data_root=data_root, max_image_bytes=max_image_bytes)
             if not len(source):
                 raise SampleError(source.name, "holds no record")
         except (OSError, SampleError, ImportError) as error:

@@ -54,8 +54,8 @@ class RecordUse:
 
 
 def is_outside(image: ImagePart, folder: Path | None) -> bool:
-    """Whether the file of an image lies outside the folder, links followed. A fetched image never does."""
-    if image.path is None or image.fetched_from is not None or folder is None:
+    """Return whether the file of an image lies outside the folder, links followed."""
+    if image.path is None or folder is None:
         return False
     real = real_folder(str(folder))
     return os.path.commonpath([os.path.realpath(image.path), real]) != real

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.failed_sources import FailedSource
-from smol_hf.data.mixture import Data, MixtureEntry
+from smol_hf.data.mixture import Data
 
 UNNAMED = "not named"
 
@@ -56,21 +56,6 @@ class PlannedMixture:
             for name, rows, expected in facts
             if expected is not None and expected != rows
         ]
-
-
-def planned_records(entries: Iterable[MixtureEntry]) -> list[float]:
-    """Records that each entry gives in a round, from the sizes that the entries name: nothing is opened.
-
-    Raises:
-        ValueError: for an entry that names neither `samples` nor `available`.
-    """
-    planned = []
-    for entry in entries:
-        records = entry.records(entry.available)
-        if records is None:
-            raise ValueError(f"{entry.label}: how much it gives is not known before it is opened: add 'available'")
-        planned.append(records)
-    return planned
 
 
 def shares(numbers: Sequence[float]) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,9 @@ from pathlib import Path
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.preparation import FilteredOutError, LeftOutError, TooLongError
-from smol_hf.data.fault_summary import describe_sources
 from smol_hf.data.ledger import whole_lines
+from smol_hf.data.reasons import describe_sources
+from smol_hf.support.atomic import atomic_file
 
 SHOWN = 10
 JUDGED_FROM = 100  # unusable samples: a source that is not known as a whole is judged by its share when it has so many
@@ -185,9 +185,8 @@ class SkippedSamples:
         lines = [self.line(fault) for fault in [*self.faults, *self.left_out, *self.earlier]]
         if lines:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            whole = self.path.with_name(f"{self.path.name}.new")
-            whole.write_text("".join(lines), encoding="utf-8")
-            os.replace(whole, self.path)  # other processes may be reading it
+            with atomic_file(self.path) as file:  # other processes may be reading it
+                file.write_text("".join(lines), encoding="utf-8")
         else:
             self.path.unlink(missing_ok=True)
 

@@ -8,7 +8,7 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,11 +70,6 @@ class Opened:
     dataset: str | None = None
 
 
-def open_source(path: str | Path) -> Source:
-    """The source of a file, a pattern of files, or a folder; see `open_location`."""
-    return open_location(str(path)).source
-
-
 def open_location(
     data: str,
     *,
@@ -93,19 +88,50 @@ def open_location(
         FileNotFoundError: when there is none. ValueError: for what cannot be told apart, and for keys that the data
             has no use for. SampleError: when a file cannot be read as a whole.
     """
-    if (name := hub_id(data)) is not None:
-        return open_dataset(find_dataset(name, config, split, revision, download))
-    refuse_dataset_keys(data, config=config, split=split, revision=revision, download=download)
-    data = pinned(data)
-    if is_remote(data):
-        opened = open_remote(data)
+    location = resolve_location(data, config=config, split=split, revision=revision, download=download)
+    if location.dataset is not None:
+        return open_dataset(location.dataset)
+    path = location.path
+    opened = open_folder(path) if location.is_folder else open_files(location.files, file_name(path))
+    if is_remote(path):
         opened.source.remote = True
-        return replace(opened, dataset=repository_of(data))
-    if os.path.exists(local_path(data)):
-        return open_folder(data) if local_path(data).is_dir() else open_files([data])
-    if not has_pattern(data):
-        raise FileNotFoundError(missing_file(data))
-    return open_files(find_files(data), file_name(data))
+        return replace(opened, dataset=repository_of(path))
+    return opened
+
+
+@dataclass(frozen=True)
+class Location:
+    """A dataset of the Hub, a folder, or files (one, or those of a pattern), here or elsewhere.
+
+    Attributes:
+        path: the path or URL, of a file of the Hub at the commit of now.
+    """
+
+    path: str
+    dataset: HubDataset | None = None
+    is_folder: bool = False
+    files: tuple[str, ...] = ()
+
+
+def resolve_location(
+    data: str, *, config: str | None, split: str | None, revision: str | None, download: bool
+) -> Location:
+    """Find out what `data` names. See `open_location` for the arguments and errors."""
+    if (name := hub_id(data)) is not None:
+        return Location(data, find_dataset(name, config, split, revision, download))
+    refuse_dataset_keys(data, config=config, split=split, revision=revision, download=download)
+    path = pinned(data)
+    if not is_remote(path) and os.path.exists(local_path(path)):
+        is_folder = local_path(path).is_dir()
+    elif has_pattern(path):
+        return Location(path, files=tuple(find_files(path)))
+    elif is_remote(path):
+        system, inside = file_system(path)
+        with reaching(path):
+            is_folder = system.isdir(inside)
+    else:
+        raise FileNotFoundError(missing_file(path))
+    return Location(path, is_folder=is_folder, files=() if is_folder else (path,))
 
 
 def refuse_dataset_keys(data: str, **given: str | bool | None) -> None:
@@ -119,18 +145,9 @@ def missing_file(data: str) -> str:
     return f"the data file {data} does not exist{advice}"
 
 
-def open_remote(data: str) -> Opened:
-    if has_pattern(data):
-        return open_files(find_files(data), file_name(data))
-    system, path = file_system(data)
-    with reaching(data):
-        is_folder = system.isdir(path)
-    return open_folder(data) if is_folder else open_files([data])
-
-
-def open_files(urls: list[str], name: str | None = None) -> Opened:
-    """One source of files of one kind. Their records may name media, by paths from the folder that all stand in."""
-    source = source_of(name or file_name(urls[0]), urls)
+def open_files(urls: Sequence[str], name: str) -> Opened:
+    """Open files of one kind as one source. Their records may name media, by paths from their common folder."""
+    source = source_of(name, list(urls))
     if isinstance(source, TarSource) or any(map(is_remote, urls)):
         return Opened(source, None, inside_only=True)
     folders = {local_path(url).parent for url in urls}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.documents.document import Documents
 from smol_hf.data.documents.reading import Reading, at_words
 from smol_hf.modeling.processing_smol_hf import write_portable_tokenizer_config
+from smol_hf.support.atomic import atomic_folder
 
 # Those of SmolLM2, with their ids, and one for padding alone: where that were also the end of a text, what masks
 # padding in the labels would mask the end as well, and the model would never learn to stop.
@@ -98,11 +97,12 @@ def write_text_tokenizer(
         raise SampleError(" and ".join(source.name for source in sources), "there is no text in its documents")
     tokens = sum(map(len, tokenizer(reading.sample, split_special_tokens=True)["input_ids"]))
     replaced = output.exists() and any(output.iterdir())
-    with replacing(output) as folder:
+    with atomic_folder(output, replace=True) as folder:
         # Of a full disk tokenizers says so with a bare Exception, and this with an OSError.
         (folder / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
         tokenizer.save_pretrained(folder)
         write_portable_tokenizer_config(folder)
+        refuse_other_than_tokenizer(output)  # as it is now
     return {
         "vocab_size": len(tokenizer),
         "asked_vocab_size": vocab_size,
@@ -130,18 +130,3 @@ def refuse_other_than_tokenizer(output: Path) -> None:
         raise FileExistsError(
             f"{output} holds {(other or names)[0]}, and is no folder of a tokenizer alone: name another"
         )
-
-
-@contextmanager
-def replacing(output: Path) -> Iterator[Path]:
-    """A folder beside `output` that takes its place when all went well, and is removed when not."""
-    output = output.absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as beside:
-        folder = Path(beside) / "whole"
-        folder.mkdir()
-        yield folder
-        refuse_other_than_tokenizer(output)  # as it is now
-        if output.exists():
-            output.rename(Path(beside) / "former")
-        folder.rename(output)

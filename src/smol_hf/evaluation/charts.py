@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from smol_hf.wording import compact, is_number
+from smol_hf.support.formatting import compact, is_number
 
 RATE_PREFIX = "learning_rate_"
 

@@ -23,8 +23,8 @@ from smol_hf.evaluation.charts import (
     unfreeze_mark,
     wants_log_scale,
 )
-from smol_hf.resources import resource_path
-from smol_hf.wording import compact, duration, is_number, percent
+from smol_hf.support.formatting import compact, duration, is_number, percent
+from smol_hf.support.resources import resource_path
 
 # Pages are enlarged by a whole factor up to this width in CSS pixels, so that every pixel keeps one size.
 _GALLERY_IMAGE_WIDTH = 192

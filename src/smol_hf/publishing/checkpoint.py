@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import yaml
 
-from smol_hf.conversion.checkpoint_files import give_usual_modes
 from smol_hf.data.tokenizer_of import is_language_model
 from smol_hf.modeling.processing_smol_hf import write_portable_tokenizer_config
 from smol_hf.publishing.loss_plot import plot_losses
 from smol_hf.publishing.model_card import name_of, write_model_card
+from smol_hf.support.atomic import atomic_folder
 from smol_hf.training.parts import part_modules
 
 
@@ -38,24 +37,19 @@ def publish_checkpoint(
         ValueError: when a weight is not finite. Nothing is written then.
     """
     folder = Path(folder)
-    incomplete = folder.with_name(f".{folder.name}.incomplete")
-    shutil.rmtree(incomplete, ignore_errors=True)
-    model.config.use_cache = True
-    model.config.get_text_config().use_cache = True
-    model.save_pretrained(incomplete)
-    processor.save_pretrained(incomplete)
-    if is_language_model(processor) and processor.is_fast:
-        write_portable_tokenizer_config(incomplete)
-    if recipe is not None:
-        (incomplete / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    if log is not None:
-        plot_losses(incomplete, log)
-    name = (recipe or {}).get("run_name") or name_of(folder.resolve())
-    describe_checkpoint(incomplete, model, name=name, recipe=recipe, versions=versions, **card)
-    give_usual_modes(incomplete)
-    if folder.exists():
-        shutil.rmtree(folder)
-    incomplete.rename(folder)
+    with atomic_folder(folder, replace=True) as incomplete:
+        model.config.use_cache = True
+        model.config.get_text_config().use_cache = True
+        model.save_pretrained(incomplete)
+        processor.save_pretrained(incomplete)
+        if is_language_model(processor) and processor.is_fast:
+            write_portable_tokenizer_config(incomplete)
+        if recipe is not None:
+            (incomplete / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        if log is not None:
+            plot_losses(incomplete, log)
+        name = (recipe or {}).get("run_name") or name_of(folder.resolve())
+        describe_checkpoint(incomplete, model, name=name, recipe=recipe, versions=versions, **card)
     return folder
 
 

@@ -17,7 +17,7 @@ from smol_hf.data.engine.files import is_remote
 from smol_hf.data.hub_dataset import hub_id
 from smol_hf.data.images import load_image
 from smol_hf.data.preferences import preference_of, records_of
-from smol_hf.data.sources import open_source
+from smol_hf.data.sources import open_location
 from smol_hf.inference.prompts import read_prompts
 from smol_hf.training.data import open_data
 from smol_hf.training.data_arguments import DataArguments
@@ -134,7 +134,7 @@ def of_recipe(recipe: dict) -> Iterator[tuple[str, list[ImagePart]]]:
             words = document[:MOST_CHARACTERS].split()
             yield " ".join(words[:BEGINNING]), []
     elif "beta" in recipe:  # preferences
-        for where, record in islice(records_of(open_source(arguments.data)), MOST_RECORDS):
+        for where, record in islice(records_of(open_location(arguments.data).source), MOST_RECORDS):
             with suppress(SampleError):
                 yield preference_of(where, record, chats=True).prompt[-1]["content"], []
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from smol_hf.wording import is_number
+from smol_hf.support.formatting import is_number
 
 FILE_NAME = "loss.png"
 KINDS = (

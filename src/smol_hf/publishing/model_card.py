@@ -16,8 +16,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from smol_hf.publishing.loss_plot import FILE_NAME as LOSS_PLOT
-from smol_hf.resources import resource_path
-from smol_hf.wording import compact, duration, is_number, percent
+from smol_hf.support.formatting import compact, duration, is_number, percent
+from smol_hf.support.resources import resource_path
 
 # The transformers releases with which a checkpoint's code is tested (`make test-transformers`).
 TESTED_TRANSFORMERS = ("4.57.6", "5.23.0", "5.24.0")

@@ -16,7 +16,7 @@ from smol_hf.publishing.contents import PublishError
 from smol_hf.publishing.examples import as_settings, examples_of
 from smol_hf.publishing.model_card import has_chat_template, is_hub_id, name_of
 from smol_hf.publishing.plan import refuse_bad_names
-from smol_hf.resources import resource_path
+from smol_hf.support.resources import resource_path
 
 GRADIO = "6.31.0"  # what a Space installs
 SETTINGS = "space.json"

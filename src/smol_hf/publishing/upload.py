@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from huggingface_hub.hf_api import RepoFile
 from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, INDEXES, read_json
 from smol_hf.publishing.contents import PublishError
 from smol_hf.publishing.plan import MAIN, Publication
+from smol_hf.support.atomic import atomic_file
 
 LOG_IN = "log in with `hf auth login`, set HF_TOKEN, or give --token; the token needs the right to write"
 OF_THE_HUB = (".gitattributes",)
@@ -128,10 +128,8 @@ def old_weights(api: HfApi, publication: Publication) -> list[str]:
 def write_edits(publication: Publication) -> None:
     """Each file whole or not at all: an interrupted upload leaves a folder that can be published again."""
     for name, text in publication.edits.items():
-        path = publication.contents.folder / name
-        incomplete = path.with_name(f".{path.name}.incomplete")
-        incomplete.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(incomplete, path)
+        with atomic_file(publication.contents.folder / name) as path:
+            path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def loading_lines(publication: Publication, revision: str) -> str:

@@ -13,10 +13,10 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import DPOConfig, SFTConfig
 
+from smol_hf.support.formatting import nearest
 from smol_hf.training.inherited_checks import check_libraries, refuse_inherited
 from smol_hf.training.inherited_keys import INHERITED
 from smol_hf.training.keys import TRAIN, OnResume, Runs, check_values, key
-from smol_hf.wording import nearest
 
 RATE = {
     "resume": OnResume.CHANGE, "least": 0, "wanted": "a learning rate is 0 (frozen) or positive",

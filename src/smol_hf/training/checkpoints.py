@@ -8,12 +8,13 @@ over and why. A missing optimizer or schedule is never replaced by a fresh one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 from pathlib import Path
+
+from smol_hf.support.hashing import hash_file
 
 INCOMPLETE = ".incomplete"
 MANIFEST = "manifest.json"
@@ -22,18 +23,6 @@ NEEDED_TO_RESUME = ("trainer_state.json", "scheduler.pt", "data_state.json")
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be resumed from; the message names the file."""
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def write_manifest(folder: Path, step: int) -> None:

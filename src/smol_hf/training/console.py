@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from transformers import TrainerCallback
 
-from smol_hf.wording import compact, duration
+from smol_hf.support.formatting import compact, duration
 
 FILE_NAME = "log.jsonl"
 SOURCES_SHOWN = 12

@@ -21,7 +21,6 @@ from smol_hf.data.engine.memory_source import MadeSource
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.source import BlockCache
 from smol_hf.data.engine.stream import Plan
-from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.mixture import (
     FIRST_RECORDS,
     MOST_SURVEYED,
@@ -38,10 +37,10 @@ from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.survey import Measured, count_rows, survey_first
 from smol_hf.data.text_chat import TextChatWork
 from smol_hf.data.tokenizer_of import is_language_model
+from smol_hf.support.formatting import duration
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.chat_template import chat_of
 from smol_hf.training.data_arguments import DataArguments
-from smol_hf.wording import duration
 
 SECONDS_BETWEEN_LINES = 5
 GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable
@@ -56,7 +55,8 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
     """
     if arguments.mixture is not None:
         policy = {"on_failed": arguments.on_failed_source, "data_root": arguments.data_root}
-        data = open_mixture(arguments.mixture, arguments.stopping, **policy, fetcher=fetcher_of(arguments))
+        limits = {"max_image_bytes": arguments.max_image_bytes}
+        data = open_mixture(arguments.mixture, arguments.stopping, **policy, **limits)
         arguments.mixture = with_revisions(arguments.mixture, data)
         return data
     if arguments.data == "digits":
@@ -72,7 +72,7 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
         revision=arguments.dataset_revision,
         download=arguments.dataset_download,
     )
-    source, reader = entry.open(fetcher=fetcher_of(arguments))
+    source, reader = entry.open(max_image_bytes=arguments.max_image_bytes)
     arguments.dataset_revision = source.revision  # what the saved recipe names
     return Data([source], [reader], [1.0], surveyed=can_be_surveyed([source]))
 
@@ -84,13 +84,6 @@ def with_revisions(mixture: list[dict[str, Any]], data: Data) -> list[dict[str, 
     return [
         {**keys, "revision": opened[number]} if opened.get(number) else keys for number, keys in enumerate(mixture)
     ]
-
-
-def fetcher_of(arguments: DataArguments) -> ImageFetcher:
-    """What fetches images by the recipe's keys. Raises ValueError for keys that cannot be."""
-    folder = Path(arguments.fetch_cache) if arguments.fetch_cache is not None else None
-    fetcher = ImageFetcher(timeout=arguments.fetch_timeout, max_bytes=arguments.max_image_bytes, folder=folder)
-    return fetcher.for_hosts(arguments.fetch_images)
 
 
 def trainable(data: Data, arguments: DataArguments) -> Data:

@@ -9,7 +9,7 @@ from typing import Any
 from smol_hf.data.engine.mixing import STOPPING
 from smol_hf.data.failed_sources import ON_FAILED
 from smol_hf.data.fast_images import IMAGE_RESIZING
-from smol_hf.data.fetched_images import ImageFetcher
+from smol_hf.data.images import MAXIMUM_BYTES
 from smol_hf.data.shortening import check_losses
 from smol_hf.training.keys import TRAIN, OnResume, Runs, check_values, given, key, refuse_excluded
 
@@ -146,17 +146,13 @@ class DataArguments(DocumentArguments):
         resume=OnResume.DATA,
         excluded_by=OF_RECORDS,
     )
-    fetch_images: list[str] | None = of_conversations(
-        None,
-        "Hosts from which the images of URLs in records may be downloaded, such as [images.example.org, "
-        "'*.example.org']; none by default, and such a record cannot be used.",
-        excluded_by=("documents",),
+    max_image_bytes: int = of_conversations(
+        MAXIMUM_BYTES,
+        "Most bytes of an encoded image.",
+        least=1,
+        most=MAXIMUM_BYTES,
+        wanted=f"it must be from 1 to {MAXIMUM_BYTES:,}",
     )
-    fetch_timeout: float = of_conversations(2.0, "Most seconds for downloading one image.")
-    fetch_cache: str | None = of_conversations(
-        None, "Folder of downloaded images and remembered failures; below HF_HOME by default.", resume=OnResume.FREE
-    )
-    max_image_bytes: int = of_conversations(300_000_000, "Most bytes of an encoded image.")
     mixture: list[dict[str, Any]] | None = of_conversations(
         None,
         "Several sources instead of data: a list of {data, name, weight or samples, modality, adapter, filters, "
@@ -235,7 +231,6 @@ class DataArguments(DocumentArguments):
         elif self.data == "digits" and (self.dataset_config or self.dataset_split or self.dataset_revision):
             raise ValueError("data is digits, and dataset_config, _split and _revision belong to a dataset of the Hub")
         check_losses(self.too_long)
-        ImageFetcher(timeout=self.fetch_timeout, max_bytes=self.max_image_bytes).for_hosts(self.fetch_images)
 
 
 @dataclass

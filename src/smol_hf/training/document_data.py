@@ -20,9 +20,9 @@ from smol_hf.data.documents.token_source import TokenSource, TokenWork
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.mixture import Data
 from smol_hf.data.skipped import SkippedSamples
+from smol_hf.support.formatting import compact
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.validation import Validation
-from smol_hf.wording import compact
 
 TOKENIZER_CHARACTERS = 50_000_000  # from which a recipe without a tokenizer gets one
 SECONDS_BETWEEN_LINES = 10

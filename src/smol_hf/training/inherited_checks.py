@@ -14,9 +14,9 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import DPOConfig, SFTConfig
 
 from smol_hf.data.key_values import type_problem
+from smol_hf.support.formatting import nearest
 from smol_hf.training.inherited_keys import INHERITED, inherited_names
 from smol_hf.training.keys import default_of, in_words
-from smol_hf.wording import nearest
 
 # They take the gradients from the backward pass, or need groups of parameters of their own.
 OTHER_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo")

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from smol_hf.data.shares import PlannedMixture, by_modality, shares
+from smol_hf.support.formatting import percent
 from smol_hf.training.source_books import FIELDS, SourceBooks
-from smol_hf.wording import percent
 
 FILE_NAME = "mixture.json"
 

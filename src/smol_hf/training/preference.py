@@ -20,6 +20,7 @@ from smol_hf.data.preferences import PreferenceEncoder, Preferences, read_prefer
 from smol_hf.data.record_use import describe_ignored
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.sources import open_location
+from smol_hf.support.formatting import duration
 from smol_hf.training.arguments import DPOArguments
 from smol_hf.training.composition import is_text_alone
 from smol_hf.training.console import LogCallback
@@ -34,7 +35,6 @@ from smol_hf.training.saving import WholeCheckpoints
 from smol_hf.training.task import Task
 from smol_hf.training.text_composition import build_language_model
 from smol_hf.training.trainer import NonFiniteError
-from smol_hf.wording import duration
 
 ARGUMENT_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
 METRICS = ("loss", "rewards/margins", "rewards/accuracies")  # of the last step, printed at the end

@@ -8,13 +8,8 @@ from __future__ import annotations
 
 import copy
 
-import torch
-from transformers import PreTrainedModel
-
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
-from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
-from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.training.recipes import RecipeError, nearest
 
 
@@ -124,12 +119,3 @@ def preset_config(name: str) -> SmolHFConfig | SmolHFTextConfig:
         settings = copy.deepcopy(VISION[name])
         return SmolHFConfig(**{**settings, "text_config": SmolHFTextConfig(**settings["text_config"])})
     raise RecipeError(f"unknown preset {name!r}{nearest(name, list(PRESETS))}")
-
-
-def build_preset(name: str, *, seed: int = 0, device: str = "cpu") -> PreTrainedModel:
-    """The model with random weights; on the device "meta" without any memory."""
-    config = preset_config(name)
-    model_class = SmolHFForConditionalGeneration if isinstance(config, SmolHFConfig) else SmolHFForCausalLM
-    torch.manual_seed(seed)
-    with torch.device(device):
-        return model_class._from_config(config)

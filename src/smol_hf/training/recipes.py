@@ -22,7 +22,9 @@ from transformers.utils import is_flash_attn_2_available, is_kernels_available
 from trl import TrlParser
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.resources import resource_path
+from smol_hf.data.entry_keys import without_deleted_keys
+from smol_hf.support.formatting import nearest
+from smol_hf.support.resources import resource_path
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.inherited_keys import key_of
@@ -30,7 +32,6 @@ from smol_hf.training.keys import default_of, refuse_unquoted
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.shipped_recipes import find_recipe
 from smol_hf.training.values import read_yaml, takes_text, value_of
-from smol_hf.wording import nearest
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
 SWITCHES = ("resume_from_checkpoint",)  # texts that may be true, too
@@ -70,7 +71,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
             raise RecipeError(str(error)) from error
     try:
         recipe = read_yaml(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, RecipeError, UnicodeDecodeError, OSError) as error:
+        recipe = without_deleted_keys(recipe) if isinstance(recipe, dict) else recipe
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise RecipeError(f"{path}: {error}") from error
     if not isinstance(recipe, dict):
         raise RecipeError(f"{path}: a recipe is a list of `key: value` lines")
@@ -206,6 +208,10 @@ def parse_recipe(
     need not be possible on a machine that only looks at the data. `known_classes` say which keys there are. Raises
     RecipeError."""
     known = known_keys(known_classes)
+    try:
+        recipe = without_deleted_keys(recipe)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
     for key in recipe:
         if key not in known:
             raise RecipeError(f"unknown key {key!r}{nearest(str(key), known)}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smol_hf.resources import resource_path
-from smol_hf.wording import nearest
+from smol_hf.support.formatting import nearest
+from smol_hf.support.resources import resource_path
 
 MIXTURES = "mixtures"
 

@@ -59,9 +59,9 @@ def test_a_path_that_is_none_is_refused(shape):
         "a\0.png": "cannot be a path",
         "\ud800.png": not_text,
         "https://example.org/\ud800": not_text,
-        "file:///etc/passwd": "is the address",
-        "FILE:///etc/passwd": "is the address",
-        "http://169.254.169.254/x.png": "is the address",
+        "file:///etc/passwd": "is the URL",
+        "FILE:///etc/passwd": "is the URL",
+        "http://169.254.169.254/x.png": "is the URL",
     }.items():
         for place in (PLACE, INSIDE, NO_FOLDER):
             found = fault_of(record(path), place, dataset=dataset)

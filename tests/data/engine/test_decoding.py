@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 from helpers import build_processor
+from memory_source import MemorySource
 from PIL import Image, ImageFile
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
-from smol_hf.data.engine.memory_source import MemorySource
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.engine.stream import Plan, RowStream
 from smol_hf.data.survey import survey

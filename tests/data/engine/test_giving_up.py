@@ -4,9 +4,9 @@ import json
 from collections import Counter
 
 import pytest
+from memory_source import MemorySource
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.memory_source import MemorySource
 from smol_hf.data.engine.preparation import TooLongError
 from smol_hf.data.engine.stream import Plan, RowStream
 

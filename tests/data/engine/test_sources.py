@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from memory_source import MemorySource
 
 from smol_hf.data.adapters import Place, adapt
 from smol_hf.data.conversation import SampleError, TextPart
 from smol_hf.data.engine import fingerprints, json_source
 from smol_hf.data.engine.arrow_rows import Unreadable
 from smol_hf.data.engine.json_source import JsonArraySource, JsonLinesSource
-from smol_hf.data.engine.memory_source import MadeSource, MemorySource
+from smol_hf.data.engine.memory_source import MadeSource
 from smol_hf.data.engine.parquet_source import ParquetSource
 from smol_hf.data.engine.source import BlockCache
 

@@ -5,9 +5,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
+from memory_source import MemorySource
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.memory_source import MemorySource
 from smol_hf.data.engine.randomness import generator
 from smol_hf.data.engine.source import Source
 from smol_hf.data.engine.stream import Plan, RowStream

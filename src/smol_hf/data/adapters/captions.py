@@ -3,7 +3,7 @@
 captions             {"image": image, "caption" | "text": text}
 coco                 {"image"?: image, "filepath"?, "filename"?: text, "sentences": {"raw": text, …}}; where there are
                      several sentences, one of them is chosen by the name of the sample
-conceptual_captions  {"image_url": address, "caption": text}; the address is kept, not fetched
+conceptual_captions  {"image_url": URL, "caption": text}: refused, because the images must be downloaded first
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from smol_hf.data.adapters.dialogue import said
 from smol_hf.data.adapters.fields import Fields, checked_text
-from smol_hf.data.adapters.media import Media, media_parts
+from smol_hf.data.adapters.media import DOWNLOAD_FIRST, Media, media_parts
 from smol_hf.data.adapters.prompts import PICTURE, VIDEO, drawn
 from smol_hf.data.adapters.registry import Place, adapter
 from smol_hf.data.conversation import Conversation, ImagePart, VideoPart
@@ -29,8 +29,8 @@ def is_caption_pair(record: dict[str, Any]) -> bool:
     return "image" in has and not has.isdisjoint({"caption", "text"}) and not is_other
 
 
-def is_addressed_pair(record: dict[str, Any]) -> bool:
-    """The address of an image and its caption, where the image itself is not beside them."""
+def is_url_pair(record: dict[str, Any]) -> bool:
+    """The URL of an image and its caption, without the image itself."""
     has = {key for key, value in record.items() if value is not None}
     return {"image_url", "caption"} <= has and has.isdisjoint({"image", *OTHER_SHAPES})
 
@@ -86,16 +86,14 @@ def coco_path(fields: Fields) -> str:
 @adapter(
     "conceptual_captions",
     datasets=("google-research-datasets/conceptual_captions",),
-    shape=is_addressed_pair,
+    shape=is_url_pair,
     fields=("image_url", "caption"),
 )
 def read_conceptual_captions(record: dict[str, Any], place: Place) -> Conversation:
-    """The address of a picture and its caption."""
+    """Refuse the URL of an image and its caption, and say how to download the image."""
     fields = Fields(record, place, "conceptual_captions")
-    url = fields.text("image_url")
-    if not url.startswith(("http://", "https://")):
-        raise fields.fault(f"image_url holds {url!r}: it must be an address that begins with http:// or https://")
-    return captioned(ImagePart(url=url), fields.text("caption"), place)
+    url, _ = fields.text("image_url"), fields.text("caption")
+    raise fields.fault(f"image_url is the URL {url!r}: {DOWNLOAD_FIRST}")
 
 
 def one_image(value: Any, key: str, place: Place) -> Media:

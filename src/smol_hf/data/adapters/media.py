@@ -14,7 +14,8 @@ from smol_hf.data.adapters.registry import Place
 from smol_hf.data.conversation import ImagePart, SampleError, VideoPart
 
 Media = ImagePart | VideoPart
-TO_DO = "download it and give the path of the file, or allow the host of an image under fetch_images"
+DOWNLOAD_FIRST = "download the images first with img2dataset, and train on the shards that it writes (docs/data.md)"
+WEB = ("http://", "https://")
 LONGEST_PATH = 4096
 # How the base64 of an image begins: PNG, JPEG, GIF, WebP, BMP, TIFF of both byte orders, JPEG 2000 and AVIF.
 BASE64_SIGNATURES = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0AK", "AAAA", "/0//UQ")
@@ -73,8 +74,6 @@ def media_part(item: Any, key: str, kind: type[Media], place: Place) -> Media:
         content = decoded(text, key, place.where) or content
     if isinstance(path, str) and path.lower().endswith(VIDEO_SUFFIXES):
         kind = VideoPart
-    if content is None and place.addresses and kind is ImagePart and is_address(path):
-        return ImagePart(url=path)
     if content is None:
         return kind(path=checked_path(path, key, place))
     if not isinstance(content, bytes):
@@ -98,10 +97,6 @@ def decoded(text: str, key: str, where: str) -> bytes | None:
         return None  # a path that begins like it
 
 
-def is_address(item: Any) -> bool:
-    return isinstance(item, str) and item.lower().startswith(("http://", "https://"))
-
-
 def checked_path(item: Any, key: str, place: Place) -> str:
     """The path of a file, put together with the place's folder. Nothing is looked up on the disk."""
     where = place.where
@@ -117,7 +112,10 @@ def checked_path(item: Any, key: str, place: Place) -> str:
         raise SampleError(where, f"{key} holds {item!r}, which cannot be a path")
     if "://" in item or item.lower().startswith(("data:", "file:")):
         shown = item if len(item) <= 200 else f"{item[:200]}…"
-        raise SampleError(where, f"{key} is the address {shown!r}: {TO_DO}")
+        is_image = not key.startswith("video") and not item.lower().endswith(VIDEO_SUFFIXES)
+        of_web = is_image and item.lower().startswith(WEB)
+        advice = DOWNLOAD_FIRST if of_web else "download it and give the path of the file"
+        raise SampleError(where, f"{key} is the URL {shown!r}: {advice}")
     if place.media_folder is None:
         raise SampleError(
             where, f"{key} names the file {item}, but no folder of media is given: the record must hold its bytes"

@@ -15,7 +15,7 @@ from smol_hf.data.adapters.media import media_parts
 from smol_hf.data.adapters.prompts import VIDEO, drawn
 from smol_hf.data.adapters.registry import Place, adapter
 from smol_hf.data.conversation import Conversation, VideoPart
-from smol_hf.wording import is_number
+from smol_hf.support.formatting import is_number
 
 
 @adapter(

@@ -17,7 +17,7 @@ from smol_hf.data.adapters.turn_keys import (
     says_something,
 )
 from smol_hf.data.conversation import Conversation, SampleError
-from smol_hf.wording import nearest
+from smol_hf.support.formatting import nearest
 
 ENTRY_POINTS = "smol_hf.adapters"
 
@@ -39,13 +39,11 @@ class Place:
         media_folder: folder that relative paths of media start from. Without one the record must hold its media as
             bytes.
         inside_only: refuse absolute paths and those that lead out of `media_folder`. For records of strangers.
-        addresses: take http and https addresses of images for images; otherwise they are refused.
     """
 
     where: str
     media_folder: Path | None = None
     inside_only: bool = False
-    addresses: bool = False
 
 
 @dataclass(frozen=True)

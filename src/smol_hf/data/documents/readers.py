@@ -12,24 +12,20 @@ from smol_hf.data.documents.records import Records
 from smol_hf.data.documents.texts import TextFiles
 from smol_hf.data.engine.files import (
     file_name,
-    file_system,
-    find_files,
-    has_pattern,
     is_remote,
     labels_of,
     list_folder,
     local_path,
-    reaching,
 )
-from smol_hf.data.hub_dataset import HubDataset, find_dataset, hub_id, pinned
+from smol_hf.data.hub_dataset import HubDataset
 from smol_hf.data.ledger import LEDGERS
 from smol_hf.data.sources import (
     COMPRESSED,
     KINDS,
-    missing_file,
+    Location,
     open_dataset,
     pinned_root,
-    refuse_dataset_keys,
+    resolve_location,
     source_of,
 )
 
@@ -65,11 +61,11 @@ def open_documents(
     """
     if separator == "":
         raise ValueError("separator is empty: leave it out where a file is one document")
-    if (name := hub_id(location)) is not None:
-        return open_split(find_dataset(name, config, split, revision, download), text_key, separator)
-    refuse_dataset_keys(location, config=config, split=split, revision=revision, download=download)
-    location = pinned(location)
-    root, urls = files_of(location)
+    named = resolve_location(location, config=config, split=split, revision=revision, download=download)
+    if named.dataset is not None:
+        return open_split(named.dataset, text_key, separator)
+    location = named.path
+    root, urls = files_of(named)
     name = file_name(location)
     records = [url for url in urls if is_records(url)]
     texts = [url for url in urls if not is_records(url) and not COMPRESSED.search(url)]
@@ -121,32 +117,16 @@ def ending(url: str) -> str:
     return posixpath.splitext(file_name(url))[1]
 
 
-def files_of(location: str) -> tuple[str, list[str]]:
-    """(the folder that they stand in, files) of what a location names."""
-    if is_remote(location):
-        if has_pattern(location):
-            return of_pattern(location)
-        system, path = file_system(location)
-        with reaching(location):
-            is_folder = system.isdir(path)
-    elif os.path.exists(local_path(location)):
-        is_folder = local_path(location).is_dir()
-    elif has_pattern(location):
-        return of_pattern(location)
-    else:
-        raise FileNotFoundError(missing_file(location))
-    if not is_folder:
-        return posixpath.dirname(location), [location]
-    root = location if is_remote(location) else os.path.realpath(local_path(location))
+def files_of(location: Location) -> tuple[str, list[str]]:
+    """List (the common folder, files) of a folder or of files."""
+    if not location.is_folder:
+        urls = list(location.files)
+        return posixpath.commonpath([posixpath.dirname(url) for url in urls]), urls
+    root = location.path if is_remote(location.path) else os.path.realpath(local_path(location.path))
     urls = [url for url in list_folder(root) if file_name(url) not in LEDGERS]
     if not urls:
-        raise FileNotFoundError(f"the data folder {location} holds no files")
+        raise FileNotFoundError(f"the data folder {location.path} holds no files")
     return pinned_root(root.rstrip("/"), urls), urls
-
-
-def of_pattern(pattern: str) -> tuple[str, list[str]]:
-    urls = find_files(pattern)
-    return posixpath.commonpath([posixpath.dirname(url) for url in urls]), urls
 
 
 def labels_under(root: str, urls: list[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from smol_hf.data.engine.joined_source import JoinedSource
 from smol_hf.data.engine.json_source import JsonSource, blocks_of
 from smol_hf.data.engine.parquet_source import ParquetSource
 from smol_hf.data.engine.source import Source
-from smol_hf.wording import nearest
+from smol_hf.support.formatting import nearest
 
 READ_AT_ONCE = 1 << 22  # bytes of a parquet file
 BATCH = 1 << 20  # bytes of text that are taken out of a parquet file at once, if its rows are not larger

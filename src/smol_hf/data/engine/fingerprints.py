@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from smol_hf.data.engine.files import is_remote, local_path
+from smol_hf.support.hashing import hash_file
 
 HASHED_WHOLE = 256 * 1024 * 1024  # bytes of all files of a source
-CHUNK = 1 << 20
 SAMPLE, STEP = 4096, 1 << 20  # bytes that are read of a large file, and the distance between them
 PARQUET_END = 8  # bytes: the footer's length and a mark
 
@@ -28,16 +28,7 @@ def are_read_whole(paths: Sequence[Path]) -> bool:
 
 def digests_of_files(paths: Sequence[Path], *, whole: bool) -> list[str]:
     """The digest of each file: of all its bytes if `whole`, else see `sampled_digest`."""
-    return [digest_of(path) if whole else sampled_digest(path) for path in paths]
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return [hash_file(path) if whole else sampled_digest(path) for path in paths]
 
 
 def sampled_digest(path: Path) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from huggingface_hub import cached_assets_path
 
 from smol_hf.data.engine.files import describe, is_remote
+from smol_hf.support.atomic import atomic_file
 
 
 def remembered(url: str, kind: str, build: Callable[[], Any]) -> Any:
@@ -30,8 +29,7 @@ def remembered(url: str, kind: str, build: Callable[[], Any]) -> Any:
     with contextlib.suppress(OSError, ValueError):
         return json.loads(path.read_text(encoding="utf-8"))
     built = build()
-    with contextlib.suppress(OSError):  # a full disk, or one that may not be written, is no reason to stop
-        unfinished = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        unfinished.write_text(json.dumps(built), encoding="utf-8")
-        unfinished.replace(path)
+    # A full disk, or one that may not be written, is no reason to stop.
+    with contextlib.suppress(OSError), atomic_file(path) as file:
+        file.write_text(json.dumps(built), encoding="utf-8")
     return built

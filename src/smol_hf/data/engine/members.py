@@ -46,7 +46,7 @@ def record_of(texts: dict[str, bytes], media: dict[str, Any], where: str) -> dic
     if name is not None:
         caption = decoded(texts[name], name, where).strip()
         written = next((record[key] for key in ("caption", "text") if record.get(key) is not None), caption)
-        if written != caption:
+        if str(written).strip() != caption:
             raise SampleError(where, f"{name} and the .json beside it have different captions: keep one of them")
         if record.get("text") is None:
             record["caption"] = caption

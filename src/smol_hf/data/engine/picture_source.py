@@ -25,6 +25,7 @@ from smol_hf.data.engine.files import describe, file_name, is_remote, local_path
 from smol_hf.data.engine.json_source import parse_line
 from smol_hf.data.engine.members import PICTURES, TEXTS, in_order, put_media, record_of
 from smol_hf.data.engine.source import Source
+from smol_hf.support.hashing import hash_file
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
@@ -85,7 +86,7 @@ class PictureSource(Source):
             return describe(url)
         if is_picture(url):
             return [local_path(url).stat().st_size]
-        return [hashlib.sha256(local_path(url).read_bytes()).hexdigest()]
+        return [hash_file(local_path(url))]
 
     def take_metadata(self, urls: list[str]) -> None:
         named = set()

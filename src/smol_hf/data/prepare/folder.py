@@ -6,9 +6,7 @@ Every record is read back before it is written, so what lies there is what was r
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ from smol_hf.data.prepare.writers import WRITERS
 from smol_hf.data.reasons import reasons_of
 from smol_hf.data.record_use import RecordUse, is_outside
 from smol_hf.data.skipped import SkippedSamples
+from smol_hf.support.atomic import atomic_folder
 
 SKIPPED = "skipped.jsonl"
 DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -69,12 +68,8 @@ def prepare(
         raise ValueError(f"rows_per_shard is {rows_per_shard}: it is of the format parquet and at least 1")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} is there already: name a folder that is empty or not there yet")
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.absolute().parent) as beside:
-        folder = Path(beside) / "whole"
-        folder.mkdir()
+    with atomic_folder(output) as folder:
         facts = write_sources(data, folder, form, rows_per_shard, verify_images, allow_outside, advance)
-        os.replace(folder, output)
     return {"output": str(output), "format": form, **facts}
 
 

@@ -16,8 +16,8 @@ from smol_hf.data.filters import Filters
 from smol_hf.data.mixture import Data
 from smol_hf.data.preview.drawing import Drawn, DrawnSample
 from smol_hf.data.reasons import kind_of, reasons_of
-from smol_hf.resources import resource_path
-from smol_hf.wording import percent
+from smol_hf.support.formatting import percent
+from smol_hf.support.resources import resource_path
 
 CHARACTERS_SHOWN = 6000  # of a text
 TOKENS_SHOWN = 3000  # of a sample

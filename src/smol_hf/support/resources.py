@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 RESOURCE_FOLDERS = ("hub_templates", "recipes")
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def resource_path(*parts: str) -> Path:

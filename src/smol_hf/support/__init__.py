@@ -1,0 +1,1 @@
+"""Helpers that every package but `modeling` may use. They import nothing else of smol_hf."""

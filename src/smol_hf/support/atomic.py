@@ -1,0 +1,72 @@
+"""Files and folders that get their name in one step, once they are complete."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SUFFIX = ".incomplete"
+
+
+def incomplete_name(path: Path) -> Path:
+    """Return a hidden, unique path next to `path`."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{SUFFIX}")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to, which replaces `path` at the end of the block. After an error `path` is as before."""
+    incomplete = incomplete_name(path)
+    try:
+        yield incomplete
+        os.replace(incomplete, path)
+    finally:
+        incomplete.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give an empty folder to write to, which becomes `path` at the end of the block and is removed after an error.
+
+    Its files get the mode of any new file.
+
+    Args:
+        replace: an older folder at `path` is removed, and so is what a killed attempt left. Only one process may then
+            write `path`. Otherwise `path` must be missing or empty.
+
+    Raises:
+        OSError: when `path` holds something at the end of the block and `replace` is false.
+    """
+    path = path.resolve()  # of a link, the folder that it leads to
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if replace:
+        for left_over in path.parent.glob(f".{glob.escape(path.name)}.*{SUFFIX}"):
+            shutil.rmtree(left_over, ignore_errors=True)
+    incomplete, former = incomplete_name(path), incomplete_name(path)
+    incomplete.mkdir()
+    try:
+        yield incomplete
+        give_usual_modes(incomplete)
+        if replace and path.exists():
+            path.rename(former)
+        incomplete.rename(path)
+    finally:
+        if former.exists() and not path.exists():
+            former.rename(path)
+        shutil.rmtree(incomplete, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def give_usual_modes(folder: Path) -> None:
+    """Give a folder and its files the modes of new ones: safetensors writes files that only their owner may read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
+    folder.chmod(0o777 & ~mask)
