@@ -8,13 +8,13 @@ TORCH ?= torch==2.13.0
 LOWEST_TORCH ?= $(TORCH)
 BIN := $(VENV)/bin
 PYTEST_ARGUMENTS ?=
-# A process for each core, each with one thread: the models of the tests are too small for more.
-PYTEST := -m pytest -n auto --dist loadfile
+# A process for each core. An idle one takes over half of the tests that wait in another.
+PYTEST := -m pytest -n auto --dist worksteal
 # Builds an environment with other releases of the dependencies and prints the path of its Python.
 OTHER_PYTHON := $(BIN)/python tests/modeling/older_transformers.py
 export TORCH LOWEST_TORCH
 
-.PHONY: install demo test test-all test-transformers test-newest test-lowest lint format clean
+.PHONY: install demo test test-fast test-all test-transformers test-newest test-lowest lint format clean
 
 install: $(VENV)/.installed
 
@@ -35,11 +35,16 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test test-transformers test-newest test-lowest: export OMP_NUM_THREADS = 1
+test test-fast test-transformers test-newest test-lowest: export OMP_NUM_THREADS = 1
 
 test: lint
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGUMENTS)
 
+# For daily work: the tests without the mark `slow`, some of each area.
+test-fast: lint
+	$(BIN)/python $(PYTEST) -m "not slow" $(PYTEST_ARGUMENTS)
+
+test-all: export SMOL_HF_KILLS = 20
 test-all: test test-transformers test-newest test-lowest
 
 # Checkpoints between this environment and every transformers release that a model card names.

@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 import yaml
+from conftest import SLOW
 from modeling import older_transformers
 from modeling.older_transformers import PINNED, REPOSITORY, TRANSFORMERS
 
@@ -94,6 +95,17 @@ def test_the_workflow_runs_the_documented_commands(job, targets):
 
 def test_the_documented_commands_exist():
     documented = set(re.findall(r"`make ([\w-]+)", (REPOSITORY / "CONTRIBUTING.md").read_text()))
-    assert documented >= {"demo", "test", "test-all", "test-newest", "test-lowest", "test-transformers"}
+    assert documented >= {"demo", "test", "test-fast", "test-all", "test-newest", "test-lowest", "test-transformers"}
     for target in documented:
         assert dry_run(target)
+
+
+def test_every_slow_file_exists_and_each_area_has_fast_ones():
+    files = sorted((REPOSITORY / "tests").rglob("test_*.py"))
+    assert {path.stem for path in files} >= SLOW
+    fast = {path.parent.name for path in files if path.stem not in SLOW}
+    assert fast >= {"data", "engine", "modeling", "conversion", "training", "inference", "publishing", "evaluation"}
+
+
+def test_the_fast_command_leaves_the_slow_tests_out():
+    assert '-m "not slow"' in dry_run("test-fast") and "slow" not in dry_run("test")

@@ -144,7 +144,6 @@ def test_a_measurement_stands_beside_the_estimate(capsys):
     "step",
     [
         {"name": "gpt-93m", "batch_size": 4, "length": 64, "tiles": None, "labelled": None},
-        {"name": "smollm2-135m", "batch_size": 1, "length": 256, "tiles": None, "labelled": 64},
         {"name": "nanovlm-222m", "batch_size": 1, "length": 128, "tiles": 2, "labelled": 16},
         {
             "name": "smollm2-135m",

@@ -233,6 +233,7 @@ def test_an_interrupt_while_loading_is_not_swallowed(plugins):
         known_adapters()
 
 
+@pytest.mark.slow
 def test_a_fresh_process_finds_them_too(plugins):
     script = "from smol_hf.data.adapters import known_adapters as k; import json; print(json.dumps(k()))"
     path = [str(plugins), *sys.path]

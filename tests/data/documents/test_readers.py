@@ -385,6 +385,7 @@ for keys in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_datasets_of_the_hub_are_read_at_one_commit(tmp_path):
     place = tmp_path / "corpus"
     write(place / "README.md", CARD)
@@ -444,6 +445,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path):
     line, rows = "abcdefghi " * 199 + "abcdefghi\n", 100_000
     text, parquet = tmp_path / "large.txt", tmp_path / "large.parquet"

@@ -1,0 +1,32 @@
+"""Settings of every test run, and the files that `make test-fast` leaves out."""
+
+import os
+
+import pytest
+
+# A process for each core (pytest-xdist) with one thread each: the models of the tests are too small for more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+# Files whose tests train for long, launch processes or measure. Each area keeps files that are not named here.
+SLOW = {
+    # commands and documentation
+    "test_docs_text", "test_readme",
+    # data
+    "test_fast_images", "test_hub_dataset", "test_kills", "test_text_tokenizer",
+    # modeling and conversion
+    "test_check", "test_combinations", "test_compile", "test_memory", "test_native_folder", "test_text_step",
+    "test_travelling_code",
+    # training
+    "test_chat", "test_distributed", "test_documents", "test_estimate", "test_failed_sources",
+    "test_inherited_keys_of_dpo", "test_interruption", "test_lora", "test_precision", "test_preference", "test_resume",
+    "test_resume_policies", "test_run_folder", "test_source_books",
+    # publishing and whole runs
+    "test_demo", "test_no_network", "test_space", "test_space_in_browser", "test_upload",
+}  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
