@@ -93,7 +93,7 @@ def test_the_arrows_go_one_way():
         ("data/embedded/pages.py", "from ...training import trainer", "data/embedded/pages → training"),
         ("evaluation/scores.py", "from ..inference import chat", "evaluation/scores → inference"),
         ("training/run.py", "from smol_hf import SmolTrainer", "training/run → top-level modules"),
-        ("training/run.py", "from smol_hf.cli import main", "training/run → top-level modules"),
+        ("training/run.py", "from smol_hf.commands.main import main", "training/run → top-level modules"),
         ("modeling/vision.py", "from smol_hf.wording import percent", "modeling/vision → wording"),
         ("wording.py", "from smol_hf.data import collator", "wording → data"),
         ("training/run.py", "from smol_hf.data import collator\nfrom smol_hf.wording import percent", None),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from smol_hf.cli import main
-from smol_hf.cli_pretrain import OPTIONS, build_parser
+from smol_hf.commands.main import build_parser, main
+from smol_hf.commands.training import OPTIONS
 from smol_hf.resources import resource_path
 from smol_hf.training.recipes import known_keys
 
@@ -72,7 +72,7 @@ def test_the_benchmark_runs(here):
 
 
 def test_options_keys_and_recipes_are_there():
-    known = set(build_parser()._option_string_actions)
+    known = set(build_parser().commands["pretrain"]._option_string_actions)
     assert set(OPTIONS) <= known
     rows = "".join(line for line in SECTION.splitlines(keepends=True) if line.startswith("| `--"))
     assert set(re.findall(r"`(--[\w-]+)", rows)) - {"--dataset_download", "--weight_decay"} <= known

@@ -30,7 +30,7 @@ from smol_hf.training.data_arguments import DataArguments
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = {
-    "smol-hf": [sys.executable, "-m", "smol_hf.cli"],
+    "smol-hf": [sys.executable, "-m", "smol_hf.commands.main"],
     "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"],
     "python": [sys.executable],
 }

@@ -10,7 +10,6 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
 from pathlib import Path
 
 import yaml
@@ -18,7 +17,6 @@ from accelerate import PartialState
 from peft import PeftModel
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
-from trl import SFTConfig
 
 from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_config
 from smol_hf.data.conversation import SampleError
@@ -30,7 +28,8 @@ from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoints import CheckpointError
 from smol_hf.training.console import read_log
 from smol_hf.training.interruption import Interrupted, terminable
-from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, ask_for_data, load_arguments
+from smol_hf.training.key_help import help_text
+from smol_hf.training.recipes import RecipeError, ask_for_data, load_arguments
 from smol_hf.training.run import train
 from smol_hf.training.run_folder import RunError, run_folder
 from smol_hf.training.trainer import NonFiniteError, SmolTrainer
@@ -39,30 +38,6 @@ USER_ERRORS = (
     RecipeError, SampleError, CheckpointError, NonFiniteError, RunError, FileNotFoundError, UnreachableError,
     EndlessTemplateError,
 )  # fmt: skip
-
-USAGE = """usage: smol-hf train [--config RECIPE.yaml] [--key value …]
-
-Trains a model from a recipe; every key of the recipe can be set on the command line, keys of mappings with a dot.
-RECIPE.yaml is a file, or the name of a recipe of the package (smol-hf recipes list).
-
-examples:
-  smol-hf train --config quickstart/digits
-  smol-hf train --config quickstart/digits --max_steps 20 --text_config.num_hidden_layers 3
-  smol-hf train --model runs/demo/checkpoint --data my.jsonl --output_dir runs/mine
-  accelerate launch --num_processes 2 -m smol_hf.train --config recipes/quickstart/digits.yaml
-"""
-
-
-def describe_keys() -> str:
-    """Every key of ours with its default and meaning."""
-    lines = ["keys, with their defaults (and all those of TRL's SFTConfig, such as learning_rate and max_steps):"]
-    inherited = {entry.name for entry in fields(SFTConfig)}
-    for arguments in ARGUMENT_CLASSES:
-        for entry in fields(arguments):
-            if arguments is not ARGUMENT_CLASSES[-1] or entry.name not in inherited or entry.name == "output_dir":
-                default = "" if entry.default is None or entry.default is MISSING else f" ({entry.default})"
-                lines.append(f"  --{entry.name}{default}\n      {entry.metadata.get('help', '')}")
-    return "\n".join(lines) + "\n"
 
 
 def run(command_line: Sequence[str], after: Callable[[Path], None] | None = None) -> None:
@@ -124,13 +99,11 @@ def publish(trainer: SmolTrainer, output_dir: Path, dtype: str) -> Path:
     return folder
 
 
-def run_main(
-    run: Callable[[Sequence[str]], None], usage: Callable[[], str], command_line: Sequence[str] | None
-) -> int:
+def run_main(run: Callable[[Sequence[str]], None], command: str, command_line: Sequence[str] | None) -> int:
     """A command that trains: its help, what libraries keep to themselves, and errors that the user can mend."""
     command_line = sys.argv[1:] if command_line is None else list(command_line)
     if not command_line or "--help" in command_line or "-h" in command_line:
-        sys.stdout.write(usage())
+        sys.stdout.write(help_text(command))
         return 0
     # Bars and deprecations of libraries would drown what this run has to say.
     transformers_logging.disable_progress_bar()
@@ -150,7 +123,7 @@ def run_main(
 
 
 def main(command_line: Sequence[str] | None = None, after: Callable[[Path], None] | None = None) -> int:
-    return run_main(lambda words: run(words, after), lambda: f"{USAGE}\n{describe_keys()}", command_line)
+    return run_main(lambda words: run(words, after), "train", command_line)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from smol_hf import train
-from smol_hf.cli import main as smol_hf
+from smol_hf.commands.main import main as smol_hf
 from smol_hf.conversion.check import check
 from smol_hf.conversion.compose import compose
 from smol_hf.conversion.convert import convert, written_whole

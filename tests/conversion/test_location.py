@@ -38,7 +38,7 @@ def smol_hf(address, home, *arguments):
     environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     environment.pop("HF_TOKEN", None)
     environment.pop("HF_HUB_OFFLINE", None)
-    command = [sys.executable, "-m", "smol_hf.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "smol_hf.commands.main", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 

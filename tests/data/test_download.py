@@ -18,7 +18,7 @@ from hub_datasets_server import Datasets, serve
 from huggingface_hub import constants
 from media_files import picture
 
-from smol_hf.cli_download import add_download, run_download
+from smol_hf.commands.download import add_download, run_download
 from smol_hf.data import download as downloads
 from smol_hf.data.download import fetch_address
 from smol_hf.data.download_plan import DownloadError, look_at_address, refuse_full_disk
@@ -29,7 +29,7 @@ import argparse
 import huggingface_hub.constants
 
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 65536  # of which it loses one at a kill; usually 10 MB
-from smol_hf.cli_download import add_download, run_download
+from smol_hf.commands.download import add_download, run_download
 
 parser = argparse.ArgumentParser()
 add_download(parser)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from smol_hf.cli_download import add_download
+from smol_hf.commands.download import add_download
 from smol_hf.data import archives, decoding_cost, fetching, images
 from smol_hf.training.data import fetcher_of
 from smol_hf.training.data_arguments import DataArguments

@@ -11,7 +11,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart, VideoPart
 from smol_hf.data.engine.memory_source import MemorySource
 from smol_hf.data.mixture import Data, open_mixture

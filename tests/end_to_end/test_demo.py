@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from smol_hf.data.embedded import KINDS, evaluation_questions
 
-SMOL_HF = [sys.executable, "-m", "smol_hf.cli"]
+SMOL_HF = [sys.executable, "-m", "smol_hf.commands.main"]
 
 
 def run(*arguments, timeout=900):

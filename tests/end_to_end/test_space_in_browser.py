@@ -9,7 +9,7 @@ from end_to_end.browser import Served, browser_page, find_browser, overflow
 from inference.text_checkpoints import STORY, save_text_checkpoint
 from publishing.space_models import ANSWER, QUESTION, red_page, save_picture_checkpoint
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 
 pytest.importorskip("gradio", reason='the page needs Gradio: pip install "smol_hf[demo]"')
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright to drive a browser with")
@@ -42,7 +42,7 @@ def pages(tmp_path_factory):
     red_page().save(place / "red.png")
     examples = [{"prompt": f"Question {number}?", "image": "red.png"} for number in range(3)]
     (place / "examples.jsonl").write_text("\n".join(map(json.dumps, examples)))
-    demo = ["-m", "smol_hf.cli", "demo", seeing, "--examples", place / "examples.jsonl"]
+    demo = ["-m", "smol_hf.commands.main", "demo", seeing, "--examples", place / "examples.jsonl"]
     served = {
         "seeing": Served([sys.executable, *demo], place / "seeing.log"),
         "writing": Served(app, place / "writing.log"),

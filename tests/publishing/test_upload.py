@@ -12,7 +12,7 @@ import pytest
 from hub_writing_server import TOKEN
 
 from smol_hf import SmolHFForConditionalGeneration, SmolHFProcessor
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 
 WITHOUT_US = 'import sys\nsys.modules["smol_hf"] = None\n'
 QUESTION = """
@@ -86,7 +86,7 @@ def test_an_upload_that_was_killed_goes_on(hub, checkpoint, tmp_path, capsys):
     hashes = large(checkpoint)
     last = max(hashes)
     hub.held.add(hashes[last])
-    command = [sys.executable, "-m", "smol_hf.cli", "publish", str(checkpoint), "me/digits", "--yes"]
+    command = [sys.executable, "-m", "smol_hf.commands.main", "publish", str(checkpoint), "me/digits", "--yes"]
     child = subprocess.Popen(
         command, env=environment(hub, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

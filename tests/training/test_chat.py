@@ -8,7 +8,7 @@ from chat_models import save_base, written
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from smol_hf import train
-from smol_hf.cli import main as smol_hf
+from smol_hf.commands.main import main as smol_hf
 from smol_hf.inference.answering import load_checkpoint
 from smol_hf.inference.chat import Chat
 from smol_hf.training.chat_template import CHATML, TURN_TOKENS

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.documents.held_out import Split
 from smol_hf.data.documents.readers import open_documents

@@ -7,7 +7,7 @@ from chat_models import save_base
 from helpers import build_model, build_processor
 from PIL import Image
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.conversion.convert import convert
 from smol_hf.resources import resource_path
 from smol_hf.training.composition import build_config_and_processor

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import dpo_words, pretrain_words, signal_after, train_words
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.training.checkpoints import list_checkpoints, verify
 from smol_hf.training.console import read_log
 from smol_hf.training.interruption import ONE_SIGNAL, StopAfterStep
@@ -74,7 +74,7 @@ def test_a_signal_before_the_first_step_says_that_nothing_was_saved(tmp_path, ca
 def test_a_signal_to_the_group_of_a_run_with_workers_loses_no_sample(tmp_path):
     keys = {"max_steps": 400, "save_strategy": "no", "dataloader_num_workers": 2, "num_pages": 400}
     output = tmp_path / "part"
-    command = [sys.executable, "-m", "smol_hf.cli", *train_words(output, **keys)]
+    command = [sys.executable, "-m", "smol_hf.commands.main", *train_words(output, **keys)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     signal_after(output, 5, signal.SIGTERM, process=-process.pid)  # negative: the whole group
     said = process.communicate(timeout=200)[0].decode()
@@ -90,7 +90,7 @@ def test_a_signal_to_the_group_of_a_run_with_workers_loses_no_sample(tmp_path):
 def test_a_signal_to_the_group_of_a_run_on_preferences_with_workers_saves_the_step(tmp_path):
     output = tmp_path / "part"
     keys = {"max_steps": 2000, "save_strategy": "no", "dataloader_num_workers": 1, "num_train_epochs": 1}
-    command = [sys.executable, "-m", "smol_hf.cli", *dpo_words(output, tmp_path, **keys)]
+    command = [sys.executable, "-m", "smol_hf.commands.main", *dpo_words(output, tmp_path, **keys)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     signal_after(output, 3, signal.SIGTERM, process=-process.pid)
     said = process.communicate(timeout=200)[0].decode()

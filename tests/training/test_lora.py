@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, SmolVLMForConditionalGeneration
 
 from smol_hf import train
-from smol_hf.cli import main as smol_hf
+from smol_hf.commands.main import main as smol_hf
 from smol_hf.conversion.convert import convert
 from smol_hf.conversion.merge import merge
 from smol_hf.conversion.tensor_names import ConversionError

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_runs import dpo_words, pretrain_words, train_words
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.data.engine.lane import Lane
 from smol_hf.training.run_folder import LOCK, OWNER, RunError, locked, run_folder
 

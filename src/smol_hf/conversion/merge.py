@@ -9,9 +9,9 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from smol_hf.auto import AutoModelForCausalLM, AutoTokenizer
 from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG as CONFIG
 from smol_hf.conversion.checkpoint_files import ADAPTER_WEIGHTS as WEIGHTS
 from smol_hf.conversion.checkpoint_files import read_json, read_safetensors, read_weights

@@ -6,17 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
-from transformers import (
-    AddedToken,
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AddedToken, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from smol_hf.auto import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from smol_hf.data.conversation import Conversation, TextPart
 from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
 from smol_hf.modeling.chat_format import END_OF_UTTERANCE_TOKEN, IMAGE_TOKEN, image_tokens

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from smol_hf.auto import AutoModelForCausalLM
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoProcessor, PretrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
+from smol_hf.auto import AutoConfig, AutoProcessor
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.image_styles import build_tiler
 from smol_hf.training.checkpoints import suggest_checkpoint

@@ -59,21 +59,18 @@ class Inspection:
         return named or f"a small one trained on this data ({len(tokenizer_of(self.processor)):,} tokens)"
 
 
-def read_keys(config: str | None, keys: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+def read_keys(config: str | None, keys: dict[str, Any], words: list[str]) -> dict[str, Any]:
     """The keys of a recipe with others in their place.
 
     Args:
         config: path of the recipe, or None.
         keys: those that are not None count more than the recipe's.
-        settings: `key=value`, as on the command line of a run, where `a.b=value` reaches into mappings.
+        words: `--key value`, as on the command line of a run, where `--a.b` sets a key inside a mapping.
 
     Raises:
-        RecipeError: for a recipe that cannot be read and a setting without a value.
+        RecipeError: if the recipe cannot be read or a key has no value.
     """
-    for setting in settings:
-        if not setting.partition("=")[1] or setting.startswith("-"):
-            raise RecipeError(f"--set {setting}: write --set key=value")
-    _, overrides = parse_command_line([f"--{setting}" for setting in settings])
+    _, overrides = parse_command_line(words)
     recipe = read_recipe(config) if config is not None else {}
     return apply_overrides(recipe, {**{name: value for name, value in keys.items() if value is not None}, **overrides})
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
+from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from smol_hf.data.text_tokenizer import train_text_tokenizer
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM

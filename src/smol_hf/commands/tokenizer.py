@@ -1,4 +1,4 @@
-"""The commands `smol-hf tokenizer …`: what they take, and what they print."""
+"""The commands `smol-hf tokenizer …`: their options and what they print."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import argparse
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-from smol_hf.cli_conversion import finish
+from smol_hf.commands.conversion import finish
+from smol_hf.commands.parser import Command
 from smol_hf.wording import compact, duration
 
-SUMMARY = "make tokenizers"
+if TYPE_CHECKING:
+    from rich.console import Console
+
 MAX_BYTES = 1_000_000_000
 
 
@@ -94,7 +94,10 @@ def next_command(facts: dict[str, Any]) -> str:
 
 @contextmanager
 def progress() -> Iterator[Callable[[int], None]]:
-    """What was read, on the terminal, if there is one; what is given counts bytes."""
+    """Show the bytes read so far, if there is a terminal. Yields a function that adds bytes."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -107,9 +110,8 @@ def progress() -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-# Name → what it does, an example, what adds its arguments, what runs it.
 TOKENIZER_COMMANDS = {
-    "train": (
+    "train": Command(
         "train a byte-level BPE tokenizer on texts",
         "smol-hf tokenizer train corpus.txt --vocab-size 4096 --output tokenizers/mine",
         add_train,

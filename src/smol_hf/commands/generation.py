@@ -1,4 +1,4 @@
-"""The commands generate and chat: what they take, and what they print."""
+"""The commands generate and chat: their options and what they print."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from smol_hf.commands.parser import Command
 
 SAMPLING = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "seed", "stop", "cache",
@@ -206,15 +208,14 @@ def statistics(answers: list) -> str:
     return f"{tokens} new tokens in {seconds:.2f} s, {tokens / seconds:.1f} tokens/s ({counted})\n"
 
 
-# Name → what it does, an example, what adds its arguments, what runs it.
 GENERATION_COMMANDS = {
-    "chat": (
+    "chat": Command(
         "talk with a checkpoint, about images if it has an image encoder",
         'smol-hf chat runs/demo/checkpoint --image page.png --prompt "Which digit is written here?"',
         add_chat,
         run_chat,
     ),
-    "generate": (
+    "generate": Command(
         "let a checkpoint continue a text or answer prompts, one or a file of them",
         'smol-hf generate runs/my-model/checkpoint --prompt "Once upon a time" --temperature 0.8 --seed 1\n'
         "  smol-hf generate runs/demo/checkpoint --image page.png --prompts-file questions.txt --output answers.jsonl",

@@ -1,4 +1,4 @@
-"""The commands convert, compose, merge, check and estimate: what they take, and what they print."""
+"""The commands convert, compose, merge, check and estimate: their options and what they print."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
+from smol_hf.commands.parser import Command
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +114,8 @@ def run_check(arguments: argparse.Namespace) -> None:
 
 
 def print_check(console: Console, facts: dict) -> None:
+    from rich.table import Table
+
     table = Table(title=facts["checkpoint"], title_justify="left", show_header=False)
     for finding in facts["findings"]:
         table.add_row({True: "✓", False: "✗", None: ""}[finding["good"]], finding["name"], finding["value"])
@@ -225,6 +230,8 @@ def print_conversion(console: Console, facts: dict) -> None:
 
 
 def print_parameters(console: Console, parameters: dict[str, int]) -> None:
+    from rich.table import Table
+
     table = Table()
     table.add_column("part")
     table.add_column("parameters", justify="right")
@@ -239,4 +246,41 @@ def finish(facts: dict, as_json: bool, show: Callable[[Console, dict], None]) ->
     if as_json:
         sys.stdout.write(json.dumps(facts) + "\n")
     else:
+        from rich.console import Console
+
         show(Console(highlight=False, markup=False), facts)
+
+
+CONVERSION_COMMANDS = {
+    "convert": Command(
+        "turn a foreign checkpoint into ours, or ours into transformers' native class",
+        "smol-hf convert HuggingFaceTB/SmolVLM2-256M-Video-Instruct checkpoints/smolvlm2-256m\n"
+        "  smol-hf convert runs/demo/checkpoint exported --to native",
+        add_convert,
+        run_convert,
+    ),
+    "compose": Command(
+        "put an image encoder and a language model together, with a new connector between them",
+        "smol-hf compose my-vlm --vision google/siglip-base-patch16-512 --text HuggingFaceTB/SmolLM2-135M-Instruct",
+        add_compose,
+        run_compose,
+    ),
+    "merge": Command(
+        "add an adapter (LoRA, DoRA) to the weights of its base for good",
+        "smol-hf merge runs/my-lora/adapter merged",
+        add_merge,
+        run_merge,
+    ),
+    "check": Command(
+        "load a checkpoint in an isolated process and compare the results",
+        "smol-hf check runs/demo/checkpoint",
+        add_check,
+        run_check,
+    ),
+    "estimate": Command(
+        "say how large a model is and what a training step of it costs",
+        "smol-hf estimate smolvlm2-256m --batch-size 2 --dtype bfloat16 --tflops 100",
+        add_estimate,
+        run_estimate,
+    ),
+}
