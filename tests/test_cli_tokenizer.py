@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from smol_hf.cli_tokenizer import TOKENIZER_COMMANDS
+from smol_hf.commands.tokenizer import TOKENIZER_COMMANDS
 from smol_hf.commands.main import main
 
 ROOT = Path(__file__).resolve().parents[1]

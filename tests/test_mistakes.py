@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_runs import RECIPE, train_words, words
 
-from smol_hf.commands.main import main
+from smol_hf.commands.main import COMMANDS, main
 
 TRAIN = ["train", *words({**RECIPE, "max_steps": 1})]
 DPO = ["dpo", *words({"model": "base", "output_dir": "out", "max_steps": 1, "use_cpu": True})]
