@@ -10,8 +10,7 @@ import pytest
 from smol_hf import __version__
 from smol_hf.commands.main import COMMANDS, build_parser, main
 from smol_hf.commands.parser import Group
-from smol_hf.training import key_table
-from smol_hf.training.key_help import FILE, known_keys
+from smol_hf.training.key_help import FILE, generate, known_keys
 from smol_hf.training.recipes import known_keys as keys_of_classes
 
 CALLS = [
@@ -20,6 +19,7 @@ CALLS = [
     for words in ([[name, each] for each in command.commands] if isinstance(command, Group) else [[name]])
 ]
 HEAVY = ("torch", "transformers", "numpy", "rich", "peft", "trl", "bitsandbytes", "matplotlib", "gradio", "yaml")
+OPTIONAL = ("peft", "trl", "bitsandbytes", "matplotlib", "gradio", "datasets")  # not needed to chat or convert
 HELP = f"""
 import contextlib, io, json, sys
 import smol_hf
@@ -34,6 +34,17 @@ for words in {[[], *([name] for name, command in COMMANDS.items() if isinstance(
 imported["help"] = len(sys.modules)
 from transformers import AutoConfig
 imported["transformers"] = len(sys.modules)
+with contextlib.suppress(ValueError):
+    AutoConfig.for_model("smol_hf")
+    raise AssertionError("registered before a public name was used")
+smol_hf.SmolHFTextConfig
+assert isinstance(AutoConfig.for_model("smol_hf"), smol_hf.SmolHFConfig)
+from smol_hf.conversion.convert import convert
+from smol_hf.inference.answering import load_checkpoint
+from smol_hf.publishing.plan import plan
+found = [name for name in {OPTIONAL!r} if name in sys.modules]
+assert not found, found
+assert all(getattr(smol_hf, name).__name__ for name in smol_hf.__all__)
 print(json.dumps(imported))
 """
 
@@ -69,9 +80,7 @@ def test_the_version(capsys):
 
 
 def test_the_file_of_keys_is_what_the_arguments_declare():
-    assert FILE.read_text("utf-8") == key_table.help_file(), (
-        "write it again: python -m smol_hf.training.key_table help > src/smol_hf/training/recipe_keys.json"
-    )
+    assert FILE.read_text("utf-8") == generate(), "write it again: python -m smol_hf.training.key_help"
     assert set(known_keys("train")) == set(keys_of_classes())
 
 

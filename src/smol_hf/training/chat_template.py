@@ -11,7 +11,7 @@ from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from smol_hf.data.text_chat import ChatTemplateError, TextChat
 from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.recipes import RecipeError
+from smol_hf.training.values import RecipeError
 from smol_hf.wording import nearest
 
 CHATML = (

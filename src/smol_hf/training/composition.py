@@ -23,7 +23,6 @@ from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG
 from smol_hf.training.config_keys import check_keys
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.presets import TEXT, TILING, VISION, preset_config
-from smol_hf.training.recipes import RecipeError
 from smol_hf.training.sound_checkpoint import refuse_unsound_config
 from smol_hf.training.text_composition import (
     build_language_model,
@@ -31,6 +30,7 @@ from smol_hf.training.text_composition import (
     change_positions,
     load_whole,
 )
+from smol_hf.training.values import RecipeError
 
 TEXT_CHARACTERS = 10_000  # of one text, from which a tokenizer is trained at most
 ALL_CHARACTERS = 50_000_000  # of all texts together

@@ -7,7 +7,7 @@ import inspect
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
-from smol_hf.training.recipes import RecipeError
+from smol_hf.training.values import RecipeError
 from smol_hf.wording import nearest
 
 

@@ -1,12 +1,13 @@
 """Help for the recipe keys of a command, from a generated file, so that nothing that trains is imported.
 
-`python -m smol_hf.training.key_table help > src/smol_hf/training/recipe_keys.json` writes the file again.
+`python -m smol_hf.training.key_help` writes the file again.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,38 @@ def help_text(command: str) -> str:
     """Help of `python -m smol_hf.train` or `smol_hf.dpo`."""
     usage = f"usage: {USAGE.format(command=command)}\n\n{DESCRIPTIONS[command]}\n"
     return f"{usage}\nexamples:\n  {EXAMPLES[command]}\n\n{describe_keys(command)}"
+
+
+def generate() -> str:
+    """The text of the file, from the declarations of the keys."""
+    from dataclasses import MISSING, fields
+
+    from trl import DPOConfig, SFTConfig
+
+    from smol_hf.training import preference, recipes
+
+    def entries(classes: tuple[type, ...], inherited: set[str], of_the_model: Callable[[str], bool]) -> dict:
+        own, others = {}, []
+        for arguments in classes:
+            for entry in fields(arguments):
+                of_a_library = arguments is classes[-1] and entry.name in inherited
+                if of_a_library or (arguments is classes[0] and not of_the_model(entry.name)):
+                    others.append(entry.name)
+                else:
+                    default = "" if entry.default in (None, MISSING) else f" (default {entry.default})"
+                    own[entry.name] = entry.metadata.get("help", "") + default
+        return {"own": own, "others": " ".join(others)}
+
+    of_sft = {entry.name for entry in fields(SFTConfig)} - {"output_dir"}
+    of_dpo = {entry.name for entry in fields(DPOConfig)} - {"output_dir", "max_length"}
+    keys = {
+        "train": entries(recipes.ARGUMENT_CLASSES, of_sft, lambda name: True),
+        "dpo": entries(
+            preference.ARGUMENT_CLASSES, of_dpo, lambda name: name in preference.OF_THE_MODEL or "lora" in name
+        ),
+    }
+    return json.dumps(keys, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(generate(), encoding="utf-8")

@@ -1,16 +1,14 @@
-"""The page docs/recipe_keys.md, and the file of keys that the command line reads for its help.
+"""The page docs/recipe_keys.md: every key of a recipe, and whether it works.
 
-python -m smol_hf.training.key_table > docs/recipe_keys.md
-python -m smol_hf.training.key_table help > src/smol_hf/training/recipe_keys.json
+`python -m smol_hf.training.key_table > docs/recipe_keys.md` writes it again.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import MISSING, fields
+from dataclasses import fields
 
-from trl import DPOConfig, SFTConfig
+from trl import SFTConfig
 
 from smol_hf.training import preference, recipes
 from smol_hf.training.argument_values import default_of
@@ -61,34 +59,6 @@ def page() -> str:
     return "\n".join(parts) + "\n"
 
 
-def help_file() -> str:
-    """The JSON text that `key_help` reads: the keys of `train` and `dpo`."""
-    keys = {
-        "train": help_keys(recipes.ARGUMENT_CLASSES, {entry.name for entry in fields(SFTConfig)} - {"output_dir"}),
-        "dpo": help_keys(
-            preference.ARGUMENT_CLASSES,
-            {entry.name for entry in fields(DPOConfig)} - {"output_dir", "max_length"},
-            lambda name: name in preference.OF_THE_MODEL or "lora" in name,
-        ),
-    }
-    return json.dumps(keys, indent=1, ensure_ascii=False) + "\n"
-
-
-def help_keys(classes: tuple[type, ...], inherited: set[str], of_the_model=lambda name: True) -> dict:
-    """Help of our keys, and the names of all others, for arguments of (model, data, training)."""
-    model, _, training = classes
-    own, others = {}, []
-    for arguments in classes:
-        for entry in fields(arguments):
-            of_a_library = arguments is training and entry.name in inherited
-            if of_a_library or (arguments is model and not of_the_model(entry.name)):
-                others.append(entry.name)
-            else:
-                default = "" if entry.default in (None, MISSING) else f" (default {entry.default})"
-                own[entry.name] = entry.metadata.get("help", "") + default
-    return {"own": own, "others": " ".join(others)}
-
-
 def own_keys(arguments: type, without: set[str]) -> list[str]:
     rows = ["| key | default | meaning | on resume |", "|---|---|---|---|"]
     for entry in fields(arguments):
@@ -131,4 +101,4 @@ def escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(help_file() if sys.argv[1:] == ["help"] else page())
+    sys.stdout.write(page())

@@ -15,7 +15,8 @@ from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
-from smol_hf.training.recipes import RecipeError, nearest
+from smol_hf.training.values import RecipeError
+from smol_hf.wording import nearest
 
 
 def llama_style(hidden, intermediate, layers, heads, kv_heads, theta, positions, vocabulary=49152, **more) -> dict:

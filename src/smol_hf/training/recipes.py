@@ -25,16 +25,12 @@ from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.shipped_recipes import find_recipe
-from smol_hf.training.values import read_yaml, takes_text, value_of
+from smol_hf.training.values import RecipeError, read_yaml, takes_text, value_of
 from smol_hf.wording import nearest
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
 SWITCHES = ("resume_from_checkpoint",)  # texts that may be true, too
 LONGEST_SHOWN = 100  # characters of a value in an error
-
-
-class RecipeError(ValueError):
-    """A recipe or an override that cannot be used; the message names the key and what to write."""
 
 
 class Parser(TrlParser):

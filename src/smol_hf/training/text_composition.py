@@ -16,8 +16,8 @@ from smol_hf.training.config_keys import check_keys, config_class_of
 from smol_hf.training.lora import quantization_config
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.presets import TEXT
-from smol_hf.training.recipes import RecipeError
 from smol_hf.training.sound_checkpoint import load_sound, refuse_unsound_config
+from smol_hf.training.values import RecipeError
 
 DEFAULT_VOCABULARY = 8192  # of a tokenizer that is trained on documents for a model that no preset describes
 
