@@ -15,7 +15,7 @@ UNSURVEYED = 10_000  # records of each source that `stats` reads where the whole
 
 
 def add_list(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="RECIPE", help="list the entries of this recipe's mixture as well")
+    parser.add_argument("--config", metavar="RECIPE", help="also list the entries of this recipe's mixture")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
@@ -36,7 +36,7 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--number", type=int, default=20, help="samples to show (default 20)")
     parser.add_argument("--output", default="preview.html", help="file to write (default preview.html)")
-    parser.add_argument("--seed", type=int, help="of the order in which samples are drawn (default: the recipe's)")
+    parser.add_argument("--seed", type=int, help="seed of the sample order (default: the recipe's)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
@@ -70,8 +70,8 @@ def run_preview(arguments: argparse.Namespace) -> None:
 def add_stats(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     add_model_arguments(parser)
-    parser.add_argument("--number", type=int, help="look at the first so many records of each source alone")
-    parser.add_argument("--verify-images", action="store_true", help="decode each image, to find damaged ones")
+    parser.add_argument("--number", type=int, help="look only at the first NUMBER records of each source")
+    parser.add_argument("--verify-images", action="store_true", help="decode each image to find damaged ones")
     parser.add_argument("--plot", metavar="FILE", help="draw the distributions (.png, .svg or .pdf)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
@@ -110,14 +110,14 @@ def run_stats(arguments: argparse.Namespace) -> None:
 
 def add_prepare(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write; must be empty or missing")
     parser.add_argument(
-        "--output", required=True, metavar="FOLDER", help="folder to write; must not hold anything yet"
+        "--format", choices=["parquet", "llava"], default="parquet", help="format of the files (default parquet)"
     )
-    parser.add_argument("--format", choices=["parquet", "llava"], default="parquet", help="(default parquet)")
-    parser.add_argument("--rows-per-shard", type=int, help="samples of a parquet file (default: about 500 MB)")
-    parser.add_argument("--verify-images", action="store_true", help="decode each image, to leave out damaged ones")
+    parser.add_argument("--rows-per-shard", type=int, help="samples per parquet file (default: about 500 MB)")
+    parser.add_argument("--verify-images", action="store_true", help="decode each image and leave out damaged ones")
     parser.add_argument(
-        "--allow-outside", action="store_true", help="copy images outside the folder of images as well (default: stop)"
+        "--allow-outside", action="store_true", help="also copy images outside the image folder (default: stop)"
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
@@ -143,18 +143,20 @@ def run_prepare(arguments: argparse.Namespace) -> None:
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="?", metavar="DATA", help="a file or folder of records, or `digits`")
-    parser.add_argument("--config", metavar="RECIPE", help="take data, filters and model from this recipe")
-    parser.add_argument("--adapter", help="what reads a record; found by its keys by default")
-    parser.add_argument("--image-folder", help="folder that image paths start from; that of the data by default")
+    parser.add_argument("--config", metavar="RECIPE", help="recipe that gives data, filters and model")
+    parser.add_argument("--adapter", help="reader of the records (default: found by their keys)")
+    parser.add_argument("--image-folder", help="folder that image paths start from (default: folder of the data)")
     parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)  # an older spelling of keys
     parser.add_argument_group("recipe keys", "Set any other recipe key as --key value, such as --filters.max_turns 3.")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="folder or Hub id of the checkpoint whose processor counts the tokens")
-    parser.add_argument("--preset", help="or the sizes of a published model, such as smolvlm2-256m")
-    parser.add_argument("--tokenizer", help="for a preset: folder or Hub id; else a small one is trained on the data")
-    parser.add_argument("--context-length", type=int, help="most tokens of a sample; by default the model's")
+    parser.add_argument("--preset", help="sizes of a published model instead of --model, such as smolvlm2-256m")
+    parser.add_argument(
+        "--tokenizer", help="folder or Hub id of a tokenizer for --preset (default: train a small one on the data)"
+    )
+    parser.add_argument("--context-length", type=int, help="maximum tokens of a sample (default: the model's)")
 
 
 def keys_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -188,34 +190,34 @@ def progress(total: int, words: str) -> Iterator[Callable[[], None]]:
 
 DATA_COMMANDS = {
     "list": Command(
-        "list the datasets and adapters that are known, and the sources of a recipe",
+        "list known datasets and adapters, and the sources of a recipe",
         "smol-hf data list --config recipes/quickstart/digits.yaml",
         add_list,
         run_list,
         keys="train",
     ),
     "preview": Command(
-        "write a page that shows samples as they will be trained",
+        "write a page that shows samples as the model will see them",
         "smol-hf data preview my.jsonl --model runs/demo/checkpoint --output preview.html",
         add_preview,
         run_preview,
         keys="train",
     ),
     "download": Command(
-        "download datasets of the Hub, or archives, after a look at sizes, licences and the disk",
+        "download Hub datasets or archives, after a check of sizes, licences and disk space",
         "smol-hf data download HuggingFaceM4/COCO --output data --extract",
         add_download,
         run_download,
     ),
     "stats": Command(
-        "count samples, tokens and tiles, and say how full packed rows will be",
+        "count samples, tokens and tiles, and forecast how full packed rows will be",
         "smol-hf data stats my.jsonl --model runs/demo/checkpoint",
         add_stats,
         run_stats,
         keys="train",
     ),
     "prepare": Command(
-        "write the usable samples as parquet shards, or in LLaVA's form with a folder of images",
+        "write the usable samples as parquet shards, or as LLaVA files with an image folder",
         "smol-hf data prepare my.jsonl --output prepared --format llava",
         add_prepare,
         run_prepare,

@@ -16,7 +16,7 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "repository", metavar="OWNER/NAME", nargs="?", help="repository on the Hub; created if missing"
     )
-    parser.add_argument("--yes", action="store_true", help="upload; without it nothing is sent or written")
+    parser.add_argument("--yes", action="store_true", help="upload; without --yes nothing is sent or written")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--branch", default="main", help="target branch, created from main if missing (default main)")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
@@ -29,10 +29,14 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replace-weights", action="store_true", help="delete other weights in the repository")
     space = parser.add_argument_group("a Space")
     space.add_argument(
-        "--space", action="store_true", help="upload not the model but a page that runs it, as OWNER/NAME-space"
+        "--space",
+        action="store_true",
+        help="upload a page that runs the model, as OWNER/NAME-space, instead of the model",
     )
     space.add_argument("--space-name", metavar="OWNER/NAME", help="another name for the Space")
-    space.add_argument("--space-output", metavar="FOLDER", help="write the Space there instead of uploading it")
+    space.add_argument(
+        "--space-output", metavar="FOLDER", help="write the Space to this folder instead of uploading it"
+    )
     add_examples(space)
 
 
@@ -127,8 +131,8 @@ def add_examples(group) -> None:
     group.add_argument(
         "--examples",
         metavar="FILE",
-        help="prompts that the page offers, as generate reads --prompts-file; none: no examples (default: samples of "
-        "the data that the checkpoint was trained on, if that run is on this machine)",
+        help="example prompts of the page, in the form of generate's --prompts-file; none: no examples (default: "
+        "samples of the training data, if the run is on this machine)",
     )
 
 
