@@ -96,7 +96,7 @@ class Parser(argparse.ArgumentParser):
             option = f"--{name.replace('_', '-')}"
             if option in own:
                 kept.append(option + value)
-                if self.keys and option in given and not isinstance(own[option].default, list):
+                if self.lists_keys and option in given:  # as for any key of these commands
                     self.error(f"{option} is given twice")
                 given.add(option)
             elif not self.keys:
