@@ -78,7 +78,7 @@ def trigram_bits(train: bytes, held_out: bytes) -> float:
 
 
 def pretrain(data: Path, preset: str, steps: int, folder: Path, *more: str) -> dict:
-    command = [sys.executable, "-m", "smol_hf.cli", "pretrain", "--data", str(data), "--preset", preset]
+    command = [sys.executable, "-m", "smol_hf.commands.main", "pretrain", "--data", str(data), "--preset", preset]
     command += ["--steps", str(steps), "--output", str(folder / "run"), "--documents_cache", str(folder / "cache")]
     command += [f"--validation_fraction={FRACTION}", "--save_strategy=no", "--num_checkpoints=null", *more]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

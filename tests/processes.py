@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import torch
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 
 
 def call(words):

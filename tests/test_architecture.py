@@ -16,8 +16,11 @@ PACKAGE = Path(smol_hf.__file__).parent
 MODELING = PACKAGE / "modeling"
 ENTRY_MODULES = ["modeling_smol_hf", "modeling_smol_hf_text", "processing_smol_hf"]
 
-# A room may import those before it. The last are the modules at the top of the package (cli, train, demo, …).
-ROOMS = ["modeling", "data", "training", "conversion", "evaluation", "inference", "publishing", "top-level modules"]
+# A folder may import those before it. "top-level modules" are train, dpo and the package itself.
+ROOMS = [
+    "modeling", "auto", "data", "training", "conversion", "inference", "publishing", "top-level modules", "demo",
+    "commands",
+]  # fmt: skip
 HELPERS = ["support"]  # import nothing of ours; every room but modeling may use them
 
 
@@ -54,7 +57,7 @@ def our_imports(source, module):
 
 def room_of(parts, package):
     """The room, or the helper, that a name inside the package belongs to."""
-    if parts and (parts[0] in HELPERS or (package / parts[0]).is_dir()):
+    if parts and (parts[0] in [*HELPERS, "auto"] or (package / parts[0]).is_dir()):
         return parts[0]
     return "top-level modules"
 
@@ -91,21 +94,45 @@ def test_the_arrows_go_one_way():
         ("data/mixture.py", "from smol_hf.training.trainer import SmolTrainer", "data/mixture → training"),
         ("data/mixture.py", "def lazily():\n    import smol_hf.publishing.card", "data/mixture → publishing"),
         ("data/embedded/pages.py", "from ...training import trainer", "data/embedded/pages → training"),
-        ("evaluation/scores.py", "from ..inference import chat", "evaluation/scores → inference"),
+        ("data/mixture.py", "from smol_hf.auto import AutoModel", None),
+        ("auto.py", "from smol_hf.data import collator", "auto → data"),
+        ("conversion/scores.py", "from ..inference import chat", "conversion/scores → inference"),
         ("training/run.py", "from smol_hf import SmolTrainer", "training/run → top-level modules"),
-        ("training/run.py", "from smol_hf.cli import main", "training/run → top-level modules"),
+        ("training/run.py", "from smol_hf.commands.main import main", "training/run → commands"),
         ("modeling/vision.py", "from smol_hf.support.formatting import percent", "modeling/vision → support"),
         ("support/formatting.py", "from smol_hf.data import collator", "support/formatting → data"),
         ("training/run.py", "from smol_hf.data import collator\nfrom smol_hf.support.formatting import percent", None),
         ("training/run.py", "from .trainer import SmolTrainer\nfrom ..modeling import vision", None),
-        ("cli.py", "from smol_hf.publishing import card\nfrom smol_hf.train import main", None),
+        ("train.py", "from smol_hf.demo import run", "train → demo"),
+        ("commands/main.py", "from smol_hf.publishing import card\nfrom smol_hf.train import main", None),
     ],
 )
 def test_a_wrong_arrow_is_seen(tmp_path, path, source, arrow):
-    for room in [*ROOMS[:-1], *HELPERS, "data/embedded"]:
-        (tmp_path / room).mkdir()
+    for room in [*ROOMS, *HELPERS, "data/embedded"]:
+        if room not in ("auto", "top-level modules"):
+            (tmp_path / room).mkdir()
     (tmp_path / path).write_text(source)
     assert list(wrong_arrows(tmp_path)) == ([arrow] if arrow else [])
+
+
+def auto_classes_of_transformers(source):
+    """The Auto classes that this source takes from transformers, which need not know our models."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "transformers":
+            yield from (alias.name for alias in node.names if alias.name.startswith("Auto"))
+
+
+ISOLATED = ("check_stranger", "isolated_load")  # run in processes that cannot import this package
+
+
+@pytest.mark.parametrize("path", [path for path in modules(PACKAGE) if path.stem not in ISOLATED], ids=name_of)
+def test_auto_classes_are_taken_from_where_our_models_are_registered(path):
+    travels_or_registers = path.parent == MODELING or path == PACKAGE / "auto.py"
+    assert travels_or_registers or list(auto_classes_of_transformers(path.read_text())) == []
+
+
+def test_an_auto_class_of_transformers_is_seen():
+    assert list(auto_classes_of_transformers("from transformers import AutoConfig, set_seed")) == ["AutoConfig"]
 
 
 # -- the code that travels --------------------------------------------------------------------------------------------

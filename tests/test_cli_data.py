@@ -13,8 +13,8 @@ from chat_models import save_base
 from helpers import build_model, build_processor
 from PIL import Image
 
-from smol_hf import cli_data
-from smol_hf.cli import main
+from smol_hf.commands import data as commands
+from smol_hf.commands.main import main
 from smol_hf.data.adapters import registry
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.support.resources import resource_path
@@ -52,6 +52,7 @@ def place(tmp_path_factory):
     (place / "my.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     lines = [record("short"), record("far too long for the filter")]
     (place / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (place / "empty.jsonl").touch()
     (place / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     return place
 
@@ -70,7 +71,7 @@ def facts_of(capsys, *words):
 
 
 def test_the_documentation_shows_every_command():
-    assert {line.split()[2] for line in SHOWN} == set(cli_data.DATA_COMMANDS) - {"download"}
+    assert {line.split()[2] for line in SHOWN} == set(commands.DATA_COMMANDS) - {"download"}
     assert all(line.startswith("smol-hf data ") for line in SHOWN)
 
 
@@ -82,14 +83,6 @@ def test_what_the_documentation_shows_runs_in_its_order(here, capsys):
     assert sorted(each.name for each in (here / "prepared" / "mixture").iterdir()) == ["my", "skipped.jsonl", "texts"]
     assert (here / "prepared" / "llava" / "data.jsonl").is_file()
     shutil.rmtree(here / "prepared")
-
-
-@pytest.mark.parametrize("command", list(cli_data.DATA_COMMANDS))
-def test_every_command_helps_with_an_example_that_it_can_read(command, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["data", command, "--help"])
-    assert stopped.value.code == 0
-    assert f"\n  smol-hf data {command}" in capsys.readouterr().out
 
 
 def test_list_names_datasets_adapters_and_the_entries_of_a_recipe(here, capsys):
@@ -148,7 +141,7 @@ def test_stats_of_some_records_keep_the_shares_of_the_whole(here, capsys):
 
 
 def test_endless_data_is_counted_in_part_and_says_so(here, capsys, monkeypatch):
-    monkeypatch.setattr(cli_data, "UNSURVEYED", 7)
+    monkeypatch.setattr(commands, "UNSURVEYED", 7)
     facts = facts_of(capsys, "stats", "digits", "--model", "runs/demo/checkpoint")
     assert facts["first"] == facts["all"]["records"] == 7
     assert main(["data", "stats", "digits", "--model", "runs/demo/checkpoint"]) == 0
@@ -156,8 +149,9 @@ def test_endless_data_is_counted_in_part_and_says_so(here, capsys, monkeypatch):
 
 
 def test_any_key_of_a_recipe_can_be_set(here, capsys):
-    words = ("stats", "my.jsonl", "--model", "runs/demo/checkpoint", "--set", "filters.max_characters=5")
-    facts = facts_of(capsys, *words, "--set", "packing_pool=9")
+    words = ("stats", "my.jsonl", "--model", "runs/demo/checkpoint", "--filters.max_characters", "5")
+    facts = facts_of(capsys, *words, "--packing-pool", "9")
+    assert facts_of(capsys, *words[:4], "--set", "filters.max_characters=5", "--set", "packing_pool=9") == facts
     assert facts["all"]["left_out"]["filtered"] == 2 and facts["packing"]["pool_size"] == 9
 
 
@@ -187,7 +181,7 @@ def test_a_preview_of_every_shipped_recipe(path, here, capsys):
             for text in "ab"
         ]
         Path("chats.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks))
-        words[1:1] = ["chats.jsonl", "--set", "context_length=128", "--set", "dataset_config=null"]
+        words[1:1] = ["chats.jsonl", "--context_length", "128", "--dataset_config", "null"]
     elif recipe.get("data", "digits") != "digits":
         words.insert(1, "my.jsonl")
     if "mixture" in recipe or "documents" in recipe:
@@ -204,7 +198,8 @@ def test_a_preview_of_every_shipped_recipe(path, here, capsys):
         (["stats", "nowhere.jsonl", "--preset", "tiny-vlm"], "nowhere.jsonl does not exist"),
         (["stats", "my.jsonl", "--preset", "tiny"], "unknown preset 'tiny'"),
         (["stats", "my.jsonl", "--preset", "tiny-vlm", "--set", "filtres.max_turns=1"], "did you mean 'filters'"),
-        (["stats", "my.jsonl", "--preset", "tiny-vlm", "--set", "filters.max_turns"], "write --set key=value"),
+        (["stats", "my.jsonl", "--preset", "tiny-vlm", "--set", "filters.max_turns"], "write --filters.max_turns VAL"),
+        (["stats", "empty.jsonl", "--preset", "tiny-vlm"], "empty.jsonl"),
         (["stats", "my.jsonl", "--preset", "tiny-vlm", "--number", "0"], "--number is 0"),
         (["stats", "my.jsonl", "--preset", "tiny-vlm", "--context-length", "9999"], "more than the 512 positions"),
         (["stats", "my.jsonl", "--model", "nowhere/at/all"], "error: "),

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.support.resources import resource_path
 from smol_hf.training.recipes import load_arguments
 from smol_hf.training.shipped_recipes import command_of, find_recipe, shipped_recipes

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from smol_hf.cli import main
-from smol_hf.cli_tokenizer import TOKENIZER_COMMANDS
+from smol_hf.commands.main import main
+from smol_hf.commands.tokenizer import TOKENIZER_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = (ROOT / "docs" / "text.md").read_text("utf-8").partition("## Tokenizers\n")[2].partition("\n## ")[0]

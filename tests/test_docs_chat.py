@@ -8,7 +8,7 @@ from pathlib import Path
 from chat_models import save_base
 
 from smol_hf import dpo
-from smol_hf.cli import main as smol_hf
+from smol_hf.commands.main import main as smol_hf
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "text.md").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -23,17 +24,14 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
+from smol_hf.commands.main import main
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.training.data import open_data
 from smol_hf.training.data_arguments import DataArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAMS = {
-    "smol-hf": [sys.executable, "-m", "smol_hf.cli"],
-    "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"],
-    "python": [sys.executable],
-}
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli"]
 TINY = {
     "train": ["--max_steps", "2", "--num_train_epochs", "1", "--use_cpu", "true", "--save_strategy", "no"],
     "launch": ["--max_steps", "2", "--use_cpu", "true", "--save_strategy", "no"],
@@ -101,11 +99,22 @@ def test_make_targets_exist(line):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
 
 
-SERVED = "smol-hf demo "
+SERVED = "smol-hf serve "
+
+
+def run_here(program, arguments, monkeypatch):
+    """Run a program in this process."""
+    if program == "smol-hf":
+        assert main(arguments) == 0
+    else:
+        monkeypatch.setattr("sys.argv", arguments)
+        runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
 
 
 @pytest.mark.parametrize("line", [line for line in commands() if not line.startswith(("make", SERVED))])
-def test_the_readmes_commands_run(line, place):
+def test_the_readmes_commands_run(line, place, monkeypatch):
+    """One program is launched, accelerate. The others run in this process; tests below launch them."""
+    monkeypatch.chdir(place)
     program, *arguments = shlex.split(line)
     if "--output_dir" not in arguments and program == "accelerate":
         arguments += ["--output_dir", "runs/x"]
@@ -115,9 +124,11 @@ def test_the_readmes_commands_run(line, place):
             at = arguments.index(option)
             del arguments[at : at + 2]
     tiny = ["--use_cpu", "true", "--save_strategy", "no"] if counted else TINY.get(arguments[0], [])
-    command = [*PROGRAMS[program], *arguments, *tiny]
-    result = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
+    if program == "accelerate":
+        result = subprocess.run([*ACCELERATE, *arguments, *tiny], capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stdout + result.stderr
+    else:
+        run_here(program, [*arguments, *tiny], monkeypatch)
     if "--output_dir" in arguments:
         folder = place / arguments[arguments.index("--output_dir") + 1] / "checkpoint"
         assert (folder / "model.safetensors").is_file()
@@ -129,7 +140,8 @@ def test_the_readmes_commands_run(line, place):
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith(SERVED)])
 def test_the_readmes_page_is_served(line, place, tmp_path):
     pytest.importorskip("gradio", reason="the page needs Gradio")
-    served = Served([*PROGRAMS["smol-hf"], *shlex.split(line)[1:]], tmp_path / "log", cwd=place)
+    command = [sys.executable, "-m", "smol_hf.commands.main", *shlex.split(line)[1:]]
+    served = Served(command, tmp_path / "log", cwd=place)
     try:
         with urlopen(served.address, timeout=60) as answer:
             assert b"gradio" in answer.read()

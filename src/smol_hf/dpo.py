@@ -10,22 +10,11 @@ import sys
 from collections.abc import Sequence
 
 from smol_hf.train import run_command
-from smol_hf.training.keys import Runs
 from smol_hf.training.preference import ARGUMENT_CLASSES
-
-USAGE = """usage: smol-hf dpo [--config RECIPE.yaml] [--key value …]
-
-Trains a language model on preferences (DPO); every key of the recipe can be set on the command line.
-
-examples:
-  smol-hf dpo --config recipes/text/dpo_135m.yaml
-  smol-hf dpo --model runs/chat/checkpoint --data preferences.jsonl --output_dir runs/dpo
-  accelerate launch --num_processes 2 -m smol_hf.dpo --config recipes/text/dpo_135m.yaml
-"""
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
-    return run_command(USAGE, Runs.PREFERENCES, ARGUMENT_CLASSES, command_line)
+    return run_command("dpo", ARGUMENT_CLASSES, command_line)
 
 
 if __name__ == "__main__":

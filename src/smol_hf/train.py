@@ -29,29 +29,17 @@ from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoints import CheckpointError
 from smol_hf.training.console import read_log
 from smol_hf.training.interruption import Interrupted, terminable
-from smol_hf.training.key_table import describe_keys
-from smol_hf.training.keys import TRAIN, Runs
-from smol_hf.training.recipes import ARGUMENT_CLASSES, RecipeError, ask_for_data, load_arguments
+from smol_hf.training.key_help import help_text
+from smol_hf.training.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
 from smol_hf.training.run import Run, train
 from smol_hf.training.run_folder import RunError, run_folder
 from smol_hf.training.trainer import NonFiniteError
+from smol_hf.training.values import RecipeError
 
 USER_ERRORS = (
     RecipeError, SampleError, CheckpointError, NonFiniteError, RunError, FileNotFoundError, UnreachableError,
     EndlessTemplateError,
 )  # fmt: skip
-
-USAGE = """usage: smol-hf train [--config RECIPE.yaml] [--key value …]
-
-Trains a model from a recipe; every key of the recipe can be set on the command line, keys of mappings with a dot.
-RECIPE.yaml is a file, or the name of a recipe of the package (smol-hf recipes list).
-
-examples:
-  smol-hf train --config quickstart/digits
-  smol-hf train --config quickstart/digits --max_steps 20 --text_config.num_hidden_layers 3
-  smol-hf train --model runs/demo/checkpoint --data my.jsonl --output_dir runs/mine
-  accelerate launch --num_processes 2 -m smol_hf.train --config recipes/quickstart/digits.yaml
-"""
 
 
 def run(command_line: Sequence[str], classes: tuple[type, ...], after: Callable[[Path], None] | None) -> None:
@@ -96,23 +84,21 @@ def publish(trainer: Trainer, output_dir: Path, dtype: str) -> Path:
 
 
 def run_command(
-    usage: str,
-    runs: Runs,
+    command: str,
     classes: tuple[type, ...],
     command_line: Sequence[str] | None,
     after: Callable[[Path], None] | None = None,
 ) -> int:
-    """Print the help, or run. What libraries tell each other stays silent, and a mistake of the user is one line.
+    """Print the help, or run. Libraries print little, and a mistake of the user is one line.
 
     Args:
-        usage: the help before the keys.
-        runs: kinds of runs of the command.
+        command: its name, for the help.
         classes: the dataclasses of the model, of the data and of the training.
         after: called with the folder of the result.
     """
     command_line = sys.argv[1:] if command_line is None else list(command_line)
     if not command_line or "--help" in command_line or "-h" in command_line:
-        sys.stdout.write(f"{usage}\n{describe_keys(classes, runs)}")
+        sys.stdout.write(help_text(command))
         return 0
     # Bars and deprecations of libraries would drown what this run has to say.
     transformers_logging.disable_progress_bar()
@@ -132,7 +118,7 @@ def run_command(
 
 
 def main(command_line: Sequence[str] | None = None, after: Callable[[Path], None] | None = None) -> int:
-    return run_command(USAGE, TRAIN, ARGUMENT_CLASSES, command_line, after)
+    return run_command("train", ARGUMENT_CLASSES, command_line, after)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from smol_hf import train
-from smol_hf.cli import main as smol_hf
+from smol_hf.commands.main import main as smol_hf
 from smol_hf.conversion.check import check
 from smol_hf.conversion.compose import compose
 from smol_hf.conversion.convert import convert, written_whole
@@ -21,7 +21,7 @@ from smol_hf.conversion.merge import merge
 from smol_hf.conversion.parts import read_tokenizer
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.training.estimate import estimate
-from smol_hf.training.recipes import RecipeError
+from smol_hf.training.values import RecipeError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from helpers import build_model, build_processor
 from modeling.builders import randomise
 from safetensors.torch import load_file, save_file
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.conversion.check import check
 from smol_hf.conversion.convert import convert
 from smol_hf.publishing.checkpoint import publish_checkpoint

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from smol_hf import SmolHFForCausalLM
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.conversion.compose import compose
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.data.collator import SmolCollator

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.conversion.convert import convert
 from smol_hf.conversion.tensor_names import ConversionError
 

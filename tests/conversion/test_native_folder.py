@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Idefics3Processor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from smol_hf import AutoModelForImageTextToText, AutoProcessor
+from smol_hf.auto import AutoModelForImageTextToText, AutoProcessor
 from smol_hf.conversion.convert import convert
 from smol_hf.modeling.vision import normalize_tiles
 

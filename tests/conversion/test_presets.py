@@ -11,7 +11,7 @@ from smol_hf.conversion.meta_check import compare_with
 from smol_hf.training.composition import build_config_and_processor
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.presets import PRESETS, TEXT, VISION, preset_config
-from smol_hf.training.recipes import RecipeError
+from smol_hf.training.values import RecipeError
 
 PUBLISHED = {
     "smollm-135m": 134_515_008,

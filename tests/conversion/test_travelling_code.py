@@ -11,7 +11,7 @@ from modeling.builders import randomise
 from peft import LoraConfig, get_peft_model
 
 from smol_hf import SmolHFForCausalLM
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.conversion.check import check, is_installed_here
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.conversion.travelling_code import outdated_code, refresh_code

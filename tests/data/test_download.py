@@ -19,13 +19,12 @@ from hub_datasets_server import Datasets, serve
 from huggingface_hub import constants
 from media_files import picture
 
-from smol_hf.cli_download import add_download, run_download
+from smol_hf.commands.download import add_download, run_download
 from smol_hf.data.download import DownloadError, download_all, plan_url, refuse_full_disk
 
 PROGRAM = """
 import argparse
 
-from smol_hf.cli_download import add_download, run_download
 
 parser = argparse.ArgumentParser()
 add_download(parser)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from smol_hf.cli_download import add_download
+from smol_hf.commands.download import add_download
 from smol_hf.data import archives, images
 from smol_hf.training.data_arguments import DataArguments
 

@@ -12,7 +12,7 @@ from datasets import load_dataset
 from memory_source import MemorySource
 from PIL import Image
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart, VideoPart
 from smol_hf.data.mixture import Data, open_mixture
 from smol_hf.data.prepare import prepare

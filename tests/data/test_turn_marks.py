@@ -6,7 +6,7 @@ import pytest
 from chat_models import chat_tokenizer
 from modeling.builders import build_processor
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.data import mixture
 from smol_hf.data.adapters import Place, adapt
 from smol_hf.data.conversation import SampleError

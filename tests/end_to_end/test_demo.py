@@ -1,9 +1,13 @@
 """`make demo`'s main job, whole: it reaches its score within its time, and its result is what it says."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,19 +15,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from smol_hf.commands.main import main
 from smol_hf.data.embedded import KINDS, evaluation_questions
+from smol_hf.demo.run import answer_isolated
+from smol_hf.training.interruption import Interrupted
 
-SMOL_HF = [sys.executable, "-m", "smol_hf.cli"]
-
-
-def run(*arguments, timeout=900):
-    return subprocess.run([*SMOL_HF, *arguments], capture_output=True, text=True, timeout=timeout)
+SMOL_HF = [sys.executable, "-m", "smol_hf.commands.main"]
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     output = tmp_path_factory.mktemp("demo") / "run"
-    result = run("demo", "--output", str(output))
+    command = [*SMOL_HF, "demo", "--output", str(output)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stdout + result.stderr
     return output, result.stdout
 
@@ -84,16 +88,16 @@ def test_the_checkpoint_holds_everything_and_nothing_pickled(demo, metrics):
     assert f"{metrics['exact_match'] * 100:.1f}" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_chat_answers_about_a_held_out_page(demo, tmp_path):
+def test_chat_answers_about_a_held_out_page(demo, tmp_path, capsys):
     pages = [page for page in evaluation_questions(40, seed=5) if page.kind == "digit"]
     right = 0
     for index, page in enumerate(pages[:3]):
         path = tmp_path / f"{index}.png"
         path.write_bytes(page.conversation.images[0].content)
-        result = run("chat", str(demo[0] / "checkpoint"), "--image", str(path), "--prompt", page.question)
-        assert result.returncode == 0, result.stderr
-        assert re.fullmatch(r"\d\n", result.stdout)
-        right += result.stdout.strip() == page.answer
+        assert main(["chat", str(demo[0] / "checkpoint"), "--image", str(path), "--prompt", page.question]) == 0
+        answer = capsys.readouterr().out
+        assert re.fullmatch(r"\d\n", answer)
+        right += answer.strip() == page.answer
     assert right >= 2
 
 
@@ -101,8 +105,7 @@ def test_the_same_seed_gives_the_same_model_and_score(tmp_path):
     """A short demo, twice: every figure but the time, and every weight, is the same."""
     results = []
     for name in ("one", "two"):
-        result = run("demo", "--output", str(tmp_path / name), "--max-steps", "25", "--questions", "20")
-        assert result.returncode == 0, result.stdout + result.stderr
+        assert main(["demo", "--output", str(tmp_path / name), "--max-steps", "25", "--questions", "20"]) == 0
         metrics = json.loads((tmp_path / name / "metrics.json").read_text())
         del metrics["train_seconds"]
         results.append((metrics, load_file(tmp_path / name / "checkpoint" / "model.safetensors")))
@@ -110,9 +113,45 @@ def test_the_same_seed_gives_the_same_model_and_score(tmp_path):
     assert all(torch.equal(weight, results[1][1][name]) for name, weight in results[0][1].items())
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("years of work")
-    result = run("demo", "--output", str(tmp_path))
-    assert result.returncode == 1
-    assert "choose another --output" in result.stderr
+    assert main(["demo", "--output", str(tmp_path)]) == 1
+    assert "choose another --output" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_sigterm_ends_the_demo_and_its_training(tmp_path):
+    output = tmp_path / "run"
+    command = [*SMOL_HF, "demo", "--output", str(output), "--logging_steps", "1"]
+    demo = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 300
+    while not ((output / "log.jsonl").is_file() and (output / "log.jsonl").read_text()):
+        assert demo.poll() is None and time.monotonic() < deadline, demo.communicate()[0]
+        time.sleep(0.1)
+    demo.terminate()
+    printed, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 143 and "SIGTERM stopped the run" in printed, printed
+    assert not (output / "checkpoint").exists()
+    with pytest.raises(ProcessLookupError):  # nothing of its group is left
+        os.killpg(demo.pid, 0)
+
+
+def test_sigterm_ends_the_isolated_process(tmp_path, monkeypatch):
+    script, started = tmp_path / "sleeps.py", tmp_path / "started"
+    script.write_text(
+        f"import os, pathlib, time\npathlib.Path({str(started)!r}).write_text(str(os.getpid()))\ntime.sleep(600)\n"
+    )
+    monkeypatch.setattr("smol_hf.demo.isolated_load.__file__", str(script))
+
+    def stop():
+        while not (started.is_file() and started.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(Interrupted):
+        answer_isolated(tmp_path, [])
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)

@@ -19,7 +19,7 @@ def refuse(host, *rest, **options):
 resolve, socket.getaddrinfo = socket.getaddrinfo, refuse
 """
 COMMANDS = """
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 assert main(["demo", "--output", "demo", "--max-steps", "2", "--questions", "12"]) == 0
 words = ["--model", "demo/checkpoint", "--data", "rows.jsonl", "--use_cpu", "--save_strategy", "no"]
 assert main(["train", *words, "--max_steps", "1", "--output_dir", "run"]) == 0

@@ -9,7 +9,7 @@ from end_to_end.browser import Served, browser_page, find_browser, overflow
 from inference.text_checkpoints import STORY, save_text_checkpoint
 from publishing.space_models import ANSWER, QUESTION, red_page, save_picture_checkpoint
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 
 pytest.importorskip("gradio", reason='the page needs Gradio: pip install "smol_hf[demo]"')
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright to drive a browser with")
@@ -31,7 +31,7 @@ SHOWN = "#written ins"
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Three that are served: a vision-language model's by `demo`, the same without weights, a language model's."""
+    """Three that are served: a vision-language model's by `serve`, the same without weights, a language model's."""
     place = tmp_path_factory.mktemp("pages")
     seeing = save_picture_checkpoint(place / "seeing" / "checkpoint", steps=150)
     writing = save_text_checkpoint(place / "writing", steps=100)
@@ -42,7 +42,7 @@ def pages(tmp_path_factory):
     red_page().save(place / "red.png")
     examples = [{"prompt": f"Question {number}?", "image": "red.png"} for number in range(3)]
     (place / "examples.jsonl").write_text("\n".join(map(json.dumps, examples)))
-    demo = ["-m", "smol_hf.cli", "demo", seeing, "--examples", place / "examples.jsonl"]
+    demo = ["-m", "smol_hf.commands.main", "serve", seeing, "--examples", place / "examples.jsonl"]
     served = {
         "seeing": Served([sys.executable, *demo], place / "seeing.log"),
         "writing": Served(app, place / "writing.log"),

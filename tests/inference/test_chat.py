@@ -7,7 +7,7 @@ import torch
 from helpers import build_model, build_processor
 from PIL import Image
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.data.conversation import SampleError
 from smol_hf.inference.answering import answer, load_checkpoint
 from smol_hf.inference.chat import Chat

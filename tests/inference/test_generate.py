@@ -9,7 +9,7 @@ from inference.text_checkpoints import CHAT_TEMPLATE, POSITIONS, STORY, save_tex
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.data.conversation import SampleError
 from smol_hf.inference.answering import load_checkpoint
 from smol_hf.inference.chat import Chat

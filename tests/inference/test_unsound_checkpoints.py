@@ -10,7 +10,7 @@ from chat_models import SMOLLM2_INSTRUCT, chat_tokenizer, save_base
 from helpers import build_model, build_processor
 from safetensors.torch import load_file, save_file
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.modeling.bounded_rendering import EndlessTemplateError, render_bounded
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.publishing.local_app import serve_locally

@@ -10,7 +10,7 @@ from helpers import build_model, build_processor
 from inference.text_checkpoints import CHAT_TEMPLATE, save_text_checkpoint
 from PIL import Image
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.publishing.examples import examples_of
 from smol_hf.publishing.space import plan_space

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from smol_hf import SmolHFForConditionalGeneration, SmolHFProcessor
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.publishing.adapter import publish_adapter
 from smol_hf.publishing.contents import PublishError, look_into
 from smol_hf.publishing.disclosures import LOCAL_PATH, SECRET, shorten

@@ -17,7 +17,7 @@ from PIL import Image
 from publishing.space_models import ANSWER, QUESTION, red_page, save_picture_checkpoint, text, turn
 from safetensors.torch import load_file, save_file
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.inference.answering import load_checkpoint
 from smol_hf.inference.prompts import Prompt
 from smol_hf.inference.run import Generator

@@ -14,7 +14,7 @@ from hub_writing_server import TOKEN
 from processes import fork_command
 
 from smol_hf import SmolHFForConditionalGeneration, SmolHFProcessor
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 
 WITHOUT_US = 'import sys\nsys.modules["smol_hf"] = None\n'
 QUESTION = """

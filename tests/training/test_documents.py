@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.documents.held_out import Split
 from smol_hf.data.documents.readers import open_documents
@@ -24,8 +24,9 @@ from smol_hf.support.resources import resource_path
 from smol_hf.training.console import read_log
 from smol_hf.training.document_data import DocumentData
 from smol_hf.training.presets import TEXT, build_preset
-from smol_hf.training.recipes import RecipeError, load_arguments
+from smol_hf.training.recipes import load_arguments
 from smol_hf.training.run import train
+from smol_hf.training.values import RecipeError
 
 ROOT = Path(__file__).resolve().parents[2]
 SENTENCES = [

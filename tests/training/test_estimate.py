@@ -7,7 +7,7 @@ from chat_models import save_base
 from helpers import build_model, build_processor
 from PIL import Image
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.conversion.convert import convert
 from smol_hf.support.resources import resource_path
 from smol_hf.training.composition import build_config_and_processor
@@ -15,7 +15,7 @@ from smol_hf.training.estimate import estimate, picture_tokens
 from smol_hf.training.estimate_target import find_target
 from smol_hf.training.measured_step import measure
 from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.recipes import RecipeError
+from smol_hf.training.values import RecipeError
 
 
 def test_the_command_ends_with_a_line_of_json(capsys):

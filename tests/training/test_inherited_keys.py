@@ -22,9 +22,10 @@ from smol_hf.training.arguments import DPOArguments, SmolTrainingArguments
 from smol_hf.training.inherited_keys import INHERITED, inherited_names
 from smol_hf.training.key_table import page
 from smol_hf.training.keys import default_of
-from smol_hf.training.recipes import RecipeError, parse_recipe
+from smol_hf.training.recipes import parse_recipe
 from smol_hf.training.run import train
 from smol_hf.training.trainer import SmolTrainer
+from smol_hf.training.values import RecipeError
 
 COMMANDS = {"train": SmolTrainingArguments, "dpo": DPOArguments}
 # Key → options without it, and with it: the weights after two steps must differ.

@@ -15,7 +15,7 @@ from processes import fork_command, free_port
 from safetensors.torch import load_file
 from tiny_runs import dpo_words, pretrain_words, signal_after, train_words
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.training.checkpoints import list_checkpoints, verify
 from smol_hf.training.console import read_log
 from smol_hf.training.interruption import ONE_SIGNAL, StopAfterStep

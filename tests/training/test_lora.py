@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, SmolVLMForConditionalGeneration
 
 from smol_hf import train
-from smol_hf.cli import main as smol_hf
+from smol_hf.commands.main import main as smol_hf
 from smol_hf.conversion.convert import convert
 from smol_hf.conversion.merge import merge
 from smol_hf.conversion.tensor_names import ConversionError
@@ -21,7 +21,8 @@ from smol_hf.inference.answering import load_checkpoint
 from smol_hf.training.console import read_log
 from smol_hf.training.lora import add_adapters
 from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.recipes import RecipeError, load_arguments
+from smol_hf.training.recipes import load_arguments
+from smol_hf.training.values import RecipeError
 
 KINDS = {
     "lora on the text": {},

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from smol_hf.training.packed_rows import refuse_seeing_others
-from smol_hf.training.recipes import RecipeError
+from smol_hf.training.values import RecipeError
 
 SIZES = {
     "hidden_size": 16,

@@ -15,8 +15,9 @@ from smol_hf.data.collator import SmolCollator
 from smol_hf.data.embedded import build_pages
 from smol_hf.train import main
 from smol_hf.training.arguments import SmolTrainingArguments
-from smol_hf.training.recipes import RecipeError, parse_recipe
+from smol_hf.training.recipes import parse_recipe
 from smol_hf.training.trainer import NonFiniteError, SmolTrainer
+from smol_hf.training.values import RecipeError
 
 
 def build_trainer(folder, *, number=32, rounds=None, **options):

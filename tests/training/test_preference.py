@@ -10,12 +10,13 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from smol_hf import dpo
-from smol_hf.cli import main as smol_hf
+from smol_hf.commands.main import main as smol_hf
 from smol_hf.data.preferences import PreferenceEncoder, preference_of
 from smol_hf.training.chat_template import CHATML
 from smol_hf.training.console import read_log
 from smol_hf.training.preference import ARGUMENT_CLASSES
-from smol_hf.training.recipes import RecipeError, load_arguments
+from smol_hf.training.recipes import load_arguments
+from smol_hf.training.values import RecipeError
 
 PAIRS = [
     {"prompt": "What is the sky?", "chosen": "Blue.", "rejected": "Green, I think."},

@@ -21,17 +21,11 @@ from smol_hf.training.composition import build_config_and_processor, build_model
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.presets import TINY_SIGLIP
-from smol_hf.training.recipes import (
-    RecipeError,
-    load_arguments,
-    parse_command_line,
-    parse_recipe,
-    read_mixture,
-    read_recipe,
-)
+from smol_hf.training.recipes import load_arguments, parse_command_line, parse_recipe, read_mixture, read_recipe
 from smol_hf.training.run import train
 from smol_hf.training.run_record import resolve_recipe
 from smol_hf.training.task import context_length
+from smol_hf.training.values import RecipeError
 
 MIXTURES = sorted(resource_path("recipes", "mixtures").glob("*.yaml"))
 RECIPES = sorted(set(resource_path("recipes").rglob("*.yaml")) - set(MIXTURES))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_runs import dpo_words, train_words
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.chat_template import CHATML
 from smol_hf.training.checkpoints import CheckpointError

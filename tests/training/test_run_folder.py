@@ -14,7 +14,7 @@ import torch
 from processes import Forked
 from tiny_runs import dpo_words, pretrain_words, train_words
 
-from smol_hf.cli import main
+from smol_hf.commands.main import main
 from smol_hf.data.engine.lane import Lane
 from smol_hf.training.run_folder import LOCK, OWNER, RunError, locked, run_folder
 

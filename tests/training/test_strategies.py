@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from smol_hf.training.preference import ARGUMENT_CLASSES as OF_DPO
-from smol_hf.training.recipes import RecipeError, load_arguments
+from smol_hf.training.recipes import load_arguments
+from smol_hf.training.values import RecipeError
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 5, "per_device_eval_batch_size": 2, "documents": "story.txt"}
 

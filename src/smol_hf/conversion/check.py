@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
+from smol_hf.auto import AutoTokenizer
 from smol_hf.conversion import check_stranger
 from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
 from smol_hf.conversion.convert import convert

@@ -12,8 +12,9 @@ if __name__ == "__main__":
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging
+
+from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 NEW_TOKENS = 8
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from smol_hf.auto import AutoModelForCausalLM, AutoTokenizer
 from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG as CONFIG
 from smol_hf.conversion.checkpoint_files import ADAPTER_WEIGHTS as WEIGHTS
 from smol_hf.conversion.checkpoint_files import read_json, read_safetensors, read_weights
@@ -31,6 +29,9 @@ from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.sound_checkpoint import load_sound, refuse_unsound_config
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
 
 
 def is_adapter(folder: Path) -> bool:
@@ -119,6 +120,9 @@ def read_base(folder: Path):
 
 def refuse_tied(adapted: PeftModel) -> None:
     """Raises ConversionError for updates of one of two tensors that are one: merged, both would change."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
     if not adapted.config.get_text_config().tie_word_embeddings:
         return
     for name, module in (("embeddings", adapted.get_input_embeddings()), ("head", adapted.get_output_embeddings())):
@@ -135,6 +139,8 @@ def load_adapter(model, folder: Path, config: PeftConfig) -> PeftModel:
     Raises:
         ConversionError: where that is not so, or the file is damaged.
     """
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
     tensors = read_safetensors(folder / WEIGHTS)
     try:
         adapted = get_peft_model(model, config)
@@ -158,6 +164,8 @@ def load_adapter(model, folder: Path, config: PeftConfig) -> PeftModel:
 
 
 def read_adapter_config(folder: Path) -> PeftConfig:
+    from peft import PeftConfig
+
     if not (folder / CONFIG).is_file():
         raise ConversionError(f"{folder}: no {CONFIG}, so it is no adapter of PEFT")
     if not (folder / WEIGHTS).is_file():

@@ -7,16 +7,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    CONFIG_MAPPING,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from smol_hf.auto import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
 from smol_hf.conversion.formats import FORMATS, OURS, UNCHANGED
 from smol_hf.conversion.meta_check import compare_with, model_of

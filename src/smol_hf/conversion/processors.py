@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from smol_hf.auto import AutoTokenizer
 from smol_hf.conversion import nanovlm
 from smol_hf.conversion.chat_probe import write_chat
 from smol_hf.conversion.checkpoint_files import read_json

@@ -7,17 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    BatchEncoding,
-    GenerationConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import BatchEncoding, GenerationConfig, PreTrainedTokenizerBase
 
+from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.merge import is_adapter, load_adapter, locate_base, read_adapter_config
 from smol_hf.data.tokenizer_of import is_language_model, tokenizer_of

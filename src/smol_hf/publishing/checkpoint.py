@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+import smol_hf.auto  # noqa: F401 (saved models carry their code once it has run)
 from smol_hf.data.tokenizer_of import is_language_model
 from smol_hf.modeling.processing_smol_hf import write_portable_tokenizer_config
 from smol_hf.publishing.loss_plot import plot_losses

@@ -1,4 +1,4 @@
-"""`smol-hf demo CHECKPOINT`: the page that a Space shows, served by this machine."""
+"""`smol-hf serve`: the page that a Space shows, served on this machine."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def serve_locally(
     """Serve the page of a checkpoint (a folder or a repository of the Hub) until Ctrl-C.
 
     Args:
-        port: by default the first that is free from 7860 on.
-        share: also through an address of Gradio's that everybody can reach.
-        examples: a file of prompts to send with a click, or `none`; see `plan_space`.
+        port: the first free port from 7860 on by default.
+        share: serve at a public URL of Gradio too.
+        examples: file of example prompts, or `none`; see `plan_space`.
 
     Raises:
-        ValueError: when Gradio is not there, or the checkpoint cannot be loaded.
-        OSError: when the port is taken.
+        ValueError: if Gradio is missing, or the checkpoint cannot be loaded.
+        OSError: if the port is in use.
     """
     if importlib.util.find_spec("gradio") is None:
         raise ValueError('the page needs Gradio: pip install "smol_hf[demo]"')
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    with TemporaryDirectory(prefix="smol-hf-demo-") as folder:
+    with TemporaryDirectory(prefix="smol-hf-serve-") as folder:
         if Path(checkpoint).is_dir() and revision:
             raise ValueError(f"{checkpoint} is a folder: only a repository of the Hub has revisions")
         space = plan_space(checkpoint, revision=revision, examples=examples)
@@ -45,7 +45,7 @@ def serve_locally(
             load_checkpoint(checkpoint, trust_remote_code=trust_remote_code, device="cpu")  # refuses an unsound one
         sys.stdout.write(f"{space.note}\n")
         space.write(folder)
-        sys.path.insert(0, folder)  # the app is no part of this package: it runs where smol_hf is not
+        sys.path.insert(0, folder)  # the app also runs without this package
         app = importlib.import_module("app")
         app.serve(
             space.settings,

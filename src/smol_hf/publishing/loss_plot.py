@@ -32,6 +32,7 @@ def plot_losses(folder: str | Path, log: list[dict]) -> Path | None:
             lines[label] = (sorted(found), [found[step] for step in sorted(found)], style)
     if max((len(steps) for steps, *_ in lines.values()), default=0) < 2:
         return None
+
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     for label, (steps, losses, style) in lines.items():

@@ -12,7 +12,7 @@ from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 from smol_hf.data.text_chat import ChatTemplateError, TextChat
 from smol_hf.support.formatting import nearest
 from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.recipes import RecipeError
+from smol_hf.training.values import RecipeError
 
 CHATML = (
     "{% for message in messages %}"

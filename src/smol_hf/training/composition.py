@@ -6,16 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
-from transformers import (
-    AddedToken,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AddedToken, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from smol_hf.auto import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from smol_hf.data.conversation import Conversation, TextPart
 from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
 from smol_hf.modeling.chat_format import END_OF_UTTERANCE_TOKEN, IMAGE_TOKEN, image_tokens
@@ -30,7 +23,6 @@ from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG
 from smol_hf.training.config_keys import check_keys
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.presets import TEXT, TILING, VISION, preset_config
-from smol_hf.training.recipes import RecipeError
 from smol_hf.training.sound_checkpoint import refuse_unsound_config
 from smol_hf.training.text_composition import (
     build_language_model,
@@ -39,6 +31,7 @@ from smol_hf.training.text_composition import (
     load_whole,
     read_config,
 )
+from smol_hf.training.values import RecipeError
 
 TEXT_CHARACTERS = 10_000  # of one text, from which a tokenizer is trained at most
 ALL_CHARACTERS = 50_000_000  # of all texts together

@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.support.formatting import nearest
-from smol_hf.training.recipes import RecipeError
+from smol_hf.training.values import RecipeError
 
 
 def check_keys(name: str, values: dict) -> None:

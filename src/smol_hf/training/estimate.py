@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from smol_hf.auto import AutoModelForCausalLM
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
@@ -19,9 +20,9 @@ from smol_hf.training.estimate_target import OPTIMIZERS, Target, resolve
 from smol_hf.training.lora import lora_config
 from smol_hf.training.model_arguments import LoraArguments
 from smol_hf.training.parts import PARTS, is_adapter_weight, part_modules, part_of
-from smol_hf.training.recipes import RecipeError
 from smol_hf.training.sound_checkpoint import configuration_errors
 from smol_hf.training.traced_step import StepShape, count_flops, trace
+from smol_hf.training.values import RecipeError
 
 PICTURES = (
     (224, 224),

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoProcessor, PretrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
+from smol_hf.auto import AutoConfig, AutoProcessor
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.image_styles import build_tiler
+from smol_hf.support.formatting import nearest
 from smol_hf.training.checkpoints import suggest_checkpoint
 from smol_hf.training.composition import build_config_and_processor, texts_of
 from smol_hf.training.data import open_data
@@ -20,9 +22,10 @@ from smol_hf.training.lora import freeze_what_has_no_adapter
 from smol_hf.training.model_arguments import LoraArguments, ModelArguments
 from smol_hf.training.parts import PARTS
 from smol_hf.training.presets import PRESETS, TEXT, preset_config
-from smol_hf.training.recipes import RecipeError, load_arguments, nearest
+from smol_hf.training.recipes import load_arguments
 from smol_hf.training.sound_checkpoint import configuration_errors, refuse_unsound_config
 from smol_hf.training.traced_step import StepShape
+from smol_hf.training.values import RecipeError
 
 OPTIMIZERS = {
     "adamw": functools.partial(torch.optim.AdamW, lr=1e-3),

@@ -18,16 +18,10 @@ from smol_hf.training.composition import build_config_and_processor, texts_of
 from smol_hf.training.data import open_data, plan_of
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.recipes import (
-    RecipeError,
-    apply_overrides,
-    parse_command_line,
-    parse_recipe,
-    read_recipe,
-    recipe_errors,
-)
+from smol_hf.training.recipes import apply_overrides, parse_command_line, parse_recipe, read_recipe, recipe_errors
 from smol_hf.training.supervised import TOKENIZER_SAMPLES
 from smol_hf.training.task import context_length
+from smol_hf.training.values import RecipeError
 
 DEFAULT_SEED = 42  # TrainingArguments'
 SAYS_THE_MODEL = ("model", "preset", "vision_config", "text_config", "tokenizer")
@@ -61,21 +55,18 @@ class Inspection:
         return named or f"a small one trained on this data ({len(tokenizer_of(self.processor)):,} tokens)"
 
 
-def read_keys(config: str | None, keys: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+def read_keys(config: str | None, keys: dict[str, Any], words: list[str]) -> dict[str, Any]:
     """The keys of a recipe with others in their place.
 
     Args:
         config: path of the recipe, or None.
         keys: those that are not None count more than the recipe's.
-        settings: `key=value`, as on the command line of a run, where `a.b=value` reaches into mappings.
+        words: `--key value`, as on the command line of a run, where `--a.b` sets a key inside a mapping.
 
     Raises:
-        RecipeError: for a recipe that cannot be read and a setting without a value.
+        RecipeError: if the recipe cannot be read or a key has no value.
     """
-    for setting in settings:
-        if not setting.partition("=")[1] or setting.startswith("-"):
-            raise RecipeError(f"--set {setting}: write --set key=value")
-    _, overrides = parse_command_line([f"--{setting}" for setting in settings])
+    _, overrides = parse_command_line(words)
     recipe = read_recipe(config) if config is not None else {}
     return apply_overrides(recipe, {**{name: value for name, value in keys.items() if value is not None}, **overrides})
 

@@ -1,4 +1,4 @@
-"""Help and the page docs/recipe_keys.md, from the declarations of the keys.
+"""The page docs/recipe_keys.md, from the declarations of the keys.
 
 `python -m smol_hf.training.key_table > docs/recipe_keys.md` writes the page again.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from smol_hf.training.arguments import DPOArguments, SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments, PreferenceArguments
-from smol_hf.training.inherited_keys import CLASSES, INHERITED, inherited_names, key_of
+from smol_hf.training.inherited_keys import INHERITED, inherited_names, key_of
 from smol_hf.training.keys import ALL, TRAIN, Key, Runs, default_of, in_words
 from smol_hf.training.model_arguments import ModelArguments
 
@@ -37,19 +37,6 @@ INHERITED_TITLE = """## Inherited keys
 `train` inherits them from TRL's `SFTConfig`, `dpo` from `DPOConfig`; both inherit those of transformers'
 `TrainingArguments`. "–": the command does not have the key.
 """
-
-
-def describe_keys(classes: tuple[type, ...], runs: Runs) -> str:
-    """Help: the keys that have a meaning in these runs, with default and text."""
-    config = CLASSES[runs.command].__name__
-    lines = [f"keys, with their defaults (and all those of TRL's {config}, such as learning_rate and max_steps):"]
-    for arguments in classes:
-        for entry in fields(arguments):
-            if "key" in entry.metadata and runs & key_of(entry).runs:
-                default = default_of(entry)
-                shown = "" if default is None or default == [] else f" ({default})"
-                lines.append(f"  --{entry.name}{shown}\n      {meaning(entry)}")
-    return "\n".join(lines) + "\n"
 
 
 def meaning(entry: Field) -> str:

@@ -17,9 +17,10 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from smol_hf.support.formatting import nearest
 from smol_hf.training.model_arguments import LoraArguments
 from smol_hf.training.parts import PARTS, part_modules
-from smol_hf.training.recipes import RecipeError, nearest
+from smol_hf.training.values import RecipeError
 
 # PEFT has a method for each quantised layer; these are the plain ones of the models here.
 LINEAR_LAYERS = (nn.Linear, Conv1D)

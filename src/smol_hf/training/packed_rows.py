@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
-from smol_hf.training.recipes import RecipeError
+from smol_hf.training.values import RecipeError
 
 LENGTH = 8  # tokens of each of two samples
 ROUNDING = 1e-5  # of the largest logit: experts sum in another order when other tokens are given to them

@@ -29,12 +29,12 @@ from smol_hf.training.loader import FILE_NAME as DATA_STATE
 from smol_hf.training.lora import lora_config, rank_warning
 from smol_hf.training.mixture_report import FILE_NAME as MIXTURE
 from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.recipes import RecipeError
 from smol_hf.training.run_record import resolve_recipe
 from smol_hf.training.saving import WholeCheckpoints
 from smol_hf.training.task import Task
 from smol_hf.training.text_composition import build_language_model
 from smol_hf.training.trainer import NonFiniteError
+from smol_hf.training.values import RecipeError
 
 ARGUMENT_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
 METRICS = ("loss", "rewards/margins", "rewards/accuracies")  # of the last step, printed at the end

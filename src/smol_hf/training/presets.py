@@ -10,7 +10,8 @@ import copy
 
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
-from smol_hf.training.recipes import RecipeError, nearest
+from smol_hf.support.formatting import nearest
+from smol_hf.training.values import RecipeError
 
 
 def llama_style(hidden, intermediate, layers, heads, kv_heads, theta, positions, vocabulary=49152, **more) -> dict:

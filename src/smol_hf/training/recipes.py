@@ -31,16 +31,12 @@ from smol_hf.training.inherited_keys import key_of
 from smol_hf.training.keys import default_of, refuse_unquoted
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.shipped_recipes import find_recipe
-from smol_hf.training.values import read_yaml, takes_text, value_of
+from smol_hf.training.values import RecipeError, read_yaml, takes_text, value_of
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
 SWITCHES = ("resume_from_checkpoint",)  # texts that may be true, too
 LONGEST_SHOWN = 100  # characters of a value in an error
 RECORDED_WITH = ("run.json", "config.json")  # files in the folder of a recipe that a run saved
-
-
-class RecipeError(ValueError):
-    """A recipe or an override that cannot be used; the message names the key and what to write."""
 
 
 class Parser(TrlParser):

@@ -22,11 +22,12 @@ from smol_hf.training.interruption import train_until_stopped
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.parts import count_parameters
 from smol_hf.training.preference import PreferenceTask
-from smol_hf.training.recipes import RecipeError, recipe_errors
+from smol_hf.training.recipes import recipe_errors
 from smol_hf.training.run_record import versions, write_run
 from smol_hf.training.same_run import check_same_run, settings_for_resume
 from smol_hf.training.supervised import ConversationTask, DocumentTask
 from smol_hf.training.task import Task
+from smol_hf.training.values import RecipeError
 
 
 class Run:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
-from smol_hf.training.recipes import RecipeError
+from smol_hf.training.values import RecipeError
 
 # Far more than any published model has; a larger value makes a program build layers for hours.
 LARGEST = {

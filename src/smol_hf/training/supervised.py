@@ -34,12 +34,13 @@ from smol_hf.training.lora import add_adapters, freeze_what_has_no_adapter
 from smol_hf.training.mixture_report import print_failed, print_shares, save_mixture
 from smol_hf.training.packed_rows import refuse_seeing_others
 from smol_hf.training.preview import print_parameter_table
-from smol_hf.training.recipes import RecipeError, recipe_errors
+from smol_hf.training.recipes import recipe_errors
 from smol_hf.training.run_record import resolve_recipe
 from smol_hf.training.same_run import rows_of_a_step
 from smol_hf.training.task import Task, context_length
 from smol_hf.training.trainer import SmolTrainer
 from smol_hf.training.validation import Validation
+from smol_hf.training.values import RecipeError
 
 TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokenizer gets one
 

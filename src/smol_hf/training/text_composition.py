@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
+from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from smol_hf.data.text_tokenizer import train_text_tokenizer
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
@@ -15,8 +16,8 @@ from smol_hf.training.config_keys import check_keys, config_class_of
 from smol_hf.training.lora import quantization_config
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.presets import TEXT
-from smol_hf.training.recipes import RecipeError
 from smol_hf.training.sound_checkpoint import configuration_errors, load_sound, refuse_unsound_config
+from smol_hf.training.values import RecipeError
 
 DEFAULT_VOCABULARY = 8192  # of a tokenizer that is trained on documents for a model that no preset describes
 

@@ -11,6 +11,10 @@ from typing import Any
 import yaml
 
 
+class RecipeError(ValueError):
+    """A recipe or an override that cannot be used; the message names the key and what to write."""
+
+
 class DuplicateKeyError(yaml.YAMLError):
     """A key is given twice in a mapping."""
 

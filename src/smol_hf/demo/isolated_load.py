@@ -1,8 +1,8 @@
-"""A stranger's script: load a checkpoint with transformers alone and answer questions.
+"""Load a checkpoint with only transformers and answer questions.
 
-It is run by its path in a fresh process, in which smol_hf cannot be imported:
+The demo runs this file by its path in a new process, in which smol_hf cannot be imported:
 
-    python stranger.py CHECKPOINT QUESTIONS.json ANSWERS.json
+    python isolated_load.py CHECKPOINT QUESTIONS.json ANSWERS.json
 
 QUESTIONS.json is a list of {"image": base64 or null, "text": question}; ANSWERS.json becomes the list of answers.
 """
@@ -13,11 +13,12 @@ import json
 import sys
 
 if __name__ == "__main__":
-    sys.modules["smol_hf"] = None  # from here on `import smol_hf` fails, as it does where it is not installed
+    sys.modules["smol_hf"] = None  # from here on `import smol_hf` fails, as if it were not installed
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from smol_hf.auto import AutoModelForImageTextToText, AutoProcessor
 
 BATCH_SIZE = 50
 

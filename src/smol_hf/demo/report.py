@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from smol_hf.evaluation.charts import (
+from smol_hf.demo.charts import (
     finite_losses,
     loss_chart,
     loss_rows,

@@ -1,4 +1,4 @@
-"""The commands convert, compose, merge, check and estimate: what they take, and what they print."""
+"""The commands convert, compose, merge, check and estimate: their options and what they print."""
 
 from __future__ import annotations
 
@@ -6,49 +6,62 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
+from smol_hf.commands.parser import Command
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="folder, .pt file or Hub id of a checkpoint")
-    parser.add_argument("output", help="folder to write; must not hold anything yet")
+    parser.add_argument("output", help="folder to write; must be empty or missing")
     parser.add_argument("--to", help="for a checkpoint of ours: native (default), smolvlm, llama, smollm3 or gpt2")
     add_hub_arguments(parser)
     parser.add_argument(
         "--refresh-code",
         action="store_true",
-        help="copy a checkpoint or adapter of ours with the model code of this release; the weights stay as they are",
+        help="copy our checkpoint or adapter with the model code of this release; weights do not change",
     )
-    parser.add_argument("--tokenizer", help="folder or Hub id of a tokenizer to put beside the weights")
-    parser.add_argument("--num-attention-heads", type=int, help="of a plain .pt file, which does not say it")
-    parser.add_argument("--rope-theta", type=float, help="of a plain Llama-style .pt file (default 10000)")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--tokenizer", help="folder or Hub id of a tokenizer to save with the weights")
+    parser.add_argument(
+        "--num-attention-heads",
+        type=int,
+        help="number of attention heads of a plain .pt file, which does not store it",
+    )
+    parser.add_argument("--rope-theta", type=float, help="rope theta of a plain Llama-style .pt file (default 10000)")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
 
 
 def add_compose(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", help="folder to write; must not hold anything yet")
+    parser.add_argument("output", help="folder to write; must be empty or missing")
     parser.add_argument(
         "--vision", required=True, help="folder or Hub id of SigLIP, SigLIP2, CLIP, DINOv2, or a checkpoint of ours"
     )
     parser.add_argument("--text", required=True, help="folder or Hub id of a causal language model")
     parser.add_argument("--connector", default="pixel_shuffle", help="pixel_shuffle (default), linear or mlp")
-    parser.add_argument("--scale-factor", type=int, help="of pixel_shuffle: side of the square that becomes a token")
-    parser.add_argument("--longest-edge", type=int, help="pixels to which a picture's longer side is brought")
-    parser.add_argument("--vision-feature-layer", type=int, help="layer of the encoder (default -1; CLIP -2)")
-    parser.add_argument("--keep-text-class", action="store_true", help="keep transformers' own class")
+    parser.add_argument(
+        "--scale-factor", type=int, help="side of the square of patches that pixel_shuffle makes one token"
+    )
+    parser.add_argument("--longest-edge", type=int, help="longer side of an image after resizing, in pixels")
+    parser.add_argument(
+        "--vision-feature-layer", type=int, help="encoder layer that gives the image features (default -1; CLIP -2)"
+    )
+    parser.add_argument(
+        "--keep-text-class", action="store_true", help="keep the language model in transformers' own class"
+    )
     parser.add_argument("--extend-context", type=int, help="new number of positions, for example 16384")
     parser.add_argument("--rope-theta", type=float, help="new base of the rotary positions, for example 273000")
     parser.add_argument(
         "--chat-template",
         default="keep",
         metavar="{keep,smolvlm,FILE}",
-        help="keep the language model's own with places for images (default), take SmolVLM's, or a .jinja file",
+        help="keep the language model's template and add images (default), use SmolVLM's, or a .jinja file",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the new connector's weights (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the new connector's weights (default 0)")
     add_hub_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
 
 
 def run_compose(arguments: argparse.Namespace) -> None:
@@ -75,11 +88,13 @@ def print_composition(console: Console, facts: dict) -> None:
 
 def add_merge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", help="folder or Hub id of a LoRA or DoRA adapter")
-    parser.add_argument("output", help="folder to write; must not hold anything yet")
-    parser.add_argument("--base", help="folder or Hub id of its base, where it is not where the adapter says")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the result (as the base)")
+    parser.add_argument("output", help="folder to write; must be empty or missing")
+    parser.add_argument("--base", help="folder or Hub id of the base (default: the base that the adapter names)")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="dtype of the result (default: dtype of the base)"
+    )
     add_hub_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
 
 
 def run_merge(arguments: argparse.Namespace) -> None:
@@ -97,8 +112,8 @@ def print_merge(console: Console, facts: dict) -> None:
 
 def add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder of a checkpoint, ours or native")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run its code though it is not ours")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code in the folder that is not ours")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
 
 
 def run_check(arguments: argparse.Namespace) -> None:
@@ -111,6 +126,8 @@ def run_check(arguments: argparse.Namespace) -> None:
 
 
 def print_check(console: Console, facts: dict) -> None:
+    from rich.table import Table
+
     table = Table(title=facts["checkpoint"], title_justify="left", show_header=False)
     for finding in facts["findings"]:
         table.add_row({True: "✓", False: "✗", None: ""}[finding["good"]], finding["name"], finding["value"])
@@ -119,24 +136,28 @@ def print_check(console: Console, facts: dict) -> None:
 
 def add_estimate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "target", help="a preset's name, a recipe (.yaml), or the folder of a checkpoint or a language model"
+        "target", help="name of a preset, a recipe (.yaml), or a folder of a checkpoint or language model"
     )
     parser.add_argument("--batch-size", type=int, help="rows of a step (default: the recipe's, or 1)")
     parser.add_argument("--length", type=int, help="tokens of a row (default: the recipe's, or 1024)")
-    parser.add_argument("--tiles", type=int, help="tiles of the whole step (default: one in each row)")
-    parser.add_argument("--labelled", type=int, help="trained tokens of a row (default: all that are text)")
+    parser.add_argument("--tiles", type=int, help="tiles of the whole step (default: one per row)")
+    parser.add_argument("--labelled", type=int, help="trained tokens of a row (default: all text tokens)")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16")
     parser.add_argument("--optimizer", default="adamw", help="adamw (default) or sgd")
     parser.add_argument("--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=None)
     parser.add_argument("--lora-r", type=int, help="train adapters of this rank instead of the weights")
-    parser.add_argument("--lora-parts", nargs="+", help="parts that get them: vision, connector, text (default text)")
+    parser.add_argument(
+        "--lora-parts", nargs="+", help="parts that get adapters: vision, connector, text (default text)"
+    )
     parser.add_argument("--use-dora", action="store_true", help="DoRA instead of LoRA")
-    parser.add_argument("--load-in-4bit", action="store_true", help="QLoRA: the language model in four bits")
-    parser.add_argument("--load-in-8bit", action="store_true", help="or in eight bits")
-    parser.add_argument("--shards", type=int, default=1, help="processes that share weights and optimizer (FSDP)")
-    parser.add_argument("--tflops", type=float, help="useful TFLOP/s of the machine: adds seconds per step")
-    parser.add_argument("--measure", action="store_true", help="run two real steps on this machine's CPU beside it")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--load-in-4bit", action="store_true", help="QLoRA: load the language model in 4 bits")
+    parser.add_argument("--load-in-8bit", action="store_true", help="QLoRA: load the language model in 8 bits")
+    parser.add_argument(
+        "--shards", type=int, default=1, help="number of processes that share weights and optimizer (FSDP)"
+    )
+    parser.add_argument("--tflops", type=float, help="achieved TFLOP/s of the machine; adds seconds per step")
+    parser.add_argument("--measure", action="store_true", help="also run two real steps on this machine's CPU")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
 
 
 def run_estimate(arguments: argparse.Namespace) -> None:
@@ -185,7 +206,7 @@ def print_estimate(console: Console, facts: dict) -> None:
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--token", help="token for gated or private repositories")
-    parser.add_argument("--local-files-only", action="store_true", help="use what is in the local cache already")
+    parser.add_argument("--local-files-only", action="store_true", help="use only the local cache")
 
 
 def run_convert(arguments: argparse.Namespace) -> None:
@@ -225,6 +246,8 @@ def print_conversion(console: Console, facts: dict) -> None:
 
 
 def print_parameters(console: Console, parameters: dict[str, int]) -> None:
+    from rich.table import Table
+
     table = Table()
     table.add_column("part")
     table.add_column("parameters", justify="right")
@@ -239,4 +262,41 @@ def finish(facts: dict, as_json: bool, show: Callable[[Console, dict], None]) ->
     if as_json:
         sys.stdout.write(json.dumps(facts) + "\n")
     else:
+        from rich.console import Console
+
         show(Console(highlight=False, markup=False), facts)
+
+
+CONVERSION_COMMANDS = {
+    "convert": Command(
+        "convert a foreign checkpoint to ours, or ours to transformers' native class",
+        "smol-hf convert HuggingFaceTB/SmolVLM2-256M-Video-Instruct checkpoints/smolvlm2-256m\n"
+        "  smol-hf convert runs/demo/checkpoint exported --to native",
+        add_convert,
+        run_convert,
+    ),
+    "compose": Command(
+        "join an image encoder and a language model by a new connector",
+        "smol-hf compose my-vlm --vision google/siglip-base-patch16-512 --text HuggingFaceTB/SmolLM2-135M-Instruct",
+        add_compose,
+        run_compose,
+    ),
+    "merge": Command(
+        "merge an adapter (LoRA, DoRA) into the weights of its base",
+        "smol-hf merge runs/my-lora/adapter merged",
+        add_merge,
+        run_merge,
+    ),
+    "check": Command(
+        "load a checkpoint in an isolated process and compare the results",
+        "smol-hf check runs/demo/checkpoint",
+        add_check,
+        run_check,
+    ),
+    "estimate": Command(
+        "estimate the size of a model and the cost of a training step",
+        "smol-hf estimate smolvlm2-256m --batch-size 2 --dtype bfloat16 --tflops 100",
+        add_estimate,
+        run_estimate,
+    ),
+}

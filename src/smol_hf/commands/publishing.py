@@ -1,11 +1,14 @@
-"""The commands publish and demo CHECKPOINT: what they take, and what they print."""
+"""The commands publish and serve: their options and what they print."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
+from smol_hf.commands.parser import Command
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def add_publish(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +16,7 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "repository", metavar="OWNER/NAME", nargs="?", help="repository on the Hub; created if missing"
     )
-    parser.add_argument("--yes", action="store_true", help="upload; without it nothing is sent or written")
+    parser.add_argument("--yes", action="store_true", help="upload; without --yes nothing is sent or written")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--branch", default="main", help="target branch, created from main if missing (default main)")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
@@ -26,10 +29,14 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replace-weights", action="store_true", help="delete other weights in the repository")
     space = parser.add_argument_group("a Space")
     space.add_argument(
-        "--space", action="store_true", help="upload not the model but a page that runs it, as OWNER/NAME-space"
+        "--space",
+        action="store_true",
+        help="upload a page that runs the model, as OWNER/NAME-space, instead of the model",
     )
     space.add_argument("--space-name", metavar="OWNER/NAME", help="another name for the Space")
-    space.add_argument("--space-output", metavar="FOLDER", help="write the Space there instead of uploading it")
+    space.add_argument(
+        "--space-output", metavar="FOLDER", help="write the Space to this folder instead of uploading it"
+    )
     add_examples(space)
 
 
@@ -40,6 +47,8 @@ def run_publish(arguments: argparse.Namespace) -> None:
         raise ValueError("--examples belongs to a Space: add --space")
     if arguments.repository is None:
         raise ValueError("OWNER/NAME is missing: the repository on the Hub to which the checkpoint goes")
+
+    from rich.console import Console
 
     from smol_hf.publishing.plan import plan
     from smol_hf.publishing.upload import loading_lines, publish
@@ -65,6 +74,9 @@ def run_publish(arguments: argparse.Namespace) -> None:
 
 
 def run_space(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     from smol_hf.publishing.plan import MAIN
     from smol_hf.publishing.space import plan_space
     from smol_hf.publishing.space_upload import publish_space
@@ -105,29 +117,26 @@ def run_space(arguments: argparse.Namespace) -> None:
             console.print(f"mind: {space.model_id} is private: give the Space a secret HF_TOKEN that may read it")
 
 
-def add_page(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoint", nargs="?", help="serve a page for this folder or Hub id instead of training (needs Gradio)"
-    )
-    page = parser.add_argument_group("a page for a checkpoint")
-    page.add_argument("--host", default="127.0.0.1", help="address to serve at (default: this machine only)")
-    page.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
-    page.add_argument("--share", action="store_true", help="also serve at a public address of Gradio")
-    page.add_argument("--revision", help="branch, tag or commit of a Hub id")
-    page.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
-    add_examples(page)
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint (the page needs Gradio)")
+    parser.add_argument("--host", default="127.0.0.1", help="host to serve at (default: this machine only)")
+    parser.add_argument("--port", type=int, help="port to serve at (default: the first free one from 7860 on)")
+    parser.add_argument("--share", action="store_true", help="also serve at a public URL of Gradio")
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub id")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+    add_examples(parser)
 
 
 def add_examples(group) -> None:
     group.add_argument(
         "--examples",
         metavar="FILE",
-        help="prompts that the page offers, as generate reads --prompts-file; none: no examples (default: samples of "
-        "the data that the checkpoint was trained on, if that run is on this machine)",
+        help="example prompts of the page, in the form of generate's --prompts-file; none: no examples (default: "
+        "samples of the training data, if the run is on this machine)",
     )
 
 
-def run_page(arguments: argparse.Namespace) -> None:
+def run_serve(arguments: argparse.Namespace) -> None:
     from smol_hf.publishing.local_app import serve_locally
 
     names = ("revision", "host", "port", "share", "trust_remote_code", "examples")
@@ -135,6 +144,8 @@ def run_page(arguments: argparse.Namespace) -> None:
 
 
 def print_plan(console: Console, publication) -> None:
+    from rich.table import Table
+
     contents = publication.contents
     console.print(f"{contents.folder} → {publication.repository}")
     table = Table()
@@ -157,3 +168,20 @@ def print_plan(console: Console, publication) -> None:
         console.print(line)
     for warning in publication.warnings:
         console.print(f"mind: {warning}")
+
+
+PUBLISHING_COMMANDS = {
+    "publish": Command(
+        "upload a checkpoint to the Hub, or a Space for it; without --yes, show what would be uploaded",
+        "smol-hf publish runs/demo/checkpoint OWNER/NAME --license apache-2.0\n"
+        "  smol-hf publish runs/demo/checkpoint OWNER/NAME --space",
+        add_publish,
+        run_publish,
+    ),
+    "serve": Command(
+        "serve a page on this machine that runs a checkpoint",
+        "smol-hf serve runs/demo/checkpoint",
+        add_serve,
+        run_serve,
+    ),
+}

@@ -1,4 +1,4 @@
-"""The commands `smol-hf data …`: what they take, and what they call."""
+"""The commands `smol-hf data …`: their options and the functions that they call."""
 
 from __future__ import annotations
 
@@ -7,30 +7,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from smol_hf.commands.conversion import finish
+from smol_hf.commands.download import add_download, run_download
+from smol_hf.commands.parser import Command
 
-from smol_hf.cli_conversion import finish
-from smol_hf.cli_download import add_download, run_download
-
-SUMMARY = "list, look at, measure and prepare data"
 UNSURVEYED = 10_000  # records of each source that `stats` reads where the whole is too large or endless
 
 
 def add_list(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="RECIPE", help="list the entries of this recipe's mixture as well")
+    parser.add_argument("--config", metavar="RECIPE", help="also list the entries of this recipe's mixture")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
 def run_list(arguments: argparse.Namespace) -> None:
-    from smol_hf.cli_data_tables import print_list
+    from smol_hf.commands.data_tables import print_list
     from smol_hf.data.catalog import catalog
 
     facts = catalog()
     if arguments.config is not None:
         from smol_hf.training.inspection import list_entries, read_keys
 
-        facts["mixture"] = list_entries(read_keys(arguments.config, {}, []))
+        facts["mixture"] = list_entries(read_keys(arguments.config, {}, arguments.recipe_words))
     finish(facts, arguments.json, print_list)
 
 
@@ -39,12 +36,12 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--number", type=int, default=20, help="samples to show (default 20)")
     parser.add_argument("--output", default="preview.html", help="file to write (default preview.html)")
-    parser.add_argument("--seed", type=int, help="of the order in which samples are drawn (default: the recipe's)")
+    parser.add_argument("--seed", type=int, help="seed of the sample order (default: the recipe's)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
 def run_preview(arguments: argparse.Namespace) -> None:
-    from smol_hf.cli_data_tables import print_preview
+    from smol_hf.commands.data_tables import print_preview
     from smol_hf.data.preview import draw_samples, write_page
     from smol_hf.data.tokenizer_of import is_language_model
     from smol_hf.training.announcement import describe_pictures
@@ -73,14 +70,14 @@ def run_preview(arguments: argparse.Namespace) -> None:
 def add_stats(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     add_model_arguments(parser)
-    parser.add_argument("--number", type=int, help="look at the first so many records of each source alone")
-    parser.add_argument("--verify-images", action="store_true", help="decode each image, to find damaged ones")
+    parser.add_argument("--number", type=int, help="look only at the first NUMBER records of each source")
+    parser.add_argument("--verify-images", action="store_true", help="decode each image to find damaged ones")
     parser.add_argument("--plot", metavar="FILE", help="draw the distributions (.png, .svg or .pdf)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
 def run_stats(arguments: argparse.Namespace) -> None:
-    from smol_hf.cli_data_tables import print_stats
+    from smol_hf.commands.data_tables import print_stats
     from smol_hf.data.statistics import packing_forecast, statistics
     from smol_hf.data.survey import survey
     from smol_hf.training.inspection import inspect
@@ -89,6 +86,8 @@ def run_stats(arguments: argparse.Namespace) -> None:
     if number is not None and number < 1:
         raise ValueError(f"--number is {number}: look at 1 record at least")
     found = inspect(keys_of(arguments))
+    if not any(map(len, found.plan.sources)):
+        raise ValueError(f"{arguments.data or arguments.config} holds no record: there is nothing to count")
     if number is None and not found.data.surveyed:
         number = UNSURVEYED
     if number is not None:
@@ -111,20 +110,20 @@ def run_stats(arguments: argparse.Namespace) -> None:
 
 def add_prepare(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write; must be empty or missing")
     parser.add_argument(
-        "--output", required=True, metavar="FOLDER", help="folder to write; must not hold anything yet"
+        "--format", choices=["parquet", "llava"], default="parquet", help="format of the files (default parquet)"
     )
-    parser.add_argument("--format", choices=["parquet", "llava"], default="parquet", help="(default parquet)")
-    parser.add_argument("--rows-per-shard", type=int, help="samples of a parquet file (default: about 500 MB)")
-    parser.add_argument("--verify-images", action="store_true", help="decode each image, to leave out damaged ones")
+    parser.add_argument("--rows-per-shard", type=int, help="samples per parquet file (default: about 500 MB)")
+    parser.add_argument("--verify-images", action="store_true", help="decode each image and leave out damaged ones")
     parser.add_argument(
-        "--allow-outside", action="store_true", help="copy images outside the folder of images as well (default: stop)"
+        "--allow-outside", action="store_true", help="also copy images outside the image folder (default: stop)"
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
 def run_prepare(arguments: argparse.Namespace) -> None:
-    from smol_hf.cli_data_tables import print_prepared
+    from smol_hf.commands.data_tables import print_prepared
     from smol_hf.data.prepare import prepare
     from smol_hf.training.inspection import open_recipe
 
@@ -142,75 +141,86 @@ def run_prepare(arguments: argparse.Namespace) -> None:
     finish(facts, arguments.json, print_prepared)
 
 
-# Name → what it does, an example, what adds its arguments, what runs it.
-DATA_COMMANDS = {
-    "list": (
-        "list the datasets and adapters that are known, and the sources of a recipe",
-        "smol-hf data list --config recipes/quickstart/digits.yaml",
-        add_list,
-        run_list,
-    ),
-    "preview": (
-        "write a page that shows samples as they will be trained",
-        "smol-hf data preview my.jsonl --model runs/demo/checkpoint --output preview.html",
-        add_preview,
-        run_preview,
-    ),
-    "download": (
-        "download datasets of the Hub, or archives, after a look at sizes, licences and the disk",
-        "smol-hf data download HuggingFaceM4/COCO --output data --extract",
-        add_download,
-        run_download,
-    ),
-    "stats": (
-        "count samples, tokens and tiles, and say how full packed rows will be",
-        "smol-hf data stats my.jsonl --model runs/demo/checkpoint",
-        add_stats,
-        run_stats,
-    ),
-    "prepare": (
-        "write the usable samples as parquet shards, or in LLaVA's form with a folder of images",
-        "smol-hf data prepare my.jsonl --output prepared --format llava",
-        add_prepare,
-        run_prepare,
-    ),
-}
-
-
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="?", metavar="DATA", help="a file or folder of records, or `digits`")
-    parser.add_argument("--config", metavar="RECIPE", help="take data, filters and model from this recipe")
-    parser.add_argument("--adapter", help="what reads a record; found by its keys by default")
-    parser.add_argument("--image-folder", help="folder that image paths start from; that of the data by default")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="any other key of a recipe, such as filters.max_turns=3; may be repeated",
-    )  # fmt: skip
+    parser.add_argument("--config", metavar="RECIPE", help="recipe that gives data, filters and model")
+    parser.add_argument("--adapter", help="reader of the records (default: found by their keys)")
+    parser.add_argument("--image-folder", help="folder that image paths start from (default: folder of the data)")
+    parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)  # an older spelling of keys
+    parser.add_argument_group("recipe keys", "Set any other recipe key as --key value, such as --filters.max_turns 3.")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="folder or Hub id of the checkpoint whose processor counts the tokens")
-    parser.add_argument("--preset", help="or the sizes of a published model, such as smolvlm2-256m")
-    parser.add_argument("--tokenizer", help="for a preset: folder or Hub id; else a small one is trained on the data")
-    parser.add_argument("--context-length", type=int, help="most tokens of a sample; by default the model's")
+    parser.add_argument("--preset", help="sizes of a published model instead of --model, such as smolvlm2-256m")
+    parser.add_argument(
+        "--tokenizer", help="folder or Hub id of a tokenizer for --preset (default: train a small one on the data)"
+    )
+    parser.add_argument("--context-length", type=int, help="maximum tokens of a sample (default: the model's)")
 
 
 def keys_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The recipe that the arguments make. Raises ValueError when they name no data."""
+    """Merge the recipe and the arguments. Raises ValueError when they name no data."""
     from smol_hf.training.inspection import read_keys
 
-    if arguments.data is None and arguments.config is None:
-        raise ValueError("name the data: a file or folder of records, or a recipe with --config")
+    for setting in arguments.set:
+        if not setting.partition("=")[1] or setting.startswith("-"):
+            raise ValueError(f"--set {setting}: write --{setting.lstrip('-')} VALUE")
     names = ("data", "adapter", "image_folder", "model", "preset", "tokenizer", "context_length")
     keys = {name: getattr(arguments, name, None) for name in names}
-    return read_keys(arguments.config, keys, arguments.set)
+    words = [*(f"--{setting}" for setting in arguments.set), *arguments.recipe_words]
+    recipe = read_keys(arguments.config, keys, words)
+    if arguments.config is None and all(recipe.get(name) is None for name in ("data", "mixture", "documents")):
+        raise ValueError("name the data: a file or folder of records, or a recipe with --config")
+    return recipe
 
 
 @contextmanager
 def progress(total: int, words: str) -> Iterator[Callable[[], None]]:
-    """A bar on the terminal, if there is one; what is given counts one step."""
+    """Show a progress bar, if there is a terminal. Yields a function that counts one step."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(words, total=total)
         yield lambda: bar.advance(task)
+
+
+DATA_COMMANDS = {
+    "list": Command(
+        "list known datasets and adapters, and the sources of a recipe",
+        "smol-hf data list --config recipes/quickstart/digits.yaml",
+        add_list,
+        run_list,
+        keys="train",
+    ),
+    "preview": Command(
+        "write a page that shows samples as the model will see them",
+        "smol-hf data preview my.jsonl --model runs/demo/checkpoint --output preview.html",
+        add_preview,
+        run_preview,
+        keys="train",
+    ),
+    "download": Command(
+        "download Hub datasets or archives, after a check of sizes, licences and disk space",
+        "smol-hf data download HuggingFaceM4/COCO --output data --extract",
+        add_download,
+        run_download,
+    ),
+    "stats": Command(
+        "count samples, tokens and tiles, and forecast how full packed rows will be",
+        "smol-hf data stats my.jsonl --model runs/demo/checkpoint",
+        add_stats,
+        run_stats,
+        keys="train",
+    ),
+    "prepare": Command(
+        "write the usable samples as parquet shards, or as LLaVA files with an image folder",
+        "smol-hf data prepare my.jsonl --output prepared --format llava",
+        add_prepare,
+        run_prepare,
+        keys="train",
+    ),
+}

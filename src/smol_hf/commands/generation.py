@@ -1,4 +1,4 @@
-"""The commands generate and chat: what they take, and what they print."""
+"""The commands generate and chat: their options and what they print."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from smol_hf.commands.parser import Command
 from smol_hf.support.atomic import atomic_file
 
 SAMPLING = (
@@ -17,9 +18,9 @@ SAMPLING = (
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint, with or without an image encoder")
+    parser.add_argument("checkpoint", help="folder or Hub id of a vision-language or text-only checkpoint")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prompt", help="one prompt, answered as it is written; '' begins a new text")
+    what.add_argument("--prompt", help="one prompt, printed while it is answered; '' begins a new text")
     what.add_argument(
         "--prompts-file", metavar="FILE", help='one prompt per line, or .jsonl: {"prompt": …, "image" or "images": …}'
     )
@@ -27,13 +28,13 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,
-        help="a prompt is a turn in a chat, or a text to be continued (default: a turn where there is a template)",
+        help="treat a prompt as a chat turn, or as text to continue (default: a turn if there is a chat template)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=8, help="prompts at once (default 8); no answer depends on it"
+        "--batch-size", type=int, default=8, help="prompts per batch (default 8); answers do not depend on it"
     )
-    parser.add_argument("--output", metavar="FILE.jsonl", help="write the answers there, a JSON line each")
-    parser.add_argument("--json", action="store_true", help="print a JSON line for each answer")
+    parser.add_argument("--output", metavar="FILE.jsonl", help="write the answers to this file, one JSON line each")
+    parser.add_argument("--json", action="store_true", help="print one JSON line per answer")
     add_sampling(parser)
 
 
@@ -42,34 +43,38 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image; may be repeated")
     parser.add_argument(
         "--prompt",
-        help="one question; without it, questions and commands such as /image FILE are read from the terminal",
+        help="one question (default: read questions and commands such as /image FILE from the terminal)",
     )
-    parser.add_argument("--stats", action="store_true", help="after each answer, its tokens and tokens/s on stderr")
+    parser.add_argument(
+        "--stats", action="store_true", help="print tokens and tokens per second after each answer, on stderr"
+    )
     add_sampling(parser)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default), higher is more varied")
-    parser.add_argument("--top-k", type=int, help="sample among the k likeliest tokens")
-    parser.add_argument("--top-p", type=float, help="sample among the likeliest tokens that make up this share")
-    parser.add_argument("--min-p", type=float, help="sample among tokens this share as likely as the likeliest")
-    parser.add_argument("--repetition-penalty", type=float, help="above 1: repeat less")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy; higher is more varied")
+    parser.add_argument("--top-k", type=int, help="sample from the k likeliest tokens")
+    parser.add_argument("--top-p", type=float, help="sample from the likeliest tokens with this total probability")
     parser.add_argument(
-        "--max-new-tokens", type=int, help="longest answer, in tokens (default 256, or fewer where the model ends)"
+        "--min-p", type=float, help="sample from tokens with at least this share of the highest probability"
     )
-    parser.add_argument("--seed", type=int, help="makes sampling repeatable, in batches of any size")
+    parser.add_argument("--repetition-penalty", type=float, help="penalty on repetition; above 1 repeats less")
     parser.add_argument(
-        "--stop", action="append", default=[], metavar="STRING", help="ends an answer before it; may be repeated"
+        "--max-new-tokens", type=int, help="longest answer in tokens (default 256, or the rest of the context)"
+    )
+    parser.add_argument("--seed", type=int, help="seed of sampling; answers repeat in batches of any size")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="STRING", help="text that ends an answer; may be repeated"
     )
     parser.add_argument(
         "--cache", default="dynamic", help="key-value cache: dynamic (default), static (compiled on a GPU) or none"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the GPU where there is one)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the GPU, if any)")
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="data type of the weights in memory (default auto: as they were saved)",
+        help="data type of the weights in memory (default auto: the saved type)",
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
 
@@ -203,16 +208,15 @@ def statistics(answers: list) -> str:
     return f"{tokens} new tokens in {seconds:.2f} s, {tokens / seconds:.1f} tokens/s ({counted})\n"
 
 
-# Name → what it does, an example, what adds its arguments, what runs it.
 GENERATION_COMMANDS = {
-    "chat": (
-        "talk with a checkpoint, about images if it has an image encoder",
+    "chat": Command(
+        "chat with a checkpoint, about images if it has an image encoder",
         'smol-hf chat runs/demo/checkpoint --image page.png --prompt "Which digit is written here?"',
         add_chat,
         run_chat,
     ),
-    "generate": (
-        "let a checkpoint continue a text or answer prompts, one or a file of them",
+    "generate": Command(
+        "continue a text or answer prompts, one or a file of them",
         'smol-hf generate runs/my-model/checkpoint --prompt "Once upon a time" --temperature 0.8 --seed 1\n'
         "  smol-hf generate runs/demo/checkpoint --image page.png --prompts-file questions.txt --output answers.jsonl",
         add_generate,

@@ -1,7 +1,6 @@
-"""The main job on the embedded data: train, publish, let a stranger load the result and ask it, report.
+"""The three steps of the demo: train on the embedded digits, answer held-out questions, write a report.
 
-Every step is what a user would run: training is `accelerate launch -m smol_hf.train` with a recipe, and the questions
-are answered in a fresh process that cannot import smol_hf.
+Training is `smol-hf train` with a recipe. An isolated process that cannot import smol_hf answers the questions.
 """
 
 from __future__ import annotations
@@ -16,38 +15,41 @@ import tempfile
 from argparse import Namespace
 from pathlib import Path
 
-import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig
 
+from smol_hf.auto import AutoConfig
 from smol_hf.data.embedded import evaluation_questions
-from smol_hf.evaluation import stranger
-from smol_hf.evaluation.exact_match import Question, score
-from smol_hf.evaluation.report import GalleryItem, write_report
+from smol_hf.demo import isolated_load
+from smol_hf.demo.exact_match import Question, score
+from smol_hf.demo.report import GalleryItem, write_report
 from smol_hf.publishing.model_card import write_model_card
 from smol_hf.publishing.run_facts import training_facts
 from smol_hf.support.formatting import duration, percent
 from smol_hf.support.resources import resource_path
+from smol_hf.train import main as train
 from smol_hf.training.console import read_log
+from smol_hf.training.interruption import terminable
 from smol_hf.training.recipes import read_recipe
 
 EVALUATION_SEED = 1
 GALLERY_SIZE = 30
 MARK = ".demo"
+ISOLATED = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
 DATA_DESCRIPTION = (
     "Pages drawn with handwritten digits of the UCI *Optical Recognition of Handwritten Digits* set (CC BY 4.0), "
     "each with a question about it. The digits of the held-out pages were never seen in training; their writers were."
 )
 
 
-def run_demo(arguments: Namespace) -> dict:
-    """Run everything and return the metrics. Writes `checkpoint/`, `metrics.json` and `report.html` to the output.
+def run(arguments: Namespace) -> int:
+    """Run the demo and return the exit code. Writes `checkpoint/`, `metrics.json` and `report.html` to the output.
 
     Raises:
-        FileExistsError: when the output folder holds something that is not an earlier demo.
-        RuntimeError: when a step fails; its own message has been printed then.
+        FileExistsError: if the output folder contains something other than an earlier demo.
+        RuntimeError: if the isolated process fails; it has printed its own message.
+        Interrupted: after SIGTERM, once the isolated process has ended.
     """
     console = Console(highlight=False)
     output = Path(arguments.output)
@@ -57,13 +59,14 @@ def run_demo(arguments: Namespace) -> dict:
     read_recipe(recipe_path)
     clear_output(output)
     console.rule("1/3  train")
-    launch_training(recipe_path, output, arguments)
+    if code := train(training_words(recipe_path, output, arguments)):
+        return code
     recipe = yaml.safe_load((output / "recipe.yaml").read_text(encoding="utf-8"))
 
-    console.rule("2/3  ask a process that has no smol_hf")
+    console.rule("2/3  answer questions in a process without smol_hf")
     pages = evaluation_questions(arguments.questions, seed=EVALUATION_SEED, page_size=recipe["page_size"])
     questions = [Question.of_page(page) for page in pages]
-    answers, blind_answers = ask_a_stranger(output / "checkpoint", questions)
+    answers, blind_answers = answer_isolated(output / "checkpoint", questions)
 
     console.rule("3/3  report")
     run = json.loads((output / "run.json").read_text(encoding="utf-8"))
@@ -105,7 +108,7 @@ def run_demo(arguments: Namespace) -> dict:
     )
     print_scores(console, metrics)
     console.print(f"open {output / 'report.html'}", soft_wrap=True)
-    return metrics
+    return 0
 
 
 def clear_output(output: Path) -> None:
@@ -114,27 +117,22 @@ def clear_output(output: Path) -> None:
         raise FileExistsError(f"{output} is a file: choose another --output")
     if output.exists() and any(output.iterdir()):
         if not (output / MARK).is_file():
-            raise FileExistsError(f"{output} holds something that is not an earlier demo: choose another --output")
+            raise FileExistsError(f"{output} contains something other than an earlier demo: choose another --output")
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / MARK).write_text("This folder was written by smol-hf demo, which may replace it.\n", encoding="utf-8")
 
 
-def launch_training(recipe_path: Path, output: Path, arguments: Namespace) -> None:
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--quiet",
-        "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-        "--num_cpu_threads_per_process", str(torch.get_num_threads()),  # its default is one
-        "-m", "smol_hf.train", "--config", str(recipe_path), "--output_dir", str(output),
-        "--seed", str(arguments.seed),
-    ]  # fmt: skip
+def training_words(recipe_path: Path, output: Path, arguments: Namespace) -> list[str]:
+    """The command line of `smol-hf train`."""
+    words = ["--config", str(recipe_path), "--output_dir", str(output), "--seed", str(arguments.seed)]
     if arguments.max_steps is not None:
-        command += ["--max_steps", str(arguments.max_steps)]
-    run_step(command, "training")
+        words += ["--max_steps", str(arguments.max_steps)]
+    return words + arguments.recipe_words
 
 
-def ask_a_stranger(checkpoint: Path, questions: list[Question]) -> tuple[list[str], list[str]]:
-    """(answers, blind answers) of the checkpoint, loaded in a fresh process that cannot import this package."""
+def answer_isolated(checkpoint: Path, questions: list[Question]) -> tuple[list[str], list[str]]:
+    """(answers, answers without the image) of the checkpoint, loaded in a process that cannot import this package."""
     asked = [
         {"image": base64.b64encode(question.image).decode() if shown else None, "text": question.text}
         for shown in (True, False)
@@ -143,22 +141,18 @@ def ask_a_stranger(checkpoint: Path, questions: list[Question]) -> tuple[list[st
     with tempfile.TemporaryDirectory() as folder:
         questions_path, answers_path = Path(folder, "questions.json"), Path(folder, "answers.json")
         questions_path.write_text(json.dumps(asked), encoding="utf-8")
-        command = [sys.executable, stranger.__file__, str(checkpoint), str(questions_path), str(answers_path)]
-        run_step(command, "answering", {"HF_HUB_OFFLINE": "1", "HF_HOME": folder})
+        command = [sys.executable, isolated_load.__file__, str(checkpoint), str(questions_path), str(answers_path)]
+        with terminable():  # subprocess.run ends the process when a signal raises
+            result = subprocess.run(command, env={**os.environ, **ISOLATED, "HF_HOME": folder})
+        if result.returncode:
+            raise RuntimeError(f"answering failed with exit code {result.returncode}: see the messages above")
         answers = json.loads(answers_path.read_text(encoding="utf-8"))
     return answers[: len(questions)], answers[len(questions) :]
 
 
-def run_step(command: list[str], name: str, environment: dict[str, str] | None = None) -> None:
-    quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
-    result = subprocess.run(command, env={**os.environ, **quiet, **(environment or {})})
-    if result.returncode:
-        raise RuntimeError(f"{name} ended with exit code {result.returncode}; the reason stands above")
-
-
 def print_scores(console: Console, metrics: dict) -> None:
     table = Table(title=f"{metrics['questions']} held-out questions, exact match", title_justify="left")
-    for column in ("kind", "questions", "score", "without the picture"):
+    for column in ("kind", "questions", "score", "without the image"):
         table.add_column(column, justify="left" if column == "kind" else "right")
     for kind, scores in metrics["per_kind"].items():
         add_score_row(table, kind, scores)

@@ -1,4 +1,4 @@
-"""Exact match on held-out questions, beside what a blind reader scores."""
+"""Exact match on held-out questions, with and without the image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smol_hf.data.embedded import Page
 
 @dataclass(frozen=True)
 class Question:
-    """A question about one picture (encoded `image`), of a `kind`, and the `truth` that counts as right."""
+    """A question about one encoded `image`, of a `kind`, and its right answer `truth`."""
 
     image: bytes
     kind: str
@@ -25,12 +25,12 @@ class Question:
         return cls(page.conversation.images[0].content, page.kind, page.question, page.answer)
 
     def messages(self, *, blind: bool = False) -> list[dict]:
-        """The question in the chat format; `blind` leaves the picture out."""
+        """The question in the chat format; `blind` omits the image."""
         text = {"type": "text", "text": self.text}
         if blind:
             return [{"role": "user", "content": [text]}]
-        picture = Image.open(io.BytesIO(self.image)).convert("RGB")
-        return [{"role": "user", "content": [{"type": "image", "image": picture}, text]}]
+        image = Image.open(io.BytesIO(self.image)).convert("RGB")
+        return [{"role": "user", "content": [{"type": "image", "image": image}, text]}]
 
 
 def score(questions: Sequence[Question], answers: Sequence[str], blind_answers: Sequence[str]) -> dict:

@@ -8,14 +8,18 @@ from pathlib import Path
 
 
 def add_download(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="*", metavar="DATASET_OR_URL", help="a dataset's id on the Hub, or URLs")
+    parser.add_argument("what", nargs="*", metavar="DATASET_OR_URL", help="Hub ids of datasets, or URLs")
     parser.add_argument("--config", metavar="RECIPE", help="download the datasets of this recipe")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where it goes, each dataset in its folder")
-    parser.add_argument("--dataset-config", metavar="NAME", help="only the files of this configuration")
+    parser.add_argument(
+        "--output", required=True, metavar="FOLDER", help="folder to write; each dataset gets a folder in it"
+    )
+    parser.add_argument("--dataset-config", metavar="NAME", help="download only the files of this configuration")
     parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit (default: main)")
-    parser.add_argument("--include", action="append", metavar="PATTERN", help="only such files; may be repeated")
-    parser.add_argument("--extract", action="store_true", help="extract archives, each into a folder of its name")
-    parser.add_argument("--yes", action="store_true", help="ask nothing about licences and sizes")
+    parser.add_argument(
+        "--include", action="append", metavar="PATTERN", help="download only matching files; may be repeated"
+    )
+    parser.add_argument("--extract", action="store_true", help="extract each archive into a folder with its name")
+    parser.add_argument("--yes", action="store_true", help="accept licences and sizes without a question")
 
 
 def run_download(arguments: argparse.Namespace) -> None:

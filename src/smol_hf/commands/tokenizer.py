@@ -1,4 +1,4 @@
-"""The commands `smol-hf tokenizer …`: what they take, and what they print."""
+"""The commands `smol-hf tokenizer …`: their options and what they print."""
 
 from __future__ import annotations
 
@@ -6,36 +6,41 @@ import argparse
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from smol_hf.cli_conversion import finish
+from smol_hf.commands.conversion import finish
+from smol_hf.commands.parser import Command
 from smol_hf.support.formatting import compact, duration
 
-SUMMARY = "make tokenizers"
+if TYPE_CHECKING:
+    from rich.console import Console
+
 MAX_BYTES = 1_000_000_000
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", nargs="+", metavar="SOURCE",
-        help="text file, folder or pattern of them, .jsonl, .json, .parquet, or a dataset of the Hub",
+        help="text file, folder or pattern of text files, .jsonl, .json, .parquet, or a dataset of the Hub",
     )  # fmt: skip
-    parser.add_argument("--vocab-size", type=int, default=8192, help="tokens, all kinds together (default 8192)")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write")
-    parser.add_argument("--text-key", default="text", help="of records: the key of their text (default text)")
     parser.add_argument(
-        "--separator", metavar="STRING", help=r"of text files: stands between two documents; \n is a line break"
+        "--vocab-size", type=int, default=8192, help="size of the vocabulary, special tokens included (default 8192)"
+    )
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write")
+    parser.add_argument("--text-key", default="text", help="key of the text in a record (default text)")
+    parser.add_argument(
+        "--separator", metavar="STRING", help=r"separator of documents in a text file; \n is a line break"
     )
     parser.add_argument(
         "--max-bytes", type=int, default=MAX_BYTES, metavar="N",
-        help=f"read no more than so many bytes of text, 0 for all (default {MAX_BYTES:,}); sources share them",
+        help=f"maximum number of bytes to read, 0 for all (default {MAX_BYTES:,}); sources share it",
     )  # fmt: skip
-    parser.add_argument("--config", metavar="NAME", help="of a dataset of the Hub: its configuration")
-    parser.add_argument("--split", help="of a dataset of the Hub (default train)")
-    parser.add_argument("--revision", help="of a dataset of the Hub: branch, tag or commit")
+    parser.add_argument("--config", metavar="NAME", help="configuration of a Hub dataset")
+    parser.add_argument("--split", help="split of a Hub dataset (default train)")
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub dataset")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
@@ -94,7 +99,9 @@ def next_command(facts: dict[str, Any]) -> str:
 
 @contextmanager
 def progress() -> Iterator[Callable[[int], None]]:
-    """What was read, on the terminal, if there is one; what is given counts bytes."""
+    """Show the bytes read so far, if there is a terminal. Yields a function that adds bytes."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -107,9 +114,8 @@ def progress() -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-# Name → what it does, an example, what adds its arguments, what runs it.
 TOKENIZER_COMMANDS = {
-    "train": (
+    "train": Command(
         "train a byte-level BPE tokenizer on texts",
         "smol-hf tokenizer train corpus.txt --vocab-size 4096 --output tokenizers/mine",
         add_train,

@@ -8,8 +8,8 @@ import matplotlib
 import pytest
 from PIL import Image
 
-from smol_hf.evaluation.charts import loss_chart, rate_chart, unfreeze_mark
-from smol_hf.evaluation.report import GalleryItem, write_report
+from smol_hf.demo.charts import loss_chart, rate_chart, unfreeze_mark
+from smol_hf.demo.report import GalleryItem, write_report
 from smol_hf.support.formatting import compact, duration, percent
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}

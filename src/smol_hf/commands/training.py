@@ -1,0 +1,212 @@
+"""The commands that train (train, pretrain, dpo, demo), and `recipes`, which lists what they can train from."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from smol_hf.commands.parser import Command, Parser
+from smol_hf.commands.publishing import add_publish, run_publish
+from smol_hf.training.key_help import USAGE
+
+RECIPE = ("recipes", "text", "pretrain.yaml")
+# Option → key of the recipe, and its help.
+OPTIONS = {
+    "--data": ("documents", "text file, folder or pattern of text files, .jsonl, .parquet, or owner/name on the Hub"),
+    "--preset": ("preset", "sizes of the model, such as smollm-tiny or smollm2-135m"),
+    "--model": ("model", "language model to continue from, instead of --preset"),
+    "--tokenizer": ("tokenizer", "folder or Hub id (by default one is trained on the data)"),
+    "--steps": ("max_steps", "optimizer steps"),
+    "--output": ("output_dir", "folder of checkpoints, log and result"),
+    "--context-length": ("context_length", "tokens of a row"),
+    "--batch-size": ("per_device_train_batch_size", "rows of a batch"),
+    "--learning-rate": ("learning_rate", "peak learning rate"),
+    "--log-interval": ("logging_steps", "steps between two lines of the log"),
+    "--num-checkpoints": ("num_checkpoints", "number of checkpoints, evenly spaced"),
+    "--save-interval": ("save_steps", "steps between two checkpoints, instead of --num-checkpoints"),
+    "--keep": ("save_total_limit", "number of newest checkpoints to keep"),
+    "--text-key": ("text_key", "key of the text in a record"),
+    "--separator": ("document_separator", r"separator of documents in a text file; \n is a line break"),
+    "--validation-data": ("validation_documents", "other texts for validation"),
+    "--seed": ("seed", "seed of weights and order"),
+}
+
+
+def add_recipe(parser: Parser) -> None:
+    parser.usage = USAGE.format(command=parser.keys)
+    parser.lists_keys = True
+    parser.add_argument("--config", metavar="RECIPE")
+
+
+def add_pretrain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", help="recipe (default recipes/text/pretrain.yaml, which ships with the package)")
+    for option, (key, text) in OPTIONS.items():
+        parser.add_argument(option, dest=key, metavar=option.strip("-").upper(), help=text)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="true",
+        dest="resume_from_checkpoint",
+        metavar="CHECKPOINT",
+        help="continue from the newest checkpoint of --output, or from CHECKPOINT",
+    )
+    hub = parser.add_argument_group("after training")
+    hub.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the result, like smol-hf publish --yes")
+    hub.add_argument("--branch", default="main", help="target branch (default main)")
+    hub.add_argument("--private", action="store_true", help="make the repository private")
+    hub.add_argument("--token", help="access token of the Hub (default: the token of this login)")
+    hub.add_argument("--license", help="licence for the card, for example apache-2.0")
+
+
+def words_of(arguments: argparse.Namespace, more: Sequence[str]) -> list[str]:
+    """The command line of `smol-hf train` that does the same. Raises ValueError where nothing says what to read."""
+    from smol_hf.support.resources import resource_path
+
+    of_the_run = Path(arguments.output_dir or "", "recipe.yaml")  # which goes on as it began
+    goes_on = arguments.resume_from_checkpoint is not None and arguments.output_dir and of_the_run.is_file()
+    words = ["--config", arguments.config or str(of_the_run if goes_on else resource_path(*RECIPE))]
+    named = [arguments.documents, arguments.config, *(word for word in more if word.startswith("--documents"))]
+    if not goes_on and all(each is None for each in named):
+        raise ValueError("--data is missing: name a text file, a folder or a dataset of the Hub")
+    keys = [key for key, _ in OPTIONS.values()] + ["resume_from_checkpoint"]
+    given = {key: getattr(arguments, key) for key in keys if getattr(arguments, key) is not None}
+    if "model" in given and "preset" not in given:
+        words.append("--preset=null")  # the recipe's is that of a new model
+    if "save_steps" in given and "num_checkpoints" not in given:
+        words.append("--num_checkpoints=null")
+    return [*words, *(f"--{key}={value}" for key, value in given.items()), *more]
+
+
+def check_push(arguments: argparse.Namespace) -> None:
+    """Refuse before the run what would fail after it. Raises ValueError."""
+    if arguments.push_to_hub is None:
+        return
+    from smol_hf.publishing.card_edits import refuse_bad_license
+    from smol_hf.publishing.plan import refuse_bad_names
+
+    if arguments.license is None:
+        raise ValueError("--push-to-hub needs --license, for example apache-2.0, which the model's card names")
+    refuse_bad_license(arguments.license)
+    refuse_bad_names(arguments.push_to_hub, arguments.branch)
+
+
+def push(arguments: argparse.Namespace, checkpoint: Path) -> None:
+    words = [str(checkpoint), arguments.push_to_hub, "--yes", "--shorten-paths", "--branch", arguments.branch]
+    words += ["--license", arguments.license, *(["--private"] if arguments.private else [])]
+    words += ["--token", arguments.token] if arguments.token is not None else []
+    parser = argparse.ArgumentParser()
+    add_publish(parser)
+    run_publish(parser.parse_args(words))
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    from smol_hf.train import main
+
+    return main(recipe_words(arguments))
+
+
+def run_dpo(arguments: argparse.Namespace) -> int:
+    from smol_hf.dpo import main
+
+    return main(recipe_words(arguments))
+
+
+def recipe_words(arguments: argparse.Namespace) -> list[str]:
+    """The command line of `python -m smol_hf.train`."""
+    return [*(["--config", arguments.config] if arguments.config is not None else []), *arguments.recipe_words]
+
+
+def run_pretrain(arguments: argparse.Namespace) -> int:
+    check_push(arguments)
+    words = words_of(arguments, arguments.recipe_words)
+    from smol_hf.train import main
+
+    return main(words, after=functools.partial(push, arguments) if arguments.push_to_hub is not None else None)
+
+
+def add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", default="runs/demo", help="folder of the result (default runs/demo)")
+    parser.add_argument(
+        "--config", "--recipe", dest="recipe", metavar="RECIPE", help="another recipe (default quickstart/digits)"
+    )
+    parser.add_argument("--questions", type=int, default=600, help="number of held-out questions (default 600)")
+    parser.add_argument("--max-steps", type=int, help="train for fewer steps than the recipe says")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and order (default 0)")
+
+
+def run_demo(arguments: argparse.Namespace) -> int | None:
+    from smol_hf.demo.run import run
+
+    return run(arguments)
+
+
+def add_nothing(parser: argparse.ArgumentParser) -> None:
+    """`recipes list` takes no arguments."""
+
+
+def add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="name of a recipe, such as quickstart/digits or digits")
+
+
+def add_copy(parser: argparse.ArgumentParser) -> None:
+    add_name(parser)
+    parser.add_argument("output", nargs="?", metavar="FILE", help="file to write (default: its name, in this folder)")
+
+
+def list_recipes(arguments: argparse.Namespace) -> None:
+    from smol_hf.training.shipped_recipes import command_of, purpose_of, shipped_recipes
+
+    recipes = shipped_recipes()
+    width = max(map(len, recipes))
+    for name, path in recipes.items():
+        sys.stdout.write(f"{name:<{width}}  {command_of(name):<8}  {purpose_of(path)}\n")
+
+
+def show_recipe(arguments: argparse.Namespace) -> None:
+    from smol_hf.training.shipped_recipes import find_recipe
+
+    sys.stdout.write(find_recipe(arguments.name).read_text(encoding="utf-8"))
+
+
+def copy_recipe(arguments: argparse.Namespace) -> None:
+    """Write a recipe to a new file. Raises ValueError if the file exists."""
+    from smol_hf.training.shipped_recipes import find_recipe
+
+    source = find_recipe(arguments.name)
+    output = Path(arguments.output or source.name)
+    output = output / source.name if output.is_dir() else output
+    if output.exists():
+        raise ValueError(f"{output} exists: name another file")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(source.read_bytes())
+    sys.stdout.write(f"{output}\n")
+
+
+TRAINING_COMMANDS = {
+    "train": Command("train a model from a recipe", "", add_recipe, run_train, keys="train"),
+    "pretrain": Command(
+        "train a language model from random weights on your own text",
+        "smol-hf pretrain --data my.txt --preset smollm-tiny --steps 2000 --output runs/my-text",
+        add_pretrain,
+        run_pretrain,
+        keys="train",
+    ),
+    "dpo": Command("train a language model on preferences, by DPO", "", add_recipe, run_dpo, keys="dpo"),
+}
+DEMO = Command(
+    "train a tiny model on handwritten digits and report how well it reads them",
+    "smol-hf demo --output runs/demo",
+    add_demo,
+    run_demo,
+    keys="train",
+)
+RECIPE_COMMANDS = {
+    "list": Command("list the recipes with their commands", "smol-hf recipes list", add_nothing, list_recipes),
+    "show": Command("print a recipe", "smol-hf recipes show quickstart/digits", add_name, show_recipe),
+    "copy": Command(
+        "copy a recipe to a file of yours", "smol-hf recipes copy text/pretrain my.yaml", add_copy, copy_recipe
+    ),
+}
