@@ -11,14 +11,27 @@ import transformers
 from transformers.dynamic_module_utils import get_relative_imports
 
 import smol_hf
+from smol_hf.modeling import label_loss
+from smol_hf.processing import chat_format
 
 PACKAGE = Path(smol_hf.__file__).parent
-MODELING = PACKAGE / "modeling"
+TRAVELLING = [PACKAGE / "modeling", PACKAGE / "processing"]  # each flat, and without imports from the other
 ENTRY_MODULES = ["modeling_smol_hf", "modeling_smol_hf_text", "processing_smol_hf"]
 
 # A room may import those before it. The last are the modules at the top of the package (cli, train, demo, …).
-ROOMS = ["modeling", "data", "training", "conversion", "evaluation", "inference", "publishing", "top-level modules"]
-HELPERS = ["resources", "wording"]  # import nothing of ours; every room but modeling may use them
+ROOMS = [
+    "modeling",
+    "processing",
+    "data",
+    "training",
+    "conversion",
+    "evaluation",
+    "inference",
+    "publishing",
+    "top-level modules",
+]
+APART = ["modeling", "processing"]  # travel with a checkpoint, where nothing else of ours is
+HELPERS = ["resources", "wording"]  # import nothing of ours; every room but those that travel may use them
 
 
 def name_of(path):
@@ -29,7 +42,7 @@ def modules(folder):
     return sorted(folder.rglob("*.py"))
 
 
-MODELING_MODULES = sorted(MODELING.glob("*.py"))
+TRAVELLING_MODULES = sorted(path for folder in TRAVELLING for path in folder.glob("*.py"))
 
 
 def our_imports(source, module):
@@ -71,7 +84,7 @@ def wrong_arrows(package):
             if importer in HELPERS:
                 allowed = []
             else:
-                allowed = ROOMS[: ROOMS.index(importer)] + (HELPERS if importer != "modeling" else [])
+                allowed = ROOMS[: ROOMS.index(importer)] + HELPERS if importer not in APART else []
             if imported not in allowed:
                 yield f"{relative} → {imported}"
 
@@ -95,6 +108,8 @@ def test_the_arrows_go_one_way():
         ("training/run.py", "from smol_hf import SmolTrainer", "training/run → top-level modules"),
         ("training/run.py", "from smol_hf.cli import main", "training/run → top-level modules"),
         ("modeling/vision.py", "from smol_hf.wording import percent", "modeling/vision → wording"),
+        ("modeling/vision.py", "from smol_hf.processing import chat_format", "modeling/vision → processing"),
+        ("processing/batching.py", "from smol_hf.modeling import masks", "processing/batching → modeling"),
         ("wording.py", "from smol_hf.data import collator", "wording → data"),
         ("training/run.py", "from smol_hf.data import collator\nfrom smol_hf.wording import percent", None),
         ("training/run.py", "from .trainer import SmolTrainer\nfrom ..modeling import vision", None),
@@ -126,9 +141,9 @@ def foreign_imports(source, siblings):
         yield from wrong
 
 
-@pytest.mark.parametrize("path", MODELING_MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAVELLING_MODULES, ids=lambda path: path.stem)
 def test_a_travelling_module_imports_only_what_is_everywhere(path):
-    siblings = {sibling.stem for sibling in MODELING_MODULES}
+    siblings = {sibling.stem for sibling in path.parent.glob("*.py")}
     assert list(foreign_imports(path.read_text(), siblings)) == []
 
 
@@ -151,7 +166,8 @@ def test_a_foreign_import_is_seen(source):
 
 
 def siblings_of(module):
-    tree = ast.parse((MODELING / f"{module}.py").read_text())
+    (path,) = [path for path in TRAVELLING_MODULES if path.stem == module]
+    tree = ast.parse(path.read_text())
     return {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
 
 
@@ -167,19 +183,31 @@ def test_an_entry_module_imports_its_whole_closure_itself(module):
     assert siblings_of(module) == closure
 
 
-@pytest.mark.parametrize("path", MODELING_MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAVELLING_MODULES, ids=lambda path: path.stem)
 def test_transformers_sees_the_same_siblings(path):
     """It searches the text, where a line of a docstring may look like an import."""
-    assert set(get_relative_imports(path)) == siblings_of(path.stem)
+    siblings = set() if path.stem == "__init__" else siblings_of(path.stem)
+    assert set(get_relative_imports(path)) == siblings
 
 
-@pytest.mark.parametrize("path", MODELING_MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAVELLING_MODULES, ids=lambda path: path.stem)
 def test_a_travelling_module_stays_short(path):
     assert len(path.read_text().splitlines()) <= 300
 
 
-def test_modeling_is_flat():
-    assert modules(MODELING) == MODELING_MODULES
+def test_the_code_that_travels_is_flat():
+    assert sorted(path for folder in TRAVELLING for path in modules(folder)) == TRAVELLING_MODULES
+
+
+def test_no_two_travelling_modules_have_one_name():
+    """In a checkpoint they lie in one folder."""
+    names = [path.name for path in TRAVELLING_MODULES if path.name != "__init__.py"]
+    assert len(names) == len(set(names))
+
+
+def test_both_halves_mark_a_missing_label_alike():
+    """Neither may import the other, so each says it."""
+    assert chat_format.IGNORE_INDEX == label_loss.IGNORE_INDEX
 
 
 # -- errors are not swallowed -----------------------------------------------------------------------------------------
@@ -243,7 +271,7 @@ def documented_names():
 
 
 def test_the_table_of_compatibility_has_every_name():
-    assert documented_names().keys() == set(names_of_transformers(path.read_text() for path in MODELING_MODULES))
+    assert documented_names().keys() == set(names_of_transformers(path.read_text() for path in TRAVELLING_MODULES))
 
 
 def test_the_table_of_compatibility_is_true_here():

@@ -16,7 +16,7 @@ from .modeling.configuration_smol_hf import SmolHFConfig
 from .modeling.configuration_smol_hf_text import SmolHFTextConfig
 from .modeling.modeling_smol_hf import SmolHFForConditionalGeneration, SmolHFModel
 from .modeling.modeling_smol_hf_text import SmolHFForCausalLM, SmolHFTextModel
-from .modeling.processing_smol_hf import SmolHFProcessor
+from .processing.processing_smol_hf import SmolHFProcessor
 
 __version__ = "0.1.0"
 

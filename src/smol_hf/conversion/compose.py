@@ -22,9 +22,9 @@ from smol_hf.conversion.processors import image_numbers
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.connector import SmolHFConnector
-from smol_hf.modeling.image_tiling import ImageTiler
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
-from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+from smol_hf.processing.image_tiling import ImageTiler
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.composition import extend_tokenizer, prepare_generation
 
 LARGEST_SCALE_FACTOR = 4  # SmolVLM2-256M's and -500M's

@@ -1,6 +1,6 @@
 """Conversations for a text-only model → token ids, and labels on what the assistant generates.
 
-`modeling/chat_rendering` reads the chat template, which is anyone's, and says what is labelled.
+`processing/chat_rendering` reads the chat template, which is anyone's, and says what is labelled.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.preparation import MeasuredSample, SampleWork, template_messages
 from smol_hf.data.shortening import Shape
-from smol_hf.modeling.chat_encoding import ChatEncoder
-from smol_hf.modeling.chat_messages import EXAMPLE, is_trained, untrained
-from smol_hf.modeling.chat_rendering import ChatRenderer, ChatTemplateError, RewrittenAnswerError, renderer_of
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.processing.chat_encoding import ChatEncoder
+from smol_hf.processing.chat_messages import EXAMPLE, is_trained, untrained
+from smol_hf.processing.chat_rendering import ChatRenderer, ChatTemplateError, RewrittenAnswerError, renderer_of
 
 
 class TextChat:

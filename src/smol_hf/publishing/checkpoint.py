@@ -9,7 +9,7 @@ import yaml
 
 from smol_hf.conversion.checkpoint_files import give_usual_modes
 from smol_hf.data.tokenizer_of import is_language_model
-from smol_hf.modeling.processing_smol_hf import write_portable_tokenizer_config
+from smol_hf.processing.portable_tokenizer import write_portable_tokenizer_config
 from smol_hf.publishing.loss_plot import plot_losses
 from smol_hf.publishing.model_card import name_of, write_model_card
 from smol_hf.training.parts import part_modules

@@ -11,7 +11,7 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoProcessor, PretrainedConfig
 
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.modeling.image_styles import build_tiler
+from smol_hf.processing.image_styles import build_tiler
 from smol_hf.training.checkpoints import suggest_checkpoint
 from smol_hf.training.composition import build_config_and_processor, texts_of
 from smol_hf.training.data import open_data

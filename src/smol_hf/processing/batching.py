@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .label_loss import IGNORE_INDEX
+from .chat_format import IGNORE_INDEX
 from .processor_options import CallOptions
 
 DEFAULT = CallOptions()

@@ -16,7 +16,6 @@ from .chat_rendering import ChatRenderer, renderer_of
 from .image_input import groups_of, images_of, is_image, is_image_place, is_text
 from .image_styles import before_picture, build_tiler, check_style, control_tokens, write_picture
 from .image_tiling import ImageTiler  # noqa: F401
-from .label_loss import IGNORE_INDEX  # noqa: F401
 from .portable_tokenizer import write_portable_tokenizer_config
 from .processor_options import options_and_variables, read_options
 

@@ -11,7 +11,7 @@ import re
 from itertools import groupby
 from operator import itemgetter
 
-from .label_loss import IGNORE_INDEX
+from .chat_format import IGNORE_INDEX
 
 TRAINED, UNTRAINED = 1, 2  # text that the assistant generates, with labels and without
 PLACEHOLDER = re.compile("\ue000([0-9]+)\ue001")

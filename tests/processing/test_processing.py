@@ -18,10 +18,10 @@ from smol_hf import SmolHFProcessor
 from smol_hf.data.conversation import ImagePart
 from smol_hf.data.images import load_image
 from smol_hf.data.tiny_tokenizer import SPECIAL_TOKENS, build_tiny_tokenizer
-from smol_hf.modeling.image_input import as_image
-from smol_hf.modeling.image_styles import MiddleSquare
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.modeling.vision import normalize_tiles
+from smol_hf.processing.image_input import as_image
+from smol_hf.processing.image_styles import MiddleSquare
 
 TILE = 32
 
