@@ -21,7 +21,7 @@ from smol_hf.conversion.parts import end_token_ids, extend_embeddings, read_text
 from smol_hf.conversion.processors import image_numbers
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.modeling.connector import SmolHFConnector
+from smol_hf.modeling.connector import build_connector
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.processing.image_tiling import ImageTiler
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
@@ -205,7 +205,7 @@ def put_together(
     torch.manual_seed(seed)
     with torch.device("meta"):
         draft = SmolHFForConditionalGeneration._from_config(config)
-    connector = SmolHFConnector(config)
+    connector = build_connector(config)
     connector.apply(draft._init_weights)
     tied = getattr(draft, "all_tied_weights_keys", None) or {}
     tensors = {f"vision_model.{name}": tensor for name, tensor in vision_tensors.items()}
