@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from smol_hf.data.conversation import ImagePart, SampleError
 from smol_hf.data.decoding_cost import FORMATS, check_decoding, check_parts
 from smol_hf.processing.image_input import frames_of
-from smol_hf.processing.image_tiling import flatten_to_rgb
+from smol_hf.processing.image_pixels import flatten_to_rgb
 
 MAXIMUM_PIXELS = 50_000_000
 MAXIMUM_BYTES = 300_000_000

@@ -1,12 +1,14 @@
 """The vision-language model: image encoder → connector → language model.
 
-tiles (tiles, 3, height, width)                       token ids (batch, sequence)
-  │ vision_model                                        │ embeddings
-patches (tiles, patches, vision_hidden)                 │
-  │ connector                                           │
-features (tiles, image_seq_len, hidden)  ── replace ──> embeddings at the image tokens
-                                                        │ language_model
-                                                      logits (batch, positions, vocabulary)
+    tiles (tiles, 3, height, width)                       token ids (batch, sequence)
+      │ vision_model                                        │ embeddings
+    patches (tiles, patches, vision_hidden)                 │
+      │ connector                                           │
+    features (tiles, image_seq_len, hidden)  ── replace ──> embeddings at the image tokens
+                                                            │ language_model
+                                                          logits (batch, positions, vocabulary)
+
+Images and text become one sequence, which the language model reads like any other.
 """
 
 from transformers.utils import can_return_tuple

@@ -1,131 +1,148 @@
-"""How the families of models write a picture: which tiles it is cut into, in which order, between which tokens.
+"""How the families of models write an image: which tiles it becomes, and the tokens around them.
 
-- `smolvlm`: a grid of tiles, then an overview, each announced by special tokens (Idefics3, SmolVLM);
-- `nanovlm`: the overview first, then the grid (github.com/huggingface/nanoVLM, data/custom_transforms.py);
-- `crop`: one tile, the middle square of the picture, image tokens alone (CLIP, LLaVA-1.5);
-- `plain`: one tile, the whole picture whatever its aspect, image tokens alone.
+| `image_style` | tiles | tokens |
+|---|---|---|
+| `smolvlm` (Idefics3, SmolVLM) | a grid, then an overview | special tokens before each tile |
+| `nanovlm` (github.com/huggingface/nanoVLM) | an overview, then a grid | special tokens before each tile |
+| `crop` (CLIP, LLaVA-1.5) | the middle square of the image | image tokens only |
+| `plain` | the whole image, whatever its aspect ratio | image tokens only |
+
+A new style is a class with these methods and a name in `STYLES`.
 """
 
-import math
-from dataclasses import dataclass
-
-from PIL import Image
+from dataclasses import dataclass, fields
+from numbers import Integral
 
 from .chat_format import IMAGE_TOKEN, image_block, image_tokens, tile_token
-from .image_tiling import ImageTiler, canvas, flatten_to_rgb, planes, resize, tiles_of
+from .image_tiling import ImageTiler, MiddleSquare, OverviewFirst
 
-STYLES = ("smolvlm", "nanovlm", "crop", "plain")
 NANOVLM_GLOBAL_TOKEN = "<|global_image|>"
-BICUBIC = Image.Resampling.BICUBIC
-WIDEST = 16  # sides beyond 16:1 are cropped before they are enlarged: nothing of the rest would be seen anyway
-
-
-def build_tiler(style, tile_size, longest_edge, do_image_splitting, enlarge_images):
-    if style == "crop":
-        return MiddleSquare(tile_size)
-    if style == "nanovlm":
-        return OverviewFirst(tile_size, longest_edge if do_image_splitting else tile_size, enlarge_images)
-    return ImageTiler(tile_size, longest_edge, do_image_splitting and style == "smolvlm", enlarge_images)
-
-
-def control_tokens(style, image_token, max_tiles_per_side):
-    """The tokens with which pictures are written."""
-    if style == "smolvlm":
-        return image_tokens(max_tiles_per_side)
-    if style == "nanovlm":
-        return nanovlm_tokens(image_token, max_tiles_per_side)
-    return [image_token]
-
-
-def nanovlm_tokens(image_token, max_tiles_per_side):
-    sides = range(1, max_tiles_per_side + 1)
-    return [image_token, NANOVLM_GLOBAL_TOKEN, *(tile_token(row, column) for row in sides for column in sides)]
-
-
-def write_picture(style, rows, columns, image_seq_len, image_token):
-    """The tokens of a picture cut into this grid, as a string."""
-    if style == "smolvlm":
-        return image_block(rows, columns, image_seq_len)
-    features = image_token * image_seq_len
-    if style != "nanovlm":
-        return features
-    grid = [tile_token(row, column) for row in range(1, rows + 1) for column in range(1, columns + 1)]
-    return NANOVLM_GLOBAL_TOKEN + features + "".join(token + features for token in grid)
-
-
-def before_picture(style, index, pictures):
-    """What is written before a picture of several: nanoVLM numbers them."""
-    return f"<image: {index}>" if style == "nanovlm" and pictures > 1 else ""
-
-
-def check_style(style, image_token, do_image_splitting):
-    """Raises ValueError for options that do not go together."""
-    if style not in STYLES:
-        raise ValueError(f"image_style {style!r}: choose one of {', '.join(STYLES)}")
-    if style == "smolvlm" and image_token != IMAGE_TOKEN:
-        raise ValueError(f"image_token {image_token!r} needs another image_style: smolvlm writes {IMAGE_TOKEN}")
-    if do_image_splitting and style in ("crop", "plain"):
-        raise ValueError(f"do_image_splitting needs tokens for tiles, which image_style {style!r} does not have")
 
 
 @dataclass(frozen=True)
-class MiddleSquare:
-    """CLIP's way: the shorter side is brought to `tile_size`, and the middle square is seen."""
-
-    tile_size: int
-    max_tiles_per_side = 0
-
-    def grid(self, height, width):
-        return 0, 0
-
-    def tiles(self, image):
-        """A PIL image → uint8 array (1, 3, tile_size, tile_size)."""
-        image, side = flatten_to_rgb(image), self.tile_size
-        width, height = image.size
-        if max(width, height) > WIDEST * min(width, height):
-            image = middle(image, min(width, WIDEST * height), min(height, WIDEST * width))
-            width, height = image.size
-        # transformers rounds the longer side down
-        size = (int(side * height / width), side) if width <= height else (side, int(side * width / height))
-        return tiles_of(None, planes(middle(resize(image, *size, BICUBIC), side, side)))
-
-
-def middle(image, width, height):
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
-@dataclass(frozen=True)
-class OverviewFirst:
-    """nanoVLM's way: the longer side becomes `longest_edge`, or without `enlarge_images` the next multiple of
-    `tile_size` up to it; the shorter keeps the aspect and is rounded up to a multiple too."""
+class ImageStyle:
+    """A way of writing images. The fields are `SmolHFProcessor`'s settings of these names."""
 
     tile_size: int
     longest_edge: int
-    enlarge_images: bool = False
+    do_image_splitting: bool
+    enlarge_images: bool
+    image_token: str
+
+    def __post_init__(self):
+        """Raise ValueError for settings that exclude each other."""
 
     @property
-    def max_tiles_per_side(self):
-        return self.longest_edge // self.tile_size
+    def tiler(self):
+        """The object that cuts an image into tiles."""
+        raise NotImplementedError
 
-    def grid(self, height, width):
-        """(rows, columns) of tiles that a picture of this size becomes; (0, 0) when it is a single tile."""
-        long, short = max(height, width), min(height, width)
-        most = self.longest_edge
-        if not self.enlarge_images:
-            most = min(most, math.ceil(long / self.tile_size) * self.tile_size)
-        fewest = max(math.ceil(short * (most / long) / self.tile_size), 1)
-        rows, columns = (fewest, most // self.tile_size) if width >= height else (most // self.tile_size, fewest)
-        return (0, 0) if rows == columns == 1 else (rows, columns)
+    @property
+    def control_tokens(self):
+        """All tokens with which images are written; a tokenizer must have them."""
+        raise NotImplementedError
 
-    def tiles(self, image):
-        """A PIL image → uint8 array (tiles, 3, tile_size, tile_size): the overview, then the grid row by row."""
-        image, side = flatten_to_rgb(image), self.tile_size
-        grid = self.grid(image.height, image.width)
-        image = resize(image, *canvas(grid, side), BICUBIC)
-        overview = resize(image, side, side, Image.Resampling.BILINEAR)
-        return self.in_order(grid, planes(image), planes(overview))
+    def write(self, rows, columns, image_seq_len):
+        """The tokens of an image cut into this grid, (0, 0) for a single tile, as a string."""
+        raise NotImplementedError
 
-    def in_order(self, grid, pixels, overview):
-        """As `ImageTiler.in_order`, the overview first."""
-        return tiles_of(pixels if grid != (0, 0) else None, overview, overview_first=True)
+    def write_before(self, index, images):
+        """The text before the image with this index among several."""
+        return ""
+
+
+class PlainStyle(ImageStyle):
+    """One tile, the whole image."""
+
+    def __post_init__(self):
+        if self.do_image_splitting:
+            raise ValueError("do_image_splitting needs tokens for tiles, which image_style crop and plain lack")
+
+    @property
+    def tiler(self):
+        return ImageTiler(self.tile_size, self.longest_edge, False, self.enlarge_images)
+
+    @property
+    def control_tokens(self):
+        return [self.image_token]
+
+    def write(self, rows, columns, image_seq_len):
+        return self.image_token * image_seq_len
+
+
+class CropStyle(PlainStyle):
+    """One tile, the middle square of the image."""
+
+    @property
+    def tiler(self):
+        return MiddleSquare(self.tile_size)
+
+
+class SmolVLMStyle(ImageStyle):
+    """A grid of tiles, then an overview."""
+
+    def __post_init__(self):
+        if self.image_token != IMAGE_TOKEN:
+            raise ValueError(
+                f"image_token {self.image_token!r} needs another image_style: smolvlm writes {IMAGE_TOKEN}"
+            )
+
+    @property
+    def tiler(self):
+        return ImageTiler(self.tile_size, self.longest_edge, self.do_image_splitting, self.enlarge_images)
+
+    @property
+    def control_tokens(self):
+        return image_tokens(self.tiler.max_tiles_per_side)
+
+    def write(self, rows, columns, image_seq_len):
+        return image_block(rows, columns, image_seq_len)
+
+
+class NanoVLMStyle(ImageStyle):
+    """An overview, then a grid of tiles. Several images are numbered."""
+
+    @property
+    def tiler(self):
+        longest_edge = self.longest_edge if self.do_image_splitting else self.tile_size
+        return OverviewFirst(self.tile_size, longest_edge, self.enlarge_images)
+
+    @property
+    def control_tokens(self):
+        sides = range(1, self.tiler.max_tiles_per_side + 1)
+        grid = [tile_token(row, column) for row in sides for column in sides]
+        return [self.image_token, NANOVLM_GLOBAL_TOKEN, *grid]
+
+    def write(self, rows, columns, image_seq_len):
+        features = self.image_token * image_seq_len
+        grid = [tile_token(row, column) for row in range(1, rows + 1) for column in range(1, columns + 1)]
+        return NANOVLM_GLOBAL_TOKEN + features + "".join(token + features for token in grid)
+
+    def write_before(self, index, images):
+        return f"<image: {index}>" if images > 1 else ""
+
+
+STYLES = {"smolvlm": SmolVLMStyle, "nanovlm": NanoVLMStyle, "crop": CropStyle, "plain": PlainStyle}
+
+
+def build_style(processor):
+    """The style that a processor's settings name. Raises ValueError for an unknown name, and as the classes do."""
+    name = processor.image_style
+    if name not in STYLES:
+        raise ValueError(f"image_style {name!r}: choose one of {', '.join(STYLES)}")
+    return STYLES[name](*(getattr(processor, field.name) for field in fields(ImageStyle)))
+
+
+def longest_edge_of(name, value):
+    """Pixels, from an int or a mapping with only `longest_edge`. Raises ValueError for anything else."""
+    try:
+        given = {"longest_edge": value} if isinstance(value, (int, float)) else dict(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} {value!r} is not supported: give {{'longest_edge': pixels}}") from None
+    sides = {key: side for key, side in given.items() if side is not None}
+    if set(sides) != {"longest_edge"}:
+        raise ValueError(f"{name} {sides} is not supported: give only longest_edge")
+    side = sides["longest_edge"]
+    if isinstance(side, bool) or not isinstance(side, Integral) or side < 1:
+        raise ValueError(f"{name}: longest_edge {side!r} must be a positive whole number of pixels")
+    return int(side)

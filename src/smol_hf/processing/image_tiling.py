@@ -1,26 +1,33 @@
-"""From a picture of any size to square tiles of bytes, in the way of Idefics3 and SmolVLM (arXiv:2504.05299).
+"""From an image of any size to square tiles of bytes, as the families of models cut it.
 
-The encoder sees squares of `tile_size`. A large picture is cut into a grid of such squares, read row by row, and a
-small copy of the whole comes last, so that detail and overview are both there. The arithmetic, the LANCZOS filter and
-the order of the two resizes are those of transformers' Idefics3ImageProcessor; only the last steps (to [0, 1], then
-normalised) are left to the model, so that a tile travels as bytes.
+    ImageTiler (SmolVLM)       1 2 3 / 4 5 6, then 7, a small copy of the whole (the overview)
+    OverviewFirst (nanoVLM)    1, the overview, then 2 3 4 / 5 6 7
+    MiddleSquare (LLaVA-1.5)   one tile
+
+The encoder sees squares of `tile_size`. A large image becomes a grid of them and an overview. Arithmetic, filters and
+order of the resizes are those of transformers' image processors. The model normalises, so tiles travel as bytes.
 """
 
 import math
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
+from .image_pixels import canvas, flatten_to_rgb, middle, planes, resize, tiles_of
+
 LONGEST_SIDE = 4096  # pixels; nothing is ever enlarged beyond it
+BICUBIC = Image.Resampling.BICUBIC
+WIDEST = 16  # sides beyond 16:1 are cropped before they are enlarged: nothing of the rest would be seen anyway
 
 
 @dataclass(frozen=True)
 class ImageTiler:
-    """`longest_edge`: pixels to which a picture's longer side is brought first. `tile_size`: side of a tile.
-    `do_image_splitting`: cut into a grid plus overview; otherwise one square tile, whatever the aspect.
-    `enlarge_images`: also where the picture is smaller, as SmolVLM does; otherwise it becomes only as many tiles as
-    its own pixels fill."""
+    """The tiles of Idefics3 and SmolVLM (arXiv:2504.05299).
+
+    `tile_size`: side of a tile. `longest_edge`: pixels to which the longer side is brought first.
+    `do_image_splitting`: cut into a grid plus overview; otherwise one square tile, whatever the aspect ratio.
+    `enlarge_images`: also where the image is smaller; otherwise it becomes only as many tiles as its pixels fill.
+    """
 
     tile_size: int
     longest_edge: int
@@ -41,12 +48,10 @@ class ImageTiler:
         aspect = width / height
         longest_edge = self.longest_edge if self.enlarge_images else min(self.longest_edge, max(height, width))
         if width >= height:
-            width = longest_edge
-            height = int(width / aspect)
+            height, width = int(longest_edge / aspect), longest_edge
             height += height % 2
         else:
-            height = longest_edge
-            width = int(height * aspect)
+            height, width = longest_edge, int(longest_edge * aspect)
             width += width % 2
         height, width = max(height, 1), max(width, 1)
         if width >= height and width > LONGEST_SIDE:
@@ -56,7 +61,7 @@ class ImageTiler:
         return max(height, 1), max(width, 1)
 
     def grid(self, height, width):
-        """(rows, columns) of tiles that a picture of this size becomes; (0, 0) when it is a single tile."""
+        """(rows, columns) of tiles that an image of this size becomes; (0, 0) when it is a single tile."""
         if not self.do_image_splitting:
             return 0, 0
         height, width = self.resized(height, width)
@@ -80,79 +85,66 @@ class ImageTiler:
         return self.in_order(grid, planes(image), planes(overview))
 
     def in_order(self, grid, pixels, overview):
-        """The picture at the size of its grid and its overview, (3, height, width) each → tiles as the model reads
-        them."""
+        """The image at the size of its grid and its overview, (3, height, width) each → all tiles, in order."""
         return tiles_of(pixels if grid != (0, 0) else None, overview)
 
 
-def canvas(grid, tile_size):
-    """(height, width) of a grid of tiles; of (0, 0) that of the one tile."""
-    rows, columns = grid
-    return max(rows, 1) * tile_size, max(columns, 1) * tile_size
+@dataclass(frozen=True)
+class MiddleSquare:
+    """The tile of CLIP: the shorter side is brought to `tile_size`, and the middle square is kept."""
+
+    tile_size: int
+    max_tiles_per_side = 0
+
+    def grid(self, height, width):
+        return 0, 0
+
+    def tiles(self, image):
+        """A PIL image → uint8 array (1, 3, tile_size, tile_size)."""
+        image, side = flatten_to_rgb(image), self.tile_size
+        width, height = image.size
+        if max(width, height) > WIDEST * min(width, height):
+            image = middle(image, min(width, WIDEST * height), min(height, WIDEST * width))
+            width, height = image.size
+        # transformers rounds the longer side down
+        size = (int(side * height / width), side) if width <= height else (side, int(side * width / height))
+        return tiles_of(None, planes(middle(resize(image, *size, BICUBIC), side, side)))
 
 
-def planes(image):
-    """A PIL image in RGB → uint8 (3, height, width)."""
-    return np.asarray(image).transpose(2, 0, 1)
+@dataclass(frozen=True)
+class OverviewFirst:
+    """The tiles of nanoVLM.
 
-
-def tiles_of(pixels, overview, overview_first=False):
-    """uint8 (3, rows · side, columns · side), or None, and (3, side, side) → (rows · columns + 1, 3, side, side):
-    the squares of the picture row by row, after or before the overview."""
-    side = overview.shape[-1]
-    rows, columns = (pixels.shape[1] // side, pixels.shape[2] // side) if pixels is not None else (0, 0)
-    tiles = np.empty((rows * columns + 1, 3, side, side), dtype=np.uint8)
-    tiles[0 if overview_first else -1] = overview
-    if pixels is not None:
-        squares = tiles[1:] if overview_first else tiles[:-1]
-        grid = pixels.reshape(3, rows, side, columns, side)
-        squares.reshape(rows, columns, 3, side, side)[...] = grid.transpose(1, 3, 0, 2, 4)
-    return tiles
-
-
-def resize(image, height, width, resample=Image.Resampling.LANCZOS):
-    return image if image.size == (width, height) else image.resize((width, height), resample)
-
-
-def flatten_to_rgb(image):
-    """RGB of bytes without alpha: what is transparent shows a white page, as a reader would see it.
-
-    Raises:
-        ValueError: see `to_eight_bits`.
+    The longer side becomes `longest_edge`, or without `enlarge_images` the next multiple of `tile_size` up to it. The
+    shorter side keeps the aspect ratio and is rounded up to a multiple too.
     """
-    image = to_eight_bits(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        page = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(page, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
 
+    tile_size: int
+    longest_edge: int
+    enlarge_images: bool = False
 
-def to_eight_bits(image):
-    """16-bit and 32-bit integer and float greys → 8 bits. Pillow's own conversion clips them instead of scaling.
+    @property
+    def max_tiles_per_side(self):
+        return self.longest_edge // self.tile_size
 
-    Raises:
-        ValueError: for values whose range is not known (floats outside [0, 1], integers above 65535).
-    """
-    if not image.mode.startswith(("I", "F")):
-        return image
-    return Image.fromarray(bytes_of(np.asarray(image)))
+    def grid(self, height, width):
+        """(rows, columns) of tiles that an image of this size becomes; (0, 0) when it is a single tile."""
+        long, short = max(height, width), min(height, width)
+        most = self.longest_edge
+        if not self.enlarge_images:
+            most = min(most, math.ceil(long / self.tile_size) * self.tile_size)
+        fewest = max(math.ceil(short * (most / long) / self.tile_size), 1)
+        rows, columns = (fewest, most // self.tile_size) if width >= height else (most // self.tile_size, fewest)
+        return (0, 0) if rows == columns == 1 else (rows, columns)
 
+    def tiles(self, image):
+        """A PIL image → uint8 array (tiles, 3, tile_size, tile_size): the overview, then the grid row by row."""
+        image, side = flatten_to_rgb(image), self.tile_size
+        grid = self.grid(image.height, image.width)
+        image = resize(image, *canvas(grid, side), BICUBIC)
+        overview = resize(image, side, side, Image.Resampling.BILINEAR)
+        return self.in_order(grid, planes(image), planes(overview))
 
-def bytes_of(values):
-    """An array of pixels of any number type → uint8, from the range that the type implies."""
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype == np.uint16:
-        return ((np.arange(65536) + 128) // 257).astype(np.uint8)[
-            values
-        ]  # as below: 257 is odd, so nothing is halfway
-    if values.dtype == bool:
-        return values.astype(np.uint8) * 255
-    values = values.astype(np.float64) if values.dtype.kind in "iu" else values.astype(np.float64) * 65535
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
-        raise ValueError(
-            "pixels have no known white: floats must be in [0, 1], integers have at most 16 bits; "
-            "save the picture with 8 or 16 bits"
-        )
-    return (values / 257).round().astype(np.uint8)  # 65535 → 255
+    def in_order(self, grid, pixels, overview):
+        """As `ImageTiler.in_order`, the overview first."""
+        return tiles_of(pixels if grid != (0, 0) else None, overview, overview_first=True)
