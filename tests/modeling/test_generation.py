@@ -223,7 +223,7 @@ def test_the_first_layers_draft(style):
 def test_the_first_layers_of_a_vision_language_model_do_not_draft(build):
     """Neither do those of transformers' own classes, whose error names a missing attribute."""
     model, inputs = build()
-    with pytest.raises(ValueError, match="assistant_early_exit is for language models alone"):
+    with pytest.raises(ValueError, match="assistant_early_exit works with text-only models"):
         answer(model, inputs, max_new_tokens=2, assistant_early_exit=1)
 
 
