@@ -33,7 +33,7 @@ from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
-from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 
 TILE_SIZE, LONGEST_EDGE, IMAGE_SEQ_LEN = 512, 2048, 64
 MEAN = STD = 0.5

@@ -60,7 +60,7 @@ def build_plan(folder: Path):
     from smol_hf.data.engine.preparation import SampleWork
     from smol_hf.data.engine.stream import Plan
     from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
-    from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+    from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 
     parquet = ParquetSource("pages", [str(path) for path in folder.glob("*.parquet")])
     parquet.rows_anywhere = False  # as large files are read: in row groups

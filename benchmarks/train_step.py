@@ -142,7 +142,7 @@ def peer(samples):
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
     from trl.trainer.utils import add_fused_lm_head
 
-    from smol_hf.modeling.chat_format import DEFAULT_CHAT_TEMPLATE
+    from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE
 
     tokenizer = build_tokenizer()
     model = build_peer(tokenizer)

@@ -11,17 +11,21 @@ import transformers
 from transformers.dynamic_module_utils import get_relative_imports
 
 import smol_hf
+from smol_hf.modeling import label_loss
+from smol_hf.processing import chat_format
 
 PACKAGE = Path(smol_hf.__file__).parent
-MODELING = PACKAGE / "modeling"
+TRAVELLING = [PACKAGE / "modeling", PACKAGE / "processing"]  # each flat, and without imports from the other
 ENTRY_MODULES = ["modeling_smol_hf", "modeling_smol_hf_text", "processing_smol_hf"]
 
 # A folder may import those before it. "top-level modules" are train, dpo and the package itself.
 ROOMS = [
-    "modeling", "auto", "data", "training", "conversion", "inference", "publishing", "top-level modules", "demo",
+    "modeling", "processing", "auto", "data", "training", "conversion", "inference", "publishing",
+    "top-level modules", "demo",
     "commands",
 ]  # fmt: skip
-HELPERS = ["support"]  # import nothing of ours; every room but modeling may use them
+APART = ["modeling", "processing"]  # travel with a checkpoint, where nothing else of ours is
+HELPERS = ["support"]  # import nothing of ours; every folder but those that travel may use them
 
 
 def name_of(path):
@@ -32,7 +36,7 @@ def modules(folder):
     return sorted(folder.rglob("*.py"))
 
 
-MODELING_MODULES = sorted(MODELING.glob("*.py"))
+TRAVELLING_MODULES = sorted(path for folder in TRAVELLING for path in folder.glob("*.py"))
 
 
 def our_imports(source, module):
@@ -74,7 +78,7 @@ def wrong_arrows(package):
             if importer in HELPERS:
                 allowed = []
             else:
-                allowed = ROOMS[: ROOMS.index(importer)] + (HELPERS if importer != "modeling" else [])
+                allowed = ROOMS[: ROOMS.index(importer)] + HELPERS if importer not in APART else []
             if imported not in allowed:
                 yield f"{relative} → {imported}"
 
@@ -102,6 +106,8 @@ def test_the_arrows_go_one_way():
         ("modeling/vision.py", "from smol_hf.support.formatting import percent", "modeling/vision → support"),
         ("support/formatting.py", "from smol_hf.data import collator", "support/formatting → data"),
         ("training/run.py", "from smol_hf.data import collator\nfrom smol_hf.support.formatting import percent", None),
+        ("modeling/vision.py", "from smol_hf.processing import chat_format", "modeling/vision → processing"),
+        ("processing/batching.py", "from smol_hf.modeling import masks", "processing/batching → modeling"),
         ("training/run.py", "from .trainer import SmolTrainer\nfrom ..modeling import vision", None),
         ("train.py", "from smol_hf.demo import run", "train → demo"),
         ("commands/main.py", "from smol_hf.publishing import card\nfrom smol_hf.train import main", None),
@@ -127,7 +133,7 @@ ISOLATED = ("check_stranger", "isolated_load")  # run in processes that cannot i
 
 @pytest.mark.parametrize("path", [path for path in modules(PACKAGE) if path.stem not in ISOLATED], ids=name_of)
 def test_auto_classes_are_taken_from_where_our_models_are_registered(path):
-    travels_or_registers = path.parent == MODELING or path == PACKAGE / "auto.py"
+    travels_or_registers = path.parent in TRAVELLING or path == PACKAGE / "auto.py"
     assert travels_or_registers or list(auto_classes_of_transformers(path.read_text())) == []
 
 
@@ -153,9 +159,9 @@ def foreign_imports(source, siblings):
         yield from wrong
 
 
-@pytest.mark.parametrize("path", MODELING_MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAVELLING_MODULES, ids=lambda path: path.stem)
 def test_a_travelling_module_imports_only_what_is_everywhere(path):
-    siblings = {sibling.stem for sibling in MODELING_MODULES}
+    siblings = {sibling.stem for sibling in path.parent.glob("*.py")}
     assert list(foreign_imports(path.read_text(), siblings)) == []
 
 
@@ -178,7 +184,8 @@ def test_a_foreign_import_is_seen(source):
 
 
 def siblings_of(module):
-    tree = ast.parse((MODELING / f"{module}.py").read_text())
+    (path,) = [path for path in TRAVELLING_MODULES if path.stem == module]
+    tree = ast.parse(path.read_text())
     return {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
 
 
@@ -194,19 +201,31 @@ def test_an_entry_module_imports_its_whole_closure_itself(module):
     assert siblings_of(module) == closure
 
 
-@pytest.mark.parametrize("path", MODELING_MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAVELLING_MODULES, ids=lambda path: path.stem)
 def test_transformers_sees_the_same_siblings(path):
     """It searches the text, where a line of a docstring may look like an import."""
-    assert set(get_relative_imports(path)) == siblings_of(path.stem)
+    siblings = set() if path.stem == "__init__" else siblings_of(path.stem)
+    assert set(get_relative_imports(path)) == siblings
 
 
-@pytest.mark.parametrize("path", MODELING_MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAVELLING_MODULES, ids=lambda path: path.stem)
 def test_a_travelling_module_stays_short(path):
     assert len(path.read_text().splitlines()) <= 300
 
 
-def test_modeling_is_flat():
-    assert modules(MODELING) == MODELING_MODULES
+def test_the_code_that_travels_is_flat():
+    assert sorted(path for folder in TRAVELLING for path in modules(folder)) == TRAVELLING_MODULES
+
+
+def test_no_two_travelling_modules_have_one_name():
+    """In a checkpoint they lie in one folder."""
+    names = [path.name for path in TRAVELLING_MODULES if path.name != "__init__.py"]
+    assert len(names) == len(set(names))
+
+
+def test_both_halves_mark_a_missing_label_alike():
+    """Neither may import the other, so each says it."""
+    assert chat_format.IGNORE_INDEX == label_loss.IGNORE_INDEX
 
 
 # -- errors are not swallowed -----------------------------------------------------------------------------------------
@@ -270,7 +289,7 @@ def documented_names():
 
 
 def test_the_table_of_compatibility_has_every_name():
-    assert documented_names().keys() == set(names_of_transformers(path.read_text() for path in MODELING_MODULES))
+    assert documented_names().keys() == set(names_of_transformers(path.read_text() for path in TRAVELLING_MODULES))
 
 
 def test_the_table_of_compatibility_is_true_here():

@@ -21,7 +21,7 @@ PUBLIC = {
     "SmolHFForCausalLM": ".modeling.modeling_smol_hf_text",
     "SmolHFForConditionalGeneration": ".modeling.modeling_smol_hf",
     "SmolHFModel": ".modeling.modeling_smol_hf",
-    "SmolHFProcessor": ".modeling.processing_smol_hf",
+    "SmolHFProcessor": ".processing.processing_smol_hf",
     "SmolHFTextConfig": ".modeling.configuration_smol_hf_text",
     "SmolHFTextModel": ".modeling.modeling_smol_hf_text",
     "SmolTrainer": ".training.trainer",

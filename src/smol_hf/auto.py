@@ -20,7 +20,7 @@ from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration, SmolHFModel
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM, SmolHFTextModel
-from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 
 __all__ = [
     "AutoConfig",

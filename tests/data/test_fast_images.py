@@ -14,8 +14,7 @@ from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleEr
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.fast_images import fast_tiles
 from smol_hf.data.images import load_image
-from smol_hf.modeling.image_styles import MiddleSquare, OverviewFirst
-from smol_hf.modeling.image_tiling import ImageTiler
+from smol_hf.processing.image_tiling import ImageTiler, MiddleSquare, OverviewFirst
 from smol_hf.training.data_arguments import DataArguments
 
 ROOT = Path(__file__).resolve().parents[2]

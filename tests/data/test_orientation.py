@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
 from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.images import image_size, load_image
-from smol_hf.modeling.image_input import as_image
+from smol_hf.processing.image_input import as_image
 
 FORMATS = {
     "JPEG": ("JPEG", {"quality": 95}), "PNG": ("PNG", {}), "WEBP": ("WEBP", {"lossless": True}),

@@ -13,8 +13,8 @@ from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleEr
 from smol_hf.data.engine.preparation import SampleWork, TooLongError
 from smol_hf.data.text_chat import ChatTemplateError, TextChat, TextChatWork
 from smol_hf.inference.text_prompts import chat_ids
-from smol_hf.modeling.chat_turns import rewrites_answers
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.processing.chat_turns import rewrites_answers
 from smol_hf.training.chat_template import CHATML, SMOLLM2
 
 LLAMA3 = (

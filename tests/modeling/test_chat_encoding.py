@@ -2,10 +2,10 @@
 
 from chat_models import chat_tokenizer
 
-from smol_hf.modeling.chat_encoding import TRAINED, ChatEncoder, Piece
-from smol_hf.modeling.chat_pieces import pieces_of
-from smol_hf.modeling.chat_rendering import renderer_of
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.processing.chat_encoding import TRAINED, ChatEncoder, Piece
+from smol_hf.processing.chat_pieces import pieces_of
+from smol_hf.processing.chat_rendering import renderer_of
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"

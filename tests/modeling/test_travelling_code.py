@@ -31,10 +31,11 @@ from modeling.load_travelled import observe, observe_base, prompt
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import smol_hf.modeling
+import smol_hf
 from smol_hf import SmolHFConfig, SmolHFForCausalLM, SmolHFForConditionalGeneration, SmolHFModel
 
-SOURCE = Path(smol_hf.modeling.__file__).parent
+PACKAGE = Path(smol_hf.__file__).parent
+SOURCE = {path.stem: path for folder in ("modeling", "processing") for path in (PACKAGE / folder).glob("*.py")}
 SCRIPT = Path(__file__).with_name("load_travelled.py")
 LINES = (*older_transformers.lines(), "5.x")
 # Who saves again and who loads that: every pair in `make test-transformers`, otherwise only pairs of two lines.
@@ -188,7 +189,7 @@ def closure(*entry_modules):
         module = waiting.pop()
         if module not in found:
             found.add(module)
-            tree = ast.parse((SOURCE / f"{module}.py").read_text())
+            tree = ast.parse(SOURCE[module].read_text())
             waiting += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
     return found
 
@@ -207,7 +208,7 @@ def test_exactly_the_needed_code_travels_unchanged(home, first_loads, name, save
     travelled = {path.stem: path.read_bytes() for path in folder.glob("*.py")}
     assert travelled.keys() == closure(*ENTRIES[name])
     for module, content in travelled.items():
-        assert content == (SOURCE / f"{module}.py").read_bytes(), module
+        assert content == SOURCE[module].read_bytes(), module
 
 
 @pytest.mark.parametrize("saved_by", ["home", *LINES])

@@ -23,7 +23,7 @@ from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.support.resources import resource_path
 from smol_hf.training.console import read_log
 from smol_hf.training.document_data import DocumentData
-from smol_hf.training.presets import TEXT, build_preset
+from smol_hf.training.presets import TEXT
 from smol_hf.training.recipes import load_arguments
 from smol_hf.training.run import train
 from smol_hf.training.values import RecipeError
@@ -381,7 +381,7 @@ def test_the_recipe_of_93_million_parameters_learns_a_page_by_heart_with_a_small
     words += ["--per_device_train_batch_size", "1", "--logging_steps", "1", "--use_cpu"]
     words += ["--tokenizer_vocab_size", "275"]  # each letter is a token
     model_arguments = load_arguments(words)[1]
-    whole = build_preset(model_arguments.preset, device="meta")
+    whole = model_of_preset(model_arguments.preset)
     assert sum(weight.numel() for weight in whole.parameters()) == 92_837_376
     small = {
         "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,

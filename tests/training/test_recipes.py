@@ -13,8 +13,8 @@ from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
 from smol_hf.data.mixture import parse_entries
 from smol_hf.data.text_tokenizer import train_text_tokenizer
 from smol_hf.data.tokenizer_of import is_language_model
-from smol_hf.modeling.chat_format import DEFAULT_CHAT_TEMPLATE
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE
 from smol_hf.support.resources import resource_path
 from smol_hf.training import preference
 from smol_hf.training.composition import build_config_and_processor, build_model_and_processor, with_preset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 import subprocess
@@ -22,12 +21,12 @@ from smol_hf.conversion.convert import convert
 from smol_hf.conversion.formats import OURS
 from smol_hf.conversion.meta_check import compare_with
 from smol_hf.conversion.tensor_names import ConversionError
-from smol_hf.conversion.travelling_code import outdated_code
+from smol_hf.conversion.travelling_code import MODULES, outdated_code
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
-from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.support.hashing import hash_file
 from smol_hf.training.sound_checkpoint import nonfinite, refuse_unsound_config
 
@@ -131,8 +130,8 @@ def strings_of(value) -> list[str]:
 
 
 def is_installed_here(path: Path) -> bool:
-    own = Path(inspect.getfile(SmolHFConfig)).with_name(path.name)
-    return own.is_file() and own.read_bytes() == path.read_bytes()
+    own = MODULES.get(path.stem)
+    return own is not None and own.read_bytes() == path.read_bytes()
 
 
 def check_weights(tensors: dict) -> list[Finding]:

@@ -21,10 +21,10 @@ from smol_hf.conversion.parts import end_token_ids, extend_embeddings, read_text
 from smol_hf.conversion.processors import image_numbers
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.modeling.connector import SmolHFConnector
-from smol_hf.modeling.image_tiling import ImageTiler
+from smol_hf.modeling.connector import build_connector
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
-from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+from smol_hf.processing.image_tiling import ImageTiler
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.composition import extend_tokenizer, prepare_generation
 
 LARGEST_SCALE_FACTOR = 4  # SmolVLM2-256M's and -500M's
@@ -205,7 +205,7 @@ def put_together(
     torch.manual_seed(seed)
     with torch.device("meta"):
         draft = SmolHFForConditionalGeneration._from_config(config)
-    connector = SmolHFConnector(config)
+    connector = build_connector(config)
     connector.apply(draft._init_weights)
     tied = getattr(draft, "all_tied_weights_keys", None) or {}
     tensors = {f"vision_model.{name}": tensor for name, tensor in vision_tensors.items()}

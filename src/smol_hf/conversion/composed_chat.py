@@ -11,8 +11,8 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 from smol_hf.conversion.chat_probe import write_chat
 from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.data.text_chat import ChatTemplateError, TextChat
-from smol_hf.modeling.chat_format import DEFAULT_CHAT_TEMPLATE, END_OF_UTTERANCE_TOKEN, IMAGE_TOKEN
-from smol_hf.modeling.chat_messages import FAULTS
+from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE, END_OF_UTTERANCE_TOKEN, IMAGE_TOKEN
+from smol_hf.processing.chat_messages import FAULTS
 from smol_hf.training.chat_template import TEMPLATES
 
 START_TOKEN = "<|im_start|>"

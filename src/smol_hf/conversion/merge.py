@@ -27,7 +27,7 @@ from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
-from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.sound_checkpoint import load_sound, refuse_unsound_config
 
 if TYPE_CHECKING:

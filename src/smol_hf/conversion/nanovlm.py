@@ -10,7 +10,7 @@ from smol_hf.conversion.chat_probe import write_chat
 from smol_hf.conversion.tensor_names import ConversionError, Renaming
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
-from smol_hf.modeling.image_styles import NANOVLM_GLOBAL_TOKEN
+from smol_hf.processing.image_styles import NANOVLM_GLOBAL_TOKEN
 
 NAMES = Renaming(
     [

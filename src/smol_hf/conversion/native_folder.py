@@ -11,13 +11,13 @@ import json
 from pathlib import Path
 
 from smol_hf.conversion.checkpoint_files import read_json
-from smol_hf.modeling.chat_format import (
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.processing.chat_format import (
     END_OF_UTTERANCE_TOKEN,
     FAKE_IMAGE_TOKEN,
     GLOBAL_IMAGE_TOKEN,
     IMAGE_TOKEN,
 )
-from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 
 # As SmolVLM2 writes it: ours, without the marks of generated text, which other engines' Jinja does not know.
 NATIVE_CHAT_TEMPLATE = (

@@ -12,10 +12,10 @@ from smol_hf.conversion import nanovlm
 from smol_hf.conversion.chat_probe import write_chat
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.tensor_names import ConversionError
-from smol_hf.modeling.chat_format import DEFAULT_CHAT_TEMPLATE
-from smol_hf.modeling.chat_messages import FAULTS
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE
+from smol_hf.processing.chat_messages import FAULTS
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",

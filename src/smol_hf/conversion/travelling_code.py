@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
-from smol_hf import modeling
+from smol_hf import modeling, processing
 from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, read_json
 from smol_hf.conversion.convert import refuse_occupied, refuse_output_inside, written_whole
 from smol_hf.conversion.formats import OURS
@@ -18,9 +18,15 @@ from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
-from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 
-MODELING = Path(modeling.__file__).parent
+# {module: its file} of all code that a checkpoint may carry; in its folder all modules have one level.
+MODULES = {
+    path.stem: path
+    for package in (modeling, processing)
+    for path in Path(package.__file__).parent.glob("*.py")
+    if path.name != "__init__.py"
+}
 CLASSES = {
     SmolHFConfig.model_type: (SmolHFConfig, SmolHFForConditionalGeneration),
     SmolHFTextConfig.model_type: (SmolHFTextConfig, SmolHFForCausalLM),
@@ -58,7 +64,7 @@ def auto_maps(folder: Path) -> dict[str, dict[str, str]]:
 def code_of(maps: dict[str, dict[str, str]]) -> dict[str, Path]:
     """{file name: file of this package} of the modules that these maps name, and of all that they import."""
     modules = {value.partition(".")[0] for each in maps.values() for value in each.values()}
-    files = [path for module in sorted(modules) for path in with_imports(MODELING / f"{module}.py")]
+    files = [path for module in sorted(modules) for path in with_imports(MODULES[module])]
     return {path.name: path for path in files}
 
 
@@ -68,7 +74,7 @@ def with_imports(path: Path) -> list[Path]:
 
 def code_in(folder: Path) -> set[str]:
     """Names of the modules of ours in a checkpoint, of this release and of earlier ones; never a user's own files."""
-    names = {path.name for path in MODELING.glob("*.py") if path.name != "__init__.py"}
+    names = {path.name for path in MODULES.values()}
     pending = {path.name for path in folder.glob("*_smol_hf*.py")} & names
     reached = set(pending)
     while pending:

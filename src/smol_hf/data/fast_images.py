@@ -15,8 +15,8 @@ from torch.nn.functional import interpolate
 
 from smol_hf.data.conversation import ImagePart
 from smol_hf.data.images import decode, open_image, upright_size
-from smol_hf.modeling.image_styles import MiddleSquare
-from smol_hf.modeling.image_tiling import canvas
+from smol_hf.processing.image_pixels import canvas
+from smol_hf.processing.image_tiling import MiddleSquare
 
 IMAGE_RESIZING = ("exact", "fast")
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from smol_hf.data.conversation import ImagePart, SampleError
-from smol_hf.modeling.image_tiling import flatten_to_rgb
+from smol_hf.processing.image_pixels import flatten_to_rgb
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAXIMUM_PIXELS = 50_000_000

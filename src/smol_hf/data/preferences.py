@@ -16,8 +16,8 @@ from smol_hf.data.engine.preparation import LeftOutError, TooLongError
 from smol_hf.data.engine.source import Source
 from smol_hf.data.preference_records import Preference, preference_of
 from smol_hf.data.text_chat import TextChat
-from smol_hf.modeling.chat_messages import ChatTemplateError, untrained
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.processing.chat_messages import ChatTemplateError, untrained
 
 COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")  # as TRL's DPOTrainer has them
 

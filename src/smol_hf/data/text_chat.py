@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.engine.preparation import MeasuredSample, SampleWork
 from smol_hf.data.shortening import Shape
-from smol_hf.modeling.chat_encoding import ChatEncoder
-from smol_hf.modeling.chat_messages import EXAMPLE, ChatTemplateError
-from smol_hf.modeling.chat_rendering import ChatRenderer, renderer_of
-from smol_hf.modeling.chat_turns import TrainedSequence, encode_turns
+from smol_hf.processing.chat_encoding import ChatEncoder
+from smol_hf.processing.chat_messages import EXAMPLE, ChatTemplateError
+from smol_hf.processing.chat_rendering import ChatRenderer, renderer_of
+from smol_hf.processing.chat_turns import TrainedSequence, encode_turns
 
 
 class TextChat:

@@ -14,7 +14,7 @@ from smol_hf.data.byte_level_bpe import build_byte_level_tokenizer, least_vocab_
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.documents.document import Documents
 from smol_hf.data.documents.reading import Reading, at_words
-from smol_hf.modeling.processing_smol_hf import write_portable_tokenizer_config
+from smol_hf.processing.processing_smol_hf import write_portable_tokenizer_config
 from smol_hf.support.atomic import atomic_folder
 
 # Those of SmolLM2, with their ids, and one for padding alone: where that were also the end of a text, what masks

@@ -1,14 +1,46 @@
 """Causal self-attention with grouped queries (arXiv:2305.13245).
 
-softmax(Q·Kᵀ / sqrt(head_dim) + mask)·V, computed by whichever kernel `attn_implementation` names: `eager` (below,
-the equation as it stands), `sdpa`, `flash_attention_2`, `flex_attention`, or any that a user registered.
+    attention(Q, K, V) = softmax(Q·Kᵀ / sqrt(head_dim) + mask)·V
+
+The mask says which tokens (columns, keys) each token (row, query) sees: those before it, and itself.
+
+    one sample of four tokens           two packed samples of two tokens
+    position_ids = [0, 1, 2, 3]         position_ids = [0, 1, 0, 1]
+
+        x . . .                             x . . .
+        x x . .                             x x . .
+        x x x .                             . . x .
+        x x x x                             . . x x
+
+Packed samples share a row of the batch, and positions that restart at 0 mark where each begins. The mask becomes
+block-diagonal, so no sample sees another. `attn_implementation` names the kernel that computes the equation: `eager`
+(below, as written above), `sdpa`, `flash_attention_2`, `flex_attention`, or one that a user registered.
 """
 
 import torch
 from torch import nn
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .compatibility import CACHE_NAME, MASK_ARGUMENTS
 from .rotary import apply_rotary
+
+
+def causal_mask(config, inputs_embeds, attention_mask, cache, position_ids, cache_position):
+    """The mask drawn above, in the form that the kernel of `config` takes.
+
+    eager: floats (batch, 1, queries, keys), see `eager_attention`. sdpa: True where a query sees a key, the same
+    shape; None where "causal" says it all. flash_attention_2: (batch, keys), False for padding, or None.
+
+    Args:
+        inputs_embeds: (batch, queries, hidden); only its shape, dtype and device are read.
+        attention_mask: (batch, keys), 0 for padding. Without it, `position_ids` that restart mark packed samples.
+    """
+    arguments = {"inputs_embeds" if "inputs_embeds" in MASK_ARGUMENTS else "input_embeds": inputs_embeds}
+    if "cache_position" in MASK_ARGUMENTS:
+        arguments["cache_position"] = cache_position
+    arguments[CACHE_NAME] = cache
+    return create_causal_mask(config=config, attention_mask=attention_mask, position_ids=position_ids, **arguments)
 
 
 def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -19,14 +51,16 @@ def eager_attention(module, query, key, value, attention_mask, scaling, dropout=
 
     scores = query @ key.transpose(2, 3) * scaling  # (batch, heads, queries, keys)
     if attention_mask is not None:
-        scores = scores + attention_mask[:, :, :, : key.shape[-2]]  # -inf where a query may not look
+        # 0 where a query sees a key. Elsewhere the lowest finite number of the dtype, whose softmax is 0 too; -inf
+        # would turn a row that sees nothing (padding) into NaN.
+        scores = scores + attention_mask[:, :, :, : key.shape[-2]]
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 def refuse_missing_weights(weights, config):
-    """Raises ValueError when weights were asked for and the kernel of `config` returned none."""
+    """Raise ValueError when weights were asked for and the kernel of `config` returned none."""
     if weights is None:
         raise ValueError(
             f"attention weights are not returned by the kernel {config._attn_implementation!r}: "
@@ -35,6 +69,8 @@ def refuse_missing_weights(weights, config):
 
 
 class SmolHFAttention(nn.Module):
+    """Projections to queries, keys and values by head, the kernel, and the projection back."""
+
     def __init__(self, config, layer_idx):
         super().__init__()
         self.config = config
@@ -64,7 +100,9 @@ class SmolHFAttention(nn.Module):
         if self.use_rotary:
             query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
         if cache is not None:
-            # Keys are cached already turned: a position never changes. (4.57's StaticCache wants cache_position.)
+            # The cache holds this layer's keys and values of the tokens so far, (batch, kv_heads, keys, head_dim)
+            # each, and appends the new ones. Keys are cached already turned: a token's position never changes.
+            # (transformers 4.57's StaticCache needs cache_position.)
             key, value = cache.update(key, value, self.layer_idx, {"cache_position": cache_position})
 
         attend = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention)
@@ -72,5 +110,5 @@ class SmolHFAttention(nn.Module):
         attended, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
-        attended = attended.reshape(*batch_and_sequence, -1).contiguous()  # heads side by side again
+        attended = attended.reshape(*batch_and_sequence, -1).contiguous()  # (batch, sequence, heads · head_dim)
         return self.o_proj(attended), weights

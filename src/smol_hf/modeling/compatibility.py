@@ -1,13 +1,16 @@
-"""The names that differ between transformers' releases, and the keywords that a forward accepts.
+"""The names that differ between releases of transformers, the keywords that a forward accepts, and its outputs.
 
 transformers 5.24 renamed `past_key_values` to `cache` in forward signatures, outputs and mask builders. Our forwards
 accept both names, our outputs have both, and our code says `cache`.
 """
 
 import inspect
+from dataclasses import dataclass
 
+import torch
 from transformers import __version__
 from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
 CACHE_NAME = "cache" if "cache" in MASK_ARGUMENTS else "past_key_values"  # the name that this transformers uses
@@ -32,7 +35,7 @@ def one_cache(cache, past_key_values):
 
 
 def refuse_unknown(keywords, owner, reader=None):
-    """Raises TypeError for a keyword that is read neither by an attention kernel nor, by name, by `reader.forward`.
+    """Raise TypeError for a keyword that is read neither by an attention kernel nor, by name, by `reader.forward`.
 
     `owner` is the object whose forward was called, `reader` the model to which the keywords are passed on.
     """
@@ -60,3 +63,34 @@ class NewCacheName:
 
         def __getitem__(self, key):
             return super().__getitem__(CACHE_NAME if key == "cache" else key)
+
+
+# -- what forwards return: transformers' outputs, with our fields and both names of the cache -------------------------
+
+
+@dataclass
+class SmolHFTextOutput(NewCacheName, BaseModelOutputWithPast):
+    """Of the decoder without its head."""
+
+
+@dataclass
+class SmolHFCausalLMOutput(NewCacheName, CausalLMOutputWithPast):
+    """`logits` (batch, positions, vocabulary) are made at `logits_to_keep`; `token_losses` (batch, positions) are
+    those of the labels that they predict, 0 where there is none."""
+
+    token_losses: torch.Tensor | None = None
+
+
+@dataclass
+class SmolHFModelOutput(NewCacheName, BaseModelOutputWithPast):
+    """`image_hidden_states` are the image features, (tiles, image_seq_len, hidden)."""
+
+    image_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class SmolHFOutput(NewCacheName, CausalLMOutputWithPast):
+    """The fields of the two outputs above."""
+
+    image_hidden_states: torch.Tensor | None = None
+    token_losses: torch.Tensor | None = None

@@ -1,9 +1,11 @@
-"""What a vision-language model of ours is, in a `config.json` that transformers 4.57 and 5.x read."""
+"""The configuration of a vision-language model, in a `config.json` that transformers 4.57 and 5.x read."""
 
 from transformers import PretrainedConfig
 
 from .configuration_smol_hf_text import SmolHFTextConfig
 from .sub_configs import DEFAULT_VISION_CONFIG, build_sub_config
+
+CONNECTOR_TYPES = ("pixel_shuffle", "linear", "mlp")
 
 
 class SmolHFConfig(PretrainedConfig):
@@ -46,7 +48,7 @@ class SmolHFConfig(PretrainedConfig):
         self.vision_config = build_sub_config(vision_config, DEFAULT_VISION_CONFIG)
         self.connector_type = connector_type
         self.scale_factor = scale_factor
-        self.connector_bias = connector_type != "pixel_shuffle" if connector_bias is None else connector_bias
+        self.connector_bias = not self.folds_patches if connector_bias is None else connector_bias
         self.vision_feature_layer = vision_feature_layer
         self.vision_feature_select_strategy = vision_feature_select_strategy
         self.image_token_id = image_token_id
@@ -54,7 +56,7 @@ class SmolHFConfig(PretrainedConfig):
         self.image_std = list(image_std)
         self.initializer_range = initializer_range
         self.use_cache = use_cache
-        # The two lines of transformers read these flags from different places: keep one truth in both.
+        # transformers 4 and 5 read these settings from different places: keep both equal.
         kwargs["tie_word_embeddings"] = getattr(self.text_config, "tie_word_embeddings", False)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             if kwargs.get(name) is None:
@@ -72,15 +74,24 @@ class SmolHFConfig(PretrainedConfig):
 
     @property
     def patches_per_side(self):
-        """Whole patches alone: SigLIP-SO400M cuts 384 pixels into 27 patches of 14, and does not see the last 6."""
+        """Whole patches only: SigLIP-SO400M cuts 384 pixels into 27 patches of 14, and does not see the last 6."""
         return self.image_side // self.vision_config.patch_size
 
     @property
     def image_seq_len(self):
         """Tokens that one tile becomes."""
-        if self.connector_type == "pixel_shuffle":
-            return (self.patches_per_side // self.scale_factor) ** 2
-        return self.patches_per_side**2 + self.num_class_tokens * (self.vision_feature_select_strategy == "full")
+        class_tokens = self.num_class_tokens if self.vision_feature_select_strategy == "full" else 0
+        return (self.patches_per_side // self.folded_side) ** 2 + class_tokens
+
+    @property
+    def folds_patches(self):
+        """Whether the connector folds squares of patches into tokens; the others keep each patch a token."""
+        return self.connector_type == "pixel_shuffle"
+
+    @property
+    def folded_side(self):
+        """Patches on the side of the square that becomes one token."""
+        return self.scale_factor if self.folds_patches else 1
 
     @property
     def num_class_tokens(self):
@@ -90,8 +101,8 @@ class SmolHFConfig(PretrainedConfig):
         return int(has_class_token) + getattr(self.vision_config, "num_register_tokens", 0)
 
     def check(self):
-        if self.connector_type not in ("pixel_shuffle", "linear", "mlp"):
-            raise ValueError(f"connector_type is {self.connector_type!r}: choose one of pixel_shuffle, linear, mlp")
+        if self.connector_type not in CONNECTOR_TYPES:
+            raise ValueError(f"connector_type is {self.connector_type!r}: choose one of {', '.join(CONNECTOR_TYPES)}")
         if self.vision_feature_select_strategy not in ("default", "full"):
             raise ValueError(
                 f"vision_feature_select_strategy is {self.vision_feature_select_strategy!r}: choose default or full"
@@ -99,7 +110,7 @@ class SmolHFConfig(PretrainedConfig):
         patch_size = self.vision_config.patch_size
         if self.image_side < patch_size:
             raise ValueError(f"image_size {self.image_side} is smaller than patch_size {patch_size}")
-        if self.connector_type != "pixel_shuffle":
+        if not self.folds_patches:
             return
         if self.vision_feature_select_strategy == "full" and self.num_class_tokens:
             raise ValueError("pixel_shuffle folds a square of patches: a class token has no place in it (use default)")

@@ -1,4 +1,4 @@
-"""What a language model of ours is, in a `config.json` that transformers 4.57 and 5.x read."""
+"""The configuration of a language model, in a `config.json` that transformers 4.57 and 5.x read."""
 
 from transformers import PretrainedConfig
 

@@ -1,14 +1,23 @@
-"""One decoder layer. Both halves read a normalised copy and add what they found to the residual stream, so that
-gradients reach every layer through an unbroken sum."""
+"""One decoder layer, and the parts of it that are not attention.
 
+    x ← x + Attn(Norm(x))        information moves between tokens
+    x ← x + MLP(Norm(x))         each token is transformed separately
+
+x is the residual stream, (batch, sequence, hidden). Both halves read a normalised copy and add what they found, so
+gradients reach every layer through an unbroken sum.
+"""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import SmolHFAttention
-from .feed_forward import SmolHFFeedForward
-from .normalization import build_norm
 
 
 class SmolHFDecoderLayer(GradientCheckpointingLayer):
+    """Attention and a feed-forward network, each behind a norm."""
+
     def __init__(self, config, layer_idx):
         super().__init__()
         self.input_layernorm = build_norm(config)
@@ -23,3 +32,49 @@ class SmolHFDecoderLayer(GradientCheckpointingLayer):
         del attended  # free it before the wider network makes its tensors
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states, weights
+
+
+class SmolHFFeedForward(nn.Module):
+    """Gated (SwiGLU, arXiv:2002.05202): down(act(gate(x)) ⊙ up(x)). Plain (GPT-2): down(act(up(x)))."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.gated = config.gated_mlp
+        if self.gated:
+            self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.down_proj.writes_to_residual = True
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states):
+        """(batch, sequence, hidden) → the same shape, through a wider space."""
+        up = self.up_proj(hidden_states)  # (batch, sequence, intermediate)
+        if self.gated:
+            return self.down_proj(self.activation(self.gate_proj(hidden_states)) * up)
+        return self.down_proj(self.activation(up))
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + ε) · weight, over the channels (arXiv:1910.07467).
+
+    LayerNorm without its centring and its bias: the common scale is what keeps training stable.
+    """
+
+    def __init__(self, hidden_size, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, hidden_states):
+        """(…, hidden) → the same shape and dtype."""
+        # In float32: the mean of squares overflows float16 and loses digits in bfloat16.
+        normed = nn.functional.rms_norm(hidden_states.float(), self.weight.shape, eps=self.eps)
+        return self.weight * normed.to(hidden_states.dtype)
+
+
+def build_norm(config):
+    """The norm that `config` names: Llama's RMSNorm or GPT-2's LayerNorm."""
+    if config.norm_type == "layer_norm":
+        return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+    return RMSNorm(config.hidden_size, eps=config.norm_eps)

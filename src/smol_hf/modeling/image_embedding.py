@@ -1,4 +1,4 @@
-"""The way of the images: tiles → features → the embeddings of the image tokens."""
+"""Images in the token sequence: tiles → features → the embeddings of the image tokens."""
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -67,7 +67,7 @@ class ImageEmbeddingMixin:
         return self.connector(patch_features(outputs, self.config)), outputs
 
     def image_places(self, input_ids, inputs_embeds):
-        """Where the image tokens are, (batch, sequence): by their ids, or else by their embedding."""
+        """True at image tokens, (batch, sequence): found by their ids, or else by their embedding."""
         if input_ids is not None:
             return input_ids == self.config.image_token_id
         token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
@@ -87,7 +87,7 @@ class ImageEmbeddingMixin:
         return inputs_embeds.masked_scatter(is_image.expand_as(inputs_embeds), image_features)
 
     def refuse_image_tokens(self, input_ids, cache):
-        """A prompt with places for images and no image would be read as noise, without a word."""
+        """Raise ValueError for image tokens without images: the model would read noise, without an error."""
         if cache is not None and cache.get_seq_length() > 0:
             return  # the images of the prompt are in the cache
         tokens = int((input_ids == self.config.image_token_id).sum())
@@ -107,8 +107,8 @@ class ImageEmbeddingMixin:
             places = self.image_places(input_ids, inputs_embeds)
             return self.replace_image_tokens(places, inputs_embeds, image_features), image_features
         if self.training and any(weight.requires_grad for weight in self.vision_path_parameters()):
-            # Other processes may hold images in this step. All must run the same modules, or gradient exchange
-            # (DDP, FSDP) waits forever: look at one grey tile, and let it count for nothing.
+            # Other processes may have images in this step. All must run the same modules, or gradient exchange
+            # (DDP, FSDP) waits forever: encode one grey tile, and multiply the result by zero.
             side = self.config.image_side
             blank = torch.full((1, 3, side, side), 128, dtype=torch.uint8, device=inputs_embeds.device)
             nothing = self.encode_images(blank)[0].sum() * 0

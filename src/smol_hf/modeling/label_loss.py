@@ -1,16 +1,59 @@
-"""The language-modelling loss, where there is something to learn.
+"""The language-modelling loss: -mean(log p(token at t+1 | tokens up to t)) over the tokens that have a label.
 
--mean(log p(token at t+1 | tokens up to t)) over the labelled tokens only. In a vision-language batch most positions
-are image or prompt tokens without a label; their logits (positions × vocabulary) would be the largest tensor of the
-step and contribute nothing. So in training logits are made only at `labelled_positions`.
+    F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
+
+Everything below computes this number, in less memory. The logits (positions × vocabulary) would be the largest tensor
+of a step, and most positions of a vision-language batch are image or prompt tokens without a label. So in training,
+logits are made only at `labelled_positions`; and where they are still many, `CrossEntropyInParts` keeps one tensor of
+their size for the backward pass instead of three.
 """
 
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-IGNORE_INDEX = -100
-LOGITS_AT_ONCE = 2**22  # of which the loss is computed: 16 MiB in float32, about what a cache holds
+IGNORE_INDEX = -100  # the label of a token that is not trained
+LOGITS_AT_ONCE = 2**22  # numbers that are taken together: 16 MiB in float32, about the size of a processor's cache
+
+
+def loss_at(logits, labels, logits_to_keep, num_items_in_batch=None):
+    """The loss, and the loss of each token, (batch, positions), through which no gradient flows.
+
+    Args:
+        logits: (batch, positions, vocabulary), made at `logits_to_keep`: a tensor of positions, the last n, 0 for all.
+        labels: (batch, sequence), -100 where there is none.
+        num_items_in_batch: see `label_loss`.
+    """
+    targets = next_tokens(labels, logits_to_keep)
+    losses = token_losses(logits, targets)
+    return label_loss(losses, targets, num_items_in_batch), losses.detach()
+
+
+def label_loss(losses, targets, num_items_in_batch=None):
+    """The sum of `token_losses`, divided by the number of labelled tokens.
+
+    Args:
+        num_items_in_batch: labelled tokens of the whole step (all micro-batches, all processes), when the trainer
+            knows it; otherwise those of this batch. Dividing by the count of each micro-batch instead would weigh
+            tokens of short answers more.
+
+    A batch without any label gives zero, connected to the graph, so that every process still runs its backward.
+    """
+    if num_items_in_batch is None:
+        num_items_in_batch = (targets != IGNORE_INDEX).sum()
+    return losses.sum() / torch.as_tensor(num_items_in_batch, device=losses.device).clamp(min=1)
+
+
+def next_tokens(labels, logits_to_keep):
+    """The token that each kept position predicts, (batch, positions).
+
+    `logits_to_keep` is a tensor of positions, or the last n (0: all). The last position of a row predicts a token that
+    the row does not hold: -100.
+    """
+    return at_positions(F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX), logits_to_keep)
+
+
+# -- less memory: logits only where a label is predicted --------------------------------------------------------------
 
 
 def labelled_positions(labels):
@@ -28,13 +71,14 @@ def positions_to_keep(logits_to_keep, labels, training):
     return labelled_positions(labels) if training and labels is not None else 0
 
 
-def next_tokens(labels, logits_to_keep):
-    """What each kept position must predict, (batch, positions): those of a tensor, or the last n (0: all). The last
-    position of the batch predicts a token that it does not hold: -100."""
-    following = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+def at_positions(values, logits_to_keep):
+    """`values` (batch, sequence, …) at a tensor of positions, or at the last n (0: all)."""
     if isinstance(logits_to_keep, torch.Tensor):
-        return following.index_select(1, logits_to_keep)
-    return following[:, -logits_to_keep:]
+        return values.index_select(1, logits_to_keep)
+    return values[:, -logits_to_keep:]
+
+
+# -- less memory: many logits in parts --------------------------------------------------------------------------------
 
 
 def token_losses(logits, targets):
@@ -53,6 +97,7 @@ def token_losses(logits, targets):
 
 
 def cross_entropy(logits, targets):
+    """-log p(target), (rows,), from logits (rows, vocabulary); 0 where the target is -100."""
     return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="none")
 
 
@@ -83,18 +128,3 @@ class CrossEntropyInParts(torch.autograd.Function):
             difference.scatter_add_(-1, target, torch.full_like(weight, -1.0))
             torch.mul(difference, weight, out=part)
         return gradient, None, None
-
-
-def label_loss(losses, targets, num_items_in_batch=None):
-    """The sum of `token_losses`, divided by the number of labelled tokens.
-
-    Args:
-        num_items_in_batch: labelled tokens of the whole step (all micro-batches, all processes), when the trainer
-            knows it; otherwise those of this batch. Dividing by the count of each micro-batch instead would weigh
-            tokens of short answers more.
-
-    A batch without any label gives zero, connected to the graph, so that every process still runs its backward.
-    """
-    if num_items_in_batch is None:
-        num_items_in_batch = (targets != IGNORE_INDEX).sum()
-    return losses.sum() / torch.as_tensor(num_items_in_batch, device=losses.device).clamp(min=1)

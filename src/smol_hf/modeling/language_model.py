@@ -17,7 +17,7 @@ def build_language_model(config):
         return SmolHFForCausalLM._from_config(config)
     model = AutoModelForCausalLM.from_config(config)
     arguments = forward_arguments(model)
-    # Most models swallow unknown arguments: packed samples would leak, and a cache be forgotten, without a word.
+    # Most models swallow unknown arguments: packed samples would mix, or a cache be lost, without an error.
     missing = [name for name in ("inputs_embeds", "position_ids", CACHE_NAME) if name not in arguments]
     if missing:
         raise ValueError(f"{config.model_type} cannot be the language model: it takes no {', no '.join(missing)}")

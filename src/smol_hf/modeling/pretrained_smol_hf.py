@@ -1,15 +1,18 @@
-"""What our models share: initial weights, and saving so that the checkpoint loads without this package."""
+"""The base class of our models: initial weights, settings of a forward, and checkpoints that load elsewhere."""
 
 import math
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
 
-from .normalization import RMSNorm
+from .decoder import RMSNorm
 
 
 class SmolHFPreTrainedModel(PreTrainedModel):
+    """What transformers must know about every model of ours."""
+
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["SmolHFDecoderLayer"]
@@ -37,8 +40,33 @@ class SmolHFPreTrainedModel(PreTrainedModel):
         if getattr(module, "bias", None) is not None and isinstance(module, (nn.Linear, nn.LayerNorm)):
             nn.init.zeros_(module.bias)
 
+    def what_to_keep(self, output_attentions, output_hidden_states):
+        """The two switches of a forward, as given in this call or else in the configuration."""
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        return {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+
+    def cache_to_use(self, use_cache, cache):
+        """The cache that a forward of a decoder reads and fills (or None), and whether to return it.
+
+        Raises:
+            ValueError: for a filled cache in training with gradient checkpointing.
+        """
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            if cache is not None and cache.get_seq_length() > 0:
+                raise ValueError(
+                    "gradient checkpointing cannot go on from a cache: call gradient_checkpointing_disable()"
+                )
+            return None, False  # a recomputed layer would append its keys to the cache a second time
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        return cache, use_cache
+
     def save_pretrained(self, save_directory, **kwargs):
-        """As transformers does, and `auto_map` names every Auto class, so that anyone loads the folder.
+        """Save as transformers does, and name every Auto class in `auto_map`, so that anyone can load the folder.
 
         Raises:
             ValueError: when a weight is not finite: such a checkpoint would answer nonsense without a warning.

@@ -1,4 +1,4 @@
-"""Rotary position embedding (RoFormer, arXiv:2104.09864), in Llama's arrangement of channels.
+"""Rotary position embedding (RoFormer, arXiv:2104.09864), in Llama's order of channels.
 
 Each pair of channels (i, i + head_dim/2) of a query or key is a point of the plane. At position p it is turned by
 the angle p·θ^(-2i/head_dim). A dot product of two turned vectors depends only on the difference of their positions,
@@ -12,8 +12,8 @@ from torch import nn
 class RotaryEmbedding(nn.Module):
     """Cosines and sines of all angles, computed once per forward pass and shared by every layer.
 
-    Nothing is stored: a buffer made in `__init__` would come back as garbage from transformers 5, which builds
-    models on the meta device before it loads them.
+    Nothing is stored: transformers 5 builds models on the meta device before it loads them, so a buffer made in
+    `__init__` would hold garbage.
     """
 
     def __init__(self, config):
@@ -33,6 +33,6 @@ class RotaryEmbedding(nn.Module):
 
 
 def apply_rotary(states, cos, sin):
-    """Turn `states` (batch, heads, sequence, head_dim), whose pairs (x, y) stand half of `head_dim` apart:
+    """Turn `states` (batch, heads, sequence, head_dim), whose pairs (x, y) are half of `head_dim` apart:
     (x, y)·cos + (y, x)·(-sin, sin)."""
     return states * cos + states.roll(states.shape[-1] // 2, dims=-1) * sin

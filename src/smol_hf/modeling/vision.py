@@ -1,7 +1,7 @@
-"""The image encoder: any of transformers', seen through one small door.
+"""The image encoder, any of transformers': uint8 tiles → patch features.
 
-uint8 tiles in, patch features out. The encoders differ in three ways that are settled here: a class token before the
-patches (CLIP, DINOv2), pixels given as patches (SigLIP2), and how their module is nested (transformers 4.57 and 5.x).
+Encoders differ in three ways that are settled here: a class token before the patches (CLIP, DINOv2), pixels given as
+patches (SigLIP2), and the nesting of their module (transformers 4.57 and 5.x).
 """
 
 import math
@@ -13,11 +13,21 @@ from .compatibility import forward_arguments
 
 
 def build_vision_model(config):
-    """The encoder of `config` with random weights.
+    """The encoder of `config` with random weights: a Vision Transformer (arXiv:2010.11929).
 
-    In transformers 4.57 SiglipVisionModel and CLIPVisionModel wrap an inner `vision_model`, in 5.x they do not. The
-    inner one is kept on both, so that a checkpoint has the same keys everywhere.
+    With SigLIP-B/16 at 512 pixels, whose hidden size is 768, it computes:
+
+        patch embedding    (tiles, 3, 512, 512) → (tiles, 1024, 768). The tile is cut into 32 × 32 patches. One matrix
+                           maps the 16·16·3 numbers of each patch to a vector: a convolution with stride 16.
+        positions          x ← x + a learned vector per patch, for attention itself knows no order.
+        12 layers          x ← x + Attn(Norm(x)); x ← x + MLP(Norm(x)), as in `decoder`, but without a mask.
+        last norm          (tiles, 1024, 768): each patch described in the light of the whole tile.
+
+    Attention is bidirectional: each patch sees all others, since an image is given as a whole and nothing in it is
+    predicted. The language model must not look ahead, so there each token sees only those before it.
     """
+    # In transformers 4.57 SiglipVisionModel and CLIPVisionModel wrap an inner `vision_model`, in 5.x they do not. The
+    # inner one is kept on both, so that a checkpoint has the same keys everywhere.
     model = AutoModel.from_config(config)
     return getattr(model, "vision_model", model)
 
@@ -39,10 +49,10 @@ def normalize_tiles(pixel_values, config, dtype):
 
 
 def check_normalized(pixel_values, config):
-    """Refuses bytes that were cast to another type: the answer would be wrong, and nothing would say so.
+    """Raise ValueError for bytes that were cast to another type: the answer would be wrong without an error.
 
     Normalised pixels lie between (0 - mean) / std and (1 - mean) / std. Four times this range is left on either side.
-    Values that are not finite are left alone: their NaN is seen later.
+    Values that are not finite pass: their NaN is seen later.
     """
     if not pixel_values.is_floating_point():
         raise ValueError(f"pixel_values of {pixel_values.dtype}: give uint8, or floats that are normalised")
@@ -68,7 +78,7 @@ def as_patches(pixel_values, patch_size):
 
 
 def encoder_outputs(vision_model, pixel_values, config, output_attentions=None, output_hidden_states=None):
-    """What the encoder returns for normalised tiles; `hidden_states` where asked for, or where `config` reads one."""
+    """Run the encoder on normalised tiles; with `hidden_states` where asked for, or where `config` reads one."""
     keep = {"output_hidden_states": bool(output_hidden_states) or config.vision_feature_layer != -1}
     if output_attentions:
         keep["output_attentions"] = True
@@ -92,7 +102,7 @@ def hides_states(vision_model):
 
 
 def outputs_with_states(vision_model, pixel_values, keep):
-    """The outputs, with what each layer was given and what the last one returned."""
+    """The outputs, with the input of each layer and the output of the last one."""
     states = []
     layers = vision_model.encoder.layers
     hooks = [layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) for layer in layers]
@@ -107,11 +117,11 @@ def outputs_with_states(vision_model, pixel_values, keep):
 
 
 def patch_features(outputs, config):
-    """The hidden state of the encoder that `config` names, without what is no patch."""
+    """The hidden state of the encoder that `config` names, without class tokens: (tiles, patches, vision_hidden)."""
     if config.vision_feature_layer == -1:
         features = outputs.last_hidden_state
     else:
         features = outputs.hidden_states[config.vision_feature_layer]
     if config.vision_feature_select_strategy == "default":
-        features = features[:, config.num_class_tokens :]  # the patches alone form the square
+        features = features[:, config.num_class_tokens :]  # only patches form the square
     return features

@@ -8,7 +8,7 @@ from smol_hf.data.engine.preparation import SampleWork
 from smol_hf.data.mixture import Data
 from smol_hf.data.record_use import describe_sources
 from smol_hf.data.skipped import SkippedSamples
-from smol_hf.modeling.chat_turns import rewrites_answers
+from smol_hf.processing.chat_turns import rewrites_answers
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.data_arguments import DataArguments
 from smol_hf.training.lora import rank_warning

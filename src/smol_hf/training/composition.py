@@ -11,15 +11,15 @@ from transformers import AddedToken, PretrainedConfig, PreTrainedModel, PreTrain
 from smol_hf.auto import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from smol_hf.data.conversation import Conversation, TextPart
 from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
-from smol_hf.modeling.chat_format import END_OF_UTTERANCE_TOKEN, IMAGE_TOKEN, image_tokens
-from smol_hf.modeling.chat_messages import EXAMPLE
-from smol_hf.modeling.chat_rendering import ChatTemplateError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
-from smol_hf.modeling.image_tiling import ImageTiler
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
-from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
 from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG
+from smol_hf.processing.chat_format import END_OF_UTTERANCE_TOKEN, IMAGE_TOKEN, image_tokens
+from smol_hf.processing.chat_messages import EXAMPLE
+from smol_hf.processing.chat_rendering import ChatTemplateError
+from smol_hf.processing.image_tiling import ImageTiler
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.config_keys import check_keys
 from smol_hf.training.model_arguments import ModelArguments
 from smol_hf.training.presets import TEXT, TILING, VISION, preset_config

@@ -12,7 +12,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
 from smol_hf.auto import AutoConfig, AutoProcessor
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.modeling.image_styles import build_tiler
+from smol_hf.processing.image_tiling import ImageTiler
 from smol_hf.support.formatting import nearest
 from smol_hf.training.checkpoints import suggest_checkpoint
 from smol_hf.training.composition import build_config_and_processor, texts_of
@@ -85,7 +85,7 @@ def find_target(name: str) -> Target:
 def tiler_of(folder: Path, config: SmolHFConfig):
     """How the processor of a checkpoint cuts images; one tile where there is none."""
     if not (folder / "processor_config.json").is_file():
-        return build_tiler("plain", config.image_side, config.image_side, False, True)
+        return ImageTiler(config.image_side, config.image_side, do_image_splitting=False)
     return AutoProcessor.from_pretrained(folder, trust_remote_code=False).tiler
 
 

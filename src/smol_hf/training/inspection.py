@@ -13,7 +13,7 @@ from smol_hf.data.engine.head import Head
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.mixture import Data
 from smol_hf.data.tokenizer_of import tokenizer_of
-from smol_hf.modeling.processing_smol_hf import SmolHFProcessor
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.composition import build_config_and_processor, texts_of
 from smol_hf.training.data import open_data, plan_of
 from smol_hf.training.data_arguments import DataArguments

@@ -8,12 +8,12 @@ import torch
 from chat_models import QWEN3_LIKE, chat_tokenizer
 from helpers import TILE_SIZE
 from image_corpus import encoded, half_and_half
+from memory_source import MemorySource
 from PIL import Image
 
 from smol_hf import SmolHFProcessor
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
-from smol_hf.data.engine.memory_source import MemorySource
 from smol_hf.data.engine.preparation import SampleWork, TooLongError
 from smol_hf.data.engine.source import BlockCache
 from smol_hf.data.engine.stream import Plan, RowStream
@@ -21,9 +21,9 @@ from smol_hf.data.packing import PackingPool, Planned
 from smol_hf.data.preview.drawing import draw_samples
 from smol_hf.data.statistics import packing_forecast
 from smol_hf.data.survey import Measured, count_rows, survey
-from smol_hf.modeling.chat_format import image_tokens
-from smol_hf.modeling.chat_turns import rewrites_answers
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.processing.chat_format import image_tokens
+from smol_hf.processing.chat_turns import rewrites_answers
 from smol_hf.training.source_books import sources_of
 
 IMAGES = 4 * "<image>"

@@ -28,7 +28,7 @@ from smol_hf.data.documents.cutting import pieces
 from smol_hf.data.documents.held_out import HeldOut, Part, Split
 from smol_hf.data.documents.readers import Documents
 from smol_hf.data.engine.fingerprints import are_read_whole, digests_of_files
-from smol_hf.modeling.plain_tokenizer import plain_tokenizer
+from smol_hf.processing.plain_tokenizer import plain_tokenizer
 
 VERSION = 2
 FACTS = "cache.json"

@@ -13,8 +13,8 @@ from smol_hf.data.conversation import Conversation, ImagePart, SampleError
 from smol_hf.data.fast_images import fast_tiles
 from smol_hf.data.images import image_size, load_image
 from smol_hf.data.shortening import Shape, processor_at, shortened
-from smol_hf.modeling.chat_messages import ChatTemplateError
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.processing.chat_messages import ChatTemplateError
 
 
 class LeftOutError(SampleError):

@@ -282,7 +282,7 @@ def test_a_misspelt_name_is_shown_the_right_one(processor):
         ({"return_tensors": "tf"}, "return_tensors 'tf'"), ({"pad_to_multiple_of": 0}, "pad_to_multiple_of 0"),
         ({"do_resize": False}, "do_resize is always True"), ({"add_special_tokens": True}, "add_special_tokens"),
         ({"return_offsets_mapping": True}, "return_offsets_mapping is not supported"),
-        ({"size": {"height": 8, "width": 8}}, "give longest_edge alone"), ({"size": {"longest_edge": 999}}, "lacks"),
+        ({"size": {"height": 8, "width": 8}}, "give only longest_edge"), ({"size": {"longest_edge": 999}}, "lacks"),
         ({"size": {"longest_edge": 40.5}}, "longest_edge 40.5 must be a positive whole number"),
         ({"size": 40.5}, "longest_edge 40.5 must be"), ({"size": {"longest_edge": "64"}}, "longest_edge '64' must be"),
         ({"size": {"longest_edge": True}}, "longest_edge True must be"), ({"size": -3}, "longest_edge -3 must be"),

@@ -7,9 +7,9 @@ from modeling.builders import build_processor
 from PIL import Image
 
 from smol_hf import SmolHFProcessor
-from smol_hf.modeling.chat_format import DEFAULT_CHAT_TEMPLATE, image_tokens
-from smol_hf.modeling.chat_rendering import ChatTemplateError
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE, image_tokens
+from smol_hf.processing.chat_rendering import ChatTemplateError
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% for part in m.content %}"

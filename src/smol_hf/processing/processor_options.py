@@ -6,7 +6,8 @@ They are given by name, or grouped as `text_kwargs`, `images_kwargs` and `common
 import re
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from numbers import Integral
+
+from .image_styles import longest_edge_of
 
 OF_TEMPLATES = (
     "add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask", "tools", "documents",
@@ -86,26 +87,6 @@ class CallOptions:
                 changed[name] = getattr(self, name)
         return {name: value for name, value in changed.items() if getattr(processor, name) != value}
 
-    @property
-    def wants_floats(self):
-        """Whether pixels are asked for as numbers instead of the bytes that the model normalises itself."""
-        return bool(self.do_rescale or self.do_normalize)
-
-
-def longest_edge_of(name, value):
-    """Pixels, from an int or a mapping with `longest_edge` alone. Raises ValueError for anything else."""
-    try:
-        given = {"longest_edge": value} if isinstance(value, (int, float)) else dict(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} {value!r} is not supported: give {{'longest_edge': pixels}}") from None
-    sides = {key: side for key, side in given.items() if side is not None}
-    if set(sides) != {"longest_edge"}:
-        raise ValueError(f"{name} {sides} is not supported: give longest_edge alone")
-    side = sides["longest_edge"]
-    if isinstance(side, bool) or not isinstance(side, Integral) or side < 1:
-        raise ValueError(f"{name}: longest_edge {side!r} must be a positive whole number of pixels")
-    return int(side)
-
 
 KNOWN = {*ALWAYS, *WITHOUT_EFFECT, *(each.name for each in fields(CallOptions)), "resample", "image_seq_length"}
 
@@ -143,7 +124,7 @@ def read_options(given, settings):
     for name in WITHOUT_EFFECT:
         flat.pop(name, None)
     if flat.pop("resample", 1) not in (1, "lanczos"):
-        raise ValueError("resample: pictures are resized with LANCZOS, as the model has learned them: leave it out")
+        raise ValueError("resample: images are resized with LANCZOS, as the model has learned them: leave it out")
     if "image_seq_length" in flat:
         flat.setdefault("image_seq_len", flat.pop("image_seq_length"))
     return CallOptions(**flat)

@@ -4,6 +4,7 @@ FAKE_IMAGE_TOKEN = "<fake_token_around_image>"
 IMAGE_TOKEN = "<image>"
 GLOBAL_IMAGE_TOKEN = "<global-img>"
 END_OF_UTTERANCE_TOKEN = "<end_of_utterance>"
+IGNORE_INDEX = -100  # the label of a token that is not trained; PyTorch's cross entropy has the same default
 
 # SmolVLM2's template. The space after "Assistant:" is inside the generated span: at inference the prompt ends with
 # the colon, so the model must have learned to begin with the space.

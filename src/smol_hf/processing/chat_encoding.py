@@ -22,7 +22,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from .label_loss import IGNORE_INDEX
+from .chat_format import IGNORE_INDEX
 from .plain_tokenizer import plain_tokenizer
 
 TRAINED, UNTRAINED = 1, 2  # text that the assistant generates, with labels and without

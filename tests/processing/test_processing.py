@@ -18,10 +18,10 @@ from smol_hf import SmolHFProcessor
 from smol_hf.data.conversation import ImagePart
 from smol_hf.data.images import load_image
 from smol_hf.data.tiny_tokenizer import SPECIAL_TOKENS, build_tiny_tokenizer
-from smol_hf.modeling.image_input import as_image
-from smol_hf.modeling.image_styles import MiddleSquare
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.modeling.vision import normalize_tiles
+from smol_hf.processing.image_input import as_image
+from smol_hf.processing.image_tiling import MiddleSquare
 
 TILE = 32
 
@@ -483,8 +483,8 @@ def test_arrays_have_the_white_of_their_type(processor):
     ("value", "complaint"),
     [
         (np.full((9, 9), 7.5), "no known white"), (np.full((9, 9), np.nan), "no known white"),
-        (np.zeros((9, 9), np.int64), "array of int64"), (np.zeros((0, 9, 3), np.uint8), "is no picture"),
-        (np.zeros((2, 9, 9), np.uint8), "is no picture"), (np.zeros(9, np.uint8), "is no picture"),
+        (np.zeros((9, 9), np.int64), "array of int64"), (np.zeros((0, 9, 3), np.uint8), "is no image"),
+        (np.zeros((2, 9, 9), np.uint8), "is no image"), (np.zeros(9, np.uint8), "is no image"),
         (np.zeros((3, 9, 4), np.uint8), "say it with input_data_format"),
     ],
 )  # fmt: skip

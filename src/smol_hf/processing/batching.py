@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .label_loss import IGNORE_INDEX
+from .chat_format import IGNORE_INDEX
 from .processor_options import CallOptions
 
 DEFAULT = CallOptions()
@@ -92,7 +92,7 @@ def stacked_tiles(tiles, options=DEFAULT):
         pixels[row, : len(each)] = each
         mask[row, : len(each)] = True
     pixels = torch.from_numpy(pixels)
-    if options.wants_floats:
+    if options.do_rescale or options.do_normalize:  # else bytes, which the model normalises itself
         pixels = as_floats(pixels, options)
     return {"pixel_values": pixels, "pixel_attention_mask": torch.from_numpy(mask)}
 
@@ -106,3 +106,8 @@ def as_floats(pixels, options):
         mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (options.image_mean, options.image_std))
         pixels = (pixels - mean) / std
     return pixels
+
+
+def sizes_of(images):
+    """(height, width) of each PIL image."""
+    return [(image.height, image.width) for image in images]

@@ -1,4 +1,4 @@
-"""The images that someone hands to the processor, in any of their shapes → PIL images, in reading order."""
+"""The images given to the processor, in any of the accepted forms → PIL images, in reading order."""
 
 import base64
 import binascii
@@ -12,15 +12,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .chat_messages import part_type
-from .image_tiling import bytes_of, flatten_to_rgb
+from .image_pixels import as_array, flatten_to_rgb, from_array
 
 ADDRESSES = ("http://", "https://", "data:image/")
 FILE_ADDRESS = "file://"
 IMAGE_KEYS = ("image", "image_url", "path", "url", "base64")
 LONGEST_PATH = 4096
 BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]+={0,2}\s*")
-CHANNELS = (1, 3, 4)
-LAYOUTS = ("channels_first", "channels_last")
 
 
 def images_of(messages, layout=None):
@@ -43,7 +41,7 @@ def as_image(image, layout=None):
     """A PIL image in RGB from a PIL image, a path, a URL, base64, encoded bytes, or an array or tensor, (height,
     width) or with 1, 3 or 4 channels last or first.
 
-    The same picture as in training: turned as its EXIF tag says, on a white page where it is transparent, 16 bits
+    The same pixels as in training: turned as its EXIF tag says, on a white page where it is transparent, 16 bits
     scaled to 8, float pixels taken from [0, 1].
 
     Args:
@@ -53,7 +51,7 @@ def as_image(image, layout=None):
         ValueError: for animations, for arrays of another shape, and for pixels without a known white.
     """
     if isinstance(image, (str, Path)):
-        image = open_picture(str(image))
+        image = open_image(str(image))
     elif isinstance(image, (bytes, bytearray)):
         image = Image.open(io.BytesIO(image))
     elif not isinstance(image, Image.Image):
@@ -63,19 +61,12 @@ def as_image(image, layout=None):
     return flatten_to_rgb(ImageOps.exif_transpose(image))
 
 
-def as_array(image):
-    if hasattr(image, "detach"):  # a tensor, on any device
-        image = image.detach().cpu()
-        image = image.double() if image.is_floating_point() else image  # NumPy has no bfloat16
-    return np.asarray(image)
-
-
 def frames_of(image):
     """Frames of an animation or pages of a document. A camera's MPO is one photograph with its previews."""
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
-def open_picture(place):
+def open_image(place):
     if place.startswith(ADDRESSES):
         with urlopen(place, timeout=30) as answer:
             return Image.open(io.BytesIO(answer.read()))
@@ -87,27 +78,6 @@ def open_picture(place):
     except (binascii.Error, ValueError, OSError) as error:
         shown = place if len(place) <= 100 else f"{place[:100]}…"
         raise FileNotFoundError(f"the image {shown!r} is no file, no URL and no base64 of an image") from error
-
-
-def from_array(pixels, layout=None):
-    if layout not in (None, *LAYOUTS):
-        raise ValueError(f"input_data_format {layout!r}: choose one of {', '.join(LAYOUTS)}")
-    shape = pixels.shape
-    if pixels.ndim == 3 and 0 not in shape:
-        first, last = pixels.shape[0] in CHANNELS, pixels.shape[2] in CHANNELS
-        if first and last and layout is None:
-            raise ValueError(
-                f"an array of shape {pixels.shape} has its channels first or last: say it with input_data_format"
-            )
-        if layout == LAYOUTS[0] or (layout is None and not last):
-            pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim not in (2, 3) or 0 in pixels.shape or (pixels.ndim == 3 and pixels.shape[2] not in CHANNELS):
-        raise ValueError(
-            f"an array of shape {shape} is no picture: (height, width), or with 1, 3 or 4 channels last or first"
-        )
-    if pixels.dtype.kind in "iu" and pixels.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"an array of {pixels.dtype} has no known white: give uint8, uint16, or floats in [0, 1]")
-    return Image.fromarray(bytes_of(pixels).squeeze(2) if pixels.shape[2:] == (1,) else bytes_of(pixels))
 
 
 def is_image(value):

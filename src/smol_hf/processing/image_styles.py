@@ -1,0 +1,148 @@
+"""How the families of models write an image: which tiles it becomes, and the tokens around them.
+
+| `image_style` | tiles | tokens |
+|---|---|---|
+| `smolvlm` (Idefics3, SmolVLM) | a grid, then an overview | special tokens before each tile |
+| `nanovlm` (github.com/huggingface/nanoVLM) | an overview, then a grid | special tokens before each tile |
+| `crop` (CLIP, LLaVA-1.5) | the middle square of the image | image tokens only |
+| `plain` | the whole image, whatever its aspect ratio | image tokens only |
+
+A new style is a class with these methods and a name in `STYLES`.
+"""
+
+from dataclasses import dataclass, fields
+from numbers import Integral
+
+from .chat_format import IMAGE_TOKEN, image_block, image_tokens, tile_token
+from .image_tiling import ImageTiler, MiddleSquare, OverviewFirst
+
+NANOVLM_GLOBAL_TOKEN = "<|global_image|>"
+
+
+@dataclass(frozen=True)
+class ImageStyle:
+    """A way of writing images. The fields are `SmolHFProcessor`'s settings of these names."""
+
+    tile_size: int
+    longest_edge: int
+    do_image_splitting: bool
+    enlarge_images: bool
+    image_token: str
+
+    def __post_init__(self):
+        """Raise ValueError for settings that exclude each other."""
+
+    @property
+    def tiler(self):
+        """The object that cuts an image into tiles."""
+        raise NotImplementedError
+
+    @property
+    def control_tokens(self):
+        """All tokens with which images are written; a tokenizer must have them."""
+        raise NotImplementedError
+
+    def write(self, rows, columns, image_seq_len):
+        """The tokens of an image cut into this grid, (0, 0) for a single tile, as a string."""
+        raise NotImplementedError
+
+    def write_before(self, index, images):
+        """The text before the image with this index among several."""
+        return ""
+
+
+class PlainStyle(ImageStyle):
+    """One tile, the whole image."""
+
+    def __post_init__(self):
+        if self.do_image_splitting:
+            raise ValueError("do_image_splitting needs tokens for tiles, which image_style crop and plain lack")
+
+    @property
+    def tiler(self):
+        return ImageTiler(self.tile_size, self.longest_edge, False, self.enlarge_images)
+
+    @property
+    def control_tokens(self):
+        return [self.image_token]
+
+    def write(self, rows, columns, image_seq_len):
+        return self.image_token * image_seq_len
+
+
+class CropStyle(PlainStyle):
+    """One tile, the middle square of the image."""
+
+    @property
+    def tiler(self):
+        return MiddleSquare(self.tile_size)
+
+
+class SmolVLMStyle(ImageStyle):
+    """A grid of tiles, then an overview."""
+
+    def __post_init__(self):
+        if self.image_token != IMAGE_TOKEN:
+            raise ValueError(
+                f"image_token {self.image_token!r} needs another image_style: smolvlm writes {IMAGE_TOKEN}"
+            )
+
+    @property
+    def tiler(self):
+        return ImageTiler(self.tile_size, self.longest_edge, self.do_image_splitting, self.enlarge_images)
+
+    @property
+    def control_tokens(self):
+        return image_tokens(self.tiler.max_tiles_per_side)
+
+    def write(self, rows, columns, image_seq_len):
+        return image_block(rows, columns, image_seq_len)
+
+
+class NanoVLMStyle(ImageStyle):
+    """An overview, then a grid of tiles. Several images are numbered."""
+
+    @property
+    def tiler(self):
+        longest_edge = self.longest_edge if self.do_image_splitting else self.tile_size
+        return OverviewFirst(self.tile_size, longest_edge, self.enlarge_images)
+
+    @property
+    def control_tokens(self):
+        sides = range(1, self.tiler.max_tiles_per_side + 1)
+        grid = [tile_token(row, column) for row in sides for column in sides]
+        return [self.image_token, NANOVLM_GLOBAL_TOKEN, *grid]
+
+    def write(self, rows, columns, image_seq_len):
+        features = self.image_token * image_seq_len
+        grid = [tile_token(row, column) for row in range(1, rows + 1) for column in range(1, columns + 1)]
+        return NANOVLM_GLOBAL_TOKEN + features + "".join(token + features for token in grid)
+
+    def write_before(self, index, images):
+        return f"<image: {index}>" if images > 1 else ""
+
+
+STYLES = {"smolvlm": SmolVLMStyle, "nanovlm": NanoVLMStyle, "crop": CropStyle, "plain": PlainStyle}
+
+
+def build_style(processor):
+    """The style that a processor's settings name. Raises ValueError for an unknown name, and as the classes do."""
+    name = processor.image_style
+    if name not in STYLES:
+        raise ValueError(f"image_style {name!r}: choose one of {', '.join(STYLES)}")
+    return STYLES[name](*(getattr(processor, field.name) for field in fields(ImageStyle)))
+
+
+def longest_edge_of(name, value):
+    """Pixels, from an int or a mapping with only `longest_edge`. Raises ValueError for anything else."""
+    try:
+        given = {"longest_edge": value} if isinstance(value, (int, float)) else dict(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} {value!r} is not supported: give {{'longest_edge': pixels}}") from None
+    sides = {key: side for key, side in given.items() if side is not None}
+    if set(sides) != {"longest_edge"}:
+        raise ValueError(f"{name} {sides} is not supported: give only longest_edge")
+    side = sides["longest_edge"]
+    if isinstance(side, bool) or not isinstance(side, Integral) or side < 1:
+        raise ValueError(f"{name}: longest_edge {side!r} must be a positive whole number of pixels")
+    return int(side)

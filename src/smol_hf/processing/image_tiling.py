@@ -1,0 +1,150 @@
+"""From an image of any size to square tiles of bytes, as the families of models cut it.
+
+    ImageTiler (SmolVLM)       1 2 3 / 4 5 6, then 7, a small copy of the whole (the overview)
+    OverviewFirst (nanoVLM)    1, the overview, then 2 3 4 / 5 6 7
+    MiddleSquare (LLaVA-1.5)   one tile
+
+The encoder sees squares of `tile_size`. A large image becomes a grid of them and an overview. Arithmetic, filters and
+order of the resizes are those of transformers' image processors. The model normalises, so tiles travel as bytes.
+"""
+
+import math
+from dataclasses import dataclass
+
+from PIL import Image
+
+from .image_pixels import canvas, flatten_to_rgb, middle, planes, resize, tiles_of
+
+LONGEST_SIDE = 4096  # pixels; nothing is ever enlarged beyond it
+BICUBIC = Image.Resampling.BICUBIC
+WIDEST = 16  # sides beyond 16:1 are cropped before they are enlarged: nothing of the rest would be seen anyway
+
+
+@dataclass(frozen=True)
+class ImageTiler:
+    """The tiles of Idefics3 and SmolVLM (arXiv:2504.05299).
+
+    `tile_size`: side of a tile. `longest_edge`: pixels to which the longer side is brought first.
+    `do_image_splitting`: cut into a grid plus overview; otherwise one square tile, whatever the aspect ratio.
+    `enlarge_images`: also where the image is smaller; otherwise it becomes only as many tiles as its pixels fill.
+    """
+
+    tile_size: int
+    longest_edge: int
+    do_image_splitting: bool = True
+    enlarge_images: bool = True
+
+    def __post_init__(self):
+        if self.tile_size < 1 or self.longest_edge < 1:
+            raise ValueError(f"tile_size {self.tile_size} and longest_edge {self.longest_edge} must be positive")
+
+    @property
+    def max_tiles_per_side(self):
+        """Rows (or columns) of the largest grid."""
+        return math.ceil(min(self.longest_edge, LONGEST_SIDE) / self.tile_size) if self.do_image_splitting else 0
+
+    def resized(self, height, width):
+        """Size after the first resize: the longer side is `longest_edge`, the shorter keeps the aspect and is even."""
+        aspect = width / height
+        longest_edge = self.longest_edge if self.enlarge_images else min(self.longest_edge, max(height, width))
+        if width >= height:
+            height, width = int(longest_edge / aspect), longest_edge
+            height += height % 2
+        else:
+            height, width = longest_edge, int(longest_edge * aspect)
+            width += width % 2
+        height, width = max(height, 1), max(width, 1)
+        if width >= height and width > LONGEST_SIDE:
+            height, width = int(LONGEST_SIDE / (width / height)), LONGEST_SIDE
+        elif height > width and height > LONGEST_SIDE:
+            height, width = LONGEST_SIDE, int(LONGEST_SIDE * (width / height))
+        return max(height, 1), max(width, 1)
+
+    def grid(self, height, width):
+        """(rows, columns) of tiles that an image of this size becomes; (0, 0) when it is a single tile."""
+        if not self.do_image_splitting:
+            return 0, 0
+        height, width = self.resized(height, width)
+        aspect = width / height
+        if width >= height:
+            columns = math.ceil(width / self.tile_size)
+            rows = math.ceil(int(columns * self.tile_size / aspect) / self.tile_size)
+        else:
+            rows = math.ceil(height / self.tile_size)
+            columns = math.ceil(int(rows * self.tile_size * aspect) / self.tile_size)
+        rows, columns = max(rows, 1), max(columns, 1)
+        return (0, 0) if rows == columns == 1 else (rows, columns)
+
+    def tiles(self, image):
+        """A PIL image → uint8 array (tiles, 3, tile_size, tile_size): the grid row by row, then the overview."""
+        image = flatten_to_rgb(image)
+        grid = self.grid(image.height, image.width)
+        image = resize(image, *self.resized(image.height, image.width))
+        image = resize(image, *canvas(grid, self.tile_size))
+        overview = resize(image, self.tile_size, self.tile_size)
+        return self.in_order(grid, planes(image), planes(overview))
+
+    def in_order(self, grid, pixels, overview):
+        """The image at the size of its grid and its overview, (3, height, width) each → all tiles, in order."""
+        return tiles_of(pixels if grid != (0, 0) else None, overview)
+
+
+@dataclass(frozen=True)
+class MiddleSquare:
+    """The tile of CLIP: the shorter side is brought to `tile_size`, and the middle square is kept."""
+
+    tile_size: int
+    max_tiles_per_side = 0
+
+    def grid(self, height, width):
+        return 0, 0
+
+    def tiles(self, image):
+        """A PIL image → uint8 array (1, 3, tile_size, tile_size)."""
+        image, side = flatten_to_rgb(image), self.tile_size
+        width, height = image.size
+        if max(width, height) > WIDEST * min(width, height):
+            image = middle(image, min(width, WIDEST * height), min(height, WIDEST * width))
+            width, height = image.size
+        # transformers rounds the longer side down
+        size = (int(side * height / width), side) if width <= height else (side, int(side * width / height))
+        return tiles_of(None, planes(middle(resize(image, *size, BICUBIC), side, side)))
+
+
+@dataclass(frozen=True)
+class OverviewFirst:
+    """The tiles of nanoVLM.
+
+    The longer side becomes `longest_edge`, or without `enlarge_images` the next multiple of `tile_size` up to it. The
+    shorter side keeps the aspect ratio and is rounded up to a multiple too.
+    """
+
+    tile_size: int
+    longest_edge: int
+    enlarge_images: bool = False
+
+    @property
+    def max_tiles_per_side(self):
+        return self.longest_edge // self.tile_size
+
+    def grid(self, height, width):
+        """(rows, columns) of tiles that an image of this size becomes; (0, 0) when it is a single tile."""
+        long, short = max(height, width), min(height, width)
+        most = self.longest_edge
+        if not self.enlarge_images:
+            most = min(most, math.ceil(long / self.tile_size) * self.tile_size)
+        fewest = max(math.ceil(short * (most / long) / self.tile_size), 1)
+        rows, columns = (fewest, most // self.tile_size) if width >= height else (most // self.tile_size, fewest)
+        return (0, 0) if rows == columns == 1 else (rows, columns)
+
+    def tiles(self, image):
+        """A PIL image → uint8 array (tiles, 3, tile_size, tile_size): the overview, then the grid row by row."""
+        image, side = flatten_to_rgb(image), self.tile_size
+        grid = self.grid(image.height, image.width)
+        image = resize(image, *canvas(grid, side), BICUBIC)
+        overview = resize(image, side, side, Image.Resampling.BILINEAR)
+        return self.in_order(grid, planes(image), planes(overview))
+
+    def in_order(self, grid, pixels, overview):
+        """As `ImageTiler.in_order`, the overview first."""
+        return tiles_of(pixels if grid != (0, 0) else None, overview, overview_first=True)
