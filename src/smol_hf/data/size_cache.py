@@ -236,14 +236,15 @@ def save(path: Path, found: Survey) -> None:
         for source, rows in found.rows.items()
     ]
     text = json.dumps({"read_whole": found.read_whole, "sources": sources}, separators=(",", ":"))
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    try:
+        unfinished.write_text(f"{digest_of_text(text)}\n{text}", encoding="ascii")
+        os.replace(unfinished, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        return
     with contextlib.suppress(OSError):
-        with tempfile.NamedTemporaryFile("w", encoding="ascii", dir=path.parent, delete=False) as file:
-            try:
-                file.write(f"{digest_of_text(text)}\n{text}")
-            except OSError:
-                os.unlink(file.name)
-                raise
-        os.replace(file.name, path)
         entries = sorted(path.parent.glob("*.json"), key=lambda each: each.stat().st_mtime)
         for old in entries[:-KEPT]:
             old.unlink(missing_ok=True)
