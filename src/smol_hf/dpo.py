@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from smol_hf.train import describe_keys, run, run_main
+from smol_hf.train import run_command
 from smol_hf.training.preference import ARGUMENT_CLASSES
 
 USAGE = """usage: smol-hf dpo [--config RECIPE.yaml] [--key value …]
@@ -25,11 +25,7 @@ HEADING = "keys, with their defaults (all those of TRL's DPOConfig, such as beta
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
-    return run_main(
-        lambda: f"{USAGE}\n{describe_keys(HEADING, ARGUMENT_CLASSES)}",
-        lambda words: run(words, ARGUMENT_CLASSES),
-        command_line,
-    )
+    return run_command(USAGE, HEADING, ARGUMENT_CLASSES, command_line)
 
 
 if __name__ == "__main__":

@@ -53,17 +53,11 @@ examples:
   smol-hf train --model runs/demo/checkpoint --data my.jsonl --output_dir runs/mine
   accelerate launch --num_processes 2 -m smol_hf.train --config recipes/quickstart/digits.yaml
 """
-
-
 HEADING = "keys, with their defaults (and all those of TRL's SFTConfig, such as learning_rate and max_steps):"
 
 
-def describe_keys(heading: str, classes: tuple[type, ...] = ARGUMENT_CLASSES) -> str:
-    """The help of every key of ours with its default. Of the training, keys of TRL are left out that mean the same.
-
-    Args:
-        classes: the dataclasses of the model, of the data and of the training.
-    """
+def describe_keys(heading: str, classes: tuple[type, ...]) -> str:
+    """The help of every key of ours with its default; of the training, without the keys that TRL explains."""
     model_class, data_class, training_class = classes
     of_trl = {entry.name for entry in fields(training_class.__base__)} - {"output_dir"}
     if data_class is PreferenceArguments:
@@ -80,20 +74,8 @@ def describe_keys(heading: str, classes: tuple[type, ...] = ARGUMENT_CLASSES) ->
     return "\n".join(lines) + "\n"
 
 
-def run(
-    command_line: Sequence[str],
-    classes: tuple[type, ...] = ARGUMENT_CLASSES,
-    after: Callable[[Path], None] | None = None,
-) -> None:
-    """Parse, train, publish.
-
-    Args:
-        classes: the dataclasses of the model, of the data and of the training.
-        after: called with the folder of the result.
-
-    Raises:
-        one of `USER_ERRORS`: for what the user can mend.
-    """
+def run(command_line: Sequence[str], classes: tuple[type, ...], after: Callable[[Path], None] | None) -> None:
+    """Parse, train, publish. Raises one of `USER_ERRORS` for what the user can mend."""
     recipe, *arguments = load_arguments(command_line, classes)
     ask_for_data(recipe, classes)
 
@@ -133,13 +115,23 @@ def publish(trainer: Trainer, output_dir: Path, dtype: str) -> Path:
     return folder
 
 
-def run_main(
-    usage: Callable[[], str], run: Callable[[Sequence[str]], None], command_line: Sequence[str] | None
+def run_command(
+    usage: str,
+    heading: str,
+    classes: tuple[type, ...],
+    command_line: Sequence[str] | None,
+    after: Callable[[Path], None] | None = None,
 ) -> int:
-    """Print the help, or run. What libraries tell each other stays silent, and a mistake of the user is one line."""
+    """Print the help, or run. What libraries tell each other stays silent, and a mistake of the user is one line.
+
+    Args:
+        usage, heading: what the help says before the keys.
+        classes: the dataclasses of the model, of the data and of the training.
+        after: called with the folder of the result.
+    """
     command_line = sys.argv[1:] if command_line is None else list(command_line)
     if not command_line or "--help" in command_line or "-h" in command_line:
-        sys.stdout.write(usage())
+        sys.stdout.write(f"{usage}\n{describe_keys(heading, classes)}")
         return 0
     # Bars and deprecations of libraries would drown what this run has to say.
     transformers_logging.disable_progress_bar()
@@ -147,7 +139,7 @@ def run_main(
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a faster kernel that it did not find
     try:
         with terminable():
-            run(command_line)
+            run(command_line, classes, after)
     except USER_ERRORS as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -159,7 +151,7 @@ def run_main(
 
 
 def main(command_line: Sequence[str] | None = None, after: Callable[[Path], None] | None = None) -> int:
-    return run_main(lambda: f"{USAGE}\n{describe_keys(HEADING)}", lambda words: run(words, after=after), command_line)
+    return run_command(USAGE, HEADING, ARGUMENT_CLASSES, command_line, after)
 
 
 if __name__ == "__main__":

@@ -278,9 +278,7 @@ def leave_out(data: Data, reasons: dict[int, str], stopping: str, on_failed: str
         [(data.entries[each], data.sources[each], data.readers[each]) for each in kept], stopping, failed
     )
     places = {old: new for new, old in enumerate(kept)}
-    found = data.found.found.items()
-    use = {places[old]: each for old, each in data.found.use.items() if old in places}
-    smaller.found = Survey({(places[old], where): each for (old, where), each in found if old in places}, use)
+    smaller.found = data.found.of_sources(places)
     return smaller
 
 

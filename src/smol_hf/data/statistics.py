@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.source import BlockCache
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.reasons import kind_of, reasons_of
 from smol_hf.data.record_use import RecordUse
@@ -99,11 +98,11 @@ def packing_forecast(plan: Plan, found: Survey, pool_size: int) -> dict[str, Any
         `rows`, `samples` (repeated ones counted as often as they come), `fill` (tokens / (rows × context_length)),
         `tiles_per_row` and `truncated`, which is 0: only whole samples are packed.
     """
-    cache = BlockCache(plan.sources)
-    packing = replace(plan, work=Measured(found), rounds=1, pool_size=pool_size)
+    measured = Measured(plan.sources, found)
+    packing = replace(plan, work=measured, rounds=1, pool_size=pool_size)
     samples, tokens, tiles = 0, [], []
     for number in range(plan.lanes):
-        lane = packing.lane(number, cache)
+        lane = packing.lane(number, measured)
         while not (row := lane.next_row()).finished:
             if row.samples:
                 samples += len(row.samples)

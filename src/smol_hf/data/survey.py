@@ -1,17 +1,17 @@
-"""A look at all of the data before the run: what cannot be used, by name, and how many rows it will make."""
+"""One pass over all data before the run: sizes, unusable samples by name, image files, and the number of rows."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.lane import Work
+import numpy as np
+
+from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.engine.preparation import LeftOutError, MeasuredSample
-from smol_hf.data.engine.source import BlockCache
+from smol_hf.data.engine.source import BlockCache, Source
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.filters import exchanges_of
 from smol_hf.data.images import load_image
@@ -31,10 +31,18 @@ class Size:
 
 @dataclass
 class Survey:
-    """What each record is, by source and place: its size, or why it cannot be used."""
+    """What each record is, by source and place: its size, or why it cannot be used.
+
+    `use`: counts of fields, turns and images, by source. `rows`: the name of each row of a source in the order of its
+    files; None for a row without a record. `images`: paths of the image files that a source's records name, each with
+    its digest once that is known; None for a missing file. `read_whole`: whether the digests are of all bytes.
+    """
 
     found: dict[tuple[int, str], Size | SampleError] = field(default_factory=dict)
-    use: dict[int, RecordUse] = field(default_factory=dict)  # by source
+    use: dict[int, RecordUse] = field(default_factory=dict)
+    rows: dict[int, list[str | None]] = field(default_factory=dict)
+    images: dict[int, dict[str, str | None]] = field(default_factory=dict)
+    read_whole: bool | None = None
 
     @property
     def total(self) -> int:
@@ -67,6 +75,15 @@ class Survey:
         counts = Counter(source for source, _ in self.found)
         return {name: counts[source] for source, name in enumerate(names)}
 
+    def of_sources(self, places: dict[int, int]) -> Survey:
+        """The same of some sources only, under other numbers (old → new)."""
+        found = {(places[old], where): each for (old, where), each in self.found.items() if old in places}
+        kept = [
+            {places[old]: each for old, each in by_source.items() if old in places}
+            for by_source in (self.use, self.rows, self.images)
+        ]
+        return Survey(found, *kept, self.read_whole)
+
     @property
     def left_out(self) -> list[SampleError]:
         return [each for each in self.found.values() if is_left_out(each)]
@@ -77,7 +94,7 @@ def is_left_out(found: Any) -> bool:
 
 
 def survey(plan: Plan, *, verify_images: bool = False, advance: Callable[[], Any] | None = None) -> Survey:
-    """Measure every record of the plan's sources, in the order of the files.
+    """Measure every record of the plan's sources, in the order of the files. Each is read and adapted once.
 
     Args:
         verify_images: decode each image as well, so that damaged ones are known before the run.
@@ -85,36 +102,61 @@ def survey(plan: Plan, *, verify_images: bool = False, advance: Callable[[], Any
     """
     result, cache = Survey(), BlockCache(plan.sources)
     for index, source in enumerate(plan.sources):
+        names = result.rows.setdefault(index, [])
         for block, rows in enumerate(source.block_sizes):
             for row in range(rows):
                 where, record = cache.row(index, block, row)
                 if advance is not None:
                     advance()
+                names.append(None if record is None else where)
                 if record is None:
                     continue
                 try:
-                    sample = prepared(plan, index, where, record, verify_images)
-                    result.found[index, where] = size_of(sample)
-                    result.use.setdefault(index, RecordUse()).add(sample.conversation, media_folder(plan, index))
+                    result.found[index, where] = measure(plan, index, where, record, verify_images, result)
                 except SampleError as fault:
                     fault.source = source.name
                     result.found[index, where] = fault
     return result
 
 
-def media_folder(plan: Plan, source: int) -> Path | None:
-    """The folder that a source's images are in, where they are files."""
-    return getattr(plan.work.readers[source], "media_folder", None)
-
-
-def prepared(plan: Plan, source: int, where: str, record: Any, verify_images: bool) -> MeasuredSample:
+def measure(plan: Plan, source: int, where: str, record: Any, verify_images: bool, result: Survey) -> Size:
+    """The size of a record, whose images and fields are noted in `result`. Raises SampleError."""
     if isinstance(record, SampleError):
         raise record
-    sample = plan.work.prepare(source, where, record)
+    conversation = plan.work.conversation(source, where, record)
+    note_images(result, source, conversation)
+    sample = plan.work.fitted(conversation)
     if verify_images:
         for image in sample.conversation.images:
             load_image(image, sample.conversation.sample_id)
-    return sample
+    size = size_of(sample)
+    note_use(result, source, sample.conversation, plan.work.readers[source])
+    return size
+
+
+def survey_first(data: Iterable[tuple[int, Conversation | SampleError]], readers: Sequence[Any]) -> Survey:
+    """Note fields and images of some conversations, where nobody looks at all records. Nothing is measured.
+
+    Args:
+        data: (source, sample) pairs.
+        readers: of the sources.
+    """
+    result = Survey()
+    for source, sample in data:
+        if isinstance(sample, Conversation):
+            note_images(result, source, sample)
+            note_use(result, source, sample, readers[source])
+    return result
+
+
+def note_images(result: Survey, source: int, conversation: Conversation) -> None:
+    images = result.images.setdefault(source, {})
+    images.update(dict.fromkeys(image.path for image in conversation.images if image.path is not None))
+
+
+def note_use(result: Survey, source: int, conversation: Conversation, reader: Any) -> None:
+    folder = getattr(reader, "media_folder", None)  # of images, where they are files
+    result.use.setdefault(source, RecordUse()).add(conversation, folder)
 
 
 def size_of(sample: MeasuredSample) -> Size:
@@ -129,25 +171,33 @@ def size_of(sample: MeasuredSample) -> Size:
 
 
 class Measured:
-    """Work for counting: the sizes are known, and nothing is decoded."""
+    """Rows whose sizes are known, and the work on them: nothing is read or decoded.
 
-    def __init__(self, found: Survey):
-        self.found = found.found
+    It takes the place of a lane's `BlockCache` and of its `Work`.
+    """
 
-    def prepare(self, source: int, where: str, record: Any) -> Size:
-        known = self.found[source, where]
-        if isinstance(known, SampleError):
-            raise known
-        return known
+    def __init__(self, sources: list[Source], found: Survey):
+        self.sources, self.found = sources, found
+        self.firsts = [np.cumsum([0, *source.block_sizes]) for source in sources]
+
+    def row(self, source: int, block: int, row: int) -> tuple[str, Size | SampleError | None]:
+        where = self.found.rows[source][self.firsts[source][block] + row]
+        return ("", None) if where is None else (where, self.found.found[source, where])
+
+    def prepare(self, source: int, where: str, record: Size) -> Size:
+        return record
 
     def encode(self, source: int, prepared: Size) -> Size:
         return prepared
 
 
-def count_rows(plan: Plan, work: Work, rounds: int) -> list[int]:
-    """Rows that each lane gives in so many rounds. `work` knows how long samples are, and decodes nothing."""
-    cache, counts = BlockCache(plan.sources), []
-    counting = replace(plan, work=work, rounds=rounds)
+def count_rows(plan: Plan, rounds: int, cache: BlockCache | Measured) -> list[int]:
+    """Rows that each lane of the plan gives in so many rounds.
+
+    Args:
+        cache: of the rows. The plan's work must know how long they are, and decode nothing.
+    """
+    counting, counts = replace(plan, rounds=rounds), []
     for number in range(plan.lanes):
         lane = counting.lane(number, cache)
         while not lane.next_row().finished:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from smol_hf.data.conversation import Conversation
-from smol_hf.data.mixture import FIRST_RECORDS, Data
-from smol_hf.data.record_use import RecordUse, describe_sources
+from smol_hf.data.mixture import Data
+from smol_hf.data.record_use import describe_sources
 from smol_hf.data.skipped import SkippedSamples
 from smol_hf.data.text_chat import TextChatWork
 from smol_hf.training.arguments import SmolTrainingArguments
@@ -25,22 +24,13 @@ def describe_samples(data: Data, arguments: DataArguments, skipped: SkippedSampl
     lines = [f"{total - len(skipped):,} samples from {names}; {skipped.summary()}"]
     if data.found.shortened:
         lines.append(f"{data.found.shortened:,} of them lose {' or '.join(arguments.too_long)} to fit")
-    lines += describe_sources(data.found.use or use_of_first(data), [source.name for source in data.sources])
+    lines += describe_sources(data.found.use, [source.name for source in data.sources])
     if not data.surveyed and steps is not None:
         lines.append(
             f"the data was not looked through: {steps:,} steps are the most that it makes, and the "
             "schedule is planned for them (packing makes fewer); the run ends with the data"
         )
     return lines
-
-
-def use_of_first(data: Data) -> dict[int, RecordUse]:
-    """What is used of the first records of each source on this machine, where nobody looked at all of them."""
-    found: dict[int, RecordUse] = {}
-    for index, sample in data.first_here(FIRST_RECORDS):
-        if isinstance(sample, Conversation):
-            found.setdefault(index, RecordUse()).add(sample, data.readers[index].media_folder)
-    return found
 
 
 def describe_turns(work) -> list[str]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from accelerate import PartialState
+from rich.console import Console
 
 from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.documents.token_source import TokenCount, TokenWork
@@ -16,6 +19,7 @@ from smol_hf.data.engine.fingerprints import are_read_whole, digests_of_files
 from smol_hf.data.engine.lane import Work
 from smol_hf.data.engine.memory_source import MadeSource
 from smol_hf.data.engine.preparation import SampleWork
+from smol_hf.data.engine.source import BlockCache
 from smol_hf.data.engine.stream import Plan
 from smol_hf.data.fetched_images import ImageFetcher
 from smol_hf.data.mixture import (
@@ -29,14 +33,17 @@ from smol_hf.data.mixture import (
     parse_entries,
     without_unusable,
 )
+from smol_hf.data.size_cache import digest_images, measured
 from smol_hf.data.skipped import SkippedSamples
-from smol_hf.data.survey import Measured, count_rows, survey
+from smol_hf.data.survey import Measured, count_rows, survey_first
 from smol_hf.data.text_chat import TextChatWork
 from smol_hf.data.tokenizer_of import is_language_model
 from smol_hf.training.arguments import SmolTrainingArguments
 from smol_hf.training.chat_template import chat_of
 from smol_hf.training.data_arguments import DataArguments
+from smol_hf.wording import duration
 
+SECONDS_BETWEEN_LINES = 5
 GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable
 
 
@@ -135,10 +142,16 @@ def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrain
     )
 
 
-def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: SkippedSamples) -> tuple[Plan, Data]:
-    """Survey the data where it is asked for and at hand, and let the ledger decide whether the run may begin.
+def look_through(
+    plan: Plan, data: Data, arguments: DataArguments, skipped: SkippedSamples, console: Console | None = None
+) -> tuple[Plan, Data]:
+    """Measure the data if it is local and not too large, and let the ledger decide whether the run may begin.
 
-    Returns the plan and the data without the sources of a mixture that cannot be used, where the recipe lets them go.
+    Args:
+        console: of the progress, which only the main process shows.
+
+    Returns:
+        The plan and the data without the sources of a mixture that cannot be used, where the recipe lets them go.
 
     Raises:
         SampleError: see `SkippedSamples.settle`; and for data without any record.
@@ -147,8 +160,18 @@ def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: Skip
         raise SampleError("data", "the data holds no sample")
     if not data.surveyed:
         skipped.expect({source.name: len(source) for source in data.sources})
+        data.found = survey_first(data.first_here(FIRST_RECORDS), data.readers)
+        digest_images(data.found, arguments.verify_images)
         return plan, data
-    data.found = survey(plan, verify_images=arguments.verify_images)
+    state = PartialState()
+    progress = Progress(console if state.is_main_process else None, sum(map(len, data.sources)))
+    data.found = measured(
+        plan,
+        verify_images=arguments.verify_images,
+        advance=progress,
+        leads=state.is_local_main_process,
+        wait=state.wait_for_everyone,
+    )
     if not data.found.total:
         raise SampleError("data", "the data holds no sample")
     if data.entries:
@@ -160,15 +183,34 @@ def look_through(plan: Plan, data: Data, arguments: DataArguments, skipped: Skip
     return plan, data
 
 
+class Progress:
+    """A line every few seconds while records are measured: how many are done, and the rate."""
+
+    def __init__(self, console: Console | None, total: int):
+        self.console, self.total, self.done = console, total, 0
+        self.started = self.last = time.monotonic()
+
+    def __call__(self) -> None:
+        self.done += 1
+        if self.console is not None and (now := time.monotonic()) - self.last > SECONDS_BETWEEN_LINES:
+            self.last, rate = now, self.done / (now - self.started)
+            self.console.print(
+                f"measuring the data: {self.done:,} of {self.total:,} records, {rate:,.0f} per second, "
+                f"{duration((self.total - self.done) / rate)} left"
+            )
+
+
 def rows_of_the_run(plan: Plan, data: Data, epochs: float, processes: int = 1) -> int:
     """Rows that so many epochs make, as many for each process as the one with the most has; of data that was not
     surveyed, packing makes fewer than this."""
     rounds = max(math.ceil(epochs), 1)
-    counting = Measured(data.found) if data.found.total else None
-    if isinstance(plan.work, TokenWork) and sum(map(len, plan.sources)) <= MOST_SURVEYED:
-        counting = TokenCount()  # how long each piece is, the cache knows
-    if counting is not None:
-        by_lane = count_rows(plan, counting, rounds)
+    by_lane = None
+    if data.found.total:
+        known = Measured(plan.sources, data.found)
+        by_lane = count_rows(replace(plan, work=known), rounds, known)
+    elif isinstance(plan.work, TokenWork) and sum(map(len, plan.sources)) <= MOST_SURVEYED:
+        by_lane = count_rows(replace(plan, work=TokenCount()), rounds, BlockCache(plan.sources))
+    if by_lane is not None:
         rows = processes * max(sum(by_lane[process::processes]) for process in range(processes))
     else:
         rows = math.ceil(rounds * sum(len(source) * weight for source, weight in zip(data.sources, data.weights)))
@@ -176,17 +218,16 @@ def rows_of_the_run(plan: Plan, data: Data, epochs: float, processes: int = 1) -
 
 
 def fingerprint(data: Data, read_images: bool) -> str:
-    """SHA-256 of the data: its records, and the image files that they name.
+    """SHA-256 of the data that was looked through: its records, and the image files that they name.
 
     Images of at most 256 MiB together are read whole, and so are all of them with `read_images`; otherwise each by
     samples, see `sampled_digest`. Where nobody looked at all records, the first 1,000 of each source are taken.
     """
     digest = hashlib.sha256("".join(source.fingerprint for source in data.sources).encode())
-    samples = data.samples() if data.surveyed else data.first_here(FIRST_RECORDS)
-    conversations = (sample for _, sample in samples if isinstance(sample, Conversation))
-    named = dict.fromkeys(image.path for sample in conversations for image in sample.images if image.path is not None)
-    paths = [Path(path) for path in named if os.path.isfile(path)]
-    digests = digests_of_files(paths, whole=read_images or are_read_whole(paths))
-    for path, content in zip(paths, digests):
-        digest.update(f"{path.name}:{content}".encode())
+    digests = {path: each for images in data.found.images.values() for path, each in images.items() if each}
+    paths = [Path(path) for path in digests]
+    if data.found.read_whole != (whole := read_images or are_read_whole(paths)):  # without a source that was left out
+        digests = dict(zip(digests, digests_of_files(paths, whole=whole)))
+    for path, content in digests.items():
+        digest.update(f"{Path(path).name}:{content}".encode())
     return digest.hexdigest()

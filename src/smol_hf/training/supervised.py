@@ -183,7 +183,9 @@ class ConversationTask(SupervisedTask):
         return texts_of(self.data.conversations(TOKENIZER_SAMPLES))
 
     def look_through(self):
-        self.plan, self.data = look_through(self.plan, self.data, self.run.data_arguments, self.run.skipped)
+        self.plan, self.data = look_through(
+            self.plan, self.data, self.run.data_arguments, self.run.skipped, self.run.console
+        )
 
     def describe_data(self):
         steps = self.run.arguments.max_steps if self.ends_with_the_data else None

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from smol_hf.data.adapters.registry import ADAPTERS, AdapterError
 
+MODULE_PREFIX = "smol_hf_adapter_"  # of the names of modules that such files become
+
 
 def names_a_file(name: str) -> bool:
     return name.partition(":")[0].endswith(".py")
@@ -32,7 +34,7 @@ def registered_by(path: str) -> tuple[str, ...]:
     if not Path(path).is_file():
         raise AdapterError(f"the adapter's file {path} does not exist")
     before = set(ADAPTERS)
-    name = f"smol_hf_adapter_{Path(path).stem}"
+    name = f"{MODULE_PREFIX}{Path(path).stem}"
     specification = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # dataclasses and pickles look a module up by its name

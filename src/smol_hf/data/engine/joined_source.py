@@ -15,6 +15,7 @@ class JoinedSource(Source):
 
     def __init__(self, name: str, parts: list[Source]):
         self.name, self.parts = name, parts
+        self.files = [file for part in parts for file in part.files]
         self.first_blocks = np.cumsum([0, *(len(part.block_sizes) for part in parts)])
         self.block_sizes = np.concatenate([np.asarray(part.block_sizes, dtype=np.int64) for part in parts])
         self.rows_anywhere = all(part.rows_anywhere for part in parts) and (

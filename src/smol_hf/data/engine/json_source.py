@@ -39,6 +39,7 @@ class JsonSource(Source):
 
     def __init__(self, name: str, path: str | Path, label: str | None = None):
         self.name, self.path = name, str(path)
+        self.files = [self.path]
         self.label = label or file_name(self.path)
         kind = f"{type(self).__name__} 2"
         *places, self.fingerprint = remembered(self.path, kind, self.index)

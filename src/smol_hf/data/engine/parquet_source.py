@@ -28,7 +28,7 @@ class ParquetSource(Source):
     """
 
     def __init__(self, name: str, urls: list[str], *, columns: list[str] | None = None):
-        self.name, self.columns = name, columns
+        self.name, self.columns, self.files = name, columns, sorted(urls)
         self.labels = labels_of(urls)
         self.groups: list[tuple[str, int]] = []
         self.first_rows: list[int] = []

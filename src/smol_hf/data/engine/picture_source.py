@@ -62,7 +62,7 @@ class PictureSource(Source):
     rows_anywhere = True
 
     def __init__(self, name: str, root: str, urls: list[str]):
-        self.name, self.root = name, root.rstrip("/")
+        self.name, self.root, self.files = name, root.rstrip("/"), urls
         self.pictures = {self.inside(url): url for url in sorted(urls, key=in_order) if is_picture(url)}
         self.texts = {self.inside(url): url for url in urls if url.lower().endswith(TEXTS)}
         self.rows: list[tuple[str, Row | SampleError]] = []

@@ -125,8 +125,15 @@ class SampleWork:
             SampleError: for a record or an image that cannot be used, or without a trained token.
             TooLongError: for one that does not fit.
         """
+        return self.fitted(self.conversation(source, where, record))
+
+    def conversation(self, source: int, where: str, record: Any) -> Conversation:
+        """Read a record. Raises SampleError for one that cannot be read, or is filtered out."""
         reader = self.readers[source]
-        conversation = record if reader is None else reader(where, record)
+        return record if reader is None else reader(where, record)
+
+    def fitted(self, conversation: Conversation) -> MeasuredSample:
+        """Measure a conversation, and shorten it if it does not fit. Raises what `prepare` does."""
         if conversation.videos:
             problem = "shows a video, and videos cannot be trained on yet: leave it out with on_bad_sample skip"
             raise SampleError(conversation.sample_id, problem)

@@ -26,6 +26,7 @@ class Source(ABC):
         fingerprint: changes when the content does. A run does not go on with other data.
         remote: whether its records come over a network, so that nobody reads all of them before a run.
         revision: the commit of a dataset of the Hub.
+        files: that the rows are read from; empty for rows that are not read from files.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Source(ABC):
     fingerprint: str
     remote: bool = False
     revision: str | None = None
+    files: Sequence[str] = ()
 
     @abstractmethod
     def read_block(self, block: int) -> list[tuple[str, Any]]:

@@ -57,6 +57,7 @@ class TarSource(Source):
 
     def __init__(self, name: str, urls: list[str]):
         self.name, self.urls = name, sorted(urls)
+        self.files = self.urls
         labels = labels_of(self.urls)
         self.labels = [labels[url] for url in self.urls]
         shards = for_each(lambda url: index_of(url, labels[url]), self.urls)
