@@ -107,6 +107,7 @@ def test_a_million_layers_are_refused_at_once(command, sound, tmp_path, capsys):
     assert "num_hidden_layers is 1,000,000" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow  # each command waits 5 seconds
 def test_a_template_that_never_ends_is_stopped(checkpoint, tmp_path, capsys):
     (checkpoint / "chat_template.jinja").write_text(ENDLESS)
     data = tmp_path / "data.jsonl"
