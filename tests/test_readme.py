@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -31,7 +30,10 @@ from smol_hf.training.data_arguments import DataArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli"]
+LAUNCHED = {
+    "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"],
+    "python": [sys.executable],
+}
 TINY = {
     "train": ["--max_steps", "2", "--num_train_epochs", "1", "--use_cpu", "true", "--save_strategy", "no"],
     "launch": ["--max_steps", "2", "--use_cpu", "true", "--save_strategy", "no"],
@@ -102,18 +104,9 @@ def test_make_targets_exist(line):
 SERVED = "smol-hf serve "
 
 
-def run_here(program, arguments, monkeypatch):
-    """Run a program in this process."""
-    if program == "smol-hf":
-        assert main(arguments) == 0
-    else:
-        monkeypatch.setattr("sys.argv", arguments)
-        runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
-
-
 @pytest.mark.parametrize("line", [line for line in commands() if not line.startswith(("make", SERVED))])
 def test_the_readmes_commands_run(line, place, monkeypatch):
-    """One program is launched, accelerate. The others run in this process; tests below launch them."""
+    """smol-hf runs in this process (a test below launches it), other programs in their own."""
     monkeypatch.chdir(place)
     program, *arguments = shlex.split(line)
     if "--output_dir" not in arguments and program == "accelerate":
@@ -124,11 +117,11 @@ def test_the_readmes_commands_run(line, place, monkeypatch):
             at = arguments.index(option)
             del arguments[at : at + 2]
     tiny = ["--use_cpu", "true", "--save_strategy", "no"] if counted else TINY.get(arguments[0], [])
-    if program == "accelerate":
-        result = subprocess.run([*ACCELERATE, *arguments, *tiny], capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stdout + result.stderr
+    if program == "smol-hf":
+        assert main([*arguments, *tiny]) == 0
     else:
-        run_here(program, [*arguments, *tiny], monkeypatch)
+        result = subprocess.run([*LAUNCHED[program], *arguments, *tiny], capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stdout + result.stderr
     if "--output_dir" in arguments:
         folder = place / arguments[arguments.index("--output_dir") + 1] / "checkpoint"
         assert (folder / "model.safetensors").is_file()

@@ -25,11 +25,7 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
         help="copy our checkpoint or adapter with the model code of this release; weights do not change",
     )
     parser.add_argument("--tokenizer", help="folder or Hub id of a tokenizer to save with the weights")
-    parser.add_argument(
-        "--num-attention-heads",
-        type=int,
-        help="number of attention heads of a plain .pt file, which does not store it",
-    )
+    parser.add_argument("--num-attention-heads", type=int, help="attention heads of a plain .pt file")
     parser.add_argument("--rope-theta", type=float, help="rope theta of a plain Llama-style .pt file (default 10000)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
 
