@@ -31,9 +31,9 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
-from smol_hf.data.engine.preparation import SampleWork
-from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
+from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
+from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
 
 TILE_SIZE, LONGEST_EDGE, IMAGE_SEQ_LEN = 512, 2048, 64
 MEAN = STD = 0.5

@@ -17,7 +17,7 @@ import pyarrow
 from datasets import Dataset
 from trl import pack_dataset
 
-from smol_hf.data.packing import PackingPool, Planned
+from smol_hf.data.stream.packing import PackingPool, Planned
 
 TILES, SHARES = [0, 1, 3, 5, 7, 9, 10, 13, 16], [0.10, 0.20, 0.10, 0.15, 0.12, 0.08, 0.05, 0.15, 0.05]
 TOKENS_OF_A_TILE = 67

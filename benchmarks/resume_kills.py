@@ -31,7 +31,7 @@ def build_data(folder: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    from smol_hf.data.embedded import build_pages
+    from smol_hf.data.digits import build_pages
 
     def turns(page):
         return [{"user": turn.question, "assistant": turn.answer} for turn in page.turns]
@@ -54,13 +54,13 @@ def build_data(folder: Path) -> None:
 
 
 def build_plan(folder: Path):
-    from smol_hf.data.adapters import Place, adapt
-    from smol_hf.data.engine.json_source import JsonArraySource, JsonLinesSource
-    from smol_hf.data.engine.parquet_source import ParquetSource
-    from smol_hf.data.engine.preparation import SampleWork
-    from smol_hf.data.engine.stream import Plan
-    from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
+    from smol_hf.data.records import Place, adapt
+    from smol_hf.data.sources.json_source import JsonArraySource, JsonLinesSource
+    from smol_hf.data.sources.parquet_source import ParquetSource
+    from smol_hf.data.stream.preparation import SampleWork
+    from smol_hf.data.stream.stream import Plan
     from smol_hf.processing.processing_smol_hf import SmolHFProcessor
+    from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
 
     parquet = ParquetSource("pages", [str(path) for path in folder.glob("*.parquet")])
     parquet.rows_anywhere = False  # as large files are read: in row groups
@@ -78,7 +78,7 @@ def read_state(folder: Path) -> dict:
 
 def child(data: Path, folder: Path, ranks: int, workers: int, total: int) -> None:
     """Go on from the saved state until `total` rows, saving now and then."""
-    from smol_hf.data.engine.stream import RowStream
+    from smol_hf.data.stream.stream import RowStream
 
     os.setsid()
     plan = build_plan(data)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from smol_hf.data.documents.held_out import HeldOut, Split
-from smol_hf.data.documents.readers import open_documents
+from smol_hf.text.documents.held_out import HeldOut, Split
+from smol_hf.text.documents.readers import open_documents
 
 FRACTION = 0.05
 TRIAL_STEPS = 20

@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
-from smol_hf.training.presets import llama_style, preset_config
+from smol_hf.training.model.presets import llama_style, preset_config
 
 WARMUP_STEPS = 3
 PEAK_TFLOPS = {

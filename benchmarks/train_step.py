@@ -42,7 +42,7 @@ def build_samples(number):
 
 
 def build_tokenizer():
-    from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
+    from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
 
     return build_tiny_tokenizer([" ".join(WORDS), "User: Assistant: \n\n"] * 3)
 
@@ -111,7 +111,7 @@ def ours(samples):
     from smol_hf import SmolHFProcessor
     from smol_hf.data.collator import SmolCollator
     from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
-    from smol_hf.data.engine.preparation import SampleWork
+    from smol_hf.data.stream.preparation import SampleWork
 
     tokenizer = build_tokenizer()
     model = build_ours(tokenizer, build_peer(tokenizer).state_dict())

@@ -14,13 +14,12 @@ from pathlib import Path
 import torch
 
 from smol_hf import SmolHFConfig, SmolHFForConditionalGeneration, SmolHFProcessor
-from smol_hf.data.adapters.llava import read_llava
-from smol_hf.data.adapters.registry import Place, adapt
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.embedded import build_pages
-from smol_hf.data.engine.preparation import ReadySample, SampleWork, template_messages
-from smol_hf.data.images import load_image
-from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
+from smol_hf.data.digits import build_pages
+from smol_hf.data.media.images import load_image
+from smol_hf.data.records.llava import read_llava
+from smol_hf.data.records.registry import Place, adapt
+from smol_hf.data.stream.preparation import ReadySample, SampleWork, template_messages
 from smol_hf.modeling.attention import SmolHFAttention, causal_mask
 from smol_hf.modeling.connector import PixelShuffleConnector
 from smol_hf.modeling.decoder import SmolHFDecoderLayer
@@ -30,6 +29,7 @@ from smol_hf.modeling.vision import build_vision_model, encoder_outputs, normali
 from smol_hf.processing.chat_encoding import ChatEncoder
 from smol_hf.processing.image_styles import SmolVLMStyle
 from smol_hf.processing.image_tiling import ImageTiler
+from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TILE, PATCH, SCALE = 32, 8, 2  # pixels of a tile's side, pixels of a patch's side, patches of a token's side

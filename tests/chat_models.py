@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
-from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
+from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
 
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>",

@@ -7,10 +7,10 @@ from memory_source import MemorySource
 
 from smol_hf import SmolHFConfig, SmolHFForCausalLM, SmolHFForConditionalGeneration, SmolHFProcessor
 from smol_hf.data.conversation import TextPart
-from smol_hf.data.engine.preparation import SampleWork
-from smol_hf.data.engine.stream import Plan
-from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
-from smol_hf.training.presets import preset_config
+from smol_hf.data.stream.preparation import SampleWork
+from smol_hf.data.stream.stream import Plan
+from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
+from smol_hf.training.model.presets import preset_config
 
 TEXTS = ["User: What is this? Which digit is written here?", "Assistant: A picture.\n\n"] * 3
 TILE_SIZE = 32

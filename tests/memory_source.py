@@ -2,7 +2,7 @@
 
 import hashlib
 
-from smol_hf.data.engine.memory_source import MadeSource
+from smol_hf.data.sources.source import MadeSource
 
 
 class MemorySource(MadeSource):

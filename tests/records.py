@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from smol_hf.data.adapters import Place, adapt
 from smol_hf.data.conversation import Conversation, Message, SampleError, TextPart
+from smol_hf.data.records import Place, adapt
 
 MEDIA = Path("media")
 PLACE = Place("rows:1", MEDIA)

@@ -95,10 +95,10 @@ def test_the_arrows_go_one_way():
 @pytest.mark.parametrize(
     "path, source, arrow",
     [
-        ("data/mixture.py", "from smol_hf.training.trainer import SmolTrainer", "data/mixture → training"),
-        ("data/mixture.py", "def lazily():\n    import smol_hf.publishing.card", "data/mixture → publishing"),
-        ("data/embedded/pages.py", "from ...training import trainer", "data/embedded/pages → training"),
-        ("data/mixture.py", "from smol_hf.auto import AutoModel", None),
+        ("data/mixture/mixture.py", "from smol_hf.training.trainer import SmolTrainer", "data/mixture → training"),
+        ("data/mixture/mixture.py", "def lazily():\n    import smol_hf.publishing.card", "data/mixture → publishing"),
+        ("data/digits/pages.py", "from ...training import trainer", "data/digits/pages → training"),
+        ("data/mixture/mixture.py", "from smol_hf.auto import AutoModel", None),
         ("auto.py", "from smol_hf.data import collator", "auto → data"),
         ("conversion/scores.py", "from ..inference import chat", "conversion/scores → inference"),
         ("training/run.py", "from smol_hf import SmolTrainer", "training/run → top-level modules"),

@@ -21,20 +21,20 @@ from transformers.utils import logging as transformers_logging
 
 from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_config
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.files import UnreachableError
+from smol_hf.data.sources.files import UnreachableError
 from smol_hf.processing.bounded_rendering import EndlessTemplateError
 from smol_hf.publishing.adapter import publish_adapter
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.publishing.run_facts import origin_facts, run_facts
-from smol_hf.training.checkpoints import CheckpointError
-from smol_hf.training.console import read_log
-from smol_hf.training.interruption import Interrupted, terminable
-from smol_hf.training.key_help import help_text
-from smol_hf.training.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
+from smol_hf.training.checkpoint.checkpoints import CheckpointError
+from smol_hf.training.checkpoint.interruption import Interrupted, terminable
+from smol_hf.training.checkpoint.run_folder import RunError, run_folder
+from smol_hf.training.log.console import read_log
+from smol_hf.training.recipe.key_help import help_text
+from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
+from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.run import Run, train
-from smol_hf.training.run_folder import RunError, run_folder
 from smol_hf.training.trainer import NonFiniteError
-from smol_hf.training.values import RecipeError
 
 USER_ERRORS = (
     RecipeError, SampleError, CheckpointError, NonFiniteError, RunError, FileNotFoundError, UnreachableError,

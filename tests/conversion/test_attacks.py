@@ -14,14 +14,14 @@ from transformers import LlamaForCausalLM
 
 from smol_hf import train
 from smol_hf.commands.main import main as smol_hf
-from smol_hf.conversion.check import check
-from smol_hf.conversion.compose import compose
+from smol_hf.conversion.checking.check import check
+from smol_hf.conversion.composition.compose import compose
+from smol_hf.conversion.composition.parts import read_tokenizer
 from smol_hf.conversion.convert import convert, written_whole
+from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.merge import merge
-from smol_hf.conversion.parts import read_tokenizer
-from smol_hf.conversion.tensor_names import ConversionError
-from smol_hf.training.estimate import estimate
-from smol_hf.training.values import RecipeError
+from smol_hf.estimate.estimate import estimate
+from smol_hf.training.recipe.values import RecipeError
 
 
 @pytest.fixture
@@ -76,7 +76,9 @@ def test_nothing_asks_on_the_terminal_whether_to_run_code(ours, tmp_path, monkey
 
 
 def test_check_sees_what_is_missing_or_does_not_fit(ours, monkeypatch):
-    monkeypatch.setattr("smol_hf.conversion.check.check_parity", lambda *_: [])  # a process, and not what is missing
+    monkeypatch.setattr(
+        "smol_hf.conversion.checking.check.check_parity", lambda *_: []
+    )  # a process, and not what is missing
     assert check(ours)["good"]
     weights = load_file(ours / "model.safetensors")
     save_file(

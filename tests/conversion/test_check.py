@@ -10,10 +10,10 @@ from modeling.builders import randomise
 from safetensors.torch import load_file, save_file
 
 from smol_hf.commands.main import main
-from smol_hf.conversion.check import check
+from smol_hf.conversion.checking.check import check
 from smol_hf.conversion.convert import convert
 from smol_hf.publishing.checkpoint import publish_checkpoint
-from smol_hf.training.composition import prepare_generation
+from smol_hf.training.model.composition import prepare_generation
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def copy(checkpoint, tmp_path):
 @pytest.fixture
 def no_process(monkeypatch):
     """Checks of the files only: loading in a new process takes seconds, and other tests do it."""
-    monkeypatch.setattr("smol_hf.conversion.check.check_parity", lambda *_: [])
+    monkeypatch.setattr("smol_hf.conversion.checking.check.check_parity", lambda *_: [])
 
 
 def findings(folder, **options):

@@ -26,11 +26,11 @@ from transformers import (
 from transformers.models.siglip2 import Siglip2VisionModel
 
 from smol_hf import SmolHFForCausalLM
-from smol_hf.conversion.compose import compose
-from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.conversion.composition.compose import compose
+from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
-from smol_hf.training.presets import llama_style
+from smol_hf.training.model.presets import llama_style
 
 CONNECTORS = ["linear", "mlp", "pixel_shuffle"]
 TEXT = {"vocab_size": 96, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,

@@ -22,12 +22,12 @@ from transformers import (
 
 from smol_hf import SmolHFForCausalLM
 from smol_hf.commands.main import main
-from smol_hf.conversion.compose import compose
-from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.conversion.composition.compose import compose
+from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.embedded import build_pages
-from smol_hf.training.arguments import SmolTrainingArguments
-from smol_hf.training.presets import llama_style
+from smol_hf.data.digits import build_pages
+from smol_hf.training.model.presets import llama_style
+from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.trainer import SmolTrainer
 
 LLAMA3 = (

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from smol_hf.conversion import convert as module
 from smol_hf.conversion.convert import convert
-from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.conversion.formats.tensor_names import ConversionError
 
 
 @pytest.fixture

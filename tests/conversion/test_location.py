@@ -8,8 +8,8 @@ from huggingface_hub import constants
 from processes import call
 from safetensors.torch import load_file
 
+from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.location import locate
-from smol_hf.conversion.tensor_names import ConversionError
 
 
 @pytest.fixture(scope="module")

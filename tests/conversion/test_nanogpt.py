@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from smol_hf.commands.main import main
 from smol_hf.conversion.convert import convert
-from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.conversion.formats.tensor_names import ConversionError
 
 SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 64, "vocab_size": 96}
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText
 
 from smol_hf.conversion.convert import convert
-from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.conversion.formats.tensor_names import ConversionError
 
 CONFIG = {
     "vit_hidden_dim": 16, "vit_inter_dim": 32, "vit_patch_size": 4, "vit_img_size": 16, "vit_n_heads": 2,

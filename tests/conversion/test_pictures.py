@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedT
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from smol_hf.conversion.convert import convert
-from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.conversion.formats.tensor_names import ConversionError
 
 CHATML = (
     "{% for message in messages %}"

@@ -5,13 +5,13 @@ import torch
 from helpers import model_of_preset
 from transformers import LlavaConfig, LlavaForConditionalGeneration, SmolVLMForConditionalGeneration
 
-from smol_hf.conversion import formats
-from smol_hf.conversion.llama import write_llama
+from smol_hf.conversion.formats import registry as formats
+from smol_hf.conversion.formats.llama import write_llama
 from smol_hf.conversion.meta_check import compare_with
-from smol_hf.training.composition import build_config_and_processor
-from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.presets import PRESETS, TEXT, VISION, preset_config
-from smol_hf.training.values import RecipeError
+from smol_hf.training.model.composition import build_config_and_processor
+from smol_hf.training.model.presets import PRESETS, TEXT, VISION, preset_config
+from smol_hf.training.recipe.model_arguments import ModelArguments
+from smol_hf.training.recipe.values import RecipeError
 
 PUBLISHED = {
     "smollm-135m": 134_515_008,

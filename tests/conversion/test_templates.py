@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 import smol_hf
-from smol_hf.conversion import nanovlm
-from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
+from smol_hf.conversion.formats import nanovlm
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
+from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
 
 SIZES = {"tile_size": 16, "image_seq_len": 4, "longest_edge": 32}
 ROLE_WORDS = [

@@ -12,11 +12,11 @@ from peft import LoraConfig, get_peft_model
 
 from smol_hf import SmolHFForCausalLM
 from smol_hf.commands.main import main
-from smol_hf.conversion.check import check, is_installed_here
-from smol_hf.conversion.tensor_names import ConversionError
-from smol_hf.conversion.travelling_code import outdated_code, refresh_code
+from smol_hf.conversion.checking.check import check, is_installed_here
+from smol_hf.conversion.checking.travelling_code import outdated_code, refresh_code
+from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.publishing.checkpoint import publish_checkpoint
-from smol_hf.training.composition import prepare_generation
+from smol_hf.training.model.composition import prepare_generation
 
 
 @pytest.fixture(scope="module")

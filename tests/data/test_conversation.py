@@ -6,11 +6,11 @@ import pytest
 from helpers import build_processor
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart, VideoPart
-from smol_hf.data.engine.preparation import SampleWork
-from smol_hf.data.engine.stream import Plan
-from smol_hf.data.skipped import SkippedSamples
+from smol_hf.data.report.skipped import SkippedSamples
+from smol_hf.data.stream.preparation import SampleWork
+from smol_hf.data.stream.stream import Plan
 from smol_hf.training.data import look_through, open_data
-from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.recipe.data_arguments import DataArguments
 
 ANSWER = Message("assistant", (TextPart("Yes."),))
 PARTS = (

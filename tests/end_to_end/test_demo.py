@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from smol_hf.commands.main import main
-from smol_hf.data.embedded import KINDS, evaluation_questions
+from smol_hf.data.digits import KINDS, evaluation_questions
 from smol_hf.demo.run import answer_isolated
-from smol_hf.training.interruption import Interrupted
+from smol_hf.training.checkpoint.interruption import Interrupted
 
 SMOL_HF = [sys.executable, "-m", "smol_hf.commands.main"]
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from smol_hf.commands.main import main
 from smol_hf.processing.bounded_rendering import EndlessTemplateError, render_bounded
 from smol_hf.publishing.checkpoint import publish_checkpoint
-from smol_hf.publishing.local_app import serve_locally
-from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.sound_checkpoint import UnsoundCheckpointError, refuse_unsound_config
-from smol_hf.training.text_composition import build_language_model
+from smol_hf.publishing.space.local_app import serve_locally
+from smol_hf.training.model.sound_checkpoint import UnsoundCheckpointError, refuse_unsound_config
+from smol_hf.training.model.text_composition import build_language_model
+from smol_hf.training.recipe.model_arguments import ModelArguments
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 COMMANDS = {

@@ -5,7 +5,7 @@ from helpers import TEXTS
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
-from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
+from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
 
 POSITIONS = 128
 STORY = "Once upon a time, far away: “Žluťoučký kůň” met 🦊🦊 and 日本語の本 by the sea. Then it slept."

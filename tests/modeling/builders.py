@@ -9,7 +9,7 @@ from smol_hf import (
     SmolHFProcessor,
     SmolHFTextConfig,
 )
-from smol_hf.data.tiny_tokenizer import build_tiny_tokenizer
+from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
 
 VOCAB_SIZE = 96
 IMAGE_TOKEN_ID = 5

@@ -8,7 +8,7 @@ from modeling.builders import ENCODERS, IMAGE_TOKEN_ID, SPECIAL_IDS, random_tile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from smol_hf import SmolHFConfig, SmolHFForCausalLM, SmolHFForConditionalGeneration, SmolHFTextConfig
-from smol_hf.training.traced_step import LiveBytes
+from smol_hf.estimate.traced_step import LiveBytes
 
 TOKENS = 1024
 SIZES = {

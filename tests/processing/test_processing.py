@@ -16,12 +16,12 @@ from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
 from smol_hf import SmolHFProcessor
 from smol_hf.data.conversation import ImagePart
-from smol_hf.data.images import load_image
-from smol_hf.data.tiny_tokenizer import SPECIAL_TOKENS, build_tiny_tokenizer
+from smol_hf.data.media.images import load_image
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.modeling.vision import normalize_tiles
 from smol_hf.processing.image_input import as_image
 from smol_hf.processing.image_tiling import MiddleSquare
+from smol_hf.text.tiny_tokenizer import SPECIAL_TOKENS, build_tiny_tokenizer
 
 TILE = 32
 

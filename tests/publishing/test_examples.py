@@ -12,8 +12,8 @@ from PIL import Image
 
 from smol_hf.commands.main import main
 from smol_hf.publishing.checkpoint import publish_checkpoint
-from smol_hf.publishing.examples import examples_of
-from smol_hf.publishing.space import plan_space
+from smol_hf.publishing.space.examples import examples_of
+from smol_hf.publishing.space.space import plan_space
 
 
 def trained_on(run, recipe):

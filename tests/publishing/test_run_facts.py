@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard
 
 from smol_hf.publishing.model_card import write_model_card
 from smol_hf.publishing.run_facts import run_facts
-from smol_hf.training.hardware import hardware
+from smol_hf.training.log.run_record import hardware
 
 RUN = {"train_seconds": 3725.0, "steps": 1200, "seed": 3, "hardware": "4 × NVIDIA H100 80GB HBM3"}
 COUNTS = {"total_trained_tokens": 500, "total_samples": 40}

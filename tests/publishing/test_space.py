@@ -23,7 +23,7 @@ from smol_hf.inference.prompts import Prompt
 from smol_hf.inference.run import Generator
 from smol_hf.inference.sampling import Sampling as Options
 from smol_hf.inference.text_prompts import chat_ids
-from smol_hf.publishing.space import GRADIO, plan_space
+from smol_hf.publishing.space.space import GRADIO, plan_space
 from smol_hf.support.resources import resource_path
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,11 +11,11 @@ from smol_hf import train
 from smol_hf.commands.main import main as smol_hf
 from smol_hf.inference.answering import load_checkpoint
 from smol_hf.inference.chat import Chat
-from smol_hf.training.chat_template import CHATML, TURN_TOKENS
-from smol_hf.training.console import read_log
-from smol_hf.training.recipes import load_arguments
+from smol_hf.training.log.console import read_log
+from smol_hf.training.model.chat_template import CHATML, TURN_TOKENS
+from smol_hf.training.recipe.recipes import load_arguments
+from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.run import train as run_recipe
-from smol_hf.training.values import RecipeError
 
 TALKS = [
     [("user", "What is the sky?"), ("assistant", "Blue.")],

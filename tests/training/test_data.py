@@ -11,15 +11,15 @@ from helpers import build_processor
 
 from smol_hf import train
 from smol_hf.data.conversation import Conversation, Message, SampleError, TextPart
-from smol_hf.data.embedded import build_pages
-from smol_hf.data.engine.preparation import SampleWork
-from smol_hf.data.engine.stream import Plan, RowStream
-from smol_hf.data.skipped import SkippedSamples
-from smol_hf.training import composition
-from smol_hf.training.composition import texts_of
+from smol_hf.data.digits import build_pages
+from smol_hf.data.report.skipped import SkippedSamples
+from smol_hf.data.stream.preparation import SampleWork
+from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.training.data import look_through, open_data, rows_of_the_run
-from smol_hf.training.data_arguments import DataArguments
-from smol_hf.training.recipes import load_arguments, parse_recipe
+from smol_hf.training.model import composition
+from smol_hf.training.model.composition import texts_of
+from smol_hf.training.recipe.data_arguments import DataArguments
+from smol_hf.training.recipe.recipes import load_arguments, parse_recipe
 
 
 def write_parquet(folder, number=24):
@@ -252,7 +252,7 @@ def talk(folder, number, name="talk.jsonl"):
 
 @pytest.fixture
 def unsurveyed(monkeypatch):
-    monkeypatch.setattr("smol_hf.data.mixture.MOST_SURVEYED", 5)
+    monkeypatch.setattr("smol_hf.data.mixture.mixture.MOST_SURVEYED", 5)
 
 
 def test_a_run_over_data_that_nobody_looked_through_ends_with_the_data(tmp_path, capsys, unsurveyed):

@@ -5,9 +5,9 @@ import json
 import pytest
 from processes import call, fork_ranks
 
-from smol_hf.data.embedded import build_pages
+from smol_hf.data.digits import build_pages
 from smol_hf.support.resources import resource_path
-from smol_hf.training.console import read_log
+from smol_hf.training.log.console import read_log
 
 STEPS, UNFREEZE = 6, 3
 

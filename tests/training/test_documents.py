@@ -16,18 +16,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
 from smol_hf.commands.main import main
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.documents.held_out import Split
-from smol_hf.data.documents.readers import open_documents
-from smol_hf.data.documents.token_cache import Tokens
-from smol_hf.data.engine.preparation import ReadySample
+from smol_hf.data.stream.preparation import ReadySample
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.support.resources import resource_path
-from smol_hf.training.console import read_log
+from smol_hf.text.documents.held_out import Split
+from smol_hf.text.documents.readers import open_documents
+from smol_hf.text.documents.token_cache import Tokens
 from smol_hf.training.document_data import DocumentData
-from smol_hf.training.presets import TEXT
-from smol_hf.training.recipes import load_arguments
+from smol_hf.training.log.console import read_log
+from smol_hf.training.model.presets import TEXT
+from smol_hf.training.recipe.recipes import load_arguments
+from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.run import train
-from smol_hf.training.values import RecipeError
 
 ROOT = Path(__file__).resolve().parents[2]
 SENTENCES = [

@@ -8,8 +8,8 @@ import yaml
 
 from smol_hf import train
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.failed_sources import refuse_disagreement
-from smol_hf.training.console import read_log
+from smol_hf.data.mixture.failed_sources import refuse_disagreement
+from smol_hf.training.log.console import read_log
 
 TEXT = {"messages": [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": "one two"}]}
 BAD = {"messages": [{"role": "user", "content": "Nobody answers."}]}

@@ -12,16 +12,16 @@ from chat_models import chat_tokenizer
 from helpers import build_processor
 from PIL import Image
 
-from smol_hf.data import mixture
-from smol_hf.data.documents.held_out import HeldOut
-from smol_hf.data.documents.readers import open_documents
-from smol_hf.data.documents.token_cache import TokenCache, tokenise
-from smol_hf.data.engine import fingerprints
-from smol_hf.data.engine.fingerprints import sampled_digest
-from smol_hf.data.skipped import SkippedSamples
-from smol_hf.data.survey import Survey
+from smol_hf.data.mixture import mixture
+from smol_hf.data.report.skipped import SkippedSamples
+from smol_hf.data.sources import fingerprints
+from smol_hf.data.sources.fingerprints import sampled_digest
+from smol_hf.data.stream.survey import Survey
+from smol_hf.text.documents.held_out import HeldOut
+from smol_hf.text.documents.readers import open_documents
+from smol_hf.text.documents.token_cache import TokenCache, tokenise
 from smol_hf.training.data import fingerprint, look_through, open_data, plan_of
-from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.recipe.data_arguments import DataArguments
 
 
 def bitmap(colour):

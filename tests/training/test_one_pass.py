@@ -13,13 +13,13 @@ from helpers import build_processor
 from PIL import Image
 
 from smol_hf import train
-from smol_hf.data import size_cache
-from smol_hf.data.adapters.registry import ADAPTERS
-from smol_hf.data.engine.json_source import JsonSource
-from smol_hf.data.size_cache import entry_of
-from smol_hf.data.skipped import SkippedSamples
+from smol_hf.data.records.registry import ADAPTERS
+from smol_hf.data.report.skipped import SkippedSamples
+from smol_hf.data.sources.json_source import JsonSource
+from smol_hf.data.stream import size_cache
+from smol_hf.data.stream.size_cache import entry_of
 from smol_hf.training.data import Progress, fingerprint, look_through, open_data, plan_of, rows_of_the_run
-from smol_hf.training.data_arguments import DataArguments
+from smol_hf.training.recipe.data_arguments import DataArguments
 
 RECORDS = 12
 GOLDEN = "e3b9b35e3b447cb0cecf67abaecdcf5f1a4b8c5c2799c6b9483d6571a13acf6b"  # computed by the code before the cache
@@ -210,8 +210,8 @@ def test_entries_that_were_not_used_for_long_go(data, cache, monkeypatch):
 
 def test_an_adapter_in_a_file_of_the_user_is_asked_each_time(data, cache, tmp_path):
     (tmp_path / "cards.py").write_text(
-        "from smol_hf.data.adapters import adapter\nfrom smol_hf.data.adapters.captions import *\n"
-        "from smol_hf.data.adapters.registry import ADAPTERS\n"
+        "from smol_hf.data.records import adapter\nfrom smol_hf.data.records.captions import *\n"
+        "from smol_hf.data.records.registry import ADAPTERS\n"
         "adapter('cards')(lambda record, place: ADAPTERS['captions'].read(record, place))\n"
     )
     try:

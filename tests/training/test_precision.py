@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.embedded import build_pages
+from smol_hf.data.digits import build_pages
 from smol_hf.train import main
-from smol_hf.training.arguments import SmolTrainingArguments
-from smol_hf.training.recipes import parse_recipe
+from smol_hf.training.recipe.arguments import SmolTrainingArguments
+from smol_hf.training.recipe.recipes import parse_recipe
+from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.trainer import NonFiniteError, SmolTrainer
-from smol_hf.training.values import RecipeError
 
 
 def build_trainer(folder, *, number=32, rounds=None, **options):
@@ -141,7 +141,7 @@ REFUSED = [
 @pytest.mark.parametrize(("keys", "message"), REFUSED, ids=lambda value: " ".join(value) if value is dict else None)
 def test_what_this_machine_does_not_have_is_one_line(keys, message, tmp_path, capsys, monkeypatch):
     """Before the data are looked at: there are none."""
-    monkeypatch.setattr("smol_hf.training.recipes.is_kernels_available", lambda: False)
+    monkeypatch.setattr("smol_hf.training.recipe.recipes.is_kernels_available", lambda: False)
     words = [f"--{key}={value}" for key, value in keys.items()]
     recipe = ["--preset", "tiny-vlm", "--data", str(tmp_path / "none.jsonl"), "--use_cpu", "true"]
     assert main([*recipe, "--output_dir", str(tmp_path / "run"), *words]) == 1

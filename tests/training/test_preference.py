@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from smol_hf import dpo
 from smol_hf.commands.main import main as smol_hf
-from smol_hf.data.preferences import PreferenceEncoder, preference_of
-from smol_hf.training.chat_template import CHATML
-from smol_hf.training.console import read_log
+from smol_hf.text.preferences import PreferenceEncoder, preference_of
+from smol_hf.training.log.console import read_log
+from smol_hf.training.model.chat_template import CHATML
 from smol_hf.training.preference import ARGUMENT_CLASSES
-from smol_hf.training.recipes import load_arguments
-from smol_hf.training.values import RecipeError
+from smol_hf.training.recipe.recipes import load_arguments
+from smol_hf.training.recipe.values import RecipeError
 
 PAIRS = [
     {"prompt": "What is the sky?", "chosen": "Blue.", "rejected": "Green, I think."},

@@ -10,14 +10,14 @@ from modeling.builders import build_vlm
 
 import smol_hf.train as command
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.embedded import build_pages
+from smol_hf.data.digits import build_pages
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
-from smol_hf.training.arguments import SmolTrainingArguments
-from smol_hf.training.console import read_log
-from smol_hf.training.recipes import apply_overrides, parse_command_line, parse_recipe
+from smol_hf.training.log.console import read_log
+from smol_hf.training.recipe.arguments import SmolTrainingArguments
+from smol_hf.training.recipe.recipes import apply_overrides, parse_command_line, parse_recipe
+from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.trainer import SmolTrainer
-from smol_hf.training.values import RecipeError
 
 PEAK = 1e-3
 WSD = "warmup_stable_decay"

@@ -11,12 +11,12 @@ from transformers import TrainerCallback
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
-from smol_hf.data.embedded import build_pages
-from smol_hf.data.skipped import SkippedSamples
-from smol_hf.training.arguments import SmolTrainingArguments
-from smol_hf.training.console import read_log
+from smol_hf.data.digits import build_pages
+from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.training.loader import FACTS
-from smol_hf.training.parts import part_of
+from smol_hf.training.log.console import read_log
+from smol_hf.training.model.parts import part_of
+from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.trainer import NonFiniteError, SmolTrainer
 from smol_hf.training.validation import Validation
 
@@ -244,7 +244,7 @@ def test_text_only_steps_touch_the_vision_path_and_leave_it_as_it_is(tmp_path):
 
 
 def test_log_lines_are_json_even_when_a_loss_is_not_a_number(tmp_path):
-    from smol_hf.training.console import LogCallback
+    from smol_hf.training.log.console import LogCallback
 
     trainer, _ = poisoned_trainer(tmp_path, bad_steps=[1])
     trainer.add_callback(LogCallback(tmp_path / "run"))

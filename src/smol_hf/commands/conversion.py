@@ -61,7 +61,7 @@ def add_compose(parser: argparse.ArgumentParser) -> None:
 
 
 def run_compose(arguments: argparse.Namespace) -> None:
-    from smol_hf.conversion.compose import compose
+    from smol_hf.conversion.composition.compose import compose
 
     given = {name: value for name, value in vars(arguments).items() if name not in ("command", "json")}
     finish(compose(**given), arguments.json, print_composition)
@@ -113,7 +113,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def run_check(arguments: argparse.Namespace) -> None:
-    from smol_hf.conversion.check import check
+    from smol_hf.conversion.checking.check import check
 
     facts = check(arguments.checkpoint, trust_remote_code=arguments.trust_remote_code)
     finish(facts, arguments.json, print_check)
@@ -157,8 +157,8 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
 
 
 def run_estimate(arguments: argparse.Namespace) -> None:
-    from smol_hf.training.estimate import estimate
-    from smol_hf.training.measured_step import measure
+    from smol_hf.estimate.estimate import estimate
+    from smol_hf.estimate.measured_step import measure
 
     step = {
         name: getattr(arguments, name)
@@ -213,7 +213,7 @@ def run_convert(arguments: argparse.Namespace) -> None:
         "rope_theta",
     )  # fmt: skip
     if arguments.refresh_code:
-        from smol_hf.conversion.travelling_code import refresh_code
+        from smol_hf.conversion.checking.travelling_code import refresh_code
 
         for name in names[2:]:
             if getattr(arguments, name) not in (None, False):

@@ -21,7 +21,7 @@ def add_list(parser: argparse.ArgumentParser) -> None:
 
 def run_list(arguments: argparse.Namespace) -> None:
     from smol_hf.commands.data_tables import print_list
-    from smol_hf.data.catalog import catalog
+    from smol_hf.data.records.registry import catalog
 
     facts = catalog()
     if arguments.config is not None:
@@ -42,10 +42,11 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
 
 def run_preview(arguments: argparse.Namespace) -> None:
     from smol_hf.commands.data_tables import print_preview
-    from smol_hf.data.preview import draw_samples, write_page
-    from smol_hf.data.tokenizer_of import is_language_model
-    from smol_hf.training.announcement import describe_pictures
+    from smol_hf.data.report.preview_drawing import draw_samples
+    from smol_hf.data.report.preview_page import write_page
+    from smol_hf.support.tokenizer_of import is_language_model
     from smol_hf.training.inspection import inspect
+    from smol_hf.training.log.startup_summary import describe_pictures
 
     if arguments.number < 1:
         raise ValueError(f"--number is {arguments.number}: show at least 1 sample")
@@ -78,8 +79,8 @@ def add_stats(parser: argparse.ArgumentParser) -> None:
 
 def run_stats(arguments: argparse.Namespace) -> None:
     from smol_hf.commands.data_tables import print_stats
-    from smol_hf.data.statistics import packing_forecast, statistics
-    from smol_hf.data.survey import survey
+    from smol_hf.data.report.statistics import packing_forecast, statistics
+    from smol_hf.data.stream.survey import survey
     from smol_hf.training.inspection import inspect
 
     number = arguments.number
@@ -102,7 +103,7 @@ def run_stats(arguments: argparse.Namespace) -> None:
         "packing": packing_forecast(found.plan, surveyed, found.data_arguments.packing_pool),
     }
     if arguments.plot is not None:
-        from smol_hf.data.statistics_plot import plot_statistics
+        from smol_hf.data.report.statistics_plot import plot_statistics
 
         facts["plot"] = str(plot_statistics(arguments.plot, found.plan, surveyed))
     finish(facts, arguments.json, print_stats)

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from smol_hf.data.record_use import describe_use
+from smol_hf.data.stream.record_use import describe_use
 from smol_hf.support.formatting import compact, percent
 
 REASONS_SHOWN = 10

@@ -23,7 +23,7 @@ def add_download(parser: argparse.ArgumentParser) -> None:
 
 
 def run_download(arguments: argparse.Namespace) -> None:
-    from smol_hf.data.download import doubts, download_all, extract_all, refuse_full_disk
+    from smol_hf.data.prepare.download import doubts, download_all, extract_all, refuse_full_disk
 
     output = Path(arguments.output)
     downloads = plans(arguments, output)
@@ -42,7 +42,7 @@ def run_download(arguments: argparse.Namespace) -> None:
 
 
 def plans(arguments: argparse.Namespace, output: Path) -> list:
-    from smol_hf.data.download import plan_dataset, plan_url
+    from smol_hf.data.prepare.download import plan_dataset, plan_url
 
     if bool(arguments.what) == bool(arguments.config):
         raise ValueError("say what to download: a dataset's id, URLs, or --config RECIPE")
@@ -54,9 +54,9 @@ def plans(arguments: argparse.Namespace, output: Path) -> list:
 
 def datasets_of(recipe: str) -> list[tuple[str, dict]]:
     """(id, config and revision) of each dataset of the Hub that a recipe reads."""
-    from smol_hf.data.hub_dataset import hub_id, repository_of
-    from smol_hf.training.data_arguments import DataArguments
-    from smol_hf.training.recipes import parse_recipe, read_recipe
+    from smol_hf.data.sources.hub_dataset import hub_id, repository_of
+    from smol_hf.training.recipe.data_arguments import DataArguments
+    from smol_hf.training.recipe.recipes import parse_recipe, read_recipe
 
     (arguments,) = parse_recipe(read_recipe(recipe), (DataArguments,))
     alone = {"data": arguments.data, "config": arguments.dataset_config, "revision": arguments.dataset_revision}
@@ -86,7 +86,7 @@ def show(downloads: list, output: Path, extract: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from smol_hf.data.download import free_bytes, needed_bytes
+    from smol_hf.data.prepare.download import free_bytes, needed_bytes
 
     table = Table("dataset", "files", "size", "to fetch", "licence", "gated")
     for download in downloads:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from smol_hf.support.formatting import nearest
-from smol_hf.training.key_help import help_text, known_keys
+from smol_hf.training.recipe.key_help import help_text, known_keys
 
 OPTION = re.compile(r"--([A-Za-z_][\w.-]*)(=.*)?", flags=re.DOTALL)
 

@@ -78,8 +78,8 @@ def run_space(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from smol_hf.publishing.plan import MAIN
-    from smol_hf.publishing.space import plan_space
-    from smol_hf.publishing.space_upload import publish_space
+    from smol_hf.publishing.space.space import plan_space
+    from smol_hf.publishing.space.space_upload import publish_space
 
     for option in ("create_pr", "shorten_paths", "allow_paths", "replace_weights"):
         if getattr(arguments, option):
@@ -137,7 +137,7 @@ def add_examples(group) -> None:
 
 
 def run_serve(arguments: argparse.Namespace) -> None:
-    from smol_hf.publishing.local_app import serve_locally
+    from smol_hf.publishing.space.local_app import serve_locally
 
     names = ("revision", "host", "port", "share", "trust_remote_code", "examples")
     serve_locally(arguments.checkpoint, **{name: getattr(arguments, name) for name in names})

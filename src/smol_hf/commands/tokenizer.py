@@ -45,8 +45,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(arguments: argparse.Namespace) -> None:
-    from smol_hf.data.documents.readers import TEXT_KEY, open_documents, unescaped
-    from smol_hf.data.text_tokenizer import write_text_tokenizer
+    from smol_hf.text.documents.readers import TEXT_KEY, open_documents, unescaped
+    from smol_hf.text.tokenizer_training import write_text_tokenizer
 
     keys = {name: getattr(arguments, name) for name in ("text_key", "config", "split", "revision")}
     if arguments.separator is not None:

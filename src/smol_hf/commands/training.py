@@ -10,7 +10,7 @@ from pathlib import Path
 
 from smol_hf.commands.parser import Command, Parser
 from smol_hf.commands.publishing import add_publish, run_publish
-from smol_hf.training.key_help import USAGE
+from smol_hf.training.recipe.key_help import USAGE
 
 RECIPE = ("recipes", "text", "pretrain.yaml")
 # Option → key of the recipe, and its help.
@@ -157,7 +157,7 @@ def add_copy(parser: argparse.ArgumentParser) -> None:
 
 
 def list_recipes(arguments: argparse.Namespace) -> None:
-    from smol_hf.training.shipped_recipes import command_of, purpose_of, shipped_recipes
+    from smol_hf.support.shipped_recipes import command_of, purpose_of, shipped_recipes
 
     recipes = shipped_recipes()
     width = max(map(len, recipes))
@@ -166,14 +166,14 @@ def list_recipes(arguments: argparse.Namespace) -> None:
 
 
 def show_recipe(arguments: argparse.Namespace) -> None:
-    from smol_hf.training.shipped_recipes import find_recipe
+    from smol_hf.support.shipped_recipes import find_recipe
 
     sys.stdout.write(find_recipe(arguments.name).read_text(encoding="utf-8"))
 
 
 def copy_recipe(arguments: argparse.Namespace) -> None:
     """Write a recipe to a new file. Raises ValueError if the file exists."""
-    from smol_hf.training.shipped_recipes import find_recipe
+    from smol_hf.support.shipped_recipes import find_recipe
 
     source = find_recipe(arguments.name)
     output = Path(arguments.output or source.name)

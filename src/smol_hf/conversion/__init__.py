@@ -1,0 +1,4 @@
+"""Checkpoints of other formats.
+
+Read `convert` and `merge`; `composition/` joins models, `checking/` verifies folders.
+"""

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from smol_hf.conversion.tensor_names import ConversionError
-from smol_hf.training.checkpoints import suggest_checkpoint
+from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.training.checkpoint.checkpoints import suggest_checkpoint
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")

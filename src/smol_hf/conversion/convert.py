@@ -17,19 +17,19 @@ from smol_hf.conversion.checkpoint_files import (
     read_torch_file,
     read_weights,
 )
-from smol_hf.conversion.formats import Format, native_format, source_format
-from smol_hf.conversion.location import locate
-from smol_hf.conversion.meta_check import model_of
-from smol_hf.conversion.nanogpt import read_pt
-from smol_hf.conversion.native_folder import finish_native_folder
-from smol_hf.conversion.processors import (
+from smol_hf.conversion.formats.nanogpt import read_pt
+from smol_hf.conversion.formats.native_folder import finish_native_folder
+from smol_hf.conversion.formats.processors import (
     VOCABULARIES,
     copy_tokenizer,
     has_tokenizer,
     image_numbers,
     read_processor,
 )
-from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.conversion.formats.registry import Format, native_format, source_format
+from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.conversion.location import locate
+from smol_hf.conversion.meta_check import model_of
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration

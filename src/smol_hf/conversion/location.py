@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.conversion.formats.tensor_names import ConversionError
 
 # What a conversion reads: never code, and of weights only the two layouts of transformers.
 WANTED = [

@@ -20,15 +20,15 @@ from smol_hf.conversion.convert import (
     write_generation_config,
     written_whole,
 )
-from smol_hf.conversion.formats import OURS
+from smol_hf.conversion.formats.registry import OURS
+from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.location import locate
 from smol_hf.conversion.meta_check import model_of
-from smol_hf.conversion.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
-from smol_hf.training.sound_checkpoint import load_sound, refuse_unsound_config
+from smol_hf.training.model.sound_checkpoint import load_sound, refuse_unsound_config
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from smol_hf.conversion.tensor_names import ConversionError
-from smol_hf.training.sound_checkpoint import configuration_errors, nonfinite, refuse_unsound_config
+from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.training.model.sound_checkpoint import configuration_errors, nonfinite, refuse_unsound_config
 
 
 def model_of(model_class: type[PreTrainedModel], config: PretrainedConfig, tensors: dict) -> PreTrainedModel:

@@ -17,9 +17,9 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from smol_hf.data.engine.preparation import ReadySample
-from smol_hf.data.tokenizer_of import tokenizer_of
+from smol_hf.data.stream.preparation import ReadySample
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.support.tokenizer_of import tokenizer_of
 
 
 class SmolCollator:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from smol_hf.data.embedded import Page
+from smol_hf.data.digits import Page
 
 
 @dataclass(frozen=True)

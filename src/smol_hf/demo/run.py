@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smol_hf.auto import AutoConfig
-from smol_hf.data.embedded import evaluation_questions
+from smol_hf.data.digits import evaluation_questions
 from smol_hf.demo import isolated_load
 from smol_hf.demo.exact_match import Question, score
 from smol_hf.demo.report import GalleryItem, write_report
@@ -29,9 +29,9 @@ from smol_hf.publishing.run_facts import training_facts
 from smol_hf.support.formatting import duration, percent
 from smol_hf.support.resources import resource_path
 from smol_hf.train import main as train
-from smol_hf.training.console import read_log
-from smol_hf.training.interruption import terminable
-from smol_hf.training.recipes import read_recipe
+from smol_hf.training.checkpoint.interruption import terminable
+from smol_hf.training.log.console import read_log
+from smol_hf.training.recipe.recipes import read_recipe
 
 EVALUATION_SEED = 1
 GALLERY_SIZE = 30

@@ -12,11 +12,11 @@ from transformers import BatchEncoding, GenerationConfig, PreTrainedTokenizerBas
 from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.merge import is_adapter, load_adapter, locate_base, read_adapter_config
-from smol_hf.data.tokenizer_of import is_language_model, tokenizer_of
 from smol_hf.inference.generation import DECODING, padding_token
 from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS
 from smol_hf.inference.text_prompts import chat_ids
-from smol_hf.training.sound_checkpoint import (
+from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
+from smol_hf.training.model.sound_checkpoint import (
     UnsoundCheckpointError,
     configuration_errors,
     load_sound,

@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from smol_hf.data.conversation import ImagePart, SampleError
-from smol_hf.data.images import load_image
-from smol_hf.data.tokenizer_of import is_language_model
+from smol_hf.data.media.images import load_image
+from smol_hf.support.tokenizer_of import is_language_model
 
 JSON_LINES = (".jsonl", ".ndjson")
 RESULT_KEYS = ("text", "tokens", "tokens_per_second", "finish_reason")

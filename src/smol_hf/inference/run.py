@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.tokenizer_of import is_language_model, tokenizer_of
 from smol_hf.inference.answering import left_padded, prompt_inputs
 from smol_hf.inference.generation import Generation, generate, new_tokens_for, stream
 from smol_hf.inference.prompts import Prompt, check_text, load_images, user_turn
 from smol_hf.inference.sampling import Sampling
 from smol_hf.inference.text_prompts import plain_ids
+from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
 
 
 @dataclass

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
-from smol_hf.data.text_chat import TextChat
+from smol_hf.text.chat import TextChat
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

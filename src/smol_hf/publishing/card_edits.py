@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 
 from smol_hf.conversion.checkpoint_files import read_json, weight_files
-from smol_hf.conversion.formats import OURS
+from smol_hf.conversion.formats.registry import OURS
 from smol_hf.publishing.contents import Contents, PublishError
 from smol_hf.publishing.disclosures import local_paths, read_text, shorten
 from smol_hf.publishing.model_card import has_chat_template, render_model_card

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEXES, WHOLE, weight_files
-from smol_hf.conversion.tensor_names import ConversionError
+from smol_hf.conversion.formats.tensor_names import ConversionError
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
 TEXTS = ("*.json", "*.py", "*.jinja", "*.txt", "*.md", "*.yaml", "LICENSE*", "NOTICE*")

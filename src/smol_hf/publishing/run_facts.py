@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from smol_hf.data.hub_dataset import hub_id, repository_of
+from smol_hf.data.sources.hub_dataset import hub_id, repository_of
 from smol_hf.support.formatting import duration, is_number, percent
-from smol_hf.training.console import read_log
-from smol_hf.training.mixture_report import FILE_NAME as MIXTURE
+from smol_hf.training.log.console import read_log
+from smol_hf.training.log.mixture_report import FILE_NAME as MIXTURE
 
 DIGITS = "digits"
 DIGITS_SOURCE = "drawn with handwritten digits of the UCI *Optical Recognition of Handwritten Digits* set"

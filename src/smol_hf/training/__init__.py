@@ -1,0 +1,4 @@
+"""Training with TRL. Read `run`, then `data`, `trainer` and `loader`.
+
+`recipe/` holds the keys of a recipe, `model/` builds the model, `checkpoint/` saves and resumes, `log/` reports.
+"""

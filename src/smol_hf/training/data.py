@@ -13,15 +13,8 @@ from accelerate import PartialState
 from rich.console import Console
 
 from smol_hf.data.conversation import Conversation, SampleError
-from smol_hf.data.documents.token_source import TokenCount, TokenWork
-from smol_hf.data.embedded import build_pages
-from smol_hf.data.engine.fingerprints import are_read_whole, digests_of_files
-from smol_hf.data.engine.lane import Work
-from smol_hf.data.engine.memory_source import MadeSource
-from smol_hf.data.engine.preparation import SampleWork
-from smol_hf.data.engine.source import BlockCache
-from smol_hf.data.engine.stream import Plan
-from smol_hf.data.mixture import (
+from smol_hf.data.digits import build_pages
+from smol_hf.data.mixture.mixture import (
     FIRST_RECORDS,
     MOST_SURVEYED,
     Data,
@@ -32,15 +25,21 @@ from smol_hf.data.mixture import (
     parse_entries,
     without_unusable,
 )
-from smol_hf.data.size_cache import digest_images, measured
-from smol_hf.data.skipped import SkippedSamples
-from smol_hf.data.survey import Measured, count_rows, survey_first
-from smol_hf.data.text_chat import TextChatWork
-from smol_hf.data.tokenizer_of import is_language_model
+from smol_hf.data.report.skipped import SkippedSamples
+from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
+from smol_hf.data.sources.source import BlockCache, MadeSource
+from smol_hf.data.stream.lane import Work
+from smol_hf.data.stream.preparation import SampleWork
+from smol_hf.data.stream.size_cache import digest_images, measured
+from smol_hf.data.stream.stream import Plan
+from smol_hf.data.stream.survey import Measured, count_rows, survey_first
 from smol_hf.support.formatting import duration
-from smol_hf.training.arguments import SmolTrainingArguments
-from smol_hf.training.chat_template import chat_of
-from smol_hf.training.data_arguments import DataArguments
+from smol_hf.support.tokenizer_of import is_language_model
+from smol_hf.text.chat import TextChatWork
+from smol_hf.text.documents.token_source import TokenCount, TokenWork
+from smol_hf.training.model.chat_template import chat_of
+from smol_hf.training.recipe.arguments import SmolTrainingArguments
+from smol_hf.training.recipe.data_arguments import DataArguments
 
 SECONDS_BETWEEN_LINES = 5
 GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable

@@ -12,16 +12,16 @@ from accelerate import PartialState
 from rich.console import Console
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.documents.held_out import HeldOut, Split
-from smol_hf.data.documents.readers import Documents, open_documents, unescaped
-from smol_hf.data.documents.records import Records
-from smol_hf.data.documents.token_cache import TokenCache, caches_folder, tokenise
-from smol_hf.data.documents.token_source import TokenSource, TokenWork
-from smol_hf.data.engine.stream import Plan
-from smol_hf.data.mixture import Data
-from smol_hf.data.skipped import SkippedSamples
+from smol_hf.data.mixture.mixture import Data
+from smol_hf.data.report.skipped import SkippedSamples
+from smol_hf.data.stream.stream import Plan
 from smol_hf.support.formatting import compact
-from smol_hf.training.data_arguments import DataArguments
+from smol_hf.text.documents.held_out import HeldOut, Split
+from smol_hf.text.documents.readers import Documents, open_documents, unescaped
+from smol_hf.text.documents.records import Records
+from smol_hf.text.documents.token_cache import TokenCache, caches_folder, tokenise
+from smol_hf.text.documents.token_source import TokenSource, TokenWork
+from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.validation import Validation
 
 TOKENIZER_CHARACTERS = 50_000_000  # from which a recipe without a tokenizer gets one

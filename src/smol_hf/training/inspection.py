@@ -9,19 +9,19 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from smol_hf.data.engine.head import Head
-from smol_hf.data.engine.stream import Plan
-from smol_hf.data.mixture import Data
-from smol_hf.data.tokenizer_of import tokenizer_of
+from smol_hf.data.mixture.mixture import Data
+from smol_hf.data.sources.source import Head
+from smol_hf.data.stream.stream import Plan
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
-from smol_hf.training.composition import build_config_and_processor, texts_of
+from smol_hf.support.tokenizer_of import tokenizer_of
 from smol_hf.training.data import open_data, plan_of
-from smol_hf.training.data_arguments import DataArguments
-from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.recipes import apply_overrides, parse_command_line, parse_recipe, read_recipe, recipe_errors
+from smol_hf.training.model.composition import build_config_and_processor, texts_of
+from smol_hf.training.recipe.data_arguments import DataArguments
+from smol_hf.training.recipe.model_arguments import ModelArguments
+from smol_hf.training.recipe.recipes import apply_overrides, parse_command_line, parse_recipe, read_recipe
+from smol_hf.training.recipe.values import RecipeError, recipe_errors
 from smol_hf.training.supervised import TOKENIZER_SAMPLES
 from smol_hf.training.task import context_length
-from smol_hf.training.values import RecipeError
 
 DEFAULT_SEED = 42  # TrainingArguments'
 SAYS_THE_MODEL = ("model", "preset", "vision_config", "text_config", "tokenizer")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.engine.lane import Row
-from smol_hf.data.engine.stream import RowStream
-from smol_hf.training.source_books import sources_of
+from smol_hf.data.stream.lane import Row
+from smol_hf.data.stream.stream import RowStream
+from smol_hf.training.log.source_counters import sources_of
 
 FILE_NAME = "data_state.json"
 FACTS = (

@@ -14,27 +14,27 @@ from transformers import PretrainedConfig
 from trl import DPOTrainer
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.source import Source
-from smol_hf.data.engine.stream import start_worker
-from smol_hf.data.preferences import PreferenceEncoder, Preferences, read_preferences
-from smol_hf.data.record_use import describe_ignored
-from smol_hf.data.skipped import SkippedSamples
-from smol_hf.data.sources import open_location
+from smol_hf.data.report.skipped import SkippedSamples
+from smol_hf.data.sources.location import open_location
+from smol_hf.data.sources.source import Source
+from smol_hf.data.stream.record_use import describe_ignored
+from smol_hf.data.stream.stream import start_worker
 from smol_hf.support.formatting import duration
-from smol_hf.training.arguments import DPOArguments
-from smol_hf.training.composition import is_text_alone
-from smol_hf.training.console import LogCallback
-from smol_hf.training.data_arguments import PreferenceArguments
+from smol_hf.text.preferences import PreferenceEncoder, Preferences, read_preferences
+from smol_hf.training.checkpoint.saving import WholeCheckpoints
 from smol_hf.training.loader import FILE_NAME as DATA_STATE
-from smol_hf.training.lora import lora_config, rank_warning
-from smol_hf.training.mixture_report import FILE_NAME as MIXTURE
-from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.run_record import resolve_recipe
-from smol_hf.training.saving import WholeCheckpoints
+from smol_hf.training.log.console import LogCallback
+from smol_hf.training.log.mixture_report import FILE_NAME as MIXTURE
+from smol_hf.training.log.run_record import resolve_recipe
+from smol_hf.training.model.composition import is_text_alone
+from smol_hf.training.model.lora import lora_config, rank_warning
+from smol_hf.training.model.text_composition import build_language_model
+from smol_hf.training.recipe.arguments import DPOArguments
+from smol_hf.training.recipe.data_arguments import PreferenceArguments
+from smol_hf.training.recipe.model_arguments import ModelArguments
+from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.task import Task
-from smol_hf.training.text_composition import build_language_model
 from smol_hf.training.trainer import NonFiniteError
-from smol_hf.training.values import RecipeError
 
 ARGUMENT_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
 METRICS = ("loss", "rewards/margins", "rewards/accuracies")  # of the last step, printed at the end

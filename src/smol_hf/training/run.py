@@ -13,21 +13,19 @@ from rich.console import Console
 from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from smol_hf.data.skipped import SkippedSamples
-from smol_hf.training.arguments import DPOArguments, SmolTrainingArguments
-from smol_hf.training.checkpoints import choose_checkpoint, step_of
-from smol_hf.training.data_arguments import DataArguments, PreferenceArguments
-from smol_hf.training.hardware import hardware
-from smol_hf.training.interruption import train_until_stopped
-from smol_hf.training.model_arguments import ModelArguments
-from smol_hf.training.parts import count_parameters
+from smol_hf.data.report.skipped import SkippedSamples
+from smol_hf.training.checkpoint.checkpoints import choose_checkpoint, step_of
+from smol_hf.training.checkpoint.interruption import train_until_stopped
+from smol_hf.training.checkpoint.same_run import check_same_run, settings_for_resume
+from smol_hf.training.log.run_record import hardware, versions, write_run
+from smol_hf.training.model.parts import count_parameters
 from smol_hf.training.preference import PreferenceTask
-from smol_hf.training.recipes import recipe_errors
-from smol_hf.training.run_record import versions, write_run
-from smol_hf.training.same_run import check_same_run, settings_for_resume
+from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments
+from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
+from smol_hf.training.recipe.model_arguments import ModelArguments
+from smol_hf.training.recipe.values import RecipeError, recipe_errors
 from smol_hf.training.supervised import ConversationTask, DocumentTask
 from smol_hf.training.task import Task
-from smol_hf.training.values import RecipeError
 
 
 class Run:

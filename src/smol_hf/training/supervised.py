@@ -12,35 +12,34 @@ from transformers.trainer_utils import IntervalStrategy
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.engine.stream import Plan, RowStream
-from smol_hf.data.failed_sources import refuse_disagreement
-from smol_hf.data.mixture import Data
-from smol_hf.data.shares import PlannedMixture
-from smol_hf.data.shortened_samples import ShortenedSamples
-from smol_hf.data.tokenizer_of import is_language_model, tokenizer_of
-from smol_hf.training.announcement import (
+from smol_hf.data.mixture.failed_sources import refuse_disagreement
+from smol_hf.data.mixture.mixture import Data
+from smol_hf.data.mixture.shares import PlannedMixture
+from smol_hf.data.report.shortened_samples import ShortenedSamples
+from smol_hf.data.stream.stream import Plan, RowStream
+from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
+from smol_hf.training.checkpoint.same_run import rows_of_a_step
+from smol_hf.training.data import fingerprint, look_through, open_data, plan_of, rows_of_the_run, trainable
+from smol_hf.training.document_data import DocumentData, TokenisedDocuments
+from smol_hf.training.loader import load_data_state
+from smol_hf.training.log.console import LogCallback
+from smol_hf.training.log.mixture_report import print_failed, print_shares, save_mixture
+from smol_hf.training.log.preview import print_parameter_table
+from smol_hf.training.log.run_record import resolve_recipe
+from smol_hf.training.log.startup_summary import (
     describe_pictures,
     describe_samples,
     describe_turns,
     describe_vocabulary,
     warnings_of,
 )
-from smol_hf.training.composition import build_model_and_processor, texts_of
-from smol_hf.training.console import LogCallback
-from smol_hf.training.data import fingerprint, look_through, open_data, plan_of, rows_of_the_run, trainable
-from smol_hf.training.document_data import DocumentData, TokenisedDocuments
-from smol_hf.training.loader import load_data_state
-from smol_hf.training.lora import add_adapters, freeze_what_has_no_adapter
-from smol_hf.training.mixture_report import print_failed, print_shares, save_mixture
-from smol_hf.training.packed_rows import refuse_seeing_others
-from smol_hf.training.preview import print_parameter_table
-from smol_hf.training.recipes import recipe_errors
-from smol_hf.training.run_record import resolve_recipe
-from smol_hf.training.same_run import rows_of_a_step
+from smol_hf.training.model.composition import build_model_and_processor, texts_of
+from smol_hf.training.model.lora import add_adapters, freeze_what_has_no_adapter
+from smol_hf.training.model.packed_rows import refuse_seeing_others
+from smol_hf.training.recipe.values import RecipeError, recipe_errors
 from smol_hf.training.task import Task, context_length
 from smol_hf.training.trainer import SmolTrainer
 from smol_hf.training.validation import Validation
-from smol_hf.training.values import RecipeError
 
 TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokenizer gets one
 

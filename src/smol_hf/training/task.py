@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig, PreTrainedModel, Trainer
 
-from smol_hf.training.values import RecipeError
+from smol_hf.training.recipe.values import RecipeError
 
 if TYPE_CHECKING:
     from smol_hf.training.run import Run

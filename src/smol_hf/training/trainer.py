@@ -14,18 +14,18 @@ from datasets import Dataset
 from transformers.trainer_utils import SaveStrategy
 from trl import SFTTrainer
 
-from smol_hf.data.engine.stream import Plan, RowStream
-from smol_hf.data.shares import PlannedMixture
-from smol_hf.data.shortened_samples import ShortenedSamples
-from smol_hf.data.skipped import SkippedSamples
-from smol_hf.training.books import Books, Counters, count_batch
-from smol_hf.training.first_labels import FirstLabels
+from smol_hf.data.mixture.shares import PlannedMixture
+from smol_hf.data.report.shortened_samples import ShortenedSamples
+from smol_hf.data.report.skipped import SkippedSamples
+from smol_hf.data.stream.stream import Plan, RowStream
+from smol_hf.training.checkpoint.saving import CheckpointsOfARun
 from smol_hf.training.loader import FACTS, TrainingLoader
-from smol_hf.training.new_tokens import freeze_schedule, train_rows_of_new_tokens
-from smol_hf.training.parts import FreezeCallback, parameter_groups, part_learning_rates, schedule_parts
-from smol_hf.training.preview import print_label_preview
-from smol_hf.training.saving import CheckpointsOfARun
-from smol_hf.training.source_books import SourceBooks
+from smol_hf.training.log.counters import Books, Counters, count_batch
+from smol_hf.training.log.first_labels import FirstLabels
+from smol_hf.training.log.preview import print_label_preview
+from smol_hf.training.log.source_counters import SourceBooks
+from smol_hf.training.model.new_tokens import freeze_schedule, train_rows_of_new_tokens
+from smol_hf.training.model.parts import FreezeCallback, parameter_groups, part_learning_rates, schedule_parts
 from smol_hf.training.validation import Validation
 
 # TRL and transformers ask for a dataset; the rows come from the plan.

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.engine.stream import Plan, RowStream
+from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.label_loss import IGNORE_INDEX, labelled_positions

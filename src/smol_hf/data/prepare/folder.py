@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from smol_hf.data.conversation import Conversation, SampleError
-from smol_hf.data.images import load_image, open_image
-from smol_hf.data.mixture import Data
+from smol_hf.data.media.images import load_image, open_image
+from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.prepare.records import Encoded
 from smol_hf.data.prepare.writers import WRITERS
-from smol_hf.data.reasons import reasons_of
-from smol_hf.data.record_use import RecordUse, is_outside
-from smol_hf.data.skipped import SkippedSamples
+from smol_hf.data.report.reasons import reasons_of
+from smol_hf.data.report.skipped import SkippedSamples
+from smol_hf.data.stream.record_use import RecordUse, is_outside
 from smol_hf.support.atomic import atomic_folder
 
 SKIPPED = "skipped.jsonl"

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from smol_hf.data.adapters import Place, adapt
-from smol_hf.data.adapters.ratings import ratings_record
 from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart
+from smol_hf.data.records import Place, adapt
+from smol_hf.data.records.ratings import ratings_record
 
 LLAVA_ROLES = {"user": "human", "assistant": "gpt", "system": "system", "tool": "tool"}
 SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2"}  # of other formats: the format's name

@@ -10,9 +10,9 @@ import pyarrow
 import pyarrow.parquet
 from datasets import Features, Image, List, Value
 
-from smol_hf.data.adapters.turn_keys import TEMPLATE_TURN, TOOL_TURN
 from smol_hf.data.conversation import Conversation, ImagePart, SampleError
 from smol_hf.data.prepare.records import Encoded, llava_record, messages_record, reads_back
+from smol_hf.data.records.turn_keys import TEMPLATE_TURN, TOOL_TURN
 
 GROUP_BYTES = 8 * 1024 * 1024  # of a row group, the least that a stream reads at once
 GROUP_ROWS = 1000

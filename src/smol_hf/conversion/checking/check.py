@@ -1,0 +1,254 @@
+"""`smol-hf check`: is this folder what a stranger needs, and does it compute for them what it computes here?"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
+
+from smol_hf.auto import AutoTokenizer
+from smol_hf.conversion.checking import isolated_check as check_stranger
+from smol_hf.conversion.checking.travelling_code import MODULES, outdated_code
+from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
+from smol_hf.conversion.convert import convert
+from smol_hf.conversion.formats.registry import OURS
+from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.conversion.meta_check import compare_with
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
+from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
+from smol_hf.support.hashing import hash_file
+from smol_hf.training.model.sound_checkpoint import nonfinite, refuse_unsound_config
+
+TOLERANCE = 1e-5
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: `good` is False for a fault, None for a fact without judgement."""
+
+    name: str
+    value: str
+    good: bool | None = None
+
+
+def check(checkpoint: str | Path, *, trust_remote_code: bool = False) -> dict:
+    """Look at a checkpoint folder: ours, or a native one that `smol-hf convert` reads.
+
+    Args:
+        trust_remote_code: run the folder's own code even where it is not the code of this package.
+
+    Returns:
+        `findings` (see `Finding`) and `good`: no fault among them.
+
+    Raises:
+        ConversionError: when there is nothing to look at, or a file is damaged.
+    """
+    folder = Path(checkpoint)
+    config = read_json(folder / "config.json")
+    refuse_unsound_config(config, folder)
+    tensors = read_weights(folder)
+    findings = [*check_files(folder), *check_weights(tensors), *check_tokens(folder, config, tensors)]
+    if config.get("model_type") in OURS:
+        findings += [check_names(config, tensors), *check_processor(folder, config), check_code(folder)]
+    foreign = foreign_code(folder)
+    if any(finding.good is False for finding in findings if finding.name in ("finite", "names and shapes")):
+        findings.append(Finding("loads without smol_hf", "not tried: the weights are damaged", False))
+    elif foreign and not trust_remote_code:
+        reason = f"not tried: {foreign[0]} is not the code installed here; --trust-remote-code runs it"
+        findings.append(Finding("loads without smol_hf", reason, False))
+    else:
+        findings += check_parity(folder, config)
+    return {
+        "checkpoint": str(folder),
+        "findings": [asdict(finding) for finding in findings],
+        "good": all(finding.good is not False for finding in findings),
+    }
+
+
+def check_files(folder: Path) -> list[Finding]:
+    size = sum(path.stat().st_size for path in weight_files(folder))
+    findings = [Finding("weights", f"{len(weight_files(folder))} file(s), {size / 1e6:.1f} MB")]
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    findings.append(Finding("pickled files", ", ".join(pickled) or "none", not pickled))
+    for path in sorted(folder.glob("*.py")):
+        known = "as installed here" if is_installed_here(path) else "not as installed here"
+        findings.append(Finding(path.name, f"{hash_file(path)[:16]} {known}"))
+    return findings
+
+
+def check_code(folder: Path) -> Finding:
+    """Code of an earlier release fails, or computes wrongly, on a later release of transformers."""
+    try:
+        outdated = outdated_code(folder)
+    except ConversionError as error:
+        return Finding("model code", f"cannot be compared: {error}", False)
+    if not outdated:
+        return Finding("model code", "as installed here", True)
+    return Finding(
+        "model code",
+        f"{len(outdated)} files differ from this release of smol_hf, first {outdated[0]}: "
+        f"smol-hf convert {folder} OUT --refresh-code renews them",
+        False,
+    )
+
+
+def foreign_code(folder: Path) -> list[str]:
+    """What a stranger's `trust_remote_code=True` would run that is not this package's code: files in the folder and
+    below it, and classes that a configuration names elsewhere."""
+    found = [
+        str(path.relative_to(folder))
+        for path in sorted(folder.rglob("*.py"))
+        if path.parent != folder or not is_installed_here(path)
+    ]
+    for path in sorted(folder.glob("*.json")):
+        try:
+            config = read_json(path)
+        except ConversionError:
+            continue  # not read by anyone as a configuration
+        found += [f"{name} in {path.name}" for name in strings_of(config.get("auto_map")) if set(name) & set("/\\-:")]
+    return found
+
+
+def strings_of(value) -> list[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for each in value for text in strings_of(each)]
+    return [value] if isinstance(value, str) else []
+
+
+def is_installed_here(path: Path) -> bool:
+    own = MODULES.get(path.stem)
+    return own is not None and own.read_bytes() == path.read_bytes()
+
+
+def check_weights(tensors: dict) -> list[Finding]:
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    broken = nonfinite(tensors.items())
+    return [
+        Finding("tensors", f"{len(tensors)}, {', '.join(dtypes)}"),
+        Finding("finite", f"{len(broken)} are not, first {broken[0]}" if broken else "all", not broken),
+    ]
+
+
+def check_tokens(folder: Path, config: dict, tensors: dict) -> list[Finding]:
+    """The ids of special tokens, as tokenizer, configuration, generation and embeddings know them."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return [Finding("tokenizer", "none in the folder")]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        return [Finding("tokenizer", f"does not load: {error}", False)]
+    text = config.get("text_config", config)
+    endings = ("embed_tokens.weight", "wte.weight", "token_embedding.weight", "embed_in.weight")
+    rows = next((tensor.shape[0] for name, tensor in tensors.items() if name.endswith(endings)), 0)
+    findings = [Finding("vocabulary", f"{len(tokenizer)} tokens, {rows} rows of embeddings", len(tokenizer) <= rows)]
+    generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        own = getattr(tokenizer, name)
+        others = {"config": text.get(name, config.get(name))}
+        if generation is not None:
+            others["generation"] = getattr(generation, name)
+        differing = {where: ids for where, ids in others.items() if ids is not None and own not in as_list(ids)}
+        value = f"{own}" + "".join(f", but {ids} in the {where} config" for where, ids in differing.items())
+        findings.append(Finding(name, value, not differing))
+    ends = generation is not None and generation.eos_token_id is not None
+    findings.append(Finding("generation config", "ends answers" if ends else "missing, or without eos_token_id", ends))
+    if "image_token_id" in config:
+        token, number = tokenizer.convert_ids_to_tokens(config["image_token_id"]), config["image_token_id"]
+        findings.append(Finding("image_token_id", f"{number} {token}", token is not None))
+    return findings
+
+
+def check_names(config: dict, tensors: dict) -> Finding:
+    """transformers fills what is missing with random numbers, and only its log says so."""
+    is_vlm = config["model_type"] == SmolHFConfig.model_type
+    own_class = SmolHFForConditionalGeneration if is_vlm else SmolHFForCausalLM
+    try:
+        with torch.device("meta"):
+            model = own_class._from_config(own_class.config_class.from_dict(config))
+        compare_with(model, tensors)
+    except (ConversionError, ValueError, TypeError) as error:
+        return Finding("names and shapes", str(error), False)
+    return Finding("names and shapes", "all that the model needs", True)
+
+
+def check_processor(folder: Path, config: dict) -> list[Finding]:
+    if config["model_type"] != SmolHFConfig.model_type:
+        return []
+    numbers = [*config.get("image_mean", []), *config.get("image_std", [])]
+    broken = not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+    if broken:
+        return [Finding("image_mean and image_std", f"{numbers}", False)]
+    try:
+        processor = SmolHFProcessor.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        return [Finding("processor", f"does not load: {error}", False)]
+    model = SmolHFConfig.from_dict(config)
+    facts = {
+        "tile size": (processor.tile_size, model.image_side),
+        "tokens of a tile": (processor.image_seq_len, model.image_seq_len),
+        "image token": (processor.image_token_id, model.image_token_id),
+    }
+    wrong = [f"{name} {own}, but the model has {needed}" for name, (own, needed) in facts.items() if own != needed]
+    return [Finding("processor", "; ".join(wrong) or "fits the model", not wrong)]
+
+
+def as_list(ids) -> list:
+    return ids if isinstance(ids, list) else [ids]
+
+
+def check_parity(folder: Path, config: dict) -> list[Finding]:
+    """A fresh process without this package, beside this package (for a native folder: beside its conversion)."""
+    with tempfile.TemporaryDirectory() as place:
+        ours = folder
+        if config.get("model_type") not in OURS:
+            ours = Path(place, "ours")
+            convert(str(folder), ours)
+        own_config = read_json(ours / "config.json")
+        is_vlm = own_config["model_type"] == SmolHFConfig.model_type
+        own_class = SmolHFForConditionalGeneration if is_vlm else SmolHFForCausalLM
+        model = own_class.from_pretrained(ours, dtype=torch.float32).eval()
+        inputs = example_inputs(model.config)
+        if config.get("model_type") == "llava":  # which takes its tiles flat, as ours does too
+            inputs["pixel_values"] = inputs["pixel_values"].squeeze(0)
+        save_file(inputs, Path(place, "inputs"))
+        command = [sys.executable, check_stranger.__file__, str(folder), f"{place}/inputs", f"{place}/results"]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": f"{place}/hub"}
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if finished.returncode:
+            reason = finished.stderr.strip().splitlines()[-1:] or ["no reason given"]
+            return [Finding("loads without smol_hf", reason[0], False)]
+        theirs, own = load_file(Path(place, "results")), check_stranger.compute(model, inputs)
+    difference = (theirs["logits"] - own["logits"]).abs().max().item()
+    same_tokens = torch.equal(theirs["tokens"], own["tokens"])
+    return [
+        Finding("loads without smol_hf", "yes", True),
+        Finding("logits", f"differ by {difference:.2g} at most", difference <= TOLERANCE),
+        Finding("greedy tokens", f"{own['tokens'].shape[1]} equal" if same_tokens else "differ", same_tokens),
+    ]
+
+
+def example_inputs(config: SmolHFConfig | SmolHFTextConfig) -> dict[str, torch.Tensor]:
+    """Twelve tokens, and before them one tile of noise where the model sees; always the same."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = config.get_text_config().vocab_size
+    text = torch.randint(vocabulary, (1, 12), generator=generator)
+    if not isinstance(config, SmolHFConfig):
+        return {"input_ids": text}
+    text[text == config.image_token_id] = (config.image_token_id + 1) % vocabulary
+    image = torch.full((1, config.image_seq_len), config.image_token_id)
+    pixels = torch.randn((1, 1, 3, config.image_side, config.image_side), generator=generator)
+    return {"input_ids": torch.cat([image, text], dim=1), "pixel_values": pixels}

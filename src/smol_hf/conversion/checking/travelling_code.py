@@ -1,0 +1,138 @@
+"""The model code inside a checkpoint: whether it is the code of this package, and how it is renewed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
+
+from smol_hf import modeling, processing
+from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, read_json
+from smol_hf.conversion.convert import refuse_occupied, refuse_output_inside, written_whole
+from smol_hf.conversion.formats.registry import OURS
+from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
+from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
+
+# {module: its file} of all code that a checkpoint may carry; in its folder all modules have one level.
+MODULES = {
+    path.stem: path
+    for package in (modeling, processing)
+    for path in Path(package.__file__).parent.glob("*.py")
+    if path.name != "__init__.py"
+}
+CLASSES = {
+    SmolHFConfig.model_type: (SmolHFConfig, SmolHFForConditionalGeneration),
+    SmolHFTextConfig.model_type: (SmolHFTextConfig, SmolHFForCausalLM),
+}
+PROCESSOR_MAP = {"AutoProcessor": f"processing_smol_hf.{SmolHFProcessor.__name__}"}
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+
+
+def auto_maps(folder: Path) -> dict[str, dict[str, str]]:
+    """{file: its `auto_map` by this package} of the configuration files of a checkpoint or an adapter of ours.
+
+    Raises:
+        ConversionError: for a folder that carries no code of ours.
+    """
+    maps = {}
+    if (folder / ADAPTER_CONFIG).is_file():
+        is_vlm = (folder / "processor_config.json").is_file()
+    else:
+        model_type = read_json(folder / "config.json").get("model_type")
+        if model_type not in OURS:
+            raise ConversionError(f"{folder} is a {model_type} model: only checkpoints of smol_hf carry its code")
+        config, model = CLASSES[model_type]
+        module = model.__module__.rpartition(".")[2]
+        maps["config.json"] = {
+            "AutoConfig": f"{config.__module__.rpartition('.')[2]}.{config.__name__}",
+            **{name: f"{module}.{of_module}" for name, of_module in model.auto_classes.items()},
+        }
+        is_vlm = model_type == SmolHFConfig.model_type
+    for name in PROCESSOR_FILES if is_vlm else ():
+        if (folder / name).is_file() and read_json(folder / name).get("auto_map"):
+            maps[name] = PROCESSOR_MAP
+    return maps
+
+
+def code_of(maps: dict[str, dict[str, str]]) -> dict[str, Path]:
+    """{file name: file of this package} of the modules that these maps name, and of all that they import."""
+    modules = {value.partition(".")[0] for each in maps.values() for value in each.values()}
+    files = [path for module in sorted(modules) for path in with_imports(MODULES[module])]
+    return {path.name: path for path in files}
+
+
+def with_imports(path: Path) -> list[Path]:
+    return [path, *map(Path, get_relative_import_files(path))]
+
+
+def code_in(folder: Path) -> set[str]:
+    """Names of the modules of ours in a checkpoint, of this release and of earlier ones; never a user's own files."""
+    names = {path.name for path in MODULES.values()}
+    pending = {path.name for path in folder.glob("*_smol_hf*.py")} & names
+    reached = set(pending)
+    while pending:
+        imported = {f"{module}.py" for name in pending for module in get_relative_imports(folder / name)}
+        pending = {name for name in imported - reached if (folder / name).is_file()}
+        reached |= pending
+    return reached | {name for name in names if (folder / name).is_file()}
+
+
+def outdated_code(folder: Path) -> list[str]:
+    """Names of modules of ours that differ from this package's, that are missing, or that it does not use any more."""
+    expected = code_of(auto_maps(folder))
+    present = {name: folder / name for name in code_in(folder)}
+    return sorted(
+        name
+        for name in {*expected, *present}
+        if name not in expected or name not in present or expected[name].read_bytes() != present[name].read_bytes()
+    )
+
+
+def refresh_code(source: str, output: str | Path) -> dict:
+    """Copy the checkpoint or adapter `source` to `output` with the code of this package; weights stay bit for bit.
+
+    Returns:
+        `source`, `output`, `renewed`, `added`, `removed` (names of files of code), `seconds`.
+
+    Raises:
+        ConversionError: for anything but a published checkpoint or an adapter of ours. Nothing is written then.
+        FileExistsError: when `output` holds something already.
+    """
+    started = time.monotonic()
+    folder, output = Path(source).expanduser(), Path(output)
+    refuse_occupied(output)
+    if not folder.is_dir():
+        raise ConversionError(f"{source}: --refresh-code takes a folder; download the checkpoint first (hf download)")
+    refuse_output_inside(output, folder)
+    if (folder / "trainer_state.json").is_file():
+        raise ConversionError(f"{source} is a state of training, which resumes with the installed code: keep it")
+    maps = auto_maps(folder)
+    expected, changed = code_of(maps), outdated_code(folder)
+    present = code_in(folder)
+
+    def left_out(place: str, names: list[str]) -> set[str]:
+        return {*present, "__pycache__"} & {*names} if Path(place) == folder else set()
+
+    with written_whole(output) as incomplete:
+        shutil.copytree(folder, incomplete, ignore=left_out, dirs_exist_ok=True)
+        for name, path in expected.items():
+            shutil.copyfile(path, incomplete / name)
+        for name, auto_map in maps.items():
+            config = {**read_json(folder / name), "auto_map": auto_map}
+            text = json.dumps(config, indent=2, ensure_ascii=False)
+            (incomplete / name).write_text(text + "\n", encoding="utf-8")
+    return {
+        "source": str(folder),
+        "output": str(output),
+        "renewed": [name for name in changed if name in expected and name in present],
+        "added": [name for name in changed if name not in present],
+        "removed": [name for name in changed if name not in expected],
+        "seconds": round(time.monotonic() - started, 2),
+    }

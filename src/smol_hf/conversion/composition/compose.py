@@ -1,0 +1,237 @@
+"""`smol-hf compose`: an image encoder and a language model, from two checkpoints, become one vision-language model.
+
+The weights of both stay what they are; the connector between them is new, and what the training begins with.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from smol_hf.conversion.composition.composed_chat import choose_chat_format
+from smol_hf.conversion.composition.composition_check import check_composition
+from smol_hf.conversion.composition.parts import (
+    end_token_ids,
+    extend_embeddings,
+    read_text,
+    read_tokenizer,
+    read_vision,
+)
+from smol_hf.conversion.convert import parameters_per_part, refuse_occupied, refuse_output_inside, written_whole
+from smol_hf.conversion.formats.processors import image_numbers
+from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.conversion.location import locate
+from smol_hf.conversion.meta_check import model_of
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.modeling.connector import build_connector
+from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
+from smol_hf.processing.image_tiling import ImageTiler
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
+from smol_hf.training.model.composition import extend_tokenizer, prepare_generation
+
+LARGEST_SCALE_FACTOR = 4  # SmolVLM2-256M's and -500M's
+
+
+def compose(
+    vision: str,
+    text: str,
+    output: str | Path,
+    *,
+    connector: str = "pixel_shuffle",
+    scale_factor: int | None = None,
+    longest_edge: int | None = None,
+    vision_feature_layer: int | None = None,
+    keep_text_class: bool = False,
+    extend_context: int | None = None,
+    rope_theta: float | None = None,
+    chat_template: str = "keep",
+    seed: int = 0,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> dict:
+    """Compose a model and its processor from `vision` and `text` (folders or Hub ids) into the folder `output`.
+
+    Args:
+        scale_factor: of pixel_shuffle; by default the largest up to 4 that divides the patches of a side.
+        longest_edge: pixels to which the longer side of a picture is brought before it is cut into tiles; by default
+            four tiles with pixel_shuffle (SmolVLM), one tile without cutting with the other connectors (LLaVA).
+        vision_feature_layer: by default the last; of CLIP the last but one, as LLaVA reads it.
+        keep_text_class: keep transformers' own class for a language model that our decoder could compute.
+        extend_context: new `max_position_embeddings`; `rope_theta`: new base of the rotary positions, which lets
+            training reach it (SmolVLM2: 16384 and 273000).
+        chat_template: "keep" the language model's own, with places for images; "smolvlm"; or a template's path.
+
+    Returns:
+        `output`, `shapes` (what becomes of one tile), `parameters` (per part and `total`), `new_tokens`, `seconds`,
+        `chat_template` (a description), `end_tokens`, `own_class` (why transformers' class was kept, or None).
+
+    Raises:
+        ConversionError: for parts that do not fit, with the numbers that would work, and for a model that does not
+            compute what its parts computed. Nothing is written then.
+        FileExistsError: when `output` holds something already.
+    """
+    started = time.monotonic()
+    output = Path(output)
+    refuse_occupied(output)
+    if scale_factor is not None and connector != "pixel_shuffle":
+        raise ConversionError(f"--scale-factor is of pixel_shuffle: {connector} keeps every patch a token")
+    for name, number in (("scale-factor", scale_factor), ("longest-edge", longest_edge), ("rope-theta", rope_theta)):
+        if number is not None and not 0 < number < math.inf:
+            raise ConversionError(f"--{name} {number}: it must be a number above 0")
+    fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
+    vision_folder, text_folder = locate(vision, **fetch), locate(text, **fetch)
+    refuse_output_inside(output, vision_folder, text_folder)
+    vision_config, vision_tensors = read_vision(vision_folder)
+    language_model, own_class = read_text(text_folder, keep_class=keep_text_class)
+    extend_positions(language_model.config, extend_context, rope_theta)
+
+    config = composed_config(
+        vision_folder, vision_config, language_model.config, connector, scale_factor, vision_feature_layer
+    )
+    tile = config.image_side
+    longest_edge = longest_edge or (4 * tile if connector == "pixel_shuffle" else tile)
+    tiler = ImageTiler(tile, longest_edge, longest_edge > tile)
+    tokenizer = read_tokenizer(text_folder)
+    chat = choose_chat_format(tokenizer, chat_template)
+    rows_in_use = extend_tokenizer(tokenizer, tiler.max_tiles_per_side, keeps_tokens=chat.keeps_tokens)
+    processor = SmolHFProcessor(
+        tokenizer,
+        tile_size=tile,
+        image_seq_len=config.image_seq_len,
+        longest_edge=longest_edge,
+        do_image_splitting=longest_edge > tile,
+        chat_template=chat.template,
+    )
+    ends = [tokenizer.convert_tokens_to_ids(chat.end_token), *end_token_ids(text_folder, language_model)]
+    vocabulary = max(len(tokenizer), language_model.get_input_embeddings().weight.shape[0])
+    extend_embeddings(language_model, rows_in_use, vocabulary)
+    for each in (config.text_config, config):
+        each.pad_token_id, each.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
+        each.eos_token_id = tokenizer.eos_token_id
+    config.text_config.vocab_size = vocabulary
+    config.image_token_id = processor.image_token_id
+    config.new_tokens = [rows_in_use, len(tokenizer)]  # training/model/new_tokens.py trains these rows in every stage
+    model = put_together(config, vision_tensors, language_model, seed)
+    prepare_generation(model, processor)
+    end_with(model, tokenizer, ends)
+    parameters = parameters_per_part(model)
+
+    def change_positions(config) -> None:
+        extend_positions(config, extend_context, rope_theta)
+
+    with written_whole(output) as incomplete:
+        model.save_pretrained(incomplete)
+        processor.save_pretrained(incomplete)
+        del model, language_model, vision_tensors
+        check_composition(incomplete, text_folder, rows_in_use, change_positions)
+    return {
+        "output": str(output),
+        "shapes": shapes_of(config),
+        "parameters": parameters,
+        "new_tokens": len(tokenizer) - rows_in_use,
+        "vocabulary": vocabulary,
+        "tile_size": tile,
+        "longest_edge": longest_edge,
+        "image_tokens_per_tile": config.image_seq_len,
+        "chat_template": chat.description,
+        "end_tokens": tokenizer.convert_ids_to_tokens(list(dict.fromkeys(ends))),
+        "own_class": own_class,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def end_with(model: SmolHFForConditionalGeneration, tokenizer, ends: list[int]) -> None:
+    """Let generation end with any of `ends`, and no end token be suppressed."""
+    ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
+    generation = model.generation_config
+    generation.eos_token_id = ends if len(ends) > 1 else ends[0]
+    generation.suppress_tokens = [each for each in generation.suppress_tokens if each not in ends]
+
+
+def composed_config(
+    vision_folder: Path,
+    vision_config: dict,
+    text_config,
+    connector: str,
+    scale_factor: int | None,
+    vision_feature_layer: int | None,
+) -> SmolHFConfig:
+    mean, std = image_numbers(vision_folder)
+    if vision_feature_layer is None:
+        vision_feature_layer = -2 if vision_config["model_type"] == "clip_vision_model" else -1
+    settings = {
+        "text_config": text_config,
+        "vision_config": vision_config,
+        "vision_feature_layer": vision_feature_layer,
+        "image_mean": mean,
+        "image_std": std,
+        "image_token_id": 0,
+    }
+    layers = vision_config["num_hidden_layers"]
+    if not -layers - 1 <= vision_feature_layer <= layers:
+        raise ConversionError(f"--vision-feature-layer {vision_feature_layer}: the encoder has {layers} layers")
+    try:
+        side = SmolHFConfig(**settings, connector_type="linear").patches_per_side
+        fitting = [factor for factor in range(1, LARGEST_SCALE_FACTOR + 1) if side % factor == 0]
+        return SmolHFConfig(**settings, connector_type=connector, scale_factor=scale_factor or fitting[-1])
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+
+
+def extend_positions(config, extend_context: int | None, rope_theta: float | None) -> None:
+    """Raises ConversionError for a language model whose positions are learned: there are no more of them."""
+    if extend_context is None and rope_theta is None:
+        return
+    rotary = getattr(config, "rope_parameters", None)
+    learned = getattr(config, "position_embedding_type", "rotary") == "learned"
+    if learned or not rotary or any(isinstance(value, dict) for value in rotary.values()):
+        raise ConversionError(
+            f"{config.model_type} has no one rotary base: --extend-context and --rope-theta do not apply"
+        )
+    if extend_context is not None:
+        if extend_context < config.max_position_embeddings:
+            raise ConversionError(
+                f"--extend-context {extend_context}: it has {config.max_position_embeddings} already"
+            )
+        config.max_position_embeddings = extend_context
+    if rope_theta is not None:
+        config.rope_parameters = {**rotary, "rope_theta": rope_theta}
+
+
+def put_together(
+    config: SmolHFConfig, vision_tensors: dict, language_model: PreTrainedModel, seed: int
+) -> SmolHFForConditionalGeneration:
+    """The model of the three parts; the connector's weights are drawn with `seed`, all in the text's dtype."""
+    dtype = next(language_model.parameters()).dtype
+    torch.manual_seed(seed)
+    with torch.device("meta"):
+        draft = SmolHFForConditionalGeneration._from_config(config)
+    connector = build_connector(config)
+    connector.apply(draft._init_weights)
+    tied = getattr(draft, "all_tied_weights_keys", None) or {}
+    tensors = {f"vision_model.{name}": tensor for name, tensor in vision_tensors.items()}
+    tensors |= {f"connector.{name}": tensor for name, tensor in connector.state_dict().items()}
+    tensors |= {f"language_model.{name}": tensor for name, tensor in language_model.state_dict().items()}
+    kept = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+        if name not in tied
+    }
+    return model_of(SmolHFForConditionalGeneration, config, kept)
+
+
+def shapes_of(config: SmolHFConfig) -> list[str]:
+    """What becomes of one tile on its way, step by step."""
+    side, patches = config.image_side, config.patches_per_side
+    text_hidden = config.text_config.hidden_size
+    return [
+        f"tile (3, {side}, {side})",
+        f"{config.vision_config.model_type} → ({patches * patches}, {config.vision_config.hidden_size})",
+        f"{config.connector_type} → ({config.image_seq_len}, {text_hidden})",
+        f"{config.text_config.model_type} → logits ({config.text_config.vocab_size})",
+    ]

@@ -1,0 +1,183 @@
+"""The image encoder and the language model of a composition, out of the checkpoints that hold them."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from smol_hf.auto import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
+from smol_hf.conversion.formats.processors import VOCABULARIES, has_tokenizer
+from smol_hf.conversion.formats.registry import FORMATS, OURS, UNCHANGED
+from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.conversion.meta_check import compare_with, model_of
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+from smol_hf.modeling.sub_configs import build_sub_config
+from smol_hf.modeling.vision import build_vision_model
+from smol_hf.training.model.sound_checkpoint import refuse_unsound_config
+
+VISION_TYPES = ("siglip_vision_model", "siglip2_vision_model", "clip_vision_model", "dinov2")
+WHOLE_MODELS = {"siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model", "clip": "clip_vision_model"}
+VISION_LANGUAGE = ("smolvlm", "idefics3", "llava")
+OWN_DECODER = ("llama", "smollm3", "gpt2")  # what our decoder computes exactly
+
+
+def read_vision(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """(configuration as a dictionary, tensors by the names in our `vision_model`) of an encoder, or of a model of
+    images and texts that holds one (CLIP, SigLIP, a checkpoint of ours).
+
+    Raises:
+        ConversionError: for another kind of model, or when tensors of the encoder are missing.
+    """
+    config = read_json(folder / "config.json")
+    refuse_unsound_config(config, folder)
+    model_type = config.get("model_type")
+    if model_type == SmolHFConfig.model_type:
+        return read_own_vision(folder, config)
+    if model_type in WHOLE_MODELS:
+        config = {**(config.get("vision_config") or {}), "model_type": WHOLE_MODELS[model_type]}
+    elif model_type not in VISION_TYPES:
+        raise ConversionError(
+            f"{folder}: model_type {model_type!r} is no known image encoder; known are "
+            + ", ".join(sorted((*VISION_TYPES, *WHOLE_MODELS, SmolHFConfig.model_type)))
+            + (" (convert this model first, with smol-hf convert)" if model_type in VISION_LANGUAGE else "")
+        )
+    model_type = config["model_type"]
+    known = CONFIG_MAPPING[model_type]().to_dict().keys() | {"vision_use_head"}
+    config = {name: value for name, value in config.items() if name in known or name == "model_type"}
+    if model_type.startswith("siglip"):
+        config["vision_use_head"] = False  # patches are read, not the pooled vector
+    weight_files(folder)
+    sub_config = build_sub_config(config, {"model_type": model_type})
+    with torch.device("meta"):
+        model_class = type(AutoModel.from_config(sub_config))
+    try:
+        model, loading = model_class.from_pretrained(
+            folder, config=sub_config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (SafetensorError, OSError, pickle.UnpicklingError) as error:
+        raise ConversionError(f"{folder}: the weights are damaged or refused ({error})") from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ConversionError(f"{folder}: {len(missing)} tensors of the encoder are missing, first {missing[0]}")
+    wrong = sorted(loading["mismatched_keys"])
+    if wrong:
+        name, found, needed = wrong[0]
+        raise ConversionError(f"{folder}: {name} is {tuple(found)} instead of {tuple(needed)}")
+    return config, dict(getattr(model, "vision_model", model).state_dict())
+
+
+def read_own_vision(folder: Path, config: dict) -> tuple[dict, dict[str, torch.Tensor]]:
+    """As `read_vision`, from a vision-language checkpoint of ours."""
+    prefix = "vision_model."
+    tensors = read_weights(folder)
+    found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    vision_config = config.get("vision_config")
+    if not isinstance(vision_config, dict) or "model_type" not in vision_config:
+        raise ConversionError(f"{folder / 'config.json'}: vision_config must be an object with a model_type")
+    with torch.device("meta"):
+        encoder = build_vision_model(build_sub_config(vision_config, vision_config))
+    compare_with(encoder, found)
+    return vision_config, found
+
+
+def read_text(folder: Path, *, keep_class: bool = False) -> tuple[PreTrainedModel, str | None]:
+    """The language model of `folder`, as our decoder where that computes it exactly, else as transformers' class.
+
+    Args:
+        keep_class: transformers' class in any case.
+
+    Returns:
+        The model, and the reason why our decoder cannot hold it (None where it does, or with `keep_class`).
+    """
+    config = read_json(folder / "config.json")
+    refuse_unsound_config(config, folder)
+    model_type = config.get("model_type")
+    if model_type == SmolHFTextConfig.model_type:
+        config = SmolHFTextConfig.from_dict(config)
+        return model_of(SmolHFForCausalLM, config, UNCHANGED.to_ours(read_weights(folder))), None
+    if model_type in OURS:
+        raise ConversionError(
+            f"{folder}: is a vision-language model already; take the language model that it was made of"
+        )
+    reason = None
+    if model_type in OWN_DECODER and not keep_class:
+        found = FORMATS[model_type]
+        try:
+            own = found.read_config(config)
+        except ConversionError as error:
+            reason = str(error)
+        else:
+            return model_of(SmolHFForCausalLM, own, found.to_ours(read_weights(folder), own)), None
+    weight_files(folder)
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", output_loading_info=True, trust_remote_code=False
+        )
+    except (ValueError, OSError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
+        raise ConversionError(f"{folder}: not a causal language model of transformers: {error}") from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ConversionError(f"{folder}: {len(missing)} tensors are missing, first {missing[0]}")
+    return model, reason
+
+
+def end_token_ids(folder: Path, language_model: PreTrainedModel) -> list[int]:
+    """All tokens with which the language model of `folder` ends what it writes."""
+    configs = [language_model.config]
+    if (folder / "generation_config.json").is_file():
+        configs.append(GenerationConfig.from_pretrained(folder))
+    ids: list[int] = []
+    for config in configs:
+        found = getattr(config, "eos_token_id", None)
+        ids += [] if found is None else [found] if isinstance(found, int) else list(found)
+    return list(dict.fromkeys(ids))
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a language model, whose end is free for new tokens.
+
+    Raises:
+        ConversionError: when transformers does not load it, or it is a slow one.
+    """
+    if not has_tokenizer(folder):
+        # transformers would make an empty one, and every row of the embeddings would count as free.
+        raise ConversionError(f"{folder}: no tokenizer; expected one of {', '.join(VOCABULARIES)}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise ConversionError(f"{folder}: no tokenizer that transformers loads: {error}") from error
+    if not tokenizer.is_fast:
+        raise ConversionError(f"{folder}: only a slow tokenizer; a tokenizer.json is needed")
+    last = max(tokenizer.get_vocab().values())
+    if last + 1 != len(tokenizer):
+        raise ConversionError(
+            f"{folder}: the tokenizer's {len(tokenizer)} tokens have ids up to {last}: new tokens would take ids that "
+            "are in use"
+        )
+    return tokenizer
+
+
+@torch.no_grad()
+def extend_embeddings(model: PreTrainedModel, rows_in_use: int, vocabulary: int) -> None:
+    """Make room for `vocabulary` tokens. The rows from `rows_in_use` on, new or never trained, become the mean of
+    those before: a new token then begins as likely as an average one (Hewitt, "Initializing new word embeddings",
+    2021). A tied head stays tied.
+    """
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    if vocabulary > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    tables = [model.get_input_embeddings().weight]
+    if not tied:
+        tables.append(model.get_output_embeddings().weight)
+    for table in tables:
+        table[rows_in_use:vocabulary] = table[:rows_in_use].float().mean(dim=0).to(table.dtype)
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    if bias is not None:
+        bias[rows_in_use:vocabulary] = bias[:rows_in_use].float().mean().to(bias.dtype)

@@ -1,0 +1,1 @@
+"""One module for each foreign format. Read `registry`, then `llama` (the simplest)."""

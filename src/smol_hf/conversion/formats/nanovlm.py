@@ -1,0 +1,160 @@
+"""nanoVLM (github.com/huggingface/nanoVLM): SigLIP and Llama written out, pixel shuffle; a folder of its own kind."""
+
+from __future__ import annotations
+
+import re
+
+from transformers import AddedToken
+
+from smol_hf.conversion.composition.chat_probe import write_chat
+from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.processing.image_styles import NANOVLM_GLOBAL_TOKEN
+
+NAMES = Renaming(
+    [
+        ("vision_encoder.patch_embedding.conv.", "vision_model.embeddings.patch_embedding."),
+        ("vision_encoder.patch_embedding.position_embedding", "vision_model.embeddings.position_embedding.weight"),
+        ("vision_encoder.blocks.{i}.ln1.", "vision_model.encoder.layers.{i}.layer_norm1."),
+        ("vision_encoder.blocks.{i}.ln2.", "vision_model.encoder.layers.{i}.layer_norm2."),
+        ("vision_encoder.blocks.{i}.attn.out_proj.", "vision_model.encoder.layers.{i}.self_attn.out_proj."),
+        ("vision_encoder.blocks.{i}.attn.q.", "vision_model.encoder.layers.{i}.self_attn.q_proj."),
+        ("vision_encoder.blocks.{i}.attn.k.", "vision_model.encoder.layers.{i}.self_attn.k_proj."),
+        ("vision_encoder.blocks.{i}.attn.v.", "vision_model.encoder.layers.{i}.self_attn.v_proj."),
+        ("vision_encoder.blocks.{i}.mlp.", "vision_model.encoder.layers.{i}.mlp."),
+        ("vision_encoder.layer_norm.", "vision_model.post_layernorm."),
+        ("MP.proj.", "connector.proj."),
+        ("decoder.token_embedding.", "language_model.model.embed_tokens."),
+        ("decoder.blocks.{i}.norm1.", "language_model.model.layers.{i}.input_layernorm."),
+        ("decoder.blocks.{i}.norm2.", "language_model.model.layers.{i}.post_attention_layernorm."),
+        ("decoder.blocks.{i}.attn.out_proj.", "language_model.model.layers.{i}.self_attn.o_proj."),
+        ("decoder.blocks.{i}.attn.", "language_model.model.layers.{i}.self_attn."),
+        ("decoder.blocks.{i}.mlp.", "language_model.model.layers.{i}.mlp."),
+        ("decoder.norm.", "language_model.model.norm."),
+        ("decoder.head.", "language_model.lm_head."),
+    ],
+    ignored=[r"\.rotary_embd\.inv_freq$"],
+)
+# What its own template writes, with the pictures in their places and the generated text marked.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% set parts = [{'type': 'text', 'text': message['content']}] if message['content'] is string"
+    " else message['content'] %}"
+    "{% if message['role'] == 'assistant' %}{% generation %}"
+    "{% for part in parts %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "<|im_end|>{% endgeneration %}"
+    "{% else %}{% for part in parts %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' %}IMAGE_TOKEN{% endif %}{% endfor %}<|im_end|>{% endif %}{{ '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+PROBE = [{"role": role, "content": role.upper()} for role in ("system", "user", "assistant", "user")]
+FUSED = re.compile(r"\.attn\.qkv_proj\.(weight|bias)$")
+
+
+def is_nanovlm(config: dict) -> bool:
+    return {"vit_hidden_dim", "lm_hidden_dim", "mp_pixel_shuffle_factor"} <= config.keys()
+
+
+def read_nanovlm(config: dict) -> SmolHFConfig:
+    """nanoVLM gives its encoder pixels in [0, 1], not normalised: mean 0 and deviation 1 here.
+
+    Raises:
+        ConversionError: for an encoder that pools into a class token, or a key that is missing.
+    """
+    if config.get("vit_cls_flag"):
+        raise ConversionError("vit_cls_flag: an encoder that gives its class token alone has no patches to read")
+    if config.get("lm_attn_scaling", 1.0) != 1.0:
+        raise ConversionError(f"lm_attn_scaling {config['lm_attn_scaling']}: only 1.0 is supported")
+    try:
+        text = SmolHFTextConfig(
+            vocab_size=config["lm_vocab_size"],
+            hidden_size=config["lm_hidden_dim"],
+            intermediate_size=config["lm_inter_dim"],
+            num_hidden_layers=config["lm_n_blocks"],
+            num_attention_heads=config["lm_n_heads"],
+            num_key_value_heads=config["lm_n_kv_heads"],
+            norm_eps=config["lm_rms_eps"],
+            max_position_embeddings=config["lm_max_position_embeddings"],
+            tie_word_embeddings=config["lm_tie_weights"],
+            rope_parameters={"rope_type": "default", "rope_theta": float(config["lm_re_base"])},
+        )
+        vision = {
+            "model_type": "siglip_vision_model",
+            "hidden_size": config["vit_hidden_dim"],
+            "intermediate_size": config["vit_inter_dim"],
+            "num_hidden_layers": config["vit_n_blocks"],
+            "num_attention_heads": config["vit_n_heads"],
+            "image_size": config["vit_img_size"],
+            "patch_size": config["vit_patch_size"],
+            "layer_norm_eps": config["vit_ln_eps"],
+            "hidden_act": "gelu_pytorch_tanh",
+        }
+        scale_factor = config["mp_pixel_shuffle_factor"]
+    except KeyError as error:
+        raise ConversionError(f"nanoVLM's config.json has no {error}") from None
+    return SmolHFConfig(
+        text_config=text,
+        vision_config=vision,
+        scale_factor=scale_factor,
+        image_token_id=image_token_id(config),
+        image_mean=[0.0] * 3,
+        image_std=[1.0] * 3,
+    )
+
+
+def image_token_id(config: dict) -> int:
+    """nanoVLM adds its extra tokens to the tokenizer's end in the order of its configuration, the image token first.
+
+    The oldest version (nanoVLM-222M) has none, since it puts the image before all text. There a token of SmolLM2's
+    that no text holds, `<reponame>`, takes the image's place.
+    """
+    if not config.get("vlm_extra_tokens"):
+        return 4
+    base = config.get("lm_base_vocab_size", config["lm_vocab_size"] - config.get("extra_token_amount", 1))
+    return base + list(config["vlm_extra_tokens"]).index("image_token")
+
+
+def pictures(config: dict, tokenizer) -> dict:
+    """How the processor writes pictures and chats. `tokenizer` is the language model's; it gets nanoVLM's tokens.
+
+    Raises:
+        ConversionError: when the tokens do not come to stand where the embeddings have them, or chats are written in
+            another way than ChatML.
+    """
+    extra = config.get("vlm_extra_tokens")
+    if not extra:
+        return {"image_style": "plain", "do_image_splitting": False}
+    if extra["image_token"] not in tokenizer.get_vocab():
+        base = config["lm_vocab_size"] - config.get("extra_token_amount", len(extra))
+        if len(tokenizer) != base:
+            raise ConversionError(f"the tokenizer has {len(tokenizer)} tokens, but nanoVLM's began with {base}")
+        tokenizer.add_tokens([AddedToken(token, special=True) for token in extra.values()], special_tokens=True)
+    tokenizer.padding_side = "left"
+    theirs = config.get("lm_chat_template")
+    if theirs is not None and write_chat(tokenizer, PROBE, theirs) != write_chat(tokenizer, PROBE, CHAT_TEMPLATE):
+        raise ConversionError("lm_chat_template writes chats in another way than ChatML, where images have no places")
+    common = {"chat_template": CHAT_TEMPLATE.replace("IMAGE_TOKEN", extra["image_token"])}
+    if extra.get("global_image_token") != NANOVLM_GLOBAL_TOKEN:
+        return {**common, "image_style": "plain", "do_image_splitting": False}
+    longest_edge = config.get("max_img_size", config["vit_img_size"])
+    enlarge = bool(config.get("resize_to_max_side_len", False))
+    return {**common, "image_style": "nanovlm", "longest_edge": longest_edge, "enlarge_images": enlarge}
+
+
+def from_nanovlm(tensors: dict, config: SmolHFConfig) -> dict:
+    split = {}
+    for name, tensor in tensors.items():
+        if FUSED.search(name):
+            split |= {name.replace("qkv_proj", letter): part for letter, part in zip("qkv", tensor.chunk(3))}
+        elif name.endswith("patch_embedding.position_embedding"):
+            split[name] = tensor.squeeze(0)
+        else:
+            split[name] = tensor
+    ours = NAMES.to_ours(split)
+    head, embeddings = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
+    if config.text_config.tie_word_embeddings:
+        # safetensors keeps one of two tensors that share memory, either of them.
+        ours.setdefault(embeddings, ours.get(head))
+        ours.pop(head, None)
+    return {name: tensor.contiguous() for name, tensor in ours.items()}

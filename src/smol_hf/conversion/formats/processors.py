@@ -1,0 +1,141 @@
+"""What stands beside the weights of a foreign model: tokenizer, chat template, and the numbers of its images."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from smol_hf.auto import AutoTokenizer
+from smol_hf.conversion.checkpoint_files import read_json
+from smol_hf.conversion.composition.chat_probe import write_chat
+from smol_hf.conversion.formats import nanovlm
+from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE
+from smol_hf.processing.chat_messages import FAULTS
+from smol_hf.processing.processing_smol_hf import SmolHFProcessor
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
+PROBES = (
+    [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}],
+    [
+        {"role": "system", "content": [{"type": "text", "text": "Be short."}]},
+        {"role": "user", "content": [{"type": "text", "text": "Hi."}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "Hello."}]},
+        {"role": "user", "content": [{"type": "text", "text": "Bye."}]},
+    ],
+)
+
+
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in VOCABULARIES)
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def image_processor_of(source: Path) -> dict:
+    """The numbers of the image processor, from wherever its version of transformers wrote them."""
+    if (source / "preprocessor_config.json").is_file():
+        return read_json(source / "preprocessor_config.json")
+    if (source / "processor_config.json").is_file():
+        return read_json(source / "processor_config.json").get("image_processor") or {}
+    return {}
+
+
+def image_numbers(source: Path) -> tuple[list[float], list[float]]:
+    """Mean and deviation of the pixels, per channel, in units of [0, 1]. A checkpoint of ours has them in its own
+    configuration, others in that of the image processor."""
+    config = read_json(source / "config.json")
+    numbers = config if "image_mean" in config else image_processor_of(source)
+    half = [0.5, 0.5, 0.5]
+    return list(numbers.get("image_mean") or half), list(numbers.get("image_std") or half)
+
+
+def read_processor(texts: Path, source: Path, config: SmolHFConfig, kind: str) -> SmolHFProcessor | None:
+    """Our processor, which writes and cuts pictures as the family `kind` does; None without a tokenizer.
+
+    Args:
+        texts: folder of the tokenizer and chat template. `source`: folder of the model.
+
+    Raises:
+        ConversionError: for a tokenizer that has no token for images.
+    """
+    if not has_tokenizer(texts):
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(texts, trust_remote_code=False)
+    if kind == "nanovlm":
+        pictures = nanovlm.pictures(read_json(source / "config.json"), tokenizer)
+    elif kind == "llava":
+        pictures = pictures_of_llava(image_processor_of(source), config.image_side)
+    else:
+        pictures = pictures_of_smolvlm(image_processor_of(source))
+    image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
+    if image_token is None:
+        raise ConversionError(f"{texts}: the tokenizer has no token {config.image_token_id}, which stands for images")
+    if "chat_template" not in pictures:
+        pictures["chat_template"] = template_of(texts, tokenizer)
+    return SmolHFProcessor(
+        tokenizer,
+        tile_size=config.image_side,
+        image_seq_len=config.image_seq_len,
+        image_token=image_token,
+        **pictures,
+    )
+
+
+def pictures_of_smolvlm(numbers: dict) -> dict:
+    splitting = bool(numbers.get("do_image_splitting", True))
+    longest_edge = (numbers.get("size") or {}).get("longest_edge") if splitting else None
+    return {"longest_edge": longest_edge, "do_image_splitting": splitting}
+
+
+def pictures_of_llava(numbers: dict, side: int) -> dict:
+    """The middle square, as CLIP's image processor cuts it; the whole picture where the processor does not crop."""
+    crops = numbers.get("do_center_crop", "shortest_edge" in (numbers.get("size") or {"shortest_edge": side}))
+    return {"image_style": "crop" if crops else "plain", "do_image_splitting": False}
+
+
+def template_of(source: Path, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The source's chat template; or ours where it writes the same, since ours marks what the model generated."""
+    template = tokenizer.chat_template
+    for name in ("processor_config.json", "chat_template.json"):
+        if not template and (source / name).is_file():
+            template = read_json(source / name).get("chat_template")
+    if not template:
+        return None
+    if begins_by_itself(tokenizer) and tokenizer.bos_token not in written_by(tokenizer, PROBES[0], template)[:40]:
+        # The tokenizer would put it there; the processor tokenises what the template writes, and nothing else.
+        template = "{{ bos_token }}" + template
+
+    same = all(
+        written_by(tokenizer, probe, template) == written_by(tokenizer, probe, DEFAULT_CHAT_TEMPLATE)
+        for probe in PROBES
+    )
+    return DEFAULT_CHAT_TEMPLATE if same else template
+
+
+def written_by(tokenizer: PreTrainedTokenizerBase, probe: list, template: str) -> str:
+    """Raises ConversionError for a template that is broken, or knows texts alone."""
+    try:
+        return write_chat(tokenizer, probe, template)
+    except FAULTS as error:
+        raise ConversionError(
+            f"the chat template cannot write a message with an image ({error}): put a template that can into "
+            "chat_template.jinja"
+        ) from error
+
+
+def begins_by_itself(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return tokenizer.bos_token_id is not None and tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id

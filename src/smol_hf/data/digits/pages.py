@@ -1,0 +1,161 @@
+"""Pages of handwritten digits with questions about them, any number of them, the same for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
+from smol_hf.data.digits.digits import DigitSet, load_digits
+from smol_hf.data.digits.drawing import Box, Draws, draw_page, place_as_number, place_on_line
+
+KINDS = ("digit", "number", "count", "larger", "side")  # of first questions; "sequence" is only added to them
+MINIMUM_PAGE_SIZE = 24
+
+# What is asked → the question, and its answer given the digits of the page from left to right.
+_QUESTIONS: dict[str, tuple[str, Callable[[list[int]], str]]] = {
+    "digit": ("Which digit is written here?", lambda digits: str(digits[0])),
+    "number": ("Which number is written here?", lambda digits: "".join(map(str, digits))),
+    "count": ("How many digits are on the page?", lambda digits: str(len(digits))),
+    # To say what was read before comparing is far easier to learn than to compare unread digits.
+    "larger": ("Read both digits: which is larger?", lambda digits: f"{digits[0]} and {digits[1]}: {max(digits)}"),
+    "left": ("Which digit is on the left?", lambda digits: str(digits[0])),
+    "right": ("Which digit is on the right?", lambda digits: str(digits[-1])),
+    "sequence": ("Read the digits.", lambda digits: " ".join(map(str, digits))),
+}
+
+# After one of these nothing is left to ask about a page: the answer could be copied.
+_READS_THE_PAGE = ("digit", "number", "larger", "sequence")
+
+_LAYOUTS = {
+    "digit": place_on_line,
+    "number": place_as_number,
+    "count": place_on_line,
+    "larger": place_on_line,
+    "side": place_on_line,
+}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question about a page. `kind` is one of `KINDS` or "sequence"; `answer` is the exact text that is right."""
+
+    kind: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class PlacedDigit:
+    """One digit on a page.
+
+    `index` is its position in scikit-learn's `load_digits()`. `box` is (left, top, right, bottom) in pixels, right
+    and bottom excluded, and holds all of its ink. The boxes of a page do not overlap.
+    """
+
+    label: int
+    index: int
+    box: Box
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page: the conversation about it, the turns of that conversation, and the digits from left to right."""
+
+    conversation: Conversation
+    turns: tuple[Turn, ...]
+    digits: tuple[PlacedDigit, ...]
+
+    @property
+    def kind(self) -> str:
+        """The kind of the first question."""
+        return self.turns[0].kind
+
+    @property
+    def question(self) -> str:
+        """The first question."""
+        return self.turns[0].question
+
+    @property
+    def answer(self) -> str:
+        """The answer to the first question."""
+        return self.turns[0].answer
+
+
+def build_pages(
+    number: int, *, seed: int, split: str, page_size: int = 32, turns: int = 1, first: int = 0
+) -> Iterator[Page]:
+    """Yield `number` pages from the page `first` on, drawn from the digits of `split` ("train" or "test") only.
+
+    Page i depends on `seed`, `split`, `page_size`, `turns` and i, never on `number`. The picture is an RGB PNG of
+    `page_size` x `page_size` pixels (at least 24; digits grow with it). The kinds of the first question take turns,
+    so they are balanced. A page carries up to `turns` questions: where the first (`count`, `side`) leaves something
+    unread, the second is to read all digits, which teaches most about the picture. `sequence` is never a first
+    question. The sample id is like `digits/train/seed0/page000123`.
+
+    What someone scores who cannot see the page and always gives the likeliest answer to a first question:
+    `digit` and `side` 10 %, `number` and `larger` 1.1 % (90 different answers), `count` 33.3 % (1 to 3); 11.1 % over
+    all kinds.
+
+    Raises ValueError for an unknown split, a negative `number`, a `page_size` below 24, `turns` below 1, or a seed
+    that does not fit in 64 bits.
+    """
+    digits = load_digits(split)
+    if number < 0:
+        raise ValueError(f"number of pages must be 0 or more, got {number}")
+    if page_size < MINIMUM_PAGE_SIZE:
+        raise ValueError(f"page_size must be at least {MINIMUM_PAGE_SIZE} pixels, got {page_size}")
+    if turns < 1:
+        raise ValueError(f"turns must be at least 1, got {turns}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
+    return (_build_page(digits, index, seed, split, page_size, turns) for index in range(first, first + number))
+
+
+def evaluation_questions(number: int, *, seed: int, page_size: int = 32) -> list[Page]:
+    """`number` pages of the test split with one question each, kinds balanced: for scoring by exact match."""
+    return list(build_pages(number, seed=seed, split="test", page_size=page_size))
+
+
+def _build_page(digits: DigitSet, index: int, seed: int, split: str, page_size: int, turns: int) -> Page:
+    draws = Draws(seed, split, index)
+    # Shifted by one in each round of five, so that reading every fifth page does not give one kind only.
+    kind = KINDS[(index + index // len(KINDS)) % len(KINDS)]
+    rows = [draws.pick(digits.rows_by_label[label]) for label in _draw_labels(kind, draws)]
+    asked = draws.pick(("left", "right")) if kind == "side" else kind
+
+    png, boxes = draw_page([digits.images[row] for row in rows], _LAYOUTS[kind], page_size, draws)
+    placed = [
+        PlacedDigit(int(digits.label[row]), int(digits.index[row]), box) for row, box in zip(rows, boxes, strict=True)
+    ]
+    placed.sort(key=lambda digit: digit.box[0])
+    labels = [digit.label for digit in placed]
+    names = [asked]
+    while len(names) < turns and names[-1] not in _READS_THE_PAGE:
+        names.append("digit" if len(placed) == 1 else "sequence")
+    asked_turns = tuple(_turn(name, labels) for name in names)
+
+    messages = []
+    for turn in asked_turns:
+        image = () if messages else (ImagePart(content=png),)
+        messages.append(Message("user", (*image, TextPart(turn.question))))
+        messages.append(Message("assistant", (TextPart(turn.answer),)))
+    conversation = Conversation(f"digits/{split}/seed{seed}/page{index:06d}", tuple(messages))
+    return Page(conversation, asked_turns, tuple(placed))
+
+
+def _turn(asked: str, labels: list[int]) -> Turn:
+    question, answer = _QUESTIONS[asked]
+    return Turn("side" if asked in ("left", "right") else asked, question, answer(labels))
+
+
+def _draw_labels(kind: str, draws: Draws) -> list[int]:
+    """The labels of a page, from left to right, such that the answer to its question is uniform."""
+    if kind == "digit":
+        return [draws.below(10)]
+    if kind == "number":
+        return [1 + draws.below(9), draws.below(10)]
+    if kind == "count":
+        return [draws.below(10) for _ in range(1 + draws.below(3))]
+    left = draws.below(10)
+    return draws.pick([[left, right] for right in range(10) if right != left])

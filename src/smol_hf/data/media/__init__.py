@@ -1,0 +1,1 @@
+"""Images of a sample: reading, limits and the fast resize."""

@@ -1,0 +1,85 @@
+"""Whether the keys of a mixture's entry can be, before anything is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from smol_hf.data.conversation import MODALITIES
+from smol_hf.data.records import find_adapter
+from smol_hf.data.records.filters import Filters
+from smol_hf.data.records.media import DOWNLOAD_FIRST
+from smol_hf.data.sources.hub_dataset import hub_id
+from smol_hf.support.key_values import is_name, type_problem
+
+LEAST_WEIGHT, MOST_WEIGHT = 1e-9, 1e6
+MOST_RECORDS = 10**12
+OF_THE_HUB = ("config", "split", "revision", "download")
+DELETED_KEYS = ("fetch_images", "fetch_timeout", "fetch_cache")  # of recipes that older versions wrote
+
+
+def without_deleted_keys(keys: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe or an entry without the keys that older versions had. Raises ValueError where they had an
+    effect."""
+    if keys.get("fetch_images"):
+        raise ValueError(f"fetch_images is not a key any more: {DOWNLOAD_FIRST}")
+    return {key: value for key, value in keys.items() if key not in DELETED_KEYS}
+
+
+def check_entry(keys: Mapping[str, Any], types: Mapping[str, Any], where: str) -> None:
+    """Refuse an entry whose keys cannot be.
+
+    Args:
+        keys: as a recipe gives them; all of them are known.
+        types: of each key.
+        where: names the entry.
+
+    Raises:
+        ValueError: naming the entry and the key.
+    """
+    if not isinstance(keys.get("data"), str) or not is_name(keys["data"]):
+        raise ValueError(f"{where}: lacks the key 'data', a file or folder" if keys.get("data") is None else
+                         f"{where}: data is {keys['data']!r}: it must be the name of a file or folder")  # fmt: skip
+    for key, value in keys.items():
+        if problem := value_problem(key, value, types[key]):
+            raise ValueError(f"{where}: {key} is {'null' if value is None else repr(value)}: {problem}")
+    if "weight" in keys and "samples" in keys:
+        raise ValueError(f"{where}: weight and samples exclude each other: the one is a share, the other a number")
+    given = [key for key in OF_THE_HUB if keys.get(key) not in (None, False)]
+    # Where {data_root} leads is known only later.
+    if given and "{" not in keys["data"] and hub_id(keys["data"]) is None:
+        raise ValueError(
+            f"{where}: {' and '.join(given)} belong to a dataset of the Hub, and {keys['data']} names files"
+        )
+    try:
+        Filters.from_mapping(keys.get("filters") or {})
+    except ValueError as error:
+        raise ValueError(f"{where}: filters: {error}") from error
+    if keys.get("adapter") is not None:
+        try:
+            find_adapter(keys["adapter"])
+        except ValueError as error:
+            raise ValueError(f"{where}: adapter: {error}") from error
+
+
+def value_problem(key: str, value: Any, annotation: Any) -> str | None:
+    """What is wrong with the value of one key alone."""
+    if key in ("samples", "available"):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and 1 <= value <= MOST_RECORDS):
+            return f"it must be a whole number of records, 1 or more, at most {MOST_RECORDS:,}"
+        return None
+    if key == "weight":
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number and LEAST_WEIGHT <= value <= MOST_WEIGHT):
+            return f"it must be a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:,.0f}"
+        return None
+    if key == "modality":
+        return None if value in (None, *MODALITIES) else f"choose one of {', '.join(MODALITIES)}"
+    if value is None and key in ("filters", "download", "ignore_fields"):
+        return "it needs a value, or leave the key out"
+    if problem := type_problem(value, annotation):
+        return problem
+    if isinstance(value, str) and not is_name(value):
+        return "it must be text of one line, and not empty"
+    return None

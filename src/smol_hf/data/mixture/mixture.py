@@ -1,0 +1,289 @@
+"""The sources of a run: what a recipe's mixture names, and what reads their records."""
+
+from __future__ import annotations
+
+import itertools
+import typing
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.media.images import MAXIMUM_BYTES, check_bytes
+from smol_hf.data.mixture.entry_keys import check_entry, without_deleted_keys
+from smol_hf.data.mixture.failed_sources import FailedSource, refuse_failed
+from smol_hf.data.records import Place, adapt, find_adapter
+from smol_hf.data.records.filters import Filters
+from smol_hf.data.records.turn_keys import without_fields
+from smol_hf.data.sources.location import KINDS, open_location
+from smol_hf.data.sources.source import BlockCache, Source
+from smol_hf.data.stream.mixing import scaled_weights
+from smol_hf.data.stream.preparation import FilteredOutError
+from smol_hf.data.stream.survey import Survey
+from smol_hf.support.formatting import nearest
+from smol_hf.support.key_values import is_name
+
+DATA_ROOT = "{data_root}"
+FIRST_RECORDS = 1000  # of each source, looked at where a run begins without a look at all of them
+MOST_SURVEYED = 1_000_000  # records; beyond it a run begins without a look at all of them
+
+
+@dataclass
+class Data:
+    """The sources of a run, and what reads their records."""
+
+    sources: list[Source]
+    readers: list
+    weights: list[float]
+    surveyed: bool = True
+    found: Survey = field(default_factory=Survey)
+    entries: list[MixtureEntry] = field(default_factory=list)  # of a mixture, one for each source
+    failed: list[FailedSource] = field(default_factory=list)  # that it names and that are left out
+
+    def first_here(self, number: int) -> Iterator[tuple[int, Conversation | SampleError]]:
+        """As `samples`, of the first `number` records of the sources that are read from files on this machine."""
+        here = [
+            index
+            for index, (source, reader) in enumerate(zip(self.sources, self.readers))
+            if reader is not None and not source.remote
+        ]
+        local = replace(self, sources=[self.sources[index] for index in here],
+                        readers=[self.readers[index] for index in here])  # fmt: skip
+        return ((here[index], sample) for index, sample in local.samples(number))
+
+    def conversations(self, number: int | None = None) -> Iterator[Conversation]:
+        """The usable samples in the order of the files, of the first `number` records of each source."""
+        return (sample for _, sample in self.samples(number) if isinstance(sample, Conversation))
+
+    def samples(self, number: int | None = None) -> Iterator[tuple[int, Conversation | SampleError]]:
+        """(source, sample) of each record in the order of the files, of the first `number` records of each source: a
+        conversation, or why the record is none."""
+        cache = BlockCache(self.sources)
+        for index, source in enumerate(self.sources):
+            places = ((block, row) for block, rows in enumerate(source.block_sizes) for row in range(rows))
+            for block, row in itertools.islice(places, number):
+                where, record = cache.row(index, block, row)
+                if record is None:
+                    continue
+                try:
+                    if isinstance(record, SampleError):
+                        raise record
+                    sample = record if self.readers[index] is None else self.readers[index](where, record)
+                except SampleError as fault:
+                    fault.source = source.name
+                    sample = fault
+                yield index, sample
+
+
+@dataclass(frozen=True)
+class Reader:
+    """(where, record) → the conversation that the recipe wants of it."""
+
+    media_folder: Path | None
+    adapter: str | None
+    filters: Filters
+    inside_only: bool = False
+    dataset: str | None = None
+    max_image_bytes: int = MAXIMUM_BYTES
+    ignore_fields: frozenset[str] = frozenset()
+
+    def __call__(self, where: str, record: Any) -> Conversation:
+        place = Place(where, self.media_folder, self.inside_only)
+        record = without_fields(record, self.ignore_fields) if self.ignore_fields else record
+        conversation = adapt(record, place, name=self.adapter, dataset=self.dataset)
+        conversation, reason = self.filters.apply(conversation)
+        if conversation is None:
+            raise FilteredOutError(where, f"left out by filters: {reason}")
+        if not any(message.is_learned for message in conversation.messages):
+            raise SampleError(where, "no answer to train: all are empty or marked as not trained. Remove the record")
+        for image in conversation.images:
+            check_bytes(image, where, self.max_image_bytes)
+        return conversation
+
+
+@dataclass(frozen=True)
+class MixtureEntry:
+    """One source of a mixture, by the keys of a recipe. In a path `{data_root}` stands for the recipe's key; `config`,
+    `split`, `revision` and `download` are of a dataset of the Hub."""
+
+    data: str
+    name: str | None = None
+    weight: float = 1.0
+    samples: int | None = None
+    modality: str | None = None
+    available: int | None = None
+    adapter: str | None = None
+    filters: dict[str, Any] = field(default_factory=dict)
+    image_folder: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    download: bool = False
+    ignore_fields: list[str] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """What the entry is called where its source could not be opened."""
+        return self.name if self.name is not None else Path(self.data).name
+
+    def weight_of(self, rows: int) -> float:
+        """Its weight, or the one that makes `samples` of so many rows."""
+        return float(self.weight) if self.samples is None else self.samples / rows
+
+    def records(self, rows: int | None) -> float | None:
+        """How many records it gives in a round; None where nobody knows how many there are."""
+        if self.samples is not None:
+            return float(self.samples)
+        return None if rows is None else self.weight * rows
+
+    def open(self, *, data_root: str | None = None, max_image_bytes: int = MAXIMUM_BYTES) -> tuple[Source, Reader]:
+        if self.adapter is not None:
+            find_adapter(self.adapter)  # refuse a name that is none before anything is read
+        filters = Filters.from_mapping(self.filters)
+        dataset = {"config": self.config, "split": self.split, "revision": self.revision, "download": self.download}
+        opened = open_location(located(self.data, data_root), **dataset)
+        source, folder = opened.source, opened.media_folder
+        folder = Path(located(self.image_folder, data_root)) if self.image_folder is not None else folder
+        if self.name is not None:
+            source.name, source.prefix = self.name, f"{self.name}/"
+        ignored = frozenset(self.ignore_fields)
+        return source, Reader(
+            folder, self.adapter, filters, opened.inside_only, opened.dataset, max_image_bytes, ignored
+        )
+
+
+def located(path: str, data_root: str | None) -> str:
+    if DATA_ROOT not in path:
+        return path
+    if data_root is None:
+        raise FileNotFoundError(f"{path}: say where that is with the key data_root")
+    return path.replace(DATA_ROOT, data_root)
+
+
+def where_of(where: str, keys: dict[str, Any]) -> str:
+    """`where` with what the entry is called, if it can be called anything."""
+    names = [keys.get("name"), Path(keys["data"]).name if isinstance(keys.get("data"), str) else None]
+    named = [name for name in names if isinstance(name, str) and is_name(name)]
+    return f"{where} ({named[0]})" if named else where
+
+
+def parse_entries(entries: list[dict[str, Any]]) -> list[MixtureEntry]:
+    """The entries of a recipe's mixture. Raises ValueError, naming the entry and the key."""
+    types = typing.get_type_hints(MixtureEntry)
+    known = list(MixtureEntry.__dataclass_fields__)
+    parsed: list[MixtureEntry] = []
+    for number, keys in enumerate(entries, start=1):
+        where = f"mixture, entry {number}"
+        if not isinstance(keys, dict):
+            raise ValueError(f"{where}: {keys!r} is no mapping of keys, such as {{data: my.jsonl, weight: 2}}")
+        try:
+            keys = without_deleted_keys(keys)
+        except ValueError as error:
+            raise ValueError(f"{where_of(where, keys)}: {error}") from error
+        for key in keys:
+            if key not in known:
+                raise ValueError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
+        check_entry(keys, types, where_of(where, keys))
+        entry = MixtureEntry(**keys)
+        if entry.name is not None and entry.name in [other.name for other in parsed]:
+            raise ValueError(f"{where}: {entry.name!r} stands twice: give it another name")
+        parsed.append(entry)
+    return parsed
+
+
+def open_mixture(
+    entries: list[dict[str, Any]],
+    stopping: str,
+    *,
+    on_failed: str = "stop",
+    data_root: str | None = None,
+    max_image_bytes: int = MAXIMUM_BYTES,
+) -> Data:
+    """The sources of a recipe's mixture.
+
+    Args:
+        on_failed: "stop": an entry that cannot be opened is an error; "reweight": it is left out, in `Data.failed`.
+        data_root: what `{data_root}` stands for in their paths.
+        max_image_bytes: the most bytes of an encoded image.
+
+    Raises:
+        ValueError: naming the entry, for keys that there are not and names that stand twice.
+        SampleError: naming every entry that failed, with the reason.
+    """
+    opened, failed = [], []
+    for number, entry in enumerate(parse_entries(entries), start=1):
+        try:
+            source, reader = entry.open(data_root=data_root, max_image_bytes=max_image_bytes)
+            if not len(source):
+                raise SampleError(source.name, "holds no record")
+        except (OSError, SampleError, ImportError) as error:
+            failed.append(FailedSource(entry.label, str(error), entry.modality, entry.records(entry.available)))
+            continue
+        except ValueError as error:  # a mistake of the recipe: no policy lets it go
+            raise ValueError(f"mixture, entry {number} ({entry.label}): {error}") from error
+        if source.name in [other.name for _, other, _ in opened]:
+            raise ValueError(f"mixture, entry {number}: {source.name!r} stands twice: give it another name")
+        if not source.prefix and Path(entry.data).suffix.lower() not in KINDS:
+            source.prefix = f"{source.name}/"  # files of two folders may have one name
+        opened.append((entry, source, reader))
+    refuse_failed(failed, len(entries), on_failed)
+    if not opened:
+        raise SampleError("mixture", "it names no source")
+    return data_of(opened, stopping, failed)
+
+
+def data_of(opened: list[tuple[MixtureEntry, Source, Reader]], stopping: str, failed: list[FailedSource]) -> Data:
+    entries, sources, readers = (list(each) for each in zip(*opened))
+    rows = [len(source) for source in sources]
+    weights = [entry.weight_of(number) for entry, number in zip(entries, rows)]
+    weights = scaled_weights(rows, weights, stopping)
+    return Data(sources, readers, weights, can_be_surveyed(sources), entries=entries, failed=failed)
+
+
+def without_unusable(data: Data, stopping: str, on_failed: str) -> Data:
+    """The data without the sources of which the survey found no record that can be used. Raises SampleError, see
+    `refuse_failed`."""
+    usable, faults = Counter(), {}
+    for (source, _), each in data.found.found.items():
+        if isinstance(each, SampleError):
+            faults.setdefault(source, []).append(each)
+        else:
+            usable[source] += 1
+    reasons = {}
+    for source in range(len(data.sources)):
+        if not usable[source]:
+            found = faults.get(source, [])
+            first = f", the first: {found[0]}" if found else ""
+            reasons[source] = f"none of its {len(found)} records can be used{first}"
+    return leave_out(data, reasons, stopping, on_failed)
+
+
+def leave_out(data: Data, reasons: dict[int, str], stopping: str, on_failed: str) -> Data:
+    """The data of a mixture without some of its sources. Raises SampleError, see `refuse_failed`.
+
+    Args:
+        reasons: why a source, by its number, cannot be used.
+    """
+    if not reasons:
+        return data
+    failed, kept = list(data.failed), []
+    for source, (entry, opened) in enumerate(zip(data.entries, data.sources)):
+        if source in reasons:
+            records = entry.records(len(opened))
+            failed.append(FailedSource(opened.name, reasons[source], entry.modality, records))
+        else:
+            kept.append(source)
+    refuse_failed(failed, len(kept) + len(failed), on_failed)
+    smaller = data_of(
+        [(data.entries[each], data.sources[each], data.readers[each]) for each in kept], stopping, failed
+    )
+    places = {old: new for new, old in enumerate(kept)}
+    smaller.found = data.found.of_sources(places)
+    return smaller
+
+
+def can_be_surveyed(sources: list[Source]) -> bool:
+    """Whether all records can be looked at before a run: they are here, and not too many."""
+    return sum(map(len, sources)) <= MOST_SURVEYED and not any(source.remote for source in sources)

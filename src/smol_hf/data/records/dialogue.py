@@ -1,0 +1,159 @@
+"""Turns of a record → messages, and media put where a turn shows them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from smol_hf.data.conversation import ROLES, Message, Part, SampleError, TextPart
+from smol_hf.data.records.fields import checked_text
+from smol_hf.data.records.media import Media
+from smol_hf.data.records.tools import turn_fields, with_content
+from smol_hf.data.records.turn_keys import TOOL_ROLES, is_trained, system_text
+
+PLACEHOLDERS = {"<image>": "images", "<video>": "videos"}
+ROLE_NAMES = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant",
+    "system": "system", "developer": "system",
+    **dict.fromkeys(TOOL_ROLES, "tool"),
+}  # fmt: skip
+
+
+class Turn(NamedTuple):
+    """A turn whose content is text."""
+
+    role: str
+    text: str
+    trained: bool
+    fields: dict[str, Any]
+
+
+def said(role: str, *parts: Part | str, trained: bool = True, fields: dict[str, Any] | None = None) -> Message:
+    """A message of these parts; text may be given as it is, and empty text is no part."""
+    texts = tuple(TextPart(part) if isinstance(part, str) else part for part in parts if part != "")
+    return Message(role, texts, trained, fields or {})
+
+
+def with_system(messages: list[Message], record: dict, where: str) -> list[Message]:
+    """The messages after the system prompt that a column of the record holds.
+
+    Raises:
+        SampleError: when the messages begin with another system prompt.
+    """
+    text = system_text(record, where)
+    if text is None:
+        return messages
+    if messages and messages[0].role == "system":
+        if messages[0].parts != (TextPart(text),):
+            raise SampleError(where, "has a system prompt in a column and another one in its messages: keep one")
+        return messages
+    return [said("system", checked_text(text, where, "the system prompt")), *messages]
+
+
+def messages_in(value: Any, first: str | None = None) -> Any:
+    """The messages, when `value` is the JSON text of a message or of a list of them; else `value` itself.
+
+    JSON counts as messages when it holds objects alone, and the `role` or `from` of one is known.
+
+    Args:
+        first: the role that the first message must have, for a text that may well be JSON.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        inside = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    turns = inside if isinstance(inside, list) else [inside]
+    if not all(isinstance(turn, dict) for turn in turns):
+        return value
+    named = [turn.get("role", turn.get("from")) for turn in turns]
+    roles = [ROLE_NAMES.get(name) if isinstance(name, str) else None for name in named]
+    return turns if any(roles) and (first is None or roles[0] == first) else value
+
+
+def needed(turn: dict, key: str, number: int, where: str) -> Any:
+    if key not in turn:
+        raise SampleError(where, f"message {number} lacks the key {key!r}; it has {sorted(map(str, turn))}")
+    return turn[key]
+
+
+def role_of(turn: dict, key: str, number: int, where: str) -> str:
+    value = needed(turn, key, number, where)
+    role = ROLE_NAMES.get(value) if isinstance(value, str) else None
+    if role is None:
+        raise SampleError(where, f"message {number} has the unknown role {value!r}: use one of {', '.join(ROLES)}")
+    return role
+
+
+def read_turn(turn: dict, keys: tuple[str, str], number: int, where: str) -> Turn:
+    """The role, the text, the training mark and the further fields of a turn.
+
+    Args:
+        keys: those of the role and of the text.
+
+    Raises:
+        SampleError: for what is missing, unknown or cannot be honoured.
+    """
+    role = role_of(turn, keys[0], number, where)
+    fields = turn_fields(turn, role, number, where)
+    text = text_of(with_content(turn, keys[1]), keys[1], number, where)
+    return Turn(role, text, is_trained(turn, role, number, where), fields)
+
+
+def text_of(turn: dict, key: str, number: int, where: str) -> str:
+    return checked_text(needed(turn, key, number, where), where, f"message {number}: {key!r}")
+
+
+def is_marked(turns: list[Turn], placeholders: Iterable[str]) -> bool:
+    """Whether any of the placeholders stands in what a user says."""
+    return any(placeholder in turn.text for turn in turns if turn.role == "user" for placeholder in placeholders)
+
+
+def place_media(turns: list[Turn], waiting: dict[str, list[Media]], where: str) -> list[Message]:
+    """Cut user texts at each placeholder and put the media there, in order.
+
+    Args:
+        turns: what others than users say keeps its characters.
+        waiting: for each placeholder the media that it stands for; two placeholders may share one list.
+
+    Raises:
+        SampleError: when there are more or fewer placeholders than media.
+    """
+    for media in waiting.values():
+        sharing = [placeholder for placeholder in waiting if waiting[placeholder] is media]
+        shown = sum(turn.text.count(each) for turn in turns if turn.role == "user" for each in sharing)
+        if shown != len(media):
+            kinds = " or ".join(PLACEHOLDERS[placeholder] for placeholder in sharing)
+            raise SampleError(
+                where,
+                f"{shown} {' or '.join(sharing)} placeholders but {len(media)} {kinds}: write one where each "
+                "belongs (to have these characters as text, use messages with typed parts)",
+            )
+    iterators = {id(media): iter(media) for media in waiting.values()}
+    messages = []
+    for role, text, trained, fields in turns:
+        pieces = re.split(f"({'|'.join(waiting)})", text) if role == "user" and waiting else [text]
+        parts: list[Part | str] = []
+        for position, piece in enumerate(pieces):
+            if position % 2:
+                parts.append(next(iterators[id(waiting[piece])]))
+                continue
+            # LLaVA writes the placeholder on a line of its own; that line break is no text of the user's.
+            piece = piece.removeprefix("\n") if position else piece
+            parts.append(piece.removesuffix("\n") if position < len(pieces) - 1 else piece)
+        messages.append(said(role, *parts, trained=trained, fields=fields))
+    return messages
+
+
+def media_first(messages: list[Message], media: list[Media], where: str) -> list[Message]:
+    """Media that no text mentions stand before the first words of the user."""
+    if not media:
+        return messages
+    for index, message in enumerate(messages):
+        if message.role == "user":
+            return [*messages[:index], replace(message, parts=(*media, *message.parts)), *messages[index + 1 :]]
+    raise SampleError(where, f"{len(media)} images or videos but no user turn to show them in")

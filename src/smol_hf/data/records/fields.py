@@ -1,0 +1,103 @@
+"""Checked access to the fields of a record: what is missing or of the wrong type is named, with the way to it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from smol_hf.data.conversation import SampleError
+from smol_hf.data.records.registry import Place
+
+
+@dataclass(frozen=True)
+class Fields:
+    """A record, or an object inside it.
+
+    `place` is the record's, `shape` the name of the adapter that needs the fields, `path` the way from the record to
+    this object (empty for the record itself). What is missing or wrong raises a SampleError that names it.
+    """
+
+    values: dict[str, Any]
+    place: Place
+    shape: str
+    path: str = ""
+
+    def way(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+    def fault(self, problem: str) -> SampleError:
+        return SampleError(self.place.where, problem)
+
+    def lacking(self, fields: str) -> SampleError:
+        """The error that says which field, or choice of fields, is not there."""
+        return self.fault(
+            f"lacks the field {fields} (of the {self.shape} shape); it has {sorted(map(str, self.values))}"
+        )
+
+    def nullable(self, key: str) -> Any:
+        """The value of a field that must be there but may be null."""
+        if key not in self.values:
+            raise self.lacking(repr(self.way(key)))
+        return self.values[key]
+
+    def given(self, key: str) -> Any:
+        """The value of a field that is needed."""
+        value = self.nullable(key)
+        if value is None:
+            raise self.fault(f"the field {self.way(key)!r} (of the {self.shape} shape) is null")
+        return value
+
+    def text(self, key: str) -> str:
+        return checked_text(self.given(key), self.place.where, f"the field {self.way(key)!r}")
+
+    def inside(self, key: str) -> Fields:
+        """The object that a field holds."""
+        return self.nested(self.given(key), self.way(key))
+
+    def objects(self, key: str) -> list[Fields]:
+        """The objects of a list that must be there; null stands for the empty list."""
+        value = self.nullable(key)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise self.fault(f"the field {self.way(key)!r} must be a list, not {type(value).__name__}")
+        return [self.nested(item, f"{self.way(key)}[{index}]") for index, item in enumerate(value)]
+
+    def nested(self, value: Any, path: str) -> Fields:
+        if not isinstance(value, dict):
+            raise self.fault(f"the field {path!r} must be an object, not {type(value).__name__}")
+        return Fields(value, self.place, self.shape, path)
+
+
+def checked_text(value: Any, where: str, what: str) -> str:
+    """`value` when it is text that can be written as UTF-8; else a SampleError that calls it `what`."""
+    if not isinstance(value, str):
+        raise SampleError(where, f"{what} must be text, not {type(value).__name__}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SampleError(where, f"{what}: half of a character at position {error.start}") from error
+    return value
+
+
+def label(record: dict[str, Any], *keys: str) -> str:
+    """The first of these fields that holds a line of text. A label is never needed: anything else counts as none."""
+    for key in keys:
+        value = record.get(key)
+        if isinstance(value, str) and value and value.isprintable():
+            return value
+    return ""
+
+
+def list_of_objects(value: Any, key: str, where: str) -> list[dict]:
+    """A list of objects, or a text that holds one as JSON. Raises SampleError for anything else and an empty list."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            problem = f"{key} must be a list of objects, or the JSON text of one: {error}"
+            raise SampleError(where, problem) from error
+    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+        raise SampleError(where, f"{key} must be a list of objects and not be empty")
+    return value

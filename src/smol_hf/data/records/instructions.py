@@ -1,0 +1,95 @@
+"""Instructions, prompts and questions, each with its answer: the shapes of Alpaca, Dolly, TRL and plain tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from smol_hf.data.conversation import Conversation
+from smol_hf.data.records.dialogue import messages_in
+from smol_hf.data.records.fields import Fields, checked_text, list_of_objects
+from smol_hf.data.records.messages import BESIDE, conversation_of, is_conversation
+from smol_hf.data.records.registry import Place, adapter
+from smol_hf.data.records.turn_keys import TRAIN_KEYS, is_given
+
+INPUTS, OUTPUTS = ("input", "context"), ("output", "response")
+
+
+def is_alpaca(record: dict[str, Any]) -> bool:
+    has_output = any(record.get(key) is not None for key in OUTPUTS)
+    return record.get("instruction") is not None and has_output and not is_conversation(record)
+
+
+@adapter("alpaca", shape=is_alpaca, fields=("instruction", *INPUTS, *OUTPUTS, "history", *BESIDE))
+def read_alpaca(record: dict[str, Any], place: Place) -> Conversation:
+    """An instruction, perhaps with an input, and its output."""
+    fields = Fields(record, place, "alpaca")
+    question, given, answer = fields.text("instruction"), one_of(fields, INPUTS), one_of(fields, OUTPUTS)
+    if answer is None:
+        raise fields.lacking("'output' or 'response'")
+    if given is not None and is_given(record[given]):
+        question = f"{question}\n\n{fields.text(given)}"
+    turns = [*history_of(fields), (question, fields.text(answer))]
+    messages = [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn)]
+    return conversation_of(record, messages, "alpaca", place)
+
+
+def one_of(fields: Fields, keys: tuple[str, ...]) -> str | None:
+    """The key that holds a value. Raises SampleError where several do."""
+    given = [key for key in keys if is_given(fields.values.get(key))]
+    given = given or [key for key in keys if fields.values.get(key) is not None]
+    if len(given) > 1:
+        raise fields.fault(f"has both {' and '.join(map(repr, given))}: keep one")
+    return given[0] if given else None
+
+
+def history_of(fields: Fields) -> list[tuple[str, str]]:
+    """The earlier questions and answers."""
+    history = fields.values.get("history")
+    if not is_given(history):
+        return []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise fields.fault("the field 'history' must be a list of pairs of a question and an answer")
+    where = fields.place.where
+    return [
+        tuple(checked_text(text, where, f"the field 'history[{number}]'") for text in pair)
+        for number, pair in enumerate(history)
+    ]
+
+
+def is_prompt_and_completion(record: dict[str, Any]) -> bool:
+    return all(record.get(key) is not None for key in ("prompt", "completion")) and not is_conversation(record)
+
+
+@adapter("prompt_completion", shape=is_prompt_and_completion, fields=("prompt", "completion", *BESIDE))
+def read_prompt_completion(record: dict[str, Any], place: Place) -> Conversation:
+    """A prompt and its completion, each a text or chat messages."""
+    fields = Fields(record, place, "prompt_completion")
+    prompt = turns_of(fields, "prompt", "user")
+    marks = tuple(f"prompt[].{key}" for key in TRAIN_KEYS if any(turn.get(key) for turn in prompt))
+    unmarked = [{key: turn[key] for key in turn if key not in TRAIN_KEYS} for turn in prompt]
+    turns = [{**turn, "train": False} for turn in unmarked] + turns_of(fields, "completion", "assistant")
+    conversation = conversation_of(record, turns, "prompt_completion", place)
+    return replace(conversation, ignored=(*conversation.ignored, *marks))
+
+
+def turns_of(fields: Fields, key: str, role: str) -> list[dict[str, Any]]:
+    value = messages_in(fields.given(key), first=None if role == "user" else role)
+    if isinstance(value, str):
+        return [{"role": role, "content": fields.text(key)}]
+    return list_of_objects(value, key, fields.place.where)
+
+
+def is_question_and_answer(record: dict[str, Any]) -> bool:
+    return all(record.get(key) is not None for key in ("question", "answer")) and not is_conversation(record)
+
+
+@adapter("question_answer", shape=is_question_and_answer, fields=("question", "answer", *BESIDE))
+def read_question_answer(record: dict[str, Any], place: Place) -> Conversation:
+    """A question and its answer, with or without images."""
+    fields = Fields(record, place, "question_answer")
+    turns = [
+        {"role": "user", "content": fields.text("question")},
+        {"role": "assistant", "content": fields.text("answer")},
+    ]
+    return conversation_of(record, turns, "question_answer", place)

@@ -1,0 +1,123 @@
+"""Records in LLaVA's shape.
+
+{"image"?: image | [image, …] | null, "video"?: video | [video, …] | null,
+ "conversations": [{"from": "human" | "gpt" | "system", "value": text}, …]}
+
+`<image>` in what the user says marks the place of the next image, `<video>` that of the next video. A file under
+`image` whose name ends as a video's does is one. Where a record has media of one kind alone, either placeholder stands
+for them: LLaVA-Video-178K writes `<image>` for its videos. In a record that knows no videos `<video>` is text.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import replace
+from typing import Any
+
+from smol_hf.data.conversation import Conversation, ImagePart, VideoPart
+from smol_hf.data.records.dialogue import (
+    PLACEHOLDERS,
+    Turn,
+    is_marked,
+    media_first,
+    place_media,
+    read_turn,
+    said,
+    with_system,
+)
+from smol_hf.data.records.fields import Fields, label, list_of_objects
+from smol_hf.data.records.media import Media, media_parts, media_under
+from smol_hf.data.records.messages import conversation_of
+from smol_hf.data.records.ratings import written_ratings
+from smol_hf.data.records.registry import Place, adapter
+from smol_hf.data.records.tools import tools_of, with_content
+from smol_hf.data.records.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys
+
+MEDIA_KEYS = ("image", "images", "video", "videos")
+READ = ("conversations", *MEDIA_KEYS, *SYSTEM_KEYS, "tools", "source", "data_source", "metadata", "turn_ratings")
+
+
+@adapter(
+    "llava",
+    datasets=(
+        "lmms-lab/LLaVA-OneVision-Data",
+        "MAmmoTH-VL/MAmmoTH-VL-Instruct-12M",
+        "lmms-lab/M4-Instruct-Data",
+        "liuhaotian/LLaVA-Instruct-150K",
+        "liuhaotian/LLaVA-Pretrain",
+        "lmms-lab/LLaVA-ReCap-558K",
+        "Lin-Chen/ShareGPT4V",
+    ),
+    shape=("conversations",),
+    fields=READ,
+)
+def read_llava(record: dict[str, Any], place: Place) -> Conversation:
+    """Conversations in LLaVA's form, `<image>` where an image stands; or chat messages under the same key."""
+    turns = list_of_objects(Fields(record, place, "llava").given("conversations"), "conversations", place.where)
+    if all("role" in turn and "content" in with_content(turn) for turn in turns):
+        conversation = conversation_of(record, turns, "conversations", place)
+        return replace(conversation, source=source_of(record))
+    pictures = media_under(record, "image", ImagePart, place)
+    films = media_under(record, "video", VideoPart, place)
+    turns, ignored = turns_of(Fields(record, place, "llava"))
+    waiting = stand_ins(pictures, films, "video" in record or "videos" in record)
+    messages = with_system(place_media(turns, waiting, place.where), record, place.where)
+    ratings, tools = written_ratings(record, place), tools_of(record, place.where)
+    return Conversation(place.where, tuple(messages), source_of(record), ratings, ignored, tools)
+
+
+@adapter("llava_video", datasets=("lmms-lab/LLaVA-Video-178K",), fields=READ)
+def read_llava_video(record: dict[str, Any], place: Place) -> Conversation:
+    """LLaVA-Video-178K: the file is `data_source`/`video`."""
+    fields = Fields(record, place, "llava_video")
+    folder, names = fields.text("data_source"), fields.given("video")
+    paths = [
+        posixpath.join(folder, name) if isinstance(name, str) and name else name
+        for name in (names if isinstance(names, list) else [names])
+    ]
+    films = media_parts(paths, "video", VideoPart, place)
+    turns, ignored = turns_of(fields)
+    messages = with_system(place_media(turns, stand_ins([], films, True), place.where), record, place.where)
+    tools = tools_of(record, place.where)
+    return Conversation(place.where, tuple(messages), folder, ignored=ignored, tools=tools)
+
+
+@adapter("llava_unmarked", datasets=("TIGER-Lab/VISTA-400K", "orrzohar/Video-STaR"), fields=READ)
+def read_unmarked(record: dict[str, Any], place: Place) -> Conversation:
+    """VISTA-400K and Video-STaR: where no placeholder stands in the text, the media come first."""
+    fields = Fields(record, place, "llava_unmarked")
+    if not any(key in record for key in MEDIA_KEYS):
+        raise fields.lacking("'image' or 'video'")
+    pictures = media_under(record, "image", ImagePart, place)
+    films = media_under(record, "video", VideoPart, place)
+    turns, ignored = turns_of(fields)
+    if is_marked(turns, PLACEHOLDERS):
+        messages = place_media(turns, stand_ins(pictures, films, True), place.where)
+    else:
+        texts = [said(role, text, trained=trained, fields=fields) for role, text, trained, fields in turns]
+        messages = media_first(texts, pictures + films, place.where)
+    messages = with_system(messages, record, place.where)
+    tools = tools_of(record, place.where)
+    return Conversation(place.where, tuple(messages), source_of(record), ignored=ignored, tools=tools)
+
+
+def turns_of(fields: Fields) -> tuple[list[Turn], tuple[str, ...]]:
+    """The turns, and the names of their fields that are not read."""
+    where = fields.place.where
+    turns = list_of_objects(fields.given("conversations"), "conversations", where)
+    ignored = ignored_turn_keys(turns, ("from", "value", *TRAIN_KEYS), "conversations")
+    return [read_turn(turn, ("from", "value"), number, where) for number, turn in enumerate(turns, start=1)], ignored
+
+
+def stand_ins(pictures: list[Media], films: list[Media], knows_videos: bool) -> dict[str, list[Media]]:
+    """For each placeholder the media that it stands for."""
+    if pictures and films:
+        return {"<image>": pictures, "<video>": films}
+    media = pictures or films
+    knows_videos = knows_videos or any(isinstance(part, VideoPart) for part in media)
+    return {"<image>": media, "<video>": media} if knows_videos else {"<image>": media}
+
+
+def source_of(record: dict[str, Any]) -> str:
+    metadata = record.get("metadata")
+    return label(record, "data_source", "source") or (label(metadata, "dataset") if isinstance(metadata, dict) else "")

@@ -1,0 +1,145 @@
+"""Chat messages, as in SmolTalk, TRL and the files of users.
+
+{"messages": [{"role": …, "content": text | [{"type": "text" | "image" | "video", …}, …]}, …],
+ "images"?: [image, …], "videos"?: [video, …], "tools"?: [tool, …], "turn_ratings"?: see `ratings`}
+
+In typed parts text is text, and a part of an image or a video names its file or takes the next one that stands beside
+the messages. In plain text `<image>` and `<video>` mark places only where the user says them and such media stand
+beside; media that no text mentions come first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart, VideoPart
+from smol_hf.data.records.dialogue import (
+    is_marked,
+    media_first,
+    place_media,
+    read_turn,
+    role_of,
+    text_of,
+    with_system,
+)
+from smol_hf.data.records.fields import Fields, label, list_of_objects
+from smol_hf.data.records.media import HINT, Media, is_none, media_parts, media_under
+from smol_hf.data.records.ratings import written_ratings
+from smol_hf.data.records.registry import Place, adapter
+from smol_hf.data.records.tools import tools_of, turn_fields, with_content
+from smol_hf.data.records.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys, is_given, is_trained
+
+KINDS = {"image": ImagePart, "video": VideoPart}
+# Read with all chat messages.
+BESIDE = ("image", "images", "video", "videos", "turn_ratings", "source", "tools", *SYSTEM_KEYS)
+CONVERSATIONS = ("messages", "conversations", "texts", "sentences", "global")
+PART_KEYS = ("type", "text", "image", "video", "path", "url", "image_url", "base64")
+
+
+@adapter(
+    "messages",
+    datasets=("HuggingFaceTB/smoltalk", "HuggingFaceTB/smol-smoltalk"),
+    shape=("messages",),
+    fields=("messages", *BESIDE),
+)
+def read_messages(record: dict[str, Any], place: Place) -> Conversation:
+    """Chat messages with a role each; texts, or typed parts of text, image and video."""
+    where = place.where
+    turns = list_of_objects(Fields(record, place, "messages").given("messages"), "messages", where)
+    return conversation_of(record, turns, "messages", place)
+
+
+def is_conversation(record: dict[str, Any]) -> bool:
+    """Whether a record holds a conversation, so that its other texts are not the ones to train on."""
+    return any(record.get(key) is not None for key in CONVERSATIONS)
+
+
+def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place: Place) -> Conversation:
+    """The conversation of turns with a `role` and a `content` each, which the record holds under `name`.
+
+    A turn may have `from` and `value` instead.
+    """
+    where = place.where
+    turns = [with_content(renamed(turn)) for turn in turns]
+    beside = {key: media_under(record, key, kind, place) for key, kind in KINDS.items()}
+    if all(isinstance(turn.get("content"), str) for turn in turns):
+        messages = plain_messages(turns, beside, where)
+    else:
+        messages = typed_messages(turns, beside, place)
+    messages = with_system(messages, record, where)
+    ignored = ignored_turn_keys(turns, ("role", "content", *TRAIN_KEYS), name)
+    parts = [part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]]
+    ignored += ignored_turn_keys(parts, PART_KEYS, f"{name}[].content")
+    for key in ("image", "image_url"):
+        if any(isinstance(part.get(key), dict) and is_given(part[key].get(HINT)) for part in parts):
+            ignored += (f"{name}[].content[].{key}.{HINT}",)
+    source, ratings = label(record, "source"), written_ratings(record, place)
+    return Conversation(where, tuple(messages), source, ratings, ignored, tools_of(record, where))
+
+
+def renamed(turn: dict) -> dict:
+    """A turn with `role` and `content` in place of ShareGPT's `from` and `value`."""
+    if "role" in turn or "from" not in turn:
+        return turn
+    names = {"from": "role", "value": "content"}
+    return {names.get(key, key): value for key, value in turn.items()}
+
+
+def plain_messages(turns: list[dict], beside: dict[str, list[Media]], where: str) -> list[Message]:
+    texts = [read_turn(turn, ("role", "content"), number, where) for number, turn in enumerate(turns, start=1)]
+    waiting = {f"<{name}>": media for name, media in beside.items() if media}
+    if is_marked(texts, waiting):
+        return place_media(texts, waiting, where)
+    messages = [Message(role, (TextPart(text),), trained, fields) for role, text, trained, fields in texts]
+    return media_first(messages, [part for media in beside.values() for part in media], where)
+
+
+def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Place) -> list[Message]:
+    where = place.where
+    used = dict.fromkeys(beside, 0)
+    messages = []
+    for number, turn in enumerate(turns, start=1):
+        role = role_of(turn, "role", number, where)
+        fields = turn_fields(turn, role, number, where)
+        content = turn.get("content")
+        if content is None:
+            raise SampleError(where, f"message {number} has no content: write a text, or remove the message")
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        parts: list[Part] = []
+        for part in [] if content == [] else list_of_objects(content, f"content of message {number}", where):
+            kind = "image" if part.get("type") == "image_url" else part.get("type")  # OpenAI's name
+            if any(is_given(part.get(key)) and not part[key] for key in TRAIN_KEYS):
+                problem = "has a part that is marked as not trained: mark the whole message, or split it"
+                raise SampleError(where, f"message {number} {problem}")
+            if kind == "text":
+                parts.append(TextPart(text_of(part, "text", number, where)))
+            elif kind not in list(KINDS):
+                raise SampleError(where, f"message {number} has a part of type {kind!r}: text, image or video")
+            elif role != "user":
+                raise SampleError(where, f"message {number} is the {role}'s and shows {kind}s: only users do")
+            elif named := named_media(part, kind, number, place):
+                parts += named
+            else:
+                used[kind] += 1
+                if used[kind] > len(beside[kind]):
+                    raise SampleError(
+                        where,
+                        f"message {number} shows {kind} {used[kind]}, but '{kind}s' has {len(beside[kind])}: name the "
+                        f"file in the part of type {kind!r}, or list it there",
+                    )
+                parts.append(beside[kind][used[kind] - 1])
+        messages.append(Message(role, tuple(parts), is_trained(turn, role, number, where), fields))
+    for kind, media in beside.items():
+        if used[kind] != len(media):
+            raise SampleError(where, f"{len(media)} {kind}s, but the messages show {used[kind]} of them")
+    return messages
+
+
+def named_media(part: dict, kind: str, number: int, place: Place) -> list[Media]:
+    """The media that a part names itself; none when it stands for the next one beside the messages."""
+    keys = (kind, "path", "url", *(("image_url", "base64") if kind == "image" else ()))
+    given = [part[key] for key in keys if not is_none(part.get(key))]
+    if len(given) > 1:
+        raise SampleError(place.where, f"message {number} has a part with several {kind}s: keep one")
+    return media_parts(given[0], f"{kind} of message {number}", KINDS[kind], place) if given else []

@@ -1,0 +1,264 @@
+"""Which adapter reads a record: by its name, by the dataset's id, or by the record's own keys."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.records.turn_keys import (
+    IDENTIFIERS,
+    UNSUPPORTED_RECORD,
+    is_given,
+    refuse_unsupported_record,
+    says_something,
+)
+from smol_hf.support.formatting import nearest
+
+ENTRY_POINTS = "smol_hf.adapters"
+
+
+class AdapterError(ValueError):
+    """An adapter that cannot be had; the message names those that can."""
+
+
+class UnknownShapeError(AdapterError):
+    """A record whose keys fit no adapter, or several."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a record stands, and where its media are.
+
+    Args:
+        where: name of the record (file and row), used as `sample_id` and in every message.
+        media_folder: folder that relative paths of media start from. Without one the record must hold its media as
+            bytes.
+        inside_only: refuse absolute paths and those that lead out of `media_folder`. For records of strangers.
+    """
+
+    where: str
+    media_folder: Path | None = None
+    inside_only: bool = False
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`read` turns a record into a conversation; `shape` says by which keys records of its kind are known.
+
+    `fields` are those that it uses, or that change nothing; the others are reported as ignored.
+    """
+
+    name: str
+    read: Callable[[dict[str, Any], Place], Conversation]
+    datasets: tuple[str, ...] = ()
+    shape: tuple[str, ...] | Callable[[dict[str, Any]], bool] | None = None
+    fields: tuple[str, ...] | None = None
+
+    def ignored(self, record: dict[str, Any]) -> tuple[str, ...]:
+        """The fields of a record that hold something and are not used; none where the adapter declares nothing."""
+        if self.fields is None:
+            return ()
+        known = (*self.fields, *IDENTIFIERS)
+        return tuple(
+            str(key)
+            for key, value in record.items()
+            if key not in known and (says_something(value) if key in UNSUPPORTED_RECORD else is_given(value))
+        )
+
+    def fits(self, record: dict[str, Any]) -> bool:
+        """Whether the record has what this adapter is known by. A column that is null is not there."""
+        if callable(self.shape):
+            return self.shape(record)
+        return self.shape is not None and all(record.get(key) is not None for key in self.shape)
+
+    @property
+    def summary(self) -> str:
+        """What its records are: the first line of the function's docstring."""
+        return (self.read.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def package(self) -> str:
+        """The package that it comes from."""
+        return self.read.__module__.partition(".")[0]
+
+    def __str__(self) -> str:
+        """What it is known by, for messages."""
+        return " with ".join(map(repr, self.shape)) if isinstance(self.shape, tuple) else f"the keys of {self.name}"
+
+
+ADAPTERS: dict[str, Adapter] = {}
+
+
+def adapter(
+    name: str,
+    datasets: Sequence[str] = (),
+    shape: tuple[str, ...] | Callable[[dict[str, Any]], bool] | None = None,
+    fields: Sequence[str] | None = None,
+) -> Callable:
+    """Register the decorated function `(record, place) -> Conversation`.
+
+    Args:
+        name: what a recipe calls it.
+        datasets: ids on the Hub of the datasets it reads.
+        shape: the keys, or the test, by which its records are known; without it only by name and dataset.
+        fields: the keys of a record that it uses, or that change nothing. All others are reported as ignored, and
+            those that change what is said (`tools`) are refused. Without it nothing is reported.
+
+    Raises:
+        AdapterError: when the name or a dataset is taken.
+    """
+
+    def register(read: Callable[[dict[str, Any], Place], Conversation]) -> Callable:
+        if name in ADAPTERS:
+            raise AdapterError(f"there is an adapter {name!r} already: choose another name")
+        for dataset in datasets:
+            if (other := of_dataset(dataset)) is not None:
+                raise AdapterError(f"the adapter {other.name!r} reads {dataset} already: {name!r} cannot claim it too")
+        ADAPTERS[name] = Adapter(name, read, tuple(datasets), shape, None if fields is None else tuple(fields))
+        return read
+
+    return register
+
+
+@functools.cache
+def load_entry_points() -> dict[str, str]:
+    """Import the adapters of other packages, once. Returns what is wrong with those that cannot be had, by name."""
+    broken = {}
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                raise
+            broken[entry.name] = f"{entry.value}: {type(error).__name__}: {error}"
+        else:
+            if entry.name not in ADAPTERS:
+                broken[entry.name] = f"{entry.value} registers no adapter of this name"
+    return broken
+
+
+def known_adapters() -> tuple[str, ...]:
+    """Names of all adapters that can be had, those of other packages included."""
+    load_entry_points()
+    return tuple(sorted(ADAPTERS))
+
+
+def find_adapter(name: str | None = None, dataset: str | None = None, record: dict[str, Any] | None = None) -> Adapter:
+    """The adapter of this name; else of this dataset (any case); else the one that the record's keys fit.
+
+    Raises:
+        AdapterError: when there is none, with the nearest name; UnknownShapeError when the record does not decide.
+    """
+    if name is not None:
+        return of_name(name)
+    if dataset is not None:
+        if of_dataset(dataset) is None:
+            load_entry_points()
+        if (found := of_dataset(dataset)) is not None:
+            return found
+    if record is not None:
+        return of_record(record)
+    if dataset is None:
+        raise AdapterError("an adapter is found by its name, by a dataset or by a record: give one of them")
+    known = [each for one in ADAPTERS.values() for each in one.datasets]
+    raise AdapterError(
+        f"no adapter is known for the dataset {dataset!r}{nearest(dataset, known)} "
+        f"(the adapters are {', '.join(known_adapters())})"
+    )
+
+
+def of_name(name: str) -> Adapter:
+    from smol_hf.data.records.own_file import adapter_of_file, names_a_file
+
+    if names_a_file(name):
+        return ADAPTERS[adapter_of_file(name)]
+    if name not in ADAPTERS and (problem := load_entry_points().get(name)) is not None:
+        raise AdapterError(f"the adapter {name!r} of another package cannot be used: {problem}")
+    if name not in ADAPTERS:
+        raise AdapterError(
+            f"unknown adapter {name!r}{nearest(name, known_adapters())} (there are {', '.join(known_adapters())})"
+        )
+    return ADAPTERS[name]
+
+
+def of_dataset(dataset: str) -> Adapter | None:
+    for each in ADAPTERS.values():
+        if dataset.casefold() in map(str.casefold, each.datasets):
+            return each
+    return None
+
+
+def of_record(record: dict[str, Any]) -> Adapter:
+    known = known_adapters()
+    fitting = [ADAPTERS[name] for name in known if ADAPTERS[name].fits(record)]
+    if len(fitting) > 1:
+        names = ", ".join(each.name for each in fitting)
+        raise UnknownShapeError(
+            f"has both {' and '.join(map(str, fitting))}: keep the one that is meant, or name the adapter ({names})"
+        )
+    if not fitting:
+        raise UnknownShapeError(
+            "needs the key 'conversations' or 'messages', or the keys of another known shape; it has "
+            f"{sorted(map(str, record))}. Correct the keys, or name the adapter: one of {', '.join(known)}"
+        )
+    return fitting[0]
+
+
+def adapt(record: Any, place: Place, name: str | None = None, dataset: str | None = None) -> Conversation:
+    """Read a record with the adapter that `find_adapter` chooses.
+
+    Raises:
+        SampleError: naming what is missing or contradictory in the record and how to write it.
+        AdapterError: when there is no adapter of this name.
+    """
+    if not isinstance(record, dict):
+        raise SampleError(place.where, f"a record is a JSON object, not {type(record).__name__}")
+    try:
+        chosen = find_adapter(name, dataset, record)
+    except UnknownShapeError as error:
+        raise SampleError(place.where, str(error)) from error
+    if chosen.fields is not None:
+        refuse_unsupported_record({key: record[key] for key in record if key not in chosen.fields}, place.where)
+    try:
+        conversation = chosen.read(record, place)
+    except SampleError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        problem = f"the adapter {chosen.name} cannot read it: {type(error).__name__}: {error}"
+        raise SampleError(place.where, problem) from error
+    if not isinstance(conversation, Conversation):
+        raise AdapterError(f"the adapter {chosen.name!r} gave {type(conversation).__name__}, not a Conversation")
+    if not any(message.role == "assistant" for message in conversation.messages):
+        raise SampleError(place.where, "no assistant turn: there is nothing to learn from it")
+    ignored = chosen.ignored(record)
+    return replace(conversation, ignored=(*conversation.ignored, *ignored)) if ignored else conversation
+
+
+def catalog() -> dict[str, Any]:
+    """`adapters` (name, what its records are, the keys they are known by, package), `datasets` of the Hub (id,
+    adapter, what its records are), and `broken`: adapters of other packages that cannot be had, each with why."""
+    adapters = [find_adapter(name) for name in known_adapters()]
+    datasets = [
+        {"dataset": dataset, "adapter": each.name, "records": each.summary}
+        for each in adapters
+        for dataset in each.datasets
+    ]
+    return {
+        "adapters": [
+            {"name": each.name, "records": each.summary, "known_by": known_by(each.shape), "package": each.package}
+            for each in adapters
+        ],
+        "datasets": sorted(datasets, key=lambda entry: entry["dataset"].casefold()),
+        "broken": dict(sorted(load_entry_points().items())),
+    }
+
+
+def known_by(shape: Any) -> str:
+    if isinstance(shape, tuple):
+        return ", ".join(shape)
+    return "several keys" if callable(shape) else "name or dataset"

@@ -1,0 +1,88 @@
+"""Tools, tool calls and reasoning of a record, which chat templates write."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from smol_hf.data.conversation import SampleError
+from smol_hf.data.records.fields import checked_text, list_of_objects
+from smol_hf.data.records.turn_keys import (
+    REASONING,
+    TEMPLATE_TURN,
+    TOOL_TURN,
+    is_given,
+    refuse_unsupported,
+    says_something,
+)
+
+
+def tools_of(record: dict, where: str) -> tuple[dict[str, Any], ...]:
+    """The definitions of tools in the column `tools`: a list or the JSON text of one. Raises SampleError otherwise."""
+    value = record.get("tools")
+    return objects_in(value, "tools", where) if says_something(value) else ()
+
+
+def turn_fields(turn: dict, role: str, number: int, where: str) -> dict[str, Any]:
+    """The keys of a turn, other than its role and content, that the chat template is given: `tool_calls` and reasoning
+    of an answer, `name` and `tool_call_id` of a tool's result.
+
+    Raises:
+        SampleError: for a value of the wrong type, and for a key that cannot be honoured.
+    """
+    refuse_unsupported(turn, number, where, TEMPLATE_TURN if role == "assistant" else ())
+    if role != "assistant":
+        keys = [key for key in TOOL_TURN if role == "tool" and is_given(turn.get(key))]
+        return {key: checked_text(turn[key], where, f"message {number}: {key!r}") for key in keys}
+    keys = [key for key in REASONING if says_something(turn.get(key))]
+    fields = {key: checked_text(turn[key], where, f"message {number}: {key!r}") for key in keys}
+    if len(set(fields.values())) > 1:
+        named = " and ".join(map(repr, fields))
+        raise SampleError(where, f"message {number}: {named} contradict each other: keep one")
+    fields = dict(list(fields.items())[:1])
+    if says_something(turn.get("tool_calls")):
+        calls = objects_in(turn["tool_calls"], f"message {number}: 'tool_calls'", where)
+        fields["tool_calls"] = [checked_call(call, number, where) for call in calls]
+    return fields
+
+
+def with_content(turn: dict, key: str = "content") -> dict:
+    """A turn with an empty text where it has no content, but calls tools or reasons."""
+    if turn.get(key) is None and any(says_something(turn.get(each)) for each in TEMPLATE_TURN):
+        return {**turn, key: ""}
+    return turn
+
+
+def objects_in(value: Any, what: str, where: str) -> tuple[dict[str, Any], ...]:
+    """A list of objects, or the JSON text of one. In a list, null means missing: tables fill missing keys with it."""
+    objects = list_of_objects(value, what, where)
+    objects = objects if isinstance(value, str) else without_nulls(objects)
+    try:
+        json.dumps(objects, ensure_ascii=False).encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SampleError(where, f"{what} cannot be written as JSON: {error}") from error
+    return tuple(objects)
+
+
+def without_nulls(value: Any) -> Any:
+    """A copy of a nested value without keys that hold null."""
+    if isinstance(value, dict):
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+def checked_call(call: dict, number: int, where: str) -> dict:
+    """A tool call whose arguments are an object, as chat templates expect them. Raises SampleError without a name."""
+    function = call.get("function", call)
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise SampleError(where, f"message {number}: a call in 'tool_calls' has no name of a function: write one")
+    if isinstance(text := function.get("arguments"), str):
+        try:
+            arguments = json.loads(text)
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            problem = f"'arguments' of {function['name']!r} must be an object, or the JSON text of one"
+            raise SampleError(where, f"message {number}: {problem}")
+        function = {**function, "arguments": arguments}
+    return {**call, "function": function} if "function" in call else function

@@ -1,0 +1,1 @@
+"""Reports about the data. Read `skipped`, then `statistics`, then `preview_page`."""

@@ -1,0 +1,150 @@
+"""The first samples that a run would draw, made ready to be looked at."""
+
+from __future__ import annotations
+
+import base64
+import io
+import sys
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from PIL import Image
+
+from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.media.images import load_image
+from smol_hf.data.report.label_spans import Span, spans_of
+from smol_hf.data.stream.preparation import MeasuredSample, SampleWork
+from smol_hf.data.stream.shortening import processor_at
+from smol_hf.data.stream.stream import LaneShare, Plan
+from smol_hf.modeling.label_loss import IGNORE_INDEX
+
+SIDES = ((2, 384), (6, 256), (12, 160))  # up to so many images of a sample: the longer side of each in pixels
+SMALLEST_SIDE = 96
+IMAGES_SHOWN = 24  # of a sample
+LEFT_OUT_SEEN = 500  # records that cannot be used, after which no more are drawn
+PIXEL_ART = 128  # pictures up to this side keep every pixel
+QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture of a sample: its size, the grid that it is cut into, the tokens that it becomes, and a small copy as a
+    data: address; an empty one where a sample has more pictures than are shown."""
+
+    width: int
+    height: int
+    rows: int
+    columns: int
+    tiles: int
+    tokens: int
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class DrawnSample:
+    source: int
+    conversation: Conversation
+    spans: list[Span]
+    num_tokens: int
+    num_trained: int
+    num_tiles: int
+    thumbnails: list[Thumbnail]
+    lost: str = ""
+
+
+@dataclass
+class Drawn:
+    """`samples`, those that were left out on the way to them, and how many records were `drawn` from each source; of
+    these so many were `repeated`, because a weight above 1 gives them several times."""
+
+    samples: list[DrawnSample] = field(default_factory=list)
+    left_out: list[SampleError] = field(default_factory=list)
+    drawn: Counter = field(default_factory=Counter)
+    repeated: int = 0
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A sample that is drawn with all its sequences together."""
+
+    sample: MeasuredSample
+    num_tokens: int
+    num_tiles: int
+
+
+@dataclass
+class Look:
+    """The engine's work, with a small copy of each image in place of its tiles."""
+
+    work: SampleWork
+
+    def prepare(self, source: int, where: str, record: Any) -> Whole:
+        sample = self.work.prepare(source, where, record)
+        return Whole(sample, sample.num_tokens, sample.num_tiles)
+
+    def encode(self, source: int, whole: Whole) -> DrawnSample:
+        sample, conversation = whole.sample, whole.sample.conversation
+        processor = processor_at(self.work.processor, sample.longest_edge)
+        side = next((side for most, side in SIDES if len(conversation.images) <= most), SMALLEST_SIDE)
+        thumbnails = []
+        for number, part in enumerate(conversation.images):
+            picture = load_image(part, conversation.sample_id)
+            height, width = picture.height, picture.width
+            rows, columns = processor.tiler.grid(height, width)
+            thumbnails.append(
+                Thumbnail(
+                    width, height, rows, columns,
+                    tiles=rows * columns + 1,
+                    tokens=len(processor.image_block_ids(height, width)),
+                    address=address_of(picture, side) if number < IMAGES_SHOWN else "",
+                )
+            )  # fmt: skip
+        return DrawnSample(
+            source,
+            conversation,
+            spans_of(processor, sample.input_ids, sample.labels),
+            sample.num_tokens,
+            sum(label != IGNORE_INDEX for label in sample.labels),
+            sample.num_tiles,
+            thumbnails,
+            sample.lost,
+        )
+
+
+def draw_samples(plan: Plan, number: int) -> Drawn:
+    """The first `number` samples of a round of the mixture, in the order in which a run draws them, each once.
+
+    Fewer where the round has no more, or where hundreds of records cannot be used.
+    """
+    result, seen, finished = Drawn(), set(), 0
+    looking = replace(plan, work=Look(plan.work), context_length=sys.maxsize, rounds=1, pool_size=1)
+    for row in LaneShare(looking, 0, 1, {}):
+        result.drawn.update(row.drawn)
+        named = [(fault.where, fault, result.left_out) for fault in row.faults]
+        named += [(sample.conversation.sample_id, sample, result.samples) for sample in row.samples]
+        for name, each, where in named:
+            if name in seen:
+                result.repeated += 1
+            else:
+                seen.add(name)
+                where.append(each)
+        finished = finished + 1 if row.finished else 0
+        enough = len(result.samples) >= number or len(result.left_out) >= LEFT_OUT_SEEN
+        if enough or finished == plan.lanes:
+            break
+    return result
+
+
+def address_of(picture: Image.Image, side: int) -> str:
+    """A copy of at most `side` pixels as a data: address."""
+    small = max(picture.size) <= PIXEL_ART
+    picture = picture.copy()
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    if small:
+        picture.save(stream, "PNG", optimize=True)
+    else:
+        picture.save(stream, "JPEG", quality=QUALITY)
+    form = "png" if small else "jpeg"
+    return f"data:image/{form};base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,205 @@
+"""The ledger of samples that were left out: each by name, with the reason, and when there are too many of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from smol_hf.data.conversation import SampleError
+from smol_hf.data.report.reasons import describe_sources
+from smol_hf.data.stream.preparation import FilteredOutError, LeftOutError, TooLongError
+from smol_hf.support.atomic import atomic_file
+from smol_hf.support.sample_lists import whole_lines
+
+SHOWN = 10
+JUDGED_FROM = 100  # unusable samples: a source that is not known as a whole is judged by its share when it has so many
+KINDS = {"unusable": SampleError, "left out": LeftOutError, "too long": TooLongError, "filtered out": FilteredOutError}
+KIND_OF = {error: kind for kind, error in KINDS.items()}
+
+
+@dataclass
+class SkippedSamples:
+    """Counts and names samples that cannot be used.
+
+    `policy` "stop" makes the first fault an error; "skip" leaves faulty samples out, as long as they are not too many.
+    Samples longer than the context, or filtered out, are no fault: they are always left out and counted.
+
+    With "skip" a run stops when
+
+    - of a source more than `max_fraction` of its samples are unusable (one alone never is too many, unless
+      `max_fraction` is 0), those found damaged while training included;
+    - of a source that was not surveyed at least 100 are, and more than `max_fraction` of what was read so far;
+    - `max_in_a_row` are with no good one between them: it is then the data that is wrong, not a sample.
+
+    `path` is the ledger, JSON lines. With several processes all count the same, and only the one that `writes`
+    does. The ledger
+    of an earlier run in the same place is replaced, unless this run goes on with it (`keeps_earlier`): what that run
+    left out then counts in this one. (Under "stop" it was mended, or this run stops at it again.)
+
+    `gives_up`: the run reads no more of a source of which nothing could be used, so such a source does not stop it.
+    """
+
+    policy: str = "stop"
+    max_fraction: float = 0.01
+    path: Path | None = None
+    writes: bool = True
+    keeps_earlier: bool = False
+    max_in_a_row: int = 100
+    gives_up: bool = False
+    sizes: dict[str, int] = field(default_factory=dict)  # samples of each source, by its name
+    surveyed: bool = False
+    faults: list[SampleError] = field(default_factory=list)
+    left_out: list[SampleError] = field(default_factory=list)
+    earlier: list[SampleError] = field(default_factory=list)  # in the ledger, and no longer counted
+    in_a_row: int = 0
+    names: set[tuple[str, str]] = field(default_factory=set)
+    drawn: Counter = field(default_factory=Counter)  # samples read by this process, by source
+    drawn_bad: Counter = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return len(self.faults) + len(self.left_out)
+
+    @property
+    def total(self) -> int:
+        return sum(self.sizes.values())
+
+    def settle(self, sizes: Mapping[str, int], in_a_row: int = 0) -> None:
+        """Decide after all samples were looked at.
+
+        Args:
+            sizes: number of samples of each source, by its name.
+            in_a_row: the most unusable samples that follow each other.
+
+        Raises:
+            SampleError: under "stop" when there is a fault, under "skip" when there are too many; and when nothing
+                is left. Up to 10 faults are spelled out.
+        """
+        self.surveyed = True
+        self.expect(sizes)
+        faults = "\n".join(f"  {fault}" for fault in self.faults[:SHOWN])
+        more = f"\n  … and {len(self.faults) - SHOWN} more" if len(self.faults) > SHOWN else ""
+        if self.faults and self.policy == "stop":
+            raise SampleError(
+                "data",
+                f"{len(self.faults)} of {self.total} samples cannot be used:\n{faults}{more}\n"
+                "Mend them, or leave them out with --on_bad_sample skip",
+            )
+        if self.total and len(self) == self.total:
+            shown = [*self.faults[:SHOWN], *self.left_out[: max(SHOWN - len(self.faults), 1)]]
+            longest = f"; {self.left_out_in_words()}" if self.left_out else ""
+            reasons = "\n".join(f"  {each}" for each in shown)
+            raise SampleError("data", f"none of {self.total} samples can be used{longest}:\n{reasons}")
+        for source in dict.fromkeys(fault.source for fault in self.faults):
+            self.judge(source)
+        if in_a_row >= self.max_in_a_row:
+            raise self.too_many(f"{in_a_row} samples in a row cannot be used")
+
+    def expect(self, sizes: Mapping[str, int]) -> None:
+        """Begin a run over sources of so many samples; alone, over samples that nobody looked at before it."""
+        self.sizes = dict(sizes)
+        if self.keeps_earlier:
+            self.take_earlier()
+        if self.writes:
+            self.write()
+
+    def note(self, used: int, faults: list[SampleError], drawn: Mapping[str, int] | None = None) -> None:
+        """Take what rows of the run brought.
+
+        Args:
+            used: number of their samples.
+            faults: met on the way; each is in the file at once.
+            drawn: samples read from each source, those with faults included.
+
+        Raises:
+            SampleError: under "stop" for a fault, under "skip" when there are too many by now.
+        """
+        bad = [fault for fault in faults if not isinstance(fault, LeftOutError)]
+        self.drawn.update(drawn or {})
+        self.drawn_bad.update(fault.source for fault in bad)
+        for fault in faults:
+            self.add(fault)
+        for source in dict.fromkeys(fault.source for fault in bad):
+            self.judge(source)
+        self.in_a_row = 0 if used else self.in_a_row + len(bad)
+        if self.in_a_row >= self.max_in_a_row:
+            raise self.too_many(f"{self.in_a_row} samples in a row cannot be used")
+
+    def add(self, fault: SampleError) -> None:
+        if (fault.source, fault.where) in self.known():
+            return  # met again in a later epoch
+        self.known().add((fault.source, fault.where))
+        if self.path is not None and self.writes:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(self.line(fault))
+        if isinstance(fault, LeftOutError):
+            self.left_out.append(fault)
+            return
+        self.faults.append(fault)
+        if self.policy == "stop":
+            raise SampleError("data", f"{fault}\nMend it, or leave such samples out with --on_bad_sample skip")
+
+    def judge(self, source: str) -> None:
+        """Raises SampleError when too many samples of a source are unusable."""
+        size = self.sizes.get(source, self.total)
+        bad = sum(fault.source == source for fault in self.faults)
+        drawn, drawn_bad = self.drawn[source], self.drawn_bad[source]
+        if self.gives_up and not self.surveyed and drawn == drawn_bad:
+            return
+        name = f" of {source}" if source else ""
+        limit = f"cannot be used, more than max_skipped_fraction {self.max_fraction}"
+        if size and bad > (max(self.max_fraction * size, 1) if self.max_fraction else 0):
+            raise self.too_many(f"{bad} of {size} samples{name} {limit}")
+        if not self.surveyed and drawn and drawn_bad >= JUDGED_FROM and drawn_bad > self.max_fraction * drawn:
+            raise self.too_many(f"{drawn_bad} of the first {drawn} samples{name} {limit}")
+
+    def too_many(self, problem: str) -> SampleError:
+        seen = self.sizes if self.surveyed else self.drawn
+        ledger = "" if self.path is None else f"\nAll of them, by name: {self.path}"
+        return SampleError("data", f"{problem}:\n{describe_sources(self.faults, seen)}{ledger}")
+
+    def known(self) -> set[tuple[str, str]]:
+        """(source, name) of what is counted: files of two sources may have one name."""
+        if len(self.names) < len(self):
+            self.names |= {(fault.source, fault.where) for fault in [*self.faults, *self.left_out]}
+        return self.names
+
+    def take_earlier(self) -> None:
+        """What an earlier run found and this one has not, from its ledger."""
+        if self.path is None or not self.path.exists():
+            return
+        for entry in whole_lines(self.path):
+            source = entry.get("source", "")
+            if (source, entry["sample"]) not in self.known():
+                fault = KINDS[entry.get("kind", "unusable")](entry["sample"], entry["reason"])
+                fault.source = source
+                counted = self.earlier if self.policy == "stop" else self.faults
+                (self.left_out if isinstance(fault, LeftOutError) else counted).append(fault)
+
+    def write(self) -> None:
+        if self.path is None:
+            return
+        lines = [self.line(fault) for fault in [*self.faults, *self.left_out, *self.earlier]]
+        if lines:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(self.path) as file:  # other processes may be reading it
+                file.write_text("".join(lines), encoding="utf-8")
+        else:
+            self.path.unlink(missing_ok=True)
+
+    @staticmethod
+    def line(fault: SampleError) -> str:
+        entry = {"sample": fault.where, "reason": fault.problem, "kind": KIND_OF.get(type(fault), "unusable")}
+        return json.dumps(entry | {"source": fault.source}, ensure_ascii=False) + "\n"
+
+    def summary(self) -> str:
+        """One line for the log."""
+        return f"{len(self)} samples left out: {len(self.faults)} unusable, {self.left_out_in_words()}"
+
+    def left_out_in_words(self) -> str:
+        filtered = sum(isinstance(each, FilteredOutError) for each in self.left_out)
+        too_long = f"{len(self.left_out) - filtered} longer than the context"
+        return f"{too_long}, {filtered} filtered out" if filtered else too_long

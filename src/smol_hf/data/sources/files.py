@@ -1,0 +1,248 @@
+"""Data files here and anywhere that fsspec reaches: opened, read in ranges, found by patterns, told apart.
+
+Nothing here keeps a connection: a file is opened by who reads it, in the process that reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+import posixpath
+import re
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.registry import known_implementations
+from huggingface_hub import cached_assets_path
+from huggingface_hub.errors import HTTPError
+
+from smol_hf.support.atomic import atomic_file
+
+READ_AHEAD = 4 * 1024 * 1024  # bytes fetched at once from a remote file that is read from its beginning on
+AT_ONCE = 16  # files elsewhere that are looked at beside each other
+BRACES = re.compile(r"\{([^{}]*)\}")
+SPAN = re.compile(r"(\d+)\.\.(\d+)")
+# What of fsspec's `info` says that the content is another, the surest first.
+CONTENT_MARKS = (
+    "xet_hash", "blob_id", "lfs", "ETag", "etag", "md5Hash", "md5", "crc32c", "content_md5", "checksum", "mtime",
+    "LastModified", "last_modified", "updated", "created",
+)  # fmt: skip
+NETWORK_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"), ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"), ("asyncio", "TimeoutError"),
+)  # fmt: skip
+
+
+class UnreachableError(RuntimeError):
+    """A file that cannot be read now, although nothing may be wrong with it: no fault of its samples."""
+
+
+def is_remote(url: str) -> bool:
+    return "://" in url and not url.startswith(("file://", "local://"))
+
+
+def local_path(url: str) -> Path:
+    return Path(re.sub(r"^(file|local)://", "", url))
+
+
+def file_name(url: str) -> str:
+    return url.rstrip("/").rpartition("/")[2]
+
+
+def labels_of(urls: list[str]) -> dict[str, str]:
+    """What each file is called in the names of its samples: its name, or its path where names stand twice."""
+    names = {url: file_name(url) for url in urls}
+    if len(set(names.values())) == len(names):
+        return names
+    root = posixpath.commonpath([posixpath.dirname(url) for url in urls])
+    return {url: posixpath.relpath(url, root) for url in urls}
+
+
+def file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """(file system, path in it). fsspec keeps one for each process and thread, so none is kept here.
+
+    Raises:
+        ValueError: for a protocol that nobody knows. ImportError: when its package is missing, with its name.
+    """
+    protocol = url.partition("://")[0]
+    if is_remote(url) and protocol not in fsspec.available_protocols():
+        raise ValueError(f"{url}: unknown protocol {protocol!r}: use s3://, gs://, hf:// or a path")
+    try:
+        return url_to_fs(url)
+    except ImportError as error:
+        package = known_implementations.get(protocol, {"class": protocol})["class"].partition(".")[0]
+        advice = f"pip install {package}" if package != "fsspec" else str(error)
+        raise ImportError(f"{url} needs a package that is not installed: {advice}") from error
+
+
+class RemoteFile(io.RawIOBase):
+    """A file of fsspec whose failures are told apart from damage: whatever the network does to it becomes an
+    `UnreachableError`, after the retries of the file system's library."""
+
+    def __init__(self, url: str, ahead: bool):
+        self.url = url
+        system, path = file_system(url)
+        cache = {"cache_type": "readahead", "block_size": READ_AHEAD} if ahead else {"cache_type": "none"}
+        with reaching(url):
+            self.inner = system.open(path, "rb", **cache)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self.inner.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.inner.tell()
+
+    def readinto(self, buffer) -> int:
+        with reaching(self.url):
+            content = self.inner.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        if not self.closed:
+            inner = getattr(self, "inner", None)
+            if inner is not None:
+                inner.close()
+        super().close()
+
+
+def network_errors() -> tuple[type[BaseException], ...]:
+    """What the libraries that are loaded raise about a network: they have no class in common."""
+    loaded = [getattr(sys.modules[module], name) for module, name in NETWORK_ERRORS if module in sys.modules]
+    return (OSError, TimeoutError, HTTPError, *loaded)
+
+
+@contextlib.contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """What goes wrong on the way to a file becomes an `UnreachableError` that names it, but for a file that there is
+    not."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the data file {url} does not exist") from error
+    except network_errors() as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UnreachableError(
+            f"{url} cannot be read ({what}); once it can, a run goes on from its checkpoint"
+        ) from error
+
+
+def open_file(url: str, *, ahead: bool = False) -> BinaryIO:
+    """A binary file that can be read at any place. `ahead`: it will be read from its beginning on.
+
+    Raises:
+        OSError: for a file here. FileNotFoundError, UnreachableError: for one elsewhere.
+    """
+    return RemoteFile(url, ahead) if is_remote(url) else local_path(url).open("rb")
+
+
+def read_range(url: str, start: int, end: int) -> bytes:
+    """The bytes from `start` up to `end`, and no others where the file is elsewhere. Raises as `open_file`."""
+    if not is_remote(url):
+        with open_file(url) as file:
+            file.seek(start)
+            return file.read(end - start)
+    system, path = file_system(url)
+    with reaching(url):
+        # File systems without requests for ranges of their own would read ahead.
+        return system.cat_file(path, start=start, end=end, **({} if system.async_impl else {"cache_type": "none"}))
+
+
+def describe(url: str) -> list[Any]:
+    """Size of a remote file and what its store says about its content, without reading it: its fingerprint."""
+    system, path = file_system(url)
+    with reaching(url):
+        info = system.info(path)
+    marks = [str(info[key]) for key in CONTENT_MARKS if info.get(key)]
+    return [info.get("size"), *marks[:1]]
+
+
+def for_each(function: Callable[[str], Any], urls: list[str]) -> list[Any]:
+    """What a function gives for each file, in their order; of files elsewhere several are waited for at once."""
+    if not any(map(is_remote, urls)):
+        return [function(url) for url in urls]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(function, urls))
+
+
+def has_pattern(text: str) -> bool:
+    return bool(BRACES.search(text)) or any(letter in text for letter in "*?[")
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`a{0..2}` → a0, a1, a2, with the zeros that the first number begins with; `{x,y}` → x, y."""
+    match = BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    span = SPAN.fullmatch(match.group(1))
+    if span:
+        first, last = span.groups()
+        choices = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    else:
+        choices = match.group(1).split(",")
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return list(itertools.chain.from_iterable(expand_braces(before + choice + after) for choice in choices))
+
+
+def find_files(pattern: str) -> list[str]:
+    """The files that a pattern names (`shard-{00000..00009}.tar`, `*.parquet`), sorted.
+
+    Raises:
+        FileNotFoundError: when there is none, or one is missing of those that braces spell out.
+    """
+    found = []
+    for each in expand_braces(pattern):
+        system, path = file_system(each)
+        with reaching(each):
+            candidates = system.glob(path) if any(letter in each for letter in "*?[") else [path]
+            paths = [path for path in candidates if system.isfile(path)]
+        if not paths:
+            raise FileNotFoundError(f"there is no data file {each}" + (f" (of {pattern})" if each != pattern else ""))
+        found += [system.unstrip_protocol(path) if is_remote(each) else path for path in paths]
+    return sorted(set(found))
+
+
+def list_folder(url: str) -> list[str]:
+    """All files in a folder and the folders in it, sorted. Hidden ones are left out."""
+    system, path = file_system(url)
+    root = path.rstrip("/")
+    with reaching(url):
+        found = sorted(system.find(root))
+    inside = [(each, each.removeprefix(root).lstrip("/")) for each in found]
+    seen = [each for each, name in inside if not any(part.startswith((".", "__")) for part in name.split("/"))]
+    return [system.unstrip_protocol(each) for each in seen] if is_remote(url) else seen
+
+
+def remembered(url: str, kind: str, build: Callable[[], Any]) -> Any:
+    """What `build` gives (JSON) of a file elsewhere, which is read from this machine's cache the next time, as long as
+    its store says that the file is the same. A file here is simply read.
+
+    Args:
+        kind: name of what is built, with its version.
+    """
+    facts = describe(url) if is_remote(url) else []
+    if len(facts) < 2 or url.startswith("memory://"):
+        return build()
+    name = hashlib.sha256(json.dumps([kind, url, facts]).encode()).hexdigest()
+    path = cached_assets_path("smol_hf", "index") / f"{name}.json"
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    built = build()
+    # A full disk, or one that may not be written, is no reason to stop.
+    with contextlib.suppress(OSError), atomic_file(path) as file:
+        file.write_text(json.dumps(built), encoding="utf-8")
+    return built

@@ -1,0 +1,151 @@
+"""Sources: rows in blocks, any block at any time. Files, joined files, the first rows, rows in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+BLOCKS_KEPT = 6
+BYTES_KEPT = 512 * 1024 * 1024  # of blocks with several rows, by process
+SMALL = 64 * 1024 * 1024  # bytes of a source whose rows are shuffled all over, since its blocks stay in memory
+
+
+class Source(ABC):
+    """A dataset that can be read in any order.
+
+    Attributes:
+        name: stands in the name of every sample, and in every counter.
+        block_sizes: rows of each block, the least that is read at once.
+        rows_anywhere: whether reading one row costs little more than the row, so that rows are shuffled all over the
+            source; otherwise only blocks are, and the rows in each.
+        prefix: what the names of its records begin with, where several sources have files of one name.
+        fingerprint: changes when the content does. A run does not go on with other data.
+        remote: whether its records come over a network, so that nobody reads all of them before a run.
+        revision: the commit of a dataset of the Hub.
+        files: that the rows are read from; empty for rows that are not read from files.
+    """
+
+    name: str
+    prefix: str = ""
+    block_sizes: Sequence[int]
+    rows_anywhere: bool
+    fingerprint: str
+    remote: bool = False
+    revision: str | None = None
+    files: Sequence[str] = ()
+
+    @abstractmethod
+    def read_block(self, block: int) -> list[tuple[str, Any]]:
+        """(where, record) of each row; `where` names it in every message. A row that cannot be parsed has the
+        `SampleError` that says so in place of its record; None stands for no row (a blank line)."""
+
+    def bytes_of(self, block: int) -> int:
+        """About how much a block holds; 0 where nobody knows."""
+        return 0
+
+    def __len__(self) -> int:
+        return int(np.sum(self.block_sizes))
+
+
+class BlockCache:
+    """The blocks that were read last, of all sources of a process. Of a source with `rows_anywhere` whose blocks hold
+    several rows, all stay: such a source is small, and its rows are asked for in any order. Of other blocks with
+    several rows those stay that `bytes_kept` has room for, since the lanes of a process take turns in reading them."""
+
+    def __init__(self, sources: list[Source], kept: int = BLOCKS_KEPT, bytes_kept: int = BYTES_KEPT):
+        self.sources, self.bytes_kept = sources, bytes_kept
+        self.kept = max(kept, len(sources))
+        self.blocks: OrderedDict[tuple[int, int], list] = OrderedDict()
+        self.small: dict[tuple[int, int], list] = {}
+        self.bytes = 0
+
+    def row(self, source: int, block: int, row: int) -> tuple[str, Any]:
+        key = (source, block)
+        if key in self.small:
+            return self.small[key][row]
+        if key in self.blocks:
+            self.blocks.move_to_end(key)
+            return self.blocks[key][row]
+        rows = self.sources[source].read_block(block)
+        if len(rows) == 1:
+            return rows[row]  # nobody asks for it again soon
+        if self.sources[source].rows_anywhere:
+            self.small[key] = rows
+            return rows[row]
+        self.blocks[key] = rows
+        self.bytes += self.bytes_of(key)
+        while len(self.blocks) > self.kept and (self.bytes > self.bytes_kept or not self.bytes_of(key)):
+            self.bytes -= self.bytes_of(self.blocks.popitem(last=False)[0])
+        return rows[row]
+
+    def bytes_of(self, key: tuple[int, int]) -> int:
+        return self.sources[key[0]].bytes_of(key[1])
+
+
+class Head(Source):
+    """The first `rows` rows of `source`, or all where there are fewer; they keep their names and places."""
+
+    def __init__(self, source: Source, rows: int):
+        self.source, self.name, self.prefix = source, source.name, source.prefix
+        self.rows_anywhere = source.rows_anywhere
+        self.fingerprint = f"{source.fingerprint}:{rows}"
+        sizes = np.asarray(source.block_sizes, dtype=np.int64)
+        left = rows - (np.cumsum(sizes) - sizes)  # rows still wanted where a block begins
+        self.block_sizes = [int(size) for size in np.minimum(sizes, left) if size > 0]
+
+    def read_block(self, block: int) -> list[tuple[str, Any]]:
+        return self.source.read_block(block)[: self.block_sizes[block]]
+
+
+class JoinedSource(Source):
+    """The rows of all parts, in their order. Names of rows are those of the parts, which must differ."""
+
+    def __init__(self, name: str, parts: list[Source]):
+        self.name, self.parts = name, parts
+        self.files = [file for part in parts for file in part.files]
+        self.first_blocks = np.cumsum([0, *(len(part.block_sizes) for part in parts)])
+        self.block_sizes = np.concatenate([np.asarray(part.block_sizes, dtype=np.int64) for part in parts])
+        self.rows_anywhere = all(part.rows_anywhere for part in parts) and (
+            bool((self.block_sizes == 1).all()) or sum(map(self.bytes_of, range(len(self.block_sizes)))) <= SMALL
+        )
+        self.fingerprint = hashlib.sha256("".join(part.fingerprint for part in parts).encode()).hexdigest()
+
+    @property
+    def prefix(self) -> str:
+        return self.parts[0].prefix
+
+    @prefix.setter
+    def prefix(self, value: str) -> None:
+        for part in self.parts:
+            part.prefix = value
+
+    def place(self, block: int) -> tuple[Source, int]:
+        """(part, block in it)."""
+        part = int(np.searchsorted(self.first_blocks, block, side="right")) - 1
+        return self.parts[part], block - int(self.first_blocks[part])
+
+    def bytes_of(self, block: int) -> int:
+        part, inside = self.place(block)
+        return part.bytes_of(inside)
+
+    def read_block(self, block: int) -> list[tuple[str, Any]]:
+        part, inside = self.place(block)
+        return part.read_block(inside)
+
+
+class MadeSource(Source):
+    """Rows that are a function of their number, such as drawn pages: `make(number)` gives (where, record)."""
+
+    rows_anywhere = True
+
+    def __init__(self, name: str, rows: int, make: Callable[[int], tuple[str, Any]], *, fingerprint: str):
+        self.name, self.make, self.fingerprint = name, make, fingerprint
+        self.block_sizes = np.ones(rows, dtype=np.int64)
+
+    def read_block(self, block: int) -> list[tuple[str, Any]]:
+        return [self.make(block)]

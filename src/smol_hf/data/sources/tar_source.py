@@ -1,0 +1,251 @@
+"""Shards of the webdataset kind: tar files whose members with a common key are one record. Any record at any time.
+
+The headers are read once; payloads only when their record is asked for. Nothing is ever extracted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from smol_hf.data.conversation import SampleError
+from smol_hf.data.sources.files import describe, for_each, is_remote, labels_of, open_file, read_range, remembered
+from smol_hf.data.sources.fingerprints import digests_of
+from smol_hf.data.sources.members import TEXTS, ending, in_order, is_used, record_of
+from smol_hf.data.sources.source import Source
+
+BLOCK = tarfile.BLOCKSIZE
+LONGEST_HEADER = 1 << 24  # bytes of an extended header, which tarfile reads at once
+LAST_BYTE = 2**63 - 1  # that a file can have
+GAP = 256 * 1024  # bytes between two members that are rather read than asked for separately
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError)
+
+
+@dataclass
+class Shard:
+    """The members of a shard by key, in the order in which keys begin: (name, offset, size) of each; and what is wrong
+    with a key."""
+
+    members: dict[str, list[tuple[str, int, int]]] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    last: str | None = None
+
+
+class TarSource(Source):
+    """The records of some tar files, in the order of their names; those of a shard in its order.
+
+    The key of a member is its path up to the first dot of its name. Members of one key need not stand together. A key
+    whose members cannot be trusted (one of them twice, a link, cut off) is a row whose record is a `SampleError`.
+
+    Args:
+        urls: paths or addresses that fsspec knows.
+
+    Raises:
+        SampleError: for a file that is no tar file, or compressed. UnreachableError: for one elsewhere that cannot be
+            read.
+    """
+
+    rows_anywhere = True
+
+    def __init__(self, name: str, urls: list[str]):
+        self.name, self.urls = name, sorted(urls)
+        self.files = self.urls
+        labels = labels_of(self.urls)
+        self.labels = [labels[url] for url in self.urls]
+        shards = for_each(lambda url: index_of(url, labels[url]), self.urls)
+        self.note_interrupted(shards)
+        self.keep(shards)
+        facts = for_each(describe, [url for url in self.urls if is_remote(url)])
+        contents = [[label, shard.members] for label, shard in zip(self.labels, shards)]
+        facts += digests_of(self.urls)
+        self.fingerprint = hashlib.sha256(json.dumps([facts, contents]).encode()).hexdigest()
+
+    def note_interrupted(self, shards: list[Shard]) -> None:
+        """Two halves of a sample at the end of a shard and the beginning of the next are no samples."""
+        for number, (one, other) in enumerate(zip(shards, shards[1:])):
+            key = one.last
+            if key is None or key != next(iter(other.members), None):
+                continue
+            halves = [{ending(name) for name, _, _ in shard.members[key]} for shard in (one, other)]
+            if halves[0].isdisjoint(halves[1]):
+                names = f"{self.labels[number]} and {self.labels[number + 1]}"
+                for shard in (one, other):
+                    shard.faults.setdefault(key, f"its members are divided between {names}: write them into one")
+
+    def keep(self, shards: list[Shard]) -> None:
+        """All places in arrays, since there may be many millions."""
+        keys, names, shard_of, counts, spans = [], [], [], [], []
+        self.faults: dict[int, str] = {}
+        for number, shard in enumerate(shards):
+            for key, members in shard.members.items():
+                if key in shard.faults:
+                    self.faults[len(keys)] = shard.faults[key]
+                keys.append(key)
+                shard_of.append(number)
+                counts.append(len(members))
+                names += [name for name, _, _ in members]
+                spans += [(offset, size) for _, offset, size in members]
+        self.block_sizes = np.ones(len(keys), dtype=np.int64)
+        self.keys, self.names = Words(keys), Words(names)
+        self.shard_of = np.array(shard_of, dtype=np.int32)
+        self.firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self.spans = np.array(spans, dtype=np.int64).reshape(-1, 2)
+
+    def read_block(self, block: int) -> list[tuple[str, Any]]:
+        shard = int(self.shard_of[block])
+        where = f"{self.prefix}{self.labels[shard]}:{self.keys[block]}"
+        if block in self.faults:
+            return [(where, SampleError(where, self.faults[block]))]
+        try:
+            return [(where, self.record(block, self.urls[shard], where))]
+        except SampleError as fault:
+            return [(where, fault)]
+
+    def record(self, block: int, url: str, where: str) -> dict[str, Any]:
+        members = range(int(self.firsts[block]), int(self.firsts[block + 1]))
+        used = {self.names[member]: tuple(map(int, self.spans[member])) for member in members
+                if is_used(self.names[member])}  # fmt: skip
+        contents = read_spans(url, used, where)
+        texts = {name: content for name, content in contents.items() if name.lower().endswith(TEXTS)}
+        media = {
+            name: {"bytes": contents[name], "path": name}
+            for name in sorted(contents, key=in_order)
+            if name not in texts
+        }
+        record = record_of(texts, media, where)
+        unread = [self.names[member] for member in members if self.names[member] not in used]
+        return {"__key__": self.keys[block], **({"__unread__": unread} if unread else {}), **record}
+
+
+class Words:
+    """A list of texts in one piece of memory."""
+
+    def __init__(self, words: list[str]):
+        encoded = [word.encode("utf-8") for word in words]
+        self.ends = np.concatenate([[0], np.cumsum([len(word) for word in encoded], dtype=np.int64)])
+        self.content = b"".join(encoded)
+
+    def __getitem__(self, number: int) -> str:
+        return self.content[int(self.ends[number]) : int(self.ends[number + 1])].decode("utf-8")
+
+
+def read_spans(url: str, spans: dict[str, tuple[int, int]], where: str) -> dict[str, bytes]:
+    """Contents by name, of (offset, size) each. Members that stand close together are read at once."""
+    contents: dict[str, bytes] = {}
+    for group in together(spans):
+        begin = spans[group[0]][0]
+        end = sum(spans[group[-1]])
+        piece = read_range(url, begin, end)
+        if len(piece) < end - begin:
+            raise SampleError(where, "the shard is shorter than when the run began: was it written anew?")
+        for name in group:
+            offset, size = spans[name]
+            contents[name] = piece[offset - begin : offset - begin + size]
+    return contents
+
+
+def together(spans: dict[str, tuple[int, int]]) -> list[list[str]]:
+    """Names in the order of their places, in groups without large gaps."""
+    groups: list[list[str]] = []
+    for name in sorted(spans, key=lambda name: spans[name]):
+        if groups and spans[name][0] - sum(spans[groups[-1][-1]]) <= GAP:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return groups
+
+
+def index_of(url: str, label: str) -> Shard:
+    """`indexed`, once for each remote file and machine."""
+    return Shard(**remembered(url, "tar 2", lambda: asdict(indexed(url, label))))
+
+
+def indexed(url: str, label: str) -> Shard:
+    """The members of a tar file, from its headers alone.
+
+    Raises:
+        SampleError: when not even the first header can be read.
+    """
+    shard = Shard()
+    with open_file(url, ahead=True) as file:
+        if file.read(6).startswith(COMPRESSED):
+            raise SampleError(label, "is compressed, so no record can be read without all before it: uncompress it")
+        file.seek(0)
+        try:
+            for member in headers(file):
+                add(shard, member)
+        except DAMAGE as error:
+            if shard.last is None:
+                raise SampleError(label, f"not readable as tar: {error}") from error
+            shard.faults[shard.last] = f"the shard is damaged here: {error}. What comes after is lost"
+    return shard
+
+
+class BoundedReads:
+    """A binary file of which nobody reads much at once, whatever a header says."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > LONGEST_HEADER:
+            raise ValueError(f"an extended header says that it holds more than {LONGEST_HEADER:,} bytes")
+        return self.file.read(size)
+
+
+def headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar file. Raises ValueError or TarError where the file ends without a tar's end."""
+    bounded = BoundedReads(file)
+    with tarfile.open(fileobj=bounded, mode="r:", encoding="utf-8", errors="replace") as archive:
+        before = -1
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # which it would keep for ever
+            if archive.offset <= before or member.size < 0:
+                raise ValueError(f"a header at byte {member.offset} leads backwards")
+            before = archive.offset
+            if member.offset_data + member.size > LAST_BYTE:
+                member.size = 0
+                yield member
+                raise ValueError(f"the header at byte {member.offset} says that more follows than a file can hold")
+            yield member
+        # The end of a file, an end mark and damage look the same to tarfile.
+        file.seek(archive.offset)
+        mark = file.read(BLOCK)
+        if len(mark) < BLOCK:
+            raise ValueError(f"it ends at byte {archive.offset + len(mark)} without the mark of a tar's end; "
+                             "was it cut off?")  # fmt: skip
+        if any(mark):
+            raise ValueError(f"no member begins at byte {archive.offset}")
+        while rest := file.read(1 << 20):
+            if any(rest):
+                raise ValueError(f"more follows after its end mark at byte {archive.offset}; were tars put together?")
+
+
+def add(shard: Shard, member: tarfile.TarInfo) -> None:
+    """Count a member to its key. Folders and hidden files are no data."""
+    name = member.name.removeprefix("./")
+    base = name.rpartition("/")[2]
+    if member.isdir() or base.startswith((".", "__")):
+        return
+    key = name[: len(name) - len(ending(name))].removesuffix(".") or name
+    members = shard.members.setdefault(key, [])
+    problem = None
+    if not member.isreg() or member.issparse():
+        problem = f"its member {base} is a link or no plain file, and links are not followed: store the file itself"
+    elif name.startswith("/") or ".." in name.split("/"):
+        problem = f"its member {name} has a path that leads out of the shard: name it without"
+    elif not ending(name):
+        problem = "its name has no ending, so nobody knows what it is: name it key.ending"
+    elif any(name == other for other, _, _ in members):
+        problem = f"its member {base} stands twice: give each sample a key of its own"
+    if problem is not None:
+        shard.faults.setdefault(key, problem)
+    members.append((name, member.offset_data, member.size))
+    shard.last = key

@@ -1,0 +1,1 @@
+"""Records → rows of whole samples. Read `order`, `mixing`, `preparation`, `packing`, `lane`, `stream`, `survey`."""

@@ -1,0 +1,115 @@
+"""From which source a lane draws next, so that each source gives exactly its share.
+
+A round of the mixture gives each source's quota: all its rows with weight 1, half of them with 0.5, each twice with
+2; the quotas of all lanes together are that number exactly, rounded to whole rows. Within a round the next source is
+drawn with a probability proportional to what it has left of its quota, like cards from a shuffled deck: at any moment
+the shares are near those of the whole, and at its end they are exact.
+"""
+
+from __future__ import annotations
+
+import math
+
+from smol_hf.data.stream.order import Draws, SourceOrder
+
+STOPPING = ("quota", "first_exhausted", "all_exhausted")
+
+
+def scaled_weights(rows: list[int], weights: list[float], stopping: str) -> list[float]:
+    """Weights after a stopping rule: relative shares stay, the length of a round changes.
+
+    Args:
+        stopping: "quota": a round gives weight × rows of each. "first_exhausted": it ends when one source has given
+            all its rows, so none repeats. "all_exhausted": it ends when each has given all of them, so others repeat.
+
+    Raises:
+        ValueError: for another rule, or weights that are not positive.
+    """
+    if stopping not in STOPPING:
+        raise ValueError(f"stopping is {stopping!r}: choose one of {', '.join(STOPPING)}")
+    if not weights or not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise ValueError(f"weights are {weights}: each must be a positive number")
+    given = [weight for weight, number in zip(weights, rows) if number]
+    if stopping == "quota" or not given:
+        return list(weights)
+    most = max(given) if stopping == "first_exhausted" else min(given)
+    return [weight / most for weight in weights]
+
+
+class Mixing:
+    """The draws of one lane, endless or until `rounds` rounds are over.
+
+    `taken` counts the rows that were drawn from each source since the beginning, `given_up` holds the sources that
+    are not drawn from any more: all that is needed to go on.
+    """
+
+    def __init__(
+        self,
+        orders: list[SourceOrder],
+        weights: list[float],
+        seed: int,
+        lane: int,
+        *,
+        rounds: int | None = None,
+        taken: list[int] | None = None,
+    ):
+        self.orders, self.weights, self.rounds = orders, weights, rounds
+        self.taken = list(taken) if taken is not None else [0] * len(orders)
+        self.given_up: set[int] = set()
+        self.draws = Draws(seed, "source", lane)
+        self.block_quotas = [[0] for _ in orders]
+        self.round = 0
+        self.quotas = self.quotas_after(0)
+
+    def quotas_after(self, round_number: int) -> list[int]:
+        """How many rows each source has given in all when this round ends."""
+        return [self.quota(source, round_number + 1) for source in range(len(self.orders))]
+
+    def quota(self, source: int, rounds: int) -> int:
+        """This lane's part of what all lanes together give of a source in so many rounds.
+
+        The rows of a round are dealt out one by one, as the source's own rows are. A source of large blocks has not
+        the same number of rows in each lane: there a lane's part is in proportion to what it has of an epoch.
+        """
+        order = self.orders[source]
+        if order.by_row:
+            return max(0, -(-(self.given(source, rounds) - order.first_of(0)) // order.lanes))
+        known = self.block_quotas[source]
+        while len(known) <= rounds:
+            epoch = len(known) - 1
+            rows = order.rows_of_lanes(epoch)
+            before, given = sum(rows[: order.lane]), self.given(source, epoch + 1) - self.given(source, epoch)
+            share = given * (before + rows[order.lane]) // order.total - given * before // order.total
+            known.append(known[-1] + share)
+        return known[rounds]
+
+    def given(self, source: int, rounds: int) -> int:
+        """Rows of a source in so many rounds, of all lanes."""
+        return math.floor(self.weights[source] * self.orders[source].total * rounds + 0.5)
+
+    def left(self) -> list[int]:
+        left = [max(quota - taken, 0) for quota, taken in zip(self.quotas, self.taken)]
+        for source in self.given_up:
+            left[source] = 0
+        return left
+
+    def draw(self) -> tuple[int, int] | None:
+        """(source, n): the source to read, and its n-th row for this lane. None when the last round is over."""
+        if not any(order.total for source, order in enumerate(self.orders) if source not in self.given_up):
+            return None
+        while not any(left := self.left()):
+            if self.rounds is not None and self.round + 1 >= self.rounds:
+                return None
+            self.round += 1
+            self.quotas = self.quotas_after(self.round)
+        target = self.draws[sum(self.taken)] * sum(left)
+        source = 0
+        for candidate, count in enumerate(left):
+            if count:
+                source = candidate
+                target -= count
+                if target < 0:
+                    break
+        number = self.taken[source]
+        self.taken[source] += 1
+        return source, number

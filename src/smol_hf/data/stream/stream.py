@@ -1,0 +1,161 @@
+"""The lanes of a run, shared between processes and their workers, as one sequence of rows.
+
+Row q of the run is row q // lanes of lane q % lanes: a sequence that does not depend on who computes it. Of R
+processes, process k gets the rows q with q % R == k; its W workers share its lanes. So the same rows come in the same
+steps for any R and W, as long as R × W divides the number of lanes, and a run may go on with another R and W.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from smol_hf.data.sources.source import BlockCache, Source
+from smol_hf.data.stream.lane import Lane, Row, Work
+from smol_hf.data.stream.mixing import Mixing
+from smol_hf.data.stream.order import SourceOrder
+from smol_hf.data.stream.packing import PackingPool
+
+
+@dataclass
+class Plan:
+    """What decides the sequence of rows, and what is needed to compute it.
+
+    Args:
+        sources, weights: of the mixture, see `Mixing`.
+        rounds: rounds of the mixture until the data ends; None: it never does.
+        lanes: streams that the run is divided into. Must stay the same for the whole run.
+        pool_size: samples among which a row is packed; 1: one sample per row.
+        max_tiles: see `PackingPool`.
+        give_up_after: see `Lane`.
+    """
+
+    sources: list[Source]
+    weights: list[float]
+    work: Work
+    context_length: int
+    seed: int = 0
+    rounds: int | None = None
+    lanes: int = 16
+    pool_size: int = 1
+    max_tiles: int | None = None
+    give_up_after: int | None = None
+
+    def lane(self, number: int, cache: BlockCache, state: dict | None = None) -> Lane:
+        orders, dealt = [], 0
+        for source in self.sources:
+            shape = (source.name, source.block_sizes, source.rows_anywhere)
+            orders.append(SourceOrder(*shape, self.seed, number, self.lanes, dealt))
+            dealt += len(source)
+        mixing = Mixing(orders, self.weights, self.seed, number, rounds=self.rounds)
+        pool = PackingPool(self.context_length, max_tiles=self.max_tiles, size=self.pool_size)
+        return Lane(number, mixing, cache, self.work, pool, state, self.give_up_after)
+
+
+class LaneShare(IterableDataset):
+    """The rows of one process, each worker's in its turn. `states`: of the lanes, by number, to go on from."""
+
+    def __init__(self, plan: Plan, rank: int, ranks: int, states: dict[int, dict]):
+        self.plan, self.rank, self.ranks, self.states = plan, rank, ranks, states
+
+    def own_lanes(self) -> list[int]:
+        """The lanes of this process, that of its next row first."""
+        own = list(range(self.rank, self.plan.lanes, self.ranks))
+        rows = [self.states.get(lane, {"rows": 0})["rows"] for lane in own]
+        first = min(range(len(own)), key=lambda index: (rows[index], index))
+        return own[first:] + own[:first]
+
+    def __iter__(self) -> Iterator[Row]:
+        worker = get_worker_info()
+        index, workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        cache = BlockCache(self.plan.sources)
+        lanes = [self.plan.lane(number, cache, self.states.get(number)) for number in self.own_lanes()[index::workers]]
+        while True:
+            for lane in lanes:
+                yield lane.next_row()
+
+
+@dataclass
+class RowStream:
+    """An iterator over the rows of one process, that can be saved after any row that it gave and go on from there.
+
+    Raises:
+        ValueError: when the lanes cannot be shared evenly.
+    """
+
+    plan: Plan
+    rank: int = 0
+    ranks: int = 1
+    workers: int = 0
+    states: dict[int, dict] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.plan.lanes % (self.ranks * max(self.workers, 1)):
+            raise ValueError(
+                f"{self.plan.lanes} lanes cannot be shared evenly by {self.ranks} processes with "
+                f"{max(self.workers, 1)} workers each: choose numbers whose product divides {self.plan.lanes}"
+            )
+
+        # Those of the other processes grow old here: they would overwrite what is saved there.
+        own = range(self.rank, self.plan.lanes, self.ranks)
+        self.states = {lane: self.states[lane] for lane in own if lane in self.states}
+
+    def __iter__(self) -> Iterator[Row]:
+        share = LaneShare(self.plan, self.rank, self.ranks, dict(self.states))
+        # Workers hand over finished rows one by one, in turn; two each are made ahead.
+        loader = DataLoader(
+            share,
+            batch_size=None,
+            num_workers=self.workers,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # its own: a draw from torch's would change what dropout draws after a resume
+        )
+        with sigterm_blocked():
+            rows = iter(loader)
+        for row in rows:
+            self.states[row.lane] = row.state
+            yield row
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lanes of this process; those of all processes together are the state of the run."""
+        return {str(lane): state for lane, state in self.states.items()}
+
+
+def start_worker(worker: int) -> None:
+    """Set up a worker process: one thread, since workers run next to each other, and signals of its parent only.
+
+    A terminal or a scheduler sends its signal to all processes of a run; the process that trains decides what ends.
+    """
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # blocked from the beginning only where `sigterm_blocked` began the process
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@contextmanager
+def sigterm_blocked() -> Iterator[None]:
+    """Delay SIGTERM. A process that begins meanwhile is never killed by one before it has set up its own handling."""
+    if not hasattr(signal, "sigwaitinfo"):  # `start_worker` could not end the process
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent() -> None:
+    """Wait for SIGTERM from the parent, and end the process."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        continue
+    os._exit(0)

@@ -1,0 +1,210 @@
+"""One pass over all data before the run: sizes, unusable samples by name, image files, and the number of rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.media.images import load_image
+from smol_hf.data.records.filters import exchanges_of
+from smol_hf.data.sources.source import BlockCache, Source
+from smol_hf.data.stream.preparation import LeftOutError, MeasuredSample
+from smol_hf.data.stream.record_use import RecordUse
+from smol_hf.data.stream.stream import Plan
+from smol_hf.modeling.label_loss import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class Size:
+    num_tokens: int
+    num_tiles: int
+    lost: str = ""
+    num_trained: int = 0  # tokens with a label
+    num_images: int = 0
+    num_turns: int = 0  # exchanges of user and assistant
+    units: tuple[Size, ...] = ()  # the sequences of a conversation that do not see each other, where there are several
+    number: int = 0  # of a unit
+
+
+@dataclass
+class Survey:
+    """What each record is, by source and place: its size, or why it cannot be used.
+
+    `use`: counts of fields, turns and images, by source. `rows`: the name of each row of a source in the order of its
+    files; None for a row without a record. `images`: paths of the image files that a source's records name, each with
+    its digest once that is known; None for a missing file. `read_whole`: whether the digests are of all bytes.
+    """
+
+    found: dict[tuple[int, str], Size | SampleError] = field(default_factory=dict)
+    use: dict[int, RecordUse] = field(default_factory=dict)
+    rows: dict[int, list[str | None]] = field(default_factory=dict)
+    images: dict[int, dict[str, str | None]] = field(default_factory=dict)
+    read_whole: bool | None = None
+
+    @property
+    def total(self) -> int:
+        return len(self.found)
+
+    @property
+    def faults(self) -> list[SampleError]:
+        return [each for each in self.found.values() if isinstance(each, SampleError) and not is_left_out(each)]
+
+    @property
+    def shortened(self) -> int:
+        """Samples that lose something to fit the context."""
+        return sum(isinstance(each, Size) and bool(each.lost) for each in self.found.values())
+
+    @property
+    def longest_run(self) -> int:
+        """The most faults of one source that follow each other with no usable sample between them."""
+        longest = run = 0
+        before = None
+        for (source, _), each in self.found.items():
+            if source != before or not isinstance(each, SampleError):
+                run, before = 0, source
+            if isinstance(each, SampleError) and not is_left_out(each):
+                run += 1
+            longest = max(longest, run)
+        return longest
+
+    def sizes(self, names: Sequence[str]) -> dict[str, int]:
+        """Records of each source, by its name."""
+        counts = Counter(source for source, _ in self.found)
+        return {name: counts[source] for source, name in enumerate(names)}
+
+    def of_sources(self, places: dict[int, int]) -> Survey:
+        """The same of some sources only, under other numbers (old → new)."""
+        found = {(places[old], where): each for (old, where), each in self.found.items() if old in places}
+        kept = [
+            {places[old]: each for old, each in by_source.items() if old in places}
+            for by_source in (self.use, self.rows, self.images)
+        ]
+        return Survey(found, *kept, self.read_whole)
+
+    @property
+    def left_out(self) -> list[SampleError]:
+        return [each for each in self.found.values() if is_left_out(each)]
+
+
+def is_left_out(found: Any) -> bool:
+    return isinstance(found, LeftOutError)
+
+
+def survey(plan: Plan, *, verify_images: bool = False, advance: Callable[[], Any] | None = None) -> Survey:
+    """Measure every record of the plan's sources, in the order of the files. Each is read and adapted once.
+
+    Args:
+        verify_images: decode each image as well, so that damaged ones are known before the run.
+        advance: called after each row, to show progress.
+    """
+    result, cache = Survey(), BlockCache(plan.sources)
+    for index, source in enumerate(plan.sources):
+        names = result.rows.setdefault(index, [])
+        for block, rows in enumerate(source.block_sizes):
+            for row in range(rows):
+                where, record = cache.row(index, block, row)
+                if advance is not None:
+                    advance()
+                names.append(None if record is None else where)
+                if record is None:
+                    continue
+                try:
+                    result.found[index, where] = measure(plan, index, where, record, verify_images, result)
+                except SampleError as fault:
+                    fault.source = source.name
+                    result.found[index, where] = fault
+    return result
+
+
+def measure(plan: Plan, source: int, where: str, record: Any, verify_images: bool, result: Survey) -> Size:
+    """The size of a record, whose images and fields are noted in `result`. Raises SampleError."""
+    if isinstance(record, SampleError):
+        raise record
+    conversation = plan.work.conversation(source, where, record)
+    note_images(result, source, conversation)
+    sample = plan.work.fitted(conversation)
+    if verify_images:
+        for image in sample.conversation.images:
+            load_image(image, sample.conversation.sample_id)
+    size = size_of(sample)
+    note_use(result, source, sample.conversation, plan.work.readers[source])
+    return size
+
+
+def survey_first(data: Iterable[tuple[int, Conversation | SampleError]], readers: Sequence[Any]) -> Survey:
+    """Note fields and images of some conversations, where nobody looks at all records. Nothing is measured.
+
+    Args:
+        data: (source, sample) pairs.
+        readers: of the sources.
+    """
+    result = Survey()
+    for source, sample in data:
+        if isinstance(sample, Conversation):
+            note_images(result, source, sample)
+            note_use(result, source, sample, readers[source])
+    return result
+
+
+def note_images(result: Survey, source: int, conversation: Conversation) -> None:
+    images = result.images.setdefault(source, {})
+    images.update(dict.fromkeys(image.path for image in conversation.images if image.path is not None))
+
+
+def note_use(result: Survey, source: int, conversation: Conversation, reader: Any) -> None:
+    folder = getattr(reader, "media_folder", None)  # of images, where they are files
+    result.use.setdefault(source, RecordUse()).add(conversation, folder)
+
+
+def size_of(sample: MeasuredSample) -> Size:
+    units = sample.units if len(sample.sequences) > 1 else ()
+    return Size(
+        sample.num_tokens,
+        sample.num_tiles,
+        sample.lost,
+        num_trained=sum(label != IGNORE_INDEX for label in sample.labels),
+        num_images=len(sample.conversation.images),
+        num_turns=len(exchanges_of(sample.conversation)[1]),
+        units=tuple(Size(each.num_tokens, each.num_tiles, number=each.number) for each in units),
+    )
+
+
+class Measured:
+    """Rows whose sizes are known, and the work on them: nothing is read or decoded.
+
+    It takes the place of a lane's `BlockCache` and of its `Work`.
+    """
+
+    def __init__(self, sources: list[Source], found: Survey):
+        self.sources, self.found = sources, found
+        self.firsts = [np.cumsum([0, *source.block_sizes]) for source in sources]
+
+    def row(self, source: int, block: int, row: int) -> tuple[str, Size | SampleError | None]:
+        where = self.found.rows[source][self.firsts[source][block] + row]
+        return ("", None) if where is None else (where, self.found.found[source, where])
+
+    def prepare(self, source: int, where: str, record: Size) -> Size:
+        return record
+
+    def encode(self, source: int, prepared: Size) -> Size:
+        return prepared
+
+
+def count_rows(plan: Plan, rounds: int, cache: BlockCache | Measured) -> list[int]:
+    """Rows that each lane of the plan gives in so many rounds.
+
+    Args:
+        cache: of the rows. The plan's work must know how long they are, and decode nothing.
+    """
+    counting, counts = replace(plan, rounds=rounds), []
+    for number in range(plan.lanes):
+        lane = counting.lane(number, cache)
+        while not lane.next_row().finished:
+            pass
+        counts.append(lane.rows - 1)
+    return counts

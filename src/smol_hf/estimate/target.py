@@ -1,0 +1,176 @@
+"""What `smol-hf estimate` looks at: a preset, a recipe or a checkpoint, and the step that is asked for."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
+
+from smol_hf.auto import AutoConfig, AutoProcessor
+from smol_hf.estimate.traced_step import StepShape
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.processing.image_tiling import ImageTiler
+from smol_hf.support.formatting import nearest
+from smol_hf.training.checkpoint.checkpoints import suggest_checkpoint
+from smol_hf.training.data import open_data
+from smol_hf.training.document_data import DocumentData
+from smol_hf.training.model.composition import build_config_and_processor, texts_of
+from smol_hf.training.model.lora import freeze_what_has_no_adapter
+from smol_hf.training.model.parts import PARTS
+from smol_hf.training.model.presets import PRESETS, TEXT, preset_config
+from smol_hf.training.model.sound_checkpoint import configuration_errors, refuse_unsound_config
+from smol_hf.training.recipe.model_arguments import LoraArguments, ModelArguments
+from smol_hf.training.recipe.recipes import load_arguments
+from smol_hf.training.recipe.values import RecipeError
+
+OPTIMIZERS = {
+    "adamw": functools.partial(torch.optim.AdamW, lr=1e-3),
+    "sgd": functools.partial(torch.optim.SGD, lr=1e-3),
+}
+SAMPLED = 1000  # conversations of a recipe's data, from which its small tokenizer is trained
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to estimate, with the batch that its recipe says."""
+
+    name: str
+    config: PretrainedConfig
+    batch_size: int = 1
+    length: int = 1024
+    tiler: Any = None  # cuts images as the processor does; None for a text-only model
+    gradient_checkpointing: bool = False
+    dtype: str = "float32"
+    frozen: tuple[str, ...] = ()
+    lora: LoraArguments | None = None
+
+
+def find_target(name: str) -> Target:
+    """A preset's name, a recipe's path, or the folder of a checkpoint: ours, or a language model of transformers.
+
+    Raises:
+        RecipeError: when it is none of them.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return target_of_recipe(path)
+    if name in PRESETS:
+        if name in TEXT:
+            return Target(name, preset_config(name))
+        config, processor = build_config_and_processor(ModelArguments(preset=name), ())  # as training builds them
+        return Target(name, config, tiler=processor.tiler)
+    if (path / "config.json").is_file():
+        with configuration_errors(name, PretrainedConfig.get_config_dict(path)[0]):
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        refuse_unsound_config(config, name)
+        if isinstance(config, SmolHFConfig):
+            return Target(name, config, tiler=tiler_of(path, config))
+        if getattr(config, "vision_config", None) is not None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise RecipeError(f"{name} is a {config.model_type} model: convert it first (smol-hf convert)")
+        return Target(name, config)
+    if (path / "adapter_config.json").is_file():
+        raise RecipeError(f"{name} is an adapter: estimate its recipe.yaml, or merge it first (smol-hf merge)")
+    if meant := suggest_checkpoint(path):
+        raise RecipeError(f"{name} has no config.json{meant}")
+    raise RecipeError(
+        f"{name} is no preset, no recipe (.yaml) and no folder of a checkpoint{nearest(name, list(PRESETS))}; "
+        f"presets are {', '.join(PRESETS)}"
+    )
+
+
+def tiler_of(folder: Path, config: SmolHFConfig):
+    """How the processor of a checkpoint cuts images; one tile where there is none."""
+    if not (folder / "processor_config.json").is_file():
+        return ImageTiler(config.image_side, config.image_side, do_image_splitting=False)
+    return AutoProcessor.from_pretrained(folder, trust_remote_code=False).tiler
+
+
+def target_of_recipe(path: Path) -> Target:
+    _, model_arguments, data_arguments, arguments = load_arguments(["--config", str(path), "--output_dir", "unused"])
+    lora = model_arguments if model_arguments.use_peft else None
+    if lora is not None:
+        freeze_what_has_no_adapter(lora, arguments)
+    if data_arguments.documents is not None:
+        documents = DocumentData.open(data_arguments)
+        texts = documents.texts()
+    else:
+        texts = texts_of(open_data(data_arguments, arguments.seed).conversations(SAMPLED))
+    config, processor = build_config_and_processor(
+        model_arguments, texts, documents=data_arguments.documents is not None
+    )
+    return Target(
+        str(path),
+        config,
+        batch_size=arguments.per_device_train_batch_size,
+        length=data_arguments.context_length or 1024,
+        tiler=getattr(processor, "tiler", None),
+        gradient_checkpointing=arguments.gradient_checkpointing,
+        dtype=model_arguments.dtype,
+        frozen=tuple(part for part, rate in arguments.part_learning_rates().items() if rate == 0),
+        lora=lora,
+    )
+
+
+def resolve(
+    name: str,
+    batch_size: int | None,
+    length: int | None,
+    tiles: int | None,
+    labelled: int | None,
+    dtype: str | None,
+    optimizer: str,
+    gradient_checkpointing: bool | None,
+    lora: dict[str, Any] | None = None,
+) -> tuple[Target, StepShape]:
+    """The target with what was asked for in place of its own values, and its step. Raises RecipeError."""
+    asked = {
+        "batch_size": batch_size, "length": length, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing,
+    }  # fmt: skip
+    for key in ("batch_size", "length"):
+        if asked[key] is not None and asked[key] < 1 + (key == "length"):
+            raise RecipeError(f"{key} is {asked[key]}: too few")
+    target = replace(find_target(name), **{key: value for key, value in asked.items() if value is not None})
+    if target.dtype not in ("float32", "bfloat16", "float16") or optimizer not in OPTIMIZERS:
+        raise RecipeError("dtype is float32, bfloat16 or float16; optimizer is " + " or ".join(OPTIMIZERS))
+    if lora:
+        target = replace(target, **only_adapters(target.config, lora))
+    if labelled is not None and not 0 < labelled < target.length:
+        raise RecipeError(f"labelled is {labelled}: from 1 to {target.length - 1} tokens of a row can be trained")
+    if tiles is not None and tiles < 0:
+        raise RecipeError(f"tiles is {tiles}: it cannot be negative")
+    positions = getattr(target.config.get_text_config(), "max_position_embeddings", target.length)
+    target = replace(target, length=min(target.length, positions)) if length is None else target
+    if target.length > positions:
+        raise RecipeError(f"length {target.length} is more than the {positions} positions of {name}")
+    return target, step_shape(target, tiles, labelled)
+
+
+def step_shape(target: Target, tiles: int | None, labelled: int | None) -> StepShape:
+    if not isinstance(target.config, SmolHFConfig):
+        if tiles:
+            raise RecipeError(f"{target.name} sees no images: --tiles does not apply")
+        return StepShape(target.batch_size, target.length, 0, labelled or target.length - 1)
+    tiles = target.batch_size if tiles is None else tiles
+    places = tiles * target.config.image_seq_len
+    if places > target.batch_size * target.length:
+        raise RecipeError(
+            f"{tiles} tiles of {target.config.image_seq_len} tokens do not fit {target.batch_size} rows of "
+            f"{target.length}: give fewer --tiles or a larger --length"
+        )
+    text = target.length - -(-places // target.batch_size)
+    return StepShape(target.batch_size, target.length, tiles, max(labelled or text - 1, 1))
+
+
+def only_adapters(config: PretrainedConfig, keys: dict[str, Any]) -> dict[str, Any]:
+    """What becomes of a target when nothing but adapters is trained."""
+    arguments = LoraArguments(use_peft=True, **keys)
+    try:
+        arguments.check_lora()
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    parts = PARTS if isinstance(config, SmolHFConfig) else ("text",)
+    return {"lora": arguments, "frozen": tuple(part for part in parts if part not in arguments.lora_parts)}

@@ -1,0 +1,184 @@
+"""Examples that a page offers: samples of the model's own training data, or of a file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+
+import yaml
+
+from smol_hf.data.conversation import Conversation, ImagePart, SampleError, TextPart
+from smol_hf.data.digits import evaluation_questions
+from smol_hf.data.media.images import load_image
+from smol_hf.data.sources.files import is_remote
+from smol_hf.data.sources.hub_dataset import hub_id
+from smol_hf.data.sources.location import open_location
+from smol_hf.inference.prompts import read_prompts
+from smol_hf.text.preferences import preference_of, records_of
+from smol_hf.training.data import open_data
+from smol_hf.training.document_data import DocumentData
+from smol_hf.training.recipe.data_arguments import DataArguments
+
+NONE = "none"
+DIGITS = "digits"
+NUMBER = 3
+MOST_RECORDS = 300  # that are read in search of examples
+MOST_CHARACTERS = 300  # of an example
+MOST_PIXELS = 1024  # of the longer side of an image
+BEGINNING = 8  # words of a document
+PAGE_SIZE, PAGES = 256, (0, 3, 2)  # of the embedded digits
+ADVICE = "give others with --examples FILE"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text to send with a click, and PNG images to show before it."""
+
+    text: str
+    images: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`note` says in one line where they come from, or why there are none."""
+
+    found: tuple[Example, ...]
+    note: str
+    of_digits: bool = False
+
+
+def examples_of(folder: Path, *, shows_images: bool, file: str | None = None) -> Examples:
+    """The examples of a checkpoint's page.
+
+    Training data is read only beside a run's own output: in a checkpoint that was downloaded, `recipe.yaml` names
+    files of another machine. Datasets of the Hub are not fetched.
+
+    Args:
+        folder: the checkpoint, with `recipe.yaml` if it was trained here.
+        file: prompts as `smol-hf generate --prompts-file` reads them, or `none`.
+
+    Raises:
+        FileNotFoundError, SampleError: for a `file` that cannot be read.
+    """
+    if file == NONE:
+        return Examples((), "no examples")
+    if file is not None:
+        return Examples(tuple(of_file(file, shows_images)), f"examples: {file}")
+    recipe = read_recipe(folder)
+    if data_of(recipe) == [DIGITS]:
+        found = tuple(of_digits()) if shows_images else ()
+        return Examples(found, "examples: pages of the embedded digits" if found else "no examples", bool(found))
+    names = [str(name) for name in data_of(recipe)]
+    if not names:
+        return Examples((), f"no examples: the checkpoint does not say what it was trained on; {ADVICE}")
+    data = ", ".join(names)
+    if not (folder.resolve().parent / "run.json").is_file():
+        return Examples((), f"no examples: the folder of the run that trained this checkpoint was not found; {ADVICE}")
+    if any(hub_id(name) is not None or is_remote(name) for name in names):
+        return Examples((), f"no examples: the training data is not on this machine ({data}); {ADVICE}")
+    try:
+        texts = first_distinct(of_recipe(recipe), shows_images)
+    except (OSError, ValueError) as error:
+        return Examples(
+            (), f"no examples: the training data cannot be read ({' '.join(str(error).split())}); {ADVICE}"
+        )
+    if not texts:
+        return Examples((), f"no examples: none of the first samples of {data} is a short question; {ADVICE}")
+    return Examples(texts, f"examples: samples of the training data ({data}); {ADVICE}, or --examples {NONE}")
+
+
+def read_recipe(folder: Path) -> dict:
+    """What recipe.yaml says; empty where there is none that can be read."""
+    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        return recipe if isinstance(recipe, dict) else {}
+    return {}
+
+
+def data_of(recipe: dict) -> list:
+    if recipe.get("mixture"):
+        return [entry.get("data") for entry in recipe["mixture"]]
+    return [recipe[key] for key in ("documents", "data") if recipe.get(key)][:1]
+
+
+def of_digits() -> Iterator[Example]:
+    pages = evaluation_questions(max(PAGES) + 1, seed=3, page_size=PAGE_SIZE)
+    for index in PAGES:
+        image, question = pages[index].conversation.messages[0].parts
+        yield Example(question.text, (image.content,))
+
+
+def of_file(path: str, shows_images: bool) -> Iterator[Example]:
+    """Every prompt of a file. Raises SampleError for an image that a model without an image encoder cannot see."""
+    for prompt in read_prompts(path):
+        if prompt.images and not shows_images:
+            raise SampleError(prompt.where, "shows an image, but the model has no image encoder")
+        parts = [ImagePart(path=image) for image in prompt.images]
+        yield Example(prompt.text, tuple(as_png(part, prompt.where) for part in parts))
+
+
+def of_recipe(recipe: dict) -> Iterator[tuple[str, list[ImagePart]]]:
+    """(text, images) of the first samples of the training data.
+
+    Raises:
+        OSError, ValueError: when the data is missing or cannot be read.
+    """
+    known = {entry.name for entry in fields(DataArguments)} - ({"data"} if recipe.get("mixture") else set())
+    arguments = DataArguments(**{key: recipe[key] for key in known & recipe.keys() if recipe[key] is not None})
+    if arguments.documents is not None:
+        for document in islice(DocumentData.open(arguments).texts(), MOST_RECORDS):
+            words = document[:MOST_CHARACTERS].split()
+            yield " ".join(words[:BEGINNING]), []
+    elif "beta" in recipe:  # preferences
+        for where, record in islice(records_of(open_location(arguments.data).source), MOST_RECORDS):
+            with suppress(SampleError):
+                yield preference_of(where, record, chats=True).prompt[-1]["content"], []
+    else:
+        for sample in open_data(arguments, seed=0).conversations(MOST_RECORDS):
+            yield question_of(sample)
+
+
+def question_of(sample: Conversation) -> tuple[str, list[ImagePart]]:
+    """The first turn of a user."""
+    parts = next((message.parts for message in sample.messages if message.role == "user"), ())
+    texts = [part.text for part in parts if isinstance(part, TextPart)]
+    return "".join(texts).strip(), [part for part in parts if isinstance(part, ImagePart)]
+
+
+def first_distinct(samples: Iterable[tuple[str, list[ImagePart]]], shows_images: bool) -> tuple[Example, ...]:
+    """The first few examples with different texts; where images are shown, those with images first."""
+    chosen: dict[str, tuple[str, list[ImagePart]]] = {}
+    for text, images in samples:
+        if text and len(text) <= MOST_CHARACTERS and (shows_images or not images):
+            chosen.setdefault(text, (text, images))
+    in_order = sorted(chosen.values(), key=lambda sample: not sample[1])
+    examples = []
+    for text, images in in_order:
+        with suppress(SampleError):
+            examples.append(Example(text, tuple(as_png(image, "the training data") for image in images)))
+        if len(examples) == NUMBER:
+            break
+    return tuple(examples)
+
+
+def as_png(part: ImagePart, where: str) -> bytes:
+    """The image upright, not larger than a page needs."""
+    image = load_image(part, where)
+    image.thumbnail((MOST_PIXELS, MOST_PIXELS))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def as_settings(examples: Iterable[Example]) -> tuple[list[dict], dict[str, bytes]]:
+    """The entries of space.json, and the image files that they name."""
+    entries, files = [], {}
+    for number, example in enumerate(examples, start=1):
+        names = [f"examples/{number}-{place}.png" for place in range(1, len(example.images) + 1)]
+        files |= dict(zip(names, example.images))
+        entries.append({"text": example.text, "images": names} if names else {"text": example.text})
+    return entries, files

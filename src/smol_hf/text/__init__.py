@@ -1,0 +1,1 @@
+"""Data of text-only models. Read `documents/` (pretraining), `tokenizer_training`, `chat` and `preferences`."""

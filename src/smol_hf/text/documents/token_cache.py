@@ -1,0 +1,299 @@
+"""The tokens of documents in files that are mapped into memory: made once, in bounded memory, whole or not at all.
+
+A cache is a folder with `train/` and `validation/`, each with `tokens.bin` (all documents one after the other, uint16
+or uint32) and `ends.bin` (int64, where each ends), and `cache.json`: what was counted, and what could not be used.
+A document is begun by the token that begins a text and closed by the one that ends it, so that its first word is
+predicted too, and its end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import cached_assets_path
+
+from smol_hf.data.conversation import SampleError
+from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
+from smol_hf.processing.plain_tokenizer import plain_tokenizer
+from smol_hf.text.documents.cache_folders import making
+from smol_hf.text.documents.cutting import pieces
+from smol_hf.text.documents.held_out import HeldOut, Part, Split
+from smol_hf.text.documents.readers import Documents
+
+VERSION = 2
+FACTS = "cache.json"
+PARTS = ("train", "validation")
+END = np.dtype(np.int64)
+AT_ONCE = 1 << 20  # characters that are tokenised beside each other
+
+
+@dataclass
+class Counts:
+    """Of one part. `text_bytes` are those of its texts in UTF-8; `tokens` hold what begins and ends documents too."""
+
+    documents: int = 0
+    tokens: int = 0
+    text_bytes: int = 0
+
+
+@dataclass
+class TokenCache:
+    """A finished cache. `records` counts what was read, `empty` the documents without a character, `faults` names what
+    could not be used; `in_a_row` is the most of those that followed each other."""
+
+    folder: Path
+    key: str
+    counts: dict[str, Counts]
+    token_bytes: int
+    records: int = 0
+    empty: int = 0
+    faults: list[SampleError] = field(default_factory=list)
+    in_a_row: int = 0
+    digests: dict[str, str] = field(default_factory=dict)  # of the files, see `digests_of`
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenCache:
+        """Raises ValueError for a cache that was damaged after it was made."""
+        try:
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            facts["counts"] = {part: Counts(**counts) for part, counts in facts["counts"].items()}
+            facts["faults"] = [fault_of(each) for each in facts["faults"]]
+            cache = cls(folder, **facts)
+            cache.check_files()
+        except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(
+                f"the tokens in {folder} were damaged after they were written ({error}): delete this folder, and they "
+                "are made again"
+            ) from error
+        return cache
+
+    def check_files(self) -> None:
+        """Raises ValueError for a file of another size or with other bytes; large files are compared by samples."""
+        for part, counts in self.counts.items():
+            sizes = {"tokens.bin": counts.tokens * self.token_bytes, "ends.bin": counts.documents * END.itemsize}
+            for name, size in sizes.items():
+                if (found := (self.folder / part / name).stat().st_size) != size:
+                    raise ValueError(f"{part}/{name} has {found:,} bytes instead of {size:,}")
+        for name, digest in file_digests(self.folder).items() if self.digests else ():
+            if digest != self.digests[name]:
+                raise ValueError(f"{name} has other bytes than were written")
+
+    def save(self, folder: Path) -> None:
+        facts = {name: value for name, value in vars(self).items() if name != "folder"}
+        facts["counts"] = {part: asdict(counts) for part, counts in self.counts.items()}
+        facts["faults"] = [[each.where, each.problem, each.source] for each in self.faults]
+        (folder / FACTS).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+
+
+def fault_of(saved: list[str]) -> SampleError:
+    fault = SampleError(*saved[:2])
+    fault.source = saved[2]
+    return fault
+
+
+class Tokens:
+    """Texts → ids, in which no text of a document becomes a special token.
+
+    Raises:
+        ValueError: for a tokenizer that is not a fast one, or has no token that ends a text.
+    """
+
+    def __init__(self, tokenizer):
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError("documents are tokenised by a fast tokenizer (tokenizer.json), and this one is not")
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no eos_token, which ends a document: give it one and save it again")
+        self.engine = plain_tokenizer(tokenizer, set(tokenizer.all_special_tokens))
+        self.end = tokenizer.eos_token_id
+        self.begin = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        most = max(tokenizer.get_vocab().values())  # its numbers may have gaps
+        self.type = np.dtype(np.uint16 if most < 1 << 16 else np.uint32)
+
+    def encode(self, text: str) -> list[int]:
+        return self.engine.encode(text, add_special_tokens=False).ids
+
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        return [each.ids for each in self.engine.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps([self.engine.to_str(), self.begin, self.end]).encode()).hexdigest()
+
+
+class PartWriter:
+    """The files of one part, written document by document; one that turns out unusable is taken back."""
+
+    def __init__(self, folder: Path, tokens: Tokens):
+        folder.mkdir(parents=True)
+        self.type = tokens.type
+        self.tokens, self.ends = (folder / "tokens.bin").open("wb"), (folder / "ends.bin").open("wb")
+        self.counts = Counts()
+        self.begun_at = 0
+
+    def begin(self, token: int) -> None:
+        self.begun_at = self.tokens.tell()
+        self.add([token])
+
+    def add(self, ids: list[int]) -> None:
+        self.tokens.write(np.asarray(ids, dtype=self.type).tobytes())
+
+    def finish(self, token: int | None, text_bytes: int) -> None:
+        if token is not None:
+            self.add([token])
+        end = self.tokens.tell() // self.type.itemsize
+        self.ends.write(np.asarray(end, dtype=END).tobytes())
+        self.counts = Counts(self.counts.documents + 1, end, self.counts.text_bytes + text_bytes)
+
+    def take_back(self) -> None:
+        self.tokens.seek(self.begun_at)
+        self.tokens.truncate()
+
+    def close(self) -> None:
+        for file in (self.tokens, self.ends):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+
+
+def cache_key(documents: Documents, held_out: HeldOut, tokens: Tokens, limit: int | None) -> str:
+    facts = [VERSION, documents.fingerprint, tokens.fingerprint, asdict(held_out), limit]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def caches_folder(asked: str | None) -> Path:
+    return Path(asked) if asked is not None else Path(cached_assets_path("smol_hf", "tokens"))
+
+
+def tokenise(
+    documents: Documents,
+    tokenizer,
+    held_out: HeldOut,
+    *,
+    folder: Path,
+    limit: int | None = None,
+    writes: bool = True,
+    progress: Callable[[int, int], Any] = lambda read, tokens: None,
+) -> TokenCache:
+    """The cache of these documents, made where there is none.
+
+    Args:
+        folder: of all caches; each has a name made of all that decides about its content.
+        limit: documents at most.
+        writes: whether this process makes the cache; the others wait for it.
+        progress: called now and then with the bytes read and the tokens made.
+
+    Raises:
+        OSError: when it cannot be written, for want of space or otherwise. Nothing of it is left then.
+        ValueError: see `Tokens` and `cutting.pieces`.
+    """
+    tokens = Tokens(tokenizer)
+    key = cache_key(documents, held_out, tokens, limit)
+    place = folder / key
+    while not writes and not place.is_dir():
+        time.sleep(0.2)  # a barrier would time out; where the writer fails, the launcher ends all processes
+    if place.is_dir():
+        return TokenCache.open(place)
+    try:
+        with making(folder, key) as unfinished:
+            if unfinished is not None:
+                write_cache(Split(documents, held_out, limit), tokens, unfinished, key, progress)
+    except OSError as error:
+        raise OSError(
+            f"the tokens cannot be kept in {folder} ({error.strerror or error}; {free(folder)}): make room, or name "
+            "another folder (--documents_cache)"
+        ) from error
+    return TokenCache.open(place)
+
+
+def free(folder: Path) -> str:
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    return f"{shutil.disk_usage(existing).free / 1e9:.1f} GB are free there"
+
+
+def write_cache(split: Split, tokens: Tokens, folder: Path, key: str, progress) -> None:
+    writers = {part: PartWriter(folder / part, tokens) for part in PARTS}
+    writing = Writing(tokens, progress)
+    cache = TokenCache(folder, key, {}, tokens.type.itemsize)
+    run = 0
+    for part in split:
+        if isinstance(part, SampleError):
+            fault: SampleError | None = part
+        else:
+            fault, text_bytes = writing.document(part, writers["validation" if part.is_held_out else "train"])
+            cache.empty += not text_bytes and fault is None
+        run = 0 if fault is None else run + 1
+        cache.in_a_row = max(cache.in_a_row, run)
+        if fault is not None:
+            fault.source = split.documents.name
+            cache.faults.append(fault)
+    writing.flush()
+    cache.records = split.records
+    for part, writer in writers.items():
+        writer.close()
+        cache.counts[part] = writer.counts
+    cache.digests = file_digests(folder)
+    cache.save(folder)
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """The digest of each file of tokens, by its path in the folder of a cache."""
+    paths = [folder / part / name for part in PARTS for name in ("tokens.bin", "ends.bin")]
+    digests = digests_of_files(paths, whole=are_read_whole(paths))
+    return {path.relative_to(folder).as_posix(): digest for path, digest in zip(paths, digests)}
+
+
+class Writing:
+    """Tokenises texts of one or many documents beside each other, on all cores, and writes them in their order.
+    `progress` is told of each such batch, since one document may be all there is."""
+
+    def __init__(self, tokens: Tokens, progress: Callable[[int, int], Any]):
+        self.tokens, self.progress = tokens, progress
+        self.text_bytes = self.written = 0
+        self.queue: list[tuple[Callable[..., None], str | None]] = []  # what is to be done; with a text, its tokens
+        self.characters = 0
+
+    def document(self, part: Part, writer: PartWriter) -> tuple[SampleError | None, int]:
+        """(what is wrong with it, bytes of its text). Of an empty one, and one with a fault, nothing is written."""
+        begin, first, text_bytes = (partial(writer.begin, self.tokens.begin), None), len(self.queue), 0
+        self.queue.append(begin)
+        fault = None
+        try:
+            for text in pieces(part.chunks, self.tokens.encode):
+                text_bytes += len(text.encode("utf-8"))
+                self.queue.append((writer.add, text))
+                self.characters += len(text)
+                if self.characters >= AT_ONCE:
+                    self.flush()
+        except SampleError as error:
+            fault = error
+        if fault is not None or not text_bytes:
+            if begin in self.queue:
+                del self.queue[first:]
+            else:
+                self.queue.clear()
+                writer.take_back()
+            return fault, 0
+        self.queue.append((partial(writer.finish, self.tokens.end if part.ends else None, text_bytes), None))
+        return None, text_bytes
+
+    def flush(self) -> None:
+        texts = [text for _, text in self.queue if text is not None]
+        encoded = self.tokens.encode_all(texts)
+        self.text_bytes += sum(len(text.encode("utf-8")) for text in texts)
+        self.written += sum(map(len, encoded))
+        self.progress(self.text_bytes, self.written)
+        encoded = iter(encoded)
+        for action, text in self.queue:
+            action(*(() if text is None else (next(encoded),)))
+        self.queue.clear()
+        self.characters = 0

@@ -1,0 +1,100 @@
+"""Tokens of documents as the engine reads them: each document in pieces of at most a context.
+
+A piece begins with the last token of the one before it, which has no label there. So every token is a label exactly
+once, but for the first of a document, which stands for the beginning and which nothing predicts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from smol_hf.data.sources.source import Source
+from smol_hf.data.stream.preparation import ReadySample
+from smol_hf.modeling.label_loss import IGNORE_INDEX
+
+MOST_BLOCKS = 1_000_000  # beyond it, neighbouring pieces are shuffled together
+
+
+class TokenSource(Source):
+    """Args:
+    folder: of one part of a cache, see `token_cache`.
+    key: of the cache.
+    token_bytes: of a token in its file.
+    """
+
+    def __init__(self, name: str, folder: str | Path, key: str, token_bytes: int, context_length: int):
+        self.name, self.folder, self.key = name, Path(folder), key
+        self.token_bytes, self.context_length = token_bytes, context_length
+        stride = context_length - 1
+        self.pieces_before = np.concatenate([[0], np.cumsum(-(-(np.diff(self.edges) - 1) // stride))]).astype(np.int64)
+        total = int(self.pieces_before[-1])
+        self.together = max(-(-total // MOST_BLOCKS), 1)
+        self.rows_anywhere = self.together == 1
+        self.block_sizes = np.full(-(-total // self.together), self.together, dtype=np.int64)
+        if total % self.together:
+            self.block_sizes[-1] = total % self.together
+        facts = f"{key} {self.folder.name} {context_length}"
+        self.fingerprint = hashlib.sha256(facts.encode()).hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the mapped files: each process maps them for itself."""
+        return {name: value for name, value in vars(self).items() if name not in ("edges", "tokens")}
+
+    @cached_property
+    def edges(self) -> np.ndarray:
+        """(documents + 1,) where each begins, and the end of the last."""
+        return np.concatenate([[0], np.fromfile(self.folder / "ends.bin", dtype=np.int64)])
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        path, kind = self.folder / "tokens.bin", np.dtype(f"u{self.token_bytes}")
+        return np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.zeros(0, dtype=kind)
+
+    def read_block(self, block: int) -> list[tuple[str, np.ndarray]]:
+        first = block * self.together
+        return [self.piece(number) for number in range(first, first + int(self.block_sizes[block]))]
+
+    def piece(self, number: int) -> tuple[str, np.ndarray]:
+        document = int(np.searchsorted(self.pieces_before, number, side="right")) - 1
+        within = (number - int(self.pieces_before[document])) * (self.context_length - 1)
+        begin = int(self.edges[document]) + within
+        end = min(begin + self.context_length, int(self.edges[document + 1]))
+        return f"{self.name}: document {document + 1}, from token {within + 1}", self.tokens[begin:end]
+
+
+@dataclass(frozen=True)
+class Piece:
+    sample_id: str
+    tokens: np.ndarray
+    num_tiles: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+
+class TokenWork:
+    """The engine's work on pieces of documents."""
+
+    def prepare(self, source: int, where: str, record: np.ndarray) -> Piece:
+        return Piece(where, record)
+
+    def encode(self, source: int, piece: Piece) -> ReadySample:
+        input_ids = torch.from_numpy(piece.tokens.astype(np.int64))
+        labels = input_ids.clone()
+        labels[0] = IGNORE_INDEX
+        return ReadySample(piece.sample_id, source, input_ids, labels, torch.empty(0, dtype=torch.uint8))
+
+
+class TokenCount(TokenWork):
+    """For counting rows: nothing is copied."""
+
+    def encode(self, source: int, piece: Piece) -> Piece:
+        return piece

@@ -1,0 +1,4 @@
+"""Training checkpoints: saving, verifying and resuming.
+
+Read `checkpoints`, `saving`, `same_run`, `interruption`.
+"""

@@ -1,0 +1,1 @@
+"""Model keys of a recipe → a model. Read `composition`, then `parts` (freezing) and `lora`."""

@@ -1,0 +1,34 @@
+"""The keys of `vision_config` and `text_config`: transformers' configurations take any, a misspelt one too."""
+
+from __future__ import annotations
+
+import inspect
+
+from transformers import CONFIG_MAPPING, PretrainedConfig
+
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.support.formatting import nearest
+from smol_hf.training.recipe.values import RecipeError
+
+
+def check_keys(name: str, values: dict) -> None:
+    """Raises RecipeError for a key that the configuration of `model_type` does not have."""
+    config_class = config_class_of(name, values["model_type"])
+    known = {
+        *config_class().to_dict(),
+        *inspect.signature(config_class.__init__).parameters,
+        *(config_class.attribute_map or {}),
+        "rope_theta",
+        "vision_use_head",
+    }
+    for key in values:
+        if key not in known:
+            raise RecipeError(f"{name}: unknown key {key!r}{nearest(key, sorted(known))}")
+
+
+def config_class_of(name: str, model_type: str) -> type[PretrainedConfig]:
+    if model_type == SmolHFTextConfig.model_type:
+        return SmolHFTextConfig
+    if model_type not in CONFIG_MAPPING:
+        raise RecipeError(f"{name}: unknown model_type {model_type!r}{nearest(model_type, list(CONFIG_MAPPING))}")
+    return CONFIG_MAPPING[model_type]

@@ -1,0 +1,152 @@
+"""Load a checkpoint only if it is sound: all tensors there, all numbers finite, all sizes within reason."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
+
+from smol_hf.training.recipe.values import RecipeError
+
+# Far more than any published model has; a larger value makes a program build layers for hours.
+LARGEST = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers", "depth"), 2_000),
+    **dict.fromkeys(("num_attention_heads", "num_experts", "num_local_experts", "image_size", "n_head"), 100_000),
+    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "n_embd", "n_inner"), 100_000_000),
+}
+MAY_BE_INFINITE = ("time_step_limit",)  # Mamba's, without a limit above
+OPTIONAL = ("n_inner", "num_experts", "num_local_experts")
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "projector_hidden_act")
+
+
+class UnsoundCheckpointError(RecipeError):
+    """A checkpoint that cannot give an answer that means anything."""
+
+
+def load_sound(auto_class, checkpoint: str | Path, **options) -> PreTrainedModel:
+    """`auto_class.from_pretrained(checkpoint, **options)`, checked.
+
+    Raises:
+        UnsoundCheckpointError: when tensors are missing, or weights hold NaN or infinity; transformers goes on then.
+        OSError: when the weights are damaged or cut off.
+    """
+    try:
+        model, loading = auto_class.from_pretrained(checkpoint, output_loading_info=True, **options)
+    except SafetensorError as error:
+        raise OSError(f"the weights of {checkpoint} are damaged or cut off ({error}): fetch them again") from error
+    refuse_missing(loading["missing_keys"], checkpoint)
+    refuse_nonfinite(model.named_parameters(), checkpoint)
+    return model
+
+
+def refuse_missing(names: Iterable[str], checkpoint: str | Path) -> None:
+    """Raises UnsoundCheckpointError when there are names of missing tensors."""
+    if missing := sorted(names):
+        raise UnsoundCheckpointError(
+            f"{checkpoint}: {len(missing)} tensors are missing, first {missing[0]}: random numbers would take their "
+            "place; fetch the checkpoint again"
+        )
+
+
+def refuse_nonfinite(weights: Iterable[tuple[str, torch.Tensor]], checkpoint: str | Path) -> None:
+    """Raises UnsoundCheckpointError when one of the named weights is not finite."""
+    if broken := nonfinite(weights):
+        raise UnsoundCheckpointError(
+            f"{checkpoint}: {len(broken)} weights hold NaN or infinity, first {broken[0]}: such a model answers "
+            "nonsense; use an earlier checkpoint"
+        )
+
+
+def nonfinite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+    """Names of the weights that hold NaN or infinity."""
+    return [
+        name
+        for name, weight in weights
+        if weight.is_floating_point() and not weight.is_meta and not is_finite(weight.detach())
+    ]
+
+
+def is_finite(weight: torch.Tensor) -> bool:
+    """Without a copy of the tensor; float8 has no minimum of its own."""
+    if weight.numel() == 0:
+        return True
+    if weight.element_size() == 1:
+        weight = weight.float()
+    return all(torch.isfinite(each).item() for each in torch.aminmax(weight))
+
+
+def refuse_unsound_config(config: PretrainedConfig | dict, checkpoint: str | Path) -> None:
+    """Raises UnsoundCheckpointError for a configuration with an impossible size or a number that is not finite."""
+    values = config if isinstance(config, dict) else config.to_dict()
+    refuse_oversized(values, checkpoint)
+    refuse_nonfinite_values(values, checkpoint)
+
+
+@contextmanager
+def configuration_errors(checkpoint: str | Path, config: PretrainedConfig | dict | None = None) -> Iterator[None]:
+    """Errors that the values of a configuration cause become an UnsoundCheckpointError that names key and value."""
+    try:
+        yield
+    except (StrictDataclassError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        values = config.to_dict() if isinstance(config, PretrainedConfig) else config or {}
+        key, value = next(unusable_values(values), (None, None))
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        what = f"its configuration says {key}: {json.dumps(value)}, which cannot be used" if key else reason
+        raise UnsoundCheckpointError(f"{checkpoint}: {what}; correct its configuration") from error
+
+
+def unusable_values(values: dict) -> Iterator[tuple[str, Any]]:
+    """(key, value) of sizes that are no positive numbers, and of unknown activations; those of inner parts first."""
+    for value in values.values():
+        if isinstance(value, dict):
+            yield from unusable_values(value)
+    for key, value in values.items():
+        is_size = key in LARGEST and key not in OPTIONAL and not isinstance(value, (list, tuple))
+        if (is_size and (not isinstance(value, int) or value <= 0)) or (
+            key in ACTIVATIONS and not (isinstance(value, str) and value in ACT2FN)
+        ):
+            yield key, value
+
+
+def refuse_nonfinite_values(values: dict, checkpoint: str | Path) -> None:
+    """Raises UnsoundCheckpointError for NaN or infinity among these values and the dictionaries inside."""
+    for key, value in values.items():
+        if isinstance(value, dict) and "__float__" not in value:  # how transformers writes a number that JSON lacks
+            refuse_nonfinite_values(value, checkpoint)
+            continue
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if key not in MAY_BE_INFINITE and not all(map(is_usable, numbers)):
+            raise UnsoundCheckpointError(
+                f"{checkpoint}: {key} of its configuration holds NaN or infinity: the answers would be nonsense; "
+                "correct it"
+            )
+
+
+def is_usable(value) -> bool:
+    if isinstance(value, dict) and "__float__" in value:
+        value = float(value["__float__"])
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def refuse_oversized(config: PretrainedConfig | dict, checkpoint: str | Path) -> None:
+    """Raises UnsoundCheckpointError for a configuration with a size that no model has."""
+    values = config if isinstance(config, dict) else config.to_dict()
+    for key, value in values.items():
+        if isinstance(value, dict):
+            refuse_oversized(value, checkpoint)
+        elif key in LARGEST and isinstance(value, int) and value < 0:
+            raise UnsoundCheckpointError(f"{checkpoint}: {key} is {value}: correct its configuration")
+        elif isinstance(value, int) and value > LARGEST.get(key, value):
+            raise UnsoundCheckpointError(
+                f"{checkpoint}: {key} is {value:,}, and no model has more than {LARGEST[key]:,}: correct its "
+                "configuration"
+            )

@@ -1,0 +1,141 @@
+"""A recipe's model keys → a language model alone and its tokenizer: loaded, or with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+from smol_hf.text.tokenizer_training import train_text_tokenizer
+from smol_hf.training.model.chat_template import end_with_turns, make_room, prepare_tokenizer
+from smol_hf.training.model.config_keys import check_keys, config_class_of
+from smol_hf.training.model.lora import quantization_config
+from smol_hf.training.model.presets import TEXT
+from smol_hf.training.model.sound_checkpoint import configuration_errors, load_sound, refuse_unsound_config
+from smol_hf.training.recipe.model_arguments import ModelArguments
+from smol_hf.training.recipe.values import RecipeError
+
+DEFAULT_VOCABULARY = 8192  # of a tokenizer that is trained on documents for a model that no preset describes
+
+
+def build_language_model(
+    arguments: ModelArguments, texts: Iterable[str], *, chat: bool = False, trust_remote_code: bool = False
+):
+    """(model, tokenizer): `arguments.model`, or what the other keys describe, in `arguments.dtype`.
+
+    Args:
+        chat: it learns from conversations, so that what it writes ends with a turn.
+
+    Raises:
+        RecipeError: for keys that do not exist or do not fit together.
+    """
+    config, tokenizer, added = build_text_config_and_tokenizer(
+        arguments, texts, chat=chat, trust_remote_code=trust_remote_code
+    )
+    if arguments.model is not None:
+        model = load_whole(AutoModelForCausalLM, arguments, config, trust_remote_code)
+        make_room(model, tokenizer, added)
+        if chat:
+            end_with_turns(model, tokenizer)
+        return model, tokenizer
+    if isinstance(config, SmolHFTextConfig):
+        model = SmolHFForCausalLM._from_config(config, attn_implementation=arguments.attn_implementation)
+    else:
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=arguments.attn_implementation)
+    prepare_generation(model.to(getattr(torch, arguments.dtype)), tokenizer)
+    return model, tokenizer
+
+
+def load_whole(auto_class, arguments: ModelArguments, config: PretrainedConfig, trust_remote_code: bool):
+    """The model `arguments.model`. Raises RecipeError for a wrong configuration, missing tensors and NaN."""
+    dtype = getattr(torch, arguments.dtype)
+    with configuration_errors(arguments.model, config):
+        return load_sound(
+            auto_class,
+            arguments.model,
+            config=config,
+            dtype=dtype,
+            attn_implementation=arguments.attn_implementation,
+            trust_remote_code=trust_remote_code,
+            quantization_config=quantization_config(arguments, dtype),
+        )
+
+
+def read_config(model: str, trust_remote_code: bool) -> PretrainedConfig:
+    """The configuration of a checkpoint. Raises UnsoundCheckpointError for a value that cannot be used."""
+    with configuration_errors(model, PretrainedConfig.get_config_dict(model)[0]):
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    refuse_unsound_config(config, model)
+    return config
+
+
+def build_text_config_and_tokenizer(
+    arguments: ModelArguments, texts: Iterable[str], *, chat: bool = False, trust_remote_code: bool = False
+):
+    """What `build_language_model` begins with: (configuration, tokenizer, tokens that the chat template needed and the
+    tokenizer lacked). No weights are made."""
+    if arguments.model is not None:
+        config = read_config(arguments.model, trust_remote_code)
+        change_positions(config, arguments)
+        tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
+        check_vocabulary(config.get_text_config().vocab_size, tokenizer, f"the model {arguments.model}")
+        return config, tokenizer, prepare_tokenizer(tokenizer, arguments, chat)
+    text_config = {**TEXT.get(arguments.preset, {}), **(arguments.text_config or {})}
+    if arguments.tokenizer is not None:
+        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer, trust_remote_code=trust_remote_code)
+    else:
+        size = arguments.tokenizer_vocab_size or text_config.get("vocab_size") or DEFAULT_VOCABULARY
+        tokenizer = train_text_tokenizer(texts, vocab_size=size)
+    added = prepare_tokenizer(tokenizer, arguments, chat)
+    return new_text_config(text_config, tokenizer), tokenizer, added
+
+
+def new_text_config(text_config: dict, tokenizer) -> PretrainedConfig:
+    """The configuration, its special tokens from the tokenizer, and its vocabulary too where nothing names one."""
+    text_config = dict(text_config)
+    refuse_unsound_config(text_config, "text_config")
+    model_type = text_config.pop("model_type", SmolHFTextConfig.model_type)
+    check_keys("text_config", {"model_type": model_type, **text_config})
+    text_config.setdefault("vocab_size", len(tokenizer))
+    check_vocabulary(text_config["vocab_size"], tokenizer, "text_config")
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        text_config.setdefault(name, getattr(tokenizer, name))
+    try:
+        return config_class_of("text_config", model_type)(**text_config)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"this model cannot be built: {error}") from error
+
+
+def change_positions(config: PretrainedConfig, arguments: ModelArguments) -> None:
+    """Give a checkpoint's language model other positions than it was trained with, to train it on longer texts.
+
+    Raises:
+        RecipeError: where its positions do not rotate, or are learned.
+    """
+    text = config.get_text_config()
+    if arguments.rope_theta is not None:
+        if not getattr(text, "rope_parameters", None) or getattr(text, "position_embedding_type", "") == "learned":
+            raise RecipeError(f"rope_theta: the positions of {arguments.model} do not rotate")
+        text.rope_parameters = {**text.rope_parameters, "rope_theta": arguments.rope_theta}
+    if arguments.max_position_embeddings is not None:
+        if getattr(text, "rope_parameters", None) is None or getattr(text, "position_embedding_type", "") == "learned":
+            raise RecipeError(f"max_position_embeddings: {arguments.model} learned each of its positions")
+        text.max_position_embeddings = arguments.max_position_embeddings
+
+
+def check_vocabulary(vocab_size: int, tokenizer, what: str) -> None:
+    if vocab_size < len(tokenizer):
+        raise RecipeError(
+            f"the vocabulary of {what} has {vocab_size:,} tokens, but the tokenizer {len(tokenizer):,}: take the "
+            f"model's own tokenizer, or set text_config.vocab_size to {len(tokenizer)} or more for a new model"
+        )
+
+
+def prepare_generation(model: PreTrainedModel, tokenizer) -> None:
+    """How the model generates by default: it ends where a text does."""
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        setattr(model.generation_config, name, getattr(tokenizer, name))

@@ -1,0 +1,1 @@
+"""Recipes: flat YAML keys → checked arguments. Read `recipes`, then `arguments`."""

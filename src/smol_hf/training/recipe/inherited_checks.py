@@ -1,0 +1,138 @@
+"""Check the inherited keys of a recipe: against `INHERITED`, and by what transformers makes of them."""
+
+from __future__ import annotations
+
+import copy
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import Trainer
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from trl import DPOConfig, SFTConfig
+
+from smol_hf.support.formatting import nearest
+from smol_hf.support.key_values import type_problem
+from smol_hf.training.recipe.inherited_keys import INHERITED, inherited_names
+from smol_hf.training.recipe.keys import default_of, in_words
+
+# They take the gradients from the backward pass, or need groups of parameters of their own.
+OTHER_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo")
+MEASURED_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
+OF_THE_OPTIMIZER = {"adam_beta1": "betas", "adam_beta2": "betas", "adam_epsilon": "eps"}
+
+
+def is_on(value: Any) -> bool:
+    return value not in (None, False, 0, "", "no", "none", [], ["none"])
+
+
+CONDITIONS: dict[str, Callable[[Any], Any]] = {
+    "report_to": lambda arguments: bool(tracker_names(arguments)),
+    "report_to: trackio": lambda arguments: {"trackio", "all"} & set(tracker_names(arguments)),
+    "eval_strategy": lambda arguments: is_on(arguments.eval_strategy),
+    "load_best_model_at_end: true or save_strategy: best": lambda arguments: (
+        arguments.load_best_model_at_end or arguments.save_strategy == "best"
+    ),
+    "dataloader_num_workers": lambda arguments: is_on(arguments.dataloader_num_workers),
+    "precompute_ref_log_probs: true": lambda arguments: arguments.precompute_ref_log_probs,
+    "sync_ref_model: true": lambda arguments: arguments.sync_ref_model,
+    "loss_type: discopop": lambda arguments: "discopop" in arguments.loss_type,
+    "a loss_type of exo_pair, robust, aot or aot_unpaired": lambda arguments: (
+        {"exo_pair", "robust", "aot", "aot_unpaired"} & set(arguments.loss_type)
+    ),
+    "f_divergence_type: alpha_divergence": lambda arguments: arguments.f_divergence_type == "alpha_divergence",
+}
+
+
+def refuse_inherited(arguments: SFTConfig | DPOConfig) -> None:
+    """Check the inherited keys of a recipe before transformers changes them. Raises ValueError, naming the key."""
+    command = "dpo" if isinstance(arguments, DPOConfig) else "train"
+    types, entries = typing.get_type_hints(type(arguments)), type(arguments).__dataclass_fields__
+    for name in inherited_names(command):
+        value = getattr(arguments, name)
+        if value == default_of(entries[name]) or (name in INHERITED and value in INHERITED[name].allowed):
+            continue
+        if value is None and type(None) not in typing.get_args(types[name]):
+            raise ValueError(f"{name} is null: it needs a value, or leave the line out")
+        if problem := type_problem(value, types[name]):
+            raise ValueError(f"{name} is {value!r}: {problem}")
+        refuse_value(arguments, command, name, value)
+    if arguments.save_strategy == "best":
+        for name in ("eval_strategy", "metric_for_best_model"):
+            has_default = name == "metric_for_best_model" and arguments.load_best_model_at_end  # then it is the loss
+            if not has_default and not is_on(getattr(arguments, name)):
+                raise ValueError(f"save_strategy best needs {name}: it saves where an evaluation is the best so far")
+    refuse_trackers(arguments)
+
+
+def refuse_value(arguments: SFTConfig | DPOConfig, command: str, name: str, value: Any) -> None:
+    """Check one key that was given. Raises ValueError."""
+    key = INHERITED.get(name)
+    if key is None:
+        raise ValueError(f"{name} is newer than this version of smol_hf, which does not support it: leave it out")
+    reason = getattr(key, command)
+    if reason:
+        raise ValueError(f"{name} {reason}")
+    if key.values and value not in key.values:
+        raise ValueError(f"{name} is {value!r}: choose {' or '.join(key.values)}")
+    if key.crossed(value):
+        raise ValueError(f"{name} is {value}: it must be {in_words(key.bounds)}")
+    if key.needs is not None and not CONDITIONS[key.needs](arguments):
+        raise ValueError(f"{name} has no effect without {key.needs}")
+
+
+def tracker_names(arguments: SFTConfig | DPOConfig) -> list[str]:
+    """The trackers that `report_to` names."""
+    names = arguments.report_to
+    names = [names] if isinstance(names, str) else list(names or [])
+    return [name for name in names if name != "none"]
+
+
+def refuse_trackers(arguments: SFTConfig | DPOConfig) -> None:
+    """Raises ValueError for a tracker of `report_to` that is unknown or not installed."""
+    for name in tracker_names(arguments):
+        if name == "all":
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = sorted(INTEGRATION_TO_CALLBACK)
+            raise ValueError(
+                f"report_to: unknown tracker {name!r}{nearest(name, known)} (there are {', '.join(known)})"
+            )
+        if name not in get_available_reporting_integrations():
+            raise ValueError(f"report_to: {name} is not installed: install its package, or set report_to: none")
+
+
+def check_libraries(arguments: SFTConfig | DPOConfig) -> None:
+    """Build the optimizer of a single weight, and compile a single layer if the recipe compiles, so that what the
+    libraries refuse is known before the run. Raises ValueError, naming the key."""
+    optim = arguments.optim.value
+    if optim.startswith(OTHER_OPTIMIZERS):
+        raise ValueError(f"optim {optim} is not supported: choose adamw_torch_fused, adafactor, sgd, lion_32bit, ...")
+    if arguments.lr_scheduler_type in MEASURED_SCHEDULES:
+        kind = arguments.lr_scheduler_type.value
+        raise ValueError(f"lr_scheduler_type {kind} is not supported: the rate must follow from the step")
+    layer = torch.nn.Linear(1, 1)
+    try:
+        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
+        optimizer_class(layer.parameters(), **options)
+    except (ImportError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        given = f" with optim_args {arguments.optim_args}" if arguments.optim_args else ""
+        raise ValueError(f"optim {optim}{given}: {error}") from error
+    if arguments.optim_args:
+        without = copy.copy(arguments)
+        without.optim_args = None
+        if Trainer.get_optimizer_cls_and_kwargs(without, layer)[1] == options:
+            raise ValueError(f"optim_args {arguments.optim_args} has no effect with optim {optim}")
+    for name, option in OF_THE_OPTIMIZER.items():
+        if option not in options and getattr(arguments, name) != default_of(
+            type(arguments).__dataclass_fields__[name]
+        ):
+            raise ValueError(f"{name} has no effect with optim {optim}")
+    if arguments.torch_compile:
+        try:
+            torch.compile(layer, backend=arguments.torch_compile_backend, mode=arguments.torch_compile_mode)
+        except (RuntimeError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"torch_compile_backend or torch_compile_mode: {reason}") from error

@@ -1,0 +1,60 @@
+"""Help for the recipe keys of a command, from a generated file, so that nothing that trains is imported.
+
+`python -m smol_hf.training.recipe.key_table` writes the file again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("recipe_keys.json")
+INHERITED = {
+    "train": "all those of TRL's SFTConfig, such as learning_rate and max_steps",
+    "dpo": "all those of TRL's DPOConfig, such as beta, and those of LoRA",
+}
+USAGE = "smol-hf {command} [--config RECIPE.yaml] [--key value …]"
+DESCRIPTIONS = {
+    "train": """Train a model from a recipe. Every key of the recipe can be set on the command line.
+A dot reaches into a mapping, as in --filters.max_turns 3.
+RECIPE.yaml is a file, or the name of a recipe of the package (smol-hf recipes list).""",
+    "dpo": "Train a language model on preferences (DPO). Every key of the recipe can be set on the command line.",
+}
+EXAMPLES = {
+    "train": """smol-hf train --config quickstart/digits
+  smol-hf train --config quickstart/digits --max_steps 20 --text_config.num_hidden_layers 3
+  smol-hf train --model runs/demo/checkpoint --data my.jsonl --output_dir runs/mine
+  accelerate launch --num_processes 2 -m smol_hf.train --config recipes/quickstart/digits.yaml""",
+    "dpo": """smol-hf dpo --config recipes/text/dpo_135m.yaml
+  smol-hf dpo --model runs/chat/checkpoint --data preferences.jsonl --output_dir runs/dpo
+  accelerate launch --num_processes 2 -m smol_hf.dpo --config recipes/text/dpo_135m.yaml""",
+}
+
+
+@functools.cache
+def recipe_keys() -> dict[str, dict[str, Any]]:
+    """{command: {"own": {key: help}, "others": "key key …"}}."""
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def known_keys(command: str) -> tuple[str, ...]:
+    """All keys of the recipes of `train` or `dpo`."""
+    keys = recipe_keys()[command]
+    return (*keys["own"], *keys["others"].split())
+
+
+def describe_keys(command: str) -> str:
+    """List our keys with their meanings and defaults."""
+    lines = [f"keys (and {INHERITED[command]}; docs/recipe_keys.md lists them):"]
+    for name, text in recipe_keys()[command]["own"].items():
+        lines.append(f"  --{name}\n      {text}")
+    return "\n".join(lines) + "\n"
+
+
+def help_text(command: str) -> str:
+    """Help of `python -m smol_hf.train` or `smol_hf.dpo`."""
+    usage = f"usage: {USAGE.format(command=command)}\n\n{DESCRIPTIONS[command]}\n"
+    return f"{usage}\nexamples:\n  {EXAMPLES[command]}\n\n{describe_keys(command)}"

@@ -1,0 +1,125 @@
+"""The page docs/recipe_keys.md and the help of the commands, from the declarations of the keys.
+
+`python -m smol_hf.training.recipe.key_table > docs/recipe_keys.md` writes both again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import Field, fields
+from typing import Any
+
+from smol_hf.training import preference
+from smol_hf.training.recipe import recipes
+from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments
+from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
+from smol_hf.training.recipe.inherited_keys import INHERITED, inherited_names, key_of
+from smol_hf.training.recipe.key_help import FILE
+from smol_hf.training.recipe.keys import ALL, TRAIN, Key, Runs, default_of, in_words
+from smol_hf.training.recipe.model_arguments import ModelArguments
+
+INTRODUCTION = """# Keys of a recipe
+
+This page is generated: `python -m smol_hf.training.recipe.key_table > docs/recipe_keys.md`.
+
+A key works, or it is refused with the reason given here. A refused key may have its default value. Values outside the
+bounds are refused. `pretrain` has the keys of `train`. The column "runs" says in which runs of the commands a
+key of ours has a meaning: over conversations or documents (`train`, `pretrain`), or over preferences (`dpo`).
+
+The last column says what a resumed run does with another value of the key. It also refuses a changed local file of
+`chat_template`, `adapter`, `tokenizer` or `model` (weights: with adapters and in `dpo`).
+"""
+SECTIONS = {
+    "The model and its adapters": ModelArguments,
+    "The data of `smol-hf train`": DataArguments,
+    "The preferences of `smol-hf dpo`": PreferenceArguments,
+    "The training with `smol-hf train`": SmolTrainingArguments,
+}
+INHERITED_TITLE = """## Inherited keys
+
+`train` inherits them from TRL's `SFTConfig`, `dpo` from `DPOConfig`; both inherit those of transformers'
+`TrainingArguments`. "–": the command does not have the key.
+"""
+
+
+def meaning(entry: Field) -> str:
+    """The help of a key of ours, with its bounds."""
+    bounds = in_words(key_of(entry).bounds)
+    return f"{entry.metadata['help']} ({bounds})" if bounds else entry.metadata["help"]
+
+
+def page() -> str:
+    """The whole page, in Markdown."""
+    parts = [INTRODUCTION]
+    for title, arguments in SECTIONS.items():
+        parts += [f"## {title}\n", *own_table(arguments), ""]
+    return "\n".join([*parts, INHERITED_TITLE, *inherited_table()]) + "\n"
+
+
+def own_table(arguments: type) -> list[str]:
+    rows = ["| key | default | meaning | runs | on resume |", "|---|---|---|---|---|"]
+    every = ALL if arguments is ModelArguments else Runs.PREFERENCES if arguments is PreferenceArguments else TRAIN
+    for entry in fields(arguments):
+        if "key" in entry.metadata:
+            key = key_of(entry)
+            runs = "all" if every in key.runs else " and ".join(str(each.name).lower() for each in key.runs)
+            cells = [shown(default_of(entry)), escaped(meaning(entry)), runs, key.resume.value]
+            rows.append(f"| `{entry.name}` | {' | '.join(cells)} |")
+    return rows
+
+
+def inherited_table() -> list[str]:
+    rows = ["| key | default | `train`, `pretrain` | `dpo` | on resume |", "|---|---|---|---|---|"]
+    entries = {**DPOArguments.__dataclass_fields__, **SmolTrainingArguments.__dataclass_fields__}
+    for name in sorted(INHERITED):
+        key = INHERITED[name]
+        cells = [
+            answer(key, getattr(key, command)) if name in inherited_names(command) else "–"
+            for command in ("train", "dpo")
+        ]
+        on_resume = key.resume.value if any(cell.startswith("works") for cell in cells) else "–"
+        rows.append(f"| `{name}` | {shown(default_of(entries[name]))} | {' | '.join([*cells, on_resume])} |")
+    return rows
+
+
+def answer(key: Key, reason: str) -> str:
+    if reason:
+        return f"refused: {escaped(reason)}"
+    conditions = [in_words(key.bounds), " or ".join(map(str, key.values)), f"with {key.needs}" if key.needs else ""]
+    if key.strategy:
+        conditions.append(f"with {key.strategy[0]}: {' or '.join(key.strategy[1:])}")
+    conditions = [each for each in conditions if each]
+    return f"works ({', '.join(conditions)})" if conditions else "works"
+
+
+def shown(value: Any) -> str:
+    value = getattr(value, "value", value)
+    return "" if value is None or value == "" else f"`{value}`"
+
+
+def escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def help_file() -> str:
+    """The content of recipe_keys.json, which `key_help` reads."""
+
+    def entries(classes: tuple[type, ...], runs: Runs) -> dict[str, Any]:
+        own, others = {}, []
+        for entry in (entry for arguments in classes for entry in fields(arguments)):
+            if "key" in entry.metadata and runs & key_of(entry).runs:
+                default = default_of(entry)
+                shown_default = "" if default is None or default == [] else f" (default {default})"
+                own[entry.name] = meaning(entry) + shown_default
+            else:
+                others.append(entry.name)
+        return {"own": own, "others": " ".join(others)}
+
+    commands = {"train": (recipes.ARGUMENT_CLASSES, TRAIN), "dpo": (preference.ARGUMENT_CLASSES, Runs.PREFERENCES)}
+    return json.dumps({name: entries(*each) for name, each in commands.items()}, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(help_file(), encoding="utf-8")
+    sys.stdout.write(page())

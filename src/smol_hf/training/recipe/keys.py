@@ -1,0 +1,170 @@
+"""The declaration of a recipe's key: help, accepted values, kinds of runs, and what a resumed run does with it.
+
+A key of ours is a field of a dataclass, made by `key(...)`. Keys of TRL and transformers are in `inherited_keys`.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import operator
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any
+
+from smol_hf.support.key_values import base_of, type_problem
+
+
+class OnResume(enum.Enum):
+    """What a resumed run does with another value of a key."""
+
+    REPEAT = "must repeat"  # another value is refused
+    CHANGE = "may change"  # from the checkpoint's step on; the run and its card record it
+    DATA = "compared by the fingerprint of the data"  # other data is refused, another path to the same is not
+    ROWS = "rows of a step must repeat"  # their product with the number of processes is compared
+    FREE = "may change, without an effect on what is learned"  # not recorded
+
+
+class Runs(enum.Flag):
+    """Kinds of runs, by what they learn from."""
+
+    CONVERSATIONS = enum.auto()
+    DOCUMENTS = enum.auto()
+    PREFERENCES = enum.auto()
+
+    @property
+    def command(self) -> str:
+        """The attribute of `Key` that says why the command of these runs refuses a key."""
+        return "dpo" if self == Runs.PREFERENCES else "train"
+
+
+TRAIN = Runs.CONVERSATIONS | Runs.DOCUMENTS
+ALL = TRAIN | Runs.PREFERENCES
+
+
+@dataclass(frozen=True)
+class Key:
+    """Treatment of a key.
+
+    Attributes:
+        resume: what a resumed run does with another value.
+        runs: kinds of runs in which the key has a meaning.
+        least, above, below, most: bounds of a number.
+        wanted: the bounds in words, where "it must be at least ..." says too little.
+        values: if given, the only values that work.
+        allowed: values of a refused key that are accepted, since they say what is done anyway.
+        excluded_by: keys with which this one cannot be given.
+        needs: name in `inherited_checks.CONDITIONS` of what the key needs to have an effect.
+        strategy: the key of a strategy, and its values with which this key has an effect.
+        recorded: whether the recipe that a run saves contains the key even if it was not given.
+        train, dpo: reason why `train` (and `pretrain`) or `dpo` refuses the key; "" = it works.
+    """
+
+    resume: OnResume = OnResume.REPEAT
+    runs: Runs = ALL
+    least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    most: float | None = None
+    wanted: str = ""
+    values: tuple = ()
+    allowed: tuple = ()
+    excluded_by: tuple[str, ...] = ()
+    needs: str | None = None
+    strategy: tuple[str, ...] = ()
+    recorded: bool = False
+    train: str = ""
+    dpo: str = ""
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Words and numbers, such as {"at least": 0, "below": 1}."""
+        words = {"at least": self.least, "above": self.above, "below": self.below, "at most": self.most}
+        return {word: number for word, number in words.items() if number is not None}
+
+    def crossed(self, value: Any) -> dict[str, float]:
+        """The bounds that a number does not keep; all of them for NaN and infinity."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return {}
+        if not math.isfinite(value):
+            return self.bounds
+        outside = {"at least": operator.lt, "above": operator.le, "below": operator.ge, "at most": operator.gt}
+        return {word: number for word, number in self.bounds.items() if outside[word](value, number)}
+
+
+def key(default: Any, text: str, **options: Any) -> Any:
+    """A field of a recipe's dataclass.
+
+    Args:
+        default: the value, or a function that makes it.
+        text: help.
+        options: attributes of `Key`.
+    """
+    metadata = {"help": text, "key": Key(**{"recorded": True, **options})}
+    return (
+        field(default_factory=default, metadata=metadata)
+        if callable(default)
+        else field(default=default, metadata=metadata)
+    )
+
+
+def default_of(entry: Field) -> Any:
+    """The default of a field."""
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
+
+
+def in_words(bounds: dict[str, float]) -> str:
+    """Bounds as text, such as "at least 0 and below 1"; "" for none."""
+    return " and ".join(f"{word} {number:,}" for word, number in bounds.items())
+
+
+def own_keys(arguments: Any) -> Iterable[tuple[Field, Key]]:
+    """The fields of a dataclass, or of its instance, that `key` made."""
+    return ((entry, entry.metadata["key"]) for entry in fields(arguments) if "key" in entry.metadata)
+
+
+def given(arguments: Any, chosen: Callable[[Key], Any]) -> list[str]:
+    """Names of our keys that have another value than their default, of those that are chosen."""
+    keys = own_keys(arguments)
+    return [each.name for each, key in keys if chosen(key) and getattr(arguments, each.name) != default_of(each)]
+
+
+def refuse_excluded(arguments: Any, other: str, reason: str) -> None:
+    """Raises ValueError for keys that were given although `other` excludes them."""
+    if names := given(arguments, lambda key: other in key.excluded_by):
+        raise ValueError(f"{other} and {' and '.join(names)} exclude each other: {reason}")
+
+
+def check_values(arguments: Any) -> None:
+    """Raises ValueError for a value of one of our keys that is null, of another type, or outside its bounds."""
+    types = typing.get_type_hints(type(arguments))
+    for entry, key in own_keys(arguments):
+        value = getattr(arguments, entry.name)
+        if value is None and entry.default is not None:
+            raise ValueError(
+                f"{entry.name} is null: it needs a value, or leave the line out for {default_of(entry)!r}"
+            )
+        problem = type_problem(value, types[entry.name])
+        if value is not None and not problem:
+            if key.values and value not in key.values:
+                names = [str(each) for each in key.values]
+                problem = f"choose {' or '.join(names)}" if len(names) == 2 else f"choose one of {', '.join(names)}"
+            elif crossed := key.crossed(value):
+                problem = key.wanted or f"it must be {in_words(crossed)}"
+        if problem:
+            raise ValueError(f"{entry.name} is {value!r}: {problem}")
+
+
+def refuse_unquoted(recipe: dict[str, Any], classes: tuple[type, ...]) -> None:
+    """Raises ValueError if YAML read a number, a date, true or false for a key whose value is text.
+
+    Written out again, it can differ from the text of the recipe (`007`, `1e3`).
+    """
+    for arguments in classes:
+        for name, annotation in typing.get_type_hints(arguments).items():
+            value, wanted = recipe.get(name), base_of(annotation)
+            if (wanted is not str and wanted != list[str]) or isinstance(value, str):  # one text is a list, too
+                continue
+            if problem := type_problem(value, wanted):
+                raise ValueError(f"{name} is {value!r}: {problem}")

@@ -1,0 +1,152 @@
+"""SIGTERM and SIGINT: the step is finished, a checkpoint saved, nothing published, and the run goes on exactly."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import fork_command, free_port
+from safetensors.torch import load_file
+from tiny_runs import dpo_words, pretrain_words, signal_after, train_words
+
+from smol_hf.commands.main import main
+from smol_hf.training.checkpoint.checkpoints import list_checkpoints, verify
+from smol_hf.training.checkpoint.interruption import ONE_SIGNAL, StopAfterStep
+from smol_hf.training.log.console import read_log
+
+COMMANDS = {
+    "train": lambda output, folder, **keys: train_words(output, **keys),
+    "pretrain": pretrain_words,
+    "dpo": dpo_words,
+}
+RESUME = ("--resume_from_checkpoint", "true")
+
+
+def losses(output):
+    return [entry["loss"] for entry in read_log(output) if "loss" in entry]
+
+
+def weights(output):
+    return load_file(output / "checkpoint" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [("train", signal.SIGTERM, 143), ("train", signal.SIGINT, 130), ("pretrain", signal.SIGTERM, 143),
+     ("dpo", signal.SIGTERM, 143)],
+)  # fmt: skip
+def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(command, number, code, tmp_path, capsys):
+    build = COMMANDS[command]
+    keys = {"max_steps": 30, "save_strategy": "no"}  # nothing would have been saved
+    assert main(build(tmp_path / "whole", tmp_path, **keys)) == 0
+    capsys.readouterr()
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    signal_after(tmp_path / "part", 3, number)
+    assert main(build(tmp_path / "part", tmp_path, **keys)) == code
+    said = capsys.readouterr().err
+    (saved,) = list_checkpoints(tmp_path / "part")
+    verify(saved)
+    step = int(saved.name.split("-")[1])
+    assert 3 <= step < 30
+    assert f"{signal.Signals(number).name} stopped the run after step {step} of 30: {saved.name} is saved" in said
+    assert "--resume_from_checkpoint true" in said and "Traceback" not in said
+    assert not (tmp_path / "part" / "checkpoint").exists(), "an unfinished run publishes nothing"
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert main([*build(tmp_path / "part", tmp_path, **keys), *RESUME]) == 0
+    assert losses(tmp_path / "part") == losses(tmp_path / "whole")
+    one, two = weights(tmp_path / "part"), weights(tmp_path / "whole")
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_signal_before_the_first_step_says_that_nothing_was_saved(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("smol_hf.training.run.Run.build_model", lambda run: signal.raise_signal(15))
+    assert main(train_words(tmp_path / "run")) == 143
+    assert f"SIGTERM stopped the run: no checkpoint was saved in {tmp_path / 'run'}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_to_the_group_of_a_run_with_workers_loses_no_sample(tmp_path):
+    keys = {"max_steps": 400, "save_strategy": "no", "dataloader_num_workers": 2, "num_pages": 400}
+    output = tmp_path / "part"
+    process = fork_command(train_words(output, **keys), tmp_path / "printed.txt")
+    signal_after(output, 5, signal.SIGTERM, process=-process.pid)  # negative: the whole group
+    code, said = process.wait()
+    assert code == 143, said
+    (saved,) = list_checkpoints(output)
+    step = json.loads((saved / "trainer_state.json").read_text())["global_step"]
+    states = json.loads((saved / "data_state.json").read_text())["states"]
+    assert sum(state["rows"] for state in states.values()) == 4 * step, "no row beyond the step was taken"
+    assert json.loads((saved / "counters.json").read_text())["samples"] == 4 * step
+    assert not (output / "checkpoint").exists() and "Traceback" not in said
+
+
+def test_a_signal_to_the_group_of_a_run_on_preferences_with_workers_saves_the_step(tmp_path):
+    output = tmp_path / "part"
+    keys = {"max_steps": 2000, "save_strategy": "no", "dataloader_num_workers": 1, "num_train_epochs": 1}
+    process = fork_command(dpo_words(output, tmp_path, **keys), tmp_path / "printed.txt")
+    signal_after(output, 3, signal.SIGTERM, process=-process.pid)
+    code, said = process.wait()
+    assert code == 143 and "Traceback" not in said, said
+    verify(list_checkpoints(output)[0])
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path):
+    """Started by torchrun, which stops the other process as well once one has ended."""
+    output = tmp_path / "run"
+    words = train_words(output, max_steps=2000, save_strategy="no", per_device_train_batch_size=2)[1:]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, *launcher, "-m", "smol_hf.train", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (output / "log.jsonl").exists():
+        time.sleep(0.1)
+    signal_after(output, 3, signal.SIGTERM, process=rank_one(process.pid))
+    said = process.communicate(timeout=120)[0].decode()
+    assert process.returncode != 0
+    (saved,) = list_checkpoints(output)
+    verify(saved)
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in saved.iterdir()}
+    assert said.count(f"{saved.name} is saved") == 1, said
+    assert not (output / "checkpoint").exists()
+
+
+def rank_one(launcher):
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return next(int(each) for each in children if b"LOCAL_RANK=1\0" in Path(f"/proc/{each}/environ").read_bytes())
+
+
+@pytest.mark.parametrize("pause", [0.0, ONE_SIGNAL + 0.1])
+def test_a_second_signal_stops_at_once_unless_a_launcher_only_passed_the_first_one_on(pause):
+    child = os.fork()
+    if not child:
+        with StopAfterStep().listening():
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(pause)
+            signal.raise_signal(signal.SIGTERM)
+        os._exit(7)
+    status = os.waitpid(child, 0)[1]
+    assert os.waitstatus_to_exitcode(status) == (-signal.SIGTERM if pause else 7)
+
+
+def test_a_resumed_run_that_a_signal_ends_before_its_first_step_names_the_checkpoint(tmp_path, capsys, monkeypatch):
+    assert main(train_words(tmp_path / "run", max_steps=4)) == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    monkeypatch.setattr("smol_hf.training.run.Run.build_model", lambda run: signal.raise_signal(2))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores SIGINT
+    try:
+        assert main([*train_words(tmp_path / "run", max_steps=8), *RESUME]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (
+        f"SIGINT stopped the run: the newest checkpoint, {tmp_path / 'run' / 'checkpoint-4'}, is safe"
+        in capsys.readouterr().err
+    )

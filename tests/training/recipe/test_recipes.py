@@ -1,0 +1,386 @@
+"""Recipes: nothing is guessed, and every shipped one builds its model."""
+
+import math
+import re
+
+import pytest
+import yaml
+from chat_models import save_base
+from helpers import TEXTS, build_model, build_processor
+from modeling import builders
+
+from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
+from smol_hf.data.mixture.mixture import parse_entries
+from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE
+from smol_hf.support.resources import resource_path
+from smol_hf.support.tokenizer_of import is_language_model
+from smol_hf.text.tokenizer_training import train_text_tokenizer
+from smol_hf.training import preference
+from smol_hf.training.log.run_record import resolve_recipe
+from smol_hf.training.model.composition import build_config_and_processor, build_model_and_processor, with_preset
+from smol_hf.training.model.presets import TINY_SIGLIP
+from smol_hf.training.recipe.data_arguments import DataArguments
+from smol_hf.training.recipe.model_arguments import ModelArguments
+from smol_hf.training.recipe.recipes import load_arguments, parse_command_line, parse_recipe, read_mixture, read_recipe
+from smol_hf.training.recipe.values import RecipeError
+from smol_hf.training.run import train
+from smol_hf.training.task import context_length
+
+MIXTURES = sorted(resource_path("recipes", "mixtures").glob("*.yaml"))
+RECIPES = sorted(set(resource_path("recipes").rglob("*.yaml")) - set(MIXTURES))
+
+
+def parse(*words):
+    return load_arguments(["--output_dir", "unused", *words])
+
+
+DPO = [path for path in RECIPES if path.stem.startswith("dpo")]
+
+
+@pytest.mark.parametrize("path", DPO, ids=lambda path: path.stem)
+def test_every_shipped_recipe_of_preferences_parses(path):
+    recipe, model_arguments, data, arguments = load_arguments(["--config", str(path)], preference.ARGUMENT_CLASSES)
+    assert arguments.output_dir == f"runs/{path.stem}" and arguments.evaluates == data.validates
+    assert model_arguments.model == f"runs/{path.stem.replace('dpo', 'chat')}/checkpoint"
+    resolved = resolve_recipe(recipe, model_arguments, data, arguments)
+    assert recipe.items() <= resolved.items() and yaml.safe_dump(resolved)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if path not in DPO], ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_every_shipped_recipe_parses_and_builds_its_model(path, tmp_path):
+    _, model_arguments, data, arguments = load_arguments(["--config", str(path)])
+    if model_arguments.model is not None and path.parent.name == "text":  # a recipe that goes on from a checkpoint:
+        model_arguments.model = str(save_base(tmp_path, "ours"))  # here from a tiny one
+        model, tokenizer = build_model_and_processor(model_arguments, TEXTS, documents=data.documents is not None)
+        positions = model_arguments.max_position_embeddings or 128
+        assert model.config.max_position_embeddings == positions
+        assert (tokenizer.chat_template is not None) == (model_arguments.chat_template is not None)
+    elif model_arguments.model is not None:
+        model_arguments.model = str(tmp_path)
+        build_model(build_processor()).save_pretrained(tmp_path)
+        build_processor().save_pretrained(tmp_path)
+    if model_arguments.tokenizer is not None:  # on the Hub: here a small one takes its place
+        model_arguments.tokenizer = str(tmp_path / "tokenizer")
+        train_text_tokenizer(TEXTS, vocab_size=300).save_pretrained(model_arguments.tokenizer)
+    config, processor = build_config_and_processor(model_arguments, TEXTS, documents=data.documents is not None)
+    if is_language_model(processor):
+        assert config.vocab_size >= len(processor)
+    else:
+        model, processor = build_model_and_processor(model_arguments, TEXTS)
+        assert processor.image_seq_len == model.config.image_seq_len
+        assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id
+    assert arguments.output_dir
+
+
+@pytest.mark.parametrize("path", MIXTURES, ids=lambda path: path.stem)
+def test_every_shipped_mixture_is_that_of_a_recipe(path):
+    mixtures = [load_arguments(["--config", str(recipe)])[2].mixture for recipe in RECIPES if recipe not in DPO]
+    assert read_mixture(f"recipes/mixtures/{path.name}") in mixtures
+    _, _, data_arguments, _ = parse("--mixture", f"recipes/mixtures/{path.name}", "--data_root", "here")
+    assert len(parse_entries(data_arguments.mixture)) == path.read_text(encoding="utf-8").count("\n- {")
+
+
+def test_a_mixture_may_have_a_file_of_its_own(tmp_path):
+    (tmp_path / "mine.yaml").write_text("- {data: a.jsonl, weight: 2}\n- {data: b.jsonl, samples: 10}\n")
+    (tmp_path / "recipe.yaml").write_text("mixture: mine.yaml\noutput_dir: runs/x\n")
+    entries = [{"data": "a.jsonl", "weight": 2}, {"data": "b.jsonl", "samples": 10}]
+    recipe, _, arguments, _ = load_arguments(["--config", str(tmp_path / "recipe.yaml")])
+    assert arguments.mixture == recipe["mixture"] == entries, "what is saved with the run is the list"
+    assert parse("--mixture", str(tmp_path / "mine.yaml"))[2].mixture == entries
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "mixture: there is no file"),
+        ("data: a.jsonl", "a mixture is a list of entries"),
+        ("- a.jsonl", "a mixture is a list of entries"),
+        ("- {data: a, data: b}", "the key 'data' stands twice"),
+    ],
+)
+def test_a_file_that_holds_no_mixture_is_refused(text, message, tmp_path):
+    if text is not None:
+        (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "recipe.yaml").write_text("mixture: mine.yaml\noutput_dir: runs/x\n")
+    with pytest.raises(RecipeError, match=message):
+        load_arguments(["--config", str(tmp_path / "recipe.yaml")])
+
+
+def test_a_preset_is_a_model_whose_values_may_be_changed():
+    _, arguments, _, _ = parse("--preset", "tiny-vlm", "--text_config.num_hidden_layers", "3", "--longest_edge", "128")
+    model, processor = build_model_and_processor(arguments, ["What?"])
+    assert model.config.text_config.num_hidden_layers == 3
+    assert model.config.text_config.hidden_size == model.config.vision_config.hidden_size == 64
+    assert processor.tile_size == 64 and processor.tiler.max_tiles_per_side == 2
+
+
+def test_llavas_preset_reads_the_layer_before_the_last():
+    _, arguments, _, _ = parse("--preset", "llava-smollm2-1.7b")
+    arguments = with_preset(arguments)
+    assert arguments.vision_feature_layer == -2 and arguments.connector_type == "mlp"
+    assert arguments.image_mean == [0.48145466, 0.4578275, 0.40821073]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("tiny-vml", "did you mean 'tiny-vlm'"), ("tiny-vlm", "a language model alone")]
+)
+def test_a_preset_that_cannot_be_built_is_refused(name, message):
+    _, arguments, _, _ = parse("--preset", name)
+    with pytest.raises(RecipeError, match=message):
+        build_model_and_processor(arguments, [], documents=True)
+
+
+def test_a_preset_of_a_language_model_is_one_alone_unless_it_gets_an_encoder():
+    _, arguments, _, _ = parse("--preset", "tiny-text")
+    model, tokenizer = build_model_and_processor(arguments, ["What?"])
+    assert is_language_model(tokenizer) and isinstance(model, SmolHFForCausalLM)
+    assert model.config.vocab_size == 512 >= len(tokenizer)
+    sees = [f"--vision_config.{key}={value}" for key, value in TINY_SIGLIP.items()]
+    _, arguments, _, _ = parse("--preset", "tiny-text", *sees)
+    model, _ = build_model_and_processor(arguments, ["What?"])
+    assert model.config.vision_config.image_size == 64 and model.config.text_config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--model", "x", "--preset", "tiny-vlm"), "model and preset"),
+        (("--lerning_rate", "1"), "unknown key 'lerning_rate': did you mean 'learning_rate'"),
+        (("--text_config.hiden_size", "8"), "unknown key 'hiden_size': did you mean 'hidden_size'"),
+        (("--vision_config.model_type", "siglip_vison_model"), "did you mean 'siglip_vision_model'"),
+        (("--per_device_train_batch_size", "4.5"), "per_device_train_batch_size"),
+        (("--learning_rate", "fast"), "learning_rate"),
+        (("--bf16", "maybe"), "bf16"),
+        (("--connector_type", "conv"), "choose one of pixel_shuffle, linear, mlp"),
+        (("--on_bad_sample", "ignore"), "choose stop or skip"),
+        (("--max_length", "512"), "use context_length"),
+        (("--packing", "true"), "use sample_packing"),
+        (("--remove_unused_columns", "true"), "leave it false"),
+        (("--text_learning_rate", "-1"), "0 (frozen) or positive"),
+        (("--vision_learning_rate", "0", "--unfreeze_vision_at_step", "3"), "has no effect"),
+        (("--context_length", "0"), "at least 1"),
+        (("--model", "x", "--tokenizer", "y"), "exclude each other"),
+        (("--image_std", "[1, 1]"), "three numbers"),
+        (("--scale_factor", "3"), "choose one of [1, 2, 4"),
+        (("--text_config.num_key_value_heads", "3"), "choose one of [1, "),
+        (("--text_config.vocab_size", "10"), "the tokenizer has"),
+        (("stray",), "write --key value"),
+        (("--model", "x", "--scale_factor", "4"), "scale_factor exclude each other"),
+        (("--learning_rate", "nan"), "0 (frozen) or positive"),
+        (("--learning_rate", "null"), "learning_rate is null"),
+        (("--learning_rate", "0"), "there is nothing to train"),
+        (("--data", "null"), "data is null"),
+        (("--seed", "-1"), "seed is -1"),
+        (("--per_device_train_batch_size", "0"), "per_device_train_batch_size is 0"),
+        (("--gradient_accumulation_steps", "-1"), "gradient_accumulation_steps is -1"),
+        (("--max_steps", "0"), "leave no step"),
+        (("--loss_type", "dft"), "has no effect"),
+        (("--label_smoothing_factor", "0.1"), "has no effect"),
+        (("--chat_template_path", "x"), "use chat_template"),
+        (("--chat_template", "chatml"), "its processor has a template"),
+        (("--seed", "1", "--seed", "2"), "given twice"),
+        (("--data.x", "1"), "not a mapping"),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused_by_name(words, message):
+    base = ["--text_config.hidden_size", "32", "--text_config.num_hidden_layers", "1"]
+    base += ["--text_config.num_attention_heads", "4", "--vision_config.image_size", "32"]
+    base += ["--vision_config.patch_size", "8", "--vision_config.hidden_size", "32", "--data", "digits"]
+    given = {word for word in words if word.startswith("--")}
+    base = [word for pair in zip(base[::2], base[1::2]) if pair[0] not in given for word in pair]
+    with pytest.raises(RecipeError) as refused:
+        _, model_arguments, _, _ = parse(*base, *words)
+        build_model_and_processor(model_arguments, ["hello"])
+    assert message in str(refused.value)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed: 1\nseed: 2\n")
+    with pytest.raises(RecipeError, match=r"recipe.yaml: the key 'seed' stands twice, in lines 1 and 2"):
+        read_recipe(path)
+    path.write_text("- a\n- b\n")
+    with pytest.raises(RecipeError, match="list of `key: value` lines"):
+        read_recipe(path)
+    with pytest.raises(RecipeError, match="does not exist"):
+        read_recipe(tmp_path / "gone.yaml")
+    with pytest.raises(RecipeError, match="directory"):
+        read_recipe(tmp_path)
+
+
+def test_the_command_line_overrides_the_recipe_and_reaches_into_mappings(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"text_config": {"hidden_size": 64}, "seed": 1, "output_dir": "runs/x"}))
+    recipe, model, data, training = load_arguments(
+        ["--config", str(path), "--text_config.num_hidden_layers=3", "--seed", "5", "--learning-rate", "1e-3"]
+    )
+    assert recipe["text_config"] == model.text_config == {"hidden_size": 64, "num_hidden_layers": 3}
+    assert (training.seed, training.learning_rate, data.data) == (5, 1e-3, "digits")
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path):
+    """YAML 1.1 reads 1e-3 as text; a recipe must not."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("learning_rate: 1e-3\nvision_learning_rate: 2e-4\noutput_dir: runs/x\n")
+    *_, training = load_arguments(["--config", str(path)])
+    assert training.part_learning_rates() == {"vision": 2e-4, "connector": 1e-3, "text": 1e-3}
+
+
+def test_no_is_a_word_and_not_a_boolean(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("save_strategy: no\noutput_dir: runs/x\nsample_packing: true\n")
+    *_, data, training = load_arguments(["--config", str(path), "--eval_strategy", "no"])
+    assert (training.save_strategy, training.eval_strategy, data.sample_packing) == ("no", "no", True)
+
+
+def test_a_switch_needs_no_value_and_config_is_taken_out():
+    assert parse_command_line(["--sample_packing", "--config", "a.yaml", "--seed=3"]) == (
+        "a.yaml",
+        {"sample_packing": True, "seed": 3},
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--attn_implementation", "foo"), "the model cannot be built"),
+        (("--tokenizer", "/nowhere"), "the model cannot be built"),
+        (("--tokenizer_vocab_size", "10"), "vocab_size must be at least 300"),
+        (("--longest_edge", "-5"), "must be positive"),
+        (("--page_size", "5"), "the data cannot be built.*page_size must be at least 24"),
+        (("--vision_config.patch_size", "0"), "the model cannot be built"),
+        (("--vision_config.num_attention_heads", "7"), "the model cannot be built"),
+        (("--text_config.hidden_act", "foo"), "the model cannot be built"),
+        (("--context_length", "100000"), "more than the 512 positions"),
+    ],
+)
+def test_what_a_library_refuses_is_an_error_of_the_recipe(words, message, tmp_path):
+    recipe = str(resource_path("recipes", "quickstart", "digits.yaml"))
+    common = ["--config", recipe, "--num_pages", "5", "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    given = [word for word in words if word.startswith("--")]
+    arguments = load_arguments([*(word for word in common if word not in given), *words])
+    with pytest.raises(RecipeError, match=message):
+        train(*arguments)
+
+
+def test_the_context_is_that_of_the_language_model_by_default():
+    model = SmolHFForCausalLM(SmolHFTextConfig(64, 16, 16, 1, 2, max_position_embeddings=512))
+    assert context_length(None, model.config) == 512 and context_length(100, model.config) == 100
+    model.config.max_position_embeddings = 8192
+    assert context_length(None, model.config) == 2048 and context_length(4096, model.config) == 4096
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data_lanes", [], "it must be a whole number"),
+        ("data_lanes", 4097, "it must be at most 4,096"),
+        ("packing_pool", 100_001, "it must be at most 100,000"),
+        ("context_length", [], "it must be a whole number"),
+        ("sample_packing", [], "it must be true or false"),
+        ("image_folder", 5, "it must be text, so in quotes"),
+        ("data_root", 5, "it must be text, so in quotes"),
+        ("dataset_revision", 1e3, "it must be text, so in quotes"),
+        ("stopping", [], "it must be text"),
+        ("too_long", {}, "it must be a list of texts"),
+        ("filters", [], "it must be a mapping"),
+        ("max_image_bytes", 0, "it must be from 1 to 300,000,000"),
+        ("max_image_bytes", 300_000_001, "it must be from 1 to 300,000,000"),
+        ("max_skipped_fraction", math.nan, "it is a share from 0 to 1"),
+        ("max_skipped_fraction", -0.5, "it is a share from 0 to 1"),
+        ("preset", [], "it must be text"),
+        ("vision_config", [], "it must be a mapping"),
+        ("image_mean", {}, "it must be a list of numbers"),
+        ("do_image_splitting", {}, "it must be true or false"),
+        ("lora_r", [], "it must be a whole number"),
+    ],
+)
+def test_a_value_of_another_type_is_one_line_that_names_its_key(key, value, message):
+    with pytest.raises(RecipeError) as refused:
+        parse_recipe({"output_dir": "runs/x", key: value})
+    assert re.match(f"{key} is .*: {message}", str(refused.value)) and "\n" not in str(refused.value)
+
+
+def test_types_are_looked_at_where_no_recipe_is_read():
+    with pytest.raises(ValueError, match=r"data_lanes is 2\.5: it must be a whole number"):
+        DataArguments(data_lanes=2.5)
+    with pytest.raises(ValueError, match="data_lanes is True"):
+        DataArguments(data_lanes=True)
+    assert DataArguments(max_skipped_fraction=1).max_skipped_fraction == 1
+
+
+def test_the_keys_of_an_older_version_are_read_or_refused_with_advice(tmp_path):
+    """Recipes that older versions saved have every key."""
+    entry = {"data": "a.jsonl", "fetch_images": None}
+    written = {"output_dir": "x", "mixture": [entry], "fetch_images": None, "fetch_timeout": 2.0, "fetch_cache": None}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(written))
+    assert parse_recipe(read_recipe(path))[1].mixture == [entry]
+    path.write_text(yaml.safe_dump({**written, "fetch_images": ["example.org"]}))
+    with pytest.raises(
+        RecipeError, match=r"recipe\.yaml: fetch_images is not a key any more: download the images first"
+    ):
+        read_recipe(path)
+    with pytest.raises(RecipeError, match="fetch_images is not a key any more"):
+        load_arguments(["--fetch_images", "[example.org]"])
+
+
+def test_a_template_whose_answers_cannot_be_labelled_is_refused_before_the_run(tmp_path):
+    """Without marks, labels follow from what a template writes; where it ends nothing they cannot."""
+    processor = build_processor()
+    build_model(processor).save_pretrained(tmp_path)
+    ends = "{% for m in messages %}{{ m.role }}:{% for p in m.content %}{{ p.text }}{% endfor %}<end_of_utterance>\n"
+    ends += "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    for template, problem in ((ends, None), (ends.replace("<end_of_utterance>", ""), "generation would not stop")):
+        processor.chat_template = template
+        processor.save_pretrained(tmp_path)
+        arguments = ModelArguments(model=str(tmp_path))
+        if problem is None:
+            _, loaded = build_config_and_processor(arguments, TEXTS)
+            messages = [{"role": role, "content": text} for role, text in (("user", "Hi?"), ("assistant", "Yes."))]
+            _, labels = loaded.encode_text(messages, [])
+            trained = [label for label in labels if label != IGNORE_INDEX]
+            assert loaded.tokenizer.decode(trained) == "Yes.<end_of_utterance>"
+        else:
+            with pytest.raises(RecipeError, match=problem):
+                build_config_and_processor(arguments, TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("? [a, b]\n: 3\n", "line 1: a key is a single word, not a list or a mapping: ['a', 'b']"),
+        ("seed: 1\nfilters: {? {a: 1} : 2}\n", "line 2: a key is a single word"),
+        ("seed: " + "[" * 3000 + "]" * 3000, "lists or mappings are nested too deeply"),
+    ],
+)
+def test_yaml_of_another_shape_is_one_sentence(text, message, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    for read in (read_recipe, lambda path: read_mixture(path.name, path.parent)):
+        with pytest.raises(RecipeError) as refused:
+            read(path)
+        assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["{? [a] : 1}", "{a: " + "[" * 3000 + "]" * 3000 + "}"], ids=["key", "deep"])
+def test_a_mapping_of_another_shape_on_the_command_line_is_refused_by_name(value):
+    with pytest.raises(
+        RecipeError, match=r"^--lr_scheduler_kwargs .*(a key is a single word|nested too deeply)"
+    ) as refused:
+        parse_command_line(["--lr_scheduler_kwargs", value])
+    assert len(str(refused.value)) < 250
+
+
+def test_a_template_whose_marked_answers_do_not_end_is_refused(tmp_path):
+    last = ("<end_of_utterance>{% endgeneration %}", "{% endgeneration %}<end_of_utterance>")
+    template = DEFAULT_CHAT_TEMPLATE.replace(*last)
+    for name, text in (("sound", DEFAULT_CHAT_TEMPLATE), ("endless", template)):
+        builders.vlm_config().save_pretrained(tmp_path / name)
+        builders.build_processor(chat_template=text).save_pretrained(tmp_path / name)
+    build_config_and_processor(ModelArguments(model=str(tmp_path / "sound")), ())
+    with pytest.raises(RecipeError, match=r"endless cannot be trained on conversations: .*generation would not stop"):
+        build_config_and_processor(ModelArguments(model=str(tmp_path / "endless")), ())
