@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 # Files whose tests train for long, launch processes or measure. Each area keeps files that are not named here.
 SLOW = {
     # commands and documentation
-    "test_docs_text", "test_readme",
+    "test_commands_of_pages", "test_text_models_page",
     # data
     "test_fast_images", "test_hub_dataset", "test_kills", "test_text_tokenizer",
     # modeling and conversion

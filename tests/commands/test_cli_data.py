@@ -1,7 +1,6 @@
 """The commands `smol-hf data …`, as users type them and as the documentation shows them."""
 
 import json
-import re
 import shlex
 import shutil
 from pathlib import Path
@@ -10,6 +9,8 @@ import pytest
 import torch
 import yaml
 from chat_models import save_base
+from doc_pages import ROOT
+from doc_pages import commands as commands_of
 from helpers import build_model, build_processor
 from PIL import Image
 
@@ -19,9 +20,7 @@ from smol_hf.data.records import registry
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.support.resources import resource_path
 
-ROOT = Path(__file__).resolve().parents[2]
-SECTION = (ROOT / "docs" / "data.md").read_text("utf-8").partition("## Commands\n")[2].partition("\n## ")[0]
-SHOWN = [line for block in re.findall(r"```bash\n(.*?)```", SECTION, flags=re.DOTALL) for line in block.splitlines()]
+SHOWN = commands_of("data_commands")
 
 
 def record(text, *images, answer="4"):

@@ -3,18 +3,16 @@
 import json
 import re
 import shlex
-from pathlib import Path
 
 import pytest
+from doc_pages import blocks, commands, read_page
 from transformers import AutoTokenizer
 
 from smol_hf.commands.main import main
 from smol_hf.commands.tokenizer import TOKENIZER_COMMANDS
 
-ROOT = Path(__file__).resolve().parents[2]
-SECTION = (ROOT / "docs" / "text.md").read_text("utf-8").partition("## Tokenizers\n")[2].partition("\n## ")[0]
-SHOWN = [line for block in re.findall(r"```bash\n(.*?)```", SECTION, flags=re.DOTALL) for line in block.splitlines()]
-PROGRAMS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
+SHOWN = commands("tokenizers")
+PROGRAMS = blocks("tokenizers", "python")
 TEXT = "Once upon a time there was a model of 3 layers. It read its letters again and again.\n" * 40
 
 
@@ -23,7 +21,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "notes" / "old").mkdir(parents=True)
     for name in ("corpus.txt", "notes/a.md", "notes/old/b.txt"):
         (tmp_path / name).write_text(TEXT)
-    (tmp_path / "books.txt").write_text("<|endoftext|>".join([TEXT] * 3))
+    (tmp_path / "stories.txt").write_text("<|endoftext|>".join([TEXT] * 3))
     row = {"text": TEXT, "body": TEXT[:500]}
     (tmp_path / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(3)))
     monkeypatch.chdir(tmp_path)
@@ -36,7 +34,7 @@ def test_what_the_documentation_shows_runs(here, capsys):
         assert main(shlex.split(line)[1:]) == 0, (line, capsys.readouterr().err)
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["documents"] == 3 and last["bytes"] == 1500
-    assert sorted(each.name for each in (here / "tokenizers").iterdir()) == ["books", "mine", "notes", "pages"]
+    assert sorted(each.name for each in (here / "tokenizers").iterdir()) == ["stories", "mine", "notes", "pages"]
     for program in PROGRAMS:
         exec(program, {})
 
@@ -44,7 +42,7 @@ def test_what_the_documentation_shows_runs(here, capsys):
 def test_the_table_of_special_tokens_is_true(here):
     assert main(["tokenizer", "train", "corpus.txt", "--output", "mine", "--vocab-size", "300"]) == 0
     tokenizer = AutoTokenizer.from_pretrained("mine")
-    rows = re.findall(r"^\| (`.*`) \| ([\d, –]+) \|", SECTION, flags=re.MULTILINE)
+    rows = re.findall(r"^\| (`.*`) \| ([\d, –]+) \|", read_page("tokenizers"), flags=re.MULTILINE)
     assert len(rows) == 4
     for tokens, ids in rows:
         names = [name.replace("\\", "") for name in re.findall(r"`([^`]+)`", tokens)]
@@ -52,7 +50,7 @@ def test_the_table_of_special_tokens_is_true(here):
 
 
 def test_what_was_trained_is_said_with_the_next_command(here, capsys):
-    words = ["tokenizer", "train", "books.txt", "notes", "--output", "my tokenizer", "--separator", r"again.\n"]
+    words = ["tokenizer", "train", "stories.txt", "notes", "--output", "my tokenizer", "--separator", r"again.\n"]
     assert main([*words, "--max-bytes", "9000", "--vocab-size", "4000"]) == 0
     printed = capsys.readouterr().out
     tokenizer = AutoTokenizer.from_pretrained("my tokenizer")
@@ -63,7 +61,7 @@ def test_what_was_trained_is_said_with_the_next_command(here, capsys):
         "4,000 were asked for; nothing more stands twice",
         "bytes per token, measured on the first 9,000 bytes",
         "written to my tokenizer\n",
-        r"next       smol-hf pretrain --data books.txt --document_separator 'again.\n' --tokenizer 'my tokenizer' ",
+        r"next       smol-hf pretrain --data stories.txt --document_separator 'again.\n' --tokenizer 'my tokenizer' ",
         f" --preset smollm-tiny --text_config.vocab_size {len(tokenizer)} --output runs/text\n",
     ):
         assert expected in printed

@@ -1,10 +1,10 @@
 """Tools, tool calls and reasoning: trained where the chat template writes them, and otherwise refused by name."""
 
 import json
-from pathlib import Path
 
 import pytest
 from chat_models import QWEN3_LIKE, SMOLLM2_INSTRUCT, SMOLLM3_LIKE, chat_tokenizer
+from doc_pages import blocks
 from helpers import build_processor
 from trl import chat_template_utils as trl_templates
 
@@ -110,9 +110,8 @@ def test_published_templates_train_what_transformers_renders(name):
 
 
 def test_the_example_of_the_documentation_is_trained():
-    page = (Path(__file__).resolve().parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
-    section = page.partition("### Tools and reasoning\n")[2].partition("\n### ")[0]
-    record = json.loads(section.partition("```json\n")[2].partition("```")[0])
+    (block,) = blocks("records", "json")
+    record = json.loads(block)
     (text,) = sequences(QWEN3_LIKE, record)
     assert f"⟦<think>\nI must look.\n</think>\n{CALL_WRITTEN}<|im_end|>⟧" in text and text.count("⟦") == 2
 

@@ -2,12 +2,12 @@
 
 import io
 import json
-import re
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from doc_pages import blocks
 from PIL import Image
 
 from smol_hf import train
@@ -16,8 +16,7 @@ from smol_hf.data.records import Place, adapt, registry
 from smol_hf.data.records.own_file import registered_by
 from smol_hf.data.records.registry import AdapterError
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
-CARDS = re.search(r"```python\n(# cards\.py\n.*?)```", PAGE, flags=re.DOTALL).group(1)
+(CARDS,) = blocks("records", "python")
 
 
 @pytest.fixture(autouse=True)

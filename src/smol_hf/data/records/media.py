@@ -14,7 +14,9 @@ from smol_hf.data.conversation import ImagePart, SampleError, VideoPart
 from smol_hf.data.records.registry import Place
 
 Media = ImagePart | VideoPart
-DOWNLOAD_FIRST = "download the images first with img2dataset, and train on the shards that it writes (docs/data.md)"
+DOWNLOAD_FIRST = (
+    "download the images first with img2dataset, and train on the shards that it writes (docs/guides/media.md)"
+)
 WEB = ("http://", "https://")
 LONGEST_PATH = 4096
 # How the base64 of an image begins: PNG, JPEG, GIF, WebP, BMP, TIFF of both byte orders, JPEG 2000 and AVIF.

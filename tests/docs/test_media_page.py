@@ -1,27 +1,22 @@
-"""The section about media in docs/data.md is true: its keys, its commands, its numbers."""
+"""The page docs/guides/media.md is true: its keys, its commands, its numbers."""
 
 import argparse
 import re
 import shlex
-from pathlib import Path
 
 import yaml
+from doc_pages import blocks, commands, read_page
 
 from smol_hf.commands.download import add_download
 from smol_hf.data.media import images
 from smol_hf.data.prepare import archives
 from smol_hf.training.recipe.data_arguments import DataArguments
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
-MEDIA = PAGE[PAGE.index("## Media") :].partition("\n## ")[0]
-
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", MEDIA, flags=re.DOTALL)
+MEDIA = read_page("media")
 
 
 def test_its_keys_are_keys_of_recipes():
-    shards, limits = (yaml.safe_load(block) for block in blocks("yaml"))
+    shards, limits = (yaml.safe_load(block) for block in blocks("media", "yaml"))
     assert DataArguments(**shards).data == "shards/*.tar"
     arguments, defaults = DataArguments(**limits), DataArguments()
     assert arguments.max_skipped_fraction == defaults.max_skipped_fraction
@@ -29,8 +24,7 @@ def test_its_keys_are_keys_of_recipes():
 
 
 def test_its_commands_are_commands():
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
-    downloads = [shlex.split(line) for line in lines if line.startswith("smol-hf data download ")]
+    downloads = [shlex.split(line) for line in commands("media") if line.startswith("smol-hf data download ")]
     parser = argparse.ArgumentParser()
     add_download(parser)
     for words in downloads:

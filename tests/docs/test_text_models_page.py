@@ -1,4 +1,4 @@
-"""What docs/text.md shows of pretraining runs, as written, on tiny inputs."""
+"""What docs/guides/text_models.md shows runs as written, on tiny inputs."""
 
 import json
 import re
@@ -9,16 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from doc_pages import ROOT, commands, read_page
 
 from smol_hf.commands.main import build_parser, main
 from smol_hf.commands.training import OPTIONS
 from smol_hf.support.resources import resource_path
 from smol_hf.training.recipe.recipes import known_keys
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "text.md").read_text("utf-8")
-SECTION = PAGE.partition("## Pretraining\n")[2].partition("\n## ")[0]
-SHOWN = [line for block in re.findall(r"```bash\n(.*?)```", SECTION, flags=re.DOTALL) for line in block.splitlines()]
+PAGE = read_page("text_models")
+SHOWN = [line for line in commands("text_models") if line.startswith("smol-hf")]
 TEXT = "Once upon a time there was a model of 3 layers. It read its letters again and again, and wrote.\n" * 60
 SMALL = ["--steps", "3", "--context-length", "64", "--batch-size", "2", "--use_cpu", "--eval_steps", "2"]
 
@@ -37,12 +36,12 @@ def test_the_commands_run(here, capsys):
         assert main([*shlex.split(line)[1:], *more]) == 0, (line, capsys.readouterr().err)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('{"validation_loss"')]
     (result,) = map(json.loads, lines)
-    said = re.search(r"one line of JSON: (.*?)\. The result", SECTION, flags=re.DOTALL)[1]
+    said = re.search(r"one line of JSON: (.*?)\. The result", PAGE, flags=re.DOTALL)[1]
     assert re.findall(r"`(\w+)`", said) == list(result)
 
 
 def test_the_published_recipe_runs_with_several_processes(here):
-    (line,) = re.findall(r"`(accelerate launch [^`]+)`", SECTION)
+    (line,) = re.findall(r"`(accelerate launch [^`]+)`", PAGE)
     words = shlex.split(line)
     words[words.index("--config") + 1] = str(resource_path(words[words.index("--config") + 1]))
     small = {
@@ -62,7 +61,7 @@ def test_the_published_recipe_runs_with_several_processes(here):
 
 def test_the_benchmark_runs(here):
     """(That of the step has a test of its own.)"""
-    shown = re.findall(r"`(python benchmarks/[^`]+)`", SECTION)
+    shown = re.findall(r"`(python benchmarks/[^`]+)`", PAGE)
     assert [shlex.split(line)[1] for line in shown] == ["benchmarks/text_pretraining.py", "benchmarks/text_step.py"]
     words = shlex.split(shown[0])
     result = runpy.run_path(str(ROOT / words[1]))["main"]([*words[2:], *SMALL])
@@ -72,8 +71,8 @@ def test_the_benchmark_runs(here):
 def test_options_keys_and_recipes_are_there():
     known = set(build_parser().commands["pretrain"]._option_string_actions)
     assert set(OPTIONS) <= known
-    rows = "".join(line for line in SECTION.splitlines(keepends=True) if line.startswith("| `--"))
+    rows = "".join(line for line in PAGE.splitlines(keepends=True) if line.startswith("| `--"))
     assert set(re.findall(r"`(--[\w-]+)", rows)) - {"--dataset_download", "--weight_decay"} <= known
     assert {key for key, _ in OPTIONS.values()} <= set(known_keys())
-    for name in re.findall(r"recipes/text/\w+(?:\.\w+)*\.yaml", SECTION):
+    for name in re.findall(r"recipes/text/\w+(?:\.\w+)*\.yaml", PAGE):
         assert (ROOT / name).is_file(), name

@@ -1,10 +1,8 @@
-"""What docs/data.md says about sources is so: its YAML is read, and its files are opened."""
-
-import re
-from pathlib import Path
+"""The recipes of docs/guides/sources.md and records.md parse, and their files are opened."""
 
 import pytest
 import yaml
+from doc_pages import blocks, read_page
 from shards import write_tar
 
 from smol_hf.data.mixture.mixture import MixtureEntry
@@ -12,14 +10,13 @@ from smol_hf.data.sources.hub_dataset import hub_id
 from smol_hf.data.sources.location import KINDS
 from smol_hf.training.recipe.recipes import parse_recipe
 
-DOCS = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
-SOURCES = DOCS.partition("\n## Sources\n")[2].partition("\n## ")[0]
-RECIPES = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", SOURCES, flags=re.DOTALL)]
+SOURCES = read_page("sources")
+RECIPES = [yaml.safe_load(block) for name in ("sources", "records") for block in blocks(name, "yaml")]
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with everything that the page names as standing here."""
+    """A folder with the files that the pages name."""
     monkeypatch.chdir(tmp_path)
     for name in ("shards", "photos", "tables"):
         (tmp_path / name).mkdir()

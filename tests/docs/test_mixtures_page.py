@@ -1,20 +1,18 @@
-"""What docs/data.md shows of mixtures is what a recipe takes."""
+"""The recipes of docs/guides/mixtures.md parse, and its table lists keys that exist."""
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
+from doc_pages import blocks, read_page
 
 from smol_hf.data.mixture.mixture import MixtureEntry, parse_entries
 from smol_hf.training.recipe.recipes import load_arguments
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
-SECTION = re.search(r"## Mixtures\n(.*?)(\n## |\Z)", PAGE, re.DOTALL).group(1)
-BLOCKS = re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)
+KEYS = read_page("mixtures").partition("\n| Key ")[2].partition("\n\n")[0]
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", blocks("mixtures", "yaml"))
 def test_the_recipes_of_the_page_parse(block, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(f"{block}output_dir: runs/x\n")
@@ -24,8 +22,6 @@ def test_the_recipes_of_the_page_parse(block, tmp_path):
     assert len(entries) == (len(shown) if isinstance(shown, list) else 107)
 
 
-def test_the_table_names_keys_that_there_are():
-    keys = {
-        key for line in re.findall(r"^\| (`.*?) \|", SECTION, re.MULTILINE) for key in re.findall(r"`(\w+)`", line)
-    }
+def test_the_table_lists_keys_of_an_entry():
+    keys = {key for line in re.findall(r"^\| (`.*?) \|", KEYS, re.MULTILINE) for key in re.findall(r"`(\w+)`", line)}
     assert {"data", "samples", "modality", "available"} <= keys <= set(MixtureEntry.__dataclass_fields__)

@@ -1,0 +1,220 @@
+"""Every command and program of the README and of the guides runs as written, on tiny inputs.
+
+The commands of a page run one after another, since later ones read what earlier ones wrote.
+"""
+
+import io
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from urllib.request import urlopen
+
+import pytest
+import torch
+import yaml
+from chat_models import save_base
+from doc_pages import ROOT, blocks, commands, page_names, read_page
+from end_to_end.browser import Served
+from helpers import build_model, build_processor
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+)
+
+from smol_hf import dpo, train
+from smol_hf.commands.main import main
+from smol_hf.data.records import Place, adapt
+from smol_hf.publishing.checkpoint import publish_checkpoint
+from smol_hf.training.data import open_data
+from smol_hf.training.recipe.data_arguments import DataArguments
+from smol_hf.training.recipe.recipes import known_keys
+
+# Pages with a test file of their own that runs their commands.
+ELSEWHERE = {
+    "data_commands": "commands/test_cli_data.py",
+    "media": "docs/test_media_page.py",
+    "text_models": "docs/test_text_models_page.py",
+    "tokenizers": "commands/test_cli_tokenizer.py",
+}
+NOT_RUN = ("make", "pip", "smol-hf serve ")  # make and serve have tests below
+SHORT = ["--max_steps", "2", "--use_cpu", "true", "--save_strategy", "no"]
+TINY = {
+    "train": [*SHORT, "--per_device_train_batch_size", "1"],
+    "dpo": SHORT,
+    "pretrain": ["--steps", "3", "--context-length", "64", "--batch-size", "2", "--use_cpu", "--eval_steps", "3"],
+    "chat": ["--max-new-tokens", "4"],
+    "generate": ["--max-new-tokens", "4"],
+    "benchmarks/train_step.py": ["--samples", "2", "--batch-size", "1", "--rounds", "1"],
+}
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder like a checkout after `make demo`, with a checkpoint of a tiny random model in it."""
+    torch.manual_seed(0)
+    processor = build_processor(longest_edge=32)
+    model = build_model(processor)
+    model.config.text_config.max_position_embeddings = 512  # as the demo's
+    publish_checkpoint(tmp_path / "runs" / "demo" / "checkpoint", model, processor)
+    for name in ("docs", "recipes", "benchmarks"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "my.jsonl").write_text("".join(blocks("your_data", "json")), encoding="utf-8")
+    (tmp_path / "chats.jsonl").write_text("".join(blocks("chat_training", "json")), encoding="utf-8")
+    (tmp_path / "pairs.jsonl").write_text("".join(blocks("preferences", "json")), encoding="utf-8")
+    (tmp_path / "corpus.txt").write_text("Once upon a time a model of 3 layers read letters, again and again.\n" * 60)
+    (tmp_path / "questions.txt").write_text("Which digit is on the left?\nHow many digits are on the page?\n")
+    return tmp_path
+
+
+def save_published_models(place):
+    """Tiny models of random weights in folders that have the names of the guide's Hub ids."""
+    text = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 32, "patch_size": 8}  # fmt: skip
+    smolvlm = SmolVLMConfig(
+        text_config={**text, "model_type": "llama"}, vision_config=vision, scale_factor=2, image_token_id=4
+    )
+    hub = place / "HuggingFaceTB"
+    SmolVLMForConditionalGeneration(smolvlm).save_pretrained(hub / "SmolVLM2-256M-Video-Instruct")
+    LlamaForCausalLM(LlamaConfig(**text)).save_pretrained(hub / "SmolLM2-135M-Instruct")
+    for folder in hub.iterdir():
+        build_processor().tokenizer.save_pretrained(folder)
+    SiglipVisionModel(SiglipVisionConfig(**vision)).save_pretrained(place / "google" / "siglip-base-patch16-512")
+
+
+def save_chat_model(place):
+    """The model that the page before this one trains."""
+    save_base(place / "my-base", "native")
+    (line,) = [line for line in commands("chat_training") if line.startswith("smol-hf train")]
+    run(line)
+
+
+# Inputs of a page besides those of `place`.
+PREPARE = {
+    "convert_and_compose": save_published_models,
+    "chat_training": lambda place: save_base(place / "my-base", "native"),
+    "preferences": save_chat_model,
+}
+RUN = [name for name in page_names() if name not in ELSEWHERE and commands(name)]
+
+
+def without_limits(words):
+    """The command without its own number of steps: the tests give a smaller one."""
+    for option in ("--max_steps", "--steps"):
+        if option in words:
+            at = words.index(option)
+            words = words[:at] + words[at + 2 :]
+    return words
+
+
+def run(line):
+    program, *words = shlex.split(line)
+    if program == "python":
+        command = [sys.executable, *words, *TINY.get(words[0], [])]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stdout + result.stderr
+    elif program == "accelerate":  # one process: this one. A page of text models is launched with two
+        assert words[:2] == ["launch", "-m"]
+        module = {"smol_hf.train": train, "smol_hf.dpo": dpo}[words[2]]
+        assert module.main([*without_limits(words[3:]), *SHORT]) == 0, line
+    elif "--num_train_epochs" in words:  # the page says how many steps it makes
+        assert main([*words, "--use_cpu", "true", "--save_strategy", "no"]) == 0, line
+    else:
+        tiny = TINY.get(words[0], [])
+        output = ["--output_dir", "runs/x"] if words[0] == "train" and "--output_dir" not in words else []
+        assert program == "smol-hf" and main([*without_limits(words), *tiny, *output]) == 0, line
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_the_commands_of_a_page_run(name, place, monkeypatch):
+    monkeypatch.chdir(place)
+    PREPARE.get(name, lambda place: None)(place)
+    for line in commands(name):
+        if line.startswith(NOT_RUN):
+            continue
+        monkeypatch.setattr("sys.stdin", io.StringIO("Hello?\n"))
+        run(line)
+        words = shlex.split(line)
+        if "--output_dir" in words:
+            folder = place / words[words.index("--output_dir") + 1]
+            assert (folder / "checkpoint" / "model.safetensors").is_file()
+        if "--num_train_epochs" in words:
+            steps = json.loads((folder / "run.json").read_text())["steps"]
+            assert f"The first command makes {steps} steps" in read_page(name) and steps == 6
+
+
+def test_every_page_with_commands_has_a_test():
+    assert {"README", "train", "finetune", "your_data", "publish", "estimate", "preferences"} <= set(RUN)
+    for name, file in ELSEWHERE.items():
+        assert commands(name)
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f'"{name}' in text, f"{file} does not read the page {name}"
+
+
+TARGETS = sorted({line.split()[1] for name in page_names() for line in commands(name) if line.startswith("make")})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_make_targets_exist(target):
+    assert re.search(rf"^{target}( [\w-]+)*:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_the_page_is_served(place, tmp_path):
+    pytest.importorskip("gradio", reason="the page needs Gradio")
+    (line,) = [line for line in commands("chat_and_generate") if line.startswith("smol-hf serve")]
+    command = [sys.executable, "-m", "smol_hf.commands.main", *shlex.split(line)[1:]]
+    served = Served(command, tmp_path / "log", cwd=place)
+    try:
+        with urlopen(served.address, timeout=60) as answer:
+            assert b"gradio" in answer.read()
+    finally:
+        served.stop()
+
+
+@pytest.mark.parametrize("name", ["README", "chat_and_generate"])
+def test_the_programs_run_without_the_package(name, place):
+    (program,) = blocks(name, "python")
+    program = f"import sys; sys.modules['smol_hf'] = None\n{program}"
+    result = subprocess.run([sys.executable, "-c", program], cwd=place, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0 and result.stdout.strip(), result.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in page_names() if blocks(name, "yaml")])
+def test_the_recipe_lines_are_keys_of_recipes(name):
+    for block in blocks(name, "yaml"):
+        keys = re.findall(r"^(\w+):", block, flags=re.MULTILINE)
+        assert keys and set(keys) <= set(known_keys())
+
+
+def test_the_mixture_of_the_first_guide_is_read(place, monkeypatch):
+    """`pages` is a folder of parquet files."""
+    import pyarrow.parquet
+
+    monkeypatch.chdir(place)
+    (place / "pages").mkdir()
+    rows = [{"images": [], "texts": [{"user": "Hi", "assistant": "Hello."}]}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), place / "pages" / "0.parquet")
+    (block,) = blocks("your_data", "yaml")
+    data = open_data(DataArguments(**yaml.safe_load(block)), seed=0)
+    assert len(list(data.conversations())) == 3
+
+
+@pytest.mark.parametrize("name", ["README", "your_data", "chat_training"])
+def test_the_records_of_a_page_are_read(name):
+    lines = [line for block in blocks(name, "json") for line in block.splitlines()]
+    assert lines
+    for line in lines:
+        conversation = adapt(json.loads(line), Place("page:1", ROOT))
+        assert conversation.messages[-1].role == "assistant"
+
+
+def test_the_readme_is_short():
+    assert len(read_page("README").splitlines()) <= 110
