@@ -14,7 +14,7 @@ PYTEST := -m pytest -n auto --dist worksteal
 OTHER_PYTHON := $(BIN)/python tests/modeling/older_transformers.py
 export TORCH LOWEST_TORCH
 
-.PHONY: install demo test test-fast test-all test-transformers test-newest test-lowest lint format clean
+.PHONY: install demo test test-fast test-all test-transformers test-newest test-lowest lint format docs clean
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,14 @@ lint: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The documentation, into site/. A warning is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable ".[docs]"
+	touch $@
 
 test test-fast test-transformers test-newest test-lowest: export OMP_NUM_THREADS = 1
 
@@ -56,4 +64,4 @@ test-newest test-lowest: test-%: install
 	python=$$($(OTHER_PYTHON) $*) && $$python $(PYTEST) $(PYTEST_ARGUMENTS)
 
 clean:
-	rm -rf $(VENV) .cache runs
+	rm -rf $(VENV) .cache runs site
