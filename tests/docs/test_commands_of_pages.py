@@ -51,6 +51,8 @@ TINY = {
     "pretrain": ["--steps", "3", "--context-length", "64", "--batch-size", "2", "--use_cpu", "--eval_steps", "3"],
     "chat": ["--max-new-tokens", "4"],
     "generate": ["--max-new-tokens", "4"],
+    "benchmarks/data_pipeline.py": ["--samples", "4", "--rounds", "1", "--batch-size", "2"],
+    "benchmarks/packing.py": ["--samples", "500"],
     "benchmarks/train_step.py": ["--samples", "2", "--batch-size", "1", "--rounds", "1"],
 }
 

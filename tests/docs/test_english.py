@@ -1,0 +1,149 @@
+"""Plain English (CONTRIBUTING.md, Style): rejected words and question words, in documentation, help and docstrings."""
+
+import argparse
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from doc_pages import ROOT
+
+from smol_hf.commands.main import build_parser
+
+PACKAGE = ROOT / "src" / "smol_hf"
+
+# Rejected pattern → advice.
+REJECTED = {
+    r"stands?|stood|standing": "is; write the verb",
+    r"alone": "only, or text-only",
+    r"beside": "next to, or in addition to",
+    r"so many": "as many, or the number",
+    r"of which": "start another sentence",
+    r"there (?:is|are) not": "is missing, does not exist",
+    r"(?<!there )is no(?! longer)": "is not a",
+    r"(?:whole|there) or not at all|whole or not there": "appears only when it is complete",
+    r"pictures?": "image",
+    r"(?<!IP )address(?:es)?(?! bar)": "URL",
+    r"strangers?": "anyone, or untrusted",
+    r"houses?|ledgers?|books|doors?|rooms?|nights?": "no metaphors",
+    r"nobody|whoever": "no one, or the user",
+    r"as (?:they|it) sounds?": "say what it does",
+}
+QUESTION = re.compile(r"(?:What|Which|Whether|How|Who|Where|When|Why)\b")
+LONGEST = 25  # words of a sentence
+
+# Documents that are generated from code, or written by other areas, are checked there.
+GENERATED = {"walkthrough.md", "recipe_keys.md"}
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    *(path for path in sorted((ROOT / "docs").rglob("*.md")) if path.name not in GENERATED),
+]
+# Modules of src/smol_hf whose docstrings are clean, as patterns. In the end this is "**/*.py".
+CLEAN = [
+    "**/__init__.py",
+    "auto.py",
+    "commands/[!dp]*.py",
+    "modeling/attention.py",
+    "modeling/decoder.py",
+    "modeling/modeling_*.py",
+    "training/recipe/*arguments.py",
+    "training/recipe/inherited*.py",
+]
+
+
+def rejected_words(text):
+    """Each rejected word with its advice."""
+    for pattern, advice in REJECTED.items():
+        for found in re.finditer(rf"\b(?:{pattern})\b", text, flags=re.IGNORECASE):
+            yield f"{found[0]!r}: {advice}: …{text[max(0, found.start() - 30) : found.end() + 30]!r}"
+
+
+def prose(text):
+    """The text of a page without code and link targets. A term in code becomes `code`."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^:::.*(?:\n    .*)*", "", text, flags=re.MULTILINE)
+    return re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]+`", "`code`", text))
+
+
+def sentences(text):
+    """The sentences of a page, outside headings and tables."""
+    for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*|#]|\d+\.) )", prose(text)):
+        if not block.lstrip().startswith(("#", "|", "!")):
+            yield from re.split(r"(?<=[.!?:])\s+", " ".join(block.split()))
+
+
+def docstrings(path):
+    """(line, docstring) of a module, its classes and its functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+            yield getattr(node, "lineno", 1), text
+
+
+def faults_of_module(path):
+    for line, text in docstrings(path):
+        first = text.partition("\n")[0]
+        if QUESTION.match(first):
+            yield f"{line}: the first line starts with a question word: {first}"
+        yield from (f"{line}: {fault}" for fault in rejected_words(text))
+
+
+def help_texts(parser):
+    yield from filter(None, (parser.description, parser.epilog))
+    for action in parser._actions:
+        if isinstance(action.help, str) and action.help != argparse.SUPPRESS:
+            yield action.help
+
+
+def parsers(parser):
+    """The parsers of all commands, and of the commands inside them."""
+    yield parser
+    for command in parser.commands.values():
+        yield from parsers(command)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_page_has_no_rejected_word(path):
+    text = path.read_text(encoding="utf-8")
+    if path.name == "CONTRIBUTING.md":  # names the word that it advises against
+        text = text.replace('"address"', "")
+    assert list(rejected_words(prose(text))) == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_page_has_no_long_sentence(path):
+    text = path.read_text(encoding="utf-8")
+    assert [each for each in sentences(text) if len(each.split()) > LONGEST] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted({path for pattern in CLEAN for path in PACKAGE.glob(pattern)}),
+    ids=lambda path: path.relative_to(PACKAGE).as_posix(),
+)
+def test_the_docstrings_of_a_clean_module_have_no_rejected_word(path):
+    assert list(faults_of_module(path)) == []
+
+
+def test_the_help_of_the_commands_has_no_rejected_word():
+    found = [
+        (parser.prog, list(rejected_words(text))) for parser in parsers(build_parser()) for text in help_texts(parser)
+    ]
+    assert len(found) > 100 and [each for each in found if each[1]] == []
+
+
+def test_the_help_of_recipe_keys_has_no_rejected_word():
+    text = json.loads((PACKAGE / "training" / "recipe" / "recipe_keys.json").read_text(encoding="utf-8"))
+    assert list(rejected_words(json.dumps(text, ensure_ascii=False))) == []
+
+
+def test_each_rejected_word_is_found():
+    for text in ("It stands here.", "text alone", "one of which", "Pictures", "an address", "This is no folder."):
+        assert len(list(rejected_words(text))) == 1, text
+    assert list(rejected_words("an IP address, a standard, the bookshelf, no longer")) == []
+
+
+def test_a_question_word_and_a_rejected_word_in_a_docstring_are_found(tmp_path):
+    module = Path(tmp_path / "module.py")
+    module.write_text('"""What it does."""\n\n\ndef f():\n    """Return the\n\n    house.\n    """\n')
+    assert [fault.partition(":")[0] for fault in faults_of_module(module)] == ["1", "4"]
