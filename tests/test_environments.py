@@ -84,7 +84,7 @@ def test_declared_and_checked_python_are_the_same():
         assert job["steps"][1]["with"]["python-version"] == minimum
 
 
-@pytest.mark.parametrize("job, targets", [("test", ["demo", "test"]), ("test-all", ["test-all"])])
+@pytest.mark.parametrize("job, targets", [("test", ["demo", "test"]), ("docs", ["docs"]), ("test-all", ["test-all"])])
 def test_the_workflow_runs_the_documented_commands(job, targets):
     workflow = yaml.safe_load((REPOSITORY / ".github/workflows/tests.yml").read_text())
     assert [step["run"] for step in workflow["jobs"][job]["steps"] if "run" in step] == [f"make {t}" for t in targets]

@@ -29,7 +29,8 @@ def test_the_tree_lists_every_folder_and_module_once():
     written, real = tree_of_the_page(), tree_of_the_package()
     assert set(written) == set(real)
     for folder, modules in real.items():
-        assert sorted(written[folder]) == modules, folder or "top"
+        row = ", ".join(f"`{module}`" for module in modules)
+        assert sorted(written[folder]) == modules, f"the modules of {folder or 'the top'} are now {row}"
 
 
 def test_paths_in_the_text_exist():
