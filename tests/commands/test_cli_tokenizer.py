@@ -34,7 +34,7 @@ def test_what_the_documentation_shows_runs(here, capsys):
         assert main(shlex.split(line)[1:]) == 0, (line, capsys.readouterr().err)
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["documents"] == 3 and last["bytes"] == 1500
-    assert sorted(each.name for each in (here / "tokenizers").iterdir()) == ["stories", "mine", "notes", "pages"]
+    assert sorted(each.name for each in (here / "tokenizers").iterdir()) == ["mine", "notes", "pages", "stories"]
     for program in PROGRAMS:
         exec(program, {})
 
