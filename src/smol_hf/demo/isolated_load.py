@@ -13,12 +13,12 @@ import json
 import sys
 
 if __name__ == "__main__":
-    sys.modules["smol_hf"] = None  # from here on `import smol_hf` fails, as if it were not installed
+    # None makes every later `import smol_hf` fail, as if the package were not installed.
+    sys.modules["smol_hf"] = None  # pyright: ignore[reportArgumentType]
 
 import torch
 from PIL import Image
-
-from smol_hf.auto import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 BATCH_SIZE = 50
 
@@ -26,8 +26,8 @@ BATCH_SIZE = 50
 @torch.inference_mode()
 def main(checkpoint, questions_path, answers_path):
     processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto", trust_remote_code=True).eval()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto", trust_remote_code=True)
+    model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     with open(questions_path, encoding="utf-8") as file:
         questions = json.load(file)
     answers = []

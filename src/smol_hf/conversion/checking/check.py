@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from smol_hf.auto import AutoTokenizer
-from smol_hf.conversion.checking import isolated_check as check_stranger
+from smol_hf.conversion.checking import isolated_check
 from smol_hf.conversion.checking.travelling_code import MODULES, outdated_code
 from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
 from smol_hf.conversion.convert import convert
@@ -225,13 +225,13 @@ def check_parity(folder: Path, config: dict) -> list[Finding]:
         if config.get("model_type") == "llava":  # which takes its tiles flat, as ours does too
             inputs["pixel_values"] = inputs["pixel_values"].squeeze(0)
         save_file(inputs, Path(place, "inputs"))
-        command = [sys.executable, check_stranger.__file__, str(folder), f"{place}/inputs", f"{place}/results"]
+        command = [sys.executable, isolated_check.__file__, str(folder), f"{place}/inputs", f"{place}/results"]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": f"{place}/hub"}
         finished = subprocess.run(command, env=environment, capture_output=True, text=True)
         if finished.returncode:
             reason = finished.stderr.strip().splitlines()[-1:] or ["no reason given"]
             return [Finding("loads without smol_hf", reason[0], False)]
-        theirs, own = load_file(Path(place, "results")), check_stranger.compute(model, inputs)
+        theirs, own = load_file(Path(place, "results")), isolated_check.compute(model, inputs)
     difference = (theirs["logits"] - own["logits"]).abs().max().item()
     same_tokens = torch.equal(theirs["tokens"], own["tokens"])
     return [
