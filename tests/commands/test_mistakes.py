@@ -207,7 +207,7 @@ MISTAKES = [
     ([*COMPOSE, "--connector", "glue", "out"], "connector_type is 'glue'"),
     ([*COMPOSE, "--scale-factor", "0", "out"], "--scale-factor 0"),
     (["merge", "nowhere", "out"], "nowhere: no such file or folder"),
-    (["merge", "base", "out"], "base: no adapter_config.json"),
+    (["merge", "base", "out"], "base is not an adapter of PEFT"),
     (["check", "nowhere"], "nowhere/config.json"),
     (["check", "cut"], "cut/model.safetensors: damaged"),
     (["check", "odd"], "odd/config.json"),

@@ -10,8 +10,8 @@ import sys
 import time
 
 import pytest
-from hub_writing_server import TOKEN
 from processes import fork_command
+from servers import TOKEN
 
 from smol_hf import SmolHFForConditionalGeneration, SmolHFProcessor
 from smol_hf.commands.main import main
@@ -56,7 +56,7 @@ def test_a_dry_run_shows_what_would_be_sent_and_sends_nothing(hub, checkpoint, c
     assert '+checkpoint = "me/digits"' in text and "+# " not in text
 
 
-def test_a_stranger_loads_what_was_published(hub, checkpoint, tmp_path, capsys):
+def test_what_was_published_loads_in_an_isolated_process(hub, checkpoint, tmp_path, capsys):
     """With the five lines that the command prints, in a process without this package, from a branch."""
     assert publish(checkpoint, "me/digits", "--branch", "trial/1", "--message", "the first", "--yes") == 0
     text = capsys.readouterr().out
@@ -205,7 +205,7 @@ def test_a_hub_that_is_not_there_is_a_line(checkpoint, capsys, monkeypatch):
 
 
 def test_pretrain_uploads_its_result_to_a_branch(hub, tmp_path, monkeypatch, capsys):
-    """From text to a repository that a stranger loads, in one command that still ends with its line of JSON."""
+    """From text to a repository that loads anywhere, in one command that still ends with its line of JSON."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "story.txt").write_text("A short story, told again and again by the fire.\n" * 60)
     words = ["pretrain", "--data", "story.txt", "--preset", "tiny-text", "--steps", "2", "--output", "runs/story"]
