@@ -217,8 +217,8 @@ MISTAKES = [
     (["estimate", "vlm", "--batch-size", "0"], "batch_size is 0"),
     # publish, data, tokenizer, demo.
     (["publish", "nowhere", "me/x"], "there is no folder nowhere"),
-    (["publish", "empty", "me/x"], "empty is no published checkpoint"),
-    (["publish", "run/checkpoint-1", "me/x"], "run/checkpoint-1 is a state to resume"),
+    (["publish", "empty", "me/x"], "empty is not a published checkpoint"),
+    (["publish", "run/checkpoint-1", "me/x"], "run/checkpoint-1 is a training state"),
     (["publish", "vlm", "not a name"], "'not a name'"),
     (["publish", "vlm", "me/x", "--license", "nope nope"], "'nope nope'"),
     (["data", "preview", "nowhere.jsonl", *SHOWN], "nowhere.jsonl does not exist"),

@@ -164,7 +164,7 @@ def test_the_context_is_extended(parts, tmp_path):
     ("vision", "text", "options", "message"),
     [
         ("siglip", "llama", {"scale_factor": 4}, r"scale_factor 4 does not divide the 6 patches.*\[1, 2, 3, 6\]"),
-        ("siglip", "llama", {"connector": "mlp", "scale_factor": 2}, "--scale-factor is of pixel_shuffle"),
+        ("siglip", "llama", {"connector": "mlp", "scale_factor": 2}, "--scale-factor is only for pixel_shuffle"),
         ("siglip", "llama", {"connector": "perceiver"}, "choose one of pixel_shuffle, linear, mlp"),
         ("llama", "llama", {}, "'llama' is not a supported image encoder"),
         ("siglip", "clip", {}, "not a causal language model"),
@@ -190,5 +190,5 @@ def test_missing_and_misshapen_tensors_of_an_encoder_are_named(parts, tmp_path):
         compose(str(source), str(parts / "llama"), tmp_path / "out")
     del tensors[name]
     save_file(tensors, source / "model.safetensors")
-    with pytest.raises(ConversionError, match=r"1 tensors of the encoder are missing, first post_layernorm\.weight"):
+    with pytest.raises(ConversionError, match=r"1 tensors are missing, first post_layernorm\.weight"):
         compose(str(source), str(parts / "llama"), tmp_path / "out")

@@ -169,7 +169,7 @@ def test_a_mistake_leaves_the_conversation_as_it_was(loaded, folder, picture, tm
     expected = [
         "gone.png does not exist",
         "my notes.txt is not an image",
-        "no command /images",
+        "unknown command /images",
         "needs the path",
         "fill all",
     ]

@@ -75,7 +75,7 @@ def test_a_space_may_have_another_name_and_run_a_branch_of_a_private_model(hub, 
     ("arguments", "message"),
     [
         (["me/digits", "--space", "--yes"], "me/digits is not on the Hub"),
-        (["--space", "--yes"], "is a folder here: publish it first"),
+        (["--space", "--yes"], "is a local folder: publish it first"),
         (["digits", "--space"], "OWNER/NAME"),
         (["me/digits", "--space", "--create-pr"], "--create-pr means nothing for a Space"),
         (["--space-name", "me/page"], "give OWNER/NAME"),

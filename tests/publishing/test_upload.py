@@ -115,7 +115,7 @@ def test_what_was_not_stored_is_sent_again_and_nothing_else(hub, checkpoint, cap
     hub.refused.add(refused)
     assert publish(checkpoint, "me/digits", "--yes") == 1
     error = capsys.readouterr().err
-    assert "broke off" in error and max(hashes) in error and "Call again" in error and "Traceback" not in error
+    assert "was interrupted" in error and max(hashes) in error and "Run the command again" in error and "Traceback" not in error
 
     hub.refused.clear()
     assert publish(checkpoint, "me/digits", "--yes") == 0
@@ -158,7 +158,7 @@ def test_other_weights_are_replaced_only_when_asked(hub, checkpoint, capsys):
     """transformers loads model.safetensors before shards: the old one would be what everyone gets."""
     hub.add("me/digits", tree={"model.safetensors": b"old", "notes.md": b"kept"})
     assert publish(checkpoint, "me/digits", "--yes") == 1
-    assert "holds other weights" in (error := capsys.readouterr().err) and "model.safetensors" in error
+    assert "has other weights" in (error := capsys.readouterr().err) and "model.safetensors" in error
     assert hub.sent == []
     assert publish(checkpoint, "me/digits", "--yes", "--replace-weights") == 0
     assert "it also holds notes.md" in capsys.readouterr().out
@@ -184,14 +184,14 @@ def test_a_branch_that_changed_meanwhile_is_a_line(hub, checkpoint, capsys):
     hub.conflicts = True
     assert publish(checkpoint, "me/digits", "--yes") == 1
     error = capsys.readouterr().err
-    assert "answered 409" in (line := error.splitlines()[-1]) and "call again" in line and "Traceback" not in error
+    assert "answered 409" in (line := error.splitlines()[-1]) and "run the command again" in line and "Traceback" not in error
     assert len(repository.messages) == 1
 
 
 def test_what_arrives_changed_is_named(hub, checkpoint, capsys):
     hub.damaged.add("config.json")
     assert publish(checkpoint, "me/digits", "--yes") == 1
-    assert "does not hold what was sent: config.json" in capsys.readouterr().err
+    assert "differs from what was sent: config.json" in capsys.readouterr().err
 
 
 def test_a_hub_that_is_not_there_is_a_line(checkpoint, capsys, monkeypatch):

@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import sys
+from typing import Any
 
 if __name__ == "__main__":
     # None makes every later `import smol_hf` fail, as if the package were not installed.
@@ -26,7 +27,7 @@ BATCH_SIZE = 50
 @torch.inference_mode()
 def main(checkpoint, questions_path, answers_path):
     processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto", trust_remote_code=True)
+    model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto", trust_remote_code=True)
     model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     with open(questions_path, encoding="utf-8") as file:
         questions = json.load(file)

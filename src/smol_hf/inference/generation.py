@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Thread
+from typing import Any
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCriteria, TextIteratorStreamer
@@ -55,7 +56,7 @@ def generate(
     length = inputs["input_ids"].shape[1]
     arguments = sampling.arguments(rows, inputs["input_ids"].device)
     ends = end_tokens(model, tokenizer)
-    stop = NewTextStop(tokenizer, sampling.stop, length) if sampling.stop else None
+    stop = NewTextStop(tokenizer, sampling.stop, inputs["input_ids"]) if sampling.stop else None
     if stop is not None:
         arguments["stopping_criteria"] = StoppingCriteriaList([stop])
     started = time.perf_counter()
@@ -69,8 +70,7 @@ def generate(
     )
     new_tokens = output[:, length:].tolist()
     seconds = time.perf_counter() - started
-    has_stopped = stop is not None and stop.stopped_at is not None
-    stopped = stop.stopped_at.tolist() if has_stopped else [0] * len(new_tokens)
+    stopped = stop.stopped_at.tolist() if stop is not None else [0] * len(new_tokens)
     return [
         Generation(*finish(tokenizer, row, ends, stopped_at, sampling.stop), seconds, len(new_tokens))
         for row, stopped_at in zip(new_tokens, stopped)
@@ -104,15 +104,13 @@ class NewTextStop(StoppingCriteria):
     goes on until its batch is finished.
     """
 
-    def __init__(self, tokenizer, strings: Sequence[str], prompt_length: int):
+    def __init__(self, tokenizer, strings: Sequence[str], prompts: torch.Tensor):
         self.strings = StopStringCriteria(tokenizer, list(strings))
-        self.prompt_length = prompt_length
-        self.stopped_at: torch.Tensor | None = None
+        self.prompt_length = prompts.shape[1]
+        self.stopped_at = torch.zeros(len(prompts), dtype=torch.long, device=prompts.device)
 
-    def __call__(self, input_ids, scores, **kwargs):
+    def __call__(self, input_ids: Any, scores, **kwargs):
         new_tokens = input_ids[:, self.prompt_length :]
-        if self.stopped_at is None:
-            self.stopped_at = torch.zeros(len(input_ids), dtype=torch.long, device=input_ids.device)
         found = self.strings(new_tokens, scores) & (self.stopped_at == 0)
         self.stopped_at = torch.where(found, new_tokens.shape[1], self.stopped_at)
         return self.stopped_at > 0

@@ -15,7 +15,7 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     Raises:
         ValueError: for an empty text if the tokenizer has neither token.
     """
-    ids = list(tokenizer(text, split_special_tokens=True)["input_ids"])
+    ids: list = list(tokenizer(text, split_special_tokens=True)["input_ids"])
     ids = ids or [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None][:1]
     if not ids:
         raise ValueError("the prompt is empty, and the tokenizer has no start token: write a prompt")
