@@ -86,17 +86,11 @@ class Request(BaseHTTPRequestHandler):
             return self.refuse(404, "EntryNotFound")
         outer = {inside or ".", *map(str, PurePosixPath(inside).parents)}
         folders = {str(parent) for path in files for parent in PurePosixPath(path).parents} - outer
-        entries = [
-            entry_of(path, content, is_large(path, len(content)))
-            for path, content in files.items()
-            if recursive or str(PurePosixPath(path).parent) == (inside or ".")
-        ]
-        entries += [
-            {"type": "directory", "path": folder, "size": 0, "oid": git_hash(folder.encode())}
-            for folder in sorted(folders)
-            if recursive or str(PurePosixPath(folder).parent) == (inside or ".")
-        ]
-        return self.send(200, entries)
+        entries = [entry_of(path, content, is_large(path, len(content))) for path, content in files.items()]
+        for folder in sorted(folders):
+            entries.append({"type": "directory", "path": folder, "size": 0, "oid": git_hash(folder.encode())})
+        top = [each for each in entries if str(PurePosixPath(each["path"]).parent) == (inside or ".")]
+        return self.send(200, entries if recursive else top)
 
 
 @contextmanager
@@ -158,27 +152,20 @@ def ranged(content, etag='"one"', per_request=None):
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         if start >= len(content):
             return request.send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
-        request.send_response(206 if start else 200)
-        request.send_header("Content-Length", str(len(content) - start))
-        request.send_header("ETag", etag)
+        headers = {"Content-Length": str(len(content) - start), "ETag": etag}
         if start:
-            request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        request.end_headers()
-        request.wfile.write(content[start:][:per_request])
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        request.send(206 if start else 200, content[start:][:per_request], headers)
         request.close_connection = True
 
     return answer
 
 
 class Hub:
-    """The endpoints that huggingface_hub and datasets read from.
+    """Repositories to read: {(owner/name, revision): folder}; the name of a dataset begins with `datasets/`.
 
     With `token`, a request without it gets status 401; with `gated`, only a request that reads a gated repository.
-
-    Args:
-        repositories: {(owner/name, revision): folder}; the name of a dataset begins with `datasets/`.
-        failures: number of range requests that get status 503.
-        silent: names for which no answer is sent.
+    `failures` range requests get status 503, and names in `silent` get no answer.
     """
 
     def __init__(self, repositories, token=None, gated=(), failures=0, silent=()):
@@ -231,12 +218,9 @@ class Hub:
         files = {each.relative_to(folder).as_posix(): each for each in sorted(folder.rglob("*")) if each.is_file()}
         if verb == "/tree/":
             return request.send_tree({name: file.read_bytes() for name, file in files.items()}, inside)
-        facts = {
-            "id": repository.removeprefix("datasets/"), "sha": sha, "private": False, "downloads": 0, "likes": 0,
-            "tags": [], "disabled": False, "gated": "manual" if repository in self.gated else False,
-            "siblings": [{"rfilename": name} for name in files],
-        }  # fmt: skip
-        return request.send(200, facts)
+        gated = "manual" if repository in self.gated else False
+        facts = {"id": repository.removeprefix("datasets/"), "sha": sha, "gated": gated}
+        return request.send(200, {**facts, "siblings": [{"rfilename": name} for name in files]})
 
     def revision_and_path(self, repository, rest):
         """Split `rest` after its revision, which may contain slashes."""
@@ -248,15 +232,10 @@ class Hub:
 
 
 class Datasets:
-    """Datasets with sizes, hashes, licences and gates.
+    """Datasets with sizes, hashes, licences and gates: {owner/name: {path: bytes}}, and the data of their cards.
 
-    Args:
-        datasets: {owner/name: {path: bytes}}.
-        cards: {owner/name: data of its card}.
-        gated: names that nobody may read.
-        slow: seconds between two pieces of a file.
-
-    `sent`: bytes sent of each file; `requests`: (path, range) of each request for a file.
+    Names in `gated` are closed. `slow`: seconds between two pieces of a file. `sent`: bytes sent of each file,
+    `requests`: (path, range) of each request for a file.
     """
 
     def __init__(self, datasets, cards=None, gated=(), slow=0.0):
@@ -277,11 +256,8 @@ class Datasets:
         return request.send_file(content, self.sha(name), path)
 
     def describe(self, request, path):
-        def is_large(path, size):
-            return size > 1000
-
         if "/tree/" in path:
-            return request.send_tree(self.datasets[path.partition("/tree/")[0]], is_large=is_large)
+            return request.send_tree(self.datasets[path.partition("/tree/")[0]], is_large=lambda _, size: size > 1000)
         name, _, revision = path.partition("/revision/")
         checks, name = name.endswith("/auth-check"), name.removesuffix("/auth-check")
         if name not in self.datasets:
@@ -366,10 +342,17 @@ class WritableHub:
         if request.command == "POST" and name.split("/")[0] not in self.owners:
             return request.refuse(403, message="You have no rights to write here.")
         if names[2:] == ["info", "lfs", "objects", "batch"]:
-            return request.send(200, {"transfer": "basic", "objects": self.batch(home, json.loads(body)["objects"])})
+            objects = json.loads(body)["objects"]
+            for each in (each for each in objects if each["oid"] not in self.objects):
+                ends = {"upload": each["oid"], "verify": "verify"}
+                each["actions"] = {verb: {"href": f"{home}/lfs/{end}"} for verb, end in ends.items()}
+            return request.send(200, {"transfer": "basic", "objects": objects})
         verb, *rest = names[2:] if names[0] != "api" else names[4:] or ["revision"]
         if verb == "branch":
-            return self.branch(request, repository, rest[0], json.loads(body))
+            if rest[0] in repository.branches:
+                return request.refuse(409, message="Reference already exists")
+            repository.branches[rest[0]] = repository.branches[json.loads(body).get("startingPoint", "main")]
+            return request.send(200, {})
         revision = rest[0] if rest else "main"
         tree, sha = repository.tree(revision), repository.branches.get(revision, revision)
         if tree is None:
@@ -380,7 +363,12 @@ class WritableHub:
         if verb == "tree":
             return request.send_tree(tree, "/".join(rest[1:]), goes_by_lfs)
         if verb == "preupload":
-            return request.send(200, {"files": self.preupload(tree, json.loads(body)["files"])})
+            files = json.loads(body)["files"]
+            for file in files:
+                entry = entry_of(file["path"], tree.get(file["path"], b""), goes_by_lfs(file["path"], file["size"]))
+                oid = entry.get("lfs", entry)["oid"] if file["path"] in tree else None
+                file |= {"uploadMode": "lfs" if "lfs" in entry else "regular", "shouldIgnore": False, "oid": oid}
+            return request.send(200, {"files": files})
         if verb == "commit":
             lines = [json.loads(line) for line in body.splitlines()]
             return self.commit(request, f"{home}/{name}", repository, revision, lines)
@@ -396,31 +384,6 @@ class WritableHub:
             return request.send(409, {"error": "You already created this model repo", "url": f"{home}/{name}"})
         self.add(name, private=asked.get("visibility") == "private").sdk = asked.get("sdk")
         return request.send(200, {"url": f"{home}/{name}", "name": name})
-
-    def branch(self, request, repository, branch, asked):
-        if branch in repository.branches:
-            return request.refuse(409, message="Reference already exists")
-        repository.branches[branch] = repository.branches[asked.get("startingPoint", "main")]
-        return request.send(200, {})
-
-    def preupload(self, tree, files):
-        answers = []
-        for path, size in ((file["path"], file["size"]) for file in files):
-            large, oid = goes_by_lfs(path, size), None
-            if path in tree:
-                oid = hashlib.sha256(tree[path]).hexdigest() if large else git_hash(tree[path])
-            mode = "lfs" if large else "regular"
-            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
-        return answers
-
-    def batch(self, home, objects):
-        links = {each["oid"]: {"upload": each["oid"], "verify": "verify"} for each in objects}
-        return [
-            each
-            if each["oid"] in self.objects
-            else {**each, "actions": {verb: {"href": f"{home}/lfs/{to}"} for verb, to in links[each["oid"]].items()}}
-            for each in objects
-        ]
 
     def receive(self, request, oid):
         self.sent.append(oid)

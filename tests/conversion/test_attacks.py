@@ -17,7 +17,7 @@ from smol_hf.commands.main import main as smol_hf
 from smol_hf.conversion.checking.check import check
 from smol_hf.conversion.composition.compose import compose
 from smol_hf.conversion.composition.parts import read_tokenizer
-from smol_hf.conversion.convert import convert, atomic_output
+from smol_hf.conversion.convert import atomic_output, convert
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.merge import merge
 from smol_hf.estimate.estimate import estimate

@@ -125,9 +125,9 @@ def test_a_file_gives_them_to_the_page_and_the_space(checkpoint, tmp_path, capsy
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "there is no file"),
+        (None, "file of prompts not found"),
         ('{"prompt": "What?", "image": "gone.png"}\n', "gone.png does not exist"),
-        ('{"text": "What?"}\n', 'has no "prompt"'),
+        ('{"text": "What?"}\n', '"prompt" is missing'),
     ],
 )
 @pytest.mark.parametrize("command", [["demo"], ["publish", "--space"]])

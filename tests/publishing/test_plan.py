@@ -84,7 +84,7 @@ def test_a_single_shard_keeps_its_index(checkpoint):
 def test_nothing_pickled_is_published(checkpoint, name):
     (checkpoint / name).parent.mkdir(exist_ok=True)
     (checkpoint / name).write_bytes(pickle.dumps({}))
-    with pytest.raises(PublishError, match=f"{name} may hold a pickle.*safetensors"):
+    with pytest.raises(PublishError, match=f"{name} may contain a pickle.*safetensors"):
         look_into(checkpoint)
 
 
@@ -121,7 +121,7 @@ def test_a_card_without_a_licence_says_where_to_set_it(checkpoint, capsys):
     write_edits(publication)
     assert ModelCard.load(card).data.license == "apache-2.0"
     assert not plan(checkpoint, "me/digits").edits, "a card that is as it should be stays as it is"
-    with pytest.raises(PublishError, match="no licence identifier"):
+    with pytest.raises(PublishError, match="not a licence identifier"):
         plan(checkpoint, "me/digits", license="do what you like")
 
 

@@ -107,7 +107,7 @@ def test_a_space_is_written_for_a_folder_here(checkpoint, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").touch()
     assert publish(checkpoint, "--space-output", tmp_path / "mine") == 1
-    assert "not a Space of smol_hf" in capsys.readouterr().err
+    assert "other than a Space of smol_hf" in capsys.readouterr().err
 
 
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")

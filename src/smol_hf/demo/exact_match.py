@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from PIL import Image
 
 from smol_hf.data.digits import Page
 
@@ -25,14 +22,6 @@ class Question:
         image = page.conversation.images[0].content
         assert image is not None  # pages are drawn in memory
         return cls(image, page.kind, page.question, page.answer)
-
-    def messages(self, *, blind: bool = False) -> list[dict]:
-        """Write the question in the chat format. `blind`: without the image."""
-        text = {"type": "text", "text": self.text}
-        if blind:
-            return [{"role": "user", "content": [text]}]
-        image = Image.open(io.BytesIO(self.image)).convert("RGB")
-        return [{"role": "user", "content": [{"type": "image", "image": image}, text]}]
 
 
 def score(questions: Sequence[Question], answers: Sequence[str], blind_answers: Sequence[str]) -> dict:

@@ -1,8 +1,8 @@
-"""Load a checkpoint and answer questions with it."""
+"""Load a checkpoint, and encode conversations for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from transformers import BatchEncoding, GenerationConfig, PreTrainedTokenizerBas
 from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from smol_hf.conversion.checkpoint_files import is_adapter, read_json
 from smol_hf.conversion.merge import load_adapter, locate_base, read_adapter_config
-from smol_hf.inference.generation import DECODING, padding_token
-from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS
+from smol_hf.inference.generation import padding_token
 from smol_hf.inference.text_prompts import chat_ids
-from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
+from smol_hf.support.tokenizer_of import is_language_model
 from smol_hf.training.model.sound_checkpoint import (
     UnsoundCheckpointError,
     configuration_errors,
@@ -130,25 +129,3 @@ def left_padded(tokenizer, rows: list[list[int]], device) -> BatchEncoding:
         "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),
     }
     return BatchEncoding(batch).to(device)
-
-
-@torch.inference_mode()
-def answer(
-    model,
-    processor,
-    conversations: Iterable[list[dict]],
-    *,
-    batch_size: int = 32,
-    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
-    **generate_arguments,
-) -> list[str]:
-    """Generate the next turn of each conversation (chat messages, images in their parts), greedy by default."""
-    conversations = list(conversations)
-    answers = []
-    generate_arguments = {"do_sample": False, **generate_arguments}
-    for start in range(0, len(conversations), batch_size):
-        inputs = prompt_inputs(processor, conversations[start : start + batch_size], model.device)
-        tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, **generate_arguments)
-        new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
-        answers += [text.strip() for text in tokenizer_of(processor).batch_decode(new_tokens, **DECODING)]
-    return answers
