@@ -4,7 +4,7 @@ import functools
 import json
 
 import torch
-from helpers import TEXTS
+from helpers import TEXTS, text_sizes
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -102,11 +102,8 @@ def base_tokenizer(*without):
 
 def save_base(folder, kind="native", *without, head=1.0):
     tokenizer = base_tokenizer(*without)
-    sizes = {
-        "vocab_size": len(tokenizer), "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0,
-        "pad_token_id": 0,
-    }  # fmt: skip
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    sizes = text_sizes(tokenizer, hidden_size=48, intermediate_size=96, max_position_embeddings=128, **ids)
     torch.manual_seed(0)
     native = kind == "native"
     model = LlamaForCausalLM(LlamaConfig(**sizes)) if native else SmolHFForCausalLM(SmolHFTextConfig(**sizes))

@@ -40,14 +40,26 @@ def build_processor(**options):
     return SmolHFProcessor(build_tiny_tokenizer(TEXTS), **{**defaults, **options})
 
 
+def text_sizes(tokenizer, **changes):
+    """The arguments of a tiny decoder's configuration for a tokenizer."""
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return {"vocab_size": len(tokenizer), **sizes, **ids, **changes}
+
+
+def memorise(model, steps, **batch):
+    """Train on one batch until the model knows it by heart; a hundred steps suffice."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        model(**batch, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
 def build_model(processor, **options):
     """A vision-language model of some ten thousand parameters that fits `build_processor`."""
-    tokenizer = processor.tokenizer
-    text = {
-        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-    }  # fmt: skip
+    text = text_sizes(processor.tokenizer, num_key_value_heads=2)
     vision = {
         "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 2, "image_size": TILE_SIZE, "patch_size": 8,

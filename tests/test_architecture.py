@@ -128,7 +128,7 @@ def auto_classes_of_transformers(source):
             yield from (alias.name for alias in node.names if alias.name.startswith("Auto"))
 
 
-ISOLATED = ("check_stranger", "isolated_load")  # run in processes that cannot import this package
+ISOLATED = ("isolated_check", "isolated_load")  # run in processes that cannot import this package
 
 
 @pytest.mark.parametrize("path", [path for path in modules(PACKAGE) if path.stem not in ISOLATED], ids=name_of)

@@ -189,7 +189,7 @@ def test_a_shell_completes_commands_options_and_recipe_keys():
         (["chat", "{tmp}/nope", "--prompt", "hi"], "there is no checkpoint folder"),
         (["train", "--data", "digits", "--output_dir", "{tmp}/a-file"], "is a file"),
         (["demo", "--output", "{tmp}"], "other than an earlier demo"),
-        (["publish", "{tmp}", "me/digits"], "is no published checkpoint"),
+        (["publish", "{tmp}", "me/digits"], "is not a published checkpoint"),
         (["convert", "{tmp}", "{tmp}-out"], "config.json: there is no such file"),
         (["chat", "{tmp}", "--prompt", "hi", "--max-new-tokens", "0"], "max_new_tokens is 0"),
     ],

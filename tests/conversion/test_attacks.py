@@ -17,7 +17,7 @@ from smol_hf.commands.main import main as smol_hf
 from smol_hf.conversion.checking.check import check
 from smol_hf.conversion.composition.compose import compose
 from smol_hf.conversion.composition.parts import read_tokenizer
-from smol_hf.conversion.convert import convert, written_whole
+from smol_hf.conversion.convert import atomic_output, convert
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.merge import merge
 from smol_hf.estimate.estimate import estimate
@@ -60,7 +60,7 @@ def test_check_runs_no_foreign_code_unasked(where, ours, tmp_path):
         )
     elif where.startswith(".."):
         change(ours / "config.json", auto_map={"AutoConfig": f"{tmp_path}/elsewhere--evil.C"})
-    assert "--trust-remote-code runs it" in faults(ours)["loads without smol_hf"]
+    assert "use --trust-remote-code to run it" in faults(ours)["loads without smol_hf"]
     assert not marker.exists()
 
 
@@ -97,7 +97,7 @@ def test_two_conversions_into_one_place_do_not_mix(tmp_path):
     ready, go = threading.Event(), threading.Event()
 
     def slow():
-        with written_whole(tmp_path / "out") as folder:
+        with atomic_output(tmp_path / "out") as folder:
             (folder / "slow").write_text("")
             ready.set()
             go.wait(30)
@@ -165,7 +165,7 @@ def test_weights_that_are_not_finite_are_not_exported(ours, tmp_path):
     weights = load_file(ours / "model.safetensors")
     weights["connector.proj.weight"][0, 0] = torch.nan
     save_file(weights, ours / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConversionError, match=r"proj\.weight holds NaN"):
+    with pytest.raises(ConversionError, match=r"proj\.weight contains NaN"):
         convert(str(ours), tmp_path / "native", to="native")
 
 
@@ -220,7 +220,7 @@ def adapter_of(ours, folder, **options):
 )  # fmt: skip
 def test_an_adapter_of_one_of_two_tied_tensors_is_not_merged(options, ours, tmp_path):
     adapter = adapter_of(ours, tmp_path / "adapter", **options)
-    with pytest.raises(ConversionError, match="shares between embeddings and head"):
+    with pytest.raises(ConversionError, match="ties embeddings and head"):
         merge(str(adapter), tmp_path / "merged", base=str(ours))
 
 

@@ -154,9 +154,9 @@ def test_the_context_is_extended(parts, tmp_path):
     compose(str(parts / "siglip"), str(parts / "llama"), tmp_path / "a", extend_context=16384, rope_theta=273000.0)
     config = AutoModelForImageTextToText.from_pretrained(tmp_path / "a").config.text_config
     assert config.max_position_embeddings == 16384 and config.rope_parameters["rope_theta"] == 273000.0
-    with pytest.raises(ConversionError, match="has no one rotary base"):
+    with pytest.raises(ConversionError, match="does not have a single rotary base"):
         compose(str(parts / "siglip"), str(parts / "gpt2"), tmp_path / "b", extend_context=16384)
-    with pytest.raises(ConversionError, match="it has 256 already"):
+    with pytest.raises(ConversionError, match="it has 256 positions already"):
         compose(str(parts / "siglip"), str(parts / "llama"), tmp_path / "b", extend_context=100)
 
 
@@ -164,9 +164,9 @@ def test_the_context_is_extended(parts, tmp_path):
     ("vision", "text", "options", "message"),
     [
         ("siglip", "llama", {"scale_factor": 4}, r"scale_factor 4 does not divide the 6 patches.*\[1, 2, 3, 6\]"),
-        ("siglip", "llama", {"connector": "mlp", "scale_factor": 2}, "--scale-factor is of pixel_shuffle"),
+        ("siglip", "llama", {"connector": "mlp", "scale_factor": 2}, "--scale-factor is only for pixel_shuffle"),
         ("siglip", "llama", {"connector": "perceiver"}, "choose one of pixel_shuffle, linear, mlp"),
-        ("llama", "llama", {}, "'llama' is no known image encoder"),
+        ("llama", "llama", {}, "'llama' is not a supported image encoder"),
         ("siglip", "clip", {}, "not a causal language model"),
         ("siglip", "nowhere", {}, "no such file or folder"),
     ],
@@ -190,5 +190,5 @@ def test_missing_and_misshapen_tensors_of_an_encoder_are_named(parts, tmp_path):
         compose(str(source), str(parts / "llama"), tmp_path / "out")
     del tensors[name]
     save_file(tensors, source / "model.safetensors")
-    with pytest.raises(ConversionError, match=r"1 tensors of the encoder are missing, first post_layernorm\.weight"):
+    with pytest.raises(ConversionError, match=r"1 tensors are missing, first post_layernorm\.weight"):
         compose(str(source), str(parts / "llama"), tmp_path / "out")

@@ -164,9 +164,9 @@ PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 400
     ("model_type", "sizes", "reason"),
     [
         ("falcon_h1", {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1,
-                       "mamba_d_state": 16, "mamba_chunk_size": 16}, "given embeddings|NaN"),
+                       "mamba_d_state": 16, "mamba_chunk_size": 16}, "with embeddings as input|NaN"),
         ("gemma3n_text", {**PER_LAYER, "laurel_rank": 4, "altup_num_inputs": 2, "intermediate_size": [48, 48],
-                          "activation_sparsity_pattern": [0.0, 0.0]}, "given embeddings"),
+                          "activation_sparsity_pattern": [0.0, 0.0]}, "with embeddings as input"),
         ("gemma4_text", {**PER_LAYER, "global_head_dim": 8}, "composed, it fails on an image"),
         ("minimax", {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1, "block_size": 16,
                      "layer_types": ["linear_attention", "full_attention"]}, "composed, it cannot generate"),

@@ -37,7 +37,7 @@ def test_a_pickle_with_code_is_not_run(name, source, tmp_path, monkeypatch):
     (source / "model.safetensors").unlink()
     torch.save({"model": {"weight": torch.zeros(2)}, "extra": Evil()}, tmp_path / name)
     path = tmp_path / name if name == "ckpt.pt" else source
-    refused(path, tmp_path, r"refused, it holds more than tensors.*system")
+    refused(path, tmp_path, r"refused, it contains more than tensors.*system")
     assert not (tmp_path / "pickle_was_run").exists()
 
 
@@ -66,7 +66,7 @@ def test_an_index_that_points_elsewhere(name, source, tmp_path):
     save_file({"model.norm.weight": torch.zeros(32)}, tmp_path / "secret.safetensors")
     (source / "model.safetensors").unlink()  # beside whole weights no index is read
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
-    refused(source, tmp_path, "shards stand beside their index")
+    refused(source, tmp_path, "shards must be in the folder of their index")
 
 
 @pytest.mark.parametrize("index", ["[]", '{"weight_map": [1]}', '{"weight_map": {"a": 3}}', "{", ""])
@@ -110,7 +110,7 @@ def change_config(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mamba"}, "model_type 'mamba' cannot be converted; known are gpt2,"),
+        ({"model_type": "mamba"}, "model_type 'mamba' cannot be converted; supported are gpt2,"),
         ({"model_type": None}, "model_type None"),
         (
             {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}},
@@ -195,5 +195,5 @@ def test_a_target_that_cannot_be(to, message, source, tmp_path):
     convert(str(source), tmp_path / "ours")
     with pytest.raises(ConversionError, match=message):
         convert(str(tmp_path / "ours"), tmp_path / "out", to=to)
-    with pytest.raises(ConversionError, match="is converted to ours first"):
+    with pytest.raises(ConversionError, match="convert the foreign checkpoint to ours first"):
         convert(str(source), tmp_path / "out", to="native")

@@ -135,7 +135,7 @@ def test_a_plain_state_dict_in_llama_style(tmp_path):
         ({"model_state": state_dict(True)}, "give --num-attention-heads"),
         (checkpoint(state_dict(True), model_args={**SIZES, "n_layer": 3}), "n_layer 3, but the tensors have 2"),
         ({"epoch": 3}, "no model found"),
-        ({"model": {"conv.weight": torch.zeros(3)}}, "unknown tensors, first conv.weight; known are nanoGPT's"),
+        ({"model": {"conv.weight": torch.zeros(3)}}, "unknown tensors, first conv.weight; supported are nanoGPT's"),
         (
             {
                 "_orig_mod.transformer.wte.weight": torch.zeros(2, 2),
@@ -148,7 +148,7 @@ def test_a_plain_state_dict_in_llama_style(tmp_path):
             "tensors of LitGPT .*litgpt convert_from_litgpt",
         ),
         ({"layers.0.attention.wq.weight": torch.zeros(2, 2)}, "tensors of Meta's Llama release"),
-        ([torch.zeros(3)], "holds list"),
+        ([torch.zeros(3)], "contains list"),
         (checkpoint({k: v for k, v in state_dict(True).items() if "h.1.mlp.c_fc" not in k}), "2 tensors are missing"),
     ],
 )
@@ -175,8 +175,8 @@ def test_a_tokenizer_that_is_none_is_refused_and_a_missing_one_is_said(tmp_path,
     (tmp_path / "empty").mkdir()
     command = ["convert", str(tmp_path / "ckpt.pt"), str(tmp_path / "ours")]
     assert main([*command, "--tokenizer", str(tmp_path / "empty")]) == 1
-    assert "no tokenizer there; expected tokenizer.json or" in capsys.readouterr().err
+    assert "no tokenizer found; expected tokenizer.json or" in capsys.readouterr().err
     assert not (tmp_path / "ours").exists()
     assert main(command) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "note: it has no tokenizer, so it cannot be asked: convert again with --tokenizer NAME" in said
+    assert "note: it has no tokenizer, so it cannot generate text: convert again with --tokenizer NAME" in said

@@ -133,7 +133,9 @@ def test_it_computes_what_nanovlm_computes(kept, tmp_path):
     assert expected.abs().max() > 0.5
     actual = ours(input_ids=ids.unsqueeze(0), pixel_values=tiles).logits[0]
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
-    assert facts["notes"][0].startswith("it has no processor and no tokenizer, so it cannot be asked: convert again")
+    assert facts["notes"][0].startswith(
+        "it has no processor and no tokenizer, so it cannot generate text: convert again"
+    )
     assert facts["source"] == "nanovlm" and facts["parameters"]["total"] == sum(x.numel() for x in tensors.values())
 
 

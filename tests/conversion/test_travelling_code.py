@@ -77,7 +77,7 @@ def test_check_recognises_old_code(sound, tmp_path):
     old = shutil.copytree(sound / "vision", tmp_path / "old")
     make_old(old)
     found = {finding["name"]: finding for finding in check(old)["findings"]}["model code"]
-    assert found["good"] is False and f"smol-hf convert {old} OUT --refresh-code renews them" in found["value"]
+    assert found["good"] is False and f"smol-hf convert {old} OUT --refresh-code replaces them" in found["value"]
     refresh_code(str(old), tmp_path / "new")
     facts = check(tmp_path / "new")
     assert facts["good"], facts
@@ -85,11 +85,11 @@ def test_check_recognises_old_code(sound, tmp_path):
 
 def test_what_carries_no_code_of_ours_is_refused(sound, tmp_path):
     save_base(tmp_path / "llama")
-    with pytest.raises(ConversionError, match="is a llama model: only checkpoints of smol_hf carry its code"):
+    with pytest.raises(ConversionError, match="is a llama model: only checkpoints of smol_hf have its code"):
         refresh_code(str(tmp_path / "llama"), tmp_path / "new")
     state = shutil.copytree(sound / "vision", tmp_path / "checkpoint-3")
     (state / "trainer_state.json").write_text("{}")
-    with pytest.raises(ConversionError, match="is a state of training"):
+    with pytest.raises(ConversionError, match="is a training state"):
         refresh_code(str(state), tmp_path / "new")
     with pytest.raises(ConversionError, match="takes a folder"):
         refresh_code("owner/name", tmp_path / "new")

@@ -218,7 +218,7 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_matplotlib_settings(tm
 
 
 def test_bad_input_is_named(tmp_path):
-    with pytest.raises(ValueError, match="exact_match, got nan"):
+    with pytest.raises(ValueError, match="exact_match is nan"):
         report(tmp_path, metrics={"exact_match": float("nan")})
     with pytest.raises(ValueError, match="loss but no step"):
         report(tmp_path, log_history=[{"loss": 1.0}])

@@ -9,7 +9,7 @@ from PIL import Image
 
 from smol_hf.commands.main import main
 from smol_hf.data.conversation import SampleError
-from smol_hf.inference.answering import answer, load_checkpoint
+from smol_hf.inference.answering import load_checkpoint, prompt_inputs
 from smol_hf.inference.chat import Chat
 from smol_hf.publishing.checkpoint import publish_checkpoint
 
@@ -51,7 +51,9 @@ def test_a_streamed_answer_is_the_one_of_generate(loaded, picture):
     messages = [{"role": "user", "content": [
         {"type": "image", "image": Image.open(picture)}, {"type": "text", "text": "What is this?"}
     ]}]  # fmt: skip
-    (expected,) = answer(model, processor, [messages], max_new_tokens=8)
+    inputs = prompt_inputs(processor, [messages], model.device)
+    tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    expected = processor.decode(tokens, skip_special_tokens=True).strip()
     assert say(loaded, "What is this?", [picture]).strip() == expected
     assert say(loaded, "What is this?") != expected, "the picture matters"
 
@@ -169,7 +171,7 @@ def test_a_mistake_leaves_the_conversation_as_it_was(loaded, folder, picture, tm
     expected = [
         "gone.png does not exist",
         "my notes.txt is not an image",
-        "no command /images",
+        "unknown command /images",
         "needs the path",
         "fill all",
     ]

@@ -215,7 +215,7 @@ def test_pictures_of_a_file_of_prompts(vlm, tmp_path):
     ]
     assert alone == said
     assert texts(vlm, [Prompt("What is this?")], max_new_tokens=8) != alone[:1], "the picture matters"
-    with pytest.raises(SampleError, match="leave --no-chat out"):
+    with pytest.raises(SampleError, match="leave out --no-chat"):
         texts(vlm, prompts, chat=False)
 
 
@@ -261,20 +261,20 @@ def test_chat_says_how_fast_it_is_when_asked(vlm, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--prompts-file", "{tmp}/nope.txt"], "there is no file {tmp}/nope.txt"),
-        (["--prompts-file", "{tmp}/empty.txt"], "empty.txt: holds no prompt"),
+        (["--prompts-file", "{tmp}/nope.txt"], "file of prompts not found: {tmp}/nope.txt"),
+        (["--prompts-file", "{tmp}/empty.txt"], "empty.txt: contains no prompt"),
         (["--prompts-file", "{tmp}/latin.txt"], "latin.txt:2: not valid UTF-8 at byte 3"),
         (["--prompts-file", "{tmp}/bad.jsonl"], "bad.jsonl:2: not valid JSON"),
-        (["--prompts-file", "{tmp}/keys.jsonl"], 'keys.jsonl:1: has no "prompt"'),
-        (["--prompts-file", "{tmp}/taken.jsonl"], "taken.jsonl:1: has a key 'text'"),
+        (["--prompts-file", "{tmp}/keys.jsonl"], 'keys.jsonl:1: "prompt" is missing or not a text'),
+        (["--prompts-file", "{tmp}/taken.jsonl"], "taken.jsonl:1: the key 'text' is also"),
         (["--prompts-file", "{tmp}/long.txt"], f"long.txt:2: its 400 tokens fill all {POSITIONS} positions"),
-        (["--prompt", "A", "--max-new-tokens", "128"], f"ask for at most {POSITIONS - 1} new tokens"),
+        (["--prompt", "A", "--max-new-tokens", "128"], f"request at most {POSITIONS - 1} new tokens"),
         (["--prompt", "A", "--image", "{tmp}/x.png"], "a language model without an image encoder"),
         (["--prompt", "A", "--chat"], "no chat template"),
         (["--prompt", "A", "--temperature", "-0.5"], "temperature is -0.5"),
         (["--prompt", "A", "--temperature", "1", "--min-p", "2"], "min_p is 2.0"),
         (["--prompt", "A", "--min-p", "0.1"], "give a temperature above 0"),
-        (["--prompt", "A", "--stop", ""], "stop is an empty string"),
+        (["--prompt", "A", "--stop", ""], "stop contains an empty string"),
         (["--prompt", "A", "--cache", "paged"], "cache is 'paged': choose one of dynamic"),
         (["--prompt", "A", "--seed", "-1"], "seed is -1"),
         (["--prompt", "A", "--batch-size", "0"], "batch_size is 0"),

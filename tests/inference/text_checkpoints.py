@@ -1,7 +1,7 @@
 """Tiny language models with their tokenizers, in folders as anyone saves them."""
 
 import torch
-from helpers import TEXTS
+from helpers import TEXTS, memorise, text_sizes
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
@@ -25,11 +25,7 @@ CHAT_TEMPLATE = (
 
 def build_text_model(style, tokenizer):
     """`style`: one of `STYLES`, or "native" for transformers' own Llama."""
-    sizes = {
-        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "max_position_embeddings": POSITIONS, "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-    }  # fmt: skip
+    sizes = text_sizes(tokenizer, max_position_embeddings=POSITIONS)
     torch.manual_seed(0)
     if style == "native":
         return LlamaForCausalLM(LlamaConfig(**sizes))
@@ -40,7 +36,7 @@ def save_text_checkpoint(folder, style="llama", *, steps=0, chat_template=None):
     """A checkpoint with weights large enough that what it writes depends on what it read.
 
     Args:
-        steps: of learning `STORY` by heart, with the end token after it; a hundred suffice.
+        steps: of learning `STORY` and the end token by heart, see `memorise`.
     """
     tokenizer = build_tiny_tokenizer(TEXTS)
     tokenizer.chat_template = chat_template
@@ -50,11 +46,7 @@ def save_text_checkpoint(folder, style="llama", *, steps=0, chat_template=None):
             for weight in model.parameters():
                 weight.add_(torch.randn_like(weight) * 0.3)
     ids = torch.tensor([[*tokenizer(STORY)["input_ids"], tokenizer.eos_token_id]])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(steps):
-        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    memorise(model, steps, input_ids=ids, labels=ids)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 from helpers import build_model, build_processor
-from hub_writing_server import TOKEN, WritableHub, serve
 from huggingface_hub import constants
+from servers import TOKEN, WritableHub, serve
 
 from smol_hf.publishing.checkpoint import publish_checkpoint
 

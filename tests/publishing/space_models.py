@@ -1,7 +1,7 @@
 """Tiny checkpoints for the Space: one that sees pictures and knows an answer by heart."""
 
 import torch
-from helpers import build_model, build_processor
+from helpers import build_model, build_processor, memorise
 from PIL import Image
 
 from smol_hf.publishing.checkpoint import publish_checkpoint
@@ -35,10 +35,6 @@ def save_picture_checkpoint(folder, steps=100):
         "labels": torch.tensor([sample.labels]),
         "pixel_values": torch.from_numpy(sample.tiles),
     }
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(steps):
-        model(**batch, use_cache=False).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    memorise(model, steps, **batch)
     publish_checkpoint(folder, model, processor, license="mit")
     return folder

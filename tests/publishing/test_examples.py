@@ -74,7 +74,7 @@ def test_a_language_model_has_texts(colours, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "reason"),
     [
-        ({}, "does not say what it was trained on"),
+        ({}, "names no training data"),
         ({"data": "owner/name"}, "is not on this machine"),
         ({"data": "s3://bucket/a.jsonl"}, "is not on this machine"),
         ({"data": "gone.jsonl"}, "gone.jsonl does not exist"),
@@ -94,7 +94,7 @@ def test_only_a_run_on_this_machine_says_what_its_data_is(colours, tmp_path):
     checkpoint = trained_on(tmp_path / "run", {"data": colours})
     moved = shutil.copytree(checkpoint, tmp_path / "downloads" / "checkpoint")
     examples = examples_of(moved, shows_images=True)
-    assert examples.found == () and "the run that trained this checkpoint was not found" in examples.note
+    assert examples.found == () and "the output folder of the training run was not found" in examples.note
 
 
 def test_only_a_model_of_the_digits_shows_digits(checkpoint, published, tmp_path):
@@ -125,9 +125,9 @@ def test_a_file_gives_them_to_the_page_and_the_space(checkpoint, tmp_path, capsy
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "there is no file"),
+        (None, "file of prompts not found"),
         ('{"prompt": "What?", "image": "gone.png"}\n', "gone.png does not exist"),
-        ('{"text": "What?"}\n', 'has no "prompt"'),
+        ('{"text": "What?"}\n', '"prompt" is missing'),
     ],
 )
 @pytest.mark.parametrize("command", [["demo"], ["publish", "--space"]])

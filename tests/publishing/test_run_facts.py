@@ -55,7 +55,7 @@ def test_a_run_says_on_what_and_how_long_and_how_well_it_trained(output):
 
 def test_the_time_of_a_resumed_run_says_since_when(output):
     (output / "run.json").write_text(json.dumps({**RUN, "resumed_at_step": 1000}))
-    assert run_facts(output, RECIPE)["training"]["Time"] == "1 h 2 min since step 1,000, where it was resumed"
+    assert run_facts(output, RECIPE)["training"]["Time"] == "1 h 2 min since it was resumed at step 1,000"
 
 
 def test_the_data_are_named_with_the_licences_that_are_known(output, tmp_path):

@@ -75,7 +75,7 @@ def test_a_space_may_have_another_name_and_run_a_branch_of_a_private_model(hub, 
     ("arguments", "message"),
     [
         (["me/digits", "--space", "--yes"], "me/digits is not on the Hub"),
-        (["--space", "--yes"], "is a folder here: publish it first"),
+        (["--space", "--yes"], "is a local folder: publish it first"),
         (["digits", "--space"], "OWNER/NAME"),
         (["me/digits", "--space", "--create-pr"], "--create-pr means nothing for a Space"),
         (["--space-name", "me/page"], "give OWNER/NAME"),
@@ -107,7 +107,7 @@ def test_a_space_is_written_for_a_folder_here(checkpoint, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").touch()
     assert publish(checkpoint, "--space-output", tmp_path / "mine") == 1
-    assert "not a Space of smol_hf" in capsys.readouterr().err
+    assert "other than a Space of smol_hf" in capsys.readouterr().err
 
 
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")

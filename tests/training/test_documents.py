@@ -297,7 +297,7 @@ def test_a_push_that_would_fail_is_refused_before_the_run(here, capsys):
     assert "--push-to-hub needs --license" in capsys.readouterr().err
     assert main([*words, "--push-to-hub", "no name", "--license", "mit"]) == 1
     assert main([*words, "--push-to-hub", "me/mine", "--license", "my own"]) == 1
-    assert "'my own' is no licence identifier" in capsys.readouterr().err
+    assert "'my own' is not a licence identifier" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 

@@ -65,7 +65,7 @@ def run_publish(arguments: argparse.Namespace) -> None:
         console.print("nothing was sent: add --yes to upload")
         return
     done = publish(publication, token=arguments.token, replace_weights=arguments.replace_weights)
-    console.print(f"{done.address} ({'private' if done.private else 'public'})")
+    console.print(f"{done.url} ({'private' if done.private else 'public'})")
     new = "" if done.is_new else "nothing had changed: "
     console.print(f"{new}{done.verified} files are there as they are here, at commit {done.commit}")
     if done.others:
@@ -112,7 +112,7 @@ def run_space(arguments: argparse.Namespace) -> None:
         console.print("nothing was sent: add --yes to upload, or --space-output FOLDER to write it there")
     else:
         done = publish_space(space, private=arguments.private, message=arguments.message, token=arguments.token)
-        console.print(f"{'' if done.is_new else 'nothing had changed: '}{done.address}, commit {done.commit}")
+        console.print(f"{'' if done.is_new else 'nothing had changed: '}{done.url}, commit {done.commit}")
         if done.needs_token:
             console.print(f"mind: {space.model_id} is private: give the Space a secret HF_TOKEN that may read it")
 

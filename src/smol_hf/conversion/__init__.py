@@ -1,4 +1,4 @@
-"""Checkpoints of other formats.
+"""Convert, merge, compose and check checkpoints.
 
-Read `convert` and `merge`; `composition/` joins models, `checking/` verifies folders.
+Read `convert` and `merge`; `composition/` joins models, `checking/` checks folders.
 """

@@ -1,4 +1,4 @@
-"""Tensors and configurations out of files that someone else wrote: nothing of them is executed."""
+"""Read tensors and configurations from untrusted files. No code in them is executed."""
 
 from __future__ import annotations
 
@@ -19,29 +19,42 @@ WHOLE = ("model.safetensors", "pytorch_model.bin")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
+def is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def strings_in(value: Any) -> list[str]:
+    """Return the strings in a value of an `auto_map`: a string, or dictionaries and lists of strings."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [text for each in value for text in strings_in(each)]
+    return [value] if isinstance(value, str) else []
+
+
 def read_json(path: Path) -> dict:
-    """Raises ConversionError, naming the file, for anything but a JSON object."""
+    """Read a JSON object. Raise ConversionError with the file's name for anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if path.name == "config.json" and (path.parent / ADAPTER_CONFIG).is_file():
+        if path.name == "config.json" and is_adapter(path.parent):
             raise ConversionError(
                 f"{path.parent} is an adapter: merge it with its base first (smol-hf merge)"
             ) from None
         meant = suggest_checkpoint(path.parent) if path.name == "config.json" else ""
         raise ConversionError(f"{path}: there is no such file{meant}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConversionError(f"{path}: not readable as JSON: {error}") from error
+        raise ConversionError(f"{path}: invalid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ConversionError(f"{path}: holds {type(value).__name__} instead of an object")
+        raise ConversionError(f"{path}: contains {type(value).__name__} instead of an object")
     return value
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights of a folder in transformers' layout, whole or in shards.
+    """List the weight files of a folder in transformers' layout: one file, or shards.
 
     Raises:
-        ConversionError: when there are none, when a shard is missing, or when the index names files outside.
+        ConversionError: if no weights exist, a shard is missing, or the index names files in other folders.
     """
     for whole, name in zip(WHOLE, INDEXES):  # the order in which transformers looks
         if (folder / whole).is_file():
@@ -58,14 +71,14 @@ def shards(folder: Path, name: str) -> list[Path]:
     files = sorted(set(weight_map.values()))
     for file in files:
         if Path(file).name != file or "\\" in file or file in ("", ".", ".."):
-            raise ConversionError(f"{folder / name}: names {file!r}, but shards stand beside their index")
+            raise ConversionError(f"{folder / name}: names {file!r}, but shards must be in the folder of their index")
         if not (folder / file).is_file():
             raise ConversionError(f"{folder / file}: this shard is missing (of {len(files)} in {name})")
     return [folder / file for file in files]
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a folder by name, on the CPU, in the dtype in which they were saved."""
+    """Read all tensors of a folder by name, on the CPU, in the dtype in which they were saved."""
     tensors: dict[str, torch.Tensor] = {}
     for path in weight_files(folder):
         found = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
@@ -82,14 +95,14 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ConversionError(f"{path}: damaged or cut off ({error}): fetch it again") from error
+        raise ConversionError(f"{path}: damaged or cut off ({error}): download it again") from error
 
 
 def read_torch_file(path: Path) -> dict[str, Any]:
-    """A file of `torch.save`, with `weights_only=True`: tensors, numbers, strings, lists and dictionaries of them.
+    """Read a dictionary from a file of `torch.save`, with `weights_only=True`: only tensors and plain values.
 
     Raises:
-        ConversionError: when the file would run code to be read, or is damaged.
+        ConversionError: if reading the file would run code, or the file is damaged.
     """
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
@@ -98,11 +111,11 @@ def read_torch_file(path: Path) -> dict[str, Any]:
             (line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), error
         )
         raise ConversionError(
-            f"{path}: refused, it holds more than tensors and plain values, and reading it could run code ({reason}). "
-            "Where you trust it, load it yourself and save its tensors with safetensors"
+            f"{path}: refused, it contains more than tensors and plain values, and reading it could run code "
+            f"({reason}). If you trust the file, load it yourself and save its tensors with safetensors"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise ConversionError(f"{path}: damaged or cut off ({error})") from error
     if not isinstance(value, dict):
-        raise ConversionError(f"{path}: holds {type(value).__name__} instead of a dictionary of tensors")
+        raise ConversionError(f"{path}: contains {type(value).__name__} instead of a dictionary of tensors")
     return value

@@ -1,4 +1,4 @@
-"""`smol-hf convert`: a checkpoint of another format → ours, or ours → the native class of transformers."""
+"""`smol-hf convert`: convert a foreign checkpoint to ours, or ours to the native class of transformers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
-from smol_hf.conversion.checkpoint_files import (
-    ADAPTER_CONFIG,
-    read_json,
-    read_torch_file,
-    read_weights,
-)
+from smol_hf.conversion.checkpoint_files import is_adapter, read_json, read_torch_file, read_weights
 from smol_hf.conversion.formats.nanogpt import read_pt
 from smol_hf.conversion.formats.native_folder import finish_native_folder
 from smol_hf.conversion.formats.processors import (
@@ -26,12 +21,11 @@ from smol_hf.conversion.formats.processors import (
     image_numbers,
     read_processor,
 )
-from smol_hf.conversion.formats.registry import Format, native_format, source_format
+from smol_hf.conversion.formats.registry import OURS, Format, native_format, source_format
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.location import locate
 from smol_hf.conversion.meta_check import model_of
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.support.atomic import atomic_folder
@@ -54,17 +48,17 @@ def convert(
     """Convert `source` (folder, `.pt` file or Hub id) into the folder `output`; the direction follows from its config.
 
     Args:
-        to: for a checkpoint of ours, "native" or the name of a format; None is "native".
-        tokenizer: folder or Hub id of the tokenizer to save with the model, where the source has none (nanoGPT).
-        num_attention_heads, rope_theta: what the tensors of a plain `.pt` file do not show.
+        to: for a checkpoint of ours, "native" (default) or the name of a format.
+        tokenizer: folder or Hub id of the tokenizer to save with the model, for a source without one (nanoGPT).
+        num_attention_heads, rope_theta: facts that the tensors of a plain `.pt` file do not show.
 
     Returns:
-        `source`, `target` (kinds), `output`, `tensors`, `parameters` (per part and `total`), `notes` (what is
-        missing), `seconds`.
+        `source`, `target` (kinds), `output`, `tensors`, `parameters` (per part and `total`), `notes` (missing
+        files), `seconds`.
 
     Raises:
         ConversionError: with the reason. Nothing is written then.
-        FileExistsError: when `output` holds something already.
+        FileExistsError: if `output` is not empty.
     """
     started = time.monotonic()
     output = Path(output)
@@ -74,7 +68,8 @@ def convert(
     tokenizer_folder = locate(tokenizer, **fetch) if tokenizer else None
     refuse_output_inside(output, path, *([tokenizer_folder] if tokenizer_folder else []))
     if tokenizer_folder is not None and not has_tokenizer(tokenizer_folder):
-        raise ConversionError(f"--tokenizer {tokenizer}: no tokenizer there; expected {' or '.join(VOCABULARIES)}")
+        raise ConversionError(f"--tokenizer {tokenizer}: no tokenizer found; expected {' or '.join(VOCABULARIES)}")
+    config_json = {}
     if path.is_file():
         if path.suffix not in TORCH_FILES:
             raise ConversionError(f"{path}: a single file must be one of {', '.join(TORCH_FILES)}")
@@ -95,10 +90,9 @@ def convert(
             target, model, finish = export(path, config_json, to or "native", tokenizer_folder)
         else:
             refuse_target(to)
-            kind, target = found.name, None
             model, finish = read_foreign(path, config_json, found, tokenizer_folder)
-            target = model.config.model_type
-    with written_whole(output) as incomplete:
+            kind, target = found.name, model.config.model_type
+    with atomic_output(output) as incomplete:
         model.save_pretrained(incomplete)
         finish(incomplete, model)
     return {
@@ -107,15 +101,15 @@ def convert(
         "output": str(output),
         "tensors": len(model.state_dict()),
         "parameters": parameters_per_part(model),
-        "notes": notes_on(output, config_json if path.is_dir() else {}),
+        "notes": missing_files(output, config_json),
         "seconds": round(time.monotonic() - started, 2),
     }
 
 
 def refuse_other_trainers(folder: Path) -> None:
-    """Raises ConversionError for a folder of a training program without a config.json, with the file to convert."""
+    """Raise ConversionError for the output folder of another training program, and name the file to convert."""
     files = sorted(path.name for path in folder.iterdir() if path.suffix in TORCH_FILES)
-    if (folder / "config.json").is_file() or not files or (folder / ADAPTER_CONFIG).is_file():
+    if (folder / "config.json").is_file() or not files or is_adapter(folder):
         return
     if "lit_model.pth" in files:
         raise ConversionError(
@@ -125,24 +119,24 @@ def refuse_other_trainers(folder: Path) -> None:
     raise ConversionError(f"{folder} has no config.json, but {files[0]}: give that file as the source")
 
 
-def notes_on(output: Path, config: dict) -> list[str]:
-    """What the written folder lacks to be asked, and what would add it."""
+def missing_files(output: Path, config: dict) -> list[str]:
+    """Say which files generation needs and `output` lacks, and which option adds them."""
     if has_tokenizer(output):
         return []
     is_vlm = read_json(output / "config.json").get("vision_config") is not None
     what = "processor and no tokenizer" if is_vlm else "tokenizer"
     name = config.get("lm_tokenizer") or "NAME"
-    return [f"it has no {what}, so it cannot be asked: convert again with --tokenizer {name}"]
+    return [f"it has no {what}, so it cannot generate text: convert again with --tokenizer {name}"]
 
 
 def refuse_occupied(output: Path) -> None:
     output = output.expanduser().resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} exists and is not empty: choose another place for the result")
+        raise FileExistsError(f"{output} exists and is not empty: choose another folder")
 
 
 def refuse_output_inside(output: Path, *sources: Path) -> None:
-    """Raises ConversionError when the result would be written into one of the folders that it is made from."""
+    """Raise ConversionError if `output` is inside one of the folders that are read."""
     place = output.expanduser().resolve()
     for source in sources:
         if source.is_dir() and source.expanduser().resolve() in (place, *place.parents):
@@ -151,11 +145,11 @@ def refuse_output_inside(output: Path, *sources: Path) -> None:
 
 def refuse_target(to: str | None) -> None:
     if to not in (None, "smol_hf"):
-        raise ConversionError(f"--to {to}: a foreign checkpoint is converted to ours first, then ours to {to}")
+        raise ConversionError(f"--to {to}: convert the foreign checkpoint to ours first, then ours to {to}")
 
 
 def read_foreign(path: Path, config_json: dict, found: Format, tokenizer_folder: Path | None):
-    with configuration(path):
+    with unusable_values(path):
         config = found.read_config(config_json)
     tensors = found.to_ours(read_weights(path), config)
     texts = tokenizer_folder or path
@@ -163,15 +157,16 @@ def read_foreign(path: Path, config_json: dict, found: Format, tokenizer_folder:
         if found.name != "nanovlm":
             config.image_mean, config.image_std = image_numbers(path)
         model = model_of(SmolHFForConditionalGeneration, config, tensors)
-
         processor = read_processor(texts, path, config, found.name)
 
         def finish(folder: Path, model: PreTrainedModel) -> None:
             if processor is not None:
                 processor.save_pretrained(folder)
-            if found.name == "nanovlm" and processor is not None:
-                end_with(model, processor.tokenizer)
-                model.generation_config.save_pretrained(folder)
+            if found.name == "nanovlm" and processor is not None:  # only its tokenizer names the end token
+                tokenizer, generation = processor.tokenizer, model.generation_config
+                generation.eos_token_id = tokenizer.eos_token_id
+                generation.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+                generation.save_pretrained(folder)
             write_generation_config(path, folder, model)
 
         return model, finish
@@ -179,25 +174,19 @@ def read_foreign(path: Path, config_json: dict, found: Format, tokenizer_folder:
 
 
 @contextmanager
-def configuration(path: Path):
-    """What transformers raises about values that a configuration cannot have becomes a ConversionError."""
+def unusable_values(path: Path):
+    """Turn transformers' errors about values of a configuration into a ConversionError."""
     try:
         yield
     except ConversionError:
         raise
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConversionError(f"{path / 'config.json'}: a value cannot be used: {reason}") from error
-
-
-def end_with(model: PreTrainedModel, tokenizer) -> None:
-    """nanoVLM says nowhere where an answer ends: it is where its tokenizer says a text does."""
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+        raise ConversionError(f"{path / 'config.json'}: a value is unusable: {reason}") from error
 
 
 def save_text_files(texts: Path | None, source: Path | None) -> Callable[[Path, PreTrainedModel], None]:
-    """Beside the weights: the tokenizer of `texts`, and how the model `source` generates."""
+    """Return a function that adds the tokenizer of `texts` and the generation config of `source` to a folder."""
 
     def finish(folder: Path, model: PreTrainedModel) -> None:
         if texts is not None:
@@ -214,13 +203,14 @@ def write_generation_config(source: Path, folder: Path, model: PreTrainedModel) 
 
 
 def export(path: Path, config_json: dict, to: str, tokenizer_folder: Path | None):
-    """(target, model of transformers' class, what finishes its folder)."""
-    ours = SmolHFConfig if config_json["model_type"] == SmolHFConfig.model_type else SmolHFTextConfig
-    with configuration(path):
-        config = ours.from_dict(config_json)
+    """Return (target, model of transformers' class, function that completes its folder)."""
+    config_class, _ = OURS[config_json["model_type"]]
+    with unusable_values(path):
+        config = config_class.from_dict(config_json)
         target = native_format(config, to)
+        assert target.write_config is not None and target.to_theirs is not None  # `native_format` saw to it
         native = target.write_config(config)
-    refuse_pictures_without_counterpart(path)
+    refuse_other_image_styles(path)
     model = model_of(target.native_class, native, target.to_theirs(read_weights(path), config))
 
     def finish(folder: Path, model: PreTrainedModel) -> None:
@@ -230,37 +220,32 @@ def export(path: Path, config_json: dict, to: str, tokenizer_folder: Path | None
     return target.name, model, finish
 
 
-def refuse_pictures_without_counterpart(path: Path) -> None:
-    """Raises ConversionError for a processor that cuts or writes pictures as no native one does."""
+def refuse_other_image_styles(path: Path) -> None:
+    """Raise ConversionError if no native processor has the image style of this one."""
     if not (path / "processor_config.json").is_file():
         return
     style = read_json(path / "processor_config.json").get("image_style", "smolvlm")
     if style != "smolvlm":
         raise ConversionError(
-            f"the processor's image_style is {style!r}: SmolVLM's own cuts and writes pictures in its own way alone. "
-            "The checkpoint runs as it is with trust_remote_code"
+            f"the processor's image_style is {style!r}: SmolVLM's processor supports only 'smolvlm'. "
+            "The checkpoint of smol_hf itself runs with trust_remote_code"
         )
 
 
 def parameters_per_part(model: PreTrainedModel) -> dict[str, int]:
-    """Parameters of each part, tied ones counted once, and `total`."""
-    parts = ("vision_model", "connector", "language_model")
+    """Count the parameters of each part, tied ones once, and `total`."""
     inner = model if hasattr(model, "connector") else getattr(model, "model", model)
-    counts = {
-        name: sum(weight.numel() for weight in getattr(inner, name).parameters())
-        for name in (*parts, "text_model")
-        if hasattr(inner, name)
-    }
-    total = sum(weight.numel() for weight in model.parameters())
-    return {**counts, "total": total}
+    parts = ("vision_model", "connector", "language_model", "text_model")
+    modules = {name: getattr(inner, name) for name in parts if hasattr(inner, name)} | {"total": model}
+    return {name: sum(weight.numel() for weight in module.parameters()) for name, module in modules.items()}
 
 
 @contextmanager
-def written_whole(output: Path):
-    """A folder beside `output` that takes its place when all went well, and is removed when not.
+def atomic_output(output: Path):
+    """Give a folder to write to, which becomes `output` at the end of the block and is removed after an error.
 
     Raises:
-        FileExistsError: when something else was written to `output` meanwhile.
+        FileExistsError: if something else was written to `output` meanwhile.
     """
     output = output.expanduser().resolve()
     try:

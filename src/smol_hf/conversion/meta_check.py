@@ -1,4 +1,4 @@
-"""A model without memory, to see that a set of tensors is exactly what it needs, and then to hold them."""
+"""Build models from tensors: on the meta device, which uses no memory, and checked by name and shape."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from smol_hf.training.model.sound_checkpoint import configuration_errors, nonfin
 
 
 def model_of(model_class: type[PreTrainedModel], config: PretrainedConfig, tensors: dict) -> PreTrainedModel:
-    """The model with these tensors as its weights: not copied, in their own dtype. It is for saving, not for running.
+    """Build a model to be saved, not run. It holds these tensors themselves, in their own dtype.
 
     Raises:
-        ConversionError: naming the first tensor that is missing, not known, or of another shape.
+        ConversionError: with the first tensor that is missing, unknown, of another shape or not finite.
     """
     refuse_unsound_config(config, "the configuration")
     with torch.device("meta"), configuration_errors("the model", config):
         model = model_class._from_config(config)
     compare_with(model, tensors)
     if broken := nonfinite(tensors.items()):
-        raise ConversionError(f"{broken[0]} holds NaN or infinity: such a model answers nonsense")
+        raise ConversionError(f"{broken[0]} contains NaN or infinity: the answers would be nonsense")
     model.load_state_dict(tensors, strict=False, assign=True)
     model.tie_weights()
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
@@ -29,8 +29,9 @@ def model_of(model_class: type[PreTrainedModel], config: PretrainedConfig, tenso
 
 
 def compare_with(model: PreTrainedModel, tensors: dict) -> None:
-    """Raises ConversionError unless `tensors` are the model's, name by name and shape by shape, tied ones once."""
-    expected = needed_shapes(model)
+    """Raise ConversionError unless names and shapes of `tensors` are those of the model, tied weights once."""
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
     missing = sorted(expected.keys() - tensors.keys())
     unused = sorted(tensors.keys() - expected.keys())
     wrong = [
@@ -44,9 +45,4 @@ def compare_with(model: PreTrainedModel, tensors: dict) -> None:
         if found
     ]
     if faults:
-        raise ConversionError(f"the weights are not those of a {type(model).__name__}: " + "; ".join(faults))
-
-
-def needed_shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
-    tied = getattr(model, "all_tied_weights_keys", None) or {}
-    return {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
+        raise ConversionError(f"the weights do not fit {type(model).__name__}: " + "; ".join(faults))

@@ -1,7 +1,7 @@
-"""The training curves of the report: SVG to be placed inside HTML, coloured by the page's CSS variables.
+"""Draw the training curves of the report as SVG for HTML, coloured by the page's CSS variables.
 
-Text stays text, so the page's font applies and words can be searched. Nothing here depends on pyplot, on the
-user's matplotlib settings or on the clock: equal rows give equal bytes.
+Text stays text: the page's font applies, and words can be searched. The output depends only on the rows, not on the
+user's matplotlib settings or the time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from smol_hf.support.formatting import compact, is_number
 
 RATE_PREFIX = "learning_rate_"
 
-# Matplotlib wants real colours; each of these stands for a CSS variable and is replaced by it in the SVG.
+# Matplotlib needs real colours. In the SVG each is replaced by its CSS variable.
 _CSS_COLOURS = {
     "#000001": "var(--muted)",
     "#000002": "var(--rule)",
@@ -38,7 +38,7 @@ _LOG_SCALE_RATIO = 20
 
 
 def loss_rows(log_history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows that log a training loss, in their order. Raises ValueError when one of them has no `step`."""
+    """Select the rows with a training loss. Raise ValueError if one of them has no `step`."""
     rows = [row for row in log_history if "loss" in row]
     for row in rows:
         if not is_number(row.get("step")):
@@ -47,11 +47,11 @@ def loss_rows(log_history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def unfreeze_mark(log_history: Sequence[Mapping[str, Any]]) -> tuple[int, bool] | None:
-    """The step at which the vision encoder began to learn after being frozen, or None when it did not.
+    """Find the step at which the frozen vision encoder began to learn; None if it did not.
 
-    It is the first logged step with `learning_rate_vision` > 0 after steps with 0. Rows where every part's rate is
-    0, as at the start of a warm-up, do not count as frozen. The boolean is True when the step before is logged as
-    frozen, so that the step is exact and not only the first one logged after the change.
+    It is the first logged step with `learning_rate_vision` > 0 after steps with 0. Rows with rate 0 for every part, as
+    at the start of a warm-up, do not count as frozen. The boolean is True if the previous step is logged as frozen;
+    then the step is exact.
     """
     frozen_step = None
     for row in loss_rows(log_history):
@@ -67,20 +67,17 @@ def unfreeze_mark(log_history: Sequence[Mapping[str, Any]]) -> tuple[int, bool] 
 
 
 def finite_losses(log_history: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """(step, loss) of every row whose loss is a finite number."""
+    """List (step, loss) of every row with a finite loss."""
     return [(row["step"], float(row["loss"])) for row in loss_rows(log_history) if is_number(row["loss"])]
 
 
 def wants_log_scale(losses: Sequence[float]) -> bool:
-    """True when a linear scale would flatten the end of a curve through these finite losses."""
+    """Return True if a linear scale would flatten the end of the curve."""
     return min(losses) > 0 and max(losses) / min(losses) >= _LOG_SCALE_RATIO
 
 
 def loss_chart(log_history: Sequence[Mapping[str, Any]]) -> str | None:
-    """The loss over the steps as an SVG element, or None when no finite loss was logged.
-
-    A loss that is None, NaN or infinite leaves a gap. The scale is `wants_log_scale`'s choice.
-    """
+    """Draw the loss over the steps as an SVG element; None without a finite loss. Other losses leave a gap."""
     rows = loss_rows(log_history)
     losses = [_or_nan(row["loss"]) for row in rows]
     finite = [loss for _, loss in finite_losses(log_history)]
@@ -105,10 +102,9 @@ def loss_chart(log_history: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def rate_series(log_history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """(step, learning rate) by part, vision, connector and text first; a rate that is not finite is NaN.
+    """Return (step, learning rate) by part, vision, connector and text first. A rate that is not finite becomes NaN.
 
-    Reads the `learning_rate_<part>` of the rows with a loss, or where no row has one the plain `learning_rate`, under
-    the name "all parts".
+    The rates are `learning_rate_<part>` of the rows with a loss. If no row has one, `learning_rate` is "all parts".
     """
     rows = loss_rows(log_history)
     keys = {key for row in rows for key in row if key.startswith(RATE_PREFIX)}
@@ -122,7 +118,7 @@ def rate_series(log_history: Sequence[Mapping[str, Any]]) -> dict[str, list[tupl
 
 
 def rate_chart(log_history: Sequence[Mapping[str, Any]]) -> str | None:
-    """The learning rate of each part over the steps as an SVG element, or None when none was logged."""
+    """Draw the learning rate of each part over the steps as an SVG element; None if none was logged."""
     series = rate_series(log_history)
     if not series:
         return None
@@ -170,7 +166,7 @@ def _mark_unfreeze(axes: Axes, log_history: Sequence[Mapping[str, Any]], *, labe
 
 
 def _svg(draw: Callable[[Axes], None], *, name: str, label: str) -> str:
-    """Runs `draw` on fresh axes in the report's style. `name` keeps the ids of two charts on one page apart."""
+    """Draw on new axes in the report's style. `name` makes the ids of the charts of a page unique."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(
@@ -204,10 +200,10 @@ def _svg(draw: Callable[[Axes], None], *, name: str, label: str) -> str:
 
 
 def _for_html(svg: str, label: str) -> str:
-    """What an HTML page needs of matplotlib's file: no prolog, no namespaces, no repeated ids, CSS colours."""
+    """Adapt matplotlib's file to HTML: no prolog, no namespaces, no repeated ids, CSS colours."""
     svg = svg[svg.index("<svg") :]
-    view_box = re.search(r'viewBox="[^"]*"', svg).group()
-    svg = re.sub(r"<svg [^>]*>", f'<svg class="chart" {view_box} role="img" aria-label="{label}">', svg, count=1)
+    tag = rf'<svg class="chart" \1 role="img" aria-label="{label}">'
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', tag, svg, count=1)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r' id="[\w.]+_\d+"', "", svg)
     svg = svg.replace("xlink:href", "href")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from PIL import Image
 
 from smol_hf.data.digits import Page
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about one encoded `image`, of a `kind`, and its right answer `truth`."""
+    """A question of a `kind` about one encoded `image`, and its right answer `truth`."""
 
     image: bytes
     kind: str
@@ -22,19 +19,13 @@ class Question:
 
     @classmethod
     def of_page(cls, page: Page) -> Question:
-        return cls(page.conversation.images[0].content, page.kind, page.question, page.answer)
-
-    def messages(self, *, blind: bool = False) -> list[dict]:
-        """The question in the chat format; `blind` omits the image."""
-        text = {"type": "text", "text": self.text}
-        if blind:
-            return [{"role": "user", "content": [text]}]
-        image = Image.open(io.BytesIO(self.image)).convert("RGB")
-        return [{"role": "user", "content": [{"type": "image", "image": image}, text]}]
+        image = page.conversation.images[0].content
+        assert image is not None  # pages are drawn in memory
+        return cls(image, page.kind, page.question, page.answer)
 
 
 def score(questions: Sequence[Question], answers: Sequence[str], blind_answers: Sequence[str]) -> dict:
-    """`exact_match`, `blind_exact_match` (fractions of 1), `questions`, and the three again under `per_kind`."""
+    """Return `exact_match`, `blind_exact_match` (fractions of 1), `questions`, and the three again in `per_kind`."""
     kinds = sorted({question.kind for question in questions})
 
     def of(chosen: list[int]) -> dict:

@@ -11,14 +11,15 @@ import base64
 import io
 import json
 import sys
+from typing import Any
 
 if __name__ == "__main__":
-    sys.modules["smol_hf"] = None  # from here on `import smol_hf` fails, as if it were not installed
+    # None makes every later `import smol_hf` fail, as if the package were not installed.
+    sys.modules["smol_hf"] = None  # pyright: ignore[reportArgumentType]
 
 import torch
 from PIL import Image
-
-from smol_hf.auto import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 BATCH_SIZE = 50
 
@@ -26,8 +27,8 @@ BATCH_SIZE = 50
 @torch.inference_mode()
 def main(checkpoint, questions_path, answers_path):
     processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto", trust_remote_code=True).eval()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto", trust_remote_code=True)
+    model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     with open(questions_path, encoding="utf-8") as file:
         questions = json.load(file)
     answers = []

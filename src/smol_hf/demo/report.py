@@ -1,4 +1,4 @@
-"""The report of a training run: one HTML file that opens anywhere, without network and without scripts."""
+"""Write the report of a training run: one HTML file without scripts and external files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from smol_hf.demo.charts import (
 from smol_hf.support.formatting import compact, duration, is_number, percent
 from smol_hf.support.resources import resource_path
 
-# Pages are enlarged by a whole factor up to this width in CSS pixels, so that every pixel keeps one size.
+# Pages are enlarged by an integer factor up to this width in CSS pixels, so that all pixels have the same size.
 _GALLERY_IMAGE_WIDTH = 192
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _THROUGHPUT = {
@@ -39,7 +39,7 @@ _SHOWN_ELSEWHERE = {"exact_match", "blind_exact_match", "questions", "train_seco
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """One held-out page of the gallery: `image` is an encoded PNG, the rest is plain text."""
+    """A held-out page of the gallery. `image` is an encoded PNG, the other fields are plain text."""
 
     image: bytes
     kind: str
@@ -49,7 +49,7 @@ class GalleryItem:
 
     @property
     def correct(self) -> bool:
-        """Whether the answer is the truth, surrounding white space aside."""
+        """True if the answer is the truth, apart from surrounding white space."""
         return self.answer.strip() == self.truth.strip()
 
 
@@ -61,18 +61,20 @@ def write_report(
     log_history: Sequence[Mapping[str, Any]],
     gallery: Sequence[GalleryItem],
 ) -> Path:
-    """Writes the report to `path` (folders are made) and returns the path.
+    """Write the report to `path`, creating folders, and return the path. A section without data is left out.
 
-    `metrics` needs `exact_match` (a fraction of 1). Read when present: `blind_exact_match`, `per_kind` (kind →
-    `exact_match`, `blind_exact_match`, `questions`), `questions`, `train_seconds`, `parameters`, `seed`, `versions`
-    (package → version); any further text or number goes to the table of facts. `log_history` are the trainer's
-    rows, of which those with `loss` and `step` are drawn. The first question of each kind in the gallery explains the
-    kind. A section without data is left out.
+    Args:
+        metrics: `exact_match` (a fraction of 1); optional `blind_exact_match`, `per_kind` (kind → `exact_match`,
+            `blind_exact_match`, `questions`), `questions`, `train_seconds`, `parameters`, `seed`, `versions` (package
+            → version). Other texts and numbers go to the table of facts.
+        log_history: the trainer's rows; those with `loss` and `step` are drawn.
+        gallery: pages; the first question of each kind explains the kind.
 
-    Raises ValueError for metrics without `exact_match`, for a loss without a step and for an image that is no PNG.
+    Raises:
+        ValueError: for metrics without `exact_match`, a loss without a step, or an image that is not a PNG.
     """
     if not is_number(metrics.get("exact_match")):
-        raise ValueError(f"metrics need the number exact_match, got {metrics.get('exact_match')!r}")
+        raise ValueError(f"exact_match is {metrics.get('exact_match')!r}: metrics need it as a number")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -139,7 +141,7 @@ def _training(log_history: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
 
 
 def _peaks(log_history: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The highest logged rate of each part, in words."""
+    """Describe the highest logged rate of each part."""
     peaks = []
     for name, points in rate_series(log_history).items():
         rates = [rate for _, rate in points if not math.isnan(rate)]
@@ -163,7 +165,7 @@ def _card(number: int, item: GalleryItem) -> dict[str, Any]:
 
 
 def _facts(metrics: Mapping[str, Any], log_history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """The rows of the table at the foot, in reading order."""
+    """List the rows of the table of facts."""
     facts = []
     for key, name, wording in (
         ("questions", "Held-out questions", "{:,}".format),

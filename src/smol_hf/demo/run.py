@@ -112,7 +112,7 @@ def run(arguments: Namespace) -> int:
 
 
 def clear_output(output: Path) -> None:
-    """Remove an earlier demo, and nothing else: it has a mark from its first moment on."""
+    """Remove an earlier demo, which has the file MARK. Raise FileExistsError for other files."""
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is a file: choose another --output")
     if output.exists() and any(output.iterdir()):
@@ -124,7 +124,7 @@ def clear_output(output: Path) -> None:
 
 
 def training_words(recipe_path: Path, output: Path, arguments: Namespace) -> list[str]:
-    """The command line of `smol-hf train`."""
+    """Build the command line of `smol-hf train`."""
     words = ["--config", str(recipe_path), "--output_dir", str(output), "--seed", str(arguments.seed)]
     if arguments.max_steps is not None:
         words += ["--max_steps", str(arguments.max_steps)]
@@ -132,7 +132,7 @@ def training_words(recipe_path: Path, output: Path, arguments: Namespace) -> lis
 
 
 def answer_isolated(checkpoint: Path, questions: list[Question]) -> tuple[list[str], list[str]]:
-    """(answers, answers without the image) of the checkpoint, loaded in a process that cannot import this package."""
+    """Return (answers, answers without the image) of the checkpoint in a process that cannot import this package."""
     asked = [
         {"image": base64.b64encode(question.image).decode() if shown else None, "text": question.text}
         for shown in (True, False)

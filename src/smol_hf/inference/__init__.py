@@ -1,1 +1,1 @@
-"""A checkpoint and prompts → answers. Read `prompts`, `answering`, `generation`, then `run` and `chat`."""
+"""Generate text with a checkpoint. Read `prompts`, `answering`, `generation`, then `run` and `chat`."""

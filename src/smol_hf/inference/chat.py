@@ -1,4 +1,4 @@
-"""`smol-hf chat`: a conversation with a checkpoint, whose answers are read as they are written."""
+"""`smol-hf chat`: a conversation with a checkpoint, whose answers are streamed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ class Chat:
     """A conversation with a loaded checkpoint; each call of `say` is a turn.
 
     Args:
-        processor: what `load_checkpoint` gave beside the model.
-        images: pictures shown with the first turn.
-        sampling: the options of `Sampling`. An answer is shorter than `max_new_tokens` where the model has no more
-            positions.
+        processor: the processor or tokenizer from `load_checkpoint`.
+        images: paths of images shown with the first turn.
+        sampling: the options of `Sampling`. The positions of the model also limit the length of an answer.
 
     Raises:
-        ValueError: for pictures that cannot be read, or that a language model alone is asked about.
+        ValueError: if an image cannot be read, or the model is text-only.
     """
 
     def __init__(self, model, processor, images: Iterable[str | Path] = (), **sampling):
@@ -39,11 +38,13 @@ class Chat:
         self.waiting_images = load_images(processor, images, "chat")
         self.messages: list[dict] = []
         self.sampling = Sampling(**sampling)
-        self.last: Generation | None = None  # the newest answer, once it is whole
+        self.last: Generation | None = None  # the last complete answer
 
     def say(self, text: str) -> Iterator[str]:
-        """Ask, and yield the answer piece by piece; the question and the answer then belong to the
-        conversation. An answer that fails or is not read to its end leaves the conversation as it was."""
+        """Yield the answer to `text` piece by piece, then add both to the conversation.
+
+        An answer that fails or is not read to its end does not change the conversation.
+        """
         check_text(text, "the question")
         messages = [*self.messages, user_turn(text, self.waiting_images)]
         inputs = prompt_inputs(self.processor, [messages], self.model.device)
@@ -54,10 +55,10 @@ class Chat:
         self.messages, self.waiting_images = [*messages, answer], []
 
     def show(self, path: str | Path) -> None:
-        """Show an image with the next question, after those that wait already.
+        """Show an image with the next question, after those already added.
 
         Raises:
-            SampleError: for an image that cannot be read, or a model without an image encoder.
+            SampleError: if the image cannot be read, or the model is text-only.
         """
         self.waiting_images += load_images(self.processor, [path], "chat")
 
@@ -66,10 +67,10 @@ class Chat:
         self.messages, self.waiting_images = [], []
 
     def obey(self, line: str) -> str | None:
-        """Carry out a line that is a command, and say in words what was done; None for a question.
+        """Run a line that is a command, and return a message about it; None for a question.
 
         Raises:
-            ValueError: for a command that does not exist, and for what `show` refuses.
+            ValueError: if the command is unknown, or `show` raises.
         """
         name, _, rest = line.partition(" ")
         rest = rest.strip()
@@ -87,4 +88,4 @@ class Chat:
             return "a new conversation begins"
         if name == "/help":
             return f"{HELP}\n{ENDING}"
-        raise ValueError(f"there is no command {name}: /help lists them")
+        raise ValueError(f"unknown command {name}: /help lists the commands")

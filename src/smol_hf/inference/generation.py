@@ -1,4 +1,4 @@
-"""A batch of encoded prompts → what the model writes after them, by transformers' `generate`."""
+"""Continue a batch of encoded prompts by transformers' `generate`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Thread
+from typing import Any
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCriteria, TextIteratorStreamer
@@ -14,20 +15,20 @@ from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCrite
 from smol_hf.data.conversation import SampleError
 from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS, Sampling
 
-# Texts come out as the tokens have them: the cleaning of old tokenizers would move spaces.
+# The cleanup of old tokenizers would change spaces.
 DECODING = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What was written after a prompt.
+    """The continuation of a prompt.
 
     Args:
-        text: without special tokens, and without the stop string.
-        tokens: how many the model made, those of the ending among them.
-        finish_reason: "stop" (a stop string), "end" (the model's own end token) or "length".
-        seconds: that its batch took, all its rows together.
-        batch_rows: how many these were.
+        text: without special tokens and stop string.
+        tokens: number of generated tokens, including the end.
+        finish_reason: "stop" (a stop string), "end" (an end token) or "length".
+        seconds: time for its batch.
+        batch_rows: rows of its batch.
     """
 
     text: str
@@ -48,14 +49,14 @@ def generate(
     """Continue a left-padded batch.
 
     Args:
-        inputs: `input_ids` (batch, sequence), `attention_mask`, and pictures where there are any.
+        inputs: `input_ids` (batch, sequence), `attention_mask`, and images if any.
         max_new_tokens: of this batch, see `new_tokens_for`.
-        rows: the place of each row in the whole run, on which what is drawn for it depends.
+        rows: index of each row in the run; the random numbers for a row depend only on it.
     """
     length = inputs["input_ids"].shape[1]
     arguments = sampling.arguments(rows, inputs["input_ids"].device)
     ends = end_tokens(model, tokenizer)
-    stop = NewTextStop(tokenizer, sampling.stop, length) if sampling.stop else None
+    stop = NewTextStop(tokenizer, sampling.stop, inputs["input_ids"]) if sampling.stop else None
     if stop is not None:
         arguments["stopping_criteria"] = StoppingCriteriaList([stop])
     started = time.perf_counter()
@@ -79,7 +80,7 @@ def generate(
 def finish(
     tokenizer, tokens: list[int], ends: list[int], stopped_at: int, stop: Sequence[str]
 ) -> tuple[str, int, str]:
-    """(text, tokens, finish_reason) of a row, which may have padding behind it."""
+    """Return (text, tokens, finish_reason) of a row, which may end with padding."""
     ended_at = next((count for count, token in enumerate(tokens, start=1) if token in ends), 0)
     reason, count = "length", len(tokens)
     if ended_at and not 0 < stopped_at < ended_at:
@@ -92,45 +93,43 @@ def finish(
 
 
 def first_of(strings: Iterable[str], text: str) -> int | None:
-    """Where the first of the strings begins in the text, None where there is none."""
+    """Return the position of the first of the strings in the text; None if none occurs."""
     return min((text.index(string) for string in strings if string in text), default=None)
 
 
 class NewTextStop(StoppingCriteria):
-    """transformers' `StopStringCriteria` for what is new only: the end of a prompt is no part of a stop string.
+    """transformers' `StopStringCriteria` for new tokens only: a stop string cannot begin in the prompt.
 
-    `stopped_at` (batch,) counts the new tokens of each row up to its stop string, 0 where there was none: rows that
-    are done go on with the batch.
+    `stopped_at` (batch,) is the number of new tokens of each row up to its stop string, 0 without one. A finished row
+    goes on until its batch is finished.
     """
 
-    def __init__(self, tokenizer, strings: Sequence[str], prompt_length: int):
+    def __init__(self, tokenizer, strings: Sequence[str], prompts: torch.Tensor):
         self.strings = StopStringCriteria(tokenizer, list(strings))
-        self.prompt_length = prompt_length
-        self.stopped_at: torch.Tensor | None = None
+        self.prompt_length = prompts.shape[1]
+        self.stopped_at = torch.zeros(len(prompts), dtype=torch.long, device=prompts.device)
 
-    def __call__(self, input_ids, scores, **kwargs):
+    def __call__(self, input_ids: Any, scores, **kwargs):
         new_tokens = input_ids[:, self.prompt_length :]
-        if self.stopped_at is None:
-            self.stopped_at = torch.zeros(len(input_ids), dtype=torch.long, device=input_ids.device)
         found = self.strings(new_tokens, scores) & (self.stopped_at == 0)
         self.stopped_at = torch.where(found, new_tokens.shape[1], self.stopped_at)
         return self.stopped_at > 0
 
 
 def end_tokens(model, tokenizer) -> list[int]:
-    """The tokens that end an answer: the model's, or its tokenizer's where the model names none."""
+    """Return the end tokens of the model, or of the tokenizer if the model has none."""
     ends = model.generation_config.eos_token_id
     ends = tokenizer.eos_token_id if ends is None else ends
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
 def padding_token(tokenizer) -> int:
-    """What fills rows up. The attention mask hides it, so that any token serves where none is named."""
+    """Return the padding token, or any other: the attention mask hides it."""
     return next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
 
 
 def room_after(model, length: int, where: str) -> int:
-    """How many tokens the model has positions for after a prompt of `length`. Raises SampleError for none."""
+    """Return the number of positions after a prompt of `length`. Raise SampleError if none is left."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
     if length >= positions:
         raise SampleError(where, f"its {length} tokens fill all {positions} positions of the model: shorten it")
@@ -138,28 +137,28 @@ def room_after(model, length: int, where: str) -> int:
 
 
 def new_tokens_for(model, length: int, where: str, max_new_tokens: int | None) -> int:
-    """How many new tokens a prompt may get.
+    """Return the limit of new tokens for a prompt.
 
     Args:
-        max_new_tokens: as asked for; None: `DEFAULT_MAX_NEW_TOKENS`, or fewer where the model's positions end before.
+        max_new_tokens: the requested limit; None: `DEFAULT_MAX_NEW_TOKENS`, or the remaining positions if fewer.
 
     Raises:
-        SampleError: when the model has not as many positions.
+        SampleError: if the model does not have enough positions.
     """
     room = room_after(model, length, where)
     if max_new_tokens is not None and max_new_tokens > room:
         raise SampleError(
             where,
             f"{length} tokens and {max_new_tokens} new ones are more than the model's {length + room} positions: "
-            f"shorten the prompt, or ask for at most {room} new tokens",
+            f"shorten the prompt, or request at most {room} new tokens",
         )
     return max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, room)
 
 
 def stream(model, tokenizer, inputs, sampling: Sampling, *, max_new_tokens: int):
-    """Pieces of text as one prompt's continuation is written; the value at the end is its `Generation`.
+    """Yield the continuation of one prompt in pieces of text, and return its `Generation`.
 
-    No piece holds half a character or a part of a stop string. An error is raised here, not lost in its thread.
+    No piece contains half a character or a part of a stop string. Errors of the generating thread are raised here.
     """
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, **DECODING)
     results: list[Generation] = []
@@ -184,7 +183,7 @@ def stream(model, tokenizer, inputs, sampling: Sampling, *, max_new_tokens: int)
 
 
 def before_stop(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
-    """The text up to the first stop string. What may be the beginning of one waits for what follows."""
+    """Yield the text up to the first stop string. A possible beginning of one is held back."""
     waiting = ""
     for piece in pieces:
         waiting += piece

@@ -1,4 +1,4 @@
-"""Prompts as people write them: a text on the command line, the lines of a file, pictures beside them."""
+"""Prompts: a text on the command line or the lines of a file, with images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ RESULT_KEYS = ("text", "tokens", "tokens_per_second", "finish_reason")
 
 @dataclass(frozen=True)
 class Prompt:
-    """Args:
-    text: nothing in it is ever read as a special token.
-    images: paths of pictures, shown before the text.
-    where: what errors call it: file and line.
-    keys: of its line in the file; they come back with the answer.
+    """A prompt.
+
+    Args:
+        text: no special token is read in it.
+        images: paths of images, shown before the text.
+        where: its name in errors: file and line.
+        keys: of its line in the file; they are written with the answer.
     """
 
     text: str
@@ -33,18 +35,18 @@ class Prompt:
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """The prompts of a file. Lines that hold nothing but spaces are none.
+    """Read the prompts of a file, without blank lines.
 
-    Of a `.jsonl` file each line is an object: `prompt`, `image` (a path) or `images` (a list of them), which start
-    from the file's folder, and keys of one's own. Of any other file each line is a prompt.
+    In a `.jsonl` file each line is an object: `prompt`, `image` (a path) or `images` (a list of paths) relative to the
+    file's folder, and any other keys. In another file each line is a prompt.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        SampleError: with the line, for what is not UTF-8 or no prompt; for a file without one.
+        FileNotFoundError: if the file is missing.
+        SampleError: with the line, if it is not UTF-8 or not a prompt; for a file without prompts.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path} with prompts")
+        raise FileNotFoundError(f"file of prompts not found: {path}")
     read_line = read_object if path.suffix in JSON_LINES else read_text
     prompts = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
@@ -56,7 +58,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         if text.strip():
             prompts.append(read_line(text, where, path.parent))
     if not prompts:
-        raise SampleError(str(path), "holds no prompt: write one in each line")
+        raise SampleError(str(path), "contains no prompt: write one on each line")
     return prompts
 
 
@@ -70,26 +72,26 @@ def read_object(line: str, where: str, folder: Path) -> Prompt:
     except json.JSONDecodeError as error:
         raise SampleError(where, f"not valid JSON: {error}") from error
     if not isinstance(keys, dict) or not isinstance(keys.get("prompt"), str):
-        raise SampleError(where, 'has no "prompt" that is a text: write {"prompt": "…"}')
+        raise SampleError(where, '"prompt" is missing or not a text: write {"prompt": "…"}')
     check_text(keys["prompt"], where)
     taken = [key for key in RESULT_KEYS if key in keys]
     if taken:
-        raise SampleError(where, f"has a key {taken[0]!r}, which its answer has too: give it another name")
+        raise SampleError(where, f"the key {taken[0]!r} is also a key of the answer: rename it")
     if "image" in keys and "images" in keys:
-        raise SampleError(where, "has both image and images: put all pictures into images")
+        raise SampleError(where, "has both image and images: put all images into images")
     images = [keys["image"]] if "image" in keys else keys.get("images", [])
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise SampleError(where, "its image must be a path, its images a list of paths")
+        raise SampleError(where, "image must be a path, images a list of paths")
     return Prompt(keys["prompt"], tuple(str(folder / image) for image in images), where, keys)
 
 
 def with_images(prompts: Iterable[Prompt], images: Sequence[str]) -> list[Prompt]:
-    """The prompts, these pictures shown with each before its own."""
+    """Show these images with each prompt, before its own."""
     return [replace(prompt, images=(*images, *prompt.images)) for prompt in prompts]
 
 
 def check_text(text: str, where: str) -> None:
-    """Raises ValueError for what no UTF-8 can hold, such as the halves of a character that a terminal passes on."""
+    """Raise ValueError for text that UTF-8 cannot encode, such as half a character from a terminal."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -97,17 +99,17 @@ def check_text(text: str, where: str) -> None:
 
 
 def load_images(processor, images: Iterable[str | Path], where: str) -> list[Image.Image]:
-    """Raises SampleError for pictures that cannot be read, and for any where there is no image encoder."""
+    """Load images. Raise SampleError if one cannot be read, or the model is text-only."""
     images = list(images)
     if images and is_language_model(processor):
         raise SampleError(
             where,
-            f"{images[0]} cannot be shown to a language model without an image encoder: smol-hf compose gives it one",
+            f"{images[0]} cannot be shown to a language model without an image encoder: add one with smol-hf compose",
         )
     return [load_image(ImagePart(path=str(path)), where) for path in images]
 
 
 def user_turn(text: str, images: Iterable[Image.Image]) -> dict:
-    """A message of the chat format."""
+    """Build a user message of the chat format."""
     parts = [{"type": "image", "image": image} for image in images]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}

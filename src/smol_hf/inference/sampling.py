@@ -1,4 +1,4 @@
-"""How the next token is chosen: the options of `smol-hf generate` and `smol-hf chat` as arguments of `generate`."""
+"""The sampling options of `smol-hf generate` and `smol-hf chat` as arguments of `generate`."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ LARGEST_SEED = 2**32 - 1  # numpy's, and so that of transformers' `set_seed`
 
 @dataclass(frozen=True)
 class Sampling:
-    """Options that mean something; the values of a checkpoint's own `generation_config.json` do not add to them,
-    but for the tokens that end an answer and the penalties.
+    """Sampling options. Of a checkpoint's `generation_config.json` only end tokens and penalties are used too.
 
     Args:
         temperature: 0 is greedy, 1 the model's own distribution.
-        top_k, top_p, min_p: sample among the k likeliest tokens; among the likeliest that make up this share; among
-            those that are at least this share as likely as the likeliest. Each needs a temperature.
+        top_k: sample among the k likeliest tokens.
+        top_p: sample among the likeliest tokens that make up this share.
+        min_p: sample among tokens at least this share as likely as the likeliest.
         repetition_penalty: above 1: repeat less. None: the checkpoint's own.
-        max_new_tokens: None: `DEFAULT_MAX_NEW_TOKENS`, or as many as the model has positions for.
-        seed: row n of a run draws as `set_seed(seed + n)` and `generate` of it alone would. None: another every time.
-        stop: strings that end an answer, not part of it.
+        max_new_tokens: None: `DEFAULT_MAX_NEW_TOKENS`, or the remaining positions if fewer.
+        seed: row n of a run is drawn as by `set_seed(seed + n)` and `generate` for it only. None: random.
+        stop: strings that end an answer and are not part of it.
         cache: of keys and values: "dynamic", "static" (allocated at once; compiled on a GPU), "none".
 
     Raises:
-        ValueError: for values that mean nothing.
+        ValueError: for values out of range.
     """
 
     temperature: float = 0.0
@@ -52,31 +52,29 @@ class Sampling:
     cache: str = "dynamic"
 
     def __post_init__(self):
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature is {self.temperature}: 0 is greedy, 1 the model's own distribution")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}: at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}: a share above 0 and up to 1")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p is {self.min_p}: a share from 0 to 1")
-        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < math.inf:
-            raise ValueError(f"repetition_penalty is {self.repetition_penalty}: above 0; 1 is none")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}: at least 1")
+        for name, is_allowed, allowed in (
+            ("temperature", lambda x: 0 <= x < math.inf, "at least 0 (0 is greedy, 1 the model's own distribution)"),
+            ("top_k", lambda x: x >= 1, "at least 1"),
+            ("top_p", lambda x: 0 < x <= 1, "above 0 and at most 1"),
+            ("min_p", lambda x: 0 <= x <= 1, "from 0 to 1"),
+            ("repetition_penalty", lambda x: 0 < x < math.inf, "above 0 (1 is none)"),
+            ("max_new_tokens", lambda x: x >= 1, "at least 1"),
+            ("seed", lambda x: 0 <= x <= LARGEST_SEED, f"from 0 to {LARGEST_SEED}"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not is_allowed(value):
+                raise ValueError(f"{name} is {value}: it must be {allowed}")
         if self.temperature == 0 and (self.top_k, self.top_p, self.min_p) != (None, None, None):
-            raise ValueError("top_k, top_p and min_p choose among samples: give a temperature above 0 with them")
-        if self.seed is not None and not 0 <= self.seed <= LARGEST_SEED:
-            raise ValueError(f"seed is {self.seed}: from 0 to {LARGEST_SEED}")
+            raise ValueError("top_k, top_p and min_p have no effect without sampling: give a temperature above 0")
         if "" in self.stop:
-            raise ValueError("stop is an empty string, which every answer begins with")
+            raise ValueError("stop contains an empty string: leave it out")
         if self.cache not in CACHES:
             raise ValueError(f"cache is {self.cache!r}: choose one of {', '.join(CACHES)}")
 
     def arguments(self, rows: Sequence[int], device: torch.device | str) -> dict:
-        """The arguments of `generate` for a batch of these rows, counted over the whole run, but for their lengths."""
+        """Return the arguments of `generate` for a batch. `rows`: index of each row in the run."""
         arguments: dict = {
-            "do_sample": False,  # the draw, if any, is the last of the logits processors
+            "do_sample": False,  # `Draw`, the last of the logits processors, samples
             "num_beams": 1,
             "use_cache": self.cache != "none",
             "temperature": None,
@@ -93,7 +91,7 @@ class Sampling:
         return arguments
 
     def warpers(self) -> list[LogitsProcessor]:
-        """In the order in which `generate` applies them."""
+        """List the warpers in the order of `generate`."""
         warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(self.temperature)]
         if self.top_k is not None:
             warpers.append(TopKLogitsWarper(self.top_k))
@@ -108,16 +106,16 @@ class Sampling:
 
 
 class Draw(LogitsProcessor):
-    """Draws a token for each row from a generator of its own, so that a row's answer does not depend on its batch.
+    """Draw a token for each row from its own generator, so that an answer does not depend on its batch.
 
-    `generate` itself draws all rows of a batch from one generator. The draw is the same, `torch.multinomial`.
+    `generate` draws all rows of a batch from one generator, also by `torch.multinomial`.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str):
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids, scores):
-        """`scores` (batch, vocabulary) → 0 at the token that was drawn, -inf elsewhere."""
+        """Replace `scores` (batch, vocabulary) by 0 at the drawn token and -inf elsewhere."""
         shares = scores.softmax(dim=-1)
         drawn = [
             torch.multinomial(row, 1, generator=generator) for row, generator in zip(shares.split(1), self.generators)

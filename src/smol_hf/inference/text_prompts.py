@@ -1,4 +1,4 @@
-"""Texts for a language model → token ids, in which no text of a user becomes a special token."""
+"""Encode texts for a language model; user text never becomes a special token."""
 
 from __future__ import annotations
 
@@ -10,37 +10,33 @@ from smol_hf.text.chat import TextChat
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The tokens of a text to be continued, after what the tokenizer puts before every text.
-
-    An empty text is the beginning of a document: the token that begins one, or else the one that ends the last.
+    """Encode a text to be continued. An empty text becomes the start token, or the end token without one.
 
     Raises:
-        ValueError: for an empty text where the tokenizer has neither.
+        ValueError: for an empty text if the tokenizer has neither token.
     """
-    ids = tokenizer(text, split_special_tokens=True)["input_ids"]
-    if ids:
-        return ids
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return [token]
-    raise ValueError("the prompt is empty, and the tokenizer has no token that begins a text: write something")
+    ids: list = list(tokenizer(text, split_special_tokens=True)["input_ids"])
+    ids = ids or [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None][:1]
+    if not ids:
+        raise ValueError("the prompt is empty, and the tokenizer has no start token: write a prompt")
+    return ids
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list[int]:
-    """The tokens of a conversation by the tokenizer's own chat template, up to where the assistant's turn begins.
+    """Encode a conversation and the generation prompt by the tokenizer's chat template.
 
     Args:
-        messages: `role` and `content`, a text or a list of parts that are texts.
+        messages: `role` and `content` (a text, or a list of text parts).
 
     Raises:
-        ValueError: when there is no chat template, or it refuses the messages.
+        ValueError: if the chat template is missing, or refuses the messages.
     """
     if tokenizer.chat_template is None:
-        raise ValueError("this language model has no chat template: it continues text (smol-hf generate)")
+        raise ValueError("this language model has no chat template, it only continues text: use smol-hf generate")
     return chat_of(tokenizer, tokenizer.get_chat_template()).prompt_ids(messages)
 
 
 @lru_cache(maxsize=2)
 def chat_of(tokenizer: PreTrainedTokenizerBase, template: str) -> TextChat:
-    """`template`: the tokenizer's; with another one it is another chat."""
+    """Cache the chat of a tokenizer with its current `template`."""
     return TextChat(tokenizer)

@@ -1,4 +1,4 @@
-"""A trained model → a folder, a card and the Hub.
+"""Write a trained model to a folder with a model card, and publish it on the Hub.
 
 Read `checkpoint`, `model_card`, `plan`, `upload`. `space/` makes the page.
 """

@@ -1,4 +1,4 @@
-"""The folder of an adapter: what PEFT loads over the checkpoint that was trained, with processor, recipe and card."""
+"""Write the folder of an adapter for PEFT, with processor, recipe and model card."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def publish_adapter(
     data_description: str | None = None,
     datasets: Sequence[str] | None = None,
 ) -> Path:
-    """Write the adapter of a `PeftModel`, whole or not at all; what stood there before is replaced.
+    """Write the adapter of a `PeftModel` in one step; an earlier one in `folder` is replaced.
 
     Args:
-        training, data_description, datasets: more for its card, see `run_facts`.
+        training, data_description, datasets: for the card, see `run_facts`.
     """
     folder = Path(folder)
     with atomic_folder(folder, replace=True) as incomplete:
         model.save_pretrained(incomplete)
         processor.save_pretrained(incomplete)
-        model.generation_config.save_pretrained(incomplete)  # it may end otherwise than the base
+        model.generation_config.save_pretrained(incomplete)  # its end tokens may differ from the base
         (incomplete / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         config = model.peft_config[model.active_adapter]
         base = config.base_model_name_or_path

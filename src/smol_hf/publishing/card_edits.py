@@ -1,4 +1,4 @@
-"""Changes of a card before it is published: the repository's name, a licence, paths without their folders."""
+"""Edits of a model card before it is published: repository name, licence, paths without folders."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from safetensors import safe_open
 
 from smol_hf.conversion.checkpoint_files import read_json, weight_files
 from smol_hf.conversion.formats.registry import OURS
-from smol_hf.publishing.contents import Contents, PublishError
+from smol_hf.publishing.contents import Contents, PublishError, one_line
 from smol_hf.publishing.disclosures import local_paths, read_text, shorten
 from smol_hf.publishing.model_card import has_chat_template, render_model_card
 
 CARD = "README.md"
-# The name that the examples load: a line of the card's program, which its template wrote.
+# The line of the card's example that names the checkpoint.
 EXAMPLE = re.compile(r'^(checkpoint|adapter) = "(?:[^"\\]|\\.)*"', flags=re.MULTILINE)
 NAMELESS = re.compile(r"^# (?:checkpoint|adapter)$", flags=re.MULTILINE)
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 
 
 def edits_of(contents: Contents, repository: str, *, license: str | None, shorten_paths: bool) -> dict[str, str]:
-    """The new text of each file that changes, or that is not there yet (a card); nothing is written.
+    """Return {file: new text} of files that change, and of a missing card. Nothing is written.
 
     Args:
-        repository: takes the place of the folder's name in the card's example, and in a title that is only
-            `checkpoint` or `adapter`.
+        repository: replaces the folder's name in the card's example, and a title `checkpoint` or `adapter`.
         license: identifier of the Hub, for the card's front matter.
         shorten_paths: write absolute paths without their folders.
 
     Raises:
-        PublishError: for a card that is missing or not to be read.
+        PublishError: if the card is missing or cannot be read.
     """
     texts = {CARD: read_card(contents) if CARD in contents.files else new_card(contents, repository)}
     if shorten_paths:
@@ -51,14 +50,14 @@ def edits_of(contents: Contents, repository: str, *, license: str | None, shorte
 
 
 def new_card(contents: Contents, repository: str) -> str:
-    """A card for what was converted, merged or composed: what the model is and how to load it.
+    """Write a card for a converted, merged or composed checkpoint: what the model is and how to load it.
 
     Raises:
-        PublishError: for an adapter or a model of a foreign class, of which only its maker can tell.
+        PublishError: for an adapter or a foreign model class: their facts are unknown.
     """
     config = {} if contents.is_adapter else read_json(contents.folder / "config.json")
     if config.get("model_type") not in OURS:
-        raise PublishError(f"{contents.folder / CARD} is missing: write a model card, with a licence, first")
+        raise PublishError(f"{contents.folder / CARD} is missing: write a model card with a licence first")
     return render_model_card(
         model_name=repository,
         config=config,
@@ -69,7 +68,7 @@ def new_card(contents: Contents, repository: str) -> str:
 
 
 def count_numbers(path: Path) -> int:
-    """How many numbers a file of weights holds, by its header."""
+    """Count the numbers in a file of weights by its header."""
     with safe_open(path, framework="numpy") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.offset_keys())
 
@@ -82,30 +81,30 @@ def read_card(contents: Contents) -> str:
 
 
 def front_matter(text: str, path: Path) -> dict:
-    """What the card's front matter says. Raises PublishError when it has none, or none that can be read."""
+    """Read the card's front matter. Raise PublishError if it is missing or cannot be read."""
     match = re.match(r"---\n(.*?)\n---\n", text, flags=re.DOTALL)
     try:
         found = yaml.safe_load(match[1]) if match else None
     except yaml.YAMLError as error:
-        raise PublishError(f"{path}: the front matter is not YAML ({' '.join(str(error).split())})") from error
+        raise PublishError(f"{path}: the front matter is not YAML ({one_line(error)})") from error
     if not isinstance(found, dict):
-        raise PublishError(f"{path} does not begin with front matter: lines of YAML between two lines of ---")
+        raise PublishError(f"{path} has no front matter: begin it with lines of YAML between two lines of ---")
     return found
 
 
 def refuse_bad_license(license: str) -> None:
     if not LICENCE.fullmatch(license):
-        raise PublishError(f"{license!r} is no licence identifier of the Hub; apache-2.0, mit or other are")
+        raise PublishError(f"{license!r} is not a licence identifier of the Hub: use apache-2.0, mit or other")
 
 
 def with_license(text: str, license: str) -> str:
     refuse_bad_license(license)
     card = ModelCard(text, ignore_metadata_errors=True)
-    card.data.license = license
+    card.data["license"] = license
     return str(card)
 
 
 def changed_lines(before: str, after: str) -> list[str]:
-    """The lines that differ, with - and + before them."""
+    """List the lines that differ, with the prefixes - and +."""
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
     return [line for line in list(lines)[2:] if not line.startswith("@@")]

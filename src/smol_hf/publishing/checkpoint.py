@@ -1,4 +1,4 @@
-"""The folder that leaves the house: weights, code, processor, template, card and recipe, whole or not at all."""
+"""Write a published checkpoint: weights, code, processor, template, model card and recipe, in one step."""
 
 from __future__ import annotations
 
@@ -25,17 +25,13 @@ def publish_checkpoint(
     log: list[dict] | None = None,
     **card,
 ) -> Path:
-    """Write a checkpoint that loads anywhere with `trust_remote_code=True`, smol_hf not installed.
+    """Write a checkpoint that loads with `trust_remote_code=True` where smol_hf is not installed.
 
-    It is written beside its place and renamed, so an interrupted run leaves no half of it; what stood there before
-    is replaced. Nothing in it is pickled.
+    An interrupted run leaves no incomplete checkpoint, and an earlier one in `folder` is replaced. No file is pickled.
 
     Args:
-        log: of the run, whose losses the card shows as a picture.
-        card: more for the model card, see `write_model_card`.
-
-    Raises:
-        ValueError: when a weight is not finite. Nothing is written then.
+        log: of the run; the card shows a plot of its losses.
+        card: for the model card, see `write_model_card`.
     """
     folder = Path(folder)
     with atomic_folder(folder, replace=True) as incomplete:
@@ -55,7 +51,7 @@ def publish_checkpoint(
 
 
 def describe_checkpoint(folder: Path, model, *, name: str, **card) -> None:
-    """Write the model card of a checkpoint, again when there is more to say (its scores)."""
+    """Write the model card of a checkpoint, or rewrite it with more facts."""
     modules = {part: model.get_submodule(name) for part, name in part_modules(model).items()}
     parameters = {part: sum(weight.numel() for weight in module.parameters()) for part, module in modules.items()}
     parameters["total"] = sum(parameters.values())

@@ -1,4 +1,4 @@
-"""What of a folder is published: its files, what is left out and why, and whether it is a published checkpoint."""
+"""Decide which files of a folder are published, and which are left out and why."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+# The class of httpx or httpx2, whichever huggingface_hub uses.
+from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 from safetensors import SafetensorError, safe_open
 
-from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEXES, WHOLE, weight_files
+from smol_hf.conversion.checkpoint_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    INDEXES,
+    WHOLE,
+    is_adapter,
+    weight_files,
+)
 from smol_hf.conversion.formats.tensor_names import ConversionError
 
+NETWORK_ERRORS = (HTTPError, OSError)
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
 TEXTS = ("*.json", "*.py", "*.jinja", "*.txt", "*.md", "*.yaml", "LICENSE*", "NOTICE*")
 WANTED = (*TEXTS, "*.safetensors", "*.model", "*.png", "*.jpg", "*.svg", "*.webp")
@@ -19,17 +29,21 @@ STATES = (
     "optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args.bin", "trainer_state.json", "data_state.json",
     "manifest.json", "run.json",
 )  # fmt: skip
-LARGE = 10 << 20  # bytes from which the Hub keeps any file by LFS
+LARGE = 10 << 20  # bytes from which the Hub stores any file by LFS
 STATE_FOLDER = re.compile(r"checkpoint-\d+|global_step\d+")
 
 
 class PublishError(ValueError):
-    """A folder that is not published, or an upload that did not succeed; the message says what to do."""
+    """A folder cannot be published, or an upload failed; the message says what to do."""
+
+
+def one_line(error: object) -> str:
+    return " ".join(str(error).split())
 
 
 @dataclass(frozen=True)
 class Contents:
-    """`files` are published, as paths relative to `folder`; `left_out` are not: path → why."""
+    """The files of a folder. `files` (paths relative to `folder`) are published; `left_out`: path → reason."""
 
     folder: Path
     is_adapter: bool
@@ -46,17 +60,17 @@ def is_text(name: str) -> bool:
 
 
 def look_into(folder: str | Path) -> Contents:
-    """Sort the files of a published checkpoint, or of an adapter, into those that are published and the others.
+    """Sort the files of a published checkpoint or adapter into those that are published and the others.
 
     Raises:
-        PublishError: when the folder is none; it says which folder is meant where that can be known. When weights
+        PublishError: if the folder is not a published checkpoint (with the folder to use instead, if known), weights
             are missing, damaged or pickled, or a link leads out of the folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise PublishError(f"there is no folder {folder}")
     refuse_other_folders(folder)
-    is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    adapter = is_adapter(folder)
     files, left_out = [], {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -68,7 +82,7 @@ def look_into(folder: str | Path) -> Contents:
             left_out[name] = reason
         elif path.suffix in PICKLED:
             raise PublishError(
-                f"{path} may hold a pickle, which runs code when it is loaded: save the weights with safetensors "
+                f"{path} may contain a pickle, which runs code when it is loaded: save the weights with safetensors "
                 "(smol-hf convert), and remove it"
             )
         elif not path.resolve().is_relative_to(folder.resolve()):
@@ -76,7 +90,7 @@ def look_into(folder: str | Path) -> Contents:
         else:
             files.append(name)
     try:
-        weights = [folder / ADAPTER_WEIGHTS] if is_adapter else weight_files(folder)
+        weights = [folder / ADAPTER_WEIGHTS] if adapter else weight_files(folder)
         for path in weights:
             refuse_damaged(path)
     except ConversionError as error:
@@ -87,26 +101,26 @@ def look_into(folder: str | Path) -> Contents:
     for name in [name for name in files if name.endswith(".safetensors") or name in INDEXES]:
         if name not in used:
             files.remove(name)
-            left_out[name] = "not of the weights that are loaded"
-    return Contents(folder, is_adapter, tuple(files), left_out)
+            left_out[name] = "not part of the weights that are loaded"
+    return Contents(folder, adapter, tuple(files), left_out)
 
 
 def refuse_other_folders(folder: Path) -> None:
-    """Raises PublishError for a state to resume from, a run's whole output, and what has no model in it."""
+    """Raise PublishError for a training state, the output folder of a run, and a folder without a model."""
     names = ("checkpoint", "adapter")
     if folder.resolve().name.endswith(".incomplete"):
-        raise PublishError(f"{folder} was never completed: the run that wrote it was interrupted")
+        raise PublishError(f"{folder} is incomplete: the run that wrote it was interrupted")
     if STATE_FOLDER.fullmatch(folder.resolve().name) or (folder / "trainer_state.json").is_file():
-        beside = [folder.resolve().parent / name for name in names]
-        meant = next((path for path in beside if path.is_dir()), None)
-        advice = f"{meant} is the published one" if meant else "train to the end, and publish its checkpoint/"
-        raise PublishError(f"{folder} is a state to resume training from, not a published checkpoint: {advice}")
-    if (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file():
+        siblings = [folder.resolve().parent / name for name in names]
+        meant = next((path for path in siblings if path.is_dir()), None)
+        advice = f"publish {meant}" if meant else "train to the end, and publish its checkpoint/"
+        raise PublishError(f"{folder} is a training state, not a published checkpoint: {advice}")
+    if (folder / "config.json").is_file() or is_adapter(folder):
         return
     inside = [folder / name for name in names if (folder / name).is_dir()]
     if inside:
         raise PublishError(f"{folder} is the output of a run: publish {' or '.join(map(str, inside))}")
-    raise PublishError(f"{folder} is no published checkpoint: it has neither config.json nor {ADAPTER_CONFIG}")
+    raise PublishError(f"{folder} is not a published checkpoint: it has neither config.json nor {ADAPTER_CONFIG}")
 
 
 def reason_to_leave_out(name: str) -> str | None:
@@ -114,22 +128,22 @@ def reason_to_leave_out(name: str) -> str | None:
     if any(part.startswith(".") for part in parts):
         return "hidden"
     if any(part in ("__pycache__", "logs", "runs") for part in parts[:-1]):
-        return "of a run, not of the model"
+        return "belongs to a run, not to the model"
     if any(STATE_FOLDER.fullmatch(part) for part in parts[:-1]) or any(fnmatch(parts[-1], each) for each in STATES):
-        return "state to resume training from"
+        return "training state"
     if parts[-1].endswith((".jsonl", ".log")) or parts[-1].startswith("events.out."):
         return "log"
     if parts[-1].endswith(PICKLED) or any(fnmatch(parts[-1], pattern) for pattern in WANTED):
         return None
-    return "of no kind that a checkpoint has"
+    return "not a kind of file that a checkpoint has"
 
 
 def refuse_damaged(path: Path) -> None:
-    """Raises PublishError when a file of weights is missing, cut off, or pickled."""
+    """Raise PublishError if a file of weights is missing, damaged or pickled."""
     if not path.is_file():
         raise PublishError(f"{path} is missing")
     if path.suffix != ".safetensors":
-        raise PublishError(f"{path} holds pickled weights: smol-hf convert writes them as safetensors")
+        raise PublishError(f"{path} contains pickled weights: write them as safetensors with smol-hf convert")
     try:
         with safe_open(path, framework="numpy") as file:
             file.metadata()

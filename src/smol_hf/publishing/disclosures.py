@@ -1,4 +1,4 @@
-"""What a text would tell the world by mistake: tokens and keys, and where things lie on this machine."""
+"""Find data that should not be published: tokens, keys and local paths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECRET = re.compile(
     r"\b(?:hf_|api_org_)[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{40,}|\bsk-[A-Za-z0-9_-]{32,}"
     r"|\bAKIA[0-9A-Z]{16}\b|\bAIza[0-9A-Za-z_-]{35}|\bxox[abprs]-[0-9A-Za-z-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-# A path with two levels at least, at the beginning of a word: /home/me, ~/data, file:///home/me, C:\Users.
+# A path of at least two levels at the beginning of a word: /home/me, ~/data, file:///home/me, C:\Users.
 LOCAL_PATH = re.compile(
     r"(?:file://|(?<![\w.:/\\~<>*^$)}\]%&+-]))(?:~?(?:/[\w.@+-]+){2,}|~/[\w.@+-]+|[A-Za-z]:(?:\\{1,2}[\w.@+-]+)+)"
 )
@@ -24,8 +24,8 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "adde
 
 
 @dataclass(frozen=True)
-class Found:
-    """`text` stands in a line (from 1) of a file."""
+class Disclosure:
+    """`text` in a line (from 1) of a file."""
 
     name: str
     line: int
@@ -44,32 +44,32 @@ def read_text(contents: Contents, name: str) -> str:
 
 
 def metadata(contents: Contents, name: str) -> str:
-    """The texts in the header of a file of weights, on one line."""
+    """Read the texts in the header of a file of weights as one line."""
     with safe_open(contents.folder / name, framework="numpy") as file:
         return json.dumps(file.metadata() or {})
 
 
-def matches(name: str, text: str, pattern: re.Pattern) -> Iterator[Found]:
+def matches(name: str, text: str, pattern: re.Pattern) -> Iterator[Disclosure]:
     for number, line in enumerate(text.splitlines(), 1):
         for match in pattern.finditer(line):
-            yield Found(name, number, match[0])
+            yield Disclosure(name, number, match[0])
 
 
-def secrets(contents: Contents) -> list[Found]:
-    """Everything in the texts that looks like a token or a private key, shortened so that it can be printed."""
+def secrets(contents: Contents) -> list[Disclosure]:
+    """Find texts that look like a token or a private key, shortened so that they can be printed."""
     texts = {name: read_text(contents, name) for name in contents.texts}
     texts |= {name: metadata(contents, name) for name in contents.files if name.endswith(".safetensors")}
     found = [each for name, text in texts.items() for each in matches(name, text, SECRET)]
-    return [Found(each.name, each.line, f"{each.text[:6]}…") for each in found]
+    return [Disclosure(each.name, each.line, f"{each.text[:6]}…") for each in found]
 
 
-def local_paths(contents: Contents) -> list[Found]:
-    """Absolute paths in configurations, card and recipe. Code and vocabularies are not searched."""
+def local_paths(contents: Contents) -> list[Disclosure]:
+    """Find absolute paths in configurations, card and recipe, not in code and vocabularies."""
     names = [name for name in contents.texts if name.endswith((".json", ".md", ".yaml"))]
     names = [name for name in names if name not in VOCABULARIES]
     return [each for name in names for each in matches(name, read_text(contents, name), LOCAL_PATH)]
 
 
 def shorten(text: str) -> str:
-    """Every absolute path by its last part alone: /home/me/pages.jsonl → pages.jsonl."""
+    """Replace every absolute path by its last part: /home/me/pages.jsonl → pages.jsonl."""
     return LOCAL_PATH.sub(lambda match: re.split(r"[/\\]", match[0])[-1], text)

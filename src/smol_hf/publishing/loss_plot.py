@@ -1,4 +1,4 @@
-"""The losses of a run as a picture for its card."""
+"""Plot the losses of a run for its model card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def plot_losses(folder: str | Path, log: list[dict]) -> Path | None:
         log: the entries of `log.jsonl`.
 
     Returns:
-        The file; None where fewer than two steps were logged, and nothing is drawn.
+        The file; None, and no plot, if fewer than two steps were logged.
     """
     lines = {}
     for key, label, style in KINDS:

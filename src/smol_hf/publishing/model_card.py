@@ -1,4 +1,4 @@
-"""The model card, README.md of a checkpoint: what the model is, how to load it, how well it does, how it was made."""
+"""Write the model card, README.md of a checkpoint: model, loading, scores and training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TESTED_TRANSFORMERS = ("4.57.6", "5.23.0", "5.24.0")
 _NAMELESS = ("checkpoint", "merged", "adapter")
 _PART_NAMES = {"vision": "Vision encoder", "connector": "Connector", "text": "Language model", "total": "**Total**"}
 _CREDENTIALS = ("hub_token", "push_to_hub_token")
-# A longer recipe is folded away, so that it does not push the rest of the card out of sight.
+# A longer recipe is collapsed.
 _OPEN_RECIPE_LINES = 40
 _SMALL_MODEL = 3e9
 
@@ -48,26 +48,25 @@ def render_model_card(
     chat: bool = False,
     loss_plot: str | None = None,
 ) -> str:
-    """The text of a model card, YAML front matter included. A section without data is left out.
+    """Return the text of a model card with its YAML front matter. A section without data is left out.
 
     Args:
-        model_name: how the model is called, and the path or Hub id in the example.
-        config: the model's configuration (or its dictionary). With a `vision_config` the card is that of a
-            vision-language model, without one that of a text model.
+        model_name: name of the model; in the example, its path or Hub id.
+        config: the model's configuration (or its dictionary); a vision-language model has a `vision_config`.
         parameters: number of parameters by part: any of `vision`, `connector`, `text`, and `total`.
-        metrics: `exact_match` (a fraction of 1), and if there `blind_exact_match`, `questions`, `per_kind` (kind →
-            the same three), `train_seconds`, `seed`.
-        recipe: the resolved recipe, shown as YAML; credentials of the Hub in it are dropped.
+        metrics: `exact_match` (a fraction of 1); optional `blind_exact_match`, `questions`, `per_kind` (kind → the
+            same three), `train_seconds`, `seed`.
+        recipe: the resolved recipe, shown as YAML without credentials of the Hub.
         versions: package → version.
-        data_description: Markdown about the training data, taken as it is.
-        training: what is known of the run, label → text.
+        data_description: Markdown about the training data.
+        training: facts of the run, label → text.
         datasets: ids of the training data on the Hub, for the front matter.
         base_models: Hub ids or paths of the models the weights come from; ids also go to the front matter.
         license: a licence identifier of the Hub, such as `apache-2.0`.
         language: ISO 639 code or codes.
-        example_question: what the example of a vision-language model asks.
-        chat: for a text model, whether the example uses the tokenizer's chat template.
-        loss_plot: name of a picture of the run's losses that stands beside the card.
+        example_question: question in the example of a vision-language model.
+        chat: the example of a text model uses the chat template.
+        loss_plot: file name of a plot of the losses in the card's folder.
     """
     metrics = metrics or {}
     vision = _get(config, "vision_config")
@@ -88,7 +87,6 @@ def render_model_card(
     )
     recipe_text = _recipe_text(recipe) if recipe else None
     total = parameters.get("total")
-    metrics = metrics or {}
     card = ModelCard.from_template(
         data,
         template_path=str(resource_path("hub_templates", "model_card.md.jinja")),
@@ -97,8 +95,8 @@ def render_model_card(
         tested_transformers=f"{', '.join(TESTED_TRANSFORMERS[:-1])} and {TESTED_TRANSFORMERS[-1]}",
         own_code=str(_get(config, "model_type")).startswith("smol_hf"),
         parts=_part_rows(config, parameters),
-        total=compact(total) if is_number(total) else None,
-        is_small=is_number(total) and total < _SMALL_MODEL,
+        total=compact(total) if total is not None else None,
+        is_small=total is not None and total < _SMALL_MODEL,
         sources=base_models,
         checkpoint=json.dumps(model_name, ensure_ascii=False),
         question=json.dumps(example_question, ensure_ascii=False),
@@ -121,9 +119,9 @@ def render_model_card(
 
 
 def write_model_card(folder: str | Path, **card: Any) -> Path:
-    """Writes `render_model_card(**card)` to README.md in `folder` (made if missing) and returns its path.
+    """Write `render_model_card(**card)` to README.md in `folder` (created if missing) and return its path.
 
-    Unless given, `chat` is whether the tokenizer in the folder has a chat template, and `loss_plot` the folder's own.
+    By default, `chat` and `loss_plot` follow from the chat template and the plot in the folder.
     """
     folder = Path(folder)
     if (folder / LOSS_PLOT).is_file():
@@ -141,7 +139,7 @@ def _get(config: Any, name: str) -> Any:
 
 
 def _part_rows(config: Any, parameters: Mapping[str, int]) -> list[dict[str, str]]:
-    """One row for each part that `parameters` names: its name, what it is, its size in words."""
+    """Return a row for each part in `parameters`: name, description, size."""
     text = _get(config, "text_config")
     descriptions = {
         "vision": _describe_vision(_get(config, "vision_config")),
@@ -188,17 +186,17 @@ def _join(*pieces: str) -> str:
 
 
 def _score_rows(metrics: Mapping[str, Any]) -> list[dict[str, str | None]]:
-    """Rows of the results table, the overall score first; none when there is no overall score."""
+    """Return the rows of the table of results, the overall score first; none without an overall score."""
     if not is_number(metrics.get("exact_match")):
         return []
     rows = []
     for name, scores in (("**all**", metrics), *((_inline(kind), s) for kind, s in _kinds(metrics))):
-        score, blind, questions = (scores.get(key) for key in ("exact_match", "blind_exact_match", "questions"))
+        blind, questions = scores.get("blind_exact_match"), scores.get("questions")
         rows.append(
             {
                 "name": name,
-                "score": percent(score),
-                "blind": percent(blind) if is_number(blind) else None,
+                "score": percent(scores["exact_match"]),
+                "blind": percent(blind) if blind is not None and is_number(blind) else None,
                 "questions": f"{questions:,}" if is_number(questions) else None,
             }
         )
@@ -211,7 +209,7 @@ def _kinds(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _eval_results(task: str, metrics: Mapping[str, Any]) -> list[EvalResult]:
-    """The scores for the front matter's model-index, as fractions of 1."""
+    """Return the scores for the front matter's model-index, as fractions of 1."""
     if not is_number(metrics.get("exact_match")):
         return []
     results = []
@@ -244,7 +242,7 @@ def is_hub_id(model: str) -> bool:
 
 
 def name_of(model_id: str | Path) -> str:
-    """The name of a run or repository: the last part of a path or Hub id that is not only `checkpoint` or `merged`."""
+    """Name a run or repository by the last part of its path or Hub id that is not `checkpoint` or `merged`."""
     parts = Path(model_id).resolve().parts if Path(model_id).is_dir() else str(model_id).split("/")
     return next((part for part in reversed(parts) if part not in _NAMELESS), str(model_id))
 
@@ -260,7 +258,7 @@ def _recipe_text(recipe: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """`value` in types that YAML knows: paths, torch types and the like become their text."""
+    """Convert `value` to types of YAML: paths, torch types and others become text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items() if key not in _CREDENTIALS}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -274,10 +272,10 @@ def _plain(value: Any) -> Any:
 
 
 def _inline(text: object) -> str:
-    """Foreign text for a heading or a table cell: one line, no HTML, no cell border."""
+    """Escape text for a heading or a table cell: one line, no HTML, no cell border."""
     return html.escape(" ".join(str(text).split()), quote=False).replace("|", "\\|")
 
 
 def _fence(text: str) -> str:
-    """A code fence that no run of backticks in `text` closes."""
+    """Return a code fence longer than every run of backticks in `text`."""
     return "`" * max([3, *(len(run) + 1 for run in re.findall(r"`{3,}", text))])

@@ -1,4 +1,4 @@
-"""What a publication would do, known before anything is asked of the Hub or written."""
+"""Plan a publication without asking the Hub or writing files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, read_json
+from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, read_json, strings_in
 from smol_hf.publishing.card_edits import CARD, changed_lines, edits_of, front_matter, read_card
 from smol_hf.publishing.contents import LARGE, Contents, PublishError, is_text, look_into
 from smol_hf.publishing.disclosures import LOCAL_PATH, local_paths, secrets
@@ -21,12 +21,12 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Publication:
-    """A checkpoint and where it goes.
+    """A checkpoint and its destination.
 
     Args:
         edits: new text of files that change before they are uploaded.
-        problems: why it cannot be published as it is; each says what to do.
-        warnings: what a person may want to know first.
+        problems: reasons not to publish; each says what to do.
+        warnings: facts to consider before publishing.
     """
 
     contents: Contents
@@ -41,7 +41,7 @@ class Publication:
     warnings: tuple[str, ...] = ()
 
     def changes(self) -> list[str]:
-        """A line for each file that changes, followed by its lines before and after."""
+        """List each file that changes, followed by its lines before and after."""
         lines = []
         for name, text in self.edits.items():
             lines.append(f"{self.contents.folder / name}:")
@@ -50,11 +50,11 @@ class Publication:
         return lines
 
     def size_of(self, name: str) -> int:
-        """Bytes of a file, as it will be."""
+        """Return the bytes of a file after the edits."""
         return len(self.edits[name].encode()) if name in self.edits else (self.contents.folder / name).stat().st_size
 
     def goes_by_lfs(self, name: str) -> bool:
-        """What the Hub does by default; in the end it decides."""
+        """Predict if the Hub stores a file by LFS; the Hub decides."""
         return not is_text(name) or self.size_of(name) >= LARGE
 
     @property
@@ -74,11 +74,11 @@ def plan(
     shorten_paths: bool = False,
     allow_paths: bool = False,
 ) -> Publication:
-    """Look at a checkpoint folder as it would be published to `repository` (owner/name). Nothing is written or sent.
+    """Plan to publish a checkpoint folder to `repository` (owner/name). Nothing is written or sent.
 
     Raises:
-        PublishError: when there is nothing that could be published: see `look_into` and `edits_of`. What can be
-            mended is in `problems` instead.
+        PublishError: if the folder cannot be published: see `look_into` and `edits_of`. Faults that can be corrected
+            are in `problems` instead.
     """
     refuse_bad_names(repository, branch)
     contents = look_into(folder)
@@ -89,15 +89,15 @@ def plan(
     problems = []
     if not licenses:
         problems.append(
-            f"{contents.folder / CARD} names no licence: give --license apache-2.0 (or another identifier of the "
+            f"{contents.folder / CARD} has no licence: give --license apache-2.0 (or another identifier of the "
             "Hub), or write `license:` into its front matter"
         )
     if found := secrets(contents):
-        problems.append(f"a token or key would be public: {listed(found)}. Remove it, and revoke it where it was seen")
+        problems.append(f"a token or key would be public: {listed(found)}. Remove it, and revoke it if others saw it")
     if not allow_paths and not shorten_paths and (found := local_paths(contents)):
         problems.append(
-            f"paths of this machine would be public: {listed(found)}. --shorten-paths writes them without their "
-            "folders, --allow-paths publishes them as they are"
+            f"paths of this machine would be public: {listed(found)}. Use --shorten-paths to write them without their "
+            "folders, or --allow-paths to publish them unchanged"
         )
     problems += missing_code(contents) + unreachable_base(contents)
     if CARD not in contents.files:
@@ -112,7 +112,7 @@ def plan(
         licenses=licenses,
         edits=edits,
         problems=tuple(problems),
-        warnings=tuple(doubts(contents, card)),
+        warnings=tuple(warnings_about(contents, card)),
     )
 
 
@@ -120,11 +120,11 @@ def refuse_bad_names(repository: str, branch: str) -> None:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise PublishError(f"{repository!r} is no repository: it has the form OWNER/NAME ({error})") from error
+        raise PublishError(f"{repository!r} is not a repository: use the form OWNER/NAME ({error})") from error
     if "/" not in repository:
-        raise PublishError(f"{repository!r} is no repository: it has the form OWNER/NAME")
+        raise PublishError(f"{repository!r} is not a repository: use the form OWNER/NAME")
     if not branch.strip() or any(sign in branch for sign in " ~^:?*[\\") or ".." in branch:
-        raise PublishError(f"{branch!r} is no name of a branch")
+        raise PublishError(f"{branch!r} is not a valid branch name")
 
 
 def listed(found: Sequence) -> str:
@@ -133,27 +133,19 @@ def listed(found: Sequence) -> str:
 
 
 def missing_code(contents: Contents) -> list[str]:
-    """Modules that a configuration names, and that nobody would find."""
+    """Name modules that a configuration names and that are missing."""
     missing = {}
     for name in contents.files:
         if name.endswith("config.json"):
-            for reference in references(read_json(contents.folder / name).get("auto_map")):
+            for reference in strings_in(read_json(contents.folder / name).get("auto_map")):
                 module = reference.partition(".")[0] + ".py"
                 if "--" not in reference and module not in contents.files:
                     missing.setdefault(module, name)
     return [f"{contents.folder / each} is missing, which {name} names in auto_map" for each, name in missing.items()]
 
 
-def references(auto_map) -> list[str]:
-    if isinstance(auto_map, dict):
-        auto_map = list(auto_map.values())
-    if isinstance(auto_map, (list, tuple)):
-        return [text for each in auto_map for text in references(each)]
-    return [auto_map] if isinstance(auto_map, str) else []
-
-
 def unreachable_base(contents: Contents) -> list[str]:
-    """An adapter is loaded over its base, which others must be able to fetch."""
+    """Name the base of an adapter if others cannot download it."""
     if not contents.is_adapter:
         return []
     path = contents.folder / ADAPTER_CONFIG
@@ -161,17 +153,17 @@ def unreachable_base(contents: Contents) -> list[str]:
     if isinstance(base, str) and "/" in base and is_hub_id(base) and not LOCAL_PATH.search(base):
         return []
     return [
-        f"{path}: base_model_name_or_path is {json.dumps(base)}, which nobody else has: publish the base first, and "
-        f"write its OWNER/NAME there and into {CARD}; or publish the merged checkpoint instead"
+        f"{path}: base_model_name_or_path is {json.dumps(base)}, which others cannot download: publish it first, "
+        f"and write its OWNER/NAME there and into {CARD}; or publish the merged checkpoint instead"
     ]
 
 
-def doubts(contents: Contents, card: str) -> list[str]:
+def warnings_about(contents: Contents, card: str) -> list[str]:
     found = []
     if not any(name in contents.files for name in ("tokenizer_config.json", "tokenizer.json")):
-        found.append("there is no tokenizer in the folder: the model cannot be used with text")
+        found.append("the folder has no tokenizer: the model cannot be used with text")
     if "No evaluation is reported" in card:
         found.append("the card reports no evaluation")
     if "recipe.yaml" not in contents.files:
-        found.append("there is no recipe.yaml: nobody can tell how it was trained")
+        found.append("recipe.yaml is missing: others cannot know how the model was trained")
     return found

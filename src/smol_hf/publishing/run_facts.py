@@ -1,4 +1,4 @@
-"""What a run knows about itself, in words for its card: on what it ran, how long, over which data, to what loss."""
+"""Collect the facts of a run for its model card: hardware, time, data and losses."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ DIGITS_LICENCE = "CC BY 4.0"
 
 
 def run_facts(output_dir: str | Path, recipe: dict) -> dict:
-    """For the card of what a run wrote: `training` (label → text), `data_description` (Markdown), `datasets` (ids of
-    the Hub). What the run did not write down is left out.
+    """Return `training` (label → text), `data_description` (Markdown) and `datasets` (ids of the Hub) for the card.
+
+    Facts that the run did not record are left out.
 
     Args:
         output_dir: of the run: its `run.json`, `log.jsonl` and `mixture.json` are read.
@@ -26,21 +27,16 @@ def run_facts(output_dir: str | Path, recipe: dict) -> dict:
     output_dir = Path(output_dir)
     run = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
     ids = dataset_ids(recipe)
+    method = {"Method": f"preferences of answers (DPO), beta {recipe['beta']}"} if "beta" in recipe else {}
     return {
-        "training": {**method_facts(recipe), **training_facts(run, read_log(output_dir))},
+        "training": {**method, **training_facts(run, read_log(output_dir))},
         "data_description": describe_data(json.loads((output_dir / MIXTURE).read_text(encoding="utf-8")), recipe),
         "datasets": sorted(set(ids.values())) or None,
     }
 
 
-def method_facts(recipe: dict) -> dict[str, str]:
-    """How it was trained, where not by the next token alone."""
-    return {"Method": f"preferences of answers (DPO), beta {recipe['beta']}"} if "beta" in recipe else {}
-
-
 def origin_facts(recipe: dict) -> dict:
-    """For the card of a whole model: `base_models`, and the `language` of the embedded pages, of which alone it is
-    known."""
+    """Return `base_models` for the card, and `language`, which is only known for the embedded pages."""
     digits = [entry.get("data") for entry in entries_of(recipe)] == [DIGITS] and not recipe.get("documents")
     return {"base_models": recipe.get("model"), "language": "en" if digits else None}
 
@@ -51,9 +47,7 @@ def training_facts(run: dict, log: list[dict]) -> dict[str, str]:
         facts["Hardware"] = run["hardware"]
     if is_number(run.get("train_seconds")):
         since = run.get("resumed_at_step")
-        facts["Time"] = duration(run["train_seconds"]) + (
-            f" since step {since:,}, where it was resumed" if since else ""
-        )
+        facts["Time"] = duration(run["train_seconds"]) + (f" since it was resumed at step {since:,}" if since else "")
     for change in run.get("changes", ()):
         changed = [f"{name} {old} → {new}" for name, (old, new) in change["changed"].items()]
         facts[f"Changed from step {change['step']:,} on"] = ", ".join(changed)
@@ -80,7 +74,7 @@ def entries_of(recipe: dict) -> list[dict]:
 
 
 def dataset_ids(recipe: dict) -> dict[str, str]:
-    """Name of the source, as the recipe has it or else the id → id of its dataset on the Hub."""
+    """Return {name of a source in the recipe, or its id: id of its dataset on the Hub}."""
     found = {}
     for entry in entries_of(recipe):
         data = str(entry.get("data"))
@@ -90,7 +84,7 @@ def dataset_ids(recipe: dict) -> dict[str, str]:
 
 
 def describe_data(mixture: dict, recipe: dict) -> str:
-    """A table of the sources that were trained on, with what is known of their licences."""
+    """Write a table of the training data, with known licences."""
     ids = dataset_ids(recipe)
     lines = ["| Data | Share | Samples | Licence |", "|---|---:|---:|---|"]
     for source in mixture["sources"]:

@@ -13,11 +13,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import web_server
 import yaml
-from hub_datasets_server import Datasets, serve
 from huggingface_hub import constants
 from media_files import picture
+from servers import Datasets, Web, ranged, serve
 
 from smol_hf.commands.download import add_download, run_download
 from smol_hf.data.prepare.download import DownloadError, download_all, plan_url, refuse_full_disk
@@ -25,6 +24,7 @@ from smol_hf.data.prepare.download import DownloadError, download_all, plan_url,
 PROGRAM = """
 import argparse
 
+from smol_hf.commands.download import add_download, run_download
 
 parser = argparse.ArgumentParser()
 add_download(parser)
@@ -169,8 +169,8 @@ def test_gates_licences_and_names_that_there_are_not(tmp_path, download):
 
 
 def test_a_full_disk_is_refused_before_anything_is_fetched(tmp_path, monkeypatch):
-    with web_server.serve(web_server.Web({"/a.zip": bytes(1000)})) as place:
-        found = [plan_url(f"http://{place}/a.zip", tmp_path / "new" / "folder")]
+    with serve(Web({"/a.zip": bytes(1000)})) as place:
+        found = [plan_url(f"{place}/a.zip", tmp_path / "new" / "folder")]
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2000))
     refuse_full_disk(found, tmp_path / "new", extract=False)
@@ -208,10 +208,10 @@ def small_pieces(monkeypatch):
 
 
 def test_files_of_the_web_are_resumed_and_extracted(tmp_path, download, small_pieces):
-    broken = web_server.ranged(LARGE, per_request=1_500_000)
-    web = web_server.Web({"/large.bin": broken, "/photos.zip": web_server.ranged(archive())})
-    with web_server.serve(web) as place:
-        urls = [f"http://{place}/large.bin", f"http://{place}/photos.zip"]
+    broken = ranged(LARGE, per_request=1_500_000)
+    web = Web({"/large.bin": broken, "/photos.zip": ranged(archive())})
+    with serve(web) as place:
+        urls = [f"{place}/large.bin", f"{place}/photos.zip"]
         code, said = download("http://127.0.0.1:1", *urls, "--extract", "--yes")
         assert code == 0, said
         assert (tmp_path / "out" / "large.bin").read_bytes() == LARGE
@@ -223,33 +223,33 @@ def test_files_of_the_web_are_resumed_and_extracted(tmp_path, download, small_pi
         assert "1 were there, 0 archives extracted" in said and len(web.requests) == 2, "two looks"
         assert "two URLs would both be" in download("x", urls[0], f"{urls[0]}?again")[1]
         assert "give an http or https URL" in download("x", "file:///etc/passwd")[1]
-        code, said = download("x", f"http://{place}/gone.zip")
+        code, said = download("x", f"{place}/gone.zip")
         assert code == 1 and "gone.zip cannot be downloaded" in said and "404" in said
-    code, said = download("x", f"http://{place}/large.bin")
+    code, said = download("x", f"{place}/large.bin")
     assert code == 1 and "large.bin cannot be downloaded" in said, "no server answers there now"
 
 
 def test_an_interrupted_file_of_the_web_goes_on_unless_it_changed(tmp_path, small_pieces):
-    whole = web_server.ranged(LARGE, '"one"')
-    web = web_server.Web({"/a": whole})
+    whole = ranged(LARGE, '"one"')
+    web = Web({"/a": whole})
 
     def breaks_off(handler):
         web.pages["/a"] = (404, {}, b"")
-        web_server.ranged(LARGE, '"one"', per_request=3_000_000)(handler)
+        ranged(LARGE, '"one"', per_request=3_000_000)(handler)
 
-    with web_server.serve(web) as place:
+    with serve(web) as place:
         for page, first in (
             (whole, f"bytes={3_000_000 // 65536 * 65536}-"),
-            (web_server.ranged(LARGE, '"two"'), None),
+            (ranged(LARGE, '"two"'), None),
         ):
             web.pages["/a"] = whole
-            plan = plan_url(f"http://{place}/a", tmp_path)
+            plan = plan_url(f"{place}/a", tmp_path)
             web.pages["/a"] = breaks_off
             with pytest.raises(DownloadError, match="call it again to go on"):
                 download_all(plan)
             assert not (tmp_path / "a").exists()
             web.pages["/a"] = page
-            download_all(plan_url(f"http://{place}/a", tmp_path))
+            download_all(plan_url(f"{place}/a", tmp_path))
             assert (tmp_path / "a").read_bytes() == LARGE
             assert web.asked("/a")[-1].get("Range") == first
             (tmp_path / "a").unlink()

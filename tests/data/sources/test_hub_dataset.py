@@ -10,8 +10,8 @@ import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hub_server import Hub, serve
 from memory_source import MemorySource
+from servers import Hub, serve
 from shards import write_tar
 
 from smol_hf.data.digits import build_pages

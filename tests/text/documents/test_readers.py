@@ -15,7 +15,7 @@ import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hub_server import Hub, serve
+from servers import Hub, serve
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources import fingerprints, json_source

@@ -162,7 +162,7 @@ def test_transformers_loads_the_adapter_folder_by_itself(base, trained):
     assert torch.allclose(logits(load(run / "adapter")), expected, atol=1e-5)
 
 
-STRANGER = """
+ISOLATED = """
 import sys
 sys.modules["smol_hf"] = None
 import torch
@@ -176,13 +176,13 @@ with torch.no_grad():
 """
 
 
-def test_a_stranger_loads_base_and_adapter_without_the_package(base, trained, tmp_path):
+def test_base_and_adapter_load_without_the_package(base, trained, tmp_path):
     run = trained("lora on all parts")
     save_file(inputs(), tmp_path / "inputs.safetensors")
     command = [
         sys.executable,
         "-c",
-        STRANGER,
+        ISOLATED,
         base,
         run / "adapter",
         tmp_path / "inputs.safetensors",
@@ -321,7 +321,7 @@ def with_a_wrong_shape(folder, weights, tensors):
     save_file({**tensors, name: tensors[name][:1].clone()}, weights)
 
 
-def with_a_stranger(folder, weights, tensors):
+def with_an_unknown_tensor(folder, weights, tensors):
     save_file({**tensors, "base_model.model.else.lora_A.weight": torch.zeros(2, 2)}, weights)
 
 
@@ -359,12 +359,12 @@ def for_other_layers(folder, weights, tensors):
     [
         (without_a_tensor, "is missing"),
         (with_a_wrong_shape, "but the model needs"),
-        (with_a_stranger, "the model has no place for"),
+        (with_an_unknown_tensor, "the model has no tensor"),
         (with_nan, "is not finite"),
         (cut_off, "damaged or cut off"),
         (pickled, "adapter_model.safetensors is missing"),
         (of_another_kind, "only LoRA and DoRA"),
-        (without_base, "--base says where it is"),
+        (without_base, "folder or Hub id with --base"),
         (for_other_layers, "does not fit the model"),
     ],
 )

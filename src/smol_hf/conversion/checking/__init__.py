@@ -1,1 +1,1 @@
-"""`smol-hf check`: a folder loads and computes without this package. Read `check`, then `travelling_code`."""
+"""`smol-hf check`: does a folder work without this package? Read `check`, then `travelling_code`."""

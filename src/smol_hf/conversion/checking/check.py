@@ -1,4 +1,4 @@
-"""`smol-hf check`: is this folder what a stranger needs, and does it compute for them what it computes here?"""
+"""`smol-hf check`: inspect a checkpoint, and compare its results in an isolated process with the results here."""
 
 from __future__ import annotations
 
@@ -12,20 +12,17 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PretrainedConfig
 
 from smol_hf.auto import AutoTokenizer
-from smol_hf.conversion.checking import isolated_check as check_stranger
+from smol_hf.conversion.checking import isolated_check
 from smol_hf.conversion.checking.travelling_code import MODULES, outdated_code
-from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
+from smol_hf.conversion.checkpoint_files import read_json, read_weights, strings_in, weight_files
 from smol_hf.conversion.convert import convert
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.meta_check import compare_with
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
-from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
-from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.support.hashing import hash_file
 from smol_hf.training.model.sound_checkpoint import nonfinite, refuse_unsound_config
@@ -36,7 +33,7 @@ PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: `good` is False for a fault, None for a fact without judgement."""
+    """One line of the report. `good`: False for a fault, None for a fact that is neither good nor bad."""
 
     name: str
     value: str
@@ -44,16 +41,16 @@ class Finding:
 
 
 def check(checkpoint: str | Path, *, trust_remote_code: bool = False) -> dict:
-    """Look at a checkpoint folder: ours, or a native one that `smol-hf convert` reads.
+    """Check a checkpoint folder: ours, or a native one that `smol-hf convert` reads.
 
     Args:
-        trust_remote_code: run the folder's own code even where it is not the code of this package.
+        trust_remote_code: run the folder's code even if it differs from the code of this package.
 
     Returns:
-        `findings` (see `Finding`) and `good`: no fault among them.
+        `checkpoint`, `findings` (see `Finding`) and `good` (no fault was found).
 
     Raises:
-        ConversionError: when there is nothing to look at, or a file is damaged.
+        ConversionError: if the folder has no checkpoint, or a file is damaged.
     """
     folder = Path(checkpoint)
     config = read_json(folder / "config.json")
@@ -66,7 +63,7 @@ def check(checkpoint: str | Path, *, trust_remote_code: bool = False) -> dict:
     if any(finding.good is False for finding in findings if finding.name in ("finite", "names and shapes")):
         findings.append(Finding("loads without smol_hf", "not tried: the weights are damaged", False))
     elif foreign and not trust_remote_code:
-        reason = f"not tried: {foreign[0]} is not the code installed here; --trust-remote-code runs it"
+        reason = f"not tried: {foreign[0]} is not the code installed here; use --trust-remote-code to run it"
         findings.append(Finding("loads without smol_hf", reason, False))
     else:
         findings += check_parity(folder, config)
@@ -89,7 +86,7 @@ def check_files(folder: Path) -> list[Finding]:
 
 
 def check_code(folder: Path) -> Finding:
-    """Code of an earlier release fails, or computes wrongly, on a later release of transformers."""
+    """Compare the model code with this release: older code may fail or compute wrongly on newer transformers."""
     try:
         outdated = outdated_code(folder)
     except ConversionError as error:
@@ -99,14 +96,16 @@ def check_code(folder: Path) -> Finding:
     return Finding(
         "model code",
         f"{len(outdated)} files differ from this release of smol_hf, first {outdated[0]}: "
-        f"smol-hf convert {folder} OUT --refresh-code renews them",
+        f"smol-hf convert {folder} OUT --refresh-code replaces them",
         False,
     )
 
 
 def foreign_code(folder: Path) -> list[str]:
-    """What a stranger's `trust_remote_code=True` would run that is not this package's code: files in the folder and
-    below it, and classes that a configuration names elsewhere."""
+    """List code that `trust_remote_code=True` would run and that is not the code of this package.
+
+    That is code in the folder and its subfolders, and classes of other places that a configuration names.
+    """
     found = [
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*.py"))
@@ -116,17 +115,9 @@ def foreign_code(folder: Path) -> list[str]:
         try:
             config = read_json(path)
         except ConversionError:
-            continue  # not read by anyone as a configuration
-        found += [f"{name} in {path.name}" for name in strings_of(config.get("auto_map")) if set(name) & set("/\\-:")]
+            continue  # transformers cannot read it as a configuration
+        found += [f"{name} in {path.name}" for name in strings_in(config.get("auto_map")) if set(name) & set("/\\-:")]
     return found
-
-
-def strings_of(value) -> list[str]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return [text for each in value for text in strings_of(each)]
-    return [value] if isinstance(value, str) else []
 
 
 def is_installed_here(path: Path) -> bool:
@@ -144,7 +135,7 @@ def check_weights(tensors: dict) -> list[Finding]:
 
 
 def check_tokens(folder: Path, config: dict, tensors: dict) -> list[Finding]:
-    """The ids of special tokens, as tokenizer, configuration, generation and embeddings know them."""
+    """Compare the ids of special tokens in tokenizer, configuration, generation config and embeddings."""
     if not (folder / "tokenizer_config.json").is_file():
         return [Finding("tokenizer", "none in the folder")]
     try:
@@ -173,24 +164,22 @@ def check_tokens(folder: Path, config: dict, tensors: dict) -> list[Finding]:
 
 
 def check_names(config: dict, tensors: dict) -> Finding:
-    """transformers fills what is missing with random numbers, and only its log says so."""
-    is_vlm = config["model_type"] == SmolHFConfig.model_type
-    own_class = SmolHFForConditionalGeneration if is_vlm else SmolHFForCausalLM
+    """Compare the tensors with the model: transformers replaces missing ones by random numbers."""
+    config_class, model_class = OURS[config["model_type"]]
     try:
         with torch.device("meta"):
-            model = own_class._from_config(own_class.config_class.from_dict(config))
+            model = model_class._from_config(config_class.from_dict(config))
         compare_with(model, tensors)
     except (ConversionError, ValueError, TypeError) as error:
         return Finding("names and shapes", str(error), False)
-    return Finding("names and shapes", "all that the model needs", True)
+    return Finding("names and shapes", "all tensors of the model", True)
 
 
 def check_processor(folder: Path, config: dict) -> list[Finding]:
     if config["model_type"] != SmolHFConfig.model_type:
         return []
     numbers = [*config.get("image_mean", []), *config.get("image_std", [])]
-    broken = not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
-    if broken:
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
         return [Finding("image_mean and image_std", f"{numbers}", False)]
     try:
         processor = SmolHFProcessor.from_pretrained(folder, trust_remote_code=False)
@@ -211,27 +200,25 @@ def as_list(ids) -> list:
 
 
 def check_parity(folder: Path, config: dict) -> list[Finding]:
-    """A fresh process without this package, beside this package (for a native folder: beside its conversion)."""
+    """Compare the results in an isolated process with the results here (for a native folder: of its conversion)."""
     with tempfile.TemporaryDirectory() as place:
         ours = folder
         if config.get("model_type") not in OURS:
             ours = Path(place, "ours")
             convert(str(folder), ours)
-        own_config = read_json(ours / "config.json")
-        is_vlm = own_config["model_type"] == SmolHFConfig.model_type
-        own_class = SmolHFForConditionalGeneration if is_vlm else SmolHFForCausalLM
-        model = own_class.from_pretrained(ours, dtype=torch.float32).eval()
+        _, model_class = OURS[read_json(ours / "config.json")["model_type"]]
+        model = model_class.from_pretrained(ours, dtype=torch.float32).eval()
         inputs = example_inputs(model.config)
-        if config.get("model_type") == "llava":  # which takes its tiles flat, as ours does too
+        if config.get("model_type") == "llava":  # it takes its tiles flat; our model takes both forms
             inputs["pixel_values"] = inputs["pixel_values"].squeeze(0)
         save_file(inputs, Path(place, "inputs"))
-        command = [sys.executable, check_stranger.__file__, str(folder), f"{place}/inputs", f"{place}/results"]
+        command = [sys.executable, isolated_check.__file__, str(folder), f"{place}/inputs", f"{place}/results"]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": f"{place}/hub"}
         finished = subprocess.run(command, env=environment, capture_output=True, text=True)
         if finished.returncode:
             reason = finished.stderr.strip().splitlines()[-1:] or ["no reason given"]
             return [Finding("loads without smol_hf", reason[0], False)]
-        theirs, own = load_file(Path(place, "results")), check_stranger.compute(model, inputs)
+        theirs, own = load_file(Path(place, "results")), isolated_check.compute(model, inputs)
     difference = (theirs["logits"] - own["logits"]).abs().max().item()
     same_tokens = torch.equal(theirs["tokens"], own["tokens"])
     return [
@@ -241,8 +228,8 @@ def check_parity(folder: Path, config: dict) -> list[Finding]:
     ]
 
 
-def example_inputs(config: SmolHFConfig | SmolHFTextConfig) -> dict[str, torch.Tensor]:
-    """Twelve tokens, and before them one tile of noise where the model sees; always the same."""
+def example_inputs(config: PretrainedConfig) -> dict[str, torch.Tensor]:
+    """Make twelve tokens, for a vision-language model after one tile of noise; the same in every call."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = config.get_text_config().vocab_size
     text = torch.randint(vocabulary, (1, 12), generator=generator)

@@ -1,6 +1,8 @@
-"""Runs in a fresh process that cannot import smol_hf: loads a checkpoint as anyone would, and writes what it computes.
+"""Load a checkpoint with only transformers, and write the results of the model.
 
-    python check_stranger.py CHECKPOINT INPUTS RESULTS
+`smol-hf check` runs this file by its path in an isolated process, in which smol_hf cannot be imported:
+
+    python isolated_check.py CHECKPOINT INPUTS RESULTS
 
 INPUTS is a safetensors file of the model's arguments. RESULTS receives `logits` and greedy `tokens`.
 """
@@ -8,19 +10,19 @@ INPUTS is a safetensors file of the model's arguments. RESULTS receives `logits`
 import sys
 
 if __name__ == "__main__":
-    sys.modules["smol_hf"] = None  # from here on `import smol_hf` fails, as it does where it is not installed
+    # None makes every later `import smol_hf` fail, as if the package were not installed.
+    sys.modules["smol_hf"] = None  # pyright: ignore[reportArgumentType]
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging
-
-from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 NEW_TOKENS = 8
 
 
 def compute(model, inputs):
-    """Logits and greedy tokens in float32; no answer ends early, so that there is much to compare."""
+    """Compute logits and greedy tokens; end tokens are not allowed, so that every answer has the same length."""
     with torch.inference_mode():
         logits = model(**inputs).logits
         tokens = model.generate(
@@ -29,16 +31,13 @@ def compute(model, inputs):
     return {"logits": logits.contiguous(), "tokens": tokens[:, inputs["input_ids"].shape[1] :].contiguous()}
 
 
-def load(checkpoint):
-    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=True)
-    auto_class = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-    return auto_class.from_pretrained(checkpoint, dtype=torch.float32, trust_remote_code=True).eval()
-
-
 def main(checkpoint, inputs_path, results_path):
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    save_file(compute(load(checkpoint), load_file(inputs_path)), results_path)
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=True)
+    auto_class = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    model = auto_class.from_pretrained(checkpoint, dtype=torch.float32, trust_remote_code=True).eval()
+    save_file(compute(model, load_file(inputs_path)), results_path)
 
 
 if __name__ == "__main__":

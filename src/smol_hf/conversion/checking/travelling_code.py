@@ -1,4 +1,4 @@
-"""The model code inside a checkpoint: whether it is the code of this package, and how it is renewed."""
+"""The model code inside a checkpoint: compare it with the code of this package, and replace it."""
 
 from __future__ import annotations
 
@@ -10,45 +10,39 @@ from pathlib import Path
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
 from smol_hf import modeling, processing
-from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, read_json
-from smol_hf.conversion.convert import refuse_occupied, refuse_output_inside, written_whole
+from smol_hf.conversion.checkpoint_files import is_adapter, read_json
+from smol_hf.conversion.convert import atomic_output, refuse_occupied, refuse_output_inside
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
-from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
-from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 
-# {module: its file} of all code that a checkpoint may carry; in its folder all modules have one level.
+# {module: its file} of all code that a checkpoint may carry, in one flat folder.
 MODULES = {
     path.stem: path
     for package in (modeling, processing)
-    for path in Path(package.__file__).parent.glob("*.py")
+    for folder in package.__path__
+    for path in Path(folder).glob("*.py")
     if path.name != "__init__.py"
-}
-CLASSES = {
-    SmolHFConfig.model_type: (SmolHFConfig, SmolHFForConditionalGeneration),
-    SmolHFTextConfig.model_type: (SmolHFTextConfig, SmolHFForCausalLM),
 }
 PROCESSOR_MAP = {"AutoProcessor": f"processing_smol_hf.{SmolHFProcessor.__name__}"}
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 
 
 def auto_maps(folder: Path) -> dict[str, dict[str, str]]:
-    """{file: its `auto_map` by this package} of the configuration files of a checkpoint or an adapter of ours.
+    """Return {configuration file: the `auto_map` that this package writes} for a checkpoint or adapter of ours.
 
     Raises:
-        ConversionError: for a folder that carries no code of ours.
+        ConversionError: if the folder has another model type.
     """
     maps = {}
-    if (folder / ADAPTER_CONFIG).is_file():
+    if is_adapter(folder):
         is_vlm = (folder / "processor_config.json").is_file()
     else:
         model_type = read_json(folder / "config.json").get("model_type")
         if model_type not in OURS:
-            raise ConversionError(f"{folder} is a {model_type} model: only checkpoints of smol_hf carry its code")
-        config, model = CLASSES[model_type]
+            raise ConversionError(f"{folder} is a {model_type} model: only checkpoints of smol_hf have its code")
+        config, model = OURS[model_type]
         module = model.__module__.rpartition(".")[2]
         maps["config.json"] = {
             "AutoConfig": f"{config.__module__.rpartition('.')[2]}.{config.__name__}",
@@ -62,18 +56,15 @@ def auto_maps(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def code_of(maps: dict[str, dict[str, str]]) -> dict[str, Path]:
-    """{file name: file of this package} of the modules that these maps name, and of all that they import."""
+    """Return {file name: file of this package} of the modules that these maps name, and of their imports."""
     modules = {value.partition(".")[0] for each in maps.values() for value in each.values()}
-    files = [path for module in sorted(modules) for path in with_imports(MODULES[module])]
+    entries = [MODULES[module] for module in sorted(modules)]
+    files = [path for entry in entries for path in (entry, *map(Path, get_relative_import_files(entry)))]
     return {path.name: path for path in files}
 
 
-def with_imports(path: Path) -> list[Path]:
-    return [path, *map(Path, get_relative_import_files(path))]
-
-
 def code_in(folder: Path) -> set[str]:
-    """Names of the modules of ours in a checkpoint, of this release and of earlier ones; never a user's own files."""
+    """Name our modules in a checkpoint, those of this and of earlier releases. A user's own files are not included."""
     names = {path.name for path in MODULES.values()}
     pending = {path.name for path in folder.glob("*_smol_hf*.py")} & names
     reached = set(pending)
@@ -85,7 +76,7 @@ def code_in(folder: Path) -> set[str]:
 
 
 def outdated_code(folder: Path) -> list[str]:
-    """Names of modules of ours that differ from this package's, that are missing, or that it does not use any more."""
+    """Name our modules that differ from this package's, that are missing, or that are no longer used."""
     expected = code_of(auto_maps(folder))
     present = {name: folder / name for name in code_in(folder)}
     return sorted(
@@ -96,14 +87,14 @@ def outdated_code(folder: Path) -> list[str]:
 
 
 def refresh_code(source: str, output: str | Path) -> dict:
-    """Copy the checkpoint or adapter `source` to `output` with the code of this package; weights stay bit for bit.
+    """Copy the checkpoint or adapter `source` to `output` with the code of this package. Weights do not change.
 
     Returns:
-        `source`, `output`, `renewed`, `added`, `removed` (names of files of code), `seconds`.
+        `source`, `output`, `renewed`, `added`, `removed` (names of code files), `seconds`.
 
     Raises:
-        ConversionError: for anything but a published checkpoint or an adapter of ours. Nothing is written then.
-        FileExistsError: when `output` holds something already.
+        ConversionError: if `source` is not a published checkpoint or an adapter of ours. Nothing is written then.
+        FileExistsError: if `output` is not empty.
     """
     started = time.monotonic()
     folder, output = Path(source).expanduser(), Path(output)
@@ -112,7 +103,9 @@ def refresh_code(source: str, output: str | Path) -> dict:
         raise ConversionError(f"{source}: --refresh-code takes a folder; download the checkpoint first (hf download)")
     refuse_output_inside(output, folder)
     if (folder / "trainer_state.json").is_file():
-        raise ConversionError(f"{source} is a state of training, which resumes with the installed code: keep it")
+        raise ConversionError(
+            f"{source} is a training state, which resumes with the installed code: it needs no refresh"
+        )
     maps = auto_maps(folder)
     expected, changed = code_of(maps), outdated_code(folder)
     present = code_in(folder)
@@ -120,7 +113,7 @@ def refresh_code(source: str, output: str | Path) -> dict:
     def left_out(place: str, names: list[str]) -> set[str]:
         return {*present, "__pycache__"} & {*names} if Path(place) == folder else set()
 
-    with written_whole(output) as incomplete:
+    with atomic_output(output) as incomplete:
         shutil.copytree(folder, incomplete, ignore=left_out, dirs_exist_ok=True)
         for name, path in expected.items():
             shutil.copyfile(path, incomplete / name)

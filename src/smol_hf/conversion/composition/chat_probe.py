@@ -1,4 +1,4 @@
-"""Write a conversation with a chat template, to see what the template does."""
+"""Render messages with a chat template, to see what the template does."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from smol_hf.processing.bounded_rendering import render_bounded
 
 
 def write_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], template: str) -> str:
-    """What `template` writes of the messages, up to where the assistant is asked.
+    """Render the messages and the generation prompt.
 
     Raises:
-        FAULTS of `chat_messages`: when the template refuses them.
-        EndlessTemplateError: when the template does not end.
+        FAULTS of `chat_messages`: if the template refuses them.
+        EndlessTemplateError: if the template does not end.
     """
-    (text,), _ = render_bounded(
-        conversations=[messages], chat_template=template, add_generation_prompt=True, **tokenizer.special_tokens_map
-    )
+    arguments = {**tokenizer.special_tokens_map, "conversations": [messages], "chat_template": template}
+    (text,), _ = render_bounded(add_generation_prompt=True, **arguments)
     return text

@@ -1,6 +1,6 @@
-"""`smol-hf compose`: an image encoder and a language model, from two checkpoints, become one vision-language model.
+"""`smol-hf compose`: join an image encoder and a language model of two checkpoints to a vision-language model.
 
-The weights of both stay what they are; the connector between them is new, and what the training begins with.
+Their weights do not change. The connector between them is new and must be trained.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from smol_hf.conversion.composition.parts import (
     read_tokenizer,
     read_vision,
 )
-from smol_hf.conversion.convert import parameters_per_part, refuse_occupied, refuse_output_inside, written_whole
+from smol_hf.conversion.convert import atomic_output, parameters_per_part, refuse_occupied, refuse_output_inside
 from smol_hf.conversion.formats.processors import image_numbers
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.location import locate
@@ -58,31 +58,31 @@ def compose(
 
     Args:
         scale_factor: of pixel_shuffle; by default the largest up to 4 that divides the patches of a side.
-        longest_edge: pixels to which the longer side of a picture is brought before it is cut into tiles; by default
-            four tiles with pixel_shuffle (SmolVLM), one tile without cutting with the other connectors (LLaVA).
-        vision_feature_layer: by default the last; of CLIP the last but one, as LLaVA reads it.
-        keep_text_class: keep transformers' own class for a language model that our decoder could compute.
-        extend_context: new `max_position_embeddings`; `rope_theta`: new base of the rotary positions, which lets
-            training reach it (SmolVLM2: 16384 and 273000).
-        chat_template: "keep" the language model's own, with places for images; "smolvlm"; or a template's path.
+        longest_edge: longer side of an image in pixels after resizing; by default four tiles with pixel_shuffle
+            (SmolVLM), one tile with the other connectors (LLaVA).
+        vision_feature_layer: by default the last; for CLIP the last but one, as in LLaVA.
+        keep_text_class: keep transformers' class for a language model that our decoder can compute.
+        extend_context: new `max_position_embeddings` (SmolVLM2: 16384).
+        rope_theta: new base of the rotary positions for the longer context (SmolVLM2: 273000).
+        chat_template: "keep" the language model's own and add images; "smolvlm"; or the path of a template.
 
     Returns:
-        `output`, `shapes` (what becomes of one tile), `parameters` (per part and `total`), `new_tokens`, `seconds`,
+        `output`, `shapes` (of one tile, step by step), `parameters` (per part and `total`), `new_tokens`, `seconds`,
         `chat_template` (a description), `end_tokens`, `own_class` (why transformers' class was kept, or None).
 
     Raises:
-        ConversionError: for parts that do not fit, with the numbers that would work, and for a model that does not
-            compute what its parts computed. Nothing is written then.
-        FileExistsError: when `output` holds something already.
+        ConversionError: if the parts do not fit (with the numbers that would work), or the composed model computes
+            other results than its parts. Nothing is written then.
+        FileExistsError: if `output` is not empty.
     """
     started = time.monotonic()
     output = Path(output)
     refuse_occupied(output)
     if scale_factor is not None and connector != "pixel_shuffle":
-        raise ConversionError(f"--scale-factor is of pixel_shuffle: {connector} keeps every patch a token")
+        raise ConversionError(f"--scale-factor is only for pixel_shuffle: {connector} makes one token of each patch")
     for name, number in (("scale-factor", scale_factor), ("longest-edge", longest_edge), ("rope-theta", rope_theta)):
         if number is not None and not 0 < number < math.inf:
-            raise ConversionError(f"--{name} {number}: it must be a number above 0")
+            raise ConversionError(f"--{name} is {number}: it must be a number above 0")
     fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
     vision_folder, text_folder = locate(vision, **fetch), locate(text, **fetch)
     refuse_output_inside(output, vision_folder, text_folder)
@@ -93,8 +93,9 @@ def compose(
     config = composed_config(
         vision_folder, vision_config, language_model.config, connector, scale_factor, vision_feature_layer
     )
-    tile = config.image_side
-    longest_edge = longest_edge or (4 * tile if connector == "pixel_shuffle" else tile)
+    tile = int(config.image_side)
+    if longest_edge is None:
+        longest_edge = 4 * tile if connector == "pixel_shuffle" else tile
     tiler = ImageTiler(tile, longest_edge, longest_edge > tile)
     tokenizer = read_tokenizer(text_folder)
     chat = choose_chat_format(tokenizer, chat_template)
@@ -108,7 +109,7 @@ def compose(
         chat_template=chat.template,
     )
     ends = [tokenizer.convert_tokens_to_ids(chat.end_token), *end_token_ids(text_folder, language_model)]
-    vocabulary = max(len(tokenizer), language_model.get_input_embeddings().weight.shape[0])
+    vocabulary = max(len(tokenizer), len(next(language_model.get_input_embeddings().parameters())))
     extend_embeddings(language_model, rows_in_use, vocabulary)
     for each in (config.text_config, config):
         each.pad_token_id, each.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
@@ -116,7 +117,7 @@ def compose(
     config.text_config.vocab_size = vocabulary
     config.image_token_id = processor.image_token_id
     config.new_tokens = [rows_in_use, len(tokenizer)]  # training/model/new_tokens.py trains these rows in every stage
-    model = put_together(config, vision_tensors, language_model, seed)
+    model = join_parts(config, vision_tensors, language_model, seed)
     prepare_generation(model, processor)
     end_with(model, tokenizer, ends)
     parameters = parameters_per_part(model)
@@ -124,7 +125,7 @@ def compose(
     def change_positions(config) -> None:
         extend_positions(config, extend_context, rope_theta)
 
-    with written_whole(output) as incomplete:
+    with atomic_output(output) as incomplete:
         model.save_pretrained(incomplete)
         processor.save_pretrained(incomplete)
         del model, language_model, vision_tensors
@@ -145,8 +146,8 @@ def compose(
     }
 
 
-def end_with(model: SmolHFForConditionalGeneration, tokenizer, ends: list[int]) -> None:
-    """Let generation end with any of `ends`, and no end token be suppressed."""
+def end_with(model: PreTrainedModel, tokenizer, ends: list[int]) -> None:
+    """Let generation end with any of `ends`, and suppress none of them."""
     ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
     generation = model.generation_config
     generation.eos_token_id = ends if len(ends) > 1 else ends[0]
@@ -174,7 +175,7 @@ def composed_config(
     }
     layers = vision_config["num_hidden_layers"]
     if not -layers - 1 <= vision_feature_layer <= layers:
-        raise ConversionError(f"--vision-feature-layer {vision_feature_layer}: the encoder has {layers} layers")
+        raise ConversionError(f"--vision-feature-layer is {vision_feature_layer}: the encoder has {layers} layers")
     try:
         side = SmolHFConfig(**settings, connector_type="linear").patches_per_side
         fitting = [factor for factor in range(1, LARGEST_SCALE_FACTOR + 1) if side % factor == 0]
@@ -184,29 +185,29 @@ def composed_config(
 
 
 def extend_positions(config, extend_context: int | None, rope_theta: float | None) -> None:
-    """Raises ConversionError for a language model whose positions are learned: there are no more of them."""
+    """Change context length and rotary base. Raise ConversionError for learned positions."""
     if extend_context is None and rope_theta is None:
         return
     rotary = getattr(config, "rope_parameters", None)
     learned = getattr(config, "position_embedding_type", "rotary") == "learned"
     if learned or not rotary or any(isinstance(value, dict) for value in rotary.values()):
         raise ConversionError(
-            f"{config.model_type} has no one rotary base: --extend-context and --rope-theta do not apply"
+            f"{config.model_type} does not have a single rotary base: leave out --extend-context and --rope-theta"
         )
     if extend_context is not None:
         if extend_context < config.max_position_embeddings:
             raise ConversionError(
-                f"--extend-context {extend_context}: it has {config.max_position_embeddings} already"
+                f"--extend-context is {extend_context}: it has {config.max_position_embeddings} positions already"
             )
         config.max_position_embeddings = extend_context
     if rope_theta is not None:
         config.rope_parameters = {**rotary, "rope_theta": rope_theta}
 
 
-def put_together(
+def join_parts(
     config: SmolHFConfig, vision_tensors: dict, language_model: PreTrainedModel, seed: int
-) -> SmolHFForConditionalGeneration:
-    """The model of the three parts; the connector's weights are drawn with `seed`, all in the text's dtype."""
+) -> PreTrainedModel:
+    """Join the three parts in the dtype of the language model. The connector's weights are drawn with `seed`."""
     dtype = next(language_model.parameters()).dtype
     torch.manual_seed(seed)
     with torch.device("meta"):
@@ -226,7 +227,7 @@ def put_together(
 
 
 def shapes_of(config: SmolHFConfig) -> list[str]:
-    """What becomes of one tile on its way, step by step."""
+    """Describe the shapes of one tile, step by step."""
     side, patches = config.image_side, config.patches_per_side
     text_hidden = config.text_config.hidden_size
     return [

@@ -1,4 +1,4 @@
-"""The chat format of a composed model: its language model's own, SmolVLM's, or a file's, with places for images."""
+"""The chat format of a composed model: its language model's, SmolVLM's or a file's, with images added."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smol_hf.text.chat import ChatTemplateError, TextChat
 from smol_hf.training.model.chat_template import TEMPLATES
 
 START_TOKEN = "<|im_start|>"
-# Templates of language models take a message's content as one string: join its parts, an image as its token.
+# Text-only templates take the content of a message as one string: join its parts, with a token for an image.
 JOIN_PARTS = (
     "{%- set joined = namespace(messages=[]) -%}"
     "{%- for message in messages -%}"
@@ -42,10 +42,10 @@ IMAGE_PROBE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """A chat template that writes images, and the token that ends an answer.
+    """A chat template that supports images, and the token that ends an answer.
 
     Attributes:
-        keeps_tokens: the language model's start and end tokens stay; else they become SmolVLM's, which are new to it.
+        keeps_tokens: keep the language model's start and end tokens; else use SmolVLM's, which are new to it.
         description: of the choice, for the user.
     """
 
@@ -56,10 +56,10 @@ class ChatFormat:
 
 
 def choose_chat_format(tokenizer: PreTrainedTokenizerBase, choice: str) -> ChatFormat:
-    """The chat format of `choice`: "keep", "smolvlm" or the path of a template.
+    """Return the chat format for "keep", "smolvlm" or the path of a template.
 
     Raises:
-        ConversionError: for a template that cannot be read, writes no images, or ends no answer.
+        ConversionError: if the template cannot be read, writes no images, or does not end answers.
     """
     if choice == "smolvlm":
         return ChatFormat(DEFAULT_CHAT_TEMPLATE, END_OF_UTTERANCE_TOKEN, False, "SmolVLM's chat template")
@@ -71,60 +71,59 @@ def choose_chat_format(tokenizer: PreTrainedTokenizerBase, choice: str) -> ChatF
         except ValueError as error:
             raise ConversionError(f"--chat-template keep: {error}; give --chat-template smolvlm or a file") from error
         name = "the language model's own chat template"
-        return with_images(tokenizer, marked(tokenizer, own), name, "--chat-template keep")
-    end = tokenizer.eos_token
-    if end is None:
+        return with_images(tokenizer, with_generation_marks(tokenizer, str(own)), name, "--chat-template keep")
+    if tokenizer.eos_token is None:
         reason = "SmolVLM's chat template, since the language model has neither a template nor an end token"
         return ChatFormat(DEFAULT_CHAT_TEMPLATE, END_OF_UTTERANCE_TOKEN, False, reason)
-    start = START_TOKEN if START_TOKEN in tokenizer.get_vocab() else tokenizer.bos_token or ""
+    end = str(tokenizer.eos_token)
+    start = START_TOKEN if START_TOKEN in tokenizer.get_vocab() else str(tokenizer.bos_token or "")
     template = DEFAULT_CHAT_TEMPLATE.replace(START_TOKEN, start).replace(END_OF_UTTERANCE_TOKEN, end)
     return ChatFormat(template, end, True, f"the language model has no chat template: SmolVLM's, ending with {end}")
 
 
 def with_images(tokenizer: PreTrainedTokenizerBase, template: str, name: str, option: str) -> ChatFormat:
-    """The template as it is if it writes an image as its token, else with the parts of a message joined first."""
-    tried = {}
+    """Keep the template if it writes an image as its token, else join the parts of a message before it."""
+    reason: object = f"it does not write one {IMAGE_TOKEN} for an image"
     for candidate in (template, JOIN_PARTS + template):
         try:
             text = write_chat(tokenizer, IMAGE_PROBE, candidate)
         except FAULTS as error:
-            tried["error"] = error
+            reason = error
             continue
         if text.count(IMAGE_TOKEN) == 1:
             return ChatFormat(candidate, end_of_turn(tokenizer, candidate, option), True, name)
-    reason = tried.get("error", f"it does not write one {IMAGE_TOKEN} for an image")
     raise ConversionError(f"{option}: the chat template cannot write a message with an image ({reason})")
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase, template: str, option: str) -> str:
-    """The token with which the template ends an answer."""
+    """Return the token with which the template ends an answer."""
     before = tokenizer.chat_template
     tokenizer.chat_template = template
     try:
         return TextChat(tokenizer).end_of_turn[1]
     except ChatTemplateError as error:
-        raise ConversionError(f"{option}: {error}; --chat-template smolvlm or FILE names another") from error
+        raise ConversionError(f"{option}: {error}; choose --chat-template smolvlm or a file") from error
     finally:
         tokenizer.chat_template = before
 
 
-def marked(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """The template, or one that writes the same and marks what is generated, where such a one is known."""
+def with_generation_marks(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """Return a known template that writes the same text and marks generated text, else the template itself."""
     if has_generation_markers(template):
         return template
     try:
         known = get_training_chat_template(tokenizer)
-    except FAULTS:  # TRL knows no such template
+    except FAULTS:  # TRL has no such template
         known = None
-    expected = written(tokenizer, template)
+    expected = render_probes(tokenizer, template)
     for candidate in (*TEMPLATES.values(), known):
-        if candidate and has_generation_markers(candidate) and written(tokenizer, candidate) == expected:
+        if candidate and has_generation_markers(candidate) and render_probes(tokenizer, candidate) == expected:
             return candidate
     return template
 
 
-def written(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str | None]:
-    """What a template writes of some conversations; None for one that it refuses."""
+def render_probes(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str | None]:
+    """Render some conversations; None for one that the template refuses."""
     texts: list[str | None] = []
     for probe in PROBES:
         try:
@@ -135,7 +134,7 @@ def written(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str | Non
 
 
 def read_template(name: str) -> str:
-    """Raises ConversionError for a file that is missing or not a text."""
+    """Read a file. Raise ConversionError if it is missing or not text."""
     path = Path(name)
     if path.suffix not in (".jinja", ".jinja2", ".j2"):
         raise ConversionError(f"--chat-template {name}: choose keep, smolvlm, or the path of a .jinja file")

@@ -1,4 +1,4 @@
-"""Check that a composed model computes what its language model computes, sees an image, learns and generates."""
+"""Check that a composed model equals its language model on text, uses images, learns and generates."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 
 TEXT = "The quick brown fox jumps over 13 lazy dogs. What happens next?"
 NEW_TOKENS = 3
-# Relative to the spread of the logits. In float32 a deep model differs by about 1e-4 between two correct orders of
-# summation; a part that is left out changes the logits by more than this.
+# Relative to the spread of the logits. Two correct orders of summation differ by about 1e-4 in a deep float32 model; a
+# missing part changes the logits by more than this.
 TOLERANCE = 1e-3
 FAILURES = (
     RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ArithmeticError, ImportError,
@@ -27,25 +27,23 @@ FAILURES = (
 def check_composition(
     folder: Path, text_folder: Path, rows: int, change_config: Callable[[PretrainedConfig], None]
 ) -> None:
-    """Load the composed `folder` as anyone would, and compare it with the language model of `text_folder`.
-
-    Computed in float32 on the CPU, one after the other.
+    """Load the composed `folder` and compare it with the language model of `text_folder`, in float32 on the CPU.
 
     Args:
-        rows: tokens of the source; the logits of later ones are not compared.
-        change_config: applied to the source's configuration, as it was to the composed one's.
+        rows: vocabulary size of the source; the logits of later tokens are not compared.
+        change_config: function that changes the source's configuration as the composed one was changed.
 
     Raises:
-        ConversionError: with the first thing that is wrong.
+        ConversionError: with the first fault.
     """
     tokenizer = AutoTokenizer.from_pretrained(text_folder, trust_remote_code=False)
     ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
     model_type, expected = source_logits(text_folder, ids, change_config)
     refusal = f"{text_folder}: {model_type} cannot be the language model"
-    with refused(f"{refusal}: the composed model does not load"):
+    with failures_as(f"{refusal}: the composed model does not load"):
         model = SmolHFForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     model.requires_grad_(False)
-    with torch.no_grad(), refused(f"{refusal}: composed, it fails on a text"):
+    with torch.no_grad(), failures_as(f"{refusal}: composed, it fails on a text"):
         found = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     found, expected = found[..., :rows], expected[..., :rows]
     if not torch.isfinite(found).all():
@@ -53,41 +51,40 @@ def check_composition(
     difference = (found - expected).abs().max().item()
     if not difference <= TOLERANCE * expected.std().item():
         raise ConversionError(
-            f"{refusal}: given embeddings, it computes something else than given tokens (its logits of a text differ "
-            f"by {difference:.3g}, and spread by {expected.std().item():.3g})"
+            f"{refusal}: with embeddings as input it computes other logits than with tokens (they differ by "
+            f"{difference:.3g}, with a standard deviation of {expected.std().item():.3g})"
         )
     check_image_row(model, ids, refusal)
 
 
 def source_logits(folder: Path, ids: torch.Tensor, change_config) -> tuple[str, torch.Tensor]:
-    """(model type, logits (1, sequence, vocabulary)) of the language model as its own class computes them."""
+    """Return model type and logits (1, sequence, vocabulary) that the language model's own class computes."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     change_config(config)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=torch.float32, trust_remote_code=False
-    ).eval()
-    with torch.no_grad(), refused(f"{folder}: the language model itself fails on a text"):
+    options = {"config": config, "dtype": torch.float32, "trust_remote_code": False}
+    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    with torch.no_grad(), failures_as(f"{folder}: the language model itself fails on a text"):
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     if not torch.isfinite(logits).all():
         raise ConversionError(f"{folder}: the language model itself computes NaN or infinity for a text")
     return config.model_type, logits
 
 
-def check_image_row(model: SmolHFForConditionalGeneration, text: torch.Tensor, refusal: str) -> None:
-    """One tile and a text: loss and gradient are finite, and generation with the cache equals the forward pass."""
+def check_image_row(model, text: torch.Tensor, refusal: str) -> None:
+    """Check one tile with a text: finite loss and gradient, and generation with the cache equals the forward pass."""
     config = model.config
     ids = torch.cat([torch.full((1, config.image_seq_len), config.image_token_id), text], dim=1)
     positions = getattr(config.text_config, "max_position_embeddings", None)
     if positions and ids.shape[1] + NEW_TOKENS > positions:
         raise ConversionError(
-            f"{refusal}: one tile becomes {config.image_seq_len} tokens, too many for its {positions} positions; "
+            f"{refusal}: one tile becomes {config.image_seq_len} tokens, but the model has {positions} positions; "
             "use a larger --scale-factor, an encoder with smaller images, or --extend-context"
         )
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (1, 3, config.image_side, config.image_side), generator=generator, dtype=torch.uint8)
     labels = torch.where(ids == config.image_token_id, -100, ids)
     model.connector.requires_grad_(True)
-    with torch.enable_grad(), refused(f"{refusal}: composed, it fails on an image"):
+    with torch.enable_grad(), failures_as(f"{refusal}: composed, it fails on an image"):
         loss = model(input_ids=ids, pixel_values=pixels, labels=labels).loss
         loss.backward()
     gradients = [weight.grad for weight in model.connector.parameters()]
@@ -96,7 +93,7 @@ def check_image_row(model: SmolHFForConditionalGeneration, text: torch.Tensor, r
     if not any(each.abs().max() > 0 for each in gradients):
         raise ConversionError(f"{refusal}: the image does not change its answer (the connector's gradient is zero)")
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
-    with torch.no_grad(), refused(f"{refusal}: composed, it cannot generate"):
+    with torch.no_grad(), failures_as(f"{refusal}: composed, it cannot generate"):
         written = model.generate(
             **inputs, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False,
             return_dict_in_generate=True, output_logits=True,
@@ -110,11 +107,9 @@ def check_image_row(model: SmolHFForConditionalGeneration, text: torch.Tensor, r
 
 
 @contextmanager
-def refused(reason: str) -> Iterator[None]:
-    """What the model's own code raises becomes a ConversionError with this reason."""
+def failures_as(reason: str) -> Iterator[None]:
+    """Turn errors of the model's own code into a ConversionError with this reason."""
     try:
         yield
-    except ConversionError:
-        raise
     except FAILURES as error:
         raise ConversionError(f"{reason}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error

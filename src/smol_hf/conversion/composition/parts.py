@@ -1,13 +1,14 @@
-"""The image encoder and the language model of a composition, out of the checkpoints that hold them."""
+"""Read the image encoder and the language model of a composition from their checkpoints."""
 
 from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from smol_hf.auto import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
@@ -25,15 +26,17 @@ from smol_hf.training.model.sound_checkpoint import refuse_unsound_config
 VISION_TYPES = ("siglip_vision_model", "siglip2_vision_model", "clip_vision_model", "dinov2")
 WHOLE_MODELS = {"siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model", "clip": "clip_vision_model"}
 VISION_LANGUAGE = ("smolvlm", "idefics3", "llava")
-OWN_DECODER = ("llama", "smollm3", "gpt2")  # what our decoder computes exactly
+OWN_DECODER = ("llama", "smollm3", "gpt2")  # our decoder computes them exactly
 
 
 def read_vision(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    """(configuration as a dictionary, tensors by the names in our `vision_model`) of an encoder, or of a model of
-    images and texts that holds one (CLIP, SigLIP, a checkpoint of ours).
+    """Read an image encoder, or the encoder of a model that contains one (CLIP, SigLIP, our checkpoints).
+
+    Returns:
+        The configuration as a dictionary, and the tensors by the names in our `vision_model`.
 
     Raises:
-        ConversionError: for another kind of model, or when tensors of the encoder are missing.
+        ConversionError: for another kind of model, or if tensors of the encoder are missing.
     """
     config = read_json(folder / "config.json")
     refuse_unsound_config(config, folder)
@@ -44,7 +47,7 @@ def read_vision(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
         config = {**(config.get("vision_config") or {}), "model_type": WHOLE_MODELS[model_type]}
     elif model_type not in VISION_TYPES:
         raise ConversionError(
-            f"{folder}: model_type {model_type!r} is no known image encoder; known are "
+            f"{folder}: model_type {model_type!r} is not a supported image encoder; supported are "
             + ", ".join(sorted((*VISION_TYPES, *WHOLE_MODELS, SmolHFConfig.model_type)))
             + (" (convert this model first, with smol-hf convert)" if model_type in VISION_LANGUAGE else "")
         )
@@ -52,7 +55,7 @@ def read_vision(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     known = CONFIG_MAPPING[model_type]().to_dict().keys() | {"vision_use_head"}
     config = {name: value for name, value in config.items() if name in known or name == "model_type"}
     if model_type.startswith("siglip"):
-        config["vision_use_head"] = False  # patches are read, not the pooled vector
+        config["vision_use_head"] = False  # the head pools the patches into one vector
     weight_files(folder)
     sub_config = build_sub_config(config, {"model_type": model_type})
     with torch.device("meta"):
@@ -62,10 +65,8 @@ def read_vision(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
             folder, config=sub_config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (SafetensorError, OSError, pickle.UnpicklingError) as error:
-        raise ConversionError(f"{folder}: the weights are damaged or refused ({error})") from error
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise ConversionError(f"{folder}: {len(missing)} tensors of the encoder are missing, first {missing[0]}")
+        raise ConversionError(f"{folder}: the weights are damaged or unsafe ({error})") from error
+    refuse_missing_tensors(folder, loading)
     wrong = sorted(loading["mismatched_keys"])
     if wrong:
         name, found, needed = wrong[0]
@@ -74,7 +75,7 @@ def read_vision(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 
 
 def read_own_vision(folder: Path, config: dict) -> tuple[dict, dict[str, torch.Tensor]]:
-    """As `read_vision`, from a vision-language checkpoint of ours."""
+    """Read the encoder of our checkpoint, as `read_vision`."""
     prefix = "vision_model."
     tensors = read_weights(folder)
     found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -88,13 +89,13 @@ def read_own_vision(folder: Path, config: dict) -> tuple[dict, dict[str, torch.T
 
 
 def read_text(folder: Path, *, keep_class: bool = False) -> tuple[PreTrainedModel, str | None]:
-    """The language model of `folder`, as our decoder where that computes it exactly, else as transformers' class.
+    """Read a language model: as our decoder if that computes it exactly, else as transformers' class.
 
     Args:
-        keep_class: transformers' class in any case.
+        keep_class: always use transformers' class.
 
     Returns:
-        The model, and the reason why our decoder cannot hold it (None where it does, or with `keep_class`).
+        The model, and the reason why our decoder cannot represent it (None if it can, or with `keep_class`).
     """
     config = read_json(folder / "config.json")
     refuse_unsound_config(config, folder)
@@ -104,7 +105,7 @@ def read_text(folder: Path, *, keep_class: bool = False) -> tuple[PreTrainedMode
         return model_of(SmolHFForCausalLM, config, UNCHANGED.to_ours(read_weights(folder))), None
     if model_type in OURS:
         raise ConversionError(
-            f"{folder}: is a vision-language model already; take the language model that it was made of"
+            f"{folder} is already a vision-language model: give the language model that it was composed of"
         )
     reason = None
     if model_type in OWN_DECODER and not keep_class:
@@ -117,20 +118,24 @@ def read_text(folder: Path, *, keep_class: bool = False) -> tuple[PreTrainedMode
             return model_of(SmolHFForCausalLM, own, found.to_ours(read_weights(folder), own)), None
     weight_files(folder)
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype="auto", output_loading_info=True, trust_remote_code=False
         )
     except (ValueError, OSError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
-        raise ConversionError(f"{folder}: not a causal language model of transformers: {error}") from error
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise ConversionError(f"{folder}: {len(missing)} tensors are missing, first {missing[0]}")
+        raise ConversionError(f"{folder} is not a causal language model of transformers: {error}") from error
+    model, loading = loaded
+    refuse_missing_tensors(folder, loading)
     return model, reason
 
 
+def refuse_missing_tensors(folder: Path, loading: dict) -> None:
+    if missing := sorted(loading["missing_keys"]):
+        raise ConversionError(f"{folder}: {len(missing)} tensors are missing, first {missing[0]}")
+
+
 def end_token_ids(folder: Path, language_model: PreTrainedModel) -> list[int]:
-    """All tokens with which the language model of `folder` ends what it writes."""
-    configs = [language_model.config]
+    """List all end tokens of the language model of `folder`."""
+    configs: list[PretrainedConfig | GenerationConfig] = [language_model.config]
     if (folder / "generation_config.json").is_file():
         configs.append(GenerationConfig.from_pretrained(folder))
     ids: list[int] = []
@@ -141,43 +146,39 @@ def end_token_ids(folder: Path, language_model: PreTrainedModel) -> list[int]:
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a language model, whose end is free for new tokens.
+    """Read the tokenizer of a language model; new tokens can be appended to it.
 
     Raises:
-        ConversionError: when transformers does not load it, or it is a slow one.
+        ConversionError: if it does not load, is a slow one, or has gaps in its ids.
     """
     if not has_tokenizer(folder):
-        # transformers would make an empty one, and every row of the embeddings would count as free.
+        # transformers would make an empty tokenizer, and all embeddings would be free for new tokens.
         raise ConversionError(f"{folder}: no tokenizer; expected one of {', '.join(VOCABULARIES)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
-        raise ConversionError(f"{folder}: no tokenizer that transformers loads: {error}") from error
+        raise ConversionError(f"{folder}: the tokenizer does not load: {error}") from error
     if not tokenizer.is_fast:
-        raise ConversionError(f"{folder}: only a slow tokenizer; a tokenizer.json is needed")
+        raise ConversionError(f"{folder}: the tokenizer is a slow one; a tokenizer.json is needed")
     last = max(tokenizer.get_vocab().values())
     if last + 1 != len(tokenizer):
         raise ConversionError(
-            f"{folder}: the tokenizer's {len(tokenizer)} tokens have ids up to {last}: new tokens would take ids that "
-            "are in use"
+            f"{folder}: the tokenizer's {len(tokenizer)} tokens have ids up to {last}: ids of new tokens are in use"
         )
     return tokenizer
 
 
 @torch.no_grad()
 def extend_embeddings(model: PreTrainedModel, rows_in_use: int, vocabulary: int) -> None:
-    """Make room for `vocabulary` tokens. The rows from `rows_in_use` on, new or never trained, become the mean of
-    those before: a new token then begins as likely as an average one (Hewitt, "Initializing new word embeddings",
-    2021). A tied head stays tied.
+    """Extend the embeddings to `vocabulary` tokens.
+
+    The rows from `rows_in_use` on, new or never trained, become the mean of the earlier rows: a new token begins as
+    likely as an average one (Hewitt, "Initializing new word embeddings", 2021). A tied head stays tied.
     """
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    if vocabulary > model.get_input_embeddings().weight.shape[0]:
+    if vocabulary > len(next(model.get_input_embeddings().parameters())):
         model.resize_token_embeddings(vocabulary, mean_resizing=False)
-    tables = [model.get_input_embeddings().weight]
-    if not tied:
-        tables.append(model.get_output_embeddings().weight)
+    tables = [*model.get_input_embeddings().parameters()]
+    if head := model.get_output_embeddings():
+        tables += [weight for weight in head.parameters() if weight is not tables[0]]  # matrix and bias
     for table in tables:
         table[rows_in_use:vocabulary] = table[:rows_in_use].float().mean(dim=0).to(table.dtype)
-    bias = getattr(model.get_output_embeddings(), "bias", None)
-    if bias is not None:
-        bias[rows_in_use:vocabulary] = bias[:rows_in_use].float().mean().to(bias.dtype)

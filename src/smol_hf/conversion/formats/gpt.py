@@ -7,7 +7,7 @@ import re
 import torch
 from transformers import GPT2Config
 
-from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming, settle_head
+from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming, refuse_other_values, settle_head
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
 NAMES = Renaming(
@@ -25,22 +25,17 @@ NAMES = Renaming(
         ("transformer.ln_f.", "model.norm."),
         ("lm_head.", "lm_head."),
     ],
-    ignored=[r"\.attn\.(masked_)?bias$"],  # the causal mask, which older files carry as a tensor
+    ignored=[r"\.attn\.(masked_)?bias$"],  # the causal mask, a tensor in older files
 )
 MATRIX = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 FUSED = re.compile(r"\.attn\.c_attn\.(weight|bias)$")
 
 
 def read_gpt2(config: dict) -> SmolHFTextConfig:
-    """Raises ConversionError for GPT-2's rare variants, which our decoder does not compute."""
+    """Read GPT-2's configuration. Raise ConversionError for rare variants that our decoder does not compute."""
     native = GPT2Config.from_dict(config)
-    for name, wanted in (
-        ("scale_attn_weights", True),
-        ("scale_attn_by_inverse_layer_idx", False),
-        ("add_cross_attention", False),
-    ):
-        if getattr(native, name) != wanted:
-            raise ConversionError(f"gpt2: {name}={getattr(native, name)} is not supported")
+    plain = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+    refuse_other_values(native, plain, "our decoder")
     return gpt_config(
         vocab_size=native.vocab_size,
         hidden_size=native.n_embd,
@@ -59,7 +54,7 @@ def read_gpt2(config: dict) -> SmolHFTextConfig:
 
 
 def gpt_config(*, bias: bool = True, **fields) -> SmolHFTextConfig:
-    """Our decoder in GPT style, with the biases of its matrices and norms or without."""
+    """Configure our decoder in GPT style. `bias`: its matrices and norms have biases."""
     return SmolHFTextConfig(
         norm_type="layer_norm", norm_bias=bias, position_embedding_type="learned", gated_mlp=False,
         attention_bias=bias, mlp_bias=bias, **fields,
@@ -67,14 +62,11 @@ def gpt_config(*, bias: bool = True, **fields) -> SmolHFTextConfig:
 
 
 def write_gpt2(config: SmolHFTextConfig) -> GPT2Config:
-    """Raises ConversionError, naming the field, for a decoder that GPT-2's class cannot be."""
-    for name, wanted in (("norm_type", "layer_norm"), ("position_embedding_type", "learned"), ("gated_mlp", False)):
-        if getattr(config, name) != wanted:
-            raise ConversionError(
-                f"text_config.{name} is {getattr(config, name)!r}: GPT2LMHeadModel has only {wanted!r}"
-            )
+    """Write GPT-2's configuration. Raise ConversionError, naming the key, if GPT-2 cannot represent the decoder."""
+    style = {"norm_type": "layer_norm", "position_embedding_type": "learned", "gated_mlp": False}
+    refuse_other_values(config, style, "GPT2LMHeadModel")
     if config.num_key_value_heads != config.num_attention_heads:
-        raise ConversionError("num_key_value_heads: GPT2LMHeadModel has one for each head, no groups")
+        raise ConversionError("num_key_value_heads: GPT2LMHeadModel does not support grouped heads")
     if config.head_dim * config.num_attention_heads != config.hidden_size:
         raise ConversionError("head_dim: GPT2LMHeadModel needs hidden_size / num_attention_heads")
     return GPT2Config(
@@ -89,17 +81,21 @@ def write_gpt2(config: SmolHFTextConfig) -> GPT2Config:
 
 
 def from_gpt2(tensors: dict, config: SmolHFTextConfig) -> dict:
-    """GPT-2's tensors → ours. Matrices stored (in, out), as transformers' Conv1D does, are transposed; those of
-    nanoGPT, (out, in), are not: the fused matrix, three times as wide one way as the other, tells which."""
+    """Convert GPT-2's tensors to ours.
+
+    transformers' Conv1D stores matrices as (in, out): they are transposed. nanoGPT stores (out, in). The fused matrix,
+    with 3 × hidden outputs, shows which it is.
+    """
+    fused = next((tensor for name, tensor in tensors.items() if name.endswith("attn.c_attn.weight")), None)
+    is_conv1d = fused is not None and fused.shape[1] == 3 * fused.shape[0]
     split = {}
     for name, tensor in tensors.items():
         if not name.startswith(("transformer.", "lm_head.")):
             name = f"transformer.{name}"  # GPT2Model, without its head
-        if MATRIX.search(name) and _is_conv1d(tensors):
+        if is_conv1d and MATRIX.search(name):
             tensor = tensor.t()
         if FUSED.search(name):
-            parts = tensor.chunk(3)
-            split |= {name.replace("c_attn", letter): part for letter, part in zip("qkv", parts)}
+            split |= {name.replace("c_attn", letter): part for letter, part in zip("qkv", tensor.chunk(3))}
         else:
             split[name] = tensor
     ours = NAMES.to_ours(split)
@@ -107,16 +103,13 @@ def from_gpt2(tensors: dict, config: SmolHFTextConfig) -> dict:
     return {name: tensor.contiguous() for name, tensor in ours.items()}
 
 
-def _is_conv1d(tensors: dict) -> bool:
-    for name, tensor in tensors.items():
-        if name.endswith("attn.c_attn.weight"):
-            return tensor.shape[1] == 3 * tensor.shape[0]
-    return False
-
-
 def to_gpt2(tensors: dict, config: SmolHFTextConfig) -> dict:
-    """Our tensors → GPT-2's. Biases that a model does not have become zeros, which change nothing."""
-    split = NAMES.to_theirs(_with_biases(tensors))
+    """Convert our tensors to GPT-2's. A missing bias becomes zeros."""
+    complete = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.endswith(".weight") and ("model.layers." in name or name == "model.norm.weight"):
+            complete.setdefault(name.removesuffix("weight") + "bias", tensor.new_zeros(tensor.shape[0]))
+    split = NAMES.to_theirs(complete)
     theirs = {}
     for name, tensor in split.items():
         if ".attn.k." in name or ".attn.v." in name:
@@ -128,12 +121,3 @@ def to_gpt2(tensors: dict, config: SmolHFTextConfig) -> dict:
     if config.tie_word_embeddings:
         theirs.pop("lm_head.weight", None)
     return theirs
-
-
-def _with_biases(tensors: dict) -> dict:
-    complete = dict(tensors)
-    for name, tensor in tensors.items():
-        bias = name.removesuffix("weight") + "bias"
-        if name.endswith(".weight") and ("model.layers." in name or name == "model.norm.weight"):
-            complete.setdefault(bias, tensor.new_zeros(tensor.shape[0]))
-    return complete

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import LlamaConfig, SmolLM3Config
 
-from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.conversion.formats.tensor_names import ConversionError, refuse_other_values
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
 SHARED = (
@@ -15,15 +15,14 @@ SHARED = (
 
 
 def read_llama(config: dict) -> SmolHFTextConfig:
-    """Raises ConversionError for scaled rotary positions (Llama 3.1), which our decoder does not compute."""
+    """Read Llama's configuration. Raise ConversionError for scaled rotary positions (Llama 3.1)."""
     return _read(LlamaConfig.from_dict(config), "llama")
 
 
 def read_smollm3(config: dict) -> SmolHFTextConfig:
-    """Raises ConversionError for sliding windows."""
+    """Read SmolLM3's configuration. Raise ConversionError for sliding windows."""
     native = SmolLM3Config.from_dict(config)
-    if native.use_sliding_window:
-        raise ConversionError("smollm3: layers with a sliding window are not supported (use_sliding_window)")
+    refuse_other_values(native, {"use_sliding_window": False}, "our decoder")
     return _read(native, "smollm3", no_rope_layers=native.no_rope_layers)
 
 
@@ -42,17 +41,15 @@ def _read(native, name: str, **more) -> SmolHFTextConfig:
 
 
 def write_llama(config: SmolHFTextConfig) -> LlamaConfig:
-    """Raises ConversionError, naming the field, for a decoder that Llama's class cannot be."""
+    """Write Llama's configuration. Raise ConversionError, naming the key, if Llama cannot represent the decoder."""
     refuse_other_than_llama(config, "LlamaForCausalLM")
     if 0 in config.no_rope_layers:
-        raise ConversionError(
-            "no_rope_layers: LlamaForCausalLM turns every layer; SmolLM3ForCausalLM would do (--to smollm3)"
-        )
+        raise ConversionError("no_rope_layers: LlamaForCausalLM has rotary positions in every layer; use --to smollm3")
     return LlamaConfig(**_written(config), head_dim=config.head_dim)
 
 
 def write_smollm3(config: SmolHFTextConfig) -> SmolLM3Config:
-    """Raises ConversionError, naming the field, for a decoder that SmolLM3's class cannot be."""
+    """Write SmolLM3's configuration. Raise ConversionError, naming the key, if it cannot represent the decoder."""
     refuse_other_than_llama(config, "SmolLM3ForCausalLM")
     if config.head_dim * config.num_attention_heads != config.hidden_size:
         raise ConversionError("head_dim: SmolLM3ForCausalLM needs hidden_size / num_attention_heads")
@@ -69,6 +66,6 @@ def _written(config: SmolHFTextConfig) -> dict:
 
 
 def refuse_other_than_llama(config: SmolHFTextConfig, target: str) -> None:
-    for name, wanted in (("norm_type", "rms_norm"), ("position_embedding_type", "rotary"), ("gated_mlp", True)):
-        if getattr(config, name) != wanted:
-            raise ConversionError(f"text_config.{name} is {getattr(config, name)!r}: {target} has only {wanted!r}")
+    refuse_other_values(
+        config, {"norm_type": "rms_norm", "position_embedding_type": "rotary", "gated_mlp": True}, target
+    )

@@ -1,7 +1,7 @@
 """nanoGPT's `.pt` files, and plain `.pt` state dicts of Llama- or GPT-style models.
 
 nanoGPT writes `{"model": state dict, "model_args": {...}, ...}`; others `{"model_state": state dict, ...}`.
-`torch.compile` puts `_orig_mod.` before each name, DDP `module.`. The vocabulary may be padded: all rows are kept.
+`torch.compile` adds the prefix `_orig_mod.` to each name, DDP `module.`. All rows of a padded vocabulary are kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from smol_hf.conversion.formats.gpt import from_gpt2, gpt_config
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
-# (a name that only this family's tensors have, family, what would work)
+# (pattern of a tensor name, family that has it, advice)
 OTHER_FAMILIES = (
     (
         r"^transformer\.h\.\d+\.attn\.c_q\.",
@@ -50,14 +50,14 @@ WRAPPERS = re.compile(r"^(_orig_mod\.|module\.)+")
 def read_pt(
     content: dict, *, num_attention_heads: int | None = None, rope_theta: float | None = None
 ) -> tuple[SmolHFTextConfig, dict]:
-    """What `torch.load` gave → our configuration and tensors.
+    """Convert the content of a `.pt` file to our configuration and tensors.
 
     Args:
-        num_attention_heads: needed where the file does not say it; no tensor shows it.
-        rope_theta: of a Llama-style state dict; no tensor shows it. 10,000 when None.
+        num_attention_heads: required if the file does not contain it; no tensor shows it.
+        rope_theta: of a Llama-style state dict, 10,000 by default; no tensor shows it.
 
     Raises:
-        ConversionError: when no model is in the file, or a size is missing or does not fit.
+        ConversionError: if the file contains no model, or a size is missing or wrong.
     """
     tensors = next((content[key] for key in ("model", "model_state", "state_dict") if key in content), content)
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(x, torch.Tensor) for x in tensors.values()):
@@ -65,9 +65,9 @@ def read_pt(
     tensors = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     sizes = next((content[key] for key in ("model_args", "config") if isinstance(content.get(key), dict)), {})
     if rope_theta is not None and not 0 < rope_theta < math.inf:
-        raise ConversionError(f"--rope-theta {rope_theta}: it must be a number above 0")
+        raise ConversionError(f"--rope-theta is {rope_theta}: it must be a number above 0")
     if sizes.get("rope_scaling"):
-        raise ConversionError("rope_scaling: scaled rotary positions are not known for .pt files")
+        raise ConversionError("rope_scaling: scaled rotary positions are unsupported in .pt files")
     if any(".attn.c_attn." in name for name in tensors):
         if rope_theta is not None:
             raise ConversionError("--rope-theta: this model's positions are learned, not rotary")
@@ -79,18 +79,18 @@ def read_pt(
         if found := next((name for name in tensors if re.search(pattern, name)), None):
             raise ConversionError(f"these are tensors of {family} ({found}), which cannot be converted: {advice}")
     raise ConversionError(
-        f"unknown tensors, first {next(iter(tensors))}; known are nanoGPT's (transformer.h.0.attn.c_attn.weight) and "
-        "Llama-style ones (model.layers.0.self_attn.q_proj.weight)"
+        f"unknown tensors, first {next(iter(tensors))}; supported are nanoGPT's (transformer.h.0.attn.c_attn.weight) "
+        "and Llama-style ones (model.layers.0.self_attn.q_proj.weight)"
     )
 
 
 def heads(sizes: dict, given: int | None) -> int:
     said = next((sizes[key] for key in ("n_head", "num_attention_heads", "num_heads") if sizes.get(key)), None)
     if said is not None and given not in (None, said):
-        raise ConversionError(f"--num-attention-heads {given}: the file says {said}")
+        raise ConversionError(f"--num-attention-heads is {given}, but the file has {said}")
     number = given if said is None else said
     if number is None:
-        raise ConversionError("the file does not say the number of attention heads: give --num-attention-heads")
+        raise ConversionError("the number of attention heads is not in the file: give --num-attention-heads")
     if not isinstance(number, int) or number < 1:
         raise ConversionError(f"the number of attention heads is {number!r}: it must be a whole number above 0")
     return number
@@ -105,7 +105,7 @@ def is_tied(tensors: dict, head: str, embeddings: str) -> bool:
 
 
 def nanogpt_config(tensors: dict, sizes: dict, num_attention_heads: int | None) -> SmolHFTextConfig:
-    """nanoGPT: GELU as it is (not GPT-2's approximation), ε 1e-5, biases or none, head tied to the embeddings."""
+    """Configure nanoGPT: exact GELU (not GPT-2's approximation), ε 1e-5, optional biases, tied head."""
     embeddings, positions = tensors["transformer.wte.weight"], tensors["transformer.wpe.weight"]
     shapes = {
         "vocab_size": embeddings.shape[0],
@@ -115,7 +115,7 @@ def nanogpt_config(tensors: dict, sizes: dict, num_attention_heads: int | None) 
     }
     for name, found in shapes.items():
         if sizes.get(name, found) != found:
-            raise ConversionError(f"model_args say {name} {sizes[name]}, but the tensors have {found}")
+            raise ConversionError(f"model_args has {name} {sizes[name]}, but the tensors have {found}")
     inner = tensors["transformer.h.0.mlp.c_fc.weight"].shape
     return gpt_config(
         bias="transformer.h.0.attn.c_attn.bias" in tensors,
@@ -155,8 +155,7 @@ def llama_style(tensors: dict, sizes: dict, num_attention_heads: int | None, rop
         norm_eps=sizes.get("rms_norm_eps", 1e-5),
         tie_word_embeddings=tied,
     )
-    ignored = re.compile(r"\.rotary_emb\.inv_freq$")
-    kept = {name: x for name, x in tensors.items() if not ignored.search(name)}
+    kept = {name: x for name, x in tensors.items() if not name.endswith(".rotary_emb.inv_freq")}
     if tied:
         kept.pop("lm_head.weight", None)
     return config, kept

@@ -1,4 +1,4 @@
-"""nanoVLM (github.com/huggingface/nanoVLM): SigLIP and Llama written out, pixel shuffle; a folder of its own kind."""
+"""nanoVLM (github.com/huggingface/nanoVLM): its own SigLIP, Llama and pixel shuffle, and its own kind of folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NAMES = Renaming(
     ],
     ignored=[r"\.rotary_embd\.inv_freq$"],
 )
-# What its own template writes, with the pictures in their places and the generated text marked.
+# It writes the same text as nanoVLM's own template, adds images, and marks generated text.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% set parts = [{'type': 'text', 'text': message['content']}] if message['content'] is string"
@@ -57,13 +57,13 @@ def is_nanovlm(config: dict) -> bool:
 
 
 def read_nanovlm(config: dict) -> SmolHFConfig:
-    """nanoVLM gives its encoder pixels in [0, 1], not normalised: mean 0 and deviation 1 here.
+    """Read nanoVLM's configuration. Its encoder takes pixels in [0, 1], hence mean 0 and deviation 1.
 
     Raises:
-        ConversionError: for an encoder that pools into a class token, or a key that is missing.
+        ConversionError: for an encoder that pools into a class token, or a missing key.
     """
     if config.get("vit_cls_flag"):
-        raise ConversionError("vit_cls_flag: an encoder that gives its class token alone has no patches to read")
+        raise ConversionError("vit_cls_flag: an encoder that returns only its class token is unsupported")
     if config.get("lm_attn_scaling", 1.0) != 1.0:
         raise ConversionError(f"lm_attn_scaling {config['lm_attn_scaling']}: only 1.0 is supported")
     try:
@@ -104,10 +104,10 @@ def read_nanovlm(config: dict) -> SmolHFConfig:
 
 
 def image_token_id(config: dict) -> int:
-    """nanoVLM adds its extra tokens to the tokenizer's end in the order of its configuration, the image token first.
+    """Return the id of the image token.
 
-    The oldest version (nanoVLM-222M) has none, since it puts the image before all text. There a token of SmolLM2's
-    that no text holds, `<reponame>`, takes the image's place.
+    nanoVLM appends its extra tokens to the tokenizer, in the order of its configuration. The oldest version
+    (nanoVLM-222M) has no image token and puts the image before all text; `<reponame>` of SmolLM2 serves here instead.
     """
     if not config.get("vlm_extra_tokens"):
         return 4
@@ -115,12 +115,11 @@ def image_token_id(config: dict) -> int:
     return base + list(config["vlm_extra_tokens"]).index("image_token")
 
 
-def pictures(config: dict, tokenizer) -> dict:
-    """How the processor writes pictures and chats. `tokenizer` is the language model's; it gets nanoVLM's tokens.
+def processor_options(config: dict, tokenizer) -> dict:
+    """Return the processor's options for images and chats, and add nanoVLM's tokens to the tokenizer.
 
     Raises:
-        ConversionError: when the tokens do not come to stand where the embeddings have them, or chats are written in
-            another way than ChatML.
+        ConversionError: if the new tokens do not get the ids of their embeddings, or chats are not in ChatML.
     """
     extra = config.get("vlm_extra_tokens")
     if not extra:
@@ -133,7 +132,7 @@ def pictures(config: dict, tokenizer) -> dict:
     tokenizer.padding_side = "left"
     theirs = config.get("lm_chat_template")
     if theirs is not None and write_chat(tokenizer, PROBE, theirs) != write_chat(tokenizer, PROBE, CHAT_TEMPLATE):
-        raise ConversionError("lm_chat_template writes chats in another way than ChatML, where images have no places")
+        raise ConversionError("lm_chat_template does not write ChatML, the only supported chat format")
     common = {"chat_template": CHAT_TEMPLATE.replace("IMAGE_TOKEN", extra["image_token"])}
     if extra.get("global_image_token") != NANOVLM_GLOBAL_TOKEN:
         return {**common, "image_style": "plain", "do_image_splitting": False}

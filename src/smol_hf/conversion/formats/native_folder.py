@@ -1,8 +1,8 @@
-"""The last touch on a native SmolVLM folder, so that every engine reads it.
+"""Additions to a native SmolVLM folder of transformers 5, so that other engines read it.
 
-Beyond what transformers 5 writes: `rope_theta` under its old name (mlx-vlm and transformers 4.57 would rotate by a
-default of theirs, fluently and wrongly), the name by which llama.cpp's converter knows the language model, the image
-processor's own file, the chat template inside the tokenizer's configuration, and special tokens in the form of 4.x.
+They are `rope_theta` under its old name (else mlx-vlm and transformers 4.57 use a wrong default without an error), the
+architecture name for llama.cpp's converter, the file of the image processor, the chat template in the tokenizer's
+configuration, and special tokens in the form of transformers 4.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from smol_hf.processing.chat_format import (
     IMAGE_TOKEN,
 )
 
-# As SmolVLM2 writes it: ours, without the marks of generated text, which other engines' Jinja does not know.
+# SmolVLM2's template: ours without the marks of generated text, which other engines do not support.
 NATIVE_CHAT_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
     "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
@@ -30,7 +30,7 @@ NATIVE_CHAT_TEMPLATE = (
 
 
 def finish_native_folder(source: Path, folder: Path, config) -> None:
-    """`source` is a checkpoint of ours, `folder` what `save_pretrained` of the native class wrote."""
+    """Complete `folder`, written by `save_pretrained` of the native class, from our checkpoint `source`."""
     native = read_json(folder / "config.json")
     text = native.get("text_config", native)
     rope = text.get("rope_parameters") or {}
@@ -108,7 +108,7 @@ def read_template(source: Path) -> str:
 
 
 def native_template(template: str) -> str:
-    """Ours becomes SmolVLM2's own words; another loses its marks of generated text alone."""
+    """Replace our template by SmolVLM2's. From another one remove the marks of generated text."""
     if "end_of_utterance" in template and "{% generation %}" in template:
         return NATIVE_CHAT_TEMPLATE
     return template.replace("{% generation %}", "").replace("{% endgeneration %}", "")

@@ -1,4 +1,4 @@
-"""What stands beside the weights of a foreign model: tokenizer, chat template, and the numbers of its images."""
+"""Tokenizer, chat template and image processor of a foreign model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "tokenizer.model", "chat_template.jinja",
 )  # fmt: skip
-PROBES = (
+PROBES: tuple[list[dict], ...] = (
     [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}],
     [
         {"role": "system", "content": [{"type": "text", "text": "Be short."}]},
@@ -30,8 +30,6 @@ PROBES = (
         {"role": "user", "content": [{"type": "text", "text": "Bye."}]},
     ],
 )
-
-
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -46,7 +44,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def image_processor_of(source: Path) -> dict:
-    """The numbers of the image processor, from wherever its version of transformers wrote them."""
+    """Read the configuration of the image processor from the file that its version of transformers wrote."""
     if (source / "preprocessor_config.json").is_file():
         return read_json(source / "preprocessor_config.json")
     if (source / "processor_config.json").is_file():
@@ -55,8 +53,10 @@ def image_processor_of(source: Path) -> dict:
 
 
 def image_numbers(source: Path) -> tuple[list[float], list[float]]:
-    """Mean and deviation of the pixels, per channel, in units of [0, 1]. A checkpoint of ours has them in its own
-    configuration, others in that of the image processor."""
+    """Mean and standard deviation of the pixels, per channel, in units of [0, 1].
+
+    Our checkpoints have them in config.json, others in the configuration of the image processor.
+    """
     config = read_json(source / "config.json")
     numbers = config if "image_mean" in config else image_processor_of(source)
     half = [0.5, 0.5, 0.5]
@@ -64,70 +64,73 @@ def image_numbers(source: Path) -> tuple[list[float], list[float]]:
 
 
 def read_processor(texts: Path, source: Path, config: SmolHFConfig, kind: str) -> SmolHFProcessor | None:
-    """Our processor, which writes and cuts pictures as the family `kind` does; None without a tokenizer.
+    """Build our processor with the image tiling and chat template of the family `kind`; None without a tokenizer.
 
     Args:
-        texts: folder of the tokenizer and chat template. `source`: folder of the model.
+        texts: folder of the tokenizer and chat template.
+        source: folder of the model.
 
     Raises:
-        ConversionError: for a tokenizer that has no token for images.
+        ConversionError: if the tokenizer has no image token.
     """
     if not has_tokenizer(texts):
         return None
     tokenizer = AutoTokenizer.from_pretrained(texts, trust_remote_code=False)
     if kind == "nanovlm":
-        pictures = nanovlm.pictures(read_json(source / "config.json"), tokenizer)
+        options = nanovlm.processor_options(read_json(source / "config.json"), tokenizer)
     elif kind == "llava":
-        pictures = pictures_of_llava(image_processor_of(source), config.image_side)
+        options = llava_options(image_processor_of(source), config.image_side)
     else:
-        pictures = pictures_of_smolvlm(image_processor_of(source))
+        options = smolvlm_options(image_processor_of(source))
     image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
     if image_token is None:
-        raise ConversionError(f"{texts}: the tokenizer has no token {config.image_token_id}, which stands for images")
-    if "chat_template" not in pictures:
-        pictures["chat_template"] = template_of(texts, tokenizer)
+        raise ConversionError(
+            f"{texts}: the tokenizer has no token {config.image_token_id}, the image_token_id of the model"
+        )
+    if "chat_template" not in options:
+        options["chat_template"] = template_of(texts, tokenizer)
     return SmolHFProcessor(
         tokenizer,
         tile_size=config.image_side,
         image_seq_len=config.image_seq_len,
         image_token=image_token,
-        **pictures,
+        **options,
     )
 
 
-def pictures_of_smolvlm(numbers: dict) -> dict:
+def smolvlm_options(numbers: dict) -> dict:
     splitting = bool(numbers.get("do_image_splitting", True))
     longest_edge = (numbers.get("size") or {}).get("longest_edge") if splitting else None
     return {"longest_edge": longest_edge, "do_image_splitting": splitting}
 
 
-def pictures_of_llava(numbers: dict, side: int) -> dict:
-    """The middle square, as CLIP's image processor cuts it; the whole picture where the processor does not crop."""
+def llava_options(numbers: dict, side: int) -> dict:
+    """Crop to the central square as CLIP's image processor does, if the source's processor crops."""
     crops = numbers.get("do_center_crop", "shortest_edge" in (numbers.get("size") or {"shortest_edge": side}))
     return {"image_style": "crop" if crops else "plain", "do_image_splitting": False}
 
 
 def template_of(source: Path, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The source's chat template; or ours where it writes the same, since ours marks what the model generated."""
+    """Read the source's chat template. If ours writes the same text, use ours: it marks generated text."""
     template = tokenizer.chat_template
     for name in ("processor_config.json", "chat_template.json"):
         if not template and (source / name).is_file():
             template = read_json(source / name).get("chat_template")
     if not template:
         return None
-    if begins_by_itself(tokenizer) and tokenizer.bos_token not in written_by(tokenizer, PROBES[0], template)[:40]:
-        # The tokenizer would put it there; the processor tokenises what the template writes, and nothing else.
+    template = str(template)
+    begin = str(tokenizer.bos_token or "")
+    adds_begin = tokenizer.bos_token_id is not None and tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id
+    if adds_begin and begin not in render_probe(tokenizer, PROBES[0], template)[:40]:
+        # The tokenizer would add the token; our processor tokenises only the text that the template writes.
         template = "{{ bos_token }}" + template
-
-    same = all(
-        written_by(tokenizer, probe, template) == written_by(tokenizer, probe, DEFAULT_CHAT_TEMPLATE)
-        for probe in PROBES
-    )
-    return DEFAULT_CHAT_TEMPLATE if same else template
+    candidates = (template, DEFAULT_CHAT_TEMPLATE)
+    theirs, ours = ([render_probe(tokenizer, probe, each) for probe in PROBES] for each in candidates)
+    return DEFAULT_CHAT_TEMPLATE if theirs == ours else template
 
 
-def written_by(tokenizer: PreTrainedTokenizerBase, probe: list, template: str) -> str:
-    """Raises ConversionError for a template that is broken, or knows texts alone."""
+def render_probe(tokenizer: PreTrainedTokenizerBase, probe: list[dict], template: str) -> str:
+    """Render messages. Raise ConversionError for a template that fails or that supports only text."""
     try:
         return write_chat(tokenizer, probe, template)
     except FAULTS as error:
@@ -135,7 +138,3 @@ def written_by(tokenizer: PreTrainedTokenizerBase, probe: list, template: str) -
             f"the chat template cannot write a message with an image ({error}): put a template that can into "
             "chat_template.jinja"
         ) from error
-
-
-def begins_by_itself(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return tokenizer.bos_token_id is not None and tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id

@@ -1,4 +1,4 @@
-"""Which format a source is in, and what reads or writes it."""
+"""The formats, and the choice of one for a source or a target."""
 
 from __future__ import annotations
 
@@ -16,60 +16,64 @@ from transformers import (
 )
 
 from smol_hf.conversion.formats import gpt, llama, llava, nanovlm, smolvlm
-from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming, settle_head
+from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming, reader_of
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
+from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 
 UNCHANGED = Renaming([("model.", "model."), ("lm_head.", "lm_head.")], ignored=[r"\.rotary_emb\.inv_freq$"])
-
-
-def from_llama(tensors: dict, config: SmolHFTextConfig) -> dict:
-    ours = UNCHANGED.to_ours(tensors)
-    settle_head(ours, config)
-    return ours
-
-
-def to_llama(tensors: dict, config: SmolHFTextConfig) -> dict:
-    return from_llama(tensors, config)
+rename_llama = reader_of(UNCHANGED)  # in both directions
 
 
 @dataclass(frozen=True)
 class Format:
-    """`read_config` takes a config.json, `write_config` one of our configurations; `to_ours` and `to_theirs` take
-    tensors by name and our configuration."""
+    """A format.
+
+    Args:
+        read_config: config.json → our configuration.
+        to_ours: (their tensors by name, our configuration) → our tensors.
+        write_config, to_theirs: the other direction; None for a format that is only read.
+        native_class: class of transformers that a written checkpoint has.
+    """
 
     name: str
     read_config: Callable[[dict], PretrainedConfig]
     to_ours: Callable[[dict, Any], dict]
     write_config: Callable[[Any], PretrainedConfig] | None = None
     to_theirs: Callable[[dict, Any], dict] | None = None
-    native_class: type[PreTrainedModel] | None = None
+    native_class: type[PreTrainedModel] = PreTrainedModel
 
 
-LLAMA = Format("llama", llama.read_llama, from_llama, llama.write_llama, to_llama, LlamaForCausalLM)
-SMOLLM3 = Format("smollm3", llama.read_smollm3, from_llama, llama.write_smollm3, to_llama, SmolLM3ForCausalLM)
+LLAMA = Format("llama", llama.read_llama, rename_llama, llama.write_llama, rename_llama, LlamaForCausalLM)
+SMOLLM3 = Format("smollm3", llama.read_smollm3, rename_llama, llama.write_smollm3, rename_llama, SmolLM3ForCausalLM)
 GPT2 = Format("gpt2", gpt.read_gpt2, gpt.from_gpt2, gpt.write_gpt2, gpt.to_gpt2, GPT2LMHeadModel)
+rename_smolvlm = reader_of(smolvlm.NAMES, "language_model.")
 SMOLVLM = Format(
     "smolvlm",
     smolvlm.read_smolvlm,
-    smolvlm.from_smolvlm,
+    rename_smolvlm,
     smolvlm.write_smolvlm,
     smolvlm.to_smolvlm,
     SmolVLMForConditionalGeneration,
 )
-IDEFICS3 = Format("idefics3", smolvlm.read_smolvlm, smolvlm.from_smolvlm)
-LLAVA = Format("llava", llava.read_llava, llava.from_llava)
+IDEFICS3 = Format("idefics3", smolvlm.read_smolvlm, rename_smolvlm)
+LLAVA = Format("llava", llava.read_llava, reader_of(llava.NAMES, "language_model."))
 NANOVLM = Format("nanovlm", nanovlm.read_nanovlm, nanovlm.from_nanovlm)
 
 FORMATS = {each.name: each for each in (LLAMA, SMOLLM3, GPT2, SMOLVLM, IDEFICS3, LLAVA, NANOVLM)}
-OURS = (SmolHFConfig.model_type, SmolHFTextConfig.model_type)
+# {model_type: (configuration class, model class)} of this package
+OURS = {
+    SmolHFConfig.model_type: (SmolHFConfig, SmolHFForConditionalGeneration),
+    SmolHFTextConfig.model_type: (SmolHFTextConfig, SmolHFForCausalLM),
+}
 
 
 def source_format(config: dict) -> Format | None:
-    """The format of a folder with this config.json; None when it is ours.
+    """Return the format of a folder with this config.json; None if it is ours.
 
     Raises:
-        ConversionError: for a model type that nothing here reads.
+        ConversionError: if the model type is unsupported.
     """
     model_type = config.get("model_type")
     if model_type in OURS:
@@ -79,14 +83,14 @@ def source_format(config: dict) -> Format | None:
     if model_type in FORMATS:
         return FORMATS[model_type]
     known = ", ".join(sorted(FORMATS))
-    raise ConversionError(f"model_type {model_type!r} cannot be converted; known are {known}, and nanoGPT's .pt files")
+    raise ConversionError(f"model_type {model_type!r} cannot be converted; supported are {known} and nanoGPT's .pt")
 
 
 def native_format(config: PretrainedConfig, to: str) -> Format:
-    """The format that `to` names; "native" chooses the one that one of our models fits.
+    """Return the format named `to`; "native" chooses the one that fits our model.
 
     Raises:
-        ConversionError: for a name that cannot be written.
+        ConversionError: if the format is unknown, only read, or for other models.
     """
     if to != "native":
         written = [name for name, each in FORMATS.items() if each.write_config is not None]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from transformers import Idefics3Config, SmolVLMConfig
+from transformers import Idefics3Config, PretrainedConfig, SmolVLMConfig
 
 from smol_hf.conversion.formats.llama import read_llama, refuse_other_than_llama, write_llama
-from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming, settle_head
+from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
@@ -25,15 +25,17 @@ VISION = (
 
 
 def read_smolvlm(config: dict) -> SmolHFConfig:
-    """The mean and deviation of the pixels are the processor's there; `image_numbers` of `processors.py` reads them.
+    """Read SmolVLM's configuration. Its processor has the mean and deviation of the pixels: see `image_numbers`.
 
     Raises:
         ConversionError: for a text model other than Llama.
     """
     native = (Idefics3Config if config["model_type"] == "idefics3" else SmolVLMConfig).from_dict(config)
-    if native.text_config.model_type not in ("llama", "vllama3"):
-        raise ConversionError(f"text_config is {native.text_config.model_type!r}: only llama is known in SmolVLM")
-    text = {**native.text_config.to_dict(), "tie_word_embeddings": native.tie_word_embeddings}
+    text = native.text_config
+    assert isinstance(text, PretrainedConfig)  # `from_dict` built it
+    if text.model_type not in ("llama", "vllama3"):
+        raise ConversionError(f"text_config is {text.model_type!r}: only llama is supported in SmolVLM")
+    text = {**text.to_dict(), "tie_word_embeddings": native.tie_word_embeddings}
     return SmolHFConfig(
         text_config=read_llama(text),
         vision_config={
@@ -47,46 +49,43 @@ def read_smolvlm(config: dict) -> SmolHFConfig:
 
 
 def write_smolvlm(config: SmolHFConfig) -> SmolVLMConfig:
-    """Raises ConversionError, naming the part and what to choose instead, for what SmolVLM's class cannot be."""
+    """Write SmolVLM's configuration. Raise ConversionError for a part that SmolVLM cannot represent."""
     vision = config.vision_config
     if vision.model_type != "siglip_vision_model":
         raise ConversionError(
-            f"vision_config is {vision.model_type!r}: SmolVLMForConditionalGeneration has siglip_vision_model alone "
-            "(SigLIP2 weights of a fixed size load into it too). Without it the checkpoint runs with trust_remote_code"
+            f"vision_config is {vision.model_type!r}: SmolVLMForConditionalGeneration supports only "
+            "siglip_vision_model (SigLIP2 weights of a fixed size load into it too). The checkpoint of smol_hf itself "
+            "runs with trust_remote_code"
         )
     if config.connector_type != "pixel_shuffle" or config.connector_bias:
         raise ConversionError(
             f"connector_type is {config.connector_type!r}{' with a bias' if config.connector_bias else ''}: "
-            "SmolVLMForConditionalGeneration has pixel_shuffle without bias (scale_factor 1 is linear)"
+            "SmolVLMForConditionalGeneration supports only pixel_shuffle without bias (scale_factor 1 is linear)"
         )
     if config.vision_feature_layer != -1:
         raise ConversionError("vision_feature_layer: SmolVLMForConditionalGeneration reads the last layer, -1")
     text = config.text_config
-    if text.model_type == SmolHFTextConfig.model_type:
+    if isinstance(text, SmolHFTextConfig):
         refuse_other_than_llama(text, "the language model of SmolVLMForConditionalGeneration")
         text = write_llama(text)
     elif text.model_type != "llama":
         raise ConversionError(
             f"text_config is {text.model_type!r}: the language model of SmolVLMForConditionalGeneration is Llama"
         )
-    return SmolVLMConfig(
-        text_config={**text.to_dict(), "tie_word_embeddings": False},
-        vision_config={key: getattr(vision, key) for key in VISION},
-        scale_factor=config.scale_factor,
-        image_token_id=config.image_token_id,
-        tie_word_embeddings=False,
-        pad_token_id=text.pad_token_id,
+    return SmolVLMConfig.from_dict(
+        {
+            "text_config": {**text.to_dict(), "tie_word_embeddings": False},
+            "vision_config": {key: getattr(vision, key) for key in VISION},
+            "scale_factor": config.scale_factor,
+            "image_token_id": config.image_token_id,
+            "tie_word_embeddings": False,
+            "pad_token_id": text.pad_token_id,
+        }
     )
 
 
-def from_smolvlm(tensors: dict, config: SmolHFConfig) -> dict:
-    ours = NAMES.to_ours(tensors)
-    settle_head(ours, config, "language_model.")
-    return ours
-
-
 def to_smolvlm(tensors: dict, config: SmolHFConfig) -> dict:
-    """The head is written out even where it is tied: mlx-vlm reads no other."""
+    """Convert our tensors to SmolVLM's. A tied head is written too: mlx-vlm requires it."""
     tensors = dict(tensors)
     if "language_model.lm_head.weight" not in tensors:
         tensors["language_model.lm_head.weight"] = tensors["language_model.model.embed_tokens.weight"].clone()

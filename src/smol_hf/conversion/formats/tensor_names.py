@@ -1,23 +1,25 @@
-"""One table of names for both directions: what a tensor is called elsewhere, and what it is called here."""
+"""Names of tensors in other formats and in ours: one table serves both directions."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
 
 class ConversionError(ValueError):
-    """A checkpoint that cannot be converted, with the reason and what would work."""
+    """A checkpoint cannot be converted; the message says why, and what would work."""
 
 
 class Renaming:
-    """Args:
-    rows: pairs (theirs, ours). `{i}` stands for a number. A row that ends with a dot renames whatever begins so,
-        others a whole name. The first row that fits counts, so several of their names may become one of ours;
-        back, the first row with that name of ours counts.
-    ignored: regular expressions of names of theirs that hold nothing to be kept (masks, position numbers).
+    """A table of tensor names.
+
+    Args:
+        rows: pairs (theirs, ours); `{i}` matches a number. A row that ends with a dot renames a prefix, another row a
+            complete name. The first matching row applies, so several of their names may become one of ours.
+        ignored: regular expressions of their tensors that are not kept (masks, position numbers).
     """
 
     def __init__(self, rows: Iterable[tuple[str, str]], ignored: Iterable[str] = ()):
@@ -27,12 +29,12 @@ class Renaming:
         self.ignored = [re.compile(pattern) for pattern in ignored]
 
     def to_ours(self, tensors: dict) -> dict:
-        """Raises ConversionError for names that the table does not know, or two that become one."""
+        """Rename their tensors. Raise ConversionError if a name is unknown, or two names become one."""
         kept = {name: tensor for name, tensor in tensors.items() if not any(p.search(name) for p in self.ignored)}
         return _rename(kept, self.there)
 
     def to_theirs(self, tensors: dict) -> dict:
-        """Raises ConversionError as `to_ours` does."""
+        """Rename our tensors. Raise ConversionError as `to_ours` does."""
         return _rename(tensors, self.back)
 
 
@@ -67,14 +69,37 @@ def _new_name(name: str, rows: list[tuple[re.Pattern, str]]) -> str | None:
 
 
 def settle_head(tensors: dict, config, prefix: str = "") -> None:
-    """A head that is tied to the embeddings is not kept twice. One that is called tied but differs is kept, and
-    called so no longer: transformers computes with it too."""
+    """Remove the head if it is tied to the embeddings.
+
+    A head that is declared tied but differs is kept, and declared untied: transformers computes with it too.
+    """
     text = config.get_text_config()
     head, embeddings = tensors.get(f"{prefix}lm_head.weight"), tensors.get(f"{prefix}model.embed_tokens.weight")
     if head is None or not text.tie_word_embeddings:
         return
-    same = embeddings is None or head.is_meta or (head.shape == embeddings.shape and torch.equal(head, embeddings))
-    if same:
+    if embeddings is None or head.is_meta or (head.shape == embeddings.shape and torch.equal(head, embeddings)):
         del tensors[f"{prefix}lm_head.weight"]
     else:
         text.tie_word_embeddings = config.tie_word_embeddings = False
+
+
+def reader_of(names: Renaming, prefix: str = "") -> Callable[[dict, Any], dict]:
+    """Return the function (their tensors, our configuration) → our tensors of a format that only renames.
+
+    Args:
+        prefix: of the language model in our names.
+    """
+
+    def to_ours(tensors: dict, config) -> dict:
+        ours = names.to_ours(tensors)
+        settle_head(ours, config, prefix)
+        return ours
+
+    return to_ours
+
+
+def refuse_other_values(config, wanted: dict[str, Any], target: str) -> None:
+    """Raise ConversionError, naming the key, unless `config` has the values that `target` requires."""
+    for name, value in wanted.items():
+        if (found := getattr(config, name)) != value:
+            raise ConversionError(f"{name} is {found!r}: {target} supports only {value!r}")

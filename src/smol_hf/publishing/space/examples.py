@@ -1,4 +1,4 @@
-"""Examples that a page offers: samples of the model's own training data, or of a file."""
+"""Choose the examples of a page: samples of the model's training data, or of a file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,6 +19,7 @@ from smol_hf.data.sources.files import is_remote
 from smol_hf.data.sources.hub_dataset import hub_id
 from smol_hf.data.sources.location import open_location
 from smol_hf.inference.prompts import read_prompts
+from smol_hf.publishing.contents import one_line
 from smol_hf.text.preferences import preference_of, records_of
 from smol_hf.training.data import open_data
 from smol_hf.training.document_data import DocumentData
@@ -26,17 +28,17 @@ from smol_hf.training.recipe.data_arguments import DataArguments
 NONE = "none"
 DIGITS = "digits"
 NUMBER = 3
-MOST_RECORDS = 300  # that are read in search of examples
+MOST_RECORDS = 300  # records that are read to find examples
 MOST_CHARACTERS = 300  # of an example
 MOST_PIXELS = 1024  # of the longer side of an image
 BEGINNING = 8  # words of a document
 PAGE_SIZE, PAGES = 256, (0, 3, 2)  # of the embedded digits
-ADVICE = "give others with --examples FILE"
+ADVICE = "choose others with --examples FILE"
 
 
 @dataclass(frozen=True)
 class Example:
-    """A text to send with a click, and PNG images to show before it."""
+    """A text that a visitor sends with a click, and PNG images shown before it."""
 
     text: str
     images: tuple[bytes, ...] = ()
@@ -44,7 +46,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """`note` says in one line where they come from, or why there are none."""
+    """Examples, and a `note` of one line that names their source, or says why none was found."""
 
     found: tuple[Example, ...]
     note: str
@@ -52,17 +54,17 @@ class Examples:
 
 
 def examples_of(folder: Path, *, shows_images: bool, file: str | None = None) -> Examples:
-    """The examples of a checkpoint's page.
+    """Choose the examples of a checkpoint's page.
 
-    Training data is read only beside a run's own output: in a checkpoint that was downloaded, `recipe.yaml` names
-    files of another machine. Datasets of the Hub are not fetched.
+    Training data is only read if the checkpoint is in the output folder of its run: a downloaded `recipe.yaml` names
+    files of another machine. Datasets of the Hub are not downloaded.
 
     Args:
         folder: the checkpoint, with `recipe.yaml` if it was trained here.
-        file: prompts as `smol-hf generate --prompts-file` reads them, or `none`.
+        file: prompts as for `smol-hf generate --prompts-file`, or `none`.
 
     Raises:
-        FileNotFoundError, SampleError: for a `file` that cannot be read.
+        FileNotFoundError, SampleError: if `file` cannot be read.
     """
     if file == NONE:
         return Examples((), "no examples")
@@ -74,25 +76,23 @@ def examples_of(folder: Path, *, shows_images: bool, file: str | None = None) ->
         return Examples(found, "examples: pages of the embedded digits" if found else "no examples", bool(found))
     names = [str(name) for name in data_of(recipe)]
     if not names:
-        return Examples((), f"no examples: the checkpoint does not say what it was trained on; {ADVICE}")
+        return Examples((), f"no examples: the recipe of the checkpoint names no training data; {ADVICE}")
     data = ", ".join(names)
     if not (folder.resolve().parent / "run.json").is_file():
-        return Examples((), f"no examples: the folder of the run that trained this checkpoint was not found; {ADVICE}")
+        return Examples((), f"no examples: the output folder of the training run was not found; {ADVICE}")
     if any(hub_id(name) is not None or is_remote(name) for name in names):
         return Examples((), f"no examples: the training data is not on this machine ({data}); {ADVICE}")
     try:
         texts = first_distinct(of_recipe(recipe), shows_images)
     except (OSError, ValueError) as error:
-        return Examples(
-            (), f"no examples: the training data cannot be read ({' '.join(str(error).split())}); {ADVICE}"
-        )
+        return Examples((), f"no examples: the training data cannot be read ({one_line(error)}); {ADVICE}")
     if not texts:
         return Examples((), f"no examples: none of the first samples of {data} is a short question; {ADVICE}")
     return Examples(texts, f"examples: samples of the training data ({data}); {ADVICE}, or --examples {NONE}")
 
 
 def read_recipe(folder: Path) -> dict:
-    """What recipe.yaml says; empty where there is none that can be read."""
+    """Read recipe.yaml; empty if it is missing or cannot be read."""
     with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
         recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
         return recipe if isinstance(recipe, dict) else {}
@@ -108,12 +108,12 @@ def data_of(recipe: dict) -> list:
 def of_digits() -> Iterator[Example]:
     pages = evaluation_questions(max(PAGES) + 1, seed=3, page_size=PAGE_SIZE)
     for index in PAGES:
-        image, question = pages[index].conversation.messages[0].parts
-        yield Example(question.text, (image.content,))
+        page = pages[index]
+        yield Example(page.question, (as_png(page.conversation.images[0], "the embedded digits"),))
 
 
 def of_file(path: str, shows_images: bool) -> Iterator[Example]:
-    """Every prompt of a file. Raises SampleError for an image that a model without an image encoder cannot see."""
+    """Yield the prompts of a file. Raise SampleError for an image if the model has no image encoder."""
     for prompt in read_prompts(path):
         if prompt.images and not shows_images:
             raise SampleError(prompt.where, "shows an image, but the model has no image encoder")
@@ -122,10 +122,10 @@ def of_file(path: str, shows_images: bool) -> Iterator[Example]:
 
 
 def of_recipe(recipe: dict) -> Iterator[tuple[str, list[ImagePart]]]:
-    """(text, images) of the first samples of the training data.
+    """Yield (text, images) of the first samples of the training data.
 
     Raises:
-        OSError, ValueError: when the data is missing or cannot be read.
+        OSError, ValueError: if the data is missing or cannot be read.
     """
     known = {entry.name for entry in fields(DataArguments)} - ({"data"} if recipe.get("mixture") else set())
     arguments = DataArguments(**{key: recipe[key] for key in known & recipe.keys() if recipe[key] is not None})
@@ -136,21 +136,22 @@ def of_recipe(recipe: dict) -> Iterator[tuple[str, list[ImagePart]]]:
     elif "beta" in recipe:  # preferences
         for where, record in islice(records_of(open_location(arguments.data).source), MOST_RECORDS):
             with suppress(SampleError):
-                yield preference_of(where, record, chats=True).prompt[-1]["content"], []
+                messages: Any = preference_of(where, record, chats=True).prompt  # a list, since `chats` is True
+                yield messages[-1]["content"], []
     else:
         for sample in open_data(arguments, seed=0).conversations(MOST_RECORDS):
             yield question_of(sample)
 
 
 def question_of(sample: Conversation) -> tuple[str, list[ImagePart]]:
-    """The first turn of a user."""
+    """Return text and images of the first user message."""
     parts = next((message.parts for message in sample.messages if message.role == "user"), ())
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     return "".join(texts).strip(), [part for part in parts if isinstance(part, ImagePart)]
 
 
 def first_distinct(samples: Iterable[tuple[str, list[ImagePart]]], shows_images: bool) -> tuple[Example, ...]:
-    """The first few examples with different texts; where images are shown, those with images first."""
+    """Choose the first few examples with different texts, those with images first."""
     chosen: dict[str, tuple[str, list[ImagePart]]] = {}
     for text, images in samples:
         if text and len(text) <= MOST_CHARACTERS and (shows_images or not images):
@@ -166,7 +167,7 @@ def first_distinct(samples: Iterable[tuple[str, list[ImagePart]]], shows_images:
 
 
 def as_png(part: ImagePart, where: str) -> bytes:
-    """The image upright, not larger than a page needs."""
+    """Encode an image for a page: upright and not too large."""
     image = load_image(part, where)
     image.thumbnail((MOST_PIXELS, MOST_PIXELS))
     file = io.BytesIO()
@@ -175,7 +176,7 @@ def as_png(part: ImagePart, where: str) -> bytes:
 
 
 def as_settings(examples: Iterable[Example]) -> tuple[list[dict], dict[str, bytes]]:
-    """The entries of space.json, and the image files that they name."""
+    """Return the entries of space.json, and the image files that they name."""
     entries, files = [], {}
     for number, example in enumerate(examples, start=1):
         names = [f"examples/{number}-{place}.png" for place in range(1, len(example.images) + 1)]

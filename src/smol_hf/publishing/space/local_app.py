@@ -1,4 +1,4 @@
-"""`smol-hf serve`: the page that a Space shows, served on this machine."""
+"""`smol-hf serve`: serve the page of a Space on this machine."""
 
 from __future__ import annotations
 

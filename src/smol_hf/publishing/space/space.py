@@ -1,4 +1,4 @@
-"""A Space for a checkpoint: a Gradio app that needs no smol_hf, its requirements, its metadata and examples."""
+"""Plan a Space for a checkpoint: a Gradio app that does not need smol_hf, requirements, metadata and examples."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import SpaceCard, SpaceCardData, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.publishing.card_edits import CARD, front_matter
-from smol_hf.publishing.contents import PublishError
+from smol_hf.publishing.contents import NETWORK_ERRORS, PublishError, one_line
 from smol_hf.publishing.model_card import has_chat_template, is_hub_id, name_of
 from smol_hf.publishing.plan import refuse_bad_names
 from smol_hf.publishing.space.examples import as_settings, examples_of
 from smol_hf.support.resources import resource_path
 
-GRADIO = "6.31.0"  # what a Space installs
+GRADIO = "6.31.0"  # version that a Space installs
 SETTINGS = "space.json"
-# Kind of the model → emoji, short description (the Hub takes 60 characters), what the README calls it.
+# Kind of the model → emoji, short description (at most 60 characters), beginning of the README.
 KINDS = {
-    "pictures": ("🔎", "A small model that looks at pictures and answers", "A page to ask about pictures: the demo"),
-    "chat": ("💬", "A small language model to talk with", "A page to talk with a language model: the demo"),
+    "image": ("🔎", "A small model that answers questions about images", "A page to ask about images: the demo"),
+    "chat": ("💬", "A small language model to chat with", "A page to chat with a language model: the demo"),
     "text": ("📝", "A small language model that continues texts", "A page that continues texts: the demo"),
 }
 
 
 @dataclass(frozen=True)
 class Space:
-    """What would be written or sent.
+    """The files of a Space.
 
     Args:
-        repository: owner/name of the Space; None for one that stays here.
-        model_id: what it runs, a repository of the Hub or a folder here.
+        repository: owner/name of the Space; None for a local page.
+        model_id: its model, a repository of the Hub or a local folder.
         files: path → content.
-        note: where the examples come from, in one line.
+        note: the source of the examples, in one line.
     """
 
     repository: str | None
@@ -57,11 +57,11 @@ class Space:
         """Write its files.
 
         Raises:
-            FileExistsError: when the folder holds something that is not a Space of this kind.
+            FileExistsError: if the folder contains something other than a Space of smol_hf.
         """
         folder = Path(folder)
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / SETTINGS).is_file()):
-            raise FileExistsError(f"{folder} holds something that is not a Space of smol_hf: choose another folder")
+            raise FileExistsError(f"{folder} contains something other than a Space of smol_hf: choose another folder")
         for name, content in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
@@ -78,21 +78,20 @@ def plan_space(
     token: str | None = None,
     examples: str | None = None,
 ) -> Space:
-    """The Space of a model. Nothing is written or sent.
+    """Plan the Space of a model. Nothing is written or sent.
 
     Args:
-        checkpoint: its folder, or its repository on the Hub, of which the configuration is fetched.
-        repository: the model on the Hub, which the Space will run. None: `checkpoint` itself.
-        space_name: owner/name of the Space; by default that of the model with `-space` behind it.
+        checkpoint: its folder, or its repository on the Hub, whose configuration is downloaded.
+        repository: the model on the Hub that the Space runs; by default `checkpoint` itself.
+        space_name: owner/name of the Space; by default the model's with `-space` appended.
         revision: a branch, tag or commit of the model.
-        license: of the Space; by default that of the model's card.
-        examples: a file of prompts that visitors may send with a click, or `none`; by default, samples of the
-            training data of a run on this machine.
+        license: of the Space; by default the licence in the model's card.
+        examples: a file of prompts, or `none`; by default samples of the training data of a run on this machine.
 
     Raises:
-        FileNotFoundError, SampleError: for a file of examples that cannot be read.
-        PublishError: for names that the Hub does not allow, or a model that cannot be had.
-        ConversionError: when the checkpoint has no configuration that can be read.
+        FileNotFoundError, SampleError: if the file of examples cannot be read.
+        PublishError: if the Hub does not allow a name, or the model is unavailable.
+        ConversionError: if the configuration of the checkpoint cannot be read.
     """
     model_id = repository or checkpoint
     on_the_hub = not Path(model_id).is_dir()
@@ -101,12 +100,14 @@ def plan_space(
         for name in (model_id, space_name):
             refuse_bad_names(name, revision or "main")
     elif space_name or revision:
-        raise PublishError(f"{model_id} is a folder here: a Space on the Hub runs a model of the Hub; give OWNER/NAME")
+        raise PublishError(
+            f"{model_id} is a local folder: a Space on the Hub needs a model on the Hub; give OWNER/NAME"
+        )
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else fetch_facts(checkpoint, revision, token)
     config = read_json(folder / "config.json")
-    kind = "pictures" if config.get("vision_config") else "chat" if has_chat_template(folder) else "text"
+    kind = "image" if config.get("vision_config") else "chat" if has_chat_template(folder) else "text"
     title = name_of(model_id)
-    offered = examples_of(folder, shows_images=kind == "pictures", file=examples)
+    offered = examples_of(folder, shows_images=kind == "image", file=examples)
     entries, images = as_settings(offered.found)
     settings = {
         "model_id": model_id if on_the_hub else str(Path(model_id).resolve()),
@@ -117,8 +118,8 @@ def plan_space(
     template = resource_path("hub_templates", "space")
     files = {path.name: path.read_bytes() for path in sorted(template.iterdir()) if path.suffix in (".py", ".css")}
     requirements = (template / "requirements.txt").read_text(encoding="utf-8")
-    if kind == "pictures" and config.get("model_type") not in OURS:
-        requirements += "torchvision\n"  # processors of transformers' own models need it
+    if kind == "image" and config.get("model_type") not in OURS:
+        requirements += "torchvision\n"  # for processors of transformers' own models
     files["requirements.txt"] = requirements.encode()
     files[SETTINGS] = (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode()
     card = render_card(kind, title, model_id, license or license_of(folder), on_the_hub, offered.of_digits)
@@ -128,13 +129,13 @@ def plan_space(
 
 
 def fetch_facts(model_id: str, revision: str | None, token: str | None) -> Path:
-    """Everything of a repository but weights and code."""
+    """Download a repository without weights and code."""
     try:
         patterns = ["*.json", "*.jinja", "recipe.yaml", CARD]
         return Path(snapshot_download(model_id, revision=revision, token=token, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise PublishError(f"{model_id} is no folder here, and the Hub did not give it ({reason})") from error
+    except (*NETWORK_ERRORS, HFValidationError, OfflineModeIsEnabled) as error:
+        reason = one_line(error)
+        raise PublishError(f"{model_id} is not a local folder and cannot be downloaded ({reason})") from error
 
 
 def license_of(folder: Path) -> str | None:
@@ -145,7 +146,7 @@ def license_of(folder: Path) -> str | None:
 def render_card(
     kind: str, title: str, model_id: str, license: str | None, on_the_hub: bool, shows_digits: bool
 ) -> str:
-    """README.md of the Space; its front matter is what the Hub runs it by."""
+    """Write README.md of the Space; its front matter configures the Space."""
     emoji, description, what = KINDS[kind]
     data = SpaceCardData(
         title=title,

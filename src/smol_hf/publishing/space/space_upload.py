@@ -1,4 +1,4 @@
-"""A Space sent to the Hub, in one commit."""
+"""Publish a Space on the Hub, in one commit."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from smol_hf.publishing.upload import hub_errors
 
 @dataclass(frozen=True)
 class PublishedSpace:
-    """Where it is now. Where nothing had changed, `is_new` is False; a Space of a private model needs a secret."""
+    """A published Space. `is_new`: False if nothing had changed. `needs_token`: its model is private."""
 
-    address: str
+    url: str
     commit: str
     is_new: bool
     needs_token: bool
@@ -25,28 +25,28 @@ class PublishedSpace:
 def publish_space(
     space: Space, *, private: bool = False, message: str | None = None, token: str | None = None
 ) -> PublishedSpace:
-    """Make the Space where it is not there yet, and send its files; others that it holds stay.
+    """Create the Space if it is missing, and send its files; other files in it are kept.
 
     Raises:
-        PublishError: when it has no name, when its model is not on the Hub, or when the Hub refuses.
+        PublishError: if the Space has no name, its model is not on the Hub, or the Hub refuses.
     """
     if space.repository is None:
         raise PublishError(
-            f"{space.model_id} is a folder here: publish it first, then its Space with the same OWNER/NAME"
+            f"{space.model_id} is a local folder: publish it first, then its Space with the same OWNER/NAME"
         )
     api, name = HfApi(token=token), space.repository
     try:
-        with hub_errors(space, "prepared"):
+        with hub_errors(name, "prepared"):
             model = api.model_info(space.model_id, revision=space.revision)
     except PublishError as error:
         if isinstance(error.__cause__, (RepositoryNotFoundError, RevisionNotFoundError)):
             where = f"{space.model_id} (revision {space.revision})" if space.revision else space.model_id
             raise PublishError(
-                f"{where} is not on the Hub, or this login does not see it: publish the model first "
+                f"{where} is not on the Hub, or this login cannot see it: publish the model first "
                 f"(smol-hf publish CHECKPOINT {space.model_id} --yes)"
             ) from error
         raise
-    with hub_errors(space, "written to"):
+    with hub_errors(name, "written to"):
         api.create_repo(name, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
         before = api.space_info(name)
         if private and not before.private:
@@ -59,7 +59,7 @@ def publish_space(
             parent_commit=before.sha,
         )
     return PublishedSpace(
-        address=f"{api.endpoint}/spaces/{name}",
+        url=f"{api.endpoint}/spaces/{name}",
         commit=commit.oid,
         is_new=commit.oid != before.sha,
         needs_token=bool(model.private),
