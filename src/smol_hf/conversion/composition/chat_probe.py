@@ -11,7 +11,7 @@ def write_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], templat
     """What `template` writes of the messages, up to where the assistant is asked.
 
     Raises:
-        FAULTS of `chat_messages`: when the template refuses them.
+        FAULTS of `chat_format`: when the template refuses them.
         EndlessTemplateError: when the template does not end.
     """
     (text,), _ = render_bounded(
