@@ -210,7 +210,7 @@ def test_transformers_sees_the_same_siblings(path):
 
 @pytest.mark.parametrize("path", TRAVELLING_MODULES, ids=lambda path: path.stem)
 def test_a_travelling_module_stays_short(path):
-    assert len(path.read_text().splitlines()) <= 300
+    assert len(path.read_text().splitlines()) <= 150
 
 
 def test_the_code_that_travels_is_flat():

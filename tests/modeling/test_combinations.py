@@ -148,12 +148,12 @@ def test_bytes_that_were_cast_are_refused(statistics):
     model = build_vlm(image_mean=mean, image_std=std)
     ids, tiles = one_row(image_prompt(model.config, images=2)), random_tiles(2)
     for cast in (tiles.float(), tiles.bfloat16(), tiles.float().unsqueeze(0), -tiles.float()):
-        with pytest.raises(ValueError, match=r"floats from .* to .*, but normalised images lie between"):
+        with pytest.raises(ValueError, match=r"floats from .* to .*, but normalised images are between"):
             model(input_ids=ids, pixel_values=cast)
     for cast in (tiles.long(), tiles.int()):
-        with pytest.raises(ValueError, match=f"pixel_values of {cast.dtype}: give uint8"):
+        with pytest.raises(ValueError, match=f"pixel_values have the type {cast.dtype}: give uint8"):
             model(input_ids=ids, pixel_values=cast)
-    with pytest.raises(ValueError, match="normalised images lie between"):
+    with pytest.raises(ValueError, match="normalised images are between"):
         model.generate(input_ids=ids, pixel_values=tiles.float(), max_new_tokens=2)
     extremes = (torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 24, 24) - mean[0]) / std[0]
     assert model(input_ids=ids, pixel_values=extremes * 1.5).logits.isfinite().all()
@@ -313,17 +313,17 @@ def test_a_step_without_images_leaves_a_frozen_vision_path_alone():
         (lambda: vlm_config(scale_factor=4), r"scale_factor 4 does not divide the 6 patches.*\[1, 2, 3, 6\]"),
         (lambda: vlm_config(scale_factor=0), r"scale_factor 0 does not divide .*\[1, 2, 3, 6\]"),
         (lambda: vlm_config(connector_type="perceiver"), "'perceiver': choose one of pixel_shuffle, linear, mlp"),
-        (lambda: vlm_config(vision_feature_select_strategy="cls"), "'cls': choose default or full"),
-        (lambda: vlm_config("clip", **KEEP_CLASS_TOKEN), "a class token has no place in it"),
+        (lambda: vlm_config(vision_feature_select_strategy="cls"), "'cls': choose one of default, full"),
+        (lambda: vlm_config("clip", **KEEP_CLASS_TOKEN), "keeps a class token, which pixel_shuffle cannot fold"),
         (
             lambda: vlm_config(vision_config={**ENCODERS["siglip"], "image_size": 3}),
             "image_size 3 is smaller than patch_size 4",
         ),
-        (lambda: vlm_config(text_config={"model_type": "gpt7"}), "no model_type 'gpt7'"),
+        (lambda: vlm_config(text_config={"model_type": "gpt7"}), "does not know the model_type 'gpt7'"),
         (lambda: text_config(num_key_value_heads=3), r"num_key_value_heads 3 does not divide .* \[1, 2, 4\]"),
         (lambda: text_config(norm_type="group"), "'group': choose one of rms_norm, layer_norm"),
         (lambda: text_config(position_embedding_type="alibi"), "'alibi': choose one of rotary, learned"),
-        (lambda: text_config(head_dim=7), "head_dim 7 must be even"),
+        (lambda: text_config(head_dim=7), "head_dim 7 is odd"),
         (lambda: text_config(no_rope_layers=[1]), "no_rope_layers has 1 entries for 2 layers"),
         (lambda: text_config(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}), "'yarn' is not supported"),
         (lambda: text_config(rope_scaling={"rope_type": "llama3", "factor": 8.0}), "'llama3' is not supported"),

@@ -100,8 +100,9 @@ def labelled(model, images):
     return {**inputs, "labels": labels}
 
 
-@pytest.mark.parametrize("images", [True, False], ids=["images", "text"])
-@pytest.mark.parametrize("positions_given", [True, False])
+@pytest.mark.parametrize(
+    "images, positions_given", [(True, True), (False, True), (False, False)], ids=["images", "text", "text-unknown"]
+)
 def test_training(images, positions_given):
     """One graph when the collator gives the labelled positions; otherwise finding them may break the graph once."""
     model = build_vlm().train()

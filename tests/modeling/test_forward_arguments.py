@@ -84,7 +84,7 @@ def test_the_cache_has_two_names(build):
     assert torch.equal(*results)
     without = model(**following)[0]
     assert (results[0] - without).abs().max() > 1e-3, "the cache must matter for this test to mean something"
-    with pytest.raises(ValueError, match="cache or past_key_values, not both"):
+    with pytest.raises(ValueError, match="cache and past_key_values are two names of one argument"):
         model(**following, cache=output.cache, past_key_values=output.cache)
 
 
@@ -127,7 +127,9 @@ def test_from_pretrained_sets_what_is_kept(build, tmp_path):
 def test_a_kernel_without_attention_weights_is_named(build):
     model, inputs = build()
     model.set_attn_implementation("sdpa")
-    with pytest.raises(ValueError, match=r"kernel 'sdpa': call set_attn_implementation\('eager'\)"):
+    with pytest.raises(
+        ValueError, match=r"kernel 'sdpa' returns no attention weights: call set_attn_implementation\('eager'\)"
+    ):
         model(**inputs, output_attentions=True)
     with pytest.raises(ValueError, match="sdpa"):
         model.config.output_attentions = True
@@ -145,6 +147,6 @@ def test_gradient_checkpointing_and_the_cache(build):
         expected = model.generate(**inputs, max_new_tokens=4, do_sample=False)
     model.train().gradient_checkpointing_enable()
     assert model(**inputs, use_cache=True).cache is None
-    with pytest.raises(ValueError, match="gradient checkpointing cannot go on from a cache"):
+    with pytest.raises(ValueError, match="gradient checkpointing cannot continue from a cache"):
         model(input_ids=inputs["input_ids"][:, -1:], cache=filled)
     assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False), expected)

@@ -10,12 +10,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from smol_hf import SmolHFConfig, SmolHFForCausalLM, SmolHFForConditionalGeneration, SmolHFTextConfig
 from smol_hf.estimate.traced_step import LiveBytes
 
-TOKENS = 1024
+TOKENS = 512
 SIZES = {
     "vocab_size": 64,
     "hidden_size": 32,
     "intermediate_size": 64,
-    "num_hidden_layers": 16,
+    "num_hidden_layers": 8,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "max_position_embeddings": TOKENS,
@@ -64,17 +64,16 @@ def peak_bytes(build, implementation, work):
 
 
 @pytest.mark.parametrize("work", ["forward", "training", "checkpointing"])
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-@pytest.mark.parametrize("build", [text, vlm])
+@pytest.mark.parametrize("build, implementation", [(text, "eager"), (text, "sdpa"), (vlm, "sdpa")])
 def test_peak_memory_is_that_of_llama(build, implementation, work):
     assert peak_bytes(build, implementation, work) <= 1.05 * peak_bytes(llama, implementation, work)
 
 
 def test_kept_states_are_seen_by_the_measure():
-    """Asked for, the hidden states and attention weights of 16 layers take several times the memory."""
+    """Asked for, the hidden states and attention weights of 8 layers take more than twice the memory."""
     model, _ = text()
     model.set_attn_implementation("eager")
     ids = torch.randint(10, SIZES["vocab_size"], (1, TOKENS))
     with torch.no_grad(), LiveBytes() as live:
         model.eval()(ids, use_cache=False, output_attentions=True, output_hidden_states=True)
-    assert live.peak > 4 * peak_bytes(text, "eager", "forward")
+    assert live.peak > 2 * peak_bytes(text, "eager", "forward")

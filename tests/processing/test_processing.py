@@ -309,19 +309,19 @@ def test_images_are_found_by_path(processor, tmp_path):
 def test_numbers_of_images_and_places_must_match(processor):
     image = picture(32, 32)
     one_place = [message("user", IMAGE, "What?")]
-    with pytest.raises(ValueError, match="places for 1 images, but 0 images"):
+    with pytest.raises(ValueError, match="shows 1 images, but 0 were given"):
         processor.encode(one_place, [])
-    with pytest.raises(ValueError, match="places for 1 images, but 2 images"):
+    with pytest.raises(ValueError, match="shows 1 images, but 2 were given"):
         processor.encode(one_place, [image, image])
-    with pytest.raises(ValueError, match="places for 1 images, but 2 images"):
+    with pytest.raises(ValueError, match="shows 1 images, but 2 were given"):
         processor(text="<image>", images=[image, image])
-    with pytest.raises(ValueError, match="places for 1 images, but 0 images"):
+    with pytest.raises(ValueError, match="shows 1 images, but 0 were given"):
         processor(text="<image>")
-    with pytest.raises(ValueError, match="places for 2 images, but 1 images"):
+    with pytest.raises(ValueError, match="shows 2 images, but 1 were given"):
         processor(text=["<image>", "<image><image>"], images=[[image], [image]])
-    with pytest.raises(ValueError, match="2 texts, but images for 1"):
+    with pytest.raises(ValueError, match="1 lists of images were given for 2 texts"):
         processor(text=["<image>", "no picture"], images=[[image]])
-    with pytest.raises(ValueError, match="an image part has one image"):
+    with pytest.raises(ValueError, match="an image part has 0 images instead of one"):
         processor.apply_chat_template(one_place, tokenize=True)
 
 
@@ -483,9 +483,9 @@ def test_arrays_have_the_white_of_their_type(processor):
     ("value", "complaint"),
     [
         (np.full((9, 9), 7.5), "no known white"), (np.full((9, 9), np.nan), "no known white"),
-        (np.zeros((9, 9), np.int64), "array of int64"), (np.zeros((0, 9, 3), np.uint8), "is no image"),
-        (np.zeros((2, 9, 9), np.uint8), "is no image"), (np.zeros(9, np.uint8), "is no image"),
-        (np.zeros((3, 9, 4), np.uint8), "say it with input_data_format"),
+        (np.zeros((9, 9), np.int64), "array of int64"), (np.zeros((0, 9, 3), np.uint8), "is not an image"),
+        (np.zeros((2, 9, 9), np.uint8), "is not an image"), (np.zeros(9, np.uint8), "is not an image"),
+        (np.zeros((3, 9, 4), np.uint8), "set input_data_format"),
     ],
 )  # fmt: skip
 def test_arrays_that_are_no_pictures_are_refused(value, complaint):
@@ -496,9 +496,9 @@ def test_arrays_that_are_no_pictures_are_refused(value, complaint):
 def test_an_animation_and_a_part_of_another_type_are_refused(processor, tmp_path):
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
-    with pytest.raises(ValueError, match="holds 2 frames"):
+    with pytest.raises(ValueError, match="has 2 frames"):
         as_image(tmp_path / "two.gif")
-    with pytest.raises(ValueError, match="type 'video': text or image"):
+    with pytest.raises(ValueError, match="type 'video': use text or image"):
         processor.apply_chat_template([message("user", {"type": "video", "path": "x.mp4"})], tokenize=True)
 
 
@@ -585,8 +585,8 @@ def test_a_small_picture_becomes_no_more_tiles_than_its_pixels_fill():
     ("options", "message"),
     [
         ({"image_style": "mosaic"}, "choose one of smolvlm, nanovlm, crop, plain"),
-        ({"image_style": "crop"}, "needs tokens for tiles"),
-        ({"image_token": "<|im_start|>"}, "needs another image_style"),
+        ({"image_style": "crop"}, "have no tokens for tiles"),
+        ({"image_token": "<|im_start|>"}, "choose another"),
         ({"image_style": "nanovlm"}, "lacks 1 tokens"),
     ],
 )

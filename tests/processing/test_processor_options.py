@@ -67,7 +67,7 @@ def test_a_prompt_is_cut_where_it_may_be_and_an_image_never(processor):
     whole = processor(text=TEXTS[1])["input_ids"][0]
     cut = processor(text=TEXTS[1], truncation=True, max_length=4)["input_ids"][0]
     assert cut == (whole[-4:] if processor.tokenizer.truncation_side == "left" else whole[:4])
-    with pytest.raises(ValueError, match=f"{len(whole)} tokens, more than max_length 4"):
+    with pytest.raises(ValueError, match=f"{len(whole)} tokens, but max_length is 4"):
         processor(text=TEXTS[1], max_length=4)
     with pytest.raises(ValueError, match="would cut an image"):
         processor(text=PROMPT, images=page(), truncation=True, max_length=9)
@@ -287,7 +287,7 @@ def test_a_misspelt_name_is_shown_the_right_one(processor):
         ({"size": 40.5}, "longest_edge 40.5 must be"), ({"size": {"longest_edge": "64"}}, "longest_edge '64' must be"),
         ({"size": {"longest_edge": True}}, "longest_edge True must be"), ({"size": -3}, "longest_edge -3 must be"),
         ({"size": "64"}, "size '64' is not supported"), ({"max_image_size": "32"}, "max_image_size '32' is not"),
-        ({"max_image_size": {"longest_edge": 16}}, "the encoder sees 32"), ({"crop_size": 5}, "crop_size"),
+        ({"max_image_size": {"longest_edge": 16}}, "the encoder reads 32"), ({"crop_size": 5}, "crop_size"),
         ({"do_normalize": True}, "needs image_mean"), ({"resample": 3}, "LANCZOS"),
         ({"videos": [1]}, "leave out videos"),
         ({"padding": True, "text_kwargs": {"padding": False}}, "padding is given twice"),
@@ -301,13 +301,13 @@ def test_what_is_never_done_is_an_error(processor, option, complaint):
 
 def test_nothing_to_prepare_is_an_error(processor):
     for tokenize in (True, False):
-        with pytest.raises(ValueError, match="nothing to write: give a conversation"):
+        with pytest.raises(ValueError, match="the conversation is empty"):
             processor.apply_chat_template([], tokenize=tokenize)
-    with pytest.raises(ValueError, match="give text, images, or both"):
+    with pytest.raises(ValueError, match="neither text nor images were given"):
         processor()
     with pytest.raises(ValueError, match="a string or a list of strings"):
         processor(text=[[1, 2]])
-    with pytest.raises(FileNotFoundError, match="no file, no URL and no base64"):
+    with pytest.raises(FileNotFoundError, match="neither a file nor a URL nor base64"):
         processor(text=PROMPT, images="missing.png")
 
 

@@ -112,7 +112,7 @@ def test_nothing_is_cut_and_what_the_template_refuses_is_named():
         PreferenceEncoder(chosen, length - 1).encode("a:1", pair)
     gemma = PreferenceEncoder(chat_tokenizer(trl_templates.gemma_chat_template), 1000)
     refused = preference_of("a:1", {"chosen": [SYSTEM, ASKED, GOOD], "rejected": [SYSTEM, ASKED, BAD]}, chats=True)
-    with pytest.raises(SampleError, match="a:1: the chat template refuses it: System role not supported"):
+    with pytest.raises(SampleError, match="a:1: the chat template rejects the messages: System role not supported"):
         gemma.encode("a:1", refused)
 
 

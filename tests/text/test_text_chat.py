@@ -174,7 +174,7 @@ def test_reasoning_is_written_as_the_template_writes_it_or_refused():
     assert labelled(chosen, TALK[:2]).endswith("assistant\n⟦<think>\n\n</think>\n\nNobody.<|im_end|>⟧\n")
     thinking = [TALK[0], ("assistant", "<think>\nHm.\n</think>\nNobody.")]
     assert labelled(chosen, thinking).endswith("assistant\n⟦<think>\nHm.\n</think>\n\nNobody.<|im_end|>⟧\n")
-    with pytest.raises(ChatTemplateError, match=r"writes message 2, the assistant's, otherwise once more messages"):
+    with pytest.raises(ChatTemplateError, match=r"changes the answer in message 2 when more messages follow"):
         labelled(chosen, TALK)
     hostile = [("user", HOSTILE), thinking[1]]
     with pytest.raises(ChatTemplateError, match=r"message 1 holds '<\|im_end\|>', which would become"):
@@ -245,17 +245,17 @@ LAST_ALONE = SMOLLM2_INSTRUCT.replace("+ message['content'] +", "+ (message['con
 @pytest.mark.parametrize(
     ("template", "turns", "problem"),
     [
-        (DROPS_SYSTEM, [("system", "Be brief."), *TALK], "writes message 1, of the system, not at all"),
-        (NO_END, TALK, "no special token of the tokenizer is in it"),
-        (OTHER_PROMPT, TALK, "writes message 2, the assistant's, otherwise than it asks for it"),
+        (DROPS_SYSTEM, [("system", "Be brief."), *TALK], r"does not write message 1 \(system\)"),
+        (NO_END, TALK, "contains no special token of the tokenizer"),
+        (OTHER_PROMPT, TALK, "does not begin the answer in message 2 with its generation prompt"),
         (LAST_ALONE, TALK, "message"),
-        (SMOLLM2_INSTRUCT, TALK[1:], "otherwise than it asks for it"),
-        (trl_templates.gemma_chat_template, [("system", "Be brief."), *TALK], "refuses it: System role not supported"),
-        ("{% for m in messages %}{{ m.content.nothing.at_all }}{% endfor %}", TALK, "refuses it"),
-        ("{% if %}", TALK, "refuses it"),
-        ("{% for i in range(1000000) %}{{ i }}{% endfor %}", TALK, "refuses it: Range too big"),
-        ("{{ 1 // 0 }}", TALK, "refuses it: .*by zero"),
-        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", TALK, "refuses it: maximum recursion"),
+        (SMOLLM2_INSTRUCT, TALK[1:], "does not begin the answer"),
+        (trl_templates.gemma_chat_template, [("system", "Be brief."), *TALK], "rejects .*: System role not supported"),
+        ("{% for m in messages %}{{ m.content.nothing.at_all }}{% endfor %}", TALK, "rejects the messages"),
+        ("{% if %}", TALK, "rejects the messages"),
+        ("{% for i in range(1000000) %}{{ i }}{% endfor %}", TALK, "rejects the messages: Range too big"),
+        ("{{ 1 // 0 }}", TALK, "rejects the messages: .*by zero"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", TALK, "rejects .*: maximum recursion"),
     ],
     ids=[
         "dropped", "no end", "other prompt", "rewritten", "begins with an answer", "refused", "undefined", "syntax",
@@ -309,5 +309,5 @@ def test_a_picture_and_a_refused_conversation_are_faults_of_their_sample():
     work = TextChatWork(TextChat(chat_tokenizer(SMOLLM2_INSTRUCT)), 512, [None])
     with pytest.raises(SampleError, match=r"chat\.jsonl:1: shows an image, and a language model alone sees none"):
         work.prepare(0, "", conversation(TALK, ImagePart(content=b"")))
-    with pytest.raises(SampleError, match=r"chat\.jsonl:1: the chat template writes message 1, the assistant's"):
+    with pytest.raises(SampleError, match=r"chat\.jsonl:1: the chat template does not begin the answer in message 1"):
         work.prepare(0, "", conversation([("assistant", "Hello."), *TALK]))

@@ -1,6 +1,11 @@
 """The mathematics of the models, and their configurations: token ids and tiles → logits → loss.
 
-Every module here travels with a checkpoint, so the folder is flat and imports nothing of ours from outside. Read
-`modeling_smol_hf_text` (the language model), `decoder`, `attention`, `label_loss`, then `modeling_smol_hf`, `vision`
-and `connector` (the vision-language model). `compatibility` holds what differs between releases of transformers.
+Every module here travels with a checkpoint. So the folder is flat and imports nothing else of ours.
+
+Reading order:
+    1. `modeling_smol_hf_text`, `decoder`, `attention`, `rotary`: the language model.
+    2. `label_loss`: the loss.
+    3. `modeling_smol_hf`, `vision`, `connector`, `image_embedding`: the vision-language model.
+    4. `configuration_smol_hf_text`, `configuration_smol_hf`, `sub_configs`: the sizes and choices.
+    5. `pretrained_smol_hf`, `language_model`, `plumbing`, `compatibility`: the requirements of transformers.
 """

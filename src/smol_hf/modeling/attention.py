@@ -2,7 +2,7 @@
 
     attention(Q, K, V) = softmax(Q·Kᵀ / sqrt(head_dim) + mask)·V
 
-The mask says which tokens (columns, keys) each token (row, query) sees: those before it, and itself.
+The mask says which tokens (columns, keys) each token (row, query) sees (x): itself and the tokens before it.
 
     one sample of four tokens           two packed samples of two tokens
     position_ids = [0, 1, 2, 3]         position_ids = [0, 1, 0, 1]
@@ -13,8 +13,10 @@ The mask says which tokens (columns, keys) each token (row, query) sees: those b
         x x x x                             . . x x
 
 Packed samples share a row of the batch, and positions that restart at 0 mark where each begins. The mask becomes
-block-diagonal, so no sample sees another. `attn_implementation` names the kernel that computes the equation: `eager`
-(below, as written above), `sdpa`, `flash_attention_2`, `flex_attention`, or one that a user registered.
+block-diagonal, so no sample sees another.
+
+`attn_implementation` names the kernel that computes the equation: `eager` (`eager_attention` below), `sdpa`,
+`flash_attention_2`, `flex_attention`, or one that a user registered.
 """
 
 import torch
@@ -27,10 +29,11 @@ from .rotary import apply_rotary
 
 
 def causal_mask(config, inputs_embeds, attention_mask, cache, position_ids, cache_position):
-    """The mask drawn above, in the form that the kernel of `config` takes.
+    """Build the mask drawn above, in the form that the kernel of `config` takes.
 
-    eager: floats (batch, 1, queries, keys), see `eager_attention`. sdpa: True where a query sees a key, the same
-    shape; None where "causal" says it all. flash_attention_2: (batch, keys), False for padding, or None.
+    eager: floats (batch, 1, queries, keys), see `eager_attention`.
+    sdpa: bools of this shape, True if the query sees the key; None if the mask is only causal.
+    flash_attention_2: (batch, keys), False for padding; None without padding.
 
     Args:
         inputs_embeds: (batch, queries, hidden); only its shape, dtype and device are read.
@@ -44,15 +47,19 @@ def causal_mask(config, inputs_embeds, attention_mask, cache, position_ids, cach
 
 
 def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """The equation itself. query (batch, heads, queries, head_dim); key, value (batch, kv_heads, keys, head_dim)."""
+    """Compute softmax(Q·Kᵀ · scaling + mask)·V.
+
+    query: (batch, heads, queries, head_dim). key, value: (batch, kv_heads, keys, head_dim).
+    Returns (batch, queries, heads, head_dim), and the attention weights, (batch, heads, queries, keys).
+    """
     # Each key-value head serves a group of query heads: the cache is smaller by that factor.
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     value = value.repeat_interleave(module.num_key_value_groups, dim=1)
 
     scores = query @ key.transpose(2, 3) * scaling  # (batch, heads, queries, keys)
     if attention_mask is not None:
-        # 0 where a query sees a key. Elsewhere the lowest finite number of the dtype, whose softmax is 0 too; -inf
-        # would turn a row that sees nothing (padding) into NaN.
+        # The mask is 0 if the query sees the key, else the lowest finite number, whose softmax is 0 too.
+        # With -inf, a row that sees nothing (padding) would become NaN.
         scores = scores + attention_mask[:, :, :, : key.shape[-2]]
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -60,10 +67,10 @@ def eager_attention(module, query, key, value, attention_mask, scaling, dropout=
 
 
 def refuse_missing_weights(weights, config):
-    """Raise ValueError when weights were asked for and the kernel of `config` returned none."""
+    """Raise ValueError if `weights`, which were requested, are None."""
     if weights is None:
         raise ValueError(
-            f"attention weights are not returned by the kernel {config._attn_implementation!r}: "
+            f"the attention kernel {config._attn_implementation!r} returns no attention weights: "
             "call set_attn_implementation('eager') on the model"
         )
 
@@ -87,10 +94,16 @@ class SmolHFAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.attention_bias)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
-        self.o_proj.writes_to_residual = True
+        self.o_proj.writes_to_residual = True  # pyright: ignore[reportArgumentType] - a mark for `_init_weights`
 
     def forward(self, hidden_states, attention_mask, rotary, cache=None, cache_position=None, **kwargs):
-        """`hidden_states` (batch, sequence, hidden) → the same shape, and the attention weights where kept."""
+        """(batch, sequence, hidden) → the same shape, and the attention weights if the kernel returns them.
+
+        Args:
+            attention_mask: see `causal_mask`.
+            rotary: cosines and sines of `RotaryEmbedding`, or None.
+            cache: transformers' cache of the keys and values of earlier tokens, or None.
+        """
         batch_and_sequence = hidden_states.shape[:-1]
         by_head = (*batch_and_sequence, -1, self.config.head_dim)
         query = self.q_proj(hidden_states).view(by_head).transpose(1, 2)  # (batch, heads, sequence, head_dim)
@@ -100,9 +113,9 @@ class SmolHFAttention(nn.Module):
         if self.use_rotary:
             query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
         if cache is not None:
-            # The cache holds this layer's keys and values of the tokens so far, (batch, kv_heads, keys, head_dim)
-            # each, and appends the new ones. Keys are cached already turned: a token's position never changes.
-            # (transformers 4.57's StaticCache needs cache_position.)
+            # Appends to this layer's keys and values of earlier tokens, and returns all: (batch, kv_heads, keys,
+            # head_dim) each. Keys are cached after their rotation, since a token's position never changes.
+            # transformers 4.57's StaticCache needs cache_position.
             key, value = cache.update(key, value, self.layer_idx, {"cache_position": cache_position})
 
         attend = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention)

@@ -1,4 +1,4 @@
-"""The names that differ between releases of transformers, the keywords that a forward accepts, and its outputs.
+"""Names that differ between releases of transformers, keywords that a forward accepts, and its outputs.
 
 transformers 5.24 renamed `past_key_values` to `cache` in forward signatures, outputs and mask builders. Our forwards
 accept both names, our outputs have both, and our code says `cache`.
@@ -6,11 +6,13 @@ accept both names, our outputs have both, and our code says `cache`.
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import __version__
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils.generic import ModelOutput
 
 MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
 CACHE_NAME = "cache" if "cache" in MASK_ARGUMENTS else "past_key_values"  # the name that this transformers uses
@@ -18,8 +20,8 @@ CACHE_NAME = "cache" if "cache" in MASK_ARGUMENTS else "past_key_values"  # the 
 # transformers 5 returns an output object from `get_image_features`, 4.57 a tensor.
 FEATURES_IN_OUTPUT = not __version__.startswith("4.")
 
-# What attention kernels read by name. Everything else must be an argument of a forward: a keyword that a release of
-# transformers introduces would otherwise be ignored, and the answers be wrong without an error.
+# Keywords that attention kernels read by name. Every other keyword must be an argument of a forward. Otherwise a
+# keyword that a new release introduces would be ignored, and the answers would be wrong without an error.
 ATTENTION_KEYWORDS = {
     "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "kernel_options",
 }  # fmt: skip
@@ -28,14 +30,14 @@ if "cache_position" in MASK_ARGUMENTS:  # transformers 4.57 passes it while gene
 
 
 def one_cache(cache, past_key_values):
-    """The cache, by whichever of its two names it was given. Raises ValueError when it was given by both."""
+    """Return the cache, given by either of its two names. Raises ValueError if both are given."""
     if cache is not None and past_key_values is not None:
-        raise ValueError("pass cache or past_key_values, not both: they are two names of one argument")
+        raise ValueError("cache and past_key_values are two names of one argument: pass only one")
     return past_key_values if cache is None else cache
 
 
 def refuse_unknown(keywords, owner, reader=None):
-    """Raise TypeError for a keyword that is read neither by an attention kernel nor, by name, by `reader.forward`.
+    """Raise TypeError for a keyword that neither an attention kernel nor `reader.forward` reads by name.
 
     `owner` is the object whose forward was called, `reader` the model to which the keywords are passed on.
     """
@@ -47,15 +49,19 @@ def refuse_unknown(keywords, owner, reader=None):
 
 
 def forward_arguments(model):
-    """The names that `model.forward` takes, without those that its `**kwargs` would swallow."""
+    """Return the names that `model.forward` takes, without those that its `**kwargs` would swallow."""
     parameters = inspect.signature(model.forward).parameters.values()
     return {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
 
 
-class NewCacheName:
-    """For outputs on transformers before 5.24: `cache` reads `past_key_values`. (5.24 itself does the reverse.)"""
+class NewCacheName(ModelOutput):
+    """Base of our outputs: on transformers before 5.24, `cache` reads `past_key_values`.
+
+    transformers 5.24 itself does the reverse.
+    """
 
     if CACHE_NAME == "past_key_values":
+        past_key_values: Any
 
         @property
         def cache(self):
@@ -65,18 +71,20 @@ class NewCacheName:
             return super().__getitem__(CACHE_NAME if key == "cache" else key)
 
 
-# -- what forwards return: transformers' outputs, with our fields and both names of the cache -------------------------
+# -- outputs of our forwards: those of transformers, with our fields and both names of the cache ----------------------
 
 
 @dataclass
 class SmolHFTextOutput(NewCacheName, BaseModelOutputWithPast):
-    """Of the decoder without its head."""
+    """The output of the decoder without its head."""
 
 
 @dataclass
 class SmolHFCausalLMOutput(NewCacheName, CausalLMOutputWithPast):
-    """`logits` (batch, positions, vocabulary) are made at `logits_to_keep`; `token_losses` (batch, positions) are
-    those of the labels that they predict, 0 where there is none."""
+    """`logits` (batch, positions, vocabulary) at `logits_to_keep`, and the loss of each of these positions.
+
+    `token_losses` (batch, positions) is 0 at a position that predicts no label.
+    """
 
     token_losses: torch.Tensor | None = None
 

@@ -1,6 +1,7 @@
 """The configuration of a vision-language model, in a `config.json` that transformers 4.57 and 5.x read."""
 
 from transformers import PretrainedConfig
+from transformers.models.auto import modeling_auto
 
 from .configuration_smol_hf_text import SmolHFTextConfig
 from .sub_configs import DEFAULT_VISION_CONFIG, build_sub_config
@@ -18,14 +19,15 @@ class SmolHFConfig(PretrainedConfig):
         connector_type: `pixel_shuffle` (Idefics3, SmolVLM), `linear`, or `mlp` (LLaVA-1.5).
         scale_factor: side of the square of patches that `pixel_shuffle` folds into one token.
         connector_bias: biases in the connector; by default only for `linear` and `mlp`, as published.
-        vision_feature_layer: which hidden state of the encoder is read; -1 is its output, -2 LLaVA's choice.
-        vision_feature_select_strategy: `default` drops the class token where the encoder has one, `full` keeps it.
+        vision_feature_layer: the hidden state of the encoder that is read; -1 is its output, -2 LLaVA's choice.
+        vision_feature_select_strategy: `default` drops the class token of an encoder that has one, `full` keeps it.
         image_token_id: the token whose embedding an image feature replaces.
         image_mean, image_std: per channel, in units of the [0, 1] range; applied to uint8 tiles on the device.
     """
 
     model_type = "smol_hf"
-    sub_configs = {"text_config": PretrainedConfig, "vision_config": PretrainedConfig}
+    # a dictionary in every configuration of transformers, whose base class declares a property
+    sub_configs = {"text_config": PretrainedConfig, "vision_config": PretrainedConfig}  # pyright: ignore
     keys_to_ignore_at_inference = ["past_key_values", "cache"]
 
     def __init__(
@@ -66,26 +68,26 @@ class SmolHFConfig(PretrainedConfig):
 
     @property
     def image_side(self):
-        """Height and width in pixels of the square tile that the encoder sees."""
+        """Height and width in pixels of the square tile that the encoder reads."""
         image_size = getattr(self.vision_config, "image_size", None)
-        if image_size is None:  # SigLIP2 states its number of patches instead
+        if image_size is None:  # SigLIP2 gives its number of patches instead
             return int(self.vision_config.num_patches**0.5) * self.vision_config.patch_size
         return image_size if isinstance(image_size, int) else image_size[0]
 
     @property
     def patches_per_side(self):
-        """Whole patches only: SigLIP-SO400M cuts 384 pixels into 27 patches of 14, and does not see the last 6."""
+        """Complete patches only: SigLIP-SO400M cuts 384 pixels into 27 patches of 14 and ignores the last 6 pixels."""
         return self.image_side // self.vision_config.patch_size
 
     @property
     def image_seq_len(self):
-        """Tokens that one tile becomes."""
+        """Number of image tokens of a tile: (patches_per_side / folded_side)², and class tokens if they are kept."""
         class_tokens = self.num_class_tokens if self.vision_feature_select_strategy == "full" else 0
         return (self.patches_per_side // self.folded_side) ** 2 + class_tokens
 
     @property
     def folds_patches(self):
-        """Whether the connector folds squares of patches into tokens; the others keep each patch a token."""
+        """True if the connector folds squares of patches into tokens. Otherwise each patch becomes a token."""
         return self.connector_type == "pixel_shuffle"
 
     @property
@@ -101,19 +103,20 @@ class SmolHFConfig(PretrainedConfig):
         return int(has_class_token) + getattr(self.vision_config, "num_register_tokens", 0)
 
     def check(self):
-        if self.connector_type not in CONNECTOR_TYPES:
-            raise ValueError(f"connector_type is {self.connector_type!r}: choose one of {', '.join(CONNECTOR_TYPES)}")
-        if self.vision_feature_select_strategy not in ("default", "full"):
-            raise ValueError(
-                f"vision_feature_select_strategy is {self.vision_feature_select_strategy!r}: choose default or full"
-            )
+        strategies = ("default", "full")
+        for name, choices in (("connector_type", CONNECTOR_TYPES), ("vision_feature_select_strategy", strategies)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(choices)}")
         patch_size = self.vision_config.patch_size
         if self.image_side < patch_size:
             raise ValueError(f"image_size {self.image_side} is smaller than patch_size {patch_size}")
         if not self.folds_patches:
             return
         if self.vision_feature_select_strategy == "full" and self.num_class_tokens:
-            raise ValueError("pixel_shuffle folds a square of patches: a class token has no place in it (use default)")
+            raise ValueError(
+                "vision_feature_select_strategy 'full' keeps a class token, which pixel_shuffle cannot fold: "
+                "choose default, or another connector_type"
+            )
         side = self.patches_per_side
         if self.scale_factor < 1 or side % self.scale_factor:
             divisors = [n for n in range(1, side + 1) if side % n == 0]
@@ -123,9 +126,7 @@ class SmolHFConfig(PretrainedConfig):
             )
 
 
-try:  # `transformers serve` (5.x) finds remote classes only through this table of names
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES as served_names
-
-    served_names.setdefault(SmolHFConfig.model_type, "SmolHFForConditionalGeneration")
-except ImportError:  # transformers 4.57
-    pass
+# `transformers serve` finds remote classes only through this table of names, which transformers 4.57 does not have.
+getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", {}).setdefault(
+    SmolHFConfig.model_type, "SmolHFForConditionalGeneration"
+)

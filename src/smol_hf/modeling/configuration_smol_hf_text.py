@@ -1,6 +1,7 @@
 """The configuration of a language model, in a `config.json` that transformers 4.57 and 5.x read."""
 
 from transformers import PretrainedConfig
+from transformers.models.auto import modeling_auto
 
 
 class SmolHFTextConfig(PretrainedConfig):
@@ -16,19 +17,17 @@ class SmolHFTextConfig(PretrainedConfig):
     | `attention_bias`, `mlp_bias` | False | True |
 
     Args:
-        head_dim: channels per attention head; `hidden_size // num_attention_heads` when None.
+        head_dim: channels per attention head; None: `hidden_size // num_attention_heads`.
         num_key_value_heads: heads of keys and values, each shared by a group of query heads (arXiv:2305.13245).
-        norm_bias: whether a `layer_norm` has a bias (nanoGPT may have none; an `rms_norm` never has).
+        norm_bias: bias in a `layer_norm` (optional in nanoGPT); an `rms_norm` never has one.
         no_rope_layers: one number per layer, 1 = rotary positions, 0 = none (SmolLM3's NoPE layers and its
-            field name); all 1 when None.
+            field name); None: all 1.
         rope_parameters: `{"rope_type": "default", "rope_theta": …}`; transformers 4's `rope_theta` and `rope_scaling`
-            are understood too.
-        initializer_range: standard deviation of the initial weights; the projections that write into the residual
-            stream get `initializer_range / sqrt(2 * num_hidden_layers)` (GPT-2), so that its variance does not grow
-            with depth.
+            are accepted too.
+        initializer_range: standard deviation of the initial weights, see `SmolHFPreTrainedModel._init_weights`.
 
     Raises:
-        ValueError: for sizes that do not divide or names that do not exist, with the values that would work.
+        ValueError: for sizes that do not divide and for unknown names. The message lists valid values.
     """
 
     model_type = "smol_hf_text"
@@ -91,7 +90,7 @@ class SmolHFTextConfig(PretrainedConfig):
         self.norm_eps = norm_eps
         self.norm_bias = norm_bias
         self.position_embedding_type = position_embedding_type
-        # transformers 5 gives this name a meaning of its own, so it must exist before super().__init__() runs.
+        # transformers 5 reads rope_parameters in super().__init__(), so it must exist before.
         older = {"rope_theta": kwargs.pop("rope_theta", 10000.0), **(kwargs.pop("rope_scaling", None) or {})}
         self.rope_parameters = {"rope_type": "default", **older, **(rope_parameters or {})}
         self.no_rope_layers = list(no_rope_layers) if no_rope_layers is not None else [1] * num_hidden_layers
@@ -102,13 +101,9 @@ class SmolHFTextConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         self.use_cache = use_cache
         self.check()
-        super().__init__(
-            pad_token_id=pad_token_id,
-            bos_token_id=bos_token_id,
-            eos_token_id=eos_token_id,
-            tie_word_embeddings=tie_word_embeddings,
-            **kwargs,
-        )
+        kwargs.update(tie_word_embeddings=tie_word_embeddings)
+        kwargs.update(pad_token_id=pad_token_id, bos_token_id=bos_token_id, eos_token_id=eos_token_id)
+        super().__init__(**kwargs)
 
     def check(self):
         if self.num_attention_heads % self.num_key_value_heads:
@@ -124,19 +119,20 @@ class SmolHFTextConfig(PretrainedConfig):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(choices)}")
         if self.position_embedding_type == "rotary" and self.head_dim % 2:
-            raise ValueError(f"rotary positions rotate pairs of channels: head_dim {self.head_dim} must be even")
+            raise ValueError(
+                f"head_dim {self.head_dim} is odd, but rotary positions rotate pairs of channels: make it even"
+            )
         if len(self.no_rope_layers) != self.num_hidden_layers:
             raise ValueError(
-                f"no_rope_layers has {len(self.no_rope_layers)} entries for {self.num_hidden_layers} layers"
+                f"no_rope_layers has {len(self.no_rope_layers)} entries for {self.num_hidden_layers} layers: "
+                "give one for each layer"
             )
         rope_type = self.rope_parameters.get("rope_type", "default")
         if rope_type != "default":
-            raise ValueError(f"rope_type {rope_type!r} is not supported: only 'default', with any rope_theta, is")
+            raise ValueError(f"rope_type {rope_type!r} is not supported: use 'default', with any rope_theta")
 
 
-try:  # `transformers serve` (5.x) finds remote classes only through this table of names
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES as served_names
-
-    served_names.setdefault(SmolHFTextConfig.model_type, "SmolHFForCausalLM")
-except ImportError:  # transformers 4.57
-    pass
+# `transformers serve` finds remote classes only through this table of names, which transformers 4.57 does not have.
+getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", {}).setdefault(
+    SmolHFTextConfig.model_type, "SmolHFForCausalLM"
+)

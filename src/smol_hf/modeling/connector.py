@@ -1,4 +1,4 @@
-"""From what the image encoder sees to what the language model reads: three published connectors.
+"""Connectors: features of the image encoder → embeddings of the language model.
 
 `linear` and `mlp` (LLaVA, arXiv:2310.03744) turn each patch into one token. `pixel_shuffle` (Idefics3,
 arXiv:2408.12637; SmolVLM, arXiv:2504.05299) first folds each square of patches into one token.
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class LinearConnector(nn.Module):
-    """One matrix: every patch becomes a token of the language model."""
+    """One matrix: every patch becomes a token of the language model, y = W·x (+ b)."""
 
     def __init__(self, config):
         super().__init__()
@@ -21,7 +21,7 @@ class LinearConnector(nn.Module):
 
 
 class PixelShuffleConnector(LinearConnector):
-    """Squares of patches become tokens (space to depth), then one matrix."""
+    """Squares of patches become tokens (see `pixel_shuffle`), then one matrix."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -33,7 +33,7 @@ class PixelShuffleConnector(LinearConnector):
 
 
 class MLPConnector(nn.Module):
-    """Two matrices with a GELU between them: every patch becomes a token."""
+    """Two matrices: every patch becomes a token, y = W₂·GELU(W₁·x)."""
 
     def __init__(self, config):
         super().__init__()
@@ -51,14 +51,15 @@ CONNECTORS = {"pixel_shuffle": PixelShuffleConnector, "linear": LinearConnector,
 
 
 def build_connector(config):
-    """The connector that `config.connector_type` names, with random weights."""
+    """Build the connector that `config.connector_type` names, with random weights."""
     return CONNECTORS[config.connector_type](config)
 
 
 def pixel_shuffle(features, scale_factor):
     """Fold squares of patches: (tiles, side², channels) → (tiles, (side/s)², s²·channels) with s = `scale_factor`.
 
-    4 patches → 1 token with 4 times the channels (s = 2). Nothing is lost, and the sequence is 4 times shorter:
+    Also called space-to-depth. With s = 2, 4 patches become 1 token with 4 times the channels. No number is lost, and
+    the sequence is 4 times shorter:
 
         a b  c d
         e f  g h          abef  cdgh
@@ -72,5 +73,5 @@ def pixel_shuffle(features, scale_factor):
     side = int(patches**0.5)
     small = side // scale_factor
     features = features.view(tiles, small, scale_factor, small, scale_factor, channels)
-    features = features.permute(0, 1, 3, 2, 4, 5)  # the square's own axes next to its channels
+    features = features.permute(0, 1, 3, 2, 4, 5)  # (tiles, small, small, s, s, channels)
     return features.reshape(tiles, small * small, scale_factor * scale_factor * channels)

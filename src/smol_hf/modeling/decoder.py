@@ -3,8 +3,8 @@
     x ← x + Attn(Norm(x))        information moves between tokens
     x ← x + MLP(Norm(x))         each token is transformed separately
 
-x is the residual stream, (batch, sequence, hidden). Both halves read a normalised copy and add what they found, so
-gradients reach every layer through an unbroken sum.
+x is the residual stream, (batch, sequence, hidden). Both halves read a normalised copy of x and add their result to x.
+So gradients reach every layer through a sum, without passing through other layers.
 """
 
 import torch
@@ -26,16 +26,19 @@ class SmolHFDecoderLayer(GradientCheckpointingLayer):
         self.mlp = SmolHFFeedForward(config)
 
     def forward(self, hidden_states, **kwargs):
-        """`hidden_states` (batch, sequence, hidden) → the same shape, and the attention weights where kept."""
+        """(batch, sequence, hidden) → the same shape, and the attention weights; `kwargs`: see `SmolHFAttention`."""
         attended, weights = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + attended
-        del attended  # free it before the wider network makes its tensors
+        del attended  # free it before the feed-forward network allocates its wider tensors
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states, weights
 
 
 class SmolHFFeedForward(nn.Module):
-    """Gated (SwiGLU, arXiv:2002.05202): down(act(gate(x)) ⊙ up(x)). Plain (GPT-2): down(act(up(x)))."""
+    """Feed-forward network of each token, MLP(x).
+
+    Gated (SwiGLU, arXiv:2002.05202): down(act(gate(x)) ⊙ up(x)). Plain (GPT-2): down(act(up(x))).
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -44,11 +47,11 @@ class SmolHFFeedForward(nn.Module):
             self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-        self.down_proj.writes_to_residual = True
+        self.down_proj.writes_to_residual = True  # pyright: ignore[reportArgumentType] - a mark for `_init_weights`
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states):
-        """(batch, sequence, hidden) → the same shape, through a wider space."""
+        """(batch, sequence, hidden) → the same shape."""
         up = self.up_proj(hidden_states)  # (batch, sequence, intermediate)
         if self.gated:
             return self.down_proj(self.activation(self.gate_proj(hidden_states)) * up)
@@ -58,7 +61,7 @@ class SmolHFFeedForward(nn.Module):
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x²) + ε) · weight, over the channels (arXiv:1910.07467).
 
-    LayerNorm without its centring and its bias: the common scale is what keeps training stable.
+    This is LayerNorm without mean and bias. It keeps the scale of the residual stream under control as depth grows.
     """
 
     def __init__(self, hidden_size, eps):
@@ -74,7 +77,7 @@ class RMSNorm(nn.Module):
 
 
 def build_norm(config):
-    """The norm that `config` names: Llama's RMSNorm or GPT-2's LayerNorm."""
+    """Build the norm that `config` names: Llama's RMSNorm or GPT-2's LayerNorm."""
     if config.norm_type == "layer_norm":
         return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
     return RMSNorm(config.hidden_size, eps=config.norm_eps)

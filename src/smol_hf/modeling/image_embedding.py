@@ -1,41 +1,40 @@
 """Images in the token sequence: tiles → features → the embeddings of the image tokens."""
 
 import torch
+from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .compatibility import FEATURES_IN_OUTPUT
+from .pretrained_smol_hf import SmolHFPreTrainedModel
 from .vision import encoder_outputs, normalize_tiles, patch_features
 
 
-class ImageEmbeddingMixin:
-    """For a model with `vision_model`, `connector` and a language model's embeddings."""
+class ImageEmbeddingMixin(SmolHFPreTrainedModel):
+    """The path of images through a model with `vision_model`, `connector` and a language model's embeddings."""
+
+    vision_model: nn.Module
+    connector: nn.Module
 
     def get_image_features(
-        self,
-        pixel_values,
-        pixel_attention_mask=None,
-        output_attentions=None,
-        output_hidden_states=None,
+        self, pixel_values, pixel_attention_mask=None, output_attentions=None, output_hidden_states=None,
         return_dict=None,
-    ):
+    ):  # fmt: skip
         """Tiles → features in the language model's space.
 
         Args:
             pixel_values: flat (tiles, 3, height, width) in the order of the image tokens, or a processor's padded
-                (batch, tiles, 3, height, width). uint8, or floats already normalised.
+                (batch, tiles, 3, height, width). uint8, or normalised floats.
             pixel_attention_mask: (batch, tiles, height, width) or (batch, tiles, 1, 1), zero for padding tiles.
 
         Returns:
-            As transformers' own classes. From 5.0 on the encoder's output, whose `pooler_output` has the features of
-            each row (of flat tiles: of each tile), (image tokens, hidden). Before: a tensor (tiles, image_seq_len,
-            hidden), whatever `return_dict` says.
+            The same as transformers' own classes. From 5.0 on, the encoder's output: its `pooler_output` is a list
+            with the features of each row (of each tile, if tiles are flat), (image tokens, hidden). Before 5.0, a
+            tensor (tiles, image_seq_len, hidden), for any `return_dict`.
         """
         features, outputs = self.encode_images(
-            pixel_values,
-            pixel_attention_mask,
-            output_attentions=output_attentions,
+            pixel_values, pixel_attention_mask, output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
-        )
+        )  # fmt: skip
         if not FEATURES_IN_OUTPUT:
             return features
         tiles = [1] * len(features)
@@ -45,20 +44,22 @@ class ImageEmbeddingMixin:
                 tiles = real_tiles(pixel_attention_mask).sum(dim=1).tolist()
         output = BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
-            pooler_output=[each.flatten(0, 1) for each in features.split(tiles)],
+            # a list, as in transformers' own classes, which declare a tensor
+            pooler_output=[each.flatten(0, 1) for each in features.split(tiles)],  # pyright: ignore[reportArgumentType]
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=outputs.attentions,
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def encode_images(self, pixel_values, pixel_attention_mask=None, **keep):
-        """Tiles, see `get_image_features` → features (tiles, image_seq_len, hidden), and the encoder's output."""
+        """Encode tiles, see `get_image_features` → (tiles, image_seq_len, hidden), and the encoder's output."""
         if pixel_values.dim() == 5:
             pixel_values = pixel_values.flatten(0, 1)
             if pixel_attention_mask is not None:
                 real = real_tiles(pixel_attention_mask).flatten()
                 if torch.compiler.is_compiling():
-                    # Static shapes: real tiles first, in order; the scatter below never reads the tail.
+                    # A compiler needs static shapes: sort the padding tiles to the end. `replace_image_tokens` reads
+                    # as many features as there are image tokens, so it never reads those of padding.
                     pixel_values = pixel_values[torch.argsort((~real).int(), stable=True)]
                 else:
                     pixel_values = pixel_values[real]
@@ -67,27 +68,33 @@ class ImageEmbeddingMixin:
         return self.connector(patch_features(outputs, self.config)), outputs
 
     def image_places(self, input_ids, inputs_embeds):
-        """True at image tokens, (batch, sequence): found by their ids, or else by their embedding."""
+        """Mark image tokens with True, (batch, sequence): found by their ids, or else by their embedding."""
         if input_ids is not None:
             return input_ids == self.config.image_token_id
         token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(token)).all(dim=-1)
 
     def replace_image_tokens(self, is_image, inputs_embeds, image_features):
-        """The k-th image token's embedding becomes the k-th image feature, in reading order."""
+        """Replace the embedding of the k-th image token by the k-th image feature, in reading order.
+
+        Args:
+            is_image: (batch, sequence), True at image tokens.
+            inputs_embeds: (batch, sequence, hidden).
+            image_features: (tiles, image_seq_len, hidden).
+        """
         is_image = is_image.unsqueeze(-1)  # (batch, sequence, 1)
         if not torch.compiler.is_compiling():
             tokens, features = int(is_image.sum()), image_features.shape[:-1].numel()
             if tokens != features:
                 raise ValueError(
                     f"{tokens} image tokens but {features} image features ({image_features.shape[0]} tiles of "
-                    f"{image_features.shape[1]}): each tile needs its own image tokens in the text"
+                    f"{image_features.shape[1]}): give each tile its own image tokens in the text"
                 )
         image_features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
         return inputs_embeds.masked_scatter(is_image.expand_as(inputs_embeds), image_features)
 
     def refuse_image_tokens(self, input_ids, cache):
-        """Raise ValueError for image tokens without images: the model would read noise, without an error."""
+        """Raise ValueError for image tokens without images: their embeddings are meaningless."""
         if cache is not None and cache.get_seq_length() > 0:
             return  # the images of the prompt are in the cache
         tokens = int((input_ids == self.config.image_token_id).sum())
@@ -95,7 +102,7 @@ class ImageEmbeddingMixin:
             raise ValueError(f"{tokens} image tokens but no pixel_values: pass the processor's pixel_values too")
 
     def embed(self, input_ids, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, cache=None):
-        """Token embeddings with the images in them, (batch, sequence, hidden), and the image features."""
+        """Return token embeddings that contain the images, (batch, sequence, hidden), and the image features."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
@@ -106,18 +113,15 @@ class ImageEmbeddingMixin:
             image_features, _ = self.encode_images(pixel_values, pixel_attention_mask)
             places = self.image_places(input_ids, inputs_embeds)
             return self.replace_image_tokens(places, inputs_embeds, image_features), image_features
-        if self.training and any(weight.requires_grad for weight in self.vision_path_parameters()):
-            # Other processes may have images in this step. All must run the same modules, or gradient exchange
-            # (DDP, FSDP) waits forever: encode one grey tile, and multiply the result by zero.
+        path = [*self.vision_model.parameters(), *self.connector.parameters()]
+        if self.training and any(weight.requires_grad for weight in path):
+            # Other processes may have images in this step. If not all run the same modules, the exchange of gradients
+            # (DDP, FSDP) waits forever. So encode one grey tile, and multiply the result by zero.
             side = self.config.image_side
             blank = torch.full((1, 3, side, side), 128, dtype=torch.uint8, device=inputs_embeds.device)
             nothing = self.encode_images(blank)[0].sum() * 0
             inputs_embeds = inputs_embeds + nothing.to(inputs_embeds.device, inputs_embeds.dtype)
         return inputs_embeds, None
-
-    def vision_path_parameters(self):
-        yield from self.vision_model.parameters()
-        yield from self.connector.parameters()
 
 
 def real_tiles(pixel_attention_mask):

@@ -2,10 +2,10 @@
 
     F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
 
-Everything below computes this number, in less memory. The logits (positions × vocabulary) would be the largest tensor
-of a step, and most positions of a vision-language batch are image or prompt tokens without a label. So in training,
-logits are made only at `labelled_positions`; and where they are still many, `CrossEntropyInParts` keeps one tensor of
-their size for the backward pass instead of three.
+This module computes the same number in less memory. The logits (positions × vocabulary) would be the largest tensor
+of a step. But most positions of a vision-language batch are image or prompt tokens, which have no label. So training
+makes logits only at `labelled_positions`. If they are still many, `CrossEntropyInParts` keeps one tensor of their size
+for the backward pass instead of three.
 """
 
 import torch
@@ -17,11 +17,11 @@ LOGITS_AT_ONCE = 2**22  # numbers that are taken together: 16 MiB in float32, ab
 
 
 def loss_at(logits, labels, logits_to_keep, num_items_in_batch=None):
-    """The loss, and the loss of each token, (batch, positions), through which no gradient flows.
+    """Return the loss, and the detached loss of each position, (batch, positions).
 
     Args:
         logits: (batch, positions, vocabulary), made at `logits_to_keep`: a tensor of positions, the last n, 0 for all.
-        labels: (batch, sequence), -100 where there is none.
+        labels: (batch, sequence), -100 for no label.
         num_items_in_batch: see `label_loss`.
     """
     targets = next_tokens(labels, logits_to_keep)
@@ -30,12 +30,12 @@ def loss_at(logits, labels, logits_to_keep, num_items_in_batch=None):
 
 
 def label_loss(losses, targets, num_items_in_batch=None):
-    """The sum of `token_losses`, divided by the number of labelled tokens.
+    """Divide the sum of `losses` (see `token_losses`) by the number of labelled tokens.
 
     Args:
-        num_items_in_batch: labelled tokens of the whole step (all micro-batches, all processes), when the trainer
-            knows it; otherwise those of this batch. Dividing by the count of each micro-batch instead would weigh
-            tokens of short answers more.
+        num_items_in_batch: labelled tokens of the whole step (all micro-batches, all processes), if the trainer
+            knows it; otherwise those of this batch. Division by the count of each micro-batch would give more
+            weight to tokens of short answers.
 
     A batch without any label gives zero, connected to the graph, so that every process still runs its backward.
     """
@@ -45,19 +45,19 @@ def label_loss(losses, targets, num_items_in_batch=None):
 
 
 def next_tokens(labels, logits_to_keep):
-    """The token that each kept position predicts, (batch, positions).
+    """Return the target token of each kept position, (batch, positions).
 
     `logits_to_keep` is a tensor of positions, or the last n (0: all). The last position of a row predicts a token that
-    the row does not hold: -100.
+    the row does not contain: -100.
     """
     return at_positions(F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX), logits_to_keep)
 
 
-# -- less memory: logits only where a label is predicted --------------------------------------------------------------
+# -- less memory: logits only at positions that predict a label -------------------------------------------------------
 
 
 def labelled_positions(labels):
-    """Positions t at which some row predicts a label, `labels[:, t + 1] != -100`: (positions,), ascending.
+    """Find the positions t at which some row predicts a label, `labels[:, t + 1] != -100`: (positions,), ascending.
 
     For several rows this is the union, since a causal model of transformers keeps the same positions of each row.
     """
@@ -65,14 +65,14 @@ def labelled_positions(labels):
 
 
 def positions_to_keep(logits_to_keep, labels, training):
-    """Where a forward makes logits: as it was asked, else in training where there are labels, else everywhere (0)."""
+    """Choose the positions of logits: as requested, else those with labels in training, else all (0)."""
     if logits_to_keep is not None:
         return logits_to_keep
     return labelled_positions(labels) if training and labels is not None else 0
 
 
 def at_positions(values, logits_to_keep):
-    """`values` (batch, sequence, …) at a tensor of positions, or at the last n (0: all)."""
+    """Select `values` (batch, sequence, …) at a tensor of positions, or at the last n (0: all)."""
     if isinstance(logits_to_keep, torch.Tensor):
         return values.index_select(1, logits_to_keep)
     return values[:, -logits_to_keep:]
@@ -82,11 +82,11 @@ def at_positions(values, logits_to_keep):
 
 
 def token_losses(logits, targets):
-    """Cross entropy of each kept position in float32, (batch, positions); 0 where there is no label.
+    """Compute the cross entropy of each kept position in float32, (batch, positions); 0 without a label.
 
     Args:
         logits: (batch, positions, vocabulary).
-        targets: (batch, positions), -100 where there is none.
+        targets: (batch, positions), -100 for no label.
     """
     logits, flat = logits.flatten(0, 1), targets.flatten().to(logits.device)
     if logits.numel() <= LOGITS_AT_ONCE or torch.compiler.is_compiling():  # a compiler joins the steps by itself
@@ -97,15 +97,15 @@ def token_losses(logits, targets):
 
 
 def cross_entropy(logits, targets):
-    """-log p(target), (rows,), from logits (rows, vocabulary); 0 where the target is -100."""
+    """-log p(target), (rows,), from logits (rows, vocabulary); 0 for the target -100."""
     return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="none")
 
 
 class CrossEntropyInParts(torch.autograd.Function):
-    """`cross_entropy` of some rows at a time, which keeps no tensor of the logits' size but their gradient.
+    """`cross_entropy` in groups of rows. It keeps no tensor of the logits' size except their gradient.
 
-    Autograd keeps three more, in float32: the logits themselves, their log-softmax and the gradient of that. With
-    large vocabularies they are the memory of a training step, and writing them a good part of its time.
+    Autograd would keep three more, in float32: the logits themselves, their log-softmax and the gradient of that. With
+    a large vocabulary they take most of the memory of a training step, and writing them takes much of its time.
     """
 
     @staticmethod

@@ -8,10 +8,10 @@
                                                             │ language_model
                                                           logits (batch, positions, vocabulary)
 
-Images and text become one sequence, which the language model reads like any other.
+Images and text become one sequence of embeddings. The language model treats both alike.
 """
 
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from .compatibility import CACHE_NAME, SmolHFModelOutput, SmolHFOutput, one_cache, refuse_unknown
 from .configuration_smol_hf import SmolHFConfig
@@ -25,7 +25,7 @@ from .vision import build_vision_model
 
 
 class SmolHFModel(ImageEmbeddingMixin, LanguageModelAccess, SmolHFPreTrainedModel):
-    """The three parts, and the hidden states of the language model that reads an image."""
+    """The three parts without the head: token ids and tiles → hidden states of the language model."""
 
     config_class = SmolHFConfig
     auto_classes = {
@@ -35,7 +35,7 @@ class SmolHFModel(ImageEmbeddingMixin, LanguageModelAccess, SmolHFPreTrainedMode
         "AutoModelForMultimodalLM": "SmolHFForConditionalGeneration",
     }
     base_model_prefix = ""
-    _tied_weights_keys = {}  # its own; PEFT looks for the language model's only where there is a mapping
+    _tied_weights_keys = {}  # none of its own; PEFT looks for the language model's only if this is a mapping
     main_input_name = "input_ids"
 
     def __init__(self, config):
@@ -52,12 +52,15 @@ class SmolHFModel(ImageEmbeddingMixin, LanguageModelAccess, SmolHFPreTrainedMode
         self, input_ids=None, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, past_key_values=None,
         output_attentions=None, output_hidden_states=None, cache=None, **kwargs,
     ):  # fmt: skip
-        """Hidden states of the language model. `kwargs` are arguments of its decoder or of the attention kernel."""
+        """Compute the hidden states of the language model, (batch, sequence, hidden).
+
+        Arguments are those of `SmolHFForConditionalGeneration`; `kwargs` are for the decoder or the attention kernel.
+        """
         decoder = self.get_decoder()
         refuse_unknown(kwargs, self, decoder)
         cache = one_cache(cache, past_key_values)
         inputs_embeds, image_features = self.embed(input_ids, inputs_embeds, pixel_values, pixel_attention_mask, cache)
-        keep = self.what_to_keep(output_attentions, output_hidden_states)
+        keep = self.outputs_to_keep(output_attentions, output_hidden_states)
         outputs = decoder(inputs_embeds=inputs_embeds, return_dict=True, **keep, **{CACHE_NAME: cache}, **kwargs)
         self.check_kept(outputs, keep)
         return SmolHFModelOutput(
@@ -68,7 +71,7 @@ class SmolHFModel(ImageEmbeddingMixin, LanguageModelAccess, SmolHFPreTrainedMode
 
 
 class SmolHFForConditionalGeneration(SmolHFModel, ImageGenerationMixin):
-    """The model that answers: text and images in, next-token logits (and the loss) out."""
+    """The model with its head: token ids and tiles → next-token logits, and the loss."""
 
     @can_return_tuple
     def forward(
@@ -76,27 +79,27 @@ class SmolHFForConditionalGeneration(SmolHFModel, ImageGenerationMixin):
         pixel_values=None, pixel_attention_mask=None, labels=None, use_cache=None, logits_to_keep=None,
         num_items_in_batch=None, output_attentions=None, output_hidden_states=None, cache=None, **kwargs,
     ):  # fmt: skip
-        """Next-token logits, and the loss when `labels` (batch, sequence) are given (-100 = no label).
+        """Compute next-token logits, and the loss if `labels` (batch, sequence) are given (-100 = no label).
 
         Args:
             pixel_values, pixel_attention_mask: see `get_image_features`.
-            logits_to_keep: where logits are made. None: everywhere, but in training with labels only at the
-                positions that predict one. 0: everywhere. n: the last n. A 1-D tensor: these positions.
+            logits_to_keep: the positions of the logits. None: all, but in training with labels only those that
+                predict a label. 0: all. n: the last n. A 1-D tensor: these positions.
             num_items_in_batch: see `label_loss`.
             cache, past_key_values: two names of one argument.
             kwargs: arguments of the language model or of the attention kernel.
 
         Raises:
-            TypeError: for a keyword that neither knows.
-            ValueError: when image tokens and image features differ in number, or there are no images at all for them.
+            TypeError: for an unknown keyword.
+            ValueError: if the numbers of image tokens and image features differ.
         """
         refuse_unknown(kwargs, self, self.language_model)
         cache = one_cache(cache, past_key_values)
         if labels is not None:
-            use_cache = bool(use_cache)  # off unless asked for: a cache would hide where packed samples begin
+            use_cache = bool(use_cache)  # off by default: a cache would hide the beginnings of packed samples
         logits_to_keep = positions_to_keep(logits_to_keep, labels, self.training)
         inputs_embeds, image_features = self.embed(input_ids, inputs_embeds, pixel_values, pixel_attention_mask, cache)
-        keep = self.what_to_keep(output_attentions, output_hidden_states)
+        keep = self.outputs_to_keep(output_attentions, output_hidden_states)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
             use_cache=use_cache, logits_to_keep=logits_to_keep, return_dict=True,

@@ -13,8 +13,8 @@ The logits at position t score the token at t + 1, and depend on the tokens up t
 
 import torch
 from torch import nn
-from transformers.generation import GenerationMixin
-from transformers.utils import can_return_tuple
+from transformers.generation.utils import GenerationMixin
+from transformers.utils.generic import can_return_tuple
 
 from .attention import causal_mask, refuse_missing_weights
 from .compatibility import CACHE_NAME, SmolHFCausalLMOutput, SmolHFTextOutput, one_cache, refuse_unknown
@@ -50,26 +50,26 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
     ):  # fmt: skip
         """`input_ids` (batch, sequence) or `inputs_embeds` (batch, sequence, hidden) → hidden states.
 
-        Packed samples: one row, `position_ids` restarting at 0 for each sample, no `attention_mask`, no cache.
+        Packed samples: one row, `position_ids` that restart at 0 for each sample, no `attention_mask`, no cache.
         `kwargs` are for the attention kernel. `cache` and `past_key_values` are two names of one argument.
 
         Raises:
             TypeError: for a keyword that no attention kernel reads.
-            ValueError: for arguments that exclude each other, and where the kernel returns no attention weights.
+            ValueError: for arguments that exclude each other, and if the kernel returns no attention weights.
         """
         refuse_unknown(kwargs, self)
-        keep = self.what_to_keep(output_attentions, output_hidden_states)
+        keep = self.outputs_to_keep(output_attentions, output_hidden_states)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (batch, sequence, hidden)
 
-        # The cache holds the keys and values of earlier tokens; the new tokens follow them.
+        # The cache contains the keys and values of earlier tokens; the new tokens follow them.
         cache, return_cache = self.cache_to_use(use_cache, one_cache(cache, past_key_values))
         cache_position = kwargs.pop("cache_position", None)  # transformers 4.57 computes it in `generate`
         if cache_position is None:
             seen = cache.get_seq_length() if cache is not None else 0
             cache_position = torch.arange(x.shape[1], device=x.device) + seen
-        # First the mask: only positions that the caller gave can restart, and checking them waits for the GPU.
+        # Before default positions: only those of the caller can mark packed samples, and their check waits for a GPU.
         mask = causal_mask(self.config, x, attention_mask, cache, position_ids, cache_position)
         if position_ids is None:
             position_ids = cache_position.unsqueeze(0)  # (1, sequence)
@@ -80,7 +80,7 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
         else:
             rotary = self.rotary_embedding(position_ids, x.dtype)
 
-        # Kept only when asked for: they would hold the memory of every layer until the end of the pass.
+        # Kept only if requested: they would occupy the memory of every layer until the end of the pass.
         hidden_states, attentions = [], []
         for layer in self.layers[: self.config.num_hidden_layers]:  # fewer while `assistant_early_exit` drafts
             if keep["output_hidden_states"]:
@@ -92,7 +92,7 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
             if keep["output_attentions"]:
                 refuse_missing_weights(weights, self.config)
                 attentions.append(weights)
-            del weights  # (batch, heads, queries, keys): free it before the next layer makes its own
+            del weights  # (batch, heads, queries, keys): free it before the next layer allocates its own
         x = self.norm(x)
         return SmolHFTextOutput(
             last_hidden_state=x, **{CACHE_NAME: cache if return_cache else None},
@@ -124,15 +124,15 @@ class SmolHFForCausalLM(SmolHFPreTrainedModel, GenerationMixin):
         labels=None, use_cache=None, logits_to_keep=None, num_items_in_batch=None, output_attentions=None,
         output_hidden_states=None, cache=None, **kwargs,
     ):  # fmt: skip
-        """Next-token logits, and the loss when `labels` (batch, sequence) are given (-100 = no label).
+        """Compute next-token logits, and the loss if `labels` (batch, sequence) are given (-100 = no label).
 
         Args:
-            logits_to_keep: where logits are made. None: everywhere, but in training with labels only at the
-                positions that predict one. 0: everywhere. n: the last n. A 1-D tensor: these positions.
+            logits_to_keep: the positions of the logits. None: all, but in training with labels only those that
+                predict a label. 0: all. n: the last n. A 1-D tensor: these positions.
             num_items_in_batch: see `label_loss`.
         """
         if labels is not None:
-            use_cache = bool(use_cache)  # off unless asked for: a cache would hide where packed samples begin
+            use_cache = bool(use_cache)  # off by default: a cache would hide the beginnings of packed samples
         logits_to_keep = positions_to_keep(logits_to_keep, labels, self.training)
         outputs = self.model(
             input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, use_cache=use_cache,

@@ -1,17 +1,25 @@
-"""What transformers asks of a vision-language model besides its mathematics: getters, hooks, and image generation.
+"""Methods that transformers requires of a vision-language model: getters, hooks, and generation from images.
 
-None of this is needed to understand the model.
+You can understand the model without them.
 """
 
 import torch
-from transformers.generation import AssistedCandidateGenerator, EarlyExitCandidateGenerator, GenerationMixin
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.generation.candidate_generator import AssistedCandidateGenerator, EarlyExitCandidateGenerator
+from transformers.generation.utils import GenerationMixin
 
 from .attention import refuse_missing_weights
 from .compatibility import CACHE_NAME, one_cache
+from .image_embedding import ImageEmbeddingMixin
+from .pretrained_smol_hf import SmolHFPreTrainedModel
 
 
-class LanguageModelAccess:
-    """For a model with `vision_model` and `language_model`: transformers and PEFT find the parts that they change."""
+class LanguageModelAccess(SmolHFPreTrainedModel):
+    """Access to the parts of a model with `vision_model` and `language_model`, for transformers and PEFT."""
+
+    vision_model: nn.Module
+    language_model: PreTrainedModel
 
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()
@@ -29,13 +37,13 @@ class LanguageModelAccess:
         return self.language_model.get_decoder()
 
     def enable_input_require_grads(self):
-        """For adapters in a frozen model: reentrant checkpointing passes no gradient where none goes in.
+        """Make embeddings require gradients, which adapters in a frozen model need with reentrant checkpointing.
 
-        The encoder's patches get one only while something in it learns: else its whole backward pass would run in
-        every step, for nothing.
+        The patch embeddings require them only while a weight of the encoder is trained. Otherwise the encoder's
+        backward pass would run in every step without effect.
         """
 
-        def of_words(embeddings, inputs, output):
+        def of_tokens(embeddings, inputs, output):
             output.requires_grad_(True)
 
         def of_patches(embeddings, inputs, output):
@@ -43,8 +51,8 @@ class LanguageModelAccess:
                 output.requires_grad_(True)
 
         self._require_grads_hooks = [
-            self.get_input_embeddings().register_forward_hook(of_words),
-            self.vision_model.embeddings.register_forward_hook(of_patches),
+            self.get_input_embeddings().register_forward_hook(of_tokens),
+            self.vision_model.get_submodule("embeddings").register_forward_hook(of_patches),
         ]
 
     def disable_input_require_grads(self):
@@ -52,30 +60,34 @@ class LanguageModelAccess:
             hook.remove()
 
     def check_kept(self, outputs, keep):
-        """Raise ValueError if attention weights were asked for and the language model returned none."""
+        """Raise ValueError if attention weights were requested and the language model returned none."""
         if keep["output_attentions"]:
             refuse_missing_weights((outputs.get("attentions") or [None])[0], self.language_model.config)
 
 
-class ImageGenerationMixin(GenerationMixin):
-    """`generate` for prompts with images."""
+class ImageGenerationMixin(ImageEmbeddingMixin, GenerationMixin):
+    """`generate` for prompts with images.
+
+    GenerationMixin declares `self` by a protocol that transformers' own PreTrainedModel does not fulfil: hence the
+    three exceptions for the type checker.
+    """
 
     def prepare_inputs_for_generation(
         self, input_ids, past_key_values=None, pixel_values=None, inputs_embeds=None, cache=None, **kwargs
     ):
-        """Images are read with the tokens that show them; afterwards they are in the cache."""
+        """Pass images in the step that reads their tokens. Later steps find them in the cache."""
         cache = one_cache(cache, past_key_values)
-        inputs = super().prepare_inputs_for_generation(
+        inputs = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids, pixel_values=pixel_values, inputs_embeds=inputs_embeds, **{CACHE_NAME: cache}, **kwargs
         )
         if cache is None or cache.get_seq_length() == 0:
-            inputs["pixel_values"] = pixel_values  # transformers 5 drops them where the model assists another
+            inputs["pixel_values"] = pixel_values  # transformers 5 drops them if the model assists another
         elif inputs.get("pixel_values") is not None and not self.shows_images(inputs["input_ids"]):
             inputs["pixel_values"] = None
         return inputs
 
     def shows_images(self, input_ids):
-        """Whether ids that come after a cache begin another turn with images. A single id belongs to an answer."""
+        """Tell if ids that follow a cache begin another turn with images. A single id belongs to an answer."""
         return input_ids.shape[1] > 1 and bool((input_ids == self.config.image_token_id).any())
 
     def _expand_inputs_for_generation(self, expand_size=1, input_ids=None, **inputs):
@@ -86,7 +98,7 @@ class ImageGenerationMixin(GenerationMixin):
             ids = input_ids if inputs.get("inputs_embeds") is None else None
             tokens = self.image_places(ids, inputs.get("inputs_embeds")).sum(dim=1)
             rows = inputs.pop("pixel_values").split((tokens // self.config.image_seq_len).tolist())
-        input_ids, inputs = super()._expand_inputs_for_generation(
+        input_ids, inputs = super()._expand_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             expand_size=expand_size, input_ids=input_ids, **inputs
         )
         if flat:
@@ -95,15 +107,16 @@ class ImageGenerationMixin(GenerationMixin):
 
     def _get_candidate_generator(self, generation_config, **arguments):
         if generation_config.assistant_early_exit is not None:
-            own = {
-                name: arguments[name] for name in ("input_ids", "inputs_tensor", "logits_processor", "model_kwargs")
-            }
+            names = ("input_ids", "inputs_tensor", "logits_processor", "model_kwargs")
+            own = {name: arguments[name] for name in names}
             return FirstLayers(assistant_model=self, generation_config=generation_config, **own)
-        return super()._get_candidate_generator(generation_config=generation_config, **arguments)
+        return super()._get_candidate_generator(  # pyright: ignore[reportAttributeAccessIssue]
+            generation_config=generation_config, **arguments
+        )
 
 
 class FirstLayers(EarlyExitCandidateGenerator):
-    """Draft with the first layers of the language model; transformers' class looks for them in the whole model."""
+    """Drafts by the first layers of the language model. Transformers' class looks for layers in the outer model."""
 
     def get_candidates(self, input_ids, **kwargs):
         config = self.assistant_model.get_decoder().config

@@ -1,4 +1,4 @@
-"""The base class of our models: initial weights, settings of a forward, and checkpoints that load elsewhere."""
+"""The base class of our models: initial weights, settings of a forward, and checkpoints that load without us."""
 
 import math
 
@@ -11,7 +11,7 @@ from .decoder import RMSNorm
 
 
 class SmolHFPreTrainedModel(PreTrainedModel):
-    """What transformers must know about every model of ours."""
+    """Settings and methods that every model of ours shares."""
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -25,10 +25,11 @@ class SmolHFPreTrainedModel(PreTrainedModel):
     auto_classes = {}  # Auto class → class of this module that it should load from our checkpoints
 
     def _init_weights(self, module):
-        """Normal weights, zero biases, unit norms; smaller where a projection writes into the residual stream.
+        """Draw weights from N(0, std²), set biases to 0 and norms to 1.
 
-        Each of the 2·layers writes adds its variance to the stream, hence the division (GPT-2).
-        Only `torch.nn.init` functions: transformers 5 guards them from overwriting what was loaded.
+        Projections that write into the residual stream get std / sqrt(2·layers), as in GPT-2: each of the 2·layers
+        writes adds its variance to the stream. Only functions of `torch.nn.init` are used here, since transformers 5
+        prevents them from overwriting loaded weights.
         """
         std = self.config.initializer_range
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -40,8 +41,8 @@ class SmolHFPreTrainedModel(PreTrainedModel):
         if getattr(module, "bias", None) is not None and isinstance(module, (nn.Linear, nn.LayerNorm)):
             nn.init.zeros_(module.bias)
 
-    def what_to_keep(self, output_attentions, output_hidden_states):
-        """The two switches of a forward, as given in this call or else in the configuration."""
+    def outputs_to_keep(self, output_attentions, output_hidden_states):
+        """Return both switches of a forward, from this call or else from the configuration."""
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
@@ -49,7 +50,7 @@ class SmolHFPreTrainedModel(PreTrainedModel):
         return {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
 
     def cache_to_use(self, use_cache, cache):
-        """The cache that a forward of a decoder reads and fills (or None), and whether to return it.
+        """Return the cache that a decoder reads and fills (or None), and whether to return it.
 
         Raises:
             ValueError: for a filled cache in training with gradient checkpointing.
@@ -58,7 +59,7 @@ class SmolHFPreTrainedModel(PreTrainedModel):
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             if cache is not None and cache.get_seq_length() > 0:
                 raise ValueError(
-                    "gradient checkpointing cannot go on from a cache: call gradient_checkpointing_disable()"
+                    "gradient checkpointing cannot continue from a cache: call gradient_checkpointing_disable()"
                 )
             return None, False  # a recomputed layer would append its keys to the cache a second time
         if use_cache and cache is None:
@@ -69,13 +70,13 @@ class SmolHFPreTrainedModel(PreTrainedModel):
         """Save as transformers does, and name every Auto class in `auto_map`, so that anyone can load the folder.
 
         Raises:
-            ValueError: when a weight is not finite: such a checkpoint would answer nonsense without a warning.
+            ValueError: if a weight is not finite, since such a checkpoint cannot answer.
         """
         weights = kwargs.get("state_dict") or self.state_dict()
         broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
         if broken:
             raise ValueError(
-                f"not saving {save_directory}: {len(broken)} weights hold NaN or infinity, first {broken[0]}"
+                f"{len(broken)} weights hold NaN or infinity, first {broken[0]}: {save_directory} was not saved"
             )
         module = type(self).__module__.split(".")[-1]
         auto_map = {auto_class: f"{module}.{name}" for auto_class, name in self.auto_classes.items()}

@@ -1,4 +1,4 @@
-"""The configurations inside a vision-language model's: of its image encoder and of its language model."""
+"""The two configurations inside a vision-language model's: image encoder and language model."""
 
 import transformers
 from transformers import CONFIG_MAPPING, PretrainedConfig
@@ -18,7 +18,7 @@ DEFAULT_VISION_CONFIG = {
 
 
 def build_sub_config(value, default):
-    """A configuration of transformers, or ours, from a dictionary with its `model_type` (or a configuration, as is).
+    """Build a configuration from a dictionary with its `model_type`; a configuration is returned as it is.
 
     Our own type is named here because transformers' table does not know it when this file runs as remote code.
     """
@@ -29,9 +29,9 @@ def build_sub_config(value, default):
     if model_type == SmolHFTextConfig.model_type:
         return SmolHFTextConfig(**value)
     if model_type not in CONFIG_MAPPING:
-        raise ValueError(f"transformers has no model_type {model_type!r}")
+        raise ValueError(f"transformers {transformers.__version__} does not know the model_type {model_type!r}")
     if model_type in ("siglip_vision_model", "siglip2_vision_model"):
-        value.setdefault("vision_use_head", False)  # the pooling head is never read: patches are
+        value.setdefault("vision_use_head", False)  # the head pools the patches into one vector; we read the patches
     config = CONFIG_MAPPING[model_type](**value)
     if transformers.__version__.startswith("4."):
         use_older_rope_names(config)
@@ -39,10 +39,10 @@ def build_sub_config(value, default):
 
 
 def use_older_rope_names(config):
-    """transformers 5 writes `rope_parameters`; 4.57 does not know the name, and would rotate by its own default."""
+    """Translate `rope_parameters`, which transformers 4.57 would ignore: it would rotate by its own default."""
     rope = dict(getattr(config, "rope_parameters", None) or {})
     if any(isinstance(value, dict) for value in rope.values()):
-        raise ValueError(f"{config.model_type} has rope_parameters for each kind of layer: it needs transformers 5")
+        raise ValueError(f"{config.model_type} has rope_parameters for each kind of layer: install transformers 5")
     for name in ("rope_theta", "partial_rotary_factor"):
         if name in rope:
             setattr(config, name, rope.pop(name))

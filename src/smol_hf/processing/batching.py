@@ -13,24 +13,25 @@ DEFAULT = CallOptions()
 
 @dataclass
 class EncodedSample:
-    """One conversation, ready to be collated: `input_ids` and `labels` (-100 = not trained) of equal length, and
-    `tiles` uint8 (tiles, 3, side, side) in the order of the image tokens."""
+    """One conversation: `input_ids` and `labels` (-100 = not trained) of equal length, and `tiles`.
 
-    input_ids: list
-    labels: list
+    `tiles` are uint8 (tiles, 3, side, side), in the order of the image tokens.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
     tiles: np.ndarray
 
 
 def batch_of(samples, tokenizer, image_token_id, options=DEFAULT, masks=False):
-    """Samples → {"input_ids", "attention_mask", …} as lists, and tiles as tensors, see `stacked_tiles`.
+    """Pad `EncodedSample`s → {"input_ids", "attention_mask", …} as lists, and tiles as tensors.
 
     Args:
-        samples: `EncodedSample`s.
-        options: `CallOptions`: what is padded, on which side, to which length.
-        masks: also "assistant_masks", 1 on labelled tokens.
+        options: `CallOptions`, which decide side and length of padding.
+        masks: add "assistant_masks", 1 on labelled tokens.
 
     Raises:
-        ValueError: for more tokens than `max_length`, unless they may be cut and no image is in what is cut.
+        ValueError: for more tokens than `max_length`, unless truncation is set and cuts no image.
     """
     rows = [cut(sample, tokenizer, image_token_id, options) for sample in samples]
     lengths = [len(ids) for ids, _ in rows]
@@ -56,13 +57,13 @@ def batch_of(samples, tokenizer, image_token_id, options=DEFAULT, masks=False):
 
 
 def cut(sample, tokenizer, image_token_id, options):
-    """(input_ids, labels) of at most `max_length` tokens, cut where the caller allows it."""
+    """Return (input_ids, labels) of at most `max_length` tokens, cut if the options allow it."""
     ids, labels = sample.input_ids, sample.labels
     most = options.max_length or (tokenizer.model_max_length if options.cuts else len(ids))
     if len(ids) <= most:
         return ids, labels
     if not options.cuts:
-        raise ValueError(f"a prompt has {len(ids)} tokens, more than max_length {most}: allow it, or set truncation")
+        raise ValueError(f"a prompt has {len(ids)} tokens, but max_length is {most}: raise it, or set truncation")
     kept = slice(-most, None) if tokenizer.truncation_side == "left" else slice(0, most)
     if ids[kept].count(image_token_id) != ids.count(image_token_id):
         raise ValueError(f"truncation of {len(ids)} tokens to {most} would cut an image: give a larger max_length")
@@ -70,7 +71,7 @@ def cut(sample, tokenizer, image_token_id, options):
 
 
 def padded_length(lengths, options):
-    """The length of all rows, 0 where they are not padded."""
+    """Return the length of all rows, or 0 without padding."""
     if not options.pads:
         return 0
     length = options.max_length if options.padding == "max_length" else max(lengths)
@@ -79,9 +80,11 @@ def padded_length(lengths, options):
 
 
 def stacked_tiles(tiles, options=DEFAULT):
-    """Tiles of each sample, uint8 (tiles, 3, side, side) → "pixel_values" (batch, most tiles, 3, side, side) and
-    "pixel_attention_mask" (batch, most tiles, side, side), False on the tiles that only fill up. Nothing without
-    tiles."""
+    """Pad the tiles of each sample, uint8 (tiles, 3, side, side), with empty tiles.
+
+    Returns "pixel_values" (batch, most tiles, 3, side, side) and "pixel_attention_mask" (batch, most tiles, side,
+    side), False on padding tiles; an empty dictionary if no sample has tiles.
+    """
     most = max(map(len, tiles))
     if not most:
         return {}
@@ -92,13 +95,13 @@ def stacked_tiles(tiles, options=DEFAULT):
         pixels[row, : len(each)] = each
         mask[row, : len(each)] = True
     pixels = torch.from_numpy(pixels)
-    if options.do_rescale or options.do_normalize:  # else bytes, which the model normalises itself
+    if options.do_rescale or options.do_normalize:  # else uint8, which the model normalises
         pixels = as_floats(pixels, options)
     return {"pixel_values": pixels, "pixel_attention_mask": torch.from_numpy(mask)}
 
 
 def as_floats(pixels, options):
-    """Bytes → floats, as `do_rescale`, `rescale_factor`, `do_normalize`, `image_mean` and `image_std` ask."""
+    """Convert uint8 to floats: rescale unless `do_rescale` is False, then normalise if `do_normalize` is True."""
     pixels = pixels.float()
     if options.do_rescale is not False:
         pixels = pixels * options.rescale_factor

@@ -1,4 +1,4 @@
-"""Render a chat template with a time limit: the sandbox of transformers stops what a template may touch, not loops."""
+"""Rendering of chat templates with a time limit, because the sandbox of transformers does not stop endless loops."""
 
 import ctypes
 import os
@@ -16,14 +16,14 @@ class EndlessTemplateError(RuntimeError):
 
 
 class Watchdog:
-    """One thread that ends renderings which take too long. A thread for each rendering would cost more than it.
+    """One thread that ends renderings which take too long. One thread per rendering would cost more than rendering.
 
-    It raises an exception inside the rendering thread. Python does so between two bytecodes, of which a loop has some.
+    It raises an exception inside the rendering thread. Python delivers the exception between two bytecodes.
     """
 
     def __init__(self):
         self.lock = threading.Lock()
-        self.deadlines = {}  # of the rendering threads, by their identifiers
+        self.deadlines = {}  # identifier of a rendering thread → its deadline
         self.thread = None
 
     def begin(self, seconds):
@@ -57,11 +57,11 @@ os.register_at_fork(after_in_child=WATCHDOG.__init__)  # the thread is not copie
 
 
 def render_bounded(seconds=SECONDS, **arguments):
-    """As `render_jinja_template` of transformers, for at most `seconds`.
+    """Call transformers' `render_jinja_template` for at most `seconds`.
 
     Raises:
-        EndlessTemplateError: when the template did not end. RuntimeError, so that no caller takes it for a fault of
-            one conversation and tries the next.
+        EndlessTemplateError: if the template did not end. It is a RuntimeError and not one of `chat_format.FAULTS`,
+            so that no caller skips the conversation and tries the next.
     """
     try:
         WATCHDOG.begin(seconds)

@@ -1,4 +1,8 @@
-"""What a conversation looks like to the model: the special tokens, the chat template, the tokens of a picture."""
+"""The chat format: special tokens, the default chat template, and messages."""
+
+import re
+
+from transformers.utils.chat_template_utils import jinja2  # pyright: ignore[reportPrivateImportUsage]
 
 FAKE_IMAGE_TOKEN = "<fake_token_around_image>"
 IMAGE_TOKEN = "<image>"
@@ -7,7 +11,7 @@ END_OF_UTTERANCE_TOKEN = "<end_of_utterance>"
 IGNORE_INDEX = -100  # the label of a token that is not trained; PyTorch's cross entropy has the same default
 
 # SmolVLM2's template. The space after "Assistant:" is inside the generated span: at inference the prompt ends with
-# the colon, so the model must have learned to begin with the space.
+# the colon, so the model must generate the space.
 DEFAULT_CHAT_TEMPLATE = (
     "<|im_start|>{% for message in messages %}"
     "{% set parts = [{'type': 'text', 'text': message['content']}] if message['content'] is string"
@@ -25,19 +29,19 @@ DEFAULT_CHAT_TEMPLATE = (
 
 
 def tile_token(row, column):
-    """The token before the tile at this place of the grid, counted from 1."""
+    """Return the token before the tile in this row and column, counted from 1."""
     return f"<row_{row}_col_{column}>"
 
 
 def image_tokens(max_tiles_per_side):
-    """All special tokens that a picture needs, in the order in which they are added to a tokenizer."""
+    """List all special tokens of images, in the order in which they are added to a tokenizer."""
     sides = range(1, max_tiles_per_side + 1)
     tiles = [tile_token(row, column) for row in sides for column in sides]
     return [FAKE_IMAGE_TOKEN, IMAGE_TOKEN, GLOBAL_IMAGE_TOKEN, END_OF_UTTERANCE_TOKEN, *tiles]
 
 
 def image_block(rows, columns, image_seq_len):
-    """The tokens of a picture cut into this grid, as a string: the grid row by row, then the overview."""
+    """Write the tokens of an image cut into this grid, as a string: the grid row by row, then the overview."""
     features = IMAGE_TOKEN * image_seq_len
     block = ""
     for row in range(1, rows + 1):
@@ -47,3 +51,90 @@ def image_block(rows, columns, image_seq_len):
     if rows:
         block += "\n"
     return block + FAKE_IMAGE_TOKEN + GLOBAL_IMAGE_TOKEN + features + FAKE_IMAGE_TOKEN
+
+
+# -- messages: {"role": …, "content": a text, or parts with a "type"} -------------------------------------------------
+
+
+class ChatTemplateError(ValueError):
+    """A conversation whose generated text is unknown, because of how the chat template writes it."""
+
+
+class RewrittenAnswerError(ChatTemplateError):
+    """A template that changes an answer when more messages follow."""
+
+
+# Errors of a template about messages that it does not support. A range that the sandbox forbids is an ArithmeticError.
+FAULTS = (
+    jinja2.TemplateError,  # pyright: ignore[reportAttributeAccessIssue] - torch requires jinja2, so it is not None
+    TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError,
+)  # fmt: skip
+TURN_MARK = "trained"  # a message with the value False gets no labels
+IMAGE_TYPES = ("image", "image_url")
+REASONING = ("reasoning_content", "reasoning", "thinking")  # names of one field; each template reads one of them
+PLACEHOLDER = re.compile("\ue000([0-9]+)\ue001")  # of a text, by its number
+EXAMPLE = (
+    {"role": "user", "content": "Who wrote this?"},
+    {"role": "assistant", "content": "Nobody knows, sadly."},
+)
+
+
+def placeholder_of(number):
+    return f"\ue000{number}\ue001"
+
+
+def write_messages(messages, forms, write):
+    """Apply `write` to each text of messages, in a form of content that the template reads.
+
+    `forms`: see `content_forms`. Images become `{"type": "image"}`.
+    """
+    return [{**message, "content": write_content(message.get("content"), forms, write)} for message in messages]
+
+
+def write_content(content, forms, write):
+    if content is None:
+        return None
+    if isinstance(content, str):
+        return write(content) if "text" in forms else [{"type": "text", "text": write(content)}]
+    types = [part_type(part) for part in content]
+    if "parts" not in forms and set(types) <= {"text"}:
+        return write("".join(part["text"] for part in content))
+    return [
+        {"type": "image"} if kind == "image" else {**part, "text": write(part["text"])}
+        for kind, part in zip(types, content)
+    ]
+
+
+def part_type(part):
+    """Return "text" or "image". Raises ValueError for another type of part, and for a text part without a text."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in IMAGE_TYPES:
+        return "image"
+    if kind != "text":
+        raise ValueError(f"a part has the type {kind!r}: use text or image")
+    if not isinstance(part.get("text"), str):
+        raise ValueError('a text part has no text: write {"type": "text", "text": …}')
+    return kind
+
+
+def number_of_images(messages):
+    """Count the image parts of messages."""
+    contents = [message.get("content") for message in messages]
+    return sum(part_type(part) == "image" for parts in contents if isinstance(parts, list) for part in parts)
+
+
+def is_trained(message):
+    """Tell if a message is an answer that gets labels."""
+    return message["role"] == "assistant" and message.get(TURN_MARK, True)
+
+
+def untrained(messages):
+    """Mark all messages as not trained."""
+    return [{**message, TURN_MARK: False} for message in messages]
+
+
+def for_template(message):
+    """Remove our mark from a message, and give its reasoning under all names."""
+    message = {key: value for key, value in message.items() if key != TURN_MARK}
+    given = {name: message[name] for name in REASONING if message.get(name) is not None}
+    return {**message, **dict.fromkeys(REASONING, next(iter(given.values()))), **given} if given else message

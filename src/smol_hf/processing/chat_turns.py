@@ -1,13 +1,13 @@
-"""A conversation → the sequences that it is trained as.
+"""A conversation → the sequences that are trained.
 
-It is one sequence, unless the template writes an answer otherwise once more messages follow. Qwen3's, for example,
-removes the reasoning of earlier answers. Then each answer becomes a sequence of its own, after what the template
-writes before it at that time: the images, tools and texts of the turns before are repeated in each.
+A conversation is one sequence, unless the template changes an answer when more messages follow. Qwen3's template, for
+example, removes the reasoning of earlier answers. Then each answer becomes its own sequence, after the text that the
+template writes before it at that time. Each sequence repeats the images, tools and texts of earlier turns.
 """
 
 from typing import NamedTuple
 
-from .chat_messages import (
+from .chat_format import (
     EXAMPLE,
     TURN_MARK,
     ChatTemplateError,
@@ -15,36 +15,36 @@ from .chat_messages import (
     is_trained,
     number_of_images,
     untrained,
-)
+)  # fmt: skip
 
-# Keys of a message that need not show in what the template writes. Those of a tool's result repeat what the call says.
+# Keys of a message that the template may omit. Those of a tool's result repeat the call.
 OPTIONAL = ("role", "content", TURN_MARK, "name", "tool_call_id")
 
 
 class TrainedSequence(NamedTuple):
-    """`input_ids` and `labels` (-100: not trained) of equal length, which show the first `num_images` images."""
+    """`input_ids` and `labels` (-100: not trained) of equal length. They show the first `num_images` images."""
 
-    input_ids: list
-    labels: list
+    input_ids: list[int]
+    labels: list[int]
     num_images: int
 
 
 def encode_turns(renderer, messages, image_blocks=lambda number: ()):
-    """The `TrainedSequence`s of a conversation.
+    """Encode a conversation as `TrainedSequence`s.
 
     Args:
         renderer: a `ChatRenderer`, with the conversation's tools.
         messages: see `ChatRenderer.encode`.
-        image_blocks: number of images → the tokens of each of the conversation's first images, where the conversation
-            ends after them.
+        image_blocks: n → the tokens of each of the first n images, for a conversation with only these.
 
     Raises:
-        ChatTemplateError: as `ChatRenderer.encode`, and for a field that the template does not write.
+        ChatTemplateError: see `ChatRenderer.encode`; also for a field that the template does not write.
     """
 
     def encoded(messages):
         number = number_of_images(messages)
-        return TrainedSequence(*renderer.encode(messages, image_blocks(number), as_asked=True), number)
+        input_ids, labels = renderer.encode(messages, image_blocks(number), refuse_rewritten=True)
+        return TrainedSequence(input_ids, labels, number)
 
     refuse_unwritten_fields(renderer, messages)
     try:
@@ -55,16 +55,19 @@ def encode_turns(renderer, messages, image_blocks=lambda number: ()):
 
 
 def rewrites_answers(processor):
-    """Whether the template of a processor is known to write answers otherwise once more messages follow."""
+    """Tell if the template of a processor is known to change answers when more messages follow."""
     try:
         return len(processor.encode_turns([*EXAMPLE, *EXAMPLE])) > 1
     except ChatTemplateError:
-        return False  # it takes no conversation of several answers
+        return False  # the template takes no conversation with several answers
 
 
 def refuse_unwritten_fields(renderer, messages):
-    """Raises ChatTemplateError for tools, and for a key of a message, whose removal would not change what the template
-    writes up to that message; and for a key of a trained answer that the template does not mark as generated."""
+    """Raise ChatTemplateError for tools, and for a key of a message, that the template does not write.
+
+    Such a field can be removed without changing the rendered text up to its message. A key of a trained answer must
+    also be inside the marks, if the template marks generated text.
+    """
     for index, message in enumerate(messages):
         before = messages[:index]
         for key in [key for key, value in message.items() if key not in OPTIONAL and value is not None]:
@@ -83,18 +86,18 @@ def refuse_unwritten_fields(renderer, messages):
         )
 
 
-def refuse_unwritten(what, key, whole, without, is_marked):
-    if whole is None or without is None:
+def refuse_unwritten(field, key, complete, without, is_marked):
+    if complete is None or without is None:
         return
-    remedy = f"remove it, train without it (ignore_fields: [{key}]), or name another chat_template"
-    if whole[0] == without[0]:
-        raise ChatTemplateError(f"{what}, which the chat template does not write: {remedy}")
-    if is_marked and whole[1] == without[1]:
-        raise ChatTemplateError(f"{what}, which the chat template does not mark as generated: {remedy}")
+    remedy = f"remove it, train without it (ignore_fields: [{key}]), or choose another chat_template"
+    if complete[0] == without[0]:
+        raise ChatTemplateError(f"{field}, which the chat template does not write: {remedy}")
+    if is_marked and complete[1] == without[1]:
+        raise ChatTemplateError(f"{field}, which the chat template does not mark as generated: {remedy}")
 
 
 def parts_written(renderer, messages):
-    """(text, what of it is marked as generated), or None where the template refuses the messages."""
+    """Render messages → (text, its marked parts), or None if the template rejects them."""
     try:
         text, spans = renderer.render(renderer.in_its_form(messages), marked=renderer.is_marked)
     except ChatTemplateError:

@@ -1,4 +1,4 @@
-"""The images given to the processor, in any of the accepted forms → PIL images, in reading order."""
+"""Images in any form that the processor accepts → PIL images, in reading order."""
 
 import base64
 import binascii
@@ -11,41 +11,45 @@ from urllib.request import urlopen
 import numpy as np
 from PIL import Image, ImageOps
 
-from .chat_messages import part_type
+from .chat_format import part_type
 from .image_pixels import as_array, flatten_to_rgb, from_array
 
-ADDRESSES = ("http://", "https://", "data:image/")
-FILE_ADDRESS = "file://"
+URLS = ("http://", "https://", "data:image/")
+FILE_URL = "file://"
 IMAGE_KEYS = ("image", "image_url", "path", "url", "base64")
 LONGEST_PATH = 4096
 BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]+={0,2}\s*")
 
 
 def images_of(messages, layout=None):
-    """The images in the parts of a conversation, loaded, in reading order. `layout`: see `as_image`."""
+    """Load the images in the parts of a conversation, in reading order. `layout`: see `as_image`."""
     contents = [message.get("content") for message in messages]
     parts = [part for content in contents if content is not None and not isinstance(content, str) for part in content]
     return [as_image(image_in(part), layout) for part in parts if part_type(part) == "image"]
 
 
 def image_in(part):
-    """What an image part holds: {"type": "image"} with one of IMAGE_KEYS, or OpenAI's {"type": "image_url"}."""
+    """Return the value of an image part: {"type": "image"} with one of IMAGE_KEYS, or OpenAI's "image_url"."""
     given = [part[key] for key in IMAGE_KEYS if part.get(key) is not None]
     if len(given) != 1:
-        raise ValueError('an image part has one image: {"type": "image", "image": PIL image, array, path or URL}')
+        raise ValueError(
+            f"an image part has {len(given)} images instead of one: "
+            'give {"type": "image", "image": PIL image, array, path or URL}'
+        )
     image = given[0]
     return image.get("url") if isinstance(image, dict) else image
 
 
 def as_image(image, layout=None):
-    """A PIL image in RGB from a PIL image, a path, a URL, base64, encoded bytes, or an array or tensor, (height,
-    width) or with 1, 3 or 4 channels last or first.
+    """Load a PIL image in RGB.
 
-    The same pixels as in training: turned as its EXIF tag says, on a white page where it is transparent, 16 bits
-    scaled to 8, float pixels taken from [0, 1].
+    The pixels are those of training: rotated by the EXIF tag, transparent parts on white, 16 bits scaled to 8, floats
+    from [0, 1].
 
     Args:
-        layout: "channels_first" or "channels_last", for arrays that could be read in both ways.
+        image: a PIL image, a path, a URL, base64, encoded bytes, or an array or tensor: (height, width), or with 1, 3
+            or 4 channels last or first.
+        layout: "channels_first" or "channels_last", for arrays that fit both.
 
     Raises:
         ValueError: for animations, for arrays of another shape, and for pixels without a known white.
@@ -56,49 +60,45 @@ def as_image(image, layout=None):
         image = Image.open(io.BytesIO(image))
     elif not isinstance(image, Image.Image):
         image = from_array(as_array(image), layout)
-    if frames_of(image) > 1:
-        raise ValueError(f"the image holds {image.n_frames} frames or pages: give the one that is meant")
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a photograph with its previews
+    if frames > 1:
+        raise ValueError(f"the image has {frames} frames or pages: give one of them")
     return flatten_to_rgb(ImageOps.exif_transpose(image))
 
 
-def frames_of(image):
-    """Frames of an animation or pages of a document. A camera's MPO is one photograph with its previews."""
-    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-
-
 def open_image(place):
-    if place.startswith(ADDRESSES):
+    if place.startswith(URLS):
         with urlopen(place, timeout=30) as answer:
             return Image.open(io.BytesIO(answer.read()))
-    path = place.removeprefix(FILE_ADDRESS)
+    path = place.removeprefix(FILE_URL)
     if len(path) < LONGEST_PATH and os.path.exists(path):
         return Image.open(path)
     try:
         return Image.open(io.BytesIO(base64.b64decode("".join(place.split()), validate=True)))
     except (binascii.Error, ValueError, OSError) as error:
         shown = place if len(place) <= 100 else f"{place[:100]}…"
-        raise FileNotFoundError(f"the image {shown!r} is no file, no URL and no base64 of an image") from error
+        raise FileNotFoundError(f"the image {shown!r} is neither a file nor a URL nor base64: correct it") from error
 
 
 def is_image(value):
-    """Whether a value is an image, or a list of images, that no text can be."""
+    """Tell if a value is an image, or a list with an image, of a type that texts do not have."""
     if isinstance(value, (list, tuple)):
         return any(is_image(each) for each in value)
     return isinstance(value, (Image.Image, Path, bytes)) or hasattr(value, "ndim")
 
 
 def is_text(value):
-    """Whether a value is a string or a list of strings."""
+    """Tell if a value is a string or a list of strings."""
     return isinstance(value, str) or (
         isinstance(value, (list, tuple)) and bool(value) and all(isinstance(each, str) for each in value)
     )
 
 
 def is_image_place(value):
-    """Whether strings name images: files, URLs, or base64 of a length that no prompt has without a space."""
+    """Tell if strings name images: files, URLs, or base64 that is longer than any word of a prompt."""
     values = [value] if isinstance(value, str) else value
     return all(
-        each.startswith((*ADDRESSES, FILE_ADDRESS))
+        each.startswith((*URLS, FILE_URL))
         or (len(each) < LONGEST_PATH and os.path.exists(each))
         or (len(each) > 100 and BASE64.fullmatch(each) is not None)
         for each in values
@@ -106,10 +106,10 @@ def is_image_place(value):
 
 
 def groups_of(images, counts, layout=None):
-    """One list of images per prompt, from any of the shapes that `SmolHFProcessor.__call__` takes.
+    """Load one list of images per prompt, from any structure that `SmolHFProcessor.__call__` takes.
 
     Args:
-        counts: how many images each prompt shows; None without prompts.
+        counts: the number of images that each prompt shows; None without prompts.
     """
     if images is None:
         return [[] for _ in counts]
@@ -119,13 +119,13 @@ def groups_of(images, counts, layout=None):
         images = [images]
     if any(isinstance(each, (list, tuple)) or each is None for each in images):
         if counts is not None and len(images) != len(counts):
-            raise ValueError(f"there are {len(counts)} texts, but images for {len(images)}: give a list for each")
+            raise ValueError(f"{len(images)} lists of images were given for {len(counts)} texts: give one for each")
         groups = [[] if group is None else group if isinstance(group, (list, tuple)) else [group] for group in images]
         return [[as_image(image, layout) for image in group] for group in groups]
     images = [as_image(image, layout) for image in images]
     if counts is None:
         return [images]
     if len(images) != sum(counts):
-        raise ValueError(f"the text has places for {sum(counts)} images, but {len(images)} images were given")
+        raise ValueError(f"the text shows {sum(counts)} images, but {len(images)} were given: give one for each")
     stops = np.cumsum(counts).tolist()
     return [images[stop - count : stop] for stop, count in zip(stops, counts)]

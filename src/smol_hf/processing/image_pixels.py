@@ -1,4 +1,4 @@
-"""The pixels of an image: PIL images and arrays of any number type → bytes in RGB → squares."""
+"""Pixels of an image: PIL images and arrays of any number type → uint8 RGB → square tiles."""
 
 import numpy as np
 from PIL import Image
@@ -8,7 +8,7 @@ LAYOUTS = ("channels_first", "channels_last")
 
 
 def flatten_to_rgb(image):
-    """RGB of bytes without alpha. What is transparent becomes white, as on a page.
+    """Convert to 8-bit RGB without alpha. Transparent parts become white.
 
     Raises:
         ValueError: see `to_eight_bits`.
@@ -16,16 +16,16 @@ def flatten_to_rgb(image):
     image = to_eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        page = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(page, image)
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_eight_bits(image):
-    """16-bit and 32-bit integer and float greys → 8 bits. Pillow's own conversion clips them instead of scaling.
+    """Scale 16-bit and 32-bit integer and float grey values to 8 bits, which Pillow's own conversion would clip.
 
     Raises:
-        ValueError: for values whose range is not known (floats outside [0, 1], integers above 65535).
+        ValueError: for values of unknown range (floats outside [0, 1], integers above 65535).
     """
     if not image.mode.startswith(("I", "F")):
         return image
@@ -33,7 +33,7 @@ def to_eight_bits(image):
 
 
 def bytes_of(values):
-    """An array of pixels of any number type → uint8, from the range that the type implies."""
+    """Scale an array of pixels from the range that its number type implies to uint8."""
     if values.dtype == np.uint8:
         return values
     if values.dtype == np.uint16:  # as below: 257 is odd, so nothing is halfway
@@ -50,7 +50,7 @@ def bytes_of(values):
 
 
 def as_array(image):
-    """A tensor on any device, or anything that NumPy reads → an array."""
+    """Convert a tensor on any device, or anything that NumPy reads, to an array."""
     if hasattr(image, "detach"):
         image = image.detach().cpu()
         image = image.double() if image.is_floating_point() else image  # NumPy has no bfloat16
@@ -58,10 +58,10 @@ def as_array(image):
 
 
 def from_array(pixels, layout=None):
-    """An array (height, width), or with 1, 3 or 4 channels first or last → a PIL image.
+    """Convert an array, (height, width) or with 1, 3 or 4 channels first or last, to a PIL image.
 
     Args:
-        layout: "channels_first" or "channels_last", for arrays that could be read in both ways.
+        layout: "channels_first" or "channels_last", for arrays that fit both.
 
     Raises:
         ValueError: for another shape, for an ambiguous one, and for a number type without a known white.
@@ -73,13 +73,13 @@ def from_array(pixels, layout=None):
         first, last = pixels.shape[0] in CHANNELS, pixels.shape[2] in CHANNELS
         if first and last and layout is None:
             raise ValueError(
-                f"an array of shape {pixels.shape} has its channels first or last: say it with input_data_format"
+                f"an array of shape {pixels.shape} may have its channels first or last: set input_data_format"
             )
         if layout == LAYOUTS[0] or (layout is None and not last):
             pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim not in (2, 3) or 0 in pixels.shape or (pixels.ndim == 3 and pixels.shape[2] not in CHANNELS):
         raise ValueError(
-            f"an array of shape {shape} is no image: (height, width), or with 1, 3 or 4 channels last or first"
+            f"an array of shape {shape} is not an image: give (height, width), or 1, 3 or 4 channels last or first"
         )
     if pixels.dtype.kind in "iu" and pixels.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"an array of {pixels.dtype} has no known white: give uint8, uint16, or floats in [0, 1]")
@@ -87,23 +87,23 @@ def from_array(pixels, layout=None):
 
 
 def resize(image, height, width, resample=Image.Resampling.LANCZOS):
-    """The image at this size; unchanged where it has it already."""
+    """Resize an image, unless it has this size already."""
     return image if image.size == (width, height) else image.resize((width, height), resample)
 
 
 def middle(image, width, height):
-    """The rectangle of this size in the middle of the image."""
+    """Crop a rectangle of this size from the middle of an image."""
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
 
 def planes(image):
-    """A PIL image in RGB → uint8 (3, height, width)."""
+    """Convert a PIL image in RGB to uint8 (3, height, width)."""
     return np.asarray(image).transpose(2, 0, 1)
 
 
 def canvas(grid, tile_size):
-    """(height, width) of a grid of tiles; of (0, 0) that of the one tile."""
+    """Return (height, width) in pixels of a grid (rows, columns) of tiles; the grid (0, 0) is a single tile."""
     rows, columns = grid
     return max(rows, 1) * tile_size, max(columns, 1) * tile_size
 

@@ -1,13 +1,13 @@
-"""How the families of models write an image: which tiles it becomes, and the tokens around them.
+"""Styles in which model families write an image: its tiles, and the tokens around them.
 
 | `image_style` | tiles | tokens |
 |---|---|---|
 | `smolvlm` (Idefics3, SmolVLM) | a grid, then an overview | special tokens before each tile |
 | `nanovlm` (github.com/huggingface/nanoVLM) | an overview, then a grid | special tokens before each tile |
 | `crop` (CLIP, LLaVA-1.5) | the middle square of the image | image tokens only |
-| `plain` | the whole image, whatever its aspect ratio | image tokens only |
+| `plain` | the whole image, stretched to a square | image tokens only |
 
-A new style is a class with these methods and a name in `STYLES`.
+To add a style, write a class with these methods and name it in `STYLES`.
 """
 
 from dataclasses import dataclass, fields
@@ -21,7 +21,7 @@ NANOVLM_GLOBAL_TOKEN = "<|global_image|>"
 
 @dataclass(frozen=True)
 class ImageStyle:
-    """A way of writing images. The fields are `SmolHFProcessor`'s settings of these names."""
+    """Base class of all styles. The fields are settings of `SmolHFProcessor`."""
 
     tile_size: int
     longest_edge: int
@@ -34,20 +34,20 @@ class ImageStyle:
 
     @property
     def tiler(self):
-        """The object that cuts an image into tiles."""
+        """The object that cuts an image into tiles, see `image_tiling`."""
         raise NotImplementedError
 
     @property
     def control_tokens(self):
-        """All tokens with which images are written; a tokenizer must have them."""
+        """All tokens that write images. A tokenizer must have them."""
         raise NotImplementedError
 
     def write(self, rows, columns, image_seq_len):
-        """The tokens of an image cut into this grid, (0, 0) for a single tile, as a string."""
+        """Write the tokens of an image cut into this grid, (0, 0) for a single tile, as a string."""
         raise NotImplementedError
 
     def write_before(self, index, images):
-        """The text before the image with this index among several."""
+        """Write the text before the image with this index, of `images` images."""
         return ""
 
 
@@ -56,7 +56,7 @@ class PlainStyle(ImageStyle):
 
     def __post_init__(self):
         if self.do_image_splitting:
-            raise ValueError("do_image_splitting needs tokens for tiles, which image_style crop and plain lack")
+            raise ValueError("image_style crop and plain have no tokens for tiles: set do_image_splitting to false")
 
     @property
     def tiler(self):
@@ -84,7 +84,7 @@ class SmolVLMStyle(ImageStyle):
     def __post_init__(self):
         if self.image_token != IMAGE_TOKEN:
             raise ValueError(
-                f"image_token {self.image_token!r} needs another image_style: smolvlm writes {IMAGE_TOKEN}"
+                f"image_style smolvlm writes {IMAGE_TOKEN}, not the image_token {self.image_token!r}: choose another"
             )
 
     @property
@@ -126,7 +126,7 @@ STYLES = {"smolvlm": SmolVLMStyle, "nanovlm": NanoVLMStyle, "crop": CropStyle, "
 
 
 def build_style(processor):
-    """The style that a processor's settings name. Raises ValueError for an unknown name, and as the classes do."""
+    """Build the style of a processor. Raises ValueError for an unknown name, and for settings that do not fit."""
     name = processor.image_style
     if name not in STYLES:
         raise ValueError(f"image_style {name!r}: choose one of {', '.join(STYLES)}")
@@ -134,7 +134,7 @@ def build_style(processor):
 
 
 def longest_edge_of(name, value):
-    """Pixels, from an int or a mapping with only `longest_edge`. Raises ValueError for anything else."""
+    """Read pixels from an int or a mapping with only `longest_edge`. Raises ValueError for anything else."""
     try:
         given = {"longest_edge": value} if isinstance(value, (int, float)) else dict(value)
     except (TypeError, ValueError):

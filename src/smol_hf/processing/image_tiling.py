@@ -1,11 +1,11 @@
-"""From an image of any size to square tiles of bytes, as the families of models cut it.
+"""From an image of any size to square uint8 tiles, in the way of each model family.
 
-    ImageTiler (SmolVLM)       1 2 3 / 4 5 6, then 7, a small copy of the whole (the overview)
+    ImageTiler (SmolVLM)       1 2 3 / 4 5 6, then 7, a small copy of the image (the overview)
     OverviewFirst (nanoVLM)    1, the overview, then 2 3 4 / 5 6 7
     MiddleSquare (LLaVA-1.5)   one tile
 
-The encoder sees squares of `tile_size`. A large image becomes a grid of them and an overview. Arithmetic, filters and
-order of the resizes are those of transformers' image processors. The model normalises, so tiles travel as bytes.
+The encoder reads squares of `tile_size` pixels. A large image becomes a grid of them and an overview. Sizes, filters
+and order of the resizes equal those of transformers' image processors. The model normalises, so tiles stay uint8.
 """
 
 import math
@@ -15,18 +15,19 @@ from PIL import Image
 
 from .image_pixels import canvas, flatten_to_rgb, middle, planes, resize, tiles_of
 
-LONGEST_SIDE = 4096  # pixels; nothing is ever enlarged beyond it
+LONGEST_SIDE = 4096  # pixels; no image is enlarged beyond it
 BICUBIC = Image.Resampling.BICUBIC
-WIDEST = 16  # sides beyond 16:1 are cropped before they are enlarged: nothing of the rest would be seen anyway
+WIDEST = 16  # longer images than 16:1 are cropped before they are enlarged: the rest would be cropped afterwards
 
 
 @dataclass(frozen=True)
 class ImageTiler:
     """The tiles of Idefics3 and SmolVLM (arXiv:2504.05299).
 
-    `tile_size`: side of a tile. `longest_edge`: pixels to which the longer side is brought first.
-    `do_image_splitting`: cut into a grid plus overview; otherwise one square tile, whatever the aspect ratio.
-    `enlarge_images`: also where the image is smaller; otherwise it becomes only as many tiles as its pixels fill.
+    Args:
+        tile_size, longest_edge: pixels of a tile's side, and pixels to which the longer side is resized first.
+        do_image_splitting: cut into a grid and an overview; otherwise stretch the image to one square tile.
+        enlarge_images: also enlarge smaller images to `longest_edge`; otherwise they become fewer tiles.
     """
 
     tile_size: int
@@ -44,7 +45,7 @@ class ImageTiler:
         return math.ceil(min(self.longest_edge, LONGEST_SIDE) / self.tile_size) if self.do_image_splitting else 0
 
     def resized(self, height, width):
-        """Size after the first resize: the longer side is `longest_edge`, the shorter keeps the aspect and is even."""
+        """Return (height, width) after the first resize: the longer side is `longest_edge`, the shorter is even."""
         aspect = width / height
         longest_edge = self.longest_edge if self.enlarge_images else min(self.longest_edge, max(height, width))
         if width >= height:
@@ -61,7 +62,7 @@ class ImageTiler:
         return max(height, 1), max(width, 1)
 
     def grid(self, height, width):
-        """(rows, columns) of tiles that an image of this size becomes; (0, 0) when it is a single tile."""
+        """(rows, columns) of tiles of an image of this size; (0, 0) for a single tile."""
         if not self.do_image_splitting:
             return 0, 0
         height, width = self.resized(height, width)
@@ -76,7 +77,7 @@ class ImageTiler:
         return (0, 0) if rows == columns == 1 else (rows, columns)
 
     def tiles(self, image):
-        """A PIL image → uint8 array (tiles, 3, tile_size, tile_size): the grid row by row, then the overview."""
+        """Cut a PIL image into uint8 (tiles, 3, tile_size, tile_size): the grid row by row, then the overview."""
         image = flatten_to_rgb(image)
         grid = self.grid(image.height, image.width)
         image = resize(image, *self.resized(image.height, image.width))
@@ -85,13 +86,13 @@ class ImageTiler:
         return self.in_order(grid, planes(image), planes(overview))
 
     def in_order(self, grid, pixels, overview):
-        """The image at the size of its grid and its overview, (3, height, width) each → all tiles, in order."""
+        """Cut an image of the size of its grid, and add its overview; both are uint8 (3, height, width)."""
         return tiles_of(pixels if grid != (0, 0) else None, overview)
 
 
 @dataclass(frozen=True)
 class MiddleSquare:
-    """The tile of CLIP: the shorter side is brought to `tile_size`, and the middle square is kept."""
+    """The tile of CLIP: the shorter side is resized to `tile_size`, and the middle square is kept."""
 
     tile_size: int
     max_tiles_per_side = 0
@@ -100,7 +101,7 @@ class MiddleSquare:
         return 0, 0
 
     def tiles(self, image):
-        """A PIL image → uint8 array (1, 3, tile_size, tile_size)."""
+        """Crop a PIL image to uint8 (1, 3, tile_size, tile_size)."""
         image, side = flatten_to_rgb(image), self.tile_size
         width, height = image.size
         if max(width, height) > WIDEST * min(width, height):
@@ -128,7 +129,7 @@ class OverviewFirst:
         return self.longest_edge // self.tile_size
 
     def grid(self, height, width):
-        """(rows, columns) of tiles that an image of this size becomes; (0, 0) when it is a single tile."""
+        """(rows, columns) of tiles of an image of this size; (0, 0) for a single tile."""
         long, short = max(height, width), min(height, width)
         most = self.longest_edge
         if not self.enlarge_images:
@@ -138,7 +139,7 @@ class OverviewFirst:
         return (0, 0) if rows == columns == 1 else (rows, columns)
 
     def tiles(self, image):
-        """A PIL image → uint8 array (tiles, 3, tile_size, tile_size): the overview, then the grid row by row."""
+        """Cut a PIL image into uint8 (tiles, 3, tile_size, tile_size): the overview, then the grid row by row."""
         image, side = flatten_to_rgb(image), self.tile_size
         grid = self.grid(image.height, image.width)
         image = resize(image, *canvas(grid, side), BICUBIC)
@@ -146,5 +147,4 @@ class OverviewFirst:
         return self.in_order(grid, planes(image), planes(overview))
 
     def in_order(self, grid, pixels, overview):
-        """As `ImageTiler.in_order`, the overview first."""
         return tiles_of(pixels if grid != (0, 0) else None, overview, overview_first=True)

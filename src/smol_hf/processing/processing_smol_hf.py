@@ -2,17 +2,16 @@
 
     images                            messages
       │ image_tiling                    │ chat_rendering: the chat template, with one token per image
-      │                                 │ image_styles: each of these becomes the tokens of its tiles
-      │                                 │ chat_encoding: tokenised; what the assistant generates gets labels
+      │                                 │ image_styles: this token becomes the tokens of the image's tiles
+      │                                 │ chat_encoding: text becomes ids; generated text gets labels
     tiles (tiles, 3, side, side)      input_ids, labels
 
-The model replaces the embeddings of the image tokens by the features of the tiles, in this order.
+The model replaces the embeddings of the image tokens by the features of the tiles, in the same order.
 """
 
 import copy
 
 import numpy as np
-from transformers import ProcessorMixin
 
 from .batching import EncodedSample, sizes_of
 from .chat_encoding import ChatEncoder
@@ -23,26 +22,26 @@ from .plain_tokenizer import vocabulary_key
 from .processor_calls import Cache, ProcessorCalls
 
 
-class SmolHFProcessor(ProcessorCalls, ProcessorMixin):
-    """A tokenizer, and how images become tiles and tokens.
+class SmolHFProcessor(ProcessorCalls):
+    """A tokenizer, and the settings by which images become tiles and tokens.
 
     Args:
-        tokenizer: a fast tokenizer that holds `control_tokens`, with padding and end-of-sequence tokens.
-        tile_size: side in pixels of the square that the image encoder sees (its `image_size`).
-        image_seq_len: tokens that one tile becomes in the model (`SmolHFConfig.image_seq_len`).
-        longest_edge: pixels to which the longer side of an image is brought first; `tile_size` when None.
-        do_image_splitting: cut large images into a grid of tiles plus an overview.
-        image_token: the token that stands for one image feature, and in a chat template for a whole image.
-        enlarge_images: bring small images to `longest_edge` too.
-        image_style: how images are cut and written, see `image_styles`.
+        tokenizer: a fast tokenizer with `control_tokens`, a padding token and an end-of-sequence token.
+        tile_size: side in pixels of the square that the image encoder reads (its `image_size`).
+        image_seq_len: image tokens of one tile (`SmolHFConfig.image_seq_len`).
+        longest_edge: pixels to which the longer side of an image is resized first; None: `tile_size`.
+        do_image_splitting: cut large images into a grid of tiles and an overview.
+        image_token: the token of one image feature; in a chat template, of a complete image.
+        enlarge_images: enlarge small images to `longest_edge` too.
+        image_style: the tiles and tokens of images, see `image_styles`.
 
     Raises:
-        ValueError: when the tokenizer lacks a token, naming it; for options that do not go together.
+        ValueError: if the tokenizer lacks a token, which is named; for options that exclude each other.
     """
 
-    attributes = ["tokenizer"]
+    attributes = ["tokenizer"]  # pyright: ignore - this list and the next are properties in transformers 5's base
+    model_input_names = ["input_ids", "attention_mask", "pixel_values", "pixel_attention_mask"]  # pyright: ignore
     tokenizer_class = "AutoTokenizer"
-    model_input_names = ["input_ids", "attention_mask", "pixel_values", "pixel_attention_mask"]
 
     def __init__(
         self, tokenizer, tile_size=512, image_seq_len=64, longest_edge=None, do_image_splitting=True,
@@ -62,13 +61,12 @@ class SmolHFProcessor(ProcessorCalls, ProcessorMixin):
 
     def check_tokens(self):
         vocabulary = self.tokenizer.get_vocab()
-        missing = [token for token in self.control_tokens if token not in vocabulary]
-        if missing:
+        if missing := [token for token in self.control_tokens if token not in vocabulary]:
             raise ValueError(f"the tokenizer lacks {len(missing)} tokens for images, first {missing[0]}: add them")
 
     @property
     def style(self):
-        """How images are cut and written. Raises ValueError for settings that exclude each other."""
+        """The `ImageStyle` of these settings. Raises ValueError for settings that exclude each other."""
         return build_style(self)
 
     @property
@@ -77,7 +75,7 @@ class SmolHFProcessor(ProcessorCalls, ProcessorMixin):
 
     @property
     def control_tokens(self):
-        """The tokens with which images are written."""
+        """All tokens that write images."""
         return self.style.control_tokens
 
     @property
@@ -90,69 +88,63 @@ class SmolHFProcessor(ProcessorCalls, ProcessorMixin):
         return self._cache["encoder"]
 
     def with_settings(self, **settings):
-        """The same processor with other settings, such as `longest_edge`. Raises ValueError for missing tokens."""
+        """Copy the processor with other settings, such as `longest_edge`. Raises ValueError for missing tokens."""
         if all(getattr(self, name) == value for name, value in settings.items()):
             return self
         other = copy.copy(self)
         other.__dict__.update(settings)
         other.check_tokens()
         if set(other.control_tokens) <= set(self.control_tokens):
-            key = other.control_tokens, vocabulary_key(other.tokenizer)
-            other._cache.update(key=key, encoder=self.encoder)
+            other._cache.update(key=(other.control_tokens, vocabulary_key(other.tokenizer)), encoder=self.encoder)
         return other
 
     def image_block_ids(self, height, width):
-        """The token ids of an image of this size. There are few grids, so each is tokenised once."""
+        """Return the token ids of an image of this size. There are few grids, so each is tokenised only once."""
         key = (*self.tiler.grid(height, width), self.image_seq_len)
         if key not in self._cache:
             self._cache[key] = self.encoder.encode_block(self.style.write(*key))
         return self._cache[key]
 
     def image_blocks(self, sizes):
-        """The token ids of each image of a conversation, given their (height, width) in reading order."""
-        encoder = self.encoder  # first: it forgets blocks of another tokenizer
+        """Return the token ids of each image of a conversation, from their (height, width) in reading order."""
+        encoder = self.encoder  # first, because it clears the cached blocks of another tokenizer
         blocks = [self.image_block_ids(*size) for size in sizes]
         names = [self.style.write_before(index, len(blocks)) for index in range(len(blocks))]
         return [encoder.encode_block(name) + block if name else block for name, block in zip(names, blocks)]
 
     def encode_text(self, messages, image_sizes, add_generation_prompt=False, chat_template=None):
-        """Token ids and labels of a conversation whose images have these (height, width): nothing is decoded.
+        """Encode a conversation from its messages and the (height, width) of its images → (input_ids, labels).
 
         Raises:
-            ChatTemplateError: when it cannot be known exactly what is generated, see `chat_rendering`.
-            ValueError: when the messages show another number of images than there are sizes.
+            ChatTemplateError: if generated text is unknown, see `ChatRenderer.encode`.
+            ValueError: if the messages show another number of images.
         """
-        blocks = self.image_blocks(image_sizes)
-        return self.renderer(chat_template).encode(messages, blocks, asks=add_generation_prompt)
+        return self.renderer(chat_template).encode(messages, self.image_blocks(image_sizes), add_generation_prompt)
 
     def encode_turns(self, messages, image_sizes=(), tools=None):
-        """The sequences that a conversation is trained as, see `chat_turns.encode_turns`."""
-        renderer = self.renderer().with_tools(tools)
-        return encode_turns(renderer, messages, lambda number: self.image_blocks(image_sizes[:number]))
+        """Encode a conversation as its trained sequences, see `chat_turns.encode_turns`."""
+        return encode_turns(self.renderer().with_tools(tools), messages, lambda n: self.image_blocks(image_sizes[:n]))
 
     def encode(self, messages, images=(), add_generation_prompt=False, chat_template=None):
-        """A conversation (messages in the chat format, PIL images in reading order) → `EncodedSample`.
+        """Encode a conversation (messages in the chat format, PIL images in reading order) → `EncodedSample`.
 
-        Labels cover what the template generates: the assistant's answers and the token that ends each.
+        The assistant's answers have labels, and so does the token that ends each answer.
         """
         input_ids, labels = self.encode_text(messages, sizes_of(images), add_generation_prompt, chat_template)
         return EncodedSample(input_ids, labels, self.tiles(images))
 
     def tiles(self, images):
         """PIL images → uint8 (tiles, 3, side, side), all tiles of all images in order."""
-        if not images:
-            return np.zeros((0, 3, self.tile_size, self.tile_size), dtype=np.uint8)
-        return np.concatenate([self.tiler.tiles(image) for image in images])
+        none = np.zeros((0, 3, self.tile_size, self.tile_size), dtype=np.uint8)
+        return np.concatenate([none, *(self.tiler.tiles(image) for image in images)])
 
 
 # transformers 4.57 copies only the files that this file names into its cache, not the files that those name.
 from .bounded_rendering import render_bounded  # noqa: E402, F401
 from .chat_answers import find_ending  # noqa: E402, F401
-from .chat_messages import part_type  # noqa: E402, F401
 from .chat_pieces import pieces_of  # noqa: E402, F401
 from .chat_rendering import ChatRenderer  # noqa: E402, F401
 from .image_input import images_of  # noqa: E402, F401
 from .image_pixels import planes  # noqa: E402, F401
 from .image_tiling import ImageTiler  # noqa: E402, F401
-from .portable_tokenizer import write_portable_tokenizer_config  # noqa: E402, F401
 from .processor_options import read_options  # noqa: E402, F401

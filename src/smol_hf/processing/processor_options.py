@@ -1,4 +1,4 @@
-"""The options of a call of the processor: those that transformers' processors take, each honoured or refused.
+"""The options of a processor call: those of transformers' processors, each applied or refused by name.
 
 They are given by name, or grouped as `text_kwargs`, `images_kwargs` and `common_kwargs`.
 """
@@ -17,7 +17,7 @@ GROUPS = ("text_kwargs", "images_kwargs", "common_kwargs")
 TENSORS = (None, "pt", "np")
 SIDES = (None, "left", "right")
 PADDINGS = (True, False, "longest", "max_length", "do_not_pad")
-# What the processor does in any case, and what it never does. Another value is an error.
+# Fixed options, with their only value. Another value is an error.
 ALWAYS = {
     "do_convert_rgb": True, "do_resize": True, "do_pad": True, "is_split_into_words": False,
     "return_token_type_ids": False, "return_overflowing_tokens": False, "return_special_tokens_mask": False,
@@ -26,12 +26,12 @@ ALWAYS = {
     "stride": 0, "text_pair": None, "text_target": None, "text_pair_target": None, "crop_size": None,
     "pad_size": None, "default_to_square": None, "return_text_replacement_offsets": False,
 }  # fmt: skip
-WITHOUT_EFFECT = ("verbose", "disable_grouping")  # on what is returned, in transformers too
+WITHOUT_EFFECT = ("verbose", "disable_grouping")  # do not change results, in transformers too
 
 
 @dataclass
 class CallOptions:
-    """What a call asks for. `padding`: True or "longest", "max_length", or False; `max_length` with it."""
+    """The options of a call. `padding`: True or "longest", "max_length" (with `max_length`), or False."""
 
     return_tensors: str | None = None
     padding: bool | str = True
@@ -56,7 +56,7 @@ class CallOptions:
     def __post_init__(self):
         for name in ("padding", "truncation", "return_tensors", "input_data_format"):
             value = getattr(self, name)
-            setattr(self, name, getattr(value, "value", value))  # of transformers' enumerations
+            setattr(self, name, getattr(value, "value", value))  # transformers' enumerations have a value
         for name, choices in (("padding", PADDINGS), ("padding_side", SIDES), ("return_tensors", TENSORS)):
             if getattr(self, name) not in choices:
                 shown = ", ".join(str(choice) for choice in choices)
@@ -68,18 +68,18 @@ class CallOptions:
         self.pads = self.padding not in (False, "do_not_pad")
         self.cuts = self.truncation not in (False, "do_not_truncate")
         if self.padding == "max_length" and self.max_length is None:
-            raise ValueError("padding 'max_length' needs max_length: say how many tokens")
+            raise ValueError("padding 'max_length' needs max_length: give a number of tokens")
         if self.do_normalize and (self.image_mean is None or self.image_std is None):
             raise ValueError("do_normalize needs image_mean and image_std: they are the model's (config.image_mean)")
 
     def settings(self, processor):
-        """The settings of a `SmolHFProcessor` that this call changes. Raises ValueError for those that it cannot."""
+        """Return the settings of a `SmolHFProcessor` that this call changes. Raises ValueError for fixed ones."""
         changed = {}
         for name, value in (("size", self.size), ("max_image_size", self.max_image_size)):
             if value is not None:
                 changed[name] = longest_edge_of(name, value)
         if changed.pop("max_image_size", processor.tile_size) != processor.tile_size:
-            raise ValueError(f"max_image_size: the encoder sees {processor.tile_size} pixels: leave it out")
+            raise ValueError(f"max_image_size is fixed, since the encoder reads {processor.tile_size} pixels: omit it")
         if "size" in changed:
             changed["longest_edge"] = changed.pop("size")
         for name in ("do_image_splitting", "image_seq_len"):
@@ -92,13 +92,14 @@ KNOWN = {*ALWAYS, *WITHOUT_EFFECT, *(each.name for each in fields(CallOptions)),
 
 
 def read_options(given, settings):
-    """The options of a call from its keyword arguments; those that are None are not given.
+    """Read `CallOptions` from keyword arguments; None means that an option is not given.
 
     Args:
-        settings: of the tokenizer, which say how to pad where nothing else does.
+        settings: the tokenizer's, which are the defaults of padding.
 
     Raises:
-        TypeError: for a name that is unknown. ValueError: for one that is given twice, or for what is never done.
+        TypeError: for an unknown name.
+        ValueError: for a name that is given twice, and for an unsupported value.
     """
     flat = {}
     for name, value in given.items():
@@ -106,7 +107,7 @@ def read_options(given, settings):
             if inner in flat and (name in GROUPS or inner in given):
                 if name == "common_kwargs" and flat[inner] == its_value:
                     continue
-                raise ValueError(f"{inner} is given twice: as an argument and within {name}")
+                raise ValueError(f"{inner} is given twice, as an argument and within {name}: remove one")
             flat[inner] = its_value
     for name in flat:
         if name not in KNOWN:
@@ -119,23 +120,19 @@ def read_options(given, settings):
     for name, only in ALWAYS.items():
         value = flat.pop(name, only)
         if getattr(value, "value", value) != only and str(value) != str(only):
-            what = "is not supported" if not only else f"is always {only!r}"
-            raise ValueError(f"{name} {what} in this processor: leave it out")
+            rule = "is not supported" if not only else f"is always {only!r}"
+            raise ValueError(f"{name} {value!r}: {name} {rule} in this processor: omit it")
     for name in WITHOUT_EFFECT:
         flat.pop(name, None)
     if flat.pop("resample", 1) not in (1, "lanczos"):
-        raise ValueError("resample: images are resized with LANCZOS, as the model has learned them: leave it out")
+        raise ValueError("resample: the model was trained on images resized with LANCZOS: omit it")
     if "image_seq_length" in flat:
         flat.setdefault("image_seq_len", flat.pop("image_seq_length"))
     return CallOptions(**flat)
 
 
 def options_and_variables(given, template):
-    """(options of the processor, variables of the chat template) among keyword arguments.
-
-    Raises:
-        TypeError: for a name that neither knows.
-    """
+    """Split keyword arguments into (options, variables of the chat template). Raises TypeError for other names."""
     options, variables = {}, {}
     for name, value in given.items():
         is_option = name in KNOWN or name in GROUPS

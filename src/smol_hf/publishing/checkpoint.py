@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 import smol_hf.auto  # noqa: F401 (saved models carry their code once it has run)
-from smol_hf.processing.portable_tokenizer import write_portable_tokenizer_config
+from smol_hf.processing.plain_tokenizer import write_portable_tokenizer_config
 from smol_hf.publishing.loss_plot import plot_losses
 from smol_hf.publishing.model_card import name_of, write_model_card
 from smol_hf.support.atomic import atomic_folder

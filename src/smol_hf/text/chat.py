@@ -11,7 +11,7 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.stream.preparation import MeasuredSample, SampleWork
 from smol_hf.data.stream.shortening import Shape
 from smol_hf.processing.chat_encoding import ChatEncoder
-from smol_hf.processing.chat_messages import EXAMPLE, ChatTemplateError
+from smol_hf.processing.chat_format import EXAMPLE, ChatTemplateError
 from smol_hf.processing.chat_rendering import ChatRenderer, renderer_of
 from smol_hf.processing.chat_turns import TrainedSequence, encode_turns
 
@@ -75,7 +75,9 @@ class TextChat:
 
     def prompt_ids(self, messages: list[dict], tools=None) -> list[int]:
         """The tokens up to where the assistant's turn begins. Raises ChatTemplateError."""
-        return self.renderer.with_tools(tools).encode(as_texts(messages), asks=True, labelled=False)[0]
+        return self.renderer.with_tools(tools).encode(as_texts(messages), add_generation_prompt=True, labelled=False)[
+            0
+        ]
 
     def tiles(self, images) -> np.ndarray:
         return np.zeros((0, 3, self.tile_size, self.tile_size), dtype=np.uint8)

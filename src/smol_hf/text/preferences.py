@@ -15,7 +15,7 @@ from smol_hf.data.records.turn_keys import without_fields
 from smol_hf.data.sources.source import Source
 from smol_hf.data.stream.preparation import LeftOutError, TooLongError
 from smol_hf.modeling.label_loss import IGNORE_INDEX
-from smol_hf.processing.chat_messages import ChatTemplateError, untrained
+from smol_hf.processing.chat_format import ChatTemplateError, untrained
 from smol_hf.text.chat import TextChat
 from smol_hf.text.preference_records import Preference, preference_of
 

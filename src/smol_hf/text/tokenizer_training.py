@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.processing.processing_smol_hf import write_portable_tokenizer_config
+from smol_hf.processing.plain_tokenizer import write_portable_tokenizer_config
 from smol_hf.support.atomic import atomic_folder
 from smol_hf.text.byte_level_bpe import build_byte_level_tokenizer, least_vocab_size
 from smol_hf.text.documents.document import Documents, Reading, at_words

@@ -11,8 +11,8 @@ def write_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], templat
     """Render the messages and the generation prompt.
 
     Raises:
-        FAULTS of `chat_messages`: if the template refuses them.
-        EndlessTemplateError: if the template does not end.
+        FAULTS of `chat_format`: when the template refuses them.
+        EndlessTemplateError: when the template does not end.
     """
     arguments = {**tokenizer.special_tokens_map, "conversations": [messages], "chat_template": template}
     (text,), _ = render_bounded(add_generation_prompt=True, **arguments)

@@ -10,8 +10,7 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 
 from smol_hf.conversion.composition.chat_probe import write_chat
 from smol_hf.conversion.formats.tensor_names import ConversionError
-from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE, END_OF_UTTERANCE_TOKEN, IMAGE_TOKEN
-from smol_hf.processing.chat_messages import FAULTS
+from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE, END_OF_UTTERANCE_TOKEN, FAULTS, IMAGE_TOKEN
 from smol_hf.text.chat import ChatTemplateError, TextChat
 from smol_hf.training.model.chat_template import TEMPLATES
 

@@ -13,8 +13,7 @@ from smol_hf.conversion.composition.chat_probe import write_chat
 from smol_hf.conversion.formats import nanovlm
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE
-from smol_hf.processing.chat_messages import FAULTS
+from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE, FAULTS
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 
 TOKENIZER_FILES = (

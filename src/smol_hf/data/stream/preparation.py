@@ -14,7 +14,7 @@ from smol_hf.data.media.fast_images import fast_tiles
 from smol_hf.data.media.images import image_size, load_image
 from smol_hf.data.stream.shortening import Shape, processor_at, shortened
 from smol_hf.modeling.label_loss import IGNORE_INDEX
-from smol_hf.processing.chat_messages import ChatTemplateError
+from smol_hf.processing.chat_format import ChatTemplateError
 
 
 class LeftOutError(SampleError):

@@ -14,9 +14,13 @@ from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG
-from smol_hf.processing.chat_format import END_OF_UTTERANCE_TOKEN, IMAGE_TOKEN, image_tokens
-from smol_hf.processing.chat_messages import EXAMPLE
-from smol_hf.processing.chat_rendering import ChatTemplateError
+from smol_hf.processing.chat_format import (
+    END_OF_UTTERANCE_TOKEN,
+    EXAMPLE,
+    IMAGE_TOKEN,
+    ChatTemplateError,
+    image_tokens,
+)
 from smol_hf.processing.image_tiling import ImageTiler
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
