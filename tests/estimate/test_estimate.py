@@ -137,7 +137,7 @@ def test_a_measurement_stands_beside_the_estimate(capsys):
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert facts["measured"]["seconds_per_step"] > 0 and facts["measured"]["peak"] > 0
     assert main(["estimate", "tiny-vlm", "--length", "64"]) == 0
-    assert "a picture of 512x512" in capsys.readouterr().out
+    assert "an image of 512x512" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

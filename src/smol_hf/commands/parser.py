@@ -1,4 +1,4 @@
-"""Parser of one command: options in either spelling, recipe keys as options, and hints for misspelt words."""
+"""Parser of a command: options with hyphens or underscores, recipe keys as options, hints for misspelt words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Command(NamedTuple):
     example: str
     add_arguments: Callable[[Parser], None]
     run: Callable[[argparse.Namespace], int | None]
-    keys: str = ""  # the recipe keys of `train` or `dpo` that are options too
+    keys: str = ""  # `train` or `dpo`: its recipe keys are also options
 
 
 class Group(NamedTuple):
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors show its own usage. Hyphens and underscores in options are the same.
 
     Args:
-        keys: command whose recipe keys are options too; their words become `recipe_words` of the result.
+        keys: command whose recipe keys are also options. The result has their words as `recipe_words`, and `usage`.
     """
 
     def __init__(self, *args: Any, keys: str = "", **more: Any):
@@ -75,11 +75,11 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             self.refuse(unknown[0])
         if self.keys:
-            namespace.recipe_words = recipe_words
+            namespace.recipe_words, namespace.usage = recipe_words, self.format_usage()
         return namespace, unknown
 
     def split(self, words: list[str]) -> tuple[list[str], list[str]]:
-        """(words for argparse with options as they are declared, words of recipe keys)."""
+        """Return the words for argparse, with options as they are declared, and the words of recipe keys."""
         kept: list[str] = []
         recipe_words: list[str] = []
         known, given = known_keys(self.keys) if self.keys else (), set()
@@ -110,7 +110,7 @@ class Parser(argparse.ArgumentParser):
         return kept, recipe_words
 
     def refuse(self, word: str) -> None:
-        """End with an error about a word that is no argument of this command."""
+        """Exit with an error about a word that is not an argument of this command."""
         name = word.partition("=")[0]
         if not name.startswith("-"):
             self.error(f"unexpected argument {word!r}" + (": write --key value" if self.keys else ""))
