@@ -196,7 +196,7 @@ def test_a_preview_of_every_shipped_recipe(path, here, capsys):
     ("words", "message"),
     [
         (["stats", "my.jsonl"], "name a checkpoint (--model), a preset (--preset) or a recipe (--config)"),
-        (["stats", "--model", "runs/demo/checkpoint"], "name the data: a file or folder"),
+        (["stats", "--model", "runs/demo/checkpoint"], "data is missing: name a file or folder"),
         (["stats", "nowhere.jsonl", "--preset", "tiny-vlm"], "nowhere.jsonl does not exist"),
         (["stats", "my.jsonl", "--preset", "tiny"], "unknown preset 'tiny'"),
         (["stats", "my.jsonl", "--preset", "tiny-vlm", "--set", "filtres.max_turns=1"], "did you mean 'filters'"),
@@ -231,7 +231,8 @@ def test_a_preview_of_nothing_is_an_error_that_names_the_first_reason(here, caps
     assert main(["data", "preview", "nothing", "--preset", "tiny-vlm", "--output", "nothing.html"]) == 1
     message = capsys.readouterr().err
     assert (
-        "none of the records can be trained on: nothing.html lists why, the first: page.png: has no caption" in message
+        "no record can be used for training: nothing.html lists the reasons; the first: page.png: has no caption"
+        in message
     )
     assert "has no caption" in Path("nothing.html").read_text()
     shutil.copytree("nothing", "captioned", dirs_exist_ok=True)
