@@ -48,7 +48,7 @@ def run(command_line: Sequence[str], classes: tuple[type, ...], after: Callable[
     ask_for_data(recipe, classes)
 
     def finish(run: Run, trainer: Trainer) -> None:
-        folder = publish(trainer, run.output_dir, run.model_arguments.dtype)
+        folder = write_result(run, trainer)
         if after is not None:
             after(folder)
         if (result := run.task.result(trainer)) is not None:
@@ -58,25 +58,25 @@ def run(command_line: Sequence[str], classes: tuple[type, ...], after: Callable[
         train(recipe, *arguments, publish=finish)
 
 
-def publish(trainer: Trainer, output_dir: Path, dtype: str) -> Path:
+def write_result(run: Run, trainer: Trainer) -> Path:
     """Write `checkpoint/`; with adapters also `adapter/`, which is merged into the checkpoint."""
     console = Console(highlight=False, markup=False)
+    output_dir = run.output_dir
     model = trainer.accelerator.unwrap_model(trainer.model)
     generation_config = model.generation_config
     facts = {
         "recipe": yaml.safe_load((output_dir / "recipe.yaml").read_text(encoding="utf-8")),
-        "versions": trainer.run_state["versions"],
+        "versions": run.run_state["versions"],
     }
     facts |= run_facts(output_dir, facts["recipe"])
     if isinstance(model, PeftModel):
         adapter = publish_adapter(output_dir / "adapter", model, trainer.processing_class, **facts)
         console.print(f"the adapter is in {adapter}", soft_wrap=True)
         config = read_adapter_config(adapter)
-        model = merge_weights(locate_base(config, None, {}), adapter, config, dtype)
+        model = merge_weights(locate_base(config, None, {}), adapter, config, run.model_arguments.dtype)
         model.generation_config = generation_config  # the base's may not end an answer with its turn
-        facts |= origin_facts(facts["recipe"]) | {"base_models": config.base_model_name_or_path}
-    else:
-        facts |= origin_facts(facts["recipe"])
+        facts["base_models"] = config.base_model_name_or_path
+    facts = origin_facts(facts["recipe"]) | facts
     log = read_log(output_dir)
     folder = publish_checkpoint(output_dir / "checkpoint", model, trainer.processing_class, log=log, **facts)
     console.print(f"the trained model is in {folder}", soft_wrap=True)

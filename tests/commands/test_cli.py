@@ -148,10 +148,10 @@ def test_a_misspelt_word_shows_the_usage_of_its_command_and_a_hint(words, usage,
         (["dpo", "--model", "--beta", "0.1"], "--model needs a value"),
         (["pretrain", "--data", "x.txt", "--output", "out", "--max_steps"], "--max_steps needs a value"),
         (["demo", "--output", "out", "--learning_rate"], "--learning_rate needs a value"),
-        (["data", "stats", "x.jsonl", "--set", "colour=red"], "unknown key 'colour'"),
-        (["data", "preview", "x.jsonl", "--filters.max_turns", "1", "--seed", "1", "--max_steps"], "needs a value"),
+        (["data", "stats", "x.jsonl", "--model", "m", "--set", "colour=red"], "unknown key 'colour'"),
+        (["data", "preview", "x.jsonl", "--filters.max_turns", "1", "--max_steps"], "--max_steps needs a value"),
     ],
-    ids=lambda each: " ".join(each)[:40],
+    ids=lambda each: "".join(each)[:40],
 )
 def test_a_mistake_found_after_parsing_shows_the_usage_of_its_command(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -100,7 +100,7 @@ def test_list_names_datasets_adapters_and_the_entries_of_a_recipe(here, capsys):
     assert (second["name"], second["adapter"], second["records"]) == ("texts", "messages", 2)
     assert "nowhere.jsonl does not exist" in third["problem"] and "did you mean 'weight'" in fourth["problem"]
     assert main(["data", "list", "--config", "other.yaml"]) == 0
-    assert "cannot be read" in capsys.readouterr().out
+    assert "unreadable" in capsys.readouterr().out
 
 
 def test_list_names_adapters_of_other_packages_and_those_that_are_broken(capsys, monkeypatch):
@@ -124,7 +124,7 @@ def test_list_names_adapters_of_other_packages_and_those_that_are_broken(capsys,
     assert {"dataset": "us/letters", "adapter": "letters", "records": "Letters and answers."} in facts["datasets"]
     assert facts["broken"] == {"poems": "poems:read: ImportError: no"}
     assert main(["data", "list"]) == 0
-    assert "cannot be used" in capsys.readouterr().out
+    assert "unusable" in capsys.readouterr().out
 
 
 def test_stats_of_a_recipe_need_no_machine_that_trains_it(here, capsys):

@@ -58,7 +58,7 @@ def test_what_was_trained_is_said_with_the_next_command(here, capsys):
     tokenizer = AutoTokenizer.from_pretrained("my tokenizer")
     for expected in (
         "trained on 9,000 bytes of ",
-        "--max-bytes ended the reading",
+        "--max-bytes is the limit",
         f"vocabulary {len(tokenizer)} tokens",
         "4,000 were requested, but no other pair occurs twice",
         "bytes per token, measured on the first 9,000 bytes",

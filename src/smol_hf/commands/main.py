@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -67,7 +68,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     """Run a command line and return the exit code. Raises SystemExit for help and for errors in the command line."""
     words = sys.argv[1:] if command_line is None else list(command_line)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # some terminals cannot show the symbols of a table
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from smol_hf.support.formatting import nearest
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         self.lists_keys = False  # in the help
         self.commands: dict[str, Parser] = {}
 
-    def add_commands(self, commands: dict[str, Command | Group], dest: str) -> None:
+    def add_commands(self, commands: Mapping[str, Command | Group], dest: str) -> None:
         """Add a parser for each command. The chosen name becomes the attribute `dest` of the result."""
         added = self.add_subparsers(dest=dest, metavar="COMMAND", required=True)
         for name, command in commands.items():
@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"unknown command {words[0]!r}{self.hint(words[0], self.commands)}")
             return super().parse_known_args(words, namespace)
         words, recipe_words = self.split(words)
-        namespace, unknown = super().parse_known_args(words, namespace)
+        namespace, unknown = super().parse_known_args(words, namespace or argparse.Namespace())
         if unknown:
             self.refuse(unknown[0])
         if self.keys:
@@ -119,7 +119,7 @@ class Parser(argparse.ArgumentParser):
         options += [f"--{key}" for key in known_keys(self.keys)] if self.keys else []
         self.error(f"unknown option {top}{self.hint(top, options)}")
 
-    def hint(self, word: str, known: Sequence[str]) -> str:
+    def hint(self, word: str, known: Iterable[str]) -> str:
         """Name the known word that is most similar, or the help."""
         return nearest(word, list(known)) or f": {self.prog} --help lists them"
 

@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from smol_hf.commands.conversion import finish
 from smol_hf.commands.parser import Command
 from smol_hf.support.formatting import compact, duration
@@ -101,6 +98,7 @@ def next_command(facts: dict[str, Any]) -> str:
 def progress() -> Iterator[Callable[[int], None]]:
     """Show the bytes read so far, if there is a terminal. Yields a function that adds bytes."""
     from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
