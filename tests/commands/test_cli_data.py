@@ -230,10 +230,7 @@ def test_a_preview_of_nothing_is_an_error_that_names_the_first_reason(here, caps
     Path("work").mkdir(exist_ok=True)
     assert main(["data", "preview", "nothing", "--preset", "tiny-vlm", "--output", "nothing.html"]) == 1
     message = capsys.readouterr().err
-    assert (
-        "no record can be used for training: nothing.html lists the reasons; the first: page.png: has no caption"
-        in message
-    )
+    assert "no record is usable: nothing.html lists the reasons; the first: page.png: has no caption" in message
     assert "has no caption" in Path("nothing.html").read_text()
     shutil.copytree("nothing", "captioned", dirs_exist_ok=True)
     Path("captioned/page.txt").write_text("A page.")

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="checkpoint: a folder, a .pt file or a Hub id")
     parser.add_argument("output", help="folder to write; must be empty or missing")
-    parser.add_argument(
-        "--to", help="target format of a smol_hf checkpoint: native (default), smolvlm, llama, smollm3 or gpt2"
-    )
+    parser.add_argument("--to", help="target of a smol_hf checkpoint: native (default), smolvlm, llama, smollm3, gpt2")
     add_hub_arguments(parser)
     parser.add_argument(
         "--refresh-code",
@@ -41,15 +39,11 @@ def add_compose(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--text", required=True, help="language model: folder or Hub id of a causal model")
     parser.add_argument("--connector", default="pixel_shuffle", help="pixel_shuffle (default), linear or mlp")
-    parser.add_argument(
-        "--scale-factor", type=int, help="pixel_shuffle joins N × N patches into one token", metavar="N"
-    )
+    parser.add_argument("--scale-factor", type=int, help="pixel_shuffle joins N × N patches to a token", metavar="N")
     parser.add_argument("--longest-edge", type=int, help="longer side of an image after resizing, in pixels")
+    parser.add_argument("--vision-feature-layer", type=int, help="encoder layer of the features (default -1; CLIP -2)")
     parser.add_argument(
-        "--vision-feature-layer", type=int, help="encoder layer that gives the image features (default -1; CLIP -2)"
-    )
-    parser.add_argument(
-        "--keep-text-class", action="store_true", help="keep the language model in transformers' own class"
+        "--keep-text-class", action="store_true", help="keep transformers' class of the language model"
     )
     parser.add_argument("--extend-context", type=int, help="new number of positions, for example 16384")
     parser.add_argument("--rope-theta", type=float, help="new base of the rotary positions (RoPE), for example 273000")
@@ -91,7 +85,7 @@ def add_merge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="folder to write; must be empty or missing")
     parser.add_argument("--base", help="folder or Hub id of the base (default: the base that the adapter names)")
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="dtype of the result (default: dtype of the base)"
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="dtype of the result (default: the base's)"
     )
     add_hub_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
@@ -112,9 +106,7 @@ def print_merge(console: Console, facts: dict) -> None:
 
 def add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder of a checkpoint (smol_hf or a native class)")
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run code of the folder that is not from smol_hf"
-    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code in the folder that is not ours")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
 
 
@@ -145,21 +137,15 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", help="data type of the weights: float32, bfloat16 or float16")
     parser.add_argument("--optimizer", default="adamw", help="optimizer: adamw (default) or sgd")
     parser.add_argument(
-        "--gradient-checkpointing", action=argparse.BooleanOptionalAction, help="save memory by a second forward pass"
+        "--gradient-checkpointing", action=argparse.BooleanOptionalAction, help="trade speed for memory"
     )
     parser.add_argument("--lora-r", type=int, help="train LoRA adapters of this rank instead of all weights")
-    parser.add_argument(
-        "--lora-parts", nargs="+", help="parts that get adapters: vision, connector, text (default text)"
-    )
+    parser.add_argument("--lora-parts", nargs="+", help="parts with adapters: vision, connector, text (default text)")
     parser.add_argument("--use-dora", action="store_true", help="use DoRA instead of LoRA")
     parser.add_argument("--load-in-4bit", action="store_true", help="QLoRA: load the language model in 4 bits")
     parser.add_argument("--load-in-8bit", action="store_true", help="QLoRA: load the language model in 8 bits")
-    parser.add_argument(
-        "--shards", type=int, default=1, help="number of processes that share weights and optimizer (FSDP)"
-    )
-    parser.add_argument(
-        "--tflops", type=float, help="achieved TFLOP/s of the machine, to estimate the seconds per step"
-    )
+    parser.add_argument("--shards", type=int, default=1, help="processes that share weights and optimizer (FSDP)")
+    parser.add_argument("--tflops", type=float, help="achieved TFLOP/s of the machine, to estimate the time of a step")
     parser.add_argument("--measure", action="store_true", help="also run two real steps on this machine's CPU")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
 
@@ -192,9 +178,7 @@ def lora_keys(arguments: argparse.Namespace) -> dict | None:
 def print_estimate(console: Console, facts: dict) -> None:
     print_parameters(console, {**facts["parameters_per_part"], "total": facts["parameters"]})
     step, cost, memory = facts["step"], facts["flops"], facts["memory"]
-    console.print(
-        f"a step of {step['rows']} × {step['length']} tokens and {step['tiles']} tiles, forward and backward:"
-    )
+    console.print(f"a step of {step['rows']} × {step['length']} tokens and {step['tiles']} tiles, forward + backward:")
     console.print(f"  {cost['per_step'] / 1e9:,.1f} GFLOP, {cost['per_token'] / 1e9:.3g} per token", end="")
     console.print(f", {cost['per_tile'] / 1e9:.4g} per tile" if "per_tile" in cost else "")
     if "seconds_per_step" in facts:

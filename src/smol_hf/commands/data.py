@@ -62,9 +62,7 @@ def run_preview(arguments: argparse.Namespace) -> None:
     title = arguments.config if arguments.data is None else arguments.data
     page = write_page(arguments.output, drawn, found.data, found.plan, title=title, facts=facts)
     if not drawn.samples:
-        raise ValueError(
-            f"no record can be used for training: {page} lists the reasons; the first: {drawn.left_out[0]}"
-        )
+        raise ValueError(f"no record is usable: {page} lists the reasons; the first: {drawn.left_out[0]}")
     shown = {"output": str(page), "shown": len(drawn.samples), "left_out": len(drawn.left_out)}
     shown["repeated"] = drawn.repeated
     finish({**shown, "drawn": sum(drawn.drawn.values()), "bytes": page.stat().st_size}, arguments.json, print_preview)
@@ -115,7 +113,7 @@ def add_prepare(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write; must be empty or missing")
     parser.add_argument(
-        "--format", choices=["parquet", "llava"], default="parquet", help="format of the files (default parquet)"
+        "--format", choices=["parquet", "llava"], default="parquet", help="file format (default parquet)"
     )
     parser.add_argument("--rows-per-shard", type=int, help="samples per parquet file (default: about 500 MB)")
     parser.add_argument("--verify-images", action="store_true", help="decode each image and leave out damaged ones")
@@ -150,9 +148,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="?", metavar="DATA", help="file or folder of records, or digits")
     parser.add_argument("--config", metavar="RECIPE", help="recipe that gives data, filters and model")
     parser.add_argument("--adapter", help="reader of the records (default: chosen by their keys)")
-    parser.add_argument(
-        "--image-folder", help="folder that image paths are relative to (default: the folder of the data)"
-    )
+    parser.add_argument("--image-folder", help="base folder of image paths (default: the folder of the data)")
     parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)  # an older spelling of keys
     parser.add_argument_group("recipe keys", "Set any other recipe key as --key value, such as --filters.max_turns 3.")
 
@@ -160,9 +156,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="folder or Hub id of the checkpoint whose processor counts the tokens")
     parser.add_argument("--preset", help="a published model's sizes instead of --model, such as smolvlm2-256m")
-    parser.add_argument(
-        "--tokenizer", help="folder or Hub id of a tokenizer for --preset (default: train a small one on the data)"
-    )
+    parser.add_argument("--tokenizer", help="tokenizer for --preset: folder or Hub id (default: train a small one)")
     parser.add_argument("--context-length", type=int, help="maximum tokens per sample (default: the model's)")
 
 

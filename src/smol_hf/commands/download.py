@@ -11,12 +11,12 @@ def add_download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="*", metavar="DATASET_OR_URL", help="Hub ids of datasets, or URLs")
     parser.add_argument("--config", metavar="RECIPE", help="download the datasets of this recipe")
     parser.add_argument(
-        "--output", required=True, metavar="FOLDER", help="folder to write, with a subfolder for each dataset"
+        "--output", required=True, metavar="FOLDER", help="folder to write, with a subfolder per dataset"
     )
     parser.add_argument("--dataset-config", metavar="NAME", help="download only the files of this configuration")
     parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit (default: main)")
     parser.add_argument(
-        "--include", action="append", metavar="PATTERN", help="download only matching files; may be repeated"
+        "--include", action="append", metavar="PATTERN", help="download only matching files; repeatable"
     )
     parser.add_argument("--extract", action="store_true", help="extract each archive into a folder of the same name")
     parser.add_argument("--yes", action="store_true", help="accept licences and sizes without a question")

@@ -22,16 +22,16 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", help="one prompt; the answer is printed as it is generated; '' begins a new text")
     what.add_argument(
-        "--prompts-file", metavar="FILE", help='one prompt per line, or .jsonl: {"prompt": …, "image" or "images": …}'
+        "--prompts-file", metavar="FILE", help='a prompt per line, or .jsonl: {"prompt": …, "images": …}'
     )
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="image file; may be repeated")
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="image file; repeatable")
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,
         help="treat a prompt as a chat turn, or as text to continue (default: a turn if there is a chat template)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=8, help="prompts per batch (default 8); answers do not depend on it"
+        "--batch-size", type=int, default=8, help="prompts per batch (default 8); answers stay the same"
     )
     parser.add_argument("--output", metavar="FILE.jsonl", help="write the answers to this file, one JSON line each")
     parser.add_argument("--json", action="store_true", help="print one JSON line per answer")
@@ -40,14 +40,9 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 def add_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint")
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="image file; may be repeated")
-    parser.add_argument(
-        "--prompt",
-        help="one question (default: read questions, and commands such as /image FILE, from the terminal)",
-    )
-    parser.add_argument(
-        "--stats", action="store_true", help="print tokens and tokens per second after each answer, on stderr"
-    )
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="image file; repeatable")
+    parser.add_argument("--prompt", help="one question (default: read questions and commands from the terminal)")
+    parser.add_argument("--stats", action="store_true", help="print tokens and tokens/s of each answer on stderr")
     add_sampling(parser)
 
 
@@ -55,21 +50,17 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy; higher is more varied")
     parser.add_argument("--top-k", type=int, help="sample from the K most likely tokens")
     parser.add_argument("--top-p", type=float, help="sample from the most likely tokens with this total probability")
+    parser.add_argument("--min-p", type=float, help="drop tokens below this share of the highest probability")
+    parser.add_argument("--repetition-penalty", type=float, help="above 1, repeated tokens become less likely")
     parser.add_argument(
-        "--min-p", type=float, help="sample from tokens with at least this share of the highest probability"
-    )
-    parser.add_argument(
-        "--repetition-penalty", type=float, help="penalty on repeated tokens; above 1 reduces repetition"
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=int, help="maximum tokens of an answer (default 256, or the rest of the context)"
+        "--max-new-tokens", type=int, help="maximum tokens of an answer (default 256, or to the context's end)"
     )
     parser.add_argument("--seed", type=int, help="seed of sampling; the batch size does not change the answers")
     parser.add_argument(
-        "--stop", action="append", default=[], metavar="STRING", help="text that ends an answer; may be repeated"
+        "--stop", action="append", default=[], metavar="STRING", help="text that ends an answer; repeatable"
     )
     parser.add_argument(
-        "--cache", default="dynamic", help="key-value cache: dynamic (default), static (compiled on a GPU) or none"
+        "--cache", default="dynamic", help="key-value cache: dynamic (default), static (compiled) or none"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the GPU, if any)")
     parser.add_argument(

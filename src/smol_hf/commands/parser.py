@@ -55,11 +55,7 @@ class Parser(argparse.ArgumentParser):
                 parser.add_commands(command.commands, "subcommand")
             else:
                 parser = added.add_parser(
-                    name,
-                    description=description,
-                    epilog=f"example:\n  {command.example}",
-                    keys=command.keys,
-                    **look,
+                    name, description=description, epilog=f"example:\n  {command.example}", keys=command.keys, **look
                 )
                 command.add_arguments(parser)
             self.commands[name] = parser

@@ -13,25 +13,17 @@ if TYPE_CHECKING:
 
 def add_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder of a published checkpoint or adapter")
-    parser.add_argument(
-        "repository", metavar="OWNER/NAME", nargs="?", help="repository on the Hub; created if missing"
-    )
+    parser.add_argument("repository", metavar="OWNER/NAME", nargs="?", help="Hub repository; created if missing")
     parser.add_argument("--yes", action="store_true", help="upload (without --yes, only show what would be uploaded)")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--branch", default="main", help="target branch, created from main if missing (default main)")
-    parser.add_argument(
-        "--create-pr", action="store_true", help="open a pull request instead of committing to the branch"
-    )
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of a commit")
     parser.add_argument("--message", help="commit message")
     parser.add_argument("--token", help="access token of the Hub (default: the token of this login)")
     parser.add_argument("--license", help="licence for the model card, for example apache-2.0")
     paths = parser.add_mutually_exclusive_group()
-    paths.add_argument(
-        "--shorten-paths", action="store_true", help="replace absolute paths in published files by file names"
-    )
-    paths.add_argument(
-        "--allow-paths", action="store_true", help="publish files that contain absolute paths of this machine"
-    )
+    paths.add_argument("--shorten-paths", action="store_true", help="replace absolute paths by file names")
+    paths.add_argument("--allow-paths", action="store_true", help="publish absolute paths of this machine")
     parser.add_argument("--replace-weights", action="store_true", help="delete older weights in the repository")
     space = parser.add_argument_group("Space")
     space.add_argument(
@@ -40,9 +32,7 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
         help="upload a page that runs the model, as OWNER/NAME-space, instead of the model",
     )
     space.add_argument("--space-name", metavar="OWNER/NAME", help="another name for the Space")
-    space.add_argument(
-        "--space-output", metavar="FOLDER", help="write the Space to this folder instead of uploading it"
-    )
+    space.add_argument("--space-output", metavar="FOLDER", help="write the Space to a folder instead")
     add_examples(space)
 
 

@@ -24,12 +24,12 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         help="text file, folder or pattern of text files, .jsonl, .json or .parquet file, or a Hub dataset",
     )  # fmt: skip
     parser.add_argument(
-        "--vocab-size", type=int, default=8192, help="vocabulary size, including special tokens (default 8192)"
+        "--vocab-size", type=int, default=8192, help="vocabulary size with special tokens (default 8192)"
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--text-key", default="text", help="field of a record that holds the text (default text)")
     parser.add_argument(
-        "--separator", metavar="STRING", help=r"separator of documents in a text file; \n is a line break"
+        "--separator", metavar="STRING", help=r"separator of documents in a text file (\n: line break)"
     )
     parser.add_argument(
         "--max-bytes", type=int, default=MAX_BYTES, metavar="N",
@@ -118,5 +118,5 @@ TOKENIZER_COMMANDS = {
         "smol-hf tokenizer train corpus.txt --vocab-size 4096 --output tokenizers/mine",
         add_train,
         run_train,
-    ),
+    )
 }

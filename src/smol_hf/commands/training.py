@@ -91,9 +91,7 @@ def check_push(arguments: argparse.Namespace) -> None:
     from smol_hf.publishing.plan import refuse_bad_names
 
     if arguments.license is None:
-        raise ValueError(
-            "--push-to-hub needs --license, the licence for the model card: add for example --license apache-2.0"
-        )
+        raise ValueError("--push-to-hub needs --license for the model card, such as --license apache-2.0")
     refuse_bad_license(arguments.license)
     refuse_bad_names(arguments.push_to_hub, arguments.branch)
 
@@ -129,7 +127,7 @@ def run_pretrain(arguments: argparse.Namespace) -> int:
 def add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="runs/demo", help="folder to write (default runs/demo)")
     parser.add_argument(
-        "--config", "--recipe", dest="recipe", metavar="RECIPE", help="another recipe (default quickstart/digits)"
+        "--config", "--recipe", dest="recipe", metavar="RECIPE", help="recipe (default quickstart/digits)"
     )
     parser.add_argument("--questions", type=int, default=600, help="number of held-out questions (default 600)")
     parser.add_argument("--max-steps", type=int, help="number of steps (default: the recipe's)")
@@ -152,9 +150,7 @@ def add_name(parser: argparse.ArgumentParser) -> None:
 
 def add_copy(parser: argparse.ArgumentParser) -> None:
     add_name(parser)
-    parser.add_argument(
-        "output", nargs="?", metavar="FILE", help="file to write (default: the recipe's file name, here)"
-    )
+    parser.add_argument("output", nargs="?", metavar="FILE", help="file to write (default: the recipe's name)")
 
 
 def list_recipes(arguments: argparse.Namespace) -> None:

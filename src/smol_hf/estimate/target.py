@@ -141,9 +141,7 @@ def resolve(
     if lora:
         target = replace(target, **only_adapters(target.config, lora))
     if labelled is not None and not 0 < labelled < target.length:
-        raise RecipeError(
-            f"labelled is {labelled}: it must be from 1 to {target.length - 1}, one less than the tokens of a row"
-        )
+        raise RecipeError(f"labelled is {labelled}: it must be from 1 to {target.length - 1}")
     if tiles is not None and tiles < 0:
         raise RecipeError(f"tiles is {tiles}: it must be at least 0")
     positions = getattr(target.config.get_text_config(), "max_position_embeddings", target.length)

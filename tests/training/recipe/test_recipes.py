@@ -343,7 +343,7 @@ OTHER_RUNS = [
         {"longest_edge": 512},
         "longest_edge has no effect in a run over pref",
     ),
-    (preference.ARGUMENT_CLASSES, {"model": "m"}, {"tokenizer": "t"}, "only in runs over conversations and documents"),
+    (preference.ARGUMENT_CLASSES, {"model": "m"}, {"tokenizer": "t"}, "only over conversations and documents"),
     (
         ARGUMENT_CLASSES,
         {"documents": "a.txt"},

@@ -66,9 +66,7 @@ class SmolTrainingArguments(Defaults, SFTConfig):
         None, "Peak learning rate of the language model; 0 freezes it. Without it, learning_rate.", runs=TRAIN, **RATE
     )
     unfreeze_vision_at_step: int = key(0, "Step at which training of the image encoder begins.", **IN_STEPS)
-    vision_warmup_steps: int = key(
-        0, "Steps of warmup of the image encoder's rate, counted from its unfreezing.", **IN_STEPS
-    )
+    vision_warmup_steps: int = key(0, "Warmup steps of the image encoder after its unfreezing.", **IN_STEPS)
     decay_steps: float | None = key(
         None,
         "Steps of decay at the end of the run, for lr_scheduler_type warmup_stable_decay. A number below 1 is a share "
@@ -106,9 +104,7 @@ class SmolTrainingArguments(Defaults, SFTConfig):
         if not any(self.part_learning_rates().values()):
             raise ValueError("every part has learning rate 0, so nothing is trained: set learning_rate")
         if self.vision_learning_rate == 0 and self.unfreeze_vision_at_step:
-            raise ValueError(
-                "unfreeze_vision_at_step has no effect: vision_learning_rate 0 freezes the encoder for good"
-            )
+            raise ValueError("unfreeze_vision_at_step has no effect with vision_learning_rate: 0")
         super().__post_init__()
         check_libraries(self)
         if self.fp16 and self.device.type == "cpu":
@@ -122,21 +118,15 @@ class SmolTrainingArguments(Defaults, SFTConfig):
         given = "num_decay_steps" in schedule_options(self)
         if self.decay_steps is None:
             if decays and not given:
-                raise ValueError(
-                    "lr_scheduler_type warmup_stable_decay needs decay_steps, such as 0.2 for the last fifth"
-                )
+                raise ValueError("warmup_stable_decay needs decay_steps, such as 0.2 for the last fifth")
             return
         if not decays:
             kind = SchedulerType(self.lr_scheduler_type).value
             raise ValueError(f"decay_steps has no effect with {kind}: set lr_scheduler_type: warmup_stable_decay")
         if given:
-            raise ValueError(
-                "decay_steps and lr_scheduler_kwargs.num_decay_steps exclude each other: give one of them"
-            )
+            raise ValueError("decay_steps and lr_scheduler_kwargs.num_decay_steps exclude each other: give one")
         if self.decay_steps <= 0 or (self.decay_steps > 1 and self.decay_steps % 1):
-            raise ValueError(
-                f"decay_steps is {self.decay_steps}: give a share of the run below 1, or a whole number of steps"
-            )
+            raise ValueError(f"decay_steps is {self.decay_steps}: give a share of the run below 1, or whole steps")
 
     def check_schedule(self, steps: int | None) -> None:
         """Try to build the schedule of a run; `steps` None = not known yet. Raises ValueError."""

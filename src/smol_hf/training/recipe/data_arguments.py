@@ -163,7 +163,7 @@ class DataArguments(DocumentArguments):
         excluded_by=("documents",),
     )
     data_root: str | None = of_conversations(
-        None, "Folder that replaces {data_root} in paths of the mixture.", resume=OnResume.DATA
+        None, "Folder for {data_root} in the paths of a mixture.", resume=OnResume.DATA
     )
     on_failed_source: str = of_conversations(
         "stop",
@@ -177,13 +177,9 @@ class DataArguments(DocumentArguments):
         "gave all its samples. all_exhausted: every source did.",
         values=STOPPING,
     )
-    num_pages: int = of_conversations(12000, "Number of pages with data: digits.", resume=OnResume.DATA, least=1)
-    page_size: int = of_conversations(
-        32, "Side of a page in pixels, with data: digits.", resume=OnResume.DATA, least=1
-    )
-    turns_per_page: int = of_conversations(
-        1, "Maximum number of questions per page, with data: digits.", resume=OnResume.DATA, least=1
-    )
+    num_pages: int = of_conversations(12000, "Number of pages of digits.", resume=OnResume.DATA, least=1)
+    page_size: int = of_conversations(32, "Side of a page of digits, in pixels.", resume=OnResume.DATA, least=1)
+    turns_per_page: int = of_conversations(1, "Maximum questions per page of digits.", resume=OnResume.DATA, least=1)
     context_length: int | None = key(
         None,
         "Maximum tokens of a sample. Longer samples are skipped and listed in skipped.jsonl. Without it, the "
@@ -246,13 +242,9 @@ class PreferenceArguments(SourceArguments):
         "Preferences, with fields prompt, chosen and rejected: .jsonl, .json or .parquet files (a file, a folder or a "
         "pattern), or owner/name of a Hub dataset.",
     )
-    validation_data: str | None = key(
-        None, "Other preferences for evaluation; eval_strategy sets its times.", resume=OnResume.CHANGE
-    )
+    validation_data: str | None = key(None, "Preferences for evaluation (see eval_strategy).", resume=OnResume.CHANGE)
     validation_split: str | None = key(
-        None,
-        "Split for evaluation, of validation_data, or of data without it.",
-        resume=OnResume.CHANGE,
+        None, "Split of validation_data, or else of data, for evaluation.", resume=OnResume.CHANGE
     )
 
     def __post_init__(self):

@@ -65,9 +65,7 @@ def refuse_inherited(arguments: SFTConfig | DPOConfig) -> None:
         for name in ("eval_strategy", "metric_for_best_model"):
             has_default = name == "metric_for_best_model" and arguments.load_best_model_at_end  # then it is the loss
             if not has_default and not is_on(getattr(arguments, name)):
-                raise ValueError(
-                    f"save_strategy best needs {name}: it saves a checkpoint after the best evaluation so far"
-                )
+                raise ValueError(f"save_strategy best needs {name}: it saves after the best evaluation")
     refuse_trackers(arguments)
 
 

@@ -46,9 +46,12 @@ INHERITED_TITLE = """## Inherited keys
 
 
 def meaning(entry: Field) -> str:
-    """Return the help of a key of ours, with its bounds."""
-    bounds = in_words(key_of(entry).bounds)
-    return f"{entry.metadata['help']} {bounds.capitalize()}." if bounds else entry.metadata["help"]
+    """Return the help of a key of ours, with its values or bounds."""
+    key, text = key_of(entry), entry.metadata["help"]
+    if not all(str(value) in text for value in key.values):
+        text += f" One of {', '.join(map(str, key.values))}."
+    bounds = in_words(key.bounds)
+    return f"{text} {bounds.capitalize()}." if bounds else text
 
 
 def page() -> str:

@@ -141,9 +141,7 @@ def refuse_other_runs(recipe: dict[str, Any], classes: tuple[type, ...], runs: R
     """Refuse keys of a recipe that have no effect in its kind of run. Raises ValueError."""
     for entry, key in (each for arguments in classes for each in own_keys(arguments)):
         if runs not in key.runs and recipe.get(entry.name, default_of(entry)) not in (None, default_of(entry)):
-            raise ValueError(
-                f"{entry.name} has no effect in a run over {runs}, only in runs over {key.runs}: leave it out"
-            )
+            raise ValueError(f"{entry.name} has no effect in a run over {runs}, only over {key.runs}: leave it out")
 
 
 def check_values(arguments: Any) -> None:

@@ -31,7 +31,7 @@ class LoraArguments:
     lora_r: int = key(16, "Rank of the adapters.", least=1)
     lora_alpha: int = key(32, "Scale of the updates: lora_alpha / lora_r.", least=1)
     lora_dropout: float = key(
-        0.05, "Dropout on the input of the adapters.", least=0, below=1, wanted="it must be from 0 to below 1"
+        0.05, "Dropout on the input of the adapters.", least=0, below=1, wanted="it is from 0 to below 1"
     )
     lora_target_modules: list[str] | None = key(
         None,
@@ -67,9 +67,7 @@ class LoraArguments:
 class ModelArguments(LoraArguments):
     """Keys of a checkpoint or of a new model with random weights, and of its adapters."""
 
-    model: str | None = key(
-        None, "Checkpoint to continue from: a folder or a Hub id. Excludes the keys of a new model."
-    )
+    model: str | None = key(None, "Checkpoint to continue from: folder or Hub id. Excludes the keys of a new model.")
     preset: str | None = key(
         None,
         "New model with the sizes and image tiling of a published one, such as smolvlm2-256m, and random weights. "
@@ -120,24 +118,16 @@ class ModelArguments(LoraArguments):
     longest_edge: int | None = of_images(
         None, "Longer side of an image after resizing, in pixels. Without it, the preset's, or the tile size."
     )
-    do_image_splitting: bool = of_images(
-        True, "Split large images into tiles, and add an overview of the whole image."
-    )
-    enlarge_images: bool = of_images(
-        True, "Also resize smaller images to longest_edge, as SmolVLM does. false: keep their size."
-    )
+    do_image_splitting: bool = of_images(True, "Split large images into tiles and an overview of the image.")
+    enlarge_images: bool = of_images(True, "Enlarge small images to longest_edge, as SmolVLM does.")
     attn_implementation: str = key(
-        "sdpa", "Attention code: eager, sdpa, flash_attention_2 or flex_attention.", resume=OnResume.FREE
+        "sdpa", "Attention: eager, sdpa, flash_attention_2 or flex_attention.", resume=OnResume.FREE
     )
-    dtype: str = key(
-        "float32", "Data type of the weights: float32, bfloat16 or float16.", values=("float32", "bfloat16", "float16")
-    )
+    dtype: str = key("float32", "Data type of the weights.", values=("float32", "bfloat16", "float16"))
     image_mean: list[float] | None = of_images(
-        None, "Mean of each color channel, for pixels in [0, 1]. Without it, 0.5, as in SigLIP.", **NEW
+        None, "Mean of each channel, for pixels in [0, 1]. Without it, 0.5, as in SigLIP.", **NEW
     )
-    image_std: list[float] | None = of_images(
-        None, "Standard deviation of each color channel. Without it, 0.5.", **NEW
-    )
+    image_std: list[float] | None = of_images(None, "Standard deviation of each channel. Without it, 0.5.", **NEW)
 
     def __post_init__(self):
         check_values(self)
@@ -147,9 +137,7 @@ class ModelArguments(LoraArguments):
         for name in ("rope_theta", "max_position_embeddings"):
             value = getattr(self, name)
             if value is not None and (self.model is None or value <= 0):
-                raise ValueError(
-                    f"{name} is {value}: give a positive number together with model (for a new model: in text_config)"
-                )
+                raise ValueError(f"{name} is {value}: give a positive number, with model (or use text_config)")
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
             if values is not None and (len(values) != 3 or (name == "image_std" and min(values) <= 0)):
