@@ -164,7 +164,7 @@ class Writer:
                             streamer=streamer,
                             stopping_criteria=StoppingCriteriaList([Stop(stopped)]),
                         )
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 (the caller raises it)
                 failures.append(error)
             finally:
                 streamer.end()

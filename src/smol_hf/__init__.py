@@ -1,13 +1,13 @@
 """Small vision-language models, native to Hugging Face transformers.
 
-The package imports nothing until a public name is used. The first use also registers our models with transformers'
-Auto classes. A program that uses no name of ours writes `import smol_hf.auto`.
+The package imports no library until a public name is used. The first use also registers our models with transformers'
+Auto classes. A program that only uses the Auto classes writes `import smol_hf.auto`.
 """
 
 import importlib
 import os
 
-# The libraries read it once, when they are imported: TRL would tell the Hub about each training.
+# Stop TRL from reporting each training to the Hub. Libraries read this variable at import.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
 """Register our models with transformers' Auto classes, and offer those classes.
 
-`import smol_hf.auto` registers; so does the first use of a public name of `smol_hf`.
-Modules of this package import the Auto classes from here, so that none uses them before they know our models.
+`import smol_hf.auto` registers, and so does the first use of a public name of `smol_hf`.
+Modules of this package import the Auto classes from here, so that our models are always registered first.
 """
 
 from __future__ import annotations

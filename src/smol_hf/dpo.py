@@ -1,7 +1,6 @@
-"""`accelerate launch -m smol_hf.dpo --config recipes/text/dpo_135m.yaml [--key value …]`: learn from preferences, then
-publish the result.
+"""`accelerate launch -m smol_hf.dpo --config recipes/text/dpo_135m.yaml [--key value …]`: train on preferences.
 
-The finished model is in `<output_dir>/checkpoint/`, a folder that anyone loads with transformers alone.
+`<output_dir>/checkpoint/` loads with transformers, without this package.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from smol_hf.train import run_command
 from smol_hf.training.preference import ARGUMENT_CLASSES
 
 
-def main(command_line: Sequence[str] | None = None) -> int:
-    return run_command("dpo", ARGUMENT_CLASSES, command_line)
+def main(command_line: Sequence[str] | None = None, usage: str = "") -> int:
+    return run_command("dpo", ARGUMENT_CLASSES, command_line, usage=usage)
 
 
 if __name__ == "__main__":

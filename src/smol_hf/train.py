@@ -1,6 +1,6 @@
-"""`accelerate launch -m smol_hf.train --config recipes/….yaml [--key value …]`: train, then publish the result.
+"""`accelerate launch -m smol_hf.train --config recipes/….yaml [--key value …]`: train, then write the checkpoint.
 
-The finished model is in `<output_dir>/checkpoint/`, a folder that anyone loads with transformers alone.
+`<output_dir>/checkpoint/` loads with transformers, without this package.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from smol_hf.training.checkpoint.checkpoints import CheckpointError
 from smol_hf.training.checkpoint.interruption import Interrupted, terminable
 from smol_hf.training.checkpoint.run_folder import RunError, run_folder
 from smol_hf.training.log.console import read_log
-from smol_hf.training.recipe.key_help import help_text
+from smol_hf.training.recipe.key_help import USAGE, help_text
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
-from smol_hf.training.recipe.values import RecipeError
+from smol_hf.training.recipe.values import RecipeError, UsageError
 from smol_hf.training.run import Run, train
 from smol_hf.training.trainer import NonFiniteError
 
@@ -43,12 +43,12 @@ USER_ERRORS = (
 
 
 def run(command_line: Sequence[str], classes: tuple[type, ...], after: Callable[[Path], None] | None) -> None:
-    """Parse, train, publish. Raises one of `USER_ERRORS` for what the user can mend."""
+    """Parse, train and write the checkpoint. Raises one of `USER_ERRORS` for a mistake of the user."""
     recipe, *arguments = load_arguments(command_line, classes)
     ask_for_data(recipe, classes)
 
     def finish(run: Run, trainer: Trainer) -> None:
-        folder = publish(trainer, run.output_dir, run.model_arguments.dtype)
+        folder = write_result(run, trainer)
         if after is not None:
             after(folder)
         if (result := run.task.result(trainer)) is not None:
@@ -58,25 +58,25 @@ def run(command_line: Sequence[str], classes: tuple[type, ...], after: Callable[
         train(recipe, *arguments, publish=finish)
 
 
-def publish(trainer: Trainer, output_dir: Path, dtype: str) -> Path:
-    """Write `checkpoint/`; of a run with adapters also `adapter/`, which the checkpoint holds merged."""
+def write_result(run: Run, trainer: Trainer) -> Path:
+    """Write `checkpoint/`; with adapters also `adapter/`, which is merged into the checkpoint."""
     console = Console(highlight=False, markup=False)
+    output_dir = run.output_dir
     model = trainer.accelerator.unwrap_model(trainer.model)
     generation_config = model.generation_config
     facts = {
         "recipe": yaml.safe_load((output_dir / "recipe.yaml").read_text(encoding="utf-8")),
-        "versions": trainer.run_state["versions"],
+        "versions": run.run_state["versions"],
     }
     facts |= run_facts(output_dir, facts["recipe"])
     if isinstance(model, PeftModel):
         adapter = publish_adapter(output_dir / "adapter", model, trainer.processing_class, **facts)
         console.print(f"the adapter is in {adapter}", soft_wrap=True)
         config = read_adapter_config(adapter)
-        model = merge_weights(locate_base(config, None, {}), adapter, config, dtype)
-        model.generation_config = generation_config  # the base's own need not end with a turn
-        facts |= origin_facts(facts["recipe"]) | {"base_models": config.base_model_name_or_path}
-    else:
-        facts |= origin_facts(facts["recipe"])
+        model = merge_weights(locate_base(config, None, {}), adapter, config, run.model_arguments.dtype)
+        model.generation_config = generation_config  # the base's may not end an answer with its turn
+        facts["base_models"] = config.base_model_name_or_path
+    facts = origin_facts(facts["recipe"]) | facts
     log = read_log(output_dir)
     folder = publish_checkpoint(output_dir / "checkpoint", model, trainer.processing_class, log=log, **facts)
     console.print(f"the trained model is in {folder}", soft_wrap=True)
@@ -88,27 +88,30 @@ def run_command(
     classes: tuple[type, ...],
     command_line: Sequence[str] | None,
     after: Callable[[Path], None] | None = None,
+    usage: str = "",
 ) -> int:
-    """Print the help, or run. Libraries print little, and a mistake of the user is one line.
+    """Print the help, or run. A mistake of the user is printed in one line.
 
     Args:
-        command: its name, for the help.
-        classes: the dataclasses of the model, of the data and of the training.
+        command: `train` or `dpo`, for the help.
+        classes: the dataclasses of the model, the data and the training.
         after: called with the folder of the result.
+        usage: printed before a mistake in the command line (default: the usage of `command`).
     """
     command_line = sys.argv[1:] if command_line is None else list(command_line)
     if not command_line or "--help" in command_line or "-h" in command_line:
         sys.stdout.write(help_text(command))
         return 0
-    # Bars and deprecations of libraries would drown what this run has to say.
+    # Progress bars and deprecation warnings of libraries would hide the messages of the run.
     transformers_logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a faster kernel that it did not find
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a missing faster kernel
     try:
         with terminable():
             run(command_line, classes, after)
     except USER_ERRORS as error:
-        sys.stderr.write(f"error: {error}\n")
+        shown = (usage or f"usage: {USAGE.format(command=command)}\n") if isinstance(error, UsageError) else ""
+        sys.stderr.write(f"{shown}error: {error}\n")
         return 1
     except KeyboardInterrupt as error:
         if PartialState().is_main_process:
@@ -117,8 +120,10 @@ def run_command(
     return 0
 
 
-def main(command_line: Sequence[str] | None = None, after: Callable[[Path], None] | None = None) -> int:
-    return run_command("train", ARGUMENT_CLASSES, command_line, after)
+def main(
+    command_line: Sequence[str] | None = None, after: Callable[[Path], None] | None = None, usage: str = ""
+) -> int:
+    return run_command("train", ARGUMENT_CLASSES, command_line, after, usage)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,28 @@ def test_a_misspelt_word_shows_the_usage_of_its_command_and_a_hint(words, usage,
     assert error.startswith(usage) and message in error.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--max_steps"], "--max_steps needs a value"),
+        (["train", "--config", "wrong.yaml"], "unknown key 'lerning_rate': did you mean 'learning_rate'?"),
+        (["dpo", "--model", "--beta", "0.1"], "--model needs a value"),
+        (["pretrain", "--data", "x.txt", "--output", "out", "--max_steps"], "--max_steps needs a value"),
+        (["demo", "--output", "out", "--learning_rate"], "--learning_rate needs a value"),
+        (["data", "stats", "x.jsonl", "--model", "m", "--set", "colour=red"], "unknown key 'colour'"),
+        (["data", "preview", "x.jsonl", "--filters.max_turns", "1", "--max_steps"], "--max_steps needs a value"),
+    ],
+    ids=lambda each: "".join(each)[:40],
+)
+def test_a_mistake_found_after_parsing_shows_the_usage_of_its_command(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.yaml").write_text("lerning_rate: 1\n")
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    command = " ".join(words[: 2 if words[0] == "data" else 1])
+    assert error.startswith(f"usage: smol-hf {command} ") and message in error.splitlines()[-1]
+
+
 def test_the_old_spelling_serves_a_page_with_a_hint(monkeypatch, capsys):
     served = []
     monkeypatch.setattr(

@@ -99,7 +99,7 @@ def test_list_names_datasets_adapters_and_the_entries_of_a_recipe(here, capsys):
     assert (second["name"], second["adapter"], second["records"]) == ("texts", "messages", 2)
     assert "nowhere.jsonl does not exist" in third["problem"] and "did you mean 'weight'" in fourth["problem"]
     assert main(["data", "list", "--config", "other.yaml"]) == 0
-    assert "cannot be read" in capsys.readouterr().out
+    assert "unreadable" in capsys.readouterr().out
 
 
 def test_list_names_adapters_of_other_packages_and_those_that_are_broken(capsys, monkeypatch):
@@ -123,7 +123,7 @@ def test_list_names_adapters_of_other_packages_and_those_that_are_broken(capsys,
     assert {"dataset": "us/letters", "adapter": "letters", "records": "Letters and answers."} in facts["datasets"]
     assert facts["broken"] == {"poems": "poems:read: ImportError: no"}
     assert main(["data", "list"]) == 0
-    assert "cannot be used" in capsys.readouterr().out
+    assert "unusable" in capsys.readouterr().out
 
 
 def test_stats_of_a_recipe_need_no_machine_that_trains_it(here, capsys):
@@ -195,7 +195,7 @@ def test_a_preview_of_every_shipped_recipe(path, here, capsys):
     ("words", "message"),
     [
         (["stats", "my.jsonl"], "name a checkpoint (--model), a preset (--preset) or a recipe (--config)"),
-        (["stats", "--model", "runs/demo/checkpoint"], "name the data: a file or folder"),
+        (["stats", "--model", "runs/demo/checkpoint"], "data is missing: name a file or folder"),
         (["stats", "nowhere.jsonl", "--preset", "tiny-vlm"], "nowhere.jsonl does not exist"),
         (["stats", "my.jsonl", "--preset", "tiny"], "unknown preset 'tiny'"),
         (["stats", "my.jsonl", "--preset", "tiny-vlm", "--set", "filtres.max_turns=1"], "did you mean 'filters'"),
@@ -229,9 +229,7 @@ def test_a_preview_of_nothing_is_an_error_that_names_the_first_reason(here, caps
     Path("work").mkdir(exist_ok=True)
     assert main(["data", "preview", "nothing", "--preset", "tiny-vlm", "--output", "nothing.html"]) == 1
     message = capsys.readouterr().err
-    assert (
-        "none of the records can be trained on: nothing.html lists why, the first: page.png: has no caption" in message
-    )
+    assert "no record is usable: nothing.html lists the reasons; the first: page.png: has no caption" in message
     assert "has no caption" in Path("nothing.html").read_text()
     shutil.copytree("nothing", "captioned", dirs_exist_ok=True)
     Path("captioned/page.txt").write_text("A page.")

@@ -81,7 +81,7 @@ def test_each_recipe_is_listed_with_its_command():
         (["train", "--output_dir", "run", "--model", "some/model"], "data is missing"),
         (["dpo", "--output_dir", "run", "--model", "some/model"], "data is missing: name preferences"),
         (["pretrain", "--output", "run", "--steps", "3"], "--data is missing: name a text file"),
-        (["data", "stats", "--preset", "tiny-vlm"], "name the data: a file or folder of records"),
+        (["data", "stats", "--preset", "tiny-vlm"], "data is missing: name a file or folder of records"),
     ],
 )
 def test_what_is_learned_must_be_named(command, message, elsewhere, capsys):

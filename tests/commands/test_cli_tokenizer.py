@@ -56,9 +56,9 @@ def test_what_was_trained_is_said_with_the_next_command(here, capsys):
     tokenizer = AutoTokenizer.from_pretrained("my tokenizer")
     for expected in (
         "trained on 9,000 bytes of ",
-        "--max-bytes ended the reading",
+        "--max-bytes is the limit",
         f"vocabulary {len(tokenizer)} tokens",
-        "4,000 were asked for; nothing more stands twice",
+        "4,000 were requested, but no other pair occurs twice",
         "bytes per token, measured on the first 9,000 bytes",
         "written to my tokenizer\n",
         r"next       smol-hf pretrain --data stories.txt --document_separator 'again.\n' --tokenizer 'my tokenizer' ",
@@ -67,10 +67,10 @@ def test_what_was_trained_is_said_with_the_next_command(here, capsys):
         assert expected in printed
     assert main(["tokenizer", "train", "corpus.txt", "--output", "my tokenizer", "--max-bytes", "0"]) == 0
     printed = capsys.readouterr().out
-    assert ", in place of the one there" in printed and "ended the reading" not in printed
+    assert ", replacing the older one" in printed and "--max-bytes" not in printed
     (here / "gaps.txt").write_text("one text\n\n\n\nmore text")
     assert main(["tokenizer", "train", "gaps.txt", "--output", "gaps", "--separator", r"\n\n"]) == 0
-    assert "of 3 documents" in (printed := capsys.readouterr().out) and "empty documents among them: 1" in printed
+    assert "of 3 documents" in (printed := capsys.readouterr().out) and "including 1 empty documents" in printed
 
 
 @pytest.mark.parametrize(

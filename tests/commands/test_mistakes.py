@@ -232,7 +232,7 @@ MISTAKES = [
     (["data", "prepare", "rows.jsonl", "--output", "file"], "file is there already"),
     (["data", "prepare", "rows.jsonl", *OUT, "--format", "csv"], "'csv'"),
     (["data", "list", "--config", "nowhere.yaml"], "the recipe nowhere.yaml does not exist"),
-    (["data", "download", *OUT], "say what to download"),
+    (["data", "download", *OUT], "nothing to download is named"),
     (["tokenizer", "train", "nowhere.txt", *OUT], "nowhere.txt does not exist"),
     (["tokenizer", "train", "text.txt", *OUT, "--vocab-size", "1"], "got 1"),
     (["tokenizer", "train", "empty.jsonl", *OUT], "empty.jsonl: "),

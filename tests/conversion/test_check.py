@@ -132,4 +132,4 @@ def test_the_command_prints_a_table_and_its_code_says_whether_all_is_good(checkp
     assert main(["check", str(copy), "--json"]) == 1
     output = capsys.readouterr()
     assert json.loads(output.out.splitlines()[-1])["good"] is False
-    assert "has faults" in output.err
+    assert "failed the check" in output.err

@@ -9,7 +9,7 @@ from PIL import Image
 
 from smol_hf.commands.main import main
 from smol_hf.conversion.convert import convert
-from smol_hf.estimate.estimate import estimate, picture_tokens
+from smol_hf.estimate.estimate import estimate, image_tokens
 from smol_hf.estimate.measured_step import measure
 from smol_hf.estimate.target import find_target
 from smol_hf.support.resources import resource_path
@@ -118,7 +118,7 @@ def test_recipes_and_checkpoints_are_targets_too(tmp_path):
         ("smolm2-135m", {}, "no preset, no recipe.*did you mean 'smollm2-135m'"),
         ("nowhere.yaml", {}, "does not exist"),
         ("tiny-text", {"dtype": "int8"}, "dtype is float32"),
-        ("tiny-text", {"optimizer": "lion"}, "optimizer is adamw or sgd"),
+        ("tiny-text", {"optimizer": "lion"}, "optimizer is 'lion': choose adamw or sgd"),
         ("tiny-text", {"length": 10000}, "more than the 512 positions"),
         ("tiny-text", {"batch_size": 0}, "batch_size is 0"),
         ("tiny-text", {"tiles": 1}, "sees no images"),
@@ -137,7 +137,7 @@ def test_a_measurement_stands_beside_the_estimate(capsys):
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert facts["measured"]["seconds_per_step"] > 0 and facts["measured"]["peak"] > 0
     assert main(["estimate", "tiny-vlm", "--length", "64"]) == 0
-    assert "a picture of 512x512" in capsys.readouterr().out
+    assert "an image of 512x512" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ SIZES = [
 def test_tiles_and_tokens_of_a_preset_are_those_of_training(name, monkeypatch):
     monkeypatch.setattr("smol_hf.estimate.estimate.PICTURES", SIZES)
     config, processor = build_config_and_processor(ModelArguments(preset=name), ())
-    found = picture_tokens(find_target(name))
+    found = image_tokens(find_target(name))
     for height, width in SIZES:
         tiles = processor.tiles([Image.new("RGB", (width, height))])
         ids = processor.image_block_ids(height, width)
@@ -189,7 +189,7 @@ def test_a_checkpoint_is_tiled_as_its_processor_does(tmp_path):
     processor = build_processor(enlarge_images=False)
     build_model(processor).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    found = picture_tokens(find_target(str(tmp_path)))
+    found = image_tokens(find_target(str(tmp_path)))
     assert found["224x224"]["tiles"] == len(processor.tiles([Image.new("RGB", (224, 224))])) == 5
 
 

@@ -59,7 +59,7 @@ def test_a_space_is_sent_to_the_hub_once(hub, checkpoint, capsys):
     assert {name: content for name, content in space.tree("main").items() if name in expected} == expected
     assert json.loads(space.tree("main")["space.json"])["model_id"] == "me/digits"
     assert publish(checkpoint, "me/digits", "--space", "--yes") == 0
-    assert "nothing had changed" in capsys.readouterr().out
+    assert "nothing to change" in capsys.readouterr().out
 
 
 def test_a_space_may_have_another_name_and_run_a_branch_of_a_private_model(hub, checkpoint, capsys):
@@ -77,7 +77,7 @@ def test_a_space_may_have_another_name_and_run_a_branch_of_a_private_model(hub, 
         (["me/digits", "--space", "--yes"], "me/digits is not on the Hub"),
         (["--space", "--yes"], "is a local folder: publish it first"),
         (["digits", "--space"], "OWNER/NAME"),
-        (["me/digits", "--space", "--create-pr"], "--create-pr means nothing for a Space"),
+        (["me/digits", "--space", "--create-pr"], "--create-pr has no effect on a Space"),
         (["--space-name", "me/page"], "give OWNER/NAME"),
         ([], "OWNER/NAME is missing"),
     ],

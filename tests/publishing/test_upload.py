@@ -124,7 +124,7 @@ def test_what_was_not_stored_is_sent_again_and_nothing_else(hub, checkpoint, cap
 
     hub.sent.clear()
     assert publish(checkpoint, "me/digits", "--yes") == 0
-    assert "nothing had changed" in capsys.readouterr().out
+    assert "nothing to change" in capsys.readouterr().out
     assert hub.sent == [] and len(hub.repositories["me/digits"].messages) == 2
 
 
@@ -162,7 +162,7 @@ def test_other_weights_are_replaced_only_when_asked(hub, checkpoint, capsys):
     assert "has other weights" in (error := capsys.readouterr().err) and "model.safetensors" in error
     assert hub.sent == []
     assert publish(checkpoint, "me/digits", "--yes", "--replace-weights") == 0
-    assert "it also holds notes.md" in capsys.readouterr().out
+    assert "the repository also holds notes.md" in capsys.readouterr().out
     assert large_on(hub) == large(checkpoint)
 
 

@@ -111,7 +111,7 @@ def test_adapters_learn_it_too_and_packed_rows_are_the_same(data, tmp_path, caps
     capsys.readouterr()
     assert smol_hf(["merge", str(tmp_path / "run" / "adapter"), str(tmp_path / "merged")]) == 0
     said = capsys.readouterr().out
-    assert f"the sum of {tmp_path / 'base'} and the LoRA of rank" in said and "the base is unchanged" in said
+    assert f"into {tmp_path / 'base'}" in said and "(LoRA of rank" in said and "the base is unchanged" in said
     assert answers(tmp_path / "merged") == merged
     card = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
     assert "AutoModelForCausalLM.from_pretrained" in card and "vision-language" not in card

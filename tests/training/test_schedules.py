@@ -145,13 +145,13 @@ def test_the_command_line_sets_what_a_schedule_takes(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr_scheduler_type": WSD}, "warmup_stable_decay needs decay_steps: 0.2"),
-        ({"lr_scheduler_type": "cosine", "decay_steps": 0.2}, "belongs to .*warmup_stable_decay, not to cosine"),
+        ({"lr_scheduler_type": WSD}, "warmup_stable_decay needs decay_steps, such as 0.2"),
+        ({"lr_scheduler_type": "cosine", "decay_steps": 0.2}, "no effect with cosine: set .*warmup_stable_decay"),
         ({"lr_scheduler_type": WSD, "decay_steps": 0}, "decay_steps is 0"),
-        ({"lr_scheduler_type": WSD, "decay_steps": 2.5}, "decay_steps is 2.5: a share of the run below 1, or"),
+        ({"lr_scheduler_type": WSD, "decay_steps": 2.5}, "decay_steps is 2.5: give a share of the run below 1, or"),
         (
             {"lr_scheduler_type": WSD, "decay_steps": 5, "lr_scheduler_kwargs": {"num_decay_steps": 5}},
-            "say the same: give one",
+            "exclude each other: give one",
         ),
         (
             {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycle": 1}},

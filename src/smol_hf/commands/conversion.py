@@ -15,45 +15,43 @@ if TYPE_CHECKING:
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="folder, .pt file or Hub id of a checkpoint")
+    parser.add_argument("source", help="checkpoint: a folder, a .pt file or a Hub id")
     parser.add_argument("output", help="folder to write; must be empty or missing")
-    parser.add_argument("--to", help="for a checkpoint of ours: native (default), smolvlm, llama, smollm3 or gpt2")
+    parser.add_argument("--to", help="target of a smol_hf checkpoint: native (default), smolvlm, llama, smollm3, gpt2")
     add_hub_arguments(parser)
     parser.add_argument(
         "--refresh-code",
         action="store_true",
-        help="copy our checkpoint or adapter with the model code of this release; weights do not change",
+        help="copy a smol_hf checkpoint or adapter with the model code of this release; the weights stay the same",
     )
     parser.add_argument("--tokenizer", help="folder or Hub id of a tokenizer to save with the weights")
     parser.add_argument("--num-attention-heads", type=int, help="attention heads of a plain .pt file")
-    parser.add_argument("--rope-theta", type=float, help="rope theta of a plain Llama-style .pt file (default 10000)")
+    parser.add_argument("--rope-theta", type=float, help="RoPE base of a plain Llama-style .pt file (default 10000)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
 
 
 def add_compose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="folder to write; must be empty or missing")
     parser.add_argument(
-        "--vision", required=True, help="folder or Hub id of SigLIP, SigLIP2, CLIP, DINOv2, or a checkpoint of ours"
+        "--vision",
+        required=True,
+        help="image encoder: folder or Hub id of SigLIP, SigLIP2, CLIP, DINOv2 or a smol_hf checkpoint",
     )
-    parser.add_argument("--text", required=True, help="folder or Hub id of a causal language model")
+    parser.add_argument("--text", required=True, help="language model: folder or Hub id of a causal model")
     parser.add_argument("--connector", default="pixel_shuffle", help="pixel_shuffle (default), linear or mlp")
-    parser.add_argument(
-        "--scale-factor", type=int, help="side of the square of patches that pixel_shuffle makes one token"
-    )
+    parser.add_argument("--scale-factor", type=int, help="pixel_shuffle joins N × N patches to a token", metavar="N")
     parser.add_argument("--longest-edge", type=int, help="longer side of an image after resizing, in pixels")
+    parser.add_argument("--vision-feature-layer", type=int, help="encoder layer of the features (default -1; CLIP -2)")
     parser.add_argument(
-        "--vision-feature-layer", type=int, help="encoder layer that gives the image features (default -1; CLIP -2)"
-    )
-    parser.add_argument(
-        "--keep-text-class", action="store_true", help="keep the language model in transformers' own class"
+        "--keep-text-class", action="store_true", help="keep transformers' class of the language model"
     )
     parser.add_argument("--extend-context", type=int, help="new number of positions, for example 16384")
-    parser.add_argument("--rope-theta", type=float, help="new base of the rotary positions, for example 273000")
+    parser.add_argument("--rope-theta", type=float, help="new base of the rotary positions (RoPE), for example 273000")
     parser.add_argument(
         "--chat-template",
         default="keep",
         metavar="{keep,smolvlm,FILE}",
-        help="keep the language model's template and add images (default), use SmolVLM's, or a .jinja file",
+        help="keep: the language model's template with images added (default); smolvlm: SmolVLM's; or a .jinja file",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the new connector's weights (default 0)")
     add_hub_arguments(parser)
@@ -78,7 +76,7 @@ def print_composition(console: Console, facts: dict) -> None:
     console.print(
         f"chat: {facts['chat_template']}; answers end with {' or '.join(facts['end_tokens'])}", soft_wrap=True
     )
-    console.print(f"pictures of up to {facts['longest_edge']} pixels in tiles of {facts['tile_size']}, {tokens}")
+    console.print(f"images of up to {facts['longest_edge']} pixels in tiles of {facts['tile_size']}, {tokens}")
     console.print(f"written to {facts['output']} in {facts['seconds']} s", soft_wrap=True)
 
 
@@ -87,7 +85,7 @@ def add_merge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="folder to write; must be empty or missing")
     parser.add_argument("--base", help="folder or Hub id of the base (default: the base that the adapter names)")
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="dtype of the result (default: dtype of the base)"
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="dtype of the result (default: the base's)"
     )
     add_hub_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
@@ -101,13 +99,13 @@ def run_merge(arguments: argparse.Namespace) -> None:
 
 
 def print_merge(console: Console, facts: dict) -> None:
-    console.print(f"the sum of {facts['base']} and the {facts['adapter']} adapter {facts['source']}:", soft_wrap=True)
+    console.print(f"merged {facts['source']} ({facts['adapter']}) into {facts['base']}:", soft_wrap=True)
     print_parameters(console, facts["parameters"])
     console.print(f"written to {facts['output']} in {facts['seconds']} s; the base is unchanged", soft_wrap=True)
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="folder of a checkpoint, ours or native")
+    parser.add_argument("checkpoint", help="folder of a checkpoint (smol_hf or a native class)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code in the folder that is not ours")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
 
@@ -118,7 +116,7 @@ def run_check(arguments: argparse.Namespace) -> None:
     facts = check(arguments.checkpoint, trust_remote_code=arguments.trust_remote_code)
     finish(facts, arguments.json, print_check)
     if not facts["good"]:
-        raise ValueError(f"{arguments.checkpoint} has faults: see the lines marked ✗")
+        raise ValueError(f"{arguments.checkpoint} failed the check: see the lines marked ✗")
 
 
 def print_check(console: Console, facts: dict) -> None:
@@ -131,27 +129,23 @@ def print_check(console: Console, facts: dict) -> None:
 
 
 def add_estimate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", help="preset, recipe (.yaml), or folder of a checkpoint or language model")
+    parser.add_argument("--batch-size", type=int, help="rows per step (default: the recipe's, or 1)")
+    parser.add_argument("--length", type=int, help="tokens per row (default: the recipe's, or 1024)")
+    parser.add_argument("--tiles", type=int, help="image tiles per step (default: one per row)")
+    parser.add_argument("--labelled", type=int, help="tokens per row that have labels (default: all text tokens)")
+    parser.add_argument("--dtype", help="data type of the weights: float32, bfloat16 or float16")
+    parser.add_argument("--optimizer", default="adamw", help="optimizer: adamw (default) or sgd")
     parser.add_argument(
-        "target", help="name of a preset, a recipe (.yaml), or a folder of a checkpoint or language model"
+        "--gradient-checkpointing", action=argparse.BooleanOptionalAction, help="trade speed for memory"
     )
-    parser.add_argument("--batch-size", type=int, help="rows of a step (default: the recipe's, or 1)")
-    parser.add_argument("--length", type=int, help="tokens of a row (default: the recipe's, or 1024)")
-    parser.add_argument("--tiles", type=int, help="tiles of the whole step (default: one per row)")
-    parser.add_argument("--labelled", type=int, help="trained tokens of a row (default: all text tokens)")
-    parser.add_argument("--dtype", help="float32, bfloat16 or float16")
-    parser.add_argument("--optimizer", default="adamw", help="adamw (default) or sgd")
-    parser.add_argument("--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=None)
-    parser.add_argument("--lora-r", type=int, help="train adapters of this rank instead of the weights")
-    parser.add_argument(
-        "--lora-parts", nargs="+", help="parts that get adapters: vision, connector, text (default text)"
-    )
-    parser.add_argument("--use-dora", action="store_true", help="DoRA instead of LoRA")
+    parser.add_argument("--lora-r", type=int, help="train LoRA adapters of this rank instead of all weights")
+    parser.add_argument("--lora-parts", nargs="+", help="parts with adapters: vision, connector, text (default text)")
+    parser.add_argument("--use-dora", action="store_true", help="use DoRA instead of LoRA")
     parser.add_argument("--load-in-4bit", action="store_true", help="QLoRA: load the language model in 4 bits")
     parser.add_argument("--load-in-8bit", action="store_true", help="QLoRA: load the language model in 8 bits")
-    parser.add_argument(
-        "--shards", type=int, default=1, help="number of processes that share weights and optimizer (FSDP)"
-    )
-    parser.add_argument("--tflops", type=float, help="achieved TFLOP/s of the machine; adds seconds per step")
+    parser.add_argument("--shards", type=int, default=1, help="processes that share weights and optimizer (FSDP)")
+    parser.add_argument("--tflops", type=float, help="achieved TFLOP/s of the machine, to estimate the time of a step")
     parser.add_argument("--measure", action="store_true", help="also run two real steps on this machine's CPU")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
 
@@ -177,26 +171,24 @@ def lora_keys(arguments: argparse.Namespace) -> dict | None:
     if given and arguments.lora_r is None:
         raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs --lora-r, the rank of the adapters")
     if (arguments.load_in_4bit or arguments.load_in_8bit) and arguments.measure:
-        raise ValueError("--measure runs in the dtype of the weights: it does not apply to --load-in-4bit")
+        raise ValueError("--measure does not support --load-in-4bit and --load-in-8bit: leave it out")
     return given or None
 
 
 def print_estimate(console: Console, facts: dict) -> None:
     print_parameters(console, {**facts["parameters_per_part"], "total": facts["parameters"]})
     step, cost, memory = facts["step"], facts["flops"], facts["memory"]
-    console.print(
-        f"a step of {step['rows']} × {step['length']} tokens and {step['tiles']} tiles, forward and backward:"
-    )
-    console.print(f"  {cost['per_step'] / 1e9:,.1f} GFLOP, {cost['per_token'] / 1e9:.3g} for each token", end="")
-    console.print(f", {cost['per_tile'] / 1e9:.4g} for each tile" if "per_tile" in cost else "")
+    console.print(f"a step of {step['rows']} × {step['length']} tokens and {step['tiles']} tiles, forward + backward:")
+    console.print(f"  {cost['per_step'] / 1e9:,.1f} GFLOP, {cost['per_token'] / 1e9:.3g} per token", end="")
+    console.print(f", {cost['per_tile'] / 1e9:.4g} per tile" if "per_tile" in cost else "")
     if "seconds_per_step" in facts:
         console.print(f"  {facts['seconds_per_step']:.3g} s")
     console.print("  memory: " + ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in memory.items()))
     if "measured" in facts:
         peak, seconds = facts["measured"]["peak"], facts["measured"]["seconds_per_step"]
         console.print(f"  measured here: peak {peak / 1e6:,.0f} MB, {seconds:.3g} s")
-    for size, picture in facts.get("pictures", {}).items():
-        console.print(f"  a picture of {size}: {picture['tiles']} tiles, {picture['tokens']} tokens")
+    for size, image in facts.get("pictures", {}).items():
+        console.print(f"  an image of {size}: {image['tiles']} tiles, {image['tokens']} tokens")
 
 
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
@@ -229,7 +221,7 @@ def print_refreshed(console: Console, facts: dict) -> None:
         if facts[change]:
             console.print(f"{change}: {', '.join(facts[change])}", soft_wrap=True)
     if not any(facts[change] for change in ("renewed", "added", "removed")):
-        console.print("the code was that of this release already")
+        console.print("the code is already that of this release")
     console.print(f"written to {facts['output']} in {facts['seconds']} s", soft_wrap=True)
 
 
@@ -265,20 +257,20 @@ def finish(facts: dict, as_json: bool, show: Callable[[Console, dict], None]) ->
 
 CONVERSION_COMMANDS = {
     "convert": Command(
-        "convert a foreign checkpoint to ours, or ours to transformers' native class",
+        "convert another checkpoint to smol_hf, or smol_hf to transformers' native classes",
         "smol-hf convert HuggingFaceTB/SmolVLM2-256M-Video-Instruct checkpoints/smolvlm2-256m\n"
         "  smol-hf convert runs/demo/checkpoint exported --to native",
         add_convert,
         run_convert,
     ),
     "compose": Command(
-        "join an image encoder and a language model by a new connector",
+        "join an image encoder and a language model with a new connector",
         "smol-hf compose my-vlm --vision google/siglip-base-patch16-512 --text HuggingFaceTB/SmolLM2-135M-Instruct",
         add_compose,
         run_compose,
     ),
     "merge": Command(
-        "merge an adapter (LoRA, DoRA) into the weights of its base",
+        "merge an adapter (LoRA, DoRA) into its base model",
         "smol-hf merge runs/my-lora/adapter merged",
         add_merge,
         run_merge,

@@ -1,4 +1,4 @@
-"""The commands `smol-hf data …`: their options and the functions that they call."""
+"""The commands `smol-hf data …`: their options and functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smol_hf.commands.conversion import finish
 from smol_hf.commands.download import add_download, run_download
 from smol_hf.commands.parser import Command
 
-UNSURVEYED = 10_000  # records of each source that `stats` reads where the whole is too large or endless
+UNSURVEYED = 10_000  # records per source that `stats` reads of remote data, unless --number says more
 
 
 def add_list(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def run_preview(arguments: argparse.Namespace) -> None:
     from smol_hf.training.log.startup_summary import describe_pictures
 
     if arguments.number < 1:
-        raise ValueError(f"--number is {arguments.number}: show at least 1 sample")
+        raise ValueError(f"--number is {arguments.number}: it must be at least 1")
     found = inspect(keys_of(arguments), seed=arguments.seed)
     drawn = draw_samples(found.plan, arguments.number)
     facts = {
@@ -62,7 +62,7 @@ def run_preview(arguments: argparse.Namespace) -> None:
     title = arguments.config if arguments.data is None else arguments.data
     page = write_page(arguments.output, drawn, found.data, found.plan, title=title, facts=facts)
     if not drawn.samples:
-        raise ValueError(f"none of the records can be trained on: {page} lists why, the first: {drawn.left_out[0]}")
+        raise ValueError(f"no record is usable: {page} lists the reasons; the first: {drawn.left_out[0]}")
     shown = {"output": str(page), "shown": len(drawn.samples), "left_out": len(drawn.left_out)}
     shown["repeated"] = drawn.repeated
     finish({**shown, "drawn": sum(drawn.drawn.values()), "bytes": page.stat().st_size}, arguments.json, print_preview)
@@ -71,7 +71,7 @@ def run_preview(arguments: argparse.Namespace) -> None:
 def add_stats(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     add_model_arguments(parser)
-    parser.add_argument("--number", type=int, help="look only at the first NUMBER records of each source")
+    parser.add_argument("--number", type=int, help="read only the first NUMBER records of each source")
     parser.add_argument("--verify-images", action="store_true", help="decode each image to find damaged ones")
     parser.add_argument("--plot", metavar="FILE", help="draw the distributions (.png, .svg or .pdf)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
@@ -85,10 +85,10 @@ def run_stats(arguments: argparse.Namespace) -> None:
 
     number = arguments.number
     if number is not None and number < 1:
-        raise ValueError(f"--number is {number}: look at 1 record at least")
+        raise ValueError(f"--number is {number}: it must be at least 1")
     found = inspect(keys_of(arguments))
     if not any(map(len, found.plan.sources)):
-        raise ValueError(f"{arguments.data or arguments.config} holds no record: there is nothing to count")
+        raise ValueError(f"{arguments.data or arguments.config} holds no record: name data with records")
     if number is None and not found.data.surveyed:
         number = UNSURVEYED
     if number is not None:
@@ -113,12 +113,14 @@ def add_prepare(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write; must be empty or missing")
     parser.add_argument(
-        "--format", choices=["parquet", "llava"], default="parquet", help="format of the files (default parquet)"
+        "--format", choices=["parquet", "llava"], default="parquet", help="file format (default parquet)"
     )
     parser.add_argument("--rows-per-shard", type=int, help="samples per parquet file (default: about 500 MB)")
     parser.add_argument("--verify-images", action="store_true", help="decode each image and leave out damaged ones")
     parser.add_argument(
-        "--allow-outside", action="store_true", help="also copy images outside the image folder (default: stop)"
+        "--allow-outside",
+        action="store_true",
+        help="also copy images that are outside the image folder (default: an error)",
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
@@ -143,21 +145,19 @@ def run_prepare(arguments: argparse.Namespace) -> None:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="?", metavar="DATA", help="a file or folder of records, or `digits`")
+    parser.add_argument("data", nargs="?", metavar="DATA", help="file or folder of records, or digits")
     parser.add_argument("--config", metavar="RECIPE", help="recipe that gives data, filters and model")
-    parser.add_argument("--adapter", help="reader of the records (default: found by their keys)")
-    parser.add_argument("--image-folder", help="folder that image paths start from (default: folder of the data)")
+    parser.add_argument("--adapter", help="reader of the records (default: chosen by their keys)")
+    parser.add_argument("--image-folder", help="base folder of image paths (default: the folder of the data)")
     parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)  # an older spelling of keys
     parser.add_argument_group("recipe keys", "Set any other recipe key as --key value, such as --filters.max_turns 3.")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="folder or Hub id of the checkpoint whose processor counts the tokens")
-    parser.add_argument("--preset", help="sizes of a published model instead of --model, such as smolvlm2-256m")
-    parser.add_argument(
-        "--tokenizer", help="folder or Hub id of a tokenizer for --preset (default: train a small one on the data)"
-    )
-    parser.add_argument("--context-length", type=int, help="maximum tokens of a sample (default: the model's)")
+    parser.add_argument("--preset", help="a published model's sizes instead of --model, such as smolvlm2-256m")
+    parser.add_argument("--tokenizer", help="tokenizer for --preset: folder or Hub id (default: train a small one)")
+    parser.add_argument("--context-length", type=int, help="maximum tokens per sample (default: the model's)")
 
 
 def keys_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def keys_of(arguments: argparse.Namespace) -> dict[str, Any]:
     words = [*(f"--{setting}" for setting in arguments.set), *arguments.recipe_words]
     recipe = read_keys(arguments.config, keys, words)
     if arguments.config is None and all(recipe.get(name) is None for name in ("data", "mixture", "documents")):
-        raise ValueError("name the data: a file or folder of records, or a recipe with --config")
+        raise ValueError("data is missing: name a file or folder of records, or a recipe with --config")
     return recipe
 
 
@@ -198,7 +198,7 @@ DATA_COMMANDS = {
         keys="train",
     ),
     "preview": Command(
-        "write a page that shows samples as the model will see them",
+        "write an HTML page of samples as the model gets them",
         "smol-hf data preview my.jsonl --model runs/demo/checkpoint --output preview.html",
         add_preview,
         run_preview,
@@ -211,14 +211,14 @@ DATA_COMMANDS = {
         run_download,
     ),
     "stats": Command(
-        "count samples, tokens and tiles, and forecast how full packed rows will be",
+        "count samples, tokens and image tiles, and estimate how full packed rows are",
         "smol-hf data stats my.jsonl --model runs/demo/checkpoint",
         add_stats,
         run_stats,
         keys="train",
     ),
     "prepare": Command(
-        "write the usable samples as parquet shards, or as LLaVA files with an image folder",
+        "write the usable samples as parquet shards or LLaVA files",
         "smol-hf data prepare my.jsonl --output prepared --format llava",
         add_prepare,
         run_prepare,

@@ -1,4 +1,4 @@
-"""What the commands `smol-hf data …` print."""
+"""Printed tables of the commands `smol-hf data …`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BAR = 40
 
 
 def table(title: str, *columns: str, numbers: bool = False) -> Table:
-    """A table whose columns but the first stand to the right where they are numbers."""
+    """Make a table. With `numbers`, all columns but the first are right-aligned."""
     result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
         result.add_column(column, justify="right" if numbers and index else "left", overflow="fold")
@@ -24,21 +24,21 @@ def table(title: str, *columns: str, numbers: bool = False) -> Table:
 
 
 def print_list(console: Console, facts: dict[str, Any]) -> None:
-    datasets = table("Datasets of the Hub", "dataset", "adapter", "a record is")
+    datasets = table("Hub datasets", "dataset", "adapter", "record")
     for each in facts["datasets"]:
         datasets.add_row(each["dataset"], each["adapter"], each["records"])
-    adapters = table("Adapters", "adapter", "a record is", "known by", "package")
+    adapters = table("Adapters", "adapter", "record", "recognised by", "package")
     for each in facts["adapters"]:
         adapters.add_row(each["name"], each["records"], each["known_by"], each["package"])
     for name, why in facts["broken"].items():
-        adapters.add_row(name, f"cannot be used: {why}", "", "")
+        adapters.add_row(name, f"unusable: {why}", "", "")
     console.print(datasets)
     console.print(adapters)
     if "mixture" in facts:
         mixture = table("Mixture", "name", "data", "adapter", "weight", "records")
         for each in facts["mixture"]:
-            records = f"{each['records']:,}" if "records" in each else f"cannot be read: {each['problem']}"
-            adapter = each["adapter"] or ("" if each["data"] == "digits" else "by the records' keys")
+            records = f"{each['records']:,}" if "records" in each else f"unreadable: {each['problem']}"
+            adapter = each["adapter"] or ("" if each["data"] == "digits" else "chosen by the records' keys")
             cells = (each["name"], each["data"], adapter, each["weight"], records)
             mixture.add_row(*map(str, cells))
         console.print(mixture)
@@ -46,8 +46,8 @@ def print_list(console: Console, facts: dict[str, Any]) -> None:
 
 def print_preview(console: Console, facts: dict[str, Any]) -> None:
     console.print(
-        f"{facts['shown']} samples of {facts['drawn']} records that were drawn, {facts['left_out']} left out, "
-        f"{facts['repeated']} drawn again; written to {facts['output']} ({compact(facts['bytes'])}B)",
+        f"{facts['shown']} samples of {facts['drawn']} records, {facts['left_out']} skipped, "
+        f"{facts['repeated']} repeated; written to {facts['output']} ({compact(facts['bytes'])}B)",
         soft_wrap=True,
     )
 
@@ -67,13 +67,13 @@ def print_stats(console: Console, facts: dict[str, Any]) -> None:
             each["name"], f"{each['records']:,}", f"{each['usable']:,}",
             *(f"{number:,}" for number in each["left_out"].values()), *shares,
         )  # fmt: skip
-    tokens = table("Tokens of a sample", "source", "mean", "median", "95 %", "most", "in all", "trained", numbers=True)
+    tokens = table("Tokens per sample", "source", "mean", "median", "95 %", "max", "total", "trained", numbers=True)
     for each in rows:
         length, trained = each["tokens"], each["trained_tokens"]["total"]
         numbers = [f"{round(length[key]):,}" for key in ("mean", "median", "p95", "max")]
         share = percent(trained / length["total"]) if length["total"] else ""
         tokens.add_row(each["name"], *numbers, compact(length["total"]), f"{compact(trained)} ({share})")
-    others = table("Of a sample", "source", "images", "most", "tiles", "most", "turns", "most", numbers=True)
+    others = table("Per sample", "source", "images", "max", "tiles", "max", "turns", "max", numbers=True)
     for each in rows:
         cells = [
             cell
@@ -91,25 +91,25 @@ def print_stats(console: Console, facts: dict[str, Any]) -> None:
     print_histogram(console, facts["all"]["histogram"])
     packing = facts["packing"]
     console.print(
-        f"Packed (pool of {packing['pool_size']}), a round of {packing['samples']:,} samples makes "
+        f"Packing (pool of {packing['pool_size']}): a round of {packing['samples']:,} samples fills "
         f"{packing['rows']:,} rows of {packing['context_length']:,} tokens, {percent(packing['fill'])} full, with "
         f"{packing['tiles_per_row']['mean']:.1f} tiles (at most {packing['tiles_per_row']['max']:,}); "
-        f"{packing['truncated']} samples are cut."
+        f"{packing['truncated']} samples are truncated."
     )
     if "plot" in facts:
-        console.print(f"drawn in {facts['plot']}", soft_wrap=True)
+        console.print(f"plot: {facts['plot']}", soft_wrap=True)
 
 
 def print_reasons(console: Console, reasons: list[dict[str, Any]]) -> None:
     if not reasons:
         return
-    console.print("Left out:")
+    console.print("Skipped:")
     for reason in reasons[:REASONS_SHOWN]:
         example = reason["example"]
         console.print(f"  {reason['number']:,} {reason['kind']}, such as {example['sample']}: {example['reason']}")
     if len(reasons) > REASONS_SHOWN:
         rest = reasons[REASONS_SHOWN:]
-        console.print(f"  {sum(reason['number'] for reason in rest):,} for {len(rest)} other reasons")
+        console.print(f"  {sum(reason['number'] for reason in rest):,} with {len(rest)} other reasons")
 
 
 def print_histogram(console: Console, bars: list[dict[str, int]]) -> None:
@@ -117,7 +117,7 @@ def print_histogram(console: Console, bars: list[dict[str, int]]) -> None:
         return
     most = max(bar["number"] for bar in bars)
     width = len(f"{bars[-1]['to']:,}")
-    console.print("Samples by their tokens:")
+    console.print("Samples by number of tokens:")
     for bar in bars:
         length = "█" * -(-bar["number"] * BAR // most)
         console.print(f"  {bar['from']:>{width},} – {bar['to']:>{width},} {length} {bar['number']:,}")
@@ -125,7 +125,7 @@ def print_histogram(console: Console, bars: list[dict[str, int]]) -> None:
 
 def print_prepared(console: Console, facts: dict[str, Any]) -> None:
     result = table(
-        f"Prepared as {facts['format']}", "source", "records", "written", "left out", "images", "bytes", numbers=True
+        f"Prepared as {facts['format']}", "source", "records", "written", "skipped", "images", "bytes", numbers=True
     )
     for each in facts["sources"]:
         numbers = [f"{each[key]:,}" for key in ("records", "written", "left_out", "images")]
@@ -138,9 +138,9 @@ def print_prepared(console: Console, facts: dict[str, Any]) -> None:
         print_reasons(console, each["reasons"])
         if each.get("as_messages"):
             console.print(
-                f"{each['as_messages']:,} records of {each['name']} cannot be said in LLaVA's form (their texts hold "
-                "<image>, or several parts): they are written as messages with typed parts"
+                f"{each['as_messages']:,} records of {each['name']} do not fit the LLaVA format (a text contains "
+                "<image>, or has several parts): they are written as messages with typed parts"
             )
     if any(each["left_out"] for each in facts["sources"]):
-        console.print("Each sample that was left out is named in skipped.jsonl.")
+        console.print("skipped.jsonl lists each skipped sample.")
     console.print(f"written to {facts['output']}", soft_wrap=True)

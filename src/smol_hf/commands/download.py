@@ -1,4 +1,4 @@
-"""`smol-hf data download`: what it says before it starts, and what it asks."""
+"""`smol-hf data download`: options, plan, confirmation and output."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ def add_download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="*", metavar="DATASET_OR_URL", help="Hub ids of datasets, or URLs")
     parser.add_argument("--config", metavar="RECIPE", help="download the datasets of this recipe")
     parser.add_argument(
-        "--output", required=True, metavar="FOLDER", help="folder to write; each dataset gets a folder in it"
+        "--output", required=True, metavar="FOLDER", help="folder to write, with a subfolder per dataset"
     )
     parser.add_argument("--dataset-config", metavar="NAME", help="download only the files of this configuration")
     parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit (default: main)")
     parser.add_argument(
-        "--include", action="append", metavar="PATTERN", help="download only matching files; may be repeated"
+        "--include", action="append", metavar="PATTERN", help="download only matching files; repeatable"
     )
-    parser.add_argument("--extract", action="store_true", help="extract each archive into a folder with its name")
+    parser.add_argument("--extract", action="store_true", help="extract each archive into a folder of the same name")
     parser.add_argument("--yes", action="store_true", help="accept licences and sizes without a question")
 
 
@@ -38,14 +38,14 @@ def run_download(arguments: argparse.Namespace) -> None:
         fetched = len(download.missing)
         there = len(download.files) - fetched
         more = f", {extracted:,} archives extracted" if arguments.extract else ""
-        say(f"{download.name}: {fetched:,} files downloaded and verified, {there:,} were there{more}")
+        say(f"{download.name}: {fetched:,} files downloaded and verified, {there:,} already present{more}")
 
 
 def plans(arguments: argparse.Namespace, output: Path) -> list:
     from smol_hf.data.prepare.download import plan_dataset, plan_url
 
     if bool(arguments.what) == bool(arguments.config):
-        raise ValueError("say what to download: a dataset's id, URLs, or --config RECIPE")
+        raise ValueError("nothing to download is named: give a dataset's id, URLs, or --config RECIPE")
     if arguments.config is not None:
         return [plan_dataset(name, output, **keys) for name, keys in datasets_of(arguments.config)]
     keys = {"config": arguments.dataset_config, "revision": arguments.revision, "include": arguments.include}
@@ -53,15 +53,15 @@ def plans(arguments: argparse.Namespace, output: Path) -> list:
 
 
 def datasets_of(recipe: str) -> list[tuple[str, dict]]:
-    """(id, config and revision) of each dataset of the Hub that a recipe reads."""
+    """Return (id, config and revision) of each Hub dataset of a recipe."""
     from smol_hf.data.sources.hub_dataset import hub_id, repository_of
     from smol_hf.training.recipe.data_arguments import DataArguments
     from smol_hf.training.recipe.recipes import parse_recipe, read_recipe
 
     (arguments,) = parse_recipe(read_recipe(recipe), (DataArguments,))
-    alone = {"data": arguments.data, "config": arguments.dataset_config, "revision": arguments.dataset_revision}
+    single = {"data": arguments.data, "config": arguments.dataset_config, "revision": arguments.dataset_revision}
     found: dict[tuple, tuple[str, dict]] = {}
-    for entry in arguments.mixture or [alone]:
+    for entry in arguments.mixture or [single]:
         name = hub_id(entry["data"])
         name = repository_of(entry["data"]) if name is None else name
         if name is not None:
@@ -69,17 +69,17 @@ def datasets_of(recipe: str) -> list[tuple[str, dict]]:
             chosen = {"config": entry.get("config"), "revision": entry.get("revision") or revision or None}
             found[(name, *chosen.values())] = (name, chosen)
     if not found:
-        raise ValueError(f"{recipe} reads no dataset of the Hub: there is nothing to download")
+        raise ValueError(f"{recipe} has no Hub dataset: name a recipe that reads one")
     return list(found.values())
 
 
 def refuse_twins(downloads: list) -> None:
-    """Raises ValueError when two URLs would become one file."""
+    """Refuse two URLs that would become the same file. Raises ValueError."""
     places = [str(download.folder / file.name) for download in downloads if not download.revision
               for file in download.files]  # fmt: skip
     for place in places:
         if places.count(place) > 1:
-            raise ValueError(f"two URLs would both be {place}: download them into different folders")
+            raise ValueError(f"two URLs would both become {place}: download them into different folders")
 
 
 def show(downloads: list, output: Path, extract: bool) -> None:
@@ -88,7 +88,7 @@ def show(downloads: list, output: Path, extract: bool) -> None:
 
     from smol_hf.data.prepare.download import free_bytes, needed_bytes
 
-    table = Table("dataset", "files", "size", "to fetch", "licence", "gated")
+    table = Table("dataset", "files", "size", "to download", "licence", "gated")
     for download in downloads:
         unknown = any(file.size is None for file in download.files)
         size = "unknown" if unknown else f"{download.size / 1e9:,.2f} GB"
@@ -100,15 +100,15 @@ def show(downloads: list, output: Path, extract: bool) -> None:
     console = Console()
     console.print(table)
     needed = needed_bytes(downloads, extract=extract)
-    say(f"needs {needed / 1e9:,.2f} GB at {output}; {free_bytes(output) / 1e9:,.1f} GB are free there")
+    say(f"needs {needed / 1e9:,.2f} GB at {output}; {free_bytes(output) / 1e9:,.1f} GB are free")
 
 
 def confirm(found: list[str]) -> None:
-    """Raises ValueError unless the person agrees."""
+    """Ask the user. Raises ValueError if the answer is not yes."""
     for doubt in found:
-        say(f"mind: {doubt}")
+        say(f"warning: {doubt}")
     if not sys.stdin.isatty():
-        raise ValueError("nobody can be asked here: agree with --yes")
+        raise ValueError("this needs a confirmation, and the input is not a terminal: agree with --yes")
     if input("Download? [y/N] ").strip().lower() not in ("y", "yes"):
         raise ValueError("not downloaded")
 

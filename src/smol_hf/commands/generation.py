@@ -1,4 +1,4 @@
-"""The commands generate and chat: their options and what they print."""
+"""The commands generate and chat: their options and output."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SAMPLING = (
 def add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder or Hub id of a vision-language or text-only checkpoint")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prompt", help="one prompt, printed while it is answered; '' begins a new text")
+    what.add_argument("--prompt", help="one prompt; the answer is printed as it is generated; '' begins a new text")
     what.add_argument(
-        "--prompts-file", metavar="FILE", help='one prompt per line, or .jsonl: {"prompt": …, "image" or "images": …}'
+        "--prompts-file", metavar="FILE", help='a prompt per line, or .jsonl: {"prompt": …, "images": …}'
     )
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image; may be repeated")
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="image file; repeatable")
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,
         help="treat a prompt as a chat turn, or as text to continue (default: a turn if there is a chat template)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=8, help="prompts per batch (default 8); answers do not depend on it"
+        "--batch-size", type=int, default=8, help="prompts per batch (default 8); answers stay the same"
     )
     parser.add_argument("--output", metavar="FILE.jsonl", help="write the answers to this file, one JSON line each")
     parser.add_argument("--json", action="store_true", help="print one JSON line per answer")
@@ -40,34 +40,27 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 def add_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint")
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image; may be repeated")
-    parser.add_argument(
-        "--prompt",
-        help="one question (default: read questions and commands such as /image FILE from the terminal)",
-    )
-    parser.add_argument(
-        "--stats", action="store_true", help="print tokens and tokens per second after each answer, on stderr"
-    )
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="image file; repeatable")
+    parser.add_argument("--prompt", help="one question (default: read questions and commands from the terminal)")
+    parser.add_argument("--stats", action="store_true", help="print tokens and tokens/s of each answer on stderr")
     add_sampling(parser)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy; higher is more varied")
-    parser.add_argument("--top-k", type=int, help="sample from the k likeliest tokens")
-    parser.add_argument("--top-p", type=float, help="sample from the likeliest tokens with this total probability")
+    parser.add_argument("--top-k", type=int, help="sample from the K most likely tokens")
+    parser.add_argument("--top-p", type=float, help="sample from the most likely tokens with this total probability")
+    parser.add_argument("--min-p", type=float, help="drop tokens below this share of the highest probability")
+    parser.add_argument("--repetition-penalty", type=float, help="above 1, repeated tokens become less likely")
     parser.add_argument(
-        "--min-p", type=float, help="sample from tokens with at least this share of the highest probability"
+        "--max-new-tokens", type=int, help="maximum tokens of an answer (default 256, or to the context's end)"
     )
-    parser.add_argument("--repetition-penalty", type=float, help="penalty on repetition; above 1 repeats less")
+    parser.add_argument("--seed", type=int, help="seed of sampling; the batch size does not change the answers")
     parser.add_argument(
-        "--max-new-tokens", type=int, help="longest answer in tokens (default 256, or the rest of the context)"
-    )
-    parser.add_argument("--seed", type=int, help="seed of sampling; answers repeat in batches of any size")
-    parser.add_argument(
-        "--stop", action="append", default=[], metavar="STRING", help="text that ends an answer; may be repeated"
+        "--stop", action="append", default=[], metavar="STRING", help="text that ends an answer; repeatable"
     )
     parser.add_argument(
-        "--cache", default="dynamic", help="key-value cache: dynamic (default), static (compiled on a GPU) or none"
+        "--cache", default="dynamic", help="key-value cache: dynamic (default), static (compiled) or none"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the GPU, if any)")
     parser.add_argument(
@@ -94,16 +87,15 @@ def run_generate(arguments: argparse.Namespace) -> None:
     from smol_hf.inference.run import Generator
     from smol_hf.inference.sampling import Sampling
 
-    # What means nothing is refused before a model is loaded.
-    sampling = Sampling(**{name: getattr(arguments, name) for name in SAMPLING})
+    sampling = Sampling(**{name: getattr(arguments, name) for name in SAMPLING})  # checked before a model is loaded
     if arguments.batch_size < 1:
-        raise ValueError(f"batch_size is {arguments.batch_size}: at least 1")
+        raise ValueError(f"batch_size is {arguments.batch_size}: it must be at least 1")
     if arguments.prompt is not None:
         prompts = [Prompt(arguments.prompt, keys={"prompt": arguments.prompt})]
     else:
         prompts = read_prompts(arguments.prompts_file)
     prompts = with_images(prompts, arguments.image)
-    with written_whole(arguments.output) as output:
+    with output_file(arguments.output) as output:
         generator = Generator(*load(arguments), sampling, arguments.chat)
         if arguments.prompt is not None and not (arguments.json or arguments.output):
             answers = [write_stream(generator.stream(prompts[0]))]
@@ -134,12 +126,12 @@ def json_line(prompt, answer) -> str:
 
 
 @contextmanager
-def written_whole(path: str | None) -> Iterator:
-    """A file to write to, which has its name once it is whole; None for no path."""
-    if path is None:
+def output_file(name: str | None) -> Iterator:
+    """Open a file that appears under its name when it is complete. Yields None without a name."""
+    if name is None:
         yield None
         return
-    path = Path(path)
+    path = Path(name)
     if path.is_dir() or not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: it is a folder, or its folder does not exist")
     with atomic_file(path) as incomplete, incomplete.open("w", encoding="utf-8") as file:
@@ -151,7 +143,7 @@ def run_chat(arguments: argparse.Namespace) -> None:
     from smol_hf.inference.sampling import Sampling
 
     sampling = {name: getattr(arguments, name) for name in SAMPLING}
-    Sampling(**sampling)  # refuse what means nothing before a model is loaded
+    Sampling(**sampling)  # checked before a model is loaded
     chat = Chat(*load(arguments), arguments.image, **sampling)
     if arguments.prompt is not None:
         print_answer(chat, arguments.prompt, arguments.stats)
@@ -164,7 +156,7 @@ def run_chat(arguments: argparse.Namespace) -> None:
                 sys.stderr.write(f"{done}\n")
             else:
                 print_answer(chat, line, arguments.stats)
-        except ValueError as error:  # the conversation is as it was before this line
+        except ValueError as error:  # the line does not change the conversation
             if not sys.stdin.isatty():
                 raise
             sys.stderr.write(f"error: {error}\n")
@@ -177,7 +169,7 @@ def print_answer(chat, question: str, stats: bool) -> None:
 
 
 def lines_from_terminal() -> Iterator[str]:
-    """Lines that a person types, until an empty one or the end of input."""
+    """Read lines until an empty one or the end of the input."""
     while True:
         try:
             question = input("> ").strip()
@@ -189,7 +181,7 @@ def lines_from_terminal() -> Iterator[str]:
 
 
 def write_stream(pieces):
-    """Print the pieces as they come; return the value at their end."""
+    """Print pieces of text as a generator yields them. Return its value."""
     while True:
         try:
             sys.stdout.write(next(pieces))
@@ -200,7 +192,7 @@ def write_stream(pieces):
 
 
 def statistics(answers: list) -> str:
-    """`37 new tokens in 0.41 s, 90.2 tokens/s (1 end, 2 length)`, with a line break."""
+    """Format a line such as `37 new tokens in 0.41 s, 90.2 tokens/s (1 end, 2 length)`."""
     tokens = sum(answer.tokens for answer in answers)
     seconds = sum(answer.seconds / answer.batch_rows for answer in answers)
     reasons = [answer.finish_reason for answer in answers]
@@ -210,13 +202,13 @@ def statistics(answers: list) -> str:
 
 GENERATION_COMMANDS = {
     "chat": Command(
-        "chat with a checkpoint, about images if it has an image encoder",
+        "chat with a checkpoint, also about images",
         'smol-hf chat runs/demo/checkpoint --image page.png --prompt "Which digit is written here?"',
         add_chat,
         run_chat,
     ),
     "generate": Command(
-        "continue a text or answer prompts, one or a file of them",
+        "continue a text, or answer one prompt or a file of prompts",
         'smol-hf generate runs/my-model/checkpoint --prompt "Once upon a time" --temperature 0.8 --seed 1\n'
         "  smol-hf generate runs/demo/checkpoint --image page.png --prompts-file questions.txt --output answers.jsonl",
         add_generate,

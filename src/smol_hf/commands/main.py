@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -58,7 +59,7 @@ def complete(parser: Parser) -> None:
 
 
 def quiet_libraries() -> None:
-    """Hide messages of libraries that a user of a command cannot act on."""
+    """Hide messages of libraries that do not help a user of a command."""
     warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a missing faster kernel
 
@@ -67,8 +68,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
     """Run a command line and return the exit code. Raises SystemExit for help and for errors in the command line."""
     words = sys.argv[1:] if command_line is None else list(command_line)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # some terminals cannot show the signs of a table
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # some terminals cannot show the symbols of a table
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:
         complete(parser)
@@ -82,7 +83,10 @@ def main(command_line: Sequence[str] | None = None) -> int:
     try:
         return command.run(arguments) or 0
     except (ValueError, OSError, RuntimeError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        from smol_hf.training.recipe.values import UsageError
+
+        usage = getattr(arguments, "usage", "") if isinstance(error, UsageError) else ""
+        sys.stderr.write(f"{usage}error: {error}\n")
         return 1
     except KeyboardInterrupt as error:
         return getattr(error, "code", 130)

@@ -1,11 +1,11 @@
-"""Parser of one command: options in either spelling, recipe keys as options, and hints for misspelt words."""
+"""Parser of a command: options with hyphens or underscores, recipe keys as options, hints for misspelt words."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from smol_hf.support.formatting import nearest
@@ -21,7 +21,7 @@ class Command(NamedTuple):
     example: str
     add_arguments: Callable[[Parser], None]
     run: Callable[[argparse.Namespace], int | None]
-    keys: str = ""  # the recipe keys of `train` or `dpo` that are options too
+    keys: str = ""  # `train` or `dpo`: its recipe keys are also options
 
 
 class Group(NamedTuple):
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors show its own usage. Hyphens and underscores in options are the same.
 
     Args:
-        keys: command whose recipe keys are options too; their words become `recipe_words` of the result.
+        keys: command whose recipe keys are also options. The result has their words as `recipe_words`, and `usage`.
     """
 
     def __init__(self, *args: Any, keys: str = "", **more: Any):
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         self.lists_keys = False  # in the help
         self.commands: dict[str, Parser] = {}
 
-    def add_commands(self, commands: dict[str, Command | Group], dest: str) -> None:
+    def add_commands(self, commands: Mapping[str, Command | Group], dest: str) -> None:
         """Add a parser for each command. The chosen name becomes the attribute `dest` of the result."""
         added = self.add_subparsers(dest=dest, metavar="COMMAND", required=True)
         for name, command in commands.items():
@@ -55,11 +55,7 @@ class Parser(argparse.ArgumentParser):
                 parser.add_commands(command.commands, "subcommand")
             else:
                 parser = added.add_parser(
-                    name,
-                    description=description,
-                    epilog=f"example:\n  {command.example}",
-                    keys=command.keys,
-                    **look,
+                    name, description=description, epilog=f"example:\n  {command.example}", keys=command.keys, **look
                 )
                 command.add_arguments(parser)
             self.commands[name] = parser
@@ -71,15 +67,15 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"unknown command {words[0]!r}{self.hint(words[0], self.commands)}")
             return super().parse_known_args(words, namespace)
         words, recipe_words = self.split(words)
-        namespace, unknown = super().parse_known_args(words, namespace)
+        namespace, unknown = super().parse_known_args(words, namespace or argparse.Namespace())
         if unknown:
             self.refuse(unknown[0])
         if self.keys:
-            namespace.recipe_words = recipe_words
+            namespace.recipe_words, namespace.usage = recipe_words, self.format_usage()
         return namespace, unknown
 
     def split(self, words: list[str]) -> tuple[list[str], list[str]]:
-        """(words for argparse with options as they are declared, words of recipe keys)."""
+        """Return the words for argparse, with options as they are declared, and the words of recipe keys."""
         kept: list[str] = []
         recipe_words: list[str] = []
         known, given = known_keys(self.keys) if self.keys else (), set()
@@ -110,7 +106,7 @@ class Parser(argparse.ArgumentParser):
         return kept, recipe_words
 
     def refuse(self, word: str) -> None:
-        """End with an error about a word that is no argument of this command."""
+        """Exit with an error about a word that is not an argument of this command."""
         name = word.partition("=")[0]
         if not name.startswith("-"):
             self.error(f"unexpected argument {word!r}" + (": write --key value" if self.keys else ""))
@@ -119,7 +115,7 @@ class Parser(argparse.ArgumentParser):
         options += [f"--{key}" for key in known_keys(self.keys)] if self.keys else []
         self.error(f"unknown option {top}{self.hint(top, options)}")
 
-    def hint(self, word: str, known: Sequence[str]) -> str:
+    def hint(self, word: str, known: Iterable[str]) -> str:
         """Name the known word that is most similar, or the help."""
         return nearest(word, list(known)) or f": {self.prog} --help lists them"
 

@@ -1,4 +1,4 @@
-"""The commands publish and serve: their options and what they print."""
+"""The commands publish and serve: their options and output."""
 
 from __future__ import annotations
 
@@ -13,30 +13,26 @@ if TYPE_CHECKING:
 
 def add_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder of a published checkpoint or adapter")
-    parser.add_argument(
-        "repository", metavar="OWNER/NAME", nargs="?", help="repository on the Hub; created if missing"
-    )
-    parser.add_argument("--yes", action="store_true", help="upload; without --yes nothing is sent or written")
+    parser.add_argument("repository", metavar="OWNER/NAME", nargs="?", help="Hub repository; created if missing")
+    parser.add_argument("--yes", action="store_true", help="upload (without --yes, only show what would be uploaded)")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--branch", default="main", help="target branch, created from main if missing (default main)")
-    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of a commit")
     parser.add_argument("--message", help="commit message")
     parser.add_argument("--token", help="access token of the Hub (default: the token of this login)")
-    parser.add_argument("--license", help="licence for the card's front matter, for example apache-2.0")
+    parser.add_argument("--license", help="licence for the model card, for example apache-2.0")
     paths = parser.add_mutually_exclusive_group()
     paths.add_argument("--shorten-paths", action="store_true", help="replace absolute paths by file names")
     paths.add_argument("--allow-paths", action="store_true", help="publish absolute paths of this machine")
-    parser.add_argument("--replace-weights", action="store_true", help="delete other weights in the repository")
-    space = parser.add_argument_group("a Space")
+    parser.add_argument("--replace-weights", action="store_true", help="delete older weights in the repository")
+    space = parser.add_argument_group("Space")
     space.add_argument(
         "--space",
         action="store_true",
         help="upload a page that runs the model, as OWNER/NAME-space, instead of the model",
     )
     space.add_argument("--space-name", metavar="OWNER/NAME", help="another name for the Space")
-    space.add_argument(
-        "--space-output", metavar="FOLDER", help="write the Space to this folder instead of uploading it"
-    )
+    space.add_argument("--space-output", metavar="FOLDER", help="write the Space to a folder instead")
     add_examples(space)
 
 
@@ -44,9 +40,9 @@ def run_publish(arguments: argparse.Namespace) -> None:
     if arguments.space or arguments.space_name or arguments.space_output:
         return run_space(arguments)
     if arguments.examples is not None:
-        raise ValueError("--examples belongs to a Space: add --space")
+        raise ValueError("--examples has no effect without a Space: add --space")
     if arguments.repository is None:
-        raise ValueError("OWNER/NAME is missing: the repository on the Hub to which the checkpoint goes")
+        raise ValueError("OWNER/NAME is missing: name the target repository on the Hub")
 
     from rich.console import Console
 
@@ -62,14 +58,14 @@ def run_publish(arguments: argparse.Namespace) -> None:
     if publication.problems:
         raise ValueError("\nerror: ".join(publication.problems))
     if not arguments.yes:
-        console.print("nothing was sent: add --yes to upload")
+        console.print("nothing was uploaded: add --yes to upload")
         return
     done = publish(publication, token=arguments.token, replace_weights=arguments.replace_weights)
     console.print(f"{done.url} ({'private' if done.private else 'public'})")
-    new = "" if done.is_new else "nothing had changed: "
-    console.print(f"{new}{done.verified} files are there as they are here, at commit {done.commit}")
+    new = "" if done.is_new else "nothing to change: "
+    console.print(f"{new}verified {done.verified} files at commit {done.commit}")
     if done.others:
-        console.print(f"it also holds {', '.join(done.others)}, as before")
+        console.print(f"the repository also holds {', '.join(done.others)} (unchanged)")
     console.print(f"\n{loading_lines(publication, done.revision)}")
 
 
@@ -83,7 +79,7 @@ def run_space(arguments: argparse.Namespace) -> None:
 
     for option in ("create_pr", "shorten_paths", "allow_paths", "replace_weights"):
         if getattr(arguments, option):
-            raise ValueError(f"--{option.replace('_', '-')} means nothing for a Space: leave it out")
+            raise ValueError(f"--{option.replace('_', '-')} has no effect on a Space: leave it out")
     space = plan_space(
         arguments.checkpoint,
         arguments.repository,
@@ -103,24 +99,24 @@ def run_space(arguments: argparse.Namespace) -> None:
     console.print(table, soft_wrap=False)
     console.print(space.note)
     if space.settings["examples"]:
-        console.print("mind: every visitor of the Space sees the examples")
+        console.print("warning: every visitor of the Space sees the examples")
     console.print(f"README.md begins with\n{space.front_matter.rstrip()}")
     if arguments.space_output:
         folder = space.write(arguments.space_output)
         console.print(f"written to {folder}: python {folder / 'app.py'} serves it")
     elif not arguments.yes:
-        console.print("nothing was sent: add --yes to upload, or --space-output FOLDER to write it there")
+        console.print("nothing was uploaded: add --yes to upload, or --space-output FOLDER to write it to a folder")
     else:
         done = publish_space(space, private=arguments.private, message=arguments.message, token=arguments.token)
-        console.print(f"{'' if done.is_new else 'nothing had changed: '}{done.url}, commit {done.commit}")
+        console.print(f"{'' if done.is_new else 'nothing to change: '}{done.url}, commit {done.commit}")
         if done.needs_token:
-            console.print(f"mind: {space.model_id} is private: give the Space a secret HF_TOKEN that may read it")
+            console.print(f"warning: {space.model_id} is private: give the Space a secret HF_TOKEN with read access")
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint (the page needs Gradio)")
-    parser.add_argument("--host", default="127.0.0.1", help="host to serve at (default: this machine only)")
-    parser.add_argument("--port", type=int, help="port to serve at (default: the first free one from 7860 on)")
+    parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint (needs the package gradio)")
+    parser.add_argument("--host", default="127.0.0.1", help="host address (default 127.0.0.1: this machine only)")
+    parser.add_argument("--port", type=int, help="port (default: the first free port from 7860)")
     parser.add_argument("--share", action="store_true", help="also serve at a public URL of Gradio")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub id")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
@@ -131,8 +127,8 @@ def add_examples(group) -> None:
     group.add_argument(
         "--examples",
         metavar="FILE",
-        help="example prompts of the page, in the form of generate's --prompts-file; none: no examples (default: "
-        "samples of the training data, if the run is on this machine)",
+        help="example prompts of the page, as in generate --prompts-file, or none (default: samples of the training "
+        "data, if the run is on this machine)",
     )
 
 
@@ -163,11 +159,11 @@ def print_plan(console: Console, publication) -> None:
     visible = "private" if publication.private else "public, unless the repository exists and is private"
     console.print(f"to {where}, {visible}; licence: {', '.join(publication.licenses) or 'none'}")
     for name, reason in contents.left_out.items():
-        console.print(f"left out: {name} ({reason})")
+        console.print(f"not uploaded: {name} ({reason})")
     for line in publication.changes():
         console.print(line)
     for warning in publication.warnings:
-        console.print(f"mind: {warning}")
+        console.print(f"warning: {warning}")
 
 
 PUBLISHING_COMMANDS = {
@@ -179,7 +175,7 @@ PUBLISHING_COMMANDS = {
         run_publish,
     ),
     "serve": Command(
-        "serve a page on this machine that runs a checkpoint",
+        "serve a web page on this machine that runs a checkpoint",
         "smol-hf serve runs/demo/checkpoint",
         add_serve,
         run_serve,

@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from smol_hf.commands.conversion import finish
 from smol_hf.commands.parser import Command
 from smol_hf.support.formatting import compact, duration
@@ -24,19 +21,19 @@ MAX_BYTES = 1_000_000_000
 def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", nargs="+", metavar="SOURCE",
-        help="text file, folder or pattern of text files, .jsonl, .json, .parquet, or a dataset of the Hub",
+        help="text file, folder or pattern of text files, .jsonl, .json or .parquet file, or a Hub dataset",
     )  # fmt: skip
     parser.add_argument(
-        "--vocab-size", type=int, default=8192, help="size of the vocabulary, special tokens included (default 8192)"
+        "--vocab-size", type=int, default=8192, help="vocabulary size with special tokens (default 8192)"
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write")
-    parser.add_argument("--text-key", default="text", help="key of the text in a record (default text)")
+    parser.add_argument("--text-key", default="text", help="field of a record that holds the text (default text)")
     parser.add_argument(
-        "--separator", metavar="STRING", help=r"separator of documents in a text file; \n is a line break"
+        "--separator", metavar="STRING", help=r"separator of documents in a text file (\n: line break)"
     )
     parser.add_argument(
         "--max-bytes", type=int, default=MAX_BYTES, metavar="N",
-        help=f"maximum number of bytes to read, 0 for all (default {MAX_BYTES:,}); sources share it",
+        help=f"maximum bytes to read from all sources together, 0 for all (default {MAX_BYTES:,})",
     )  # fmt: skip
     parser.add_argument("--config", metavar="NAME", help="configuration of a Hub dataset")
     parser.add_argument("--split", help="split of a Hub dataset (default train)")
@@ -68,15 +65,15 @@ def print_trained(console: Console, facts: dict[str, Any]) -> None:
     documents = "1 document" if facts["documents"] == 1 else f"{facts['documents']:,} documents"
     lines = [("trained on", f"{facts['bytes']:,} bytes of {documents} in {duration(facts['seconds'])}")]
     if not facts["all_read"]:
-        lines.append(("", "there is more text: --max-bytes ended the reading"))
+        lines.append(("", "the rest of the text was not read: --max-bytes is the limit"))
     if facts["empty_documents"]:
-        lines.append(("", f"empty documents among them: {facts['empty_documents']:,}"))
+        lines.append(("", f"including {facts['empty_documents']:,} empty documents"))
     lines.append(("vocabulary", f"{facts['vocab_size']:,} tokens"))
     if facts["vocab_size"] < (asked := facts["asked_vocab_size"]):
-        lines.append(("", f"{asked:,} were asked for; nothing more stands twice in the text, so take more of it"))
+        lines.append(("", f"{asked:,} were requested, but no other pair occurs twice: give more text"))
     measured = f"measured on the first {facts['measured_bytes']:,} bytes"
     lines.append(("length", f"{facts['bytes_per_token']:.2f} bytes per token, {measured}"))
-    lines.append(("written to", facts["output"] + (", in place of the one there" if facts["replaced"] else "")))
+    lines.append(("written to", facts["output"] + (", replacing the older one" if facts["replaced"] else "")))
     lines.append(("next", next_command(facts)))
     for name, words in lines:
         console.print(f"{name:<10} {words}", soft_wrap=True)
@@ -101,6 +98,7 @@ def next_command(facts: dict[str, Any]) -> str:
 def progress() -> Iterator[Callable[[int], None]]:
     """Show the bytes read so far, if there is a terminal. Yields a function that adds bytes."""
     from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -120,5 +118,5 @@ TOKENIZER_COMMANDS = {
         "smol-hf tokenizer train corpus.txt --vocab-size 4096 --output tokenizers/mine",
         add_train,
         run_train,
-    ),
+    )
 }

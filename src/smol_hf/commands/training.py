@@ -1,4 +1,4 @@
-"""The commands that train (train, pretrain, dpo, demo), and `recipes`, which lists what they can train from."""
+"""The commands that train (train, pretrain, dpo, demo), and `recipes`."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from smol_hf.commands.publishing import add_publish, run_publish
 from smol_hf.training.recipe.key_help import USAGE
 
 RECIPE = ("recipes", "text", "pretrain.yaml")
-# Option → key of the recipe, and its help.
+# Option of pretrain → key of the recipe, and help.
 OPTIONS = {
-    "--data": ("documents", "text file, folder or pattern of text files, .jsonl, .parquet, or owner/name on the Hub"),
+    "--data": (
+        "documents",
+        "text file, folder or pattern of text files, .jsonl or .parquet file, or owner/name of a Hub dataset",
+    ),
     "--preset": ("preset", "sizes of the model, such as smollm-tiny or smollm2-135m"),
-    "--model": ("model", "language model to continue from, instead of --preset"),
-    "--tokenizer": ("tokenizer", "folder or Hub id (by default one is trained on the data)"),
-    "--steps": ("max_steps", "optimizer steps"),
-    "--output": ("output_dir", "folder of checkpoints, log and result"),
-    "--context-length": ("context_length", "tokens of a row"),
-    "--batch-size": ("per_device_train_batch_size", "rows of a batch"),
+    "--model": ("model", "language model to continue from, instead of a new one (--preset)"),
+    "--tokenizer": ("tokenizer", "folder or Hub id of a tokenizer (default: train one on the data)"),
+    "--steps": ("max_steps", "number of optimizer steps"),
+    "--output": ("output_dir", "folder for checkpoints, log and result"),
+    "--context-length": ("context_length", "tokens per row"),
+    "--batch-size": ("per_device_train_batch_size", "rows per batch"),
     "--learning-rate": ("learning_rate", "peak learning rate"),
-    "--log-interval": ("logging_steps", "steps between two lines of the log"),
+    "--log-interval": ("logging_steps", "steps between log lines"),
     "--num-checkpoints": ("num_checkpoints", "number of checkpoints, evenly spaced"),
-    "--save-interval": ("save_steps", "steps between two checkpoints, instead of --num-checkpoints"),
+    "--save-interval": ("save_steps", "steps between checkpoints, instead of --num-checkpoints"),
     "--keep": ("save_total_limit", "number of newest checkpoints to keep"),
-    "--text-key": ("text_key", "key of the text in a record"),
+    "--text-key": ("text_key", "field of a record that holds the text"),
     "--separator": ("document_separator", r"separator of documents in a text file; \n is a line break"),
-    "--validation-data": ("validation_documents", "other texts for validation"),
-    "--seed": ("seed", "seed of weights and order"),
+    "--validation-data": ("validation_documents", "other texts for validation (default: a part of --data)"),
+    "--seed": ("seed", "seed of the weights and the order of the data"),
 }
 
 
@@ -62,33 +65,33 @@ def add_pretrain(parser: argparse.ArgumentParser) -> None:
 
 
 def words_of(arguments: argparse.Namespace, more: Sequence[str]) -> list[str]:
-    """The command line of `smol-hf train` that does the same. Raises ValueError where nothing says what to read."""
+    """Return the command line of `smol-hf train` for the same run. Raises ValueError if it names no data."""
     from smol_hf.support.resources import resource_path
 
-    of_the_run = Path(arguments.output_dir or "", "recipe.yaml")  # which goes on as it began
-    goes_on = arguments.resume_from_checkpoint is not None and arguments.output_dir and of_the_run.is_file()
-    words = ["--config", arguments.config or str(of_the_run if goes_on else resource_path(*RECIPE))]
+    saved = Path(arguments.output_dir or "", "recipe.yaml")
+    resumed = arguments.resume_from_checkpoint is not None and arguments.output_dir and saved.is_file()
+    words = ["--config", arguments.config or str(saved if resumed else resource_path(*RECIPE))]
     named = [arguments.documents, arguments.config, *(word for word in more if word.startswith("--documents"))]
-    if not goes_on and all(each is None for each in named):
+    if not resumed and all(each is None for each in named):
         raise ValueError("--data is missing: name a text file, a folder or a dataset of the Hub")
     keys = [key for key, _ in OPTIONS.values()] + ["resume_from_checkpoint"]
     given = {key: getattr(arguments, key) for key in keys if getattr(arguments, key) is not None}
     if "model" in given and "preset" not in given:
-        words.append("--preset=null")  # the recipe's is that of a new model
+        words.append("--preset=null")  # the recipe's preset is for a new model
     if "save_steps" in given and "num_checkpoints" not in given:
         words.append("--num_checkpoints=null")
     return [*words, *(f"--{key}={value}" for key, value in given.items()), *more]
 
 
 def check_push(arguments: argparse.Namespace) -> None:
-    """Refuse before the run what would fail after it. Raises ValueError."""
+    """Refuse options of the upload before the run. Raises ValueError."""
     if arguments.push_to_hub is None:
         return
     from smol_hf.publishing.card_edits import refuse_bad_license
     from smol_hf.publishing.plan import refuse_bad_names
 
     if arguments.license is None:
-        raise ValueError("--push-to-hub needs --license, for example apache-2.0, which the model's card names")
+        raise ValueError("--push-to-hub needs --license for the model card, such as --license apache-2.0")
     refuse_bad_license(arguments.license)
     refuse_bad_names(arguments.push_to_hub, arguments.branch)
 
@@ -102,21 +105,14 @@ def push(arguments: argparse.Namespace, checkpoint: Path) -> None:
     run_publish(parser.parse_args(words))
 
 
-def run_train(arguments: argparse.Namespace) -> int:
-    from smol_hf.train import main
+def run_recipe(arguments: argparse.Namespace) -> int:
+    if arguments.command == "dpo":
+        from smol_hf.dpo import main
+    else:
+        from smol_hf.train import main
 
-    return main(recipe_words(arguments))
-
-
-def run_dpo(arguments: argparse.Namespace) -> int:
-    from smol_hf.dpo import main
-
-    return main(recipe_words(arguments))
-
-
-def recipe_words(arguments: argparse.Namespace) -> list[str]:
-    """The command line of `python -m smol_hf.train`."""
-    return [*(["--config", arguments.config] if arguments.config is not None else []), *arguments.recipe_words]
+    config = ["--config", arguments.config] if arguments.config is not None else []
+    return main([*config, *arguments.recipe_words], usage=arguments.usage)
 
 
 def run_pretrain(arguments: argparse.Namespace) -> int:
@@ -124,17 +120,18 @@ def run_pretrain(arguments: argparse.Namespace) -> int:
     words = words_of(arguments, arguments.recipe_words)
     from smol_hf.train import main
 
-    return main(words, after=functools.partial(push, arguments) if arguments.push_to_hub is not None else None)
+    after = functools.partial(push, arguments) if arguments.push_to_hub is not None else None
+    return main(words, after, arguments.usage)
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", default="runs/demo", help="folder of the result (default runs/demo)")
+    parser.add_argument("--output", default="runs/demo", help="folder to write (default runs/demo)")
     parser.add_argument(
-        "--config", "--recipe", dest="recipe", metavar="RECIPE", help="another recipe (default quickstart/digits)"
+        "--config", "--recipe", dest="recipe", metavar="RECIPE", help="recipe (default quickstart/digits)"
     )
     parser.add_argument("--questions", type=int, default=600, help="number of held-out questions (default 600)")
-    parser.add_argument("--max-steps", type=int, help="train for fewer steps than the recipe says")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and order (default 0)")
+    parser.add_argument("--max-steps", type=int, help="number of steps (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and their order (default 0)")
 
 
 def run_demo(arguments: argparse.Namespace) -> int | None:
@@ -153,7 +150,7 @@ def add_name(parser: argparse.ArgumentParser) -> None:
 
 def add_copy(parser: argparse.ArgumentParser) -> None:
     add_name(parser)
-    parser.add_argument("output", nargs="?", metavar="FILE", help="file to write (default: its name, in this folder)")
+    parser.add_argument("output", nargs="?", metavar="FILE", help="file to write (default: the recipe's name)")
 
 
 def list_recipes(arguments: argparse.Namespace) -> None:
@@ -172,7 +169,7 @@ def show_recipe(arguments: argparse.Namespace) -> None:
 
 
 def copy_recipe(arguments: argparse.Namespace) -> None:
-    """Write a recipe to a new file. Raises ValueError if the file exists."""
+    """Copy a recipe to a new file. Raises ValueError if the file exists."""
     from smol_hf.support.shipped_recipes import find_recipe
 
     source = find_recipe(arguments.name)
@@ -186,7 +183,7 @@ def copy_recipe(arguments: argparse.Namespace) -> None:
 
 
 TRAINING_COMMANDS = {
-    "train": Command("train a model from a recipe", "", add_recipe, run_train, keys="train"),
+    "train": Command("train a model as described by a recipe", "", add_recipe, run_recipe, keys="train"),
     "pretrain": Command(
         "train a language model from random weights on your own text",
         "smol-hf pretrain --data my.txt --preset smollm-tiny --steps 2000 --output runs/my-text",
@@ -194,7 +191,7 @@ TRAINING_COMMANDS = {
         run_pretrain,
         keys="train",
     ),
-    "dpo": Command("train a language model on preferences, by DPO", "", add_recipe, run_dpo, keys="dpo"),
+    "dpo": Command("train a language model on preferences (DPO)", "", add_recipe, run_recipe, keys="dpo"),
 }
 DEMO = Command(
     "train a tiny model on handwritten digits and report how well it reads them",
@@ -206,7 +203,5 @@ DEMO = Command(
 RECIPE_COMMANDS = {
     "list": Command("list the recipes with their commands", "smol-hf recipes list", add_nothing, list_recipes),
     "show": Command("print a recipe", "smol-hf recipes show quickstart/digits", add_name, show_recipe),
-    "copy": Command(
-        "copy a recipe to a file of yours", "smol-hf recipes copy text/pretrain my.yaml", add_copy, copy_recipe
-    ),
+    "copy": Command("copy a recipe to a file", "smol-hf recipes copy text/pretrain my.yaml", add_copy, copy_recipe),
 }

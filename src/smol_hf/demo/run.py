@@ -59,7 +59,7 @@ def run(arguments: Namespace) -> int:
     read_recipe(recipe_path)
     clear_output(output)
     console.rule("1/3  train")
-    if code := train(training_words(recipe_path, output, arguments)):
+    if code := train(training_words(recipe_path, output, arguments), usage=getattr(arguments, "usage", "")):
         return code
     recipe = yaml.safe_load((output / "recipe.yaml").read_text(encoding="utf-8"))
 

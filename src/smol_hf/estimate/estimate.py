@@ -1,8 +1,9 @@
-"""`smol-hf estimate`: how large a model is, what a step costs and how much memory it takes, before it is trained."""
+"""`smol-hf estimate`: parameters of a model, and FLOPs and memory of a training step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,15 +25,7 @@ from smol_hf.training.model.sound_checkpoint import configuration_errors
 from smol_hf.training.recipe.model_arguments import LoraArguments
 from smol_hf.training.recipe.values import RecipeError
 
-PICTURES = (
-    (224, 224),
-    (512, 512),
-    (768, 1024),
-    (1080, 1920),
-    (1754, 1240),
-)  # height, width; the last is A4 at 150 dpi
-
-
+IMAGE_SIZES = ((224, 224), (512, 512), (768, 1024), (1080, 1920), (1754, 1240))  # height, width; the last: A4, 150 dpi
 ADDED = ("adapters", "trained copies")
 
 
@@ -42,27 +35,27 @@ def build_on_meta(target: Target) -> PreTrainedModel:
         SmolHFTextConfig.model_type: SmolHFForCausalLM._from_config,
     }
     with torch.device("meta"), configuration_errors(target.name, target.config):
-        model = classes.get(target.config.model_type, AutoModelForCausalLM.from_config)(target.config)
+        build: Callable[..., Any] = classes.get(target.config.model_type, AutoModelForCausalLM.from_config)
+        model = build(target.config)
     model.to(getattr(torch, target.dtype))
     for part, path in part_modules(model).items():
         model.get_submodule(path).requires_grad_(part not in target.frozen)
     if target.lora is not None:
         whole = [part for part in part_modules(model) if part not in (*target.frozen, *target.lora.lora_parts)]
-        lora = replace(target.lora, lora_trainable_tokens=None)  # some rows: nothing beside the rest
+        lora = replace(target.lora, lora_trainable_tokens=None)  # a few rows, which are negligible
         model = get_peft_model(model, lora_config(lora, model, whole)).get_base_model()
     if target.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
-def picture_tokens(target: Target) -> dict[str, dict[str, int]]:
-    """Tiles and image tokens of pictures of some sizes, `height×width`."""
-    config = target.config
+def image_tokens(target: Target) -> dict[str, dict[str, int]]:
+    """Return the number of tiles and image tokens for some image sizes, `height×width`."""
     sizes = {}
-    for height, width in PICTURES:
+    for height, width in IMAGE_SIZES:
         rows, columns = target.tiler.grid(height, width)
         tiles = rows * columns + 1
-        sizes[f"{height}x{width}"] = {"tiles": tiles, "tokens": tiles * config.image_seq_len}
+        sizes[f"{height}x{width}"] = {"tiles": tiles, "tokens": tiles * target.config.image_seq_len}
     return sizes
 
 
@@ -83,26 +76,25 @@ def estimate(
     """Estimate one training step of a preset, a recipe or a checkpoint.
 
     Args:
-        batch_size, length: rows of a step and tokens of each; of a recipe, its own by default.
-        tiles: tiles of the whole step; by default one in each row, where the model sees.
-        labelled: trained tokens of each row; all that are not of an image by default.
-        shards: processes that share weights, gradients and optimizer state (FSDP, ZeRO-3).
-        tflops: useful TFLOP/s of the machine; with it `seconds_per_step` is given.
-        lora: keys of `LoraArguments`: only adapters are trained; by default as the recipe says.
+        batch_size, length: rows per step and tokens per row (default: the recipe's).
+        tiles: image tiles per step (default: one per row of a vision-language model).
+        labelled: tokens per row with labels (default: all text tokens).
+        shards: number of processes that share weights, gradients and optimizer state (FSDP, ZeRO-3).
+        tflops: achieved TFLOP/s of the machine, for `seconds_per_step`.
+        lora: keys of `LoraArguments`, to train only adapters (default: the recipe's).
 
     Returns:
-        `parameters`, `parameters_per_part` (with LoRA also what it adds, which is not in the sum),
-        `trained_parameters`, `pictures` (see `picture_tokens`), `flops`
-        (`per_step`, `per_tile`, `per_token`; forward and backward), `memory` in bytes (`weights`, `gradients`,
-        `optimizer`, `activations` and what else is alive at the peak, `peak` of a step; with LoRA also `merge`, the
-        peak at the end of the run, when the adapter is merged) of one process.
+        `parameters`, `parameters_per_part` (also the adapters, which are not in the sum), `trained_parameters`,
+        `pictures` (see `image_tokens`), `flops` (`per_step`, `per_tile`, `per_token`; forward and backward), and
+        `memory` of one process in bytes: `weights`, `gradients`, `optimizer`, `activations` (and other tensors at the
+        peak), `peak` of a step, and with adapters `merge`, the peak of merging them after the run.
 
     Raises:
-        RecipeError: for a target that is none, or values that do not fit.
+        RecipeError: for an unknown target, or values that do not fit it.
     """
     for option, number in (("shards", shards), ("tflops", tflops)):
         if number is not None and not 0 < number < math.inf:
-            raise RecipeError(f"{option} is {number}: it must be a number above 0")
+            raise RecipeError(f"{option} is {number}: it must be above 0")
     target, shape = resolve(name, batch_size, length, tiles, labelled, dtype, optimizer, gradient_checkpointing, lora)
     model = build_on_meta(target)
     counts = count_by_part(model)
@@ -112,8 +104,8 @@ def estimate(
         traced = trace(model, shape, OPTIMIZERS[optimizer])
     except DataDependentOutputException as error:
         raise RecipeError(
-            f"{name} cannot be traced: a part of it looks at values to choose what it computes (SigLIP2 and mixtures "
-            "of experts do)"
+            f"{name} cannot be traced: its computation depends on values of tensors, as in SigLIP2 and mixtures of "
+            "experts. Estimate a model of the same sizes without them"
         ) from error
     states = traced["after_step"] - traced["weights"]
     if target.lora is not None and (target.lora.load_in_4bit or target.lora.load_in_8bit):
@@ -135,18 +127,20 @@ def estimate(
             "peak": traced["peak"] - shared + shared // shards,
         },
     }
-    if target.lora is not None:  # the base is read again in float32, beside the trained model
+    if target.lora is not None:  # merging loads the base again, in float32
         result["memory"]["merge"] = shared // shards - gradients // shards + 4 * result["parameters"]
     if isinstance(target.config, SmolHFConfig):
-        result["pictures"] = picture_tokens(target)
+        result["pictures"] = image_tokens(target)
     if tflops is not None:
         result["seconds_per_step"] = result["flops"]["per_step"] / (tflops * 1e12)
     return result
 
 
 def count_by_part(model: PreTrainedModel) -> dict[str, int]:
-    """Weights of each part, tied ones once; what PEFT added counts as `adapters`, and the copies of modules that it
-    trains whole as `trained copies`."""
+    """Count the weights of each part, tied ones once.
+
+    Weights that PEFT added are `adapters`; copies of modules that it trains in full are `trained copies`.
+    """
     counts: dict[str, int] = {}
     for name, weight in model.named_parameters():
         added = "trained copies" if ".modules_to_save." in name else "adapters"
@@ -156,10 +150,10 @@ def count_by_part(model: PreTrainedModel) -> dict[str, int]:
 
 
 def quantised_bytes(model: PreTrainedModel, lora: LoraArguments) -> tuple[int, int]:
-    """(bytes that four or eight bits save, bytes of the largest layer, which is unpacked when it is computed).
+    """Return the bytes that quantisation saves, and those of the largest layer, which is unpacked for its computation.
 
-    With four bits, bitsandbytes keeps a float32 scale for each block of 64 weights, or one byte of it when the scales
-    are quantised; with eight bits, one for each row.
+    With 4 bits, bitsandbytes keeps a float32 scale for each block of 64 weights (1 byte if the scales are quantised);
+    with 8 bits, one scale per row.
     """
     head = model.get_output_embeddings()
     text = model.get_submodule(part_modules(model)["text"])
@@ -178,7 +172,7 @@ def quantised_bytes(model: PreTrainedModel, lora: LoraArguments) -> tuple[int, i
 
 
 def flops(target: Target, shape: StepShape) -> dict[str, float]:
-    """Of the step, and what one tile and one token of it cost: the same step without tiles tells them apart."""
+    """Count the FLOPs of a step, of a tile and of a token. A step without tiles separates the two."""
     per_step = without_tiles = count_flops(build_on_meta(target), shape)
     found: dict[str, float] = {"per_step": per_step}
     if shape.tiles:

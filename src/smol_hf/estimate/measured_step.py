@@ -1,4 +1,4 @@
-"""Two real training steps in a process of their own: seconds of the second, and the most memory that the process took.
+"""Two real training steps in a new process: seconds of the second step, and peak memory of the process.
 
 python -m smol_hf.estimate.measured_step '{"target": …}'
 """
@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -17,19 +19,19 @@ from smol_hf.estimate.estimate import build_on_meta
 from smol_hf.estimate.target import OPTIMIZERS, resolve
 from smol_hf.estimate.traced_step import training_step
 
-# glibc puts ever larger blocks into its heap, where gaps remain: the process then takes up to a quarter more than its
-# tensors. With a fixed threshold each large block comes from the system and goes back to it.
-LARGE_BLOCKS_APART = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+# By default glibc also puts large blocks into its heap, whose fragmentation adds up to 25 % to the memory of the
+# tensors. With a fixed threshold, each large block comes from the system and is returned to it.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 def measure(arguments: dict) -> dict[str, float]:
-    """Run this module with the arguments of `estimate`; returns `peak` in bytes and `seconds_per_step`.
+    """Run this module with the arguments of `estimate`. Returns `peak` in bytes and `seconds_per_step`.
 
     Raises:
-        RuntimeError: when the process fails, for want of memory for example.
+        RuntimeError: if the process fails, for example because memory runs out.
     """
     command = [sys.executable, "-m", "smol_hf.estimate.measured_step", json.dumps(arguments)]
-    finished = subprocess.run(command, env={**os.environ, **LARGE_BLOCKS_APART}, capture_output=True, text=True)
+    finished = subprocess.run(command, env={**os.environ, **MALLOC}, capture_output=True, text=True)
     if finished.returncode:
         reason = finished.stderr.strip().splitlines()[-1:] or [f"exit code {finished.returncode}"]
         raise RuntimeError(f"the measured step failed: {reason[0]}")
@@ -37,23 +39,23 @@ def measure(arguments: dict) -> dict[str, float]:
 
 
 def status(key: str) -> int:
-    """Bytes under a key of this process's status: VmRSS is the memory now, VmHWM the most so far."""
+    """Read a size of this process in bytes: VmRSS is the current memory, VmHWM the peak."""
     with open("/proc/self/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
-def warm_up(build_optimizer) -> None:
-    """What the first step of a process loads is not the model's."""
+def warm_up(build_optimizer: Callable[..., torch.optim.Optimizer]) -> None:
+    """Load the libraries that the first step of a process loads, which are not part of the model's memory."""
     layer = torch.nn.Linear(64, 64)
     layer(torch.zeros(8, 64)).sum().backward()
     build_optimizer(layer.parameters()).step()
 
 
-def main(arguments: dict) -> dict[str, float]:
+def main(arguments: dict[str, Any]) -> dict[str, float]:
     target, shape = resolve(**arguments)
     build_optimizer = OPTIMIZERS[arguments["optimizer"]]
     warm_up(build_optimizer)
-    build_on_meta(target)  # loads what it needs, without memory for the model
+    build_on_meta(target)  # loads libraries, without memory for the model
     before = status("VmRSS")
     model = build_on_meta(target)
     model.to_empty(device="cpu")

@@ -1,4 +1,4 @@
-"""What `smol-hf estimate` looks at: a preset, a recipe or a checkpoint, and the step that is asked for."""
+"""Target of `smol-hf estimate`: a preset, a recipe or a checkpoint, and the requested step."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ OPTIMIZERS = {
     "adamw": functools.partial(torch.optim.AdamW, lr=1e-3),
     "sgd": functools.partial(torch.optim.SGD, lr=1e-3),
 }
-SAMPLED = 1000  # conversations of a recipe's data, from which its small tokenizer is trained
+DTYPES = ("float32", "bfloat16", "float16")
+SAMPLED = 1000  # conversations of a recipe's data for its small tokenizer
 
 
 @dataclass(frozen=True)
 class Target:
-    """A model to estimate, with the batch that its recipe says."""
+    """A model to estimate, with the batch of its recipe."""
 
     name: str
     config: PretrainedConfig
@@ -50,10 +51,10 @@ class Target:
 
 
 def find_target(name: str) -> Target:
-    """A preset's name, a recipe's path, or the folder of a checkpoint: ours, or a language model of transformers.
+    """Resolve the name of a preset, a recipe, or a folder with a checkpoint of smol_hf or a language model.
 
     Raises:
-        RecipeError: when it is none of them.
+        RecipeError: for any other name.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
@@ -73,17 +74,17 @@ def find_target(name: str) -> Target:
             raise RecipeError(f"{name} is a {config.model_type} model: convert it first (smol-hf convert)")
         return Target(name, config)
     if (path / "adapter_config.json").is_file():
-        raise RecipeError(f"{name} is an adapter: estimate its recipe.yaml, or merge it first (smol-hf merge)")
+        raise RecipeError(f"{name} is an adapter: name its recipe.yaml, or merge it first (smol-hf merge)")
     if meant := suggest_checkpoint(path):
         raise RecipeError(f"{name} has no config.json{meant}")
     raise RecipeError(
-        f"{name} is no preset, no recipe (.yaml) and no folder of a checkpoint{nearest(name, list(PRESETS))}; "
-        f"presets are {', '.join(PRESETS)}"
+        f"{name} is not a preset, a recipe (.yaml) or a folder of a checkpoint{nearest(name, list(PRESETS))} "
+        f"(presets: {', '.join(PRESETS)})"
     )
 
 
 def tiler_of(folder: Path, config: SmolHFConfig):
-    """How the processor of a checkpoint cuts images; one tile where there is none."""
+    """Return the tiler of a checkpoint's processor. Without a processor, an image is one tile."""
     if not (folder / "processor_config.json").is_file():
         return ImageTiler(config.image_side, config.image_side, do_image_splitting=False)
     return AutoProcessor.from_pretrained(folder, trust_remote_code=False).tiler
@@ -126,22 +127,23 @@ def resolve(
     gradient_checkpointing: bool | None,
     lora: dict[str, Any] | None = None,
 ) -> tuple[Target, StepShape]:
-    """The target with what was asked for in place of its own values, and its step. Raises RecipeError."""
-    asked = {
+    """Return the target, with its own values replaced by the given ones, and its step. Raises RecipeError."""
+    for key, number, least in (("batch_size", batch_size, 1), ("length", length, 2)):
+        if number is not None and number < least:
+            raise RecipeError(f"{key} is {number}: it must be at least {least}")
+    asked: dict[str, Any] = {
         "batch_size": batch_size, "length": length, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing,
     }  # fmt: skip
-    for key in ("batch_size", "length"):
-        if asked[key] is not None and asked[key] < 1 + (key == "length"):
-            raise RecipeError(f"{key} is {asked[key]}: too few")
     target = replace(find_target(name), **{key: value for key, value in asked.items() if value is not None})
-    if target.dtype not in ("float32", "bfloat16", "float16") or optimizer not in OPTIMIZERS:
-        raise RecipeError("dtype is float32, bfloat16 or float16; optimizer is " + " or ".join(OPTIMIZERS))
+    for key, value, values in (("dtype", target.dtype, DTYPES), ("optimizer", optimizer, OPTIMIZERS)):
+        if value not in values:
+            raise RecipeError(f"{key} is {value!r}: choose {' or '.join(values)}")
     if lora:
         target = replace(target, **only_adapters(target.config, lora))
     if labelled is not None and not 0 < labelled < target.length:
-        raise RecipeError(f"labelled is {labelled}: from 1 to {target.length - 1} tokens of a row can be trained")
+        raise RecipeError(f"labelled is {labelled}: it must be from 1 to {target.length - 1}")
     if tiles is not None and tiles < 0:
-        raise RecipeError(f"tiles is {tiles}: it cannot be negative")
+        raise RecipeError(f"tiles is {tiles}: it must be at least 0")
     positions = getattr(target.config.get_text_config(), "max_position_embeddings", target.length)
     target = replace(target, length=min(target.length, positions)) if length is None else target
     if target.length > positions:
@@ -152,7 +154,7 @@ def resolve(
 def step_shape(target: Target, tiles: int | None, labelled: int | None) -> StepShape:
     if not isinstance(target.config, SmolHFConfig):
         if tiles:
-            raise RecipeError(f"{target.name} sees no images: --tiles does not apply")
+            raise RecipeError(f"{target.name} is a text-only model: leave out --tiles")
         return StepShape(target.batch_size, target.length, 0, labelled or target.length - 1)
     tiles = target.batch_size if tiles is None else tiles
     places = tiles * target.config.image_seq_len
@@ -166,7 +168,7 @@ def step_shape(target: Target, tiles: int | None, labelled: int | None) -> StepS
 
 
 def only_adapters(config: PretrainedConfig, keys: dict[str, Any]) -> dict[str, Any]:
-    """What becomes of a target when nothing but adapters is trained."""
+    """Return the fields of a target of which only adapters are trained."""
     arguments = LoraArguments(use_peft=True, **keys)
     try:
         arguments.check_lora()

@@ -1,9 +1,10 @@
-"""One training step, run for real or traced without memory: the same lines for an estimate and its measurement."""
+"""A training step, run for a measurement or traced without memory for an estimate."""
 
 from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -17,8 +18,7 @@ from smol_hf.modeling.label_loss import token_losses
 
 @dataclass(frozen=True)
 class StepShape:
-    """What one process sees in a step: `rows` of `length` tokens, of them `tiles` tiles in all, and `labelled` tokens
-    of each row that are trained."""
+    """Step of one process: `rows` of `length` tokens with `tiles` image tiles in total; `labelled` tokens per row."""
 
     rows: int
     length: int
@@ -26,9 +26,12 @@ class StepShape:
     labelled: int | None = None
 
 
-def training_step(model: PreTrainedModel, shape: StepShape, optimizer=None) -> None:
-    """Forward, backward and, given an optimizer, its step. The model's own forward would look at token ids, which a
-    trace does not have: this does what it does, with places for images instead of looking for them."""
+def training_step(model: Any, shape: StepShape, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Run forward and backward, and the step of an optimizer if one is given.
+
+    The model's own forward finds image tokens by their ids, which a trace does not have. Here the first positions of
+    each row are image tokens.
+    """
     ids = torch.ones(shape.rows, shape.length, dtype=torch.long)
     embeddings = model.get_input_embeddings()(ids)
     if shape.tiles:
@@ -45,7 +48,7 @@ def training_step(model: PreTrainedModel, shape: StepShape, optimizer=None) -> N
     targets = torch.ones(shape.rows, labelled, dtype=torch.long)
     loss = token_losses(logits, targets).sum() / targets.numel()
     del logits, embeddings
-    if loss.requires_grad:  # not where adapters of the encoder alone are trained and nothing is seen
+    if loss.requires_grad:  # False if only the encoder has adapters and the step has no tiles
         loss.backward()
     if optimizer is not None:
         optimizer.step()
@@ -53,7 +56,7 @@ def training_step(model: PreTrainedModel, shape: StepShape, optimizer=None) -> N
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of all tensors that are alive, and the most that ever were."""
+    """Bytes of all live tensors, now and at the peak."""
 
     def __init__(self):
         super().__init__()
@@ -81,7 +84,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def trace(model: PreTrainedModel, shape: StepShape, build_optimizer) -> dict[str, int]:
-    """Two steps of a model on the meta device, traced as on a CPU: nothing is computed, no memory is taken.
+    """Trace two steps of a model on the meta device as on a CPU, without computation and memory.
 
     Returns `weights`, `after_step` (weights and optimizer state) and `peak` in bytes.
     """
@@ -92,13 +95,15 @@ def trace(model: PreTrainedModel, shape: StepShape, build_optimizer) -> dict[str
         weights = live.now
         optimizer = build_optimizer([weight for weight in model.parameters() if weight.requires_grad])
         training_step(model, shape, optimizer)
-        training_step(model, shape, optimizer)  # the optimizer's state exists from the first on
+        training_step(model, shape, optimizer)  # with the state of the optimizer
         return {"weights": weights, "after_step": live.now, "peak": live.peak}
 
 
 def count_flops(model: PreTrainedModel, shape: StepShape) -> int:
-    """FLOPs of the forward and backward pass of a model on the meta device. With attention as plain products: torch
-    does not count those of its fused kernel on a CPU."""
+    """Count the FLOPs of the forward and backward pass of a model on the meta device.
+
+    Attention is eager, because torch does not count the FLOPs of its fused CPU kernel.
+    """
     model.set_attn_implementation("eager")
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")

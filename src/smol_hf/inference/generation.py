@@ -169,7 +169,7 @@ def stream(model, tokenizer, inputs, sampling: Sampling, *, max_new_tokens: int)
             results.extend(
                 generate(model, tokenizer, inputs, sampling, max_new_tokens=max_new_tokens, streamer=streamer)
             )
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (the caller raises it)
             failures.append(error)
             streamer.end()
 

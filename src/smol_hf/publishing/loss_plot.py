@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from smol_hf.support.formatting import is_number
 
 FILE_NAME = "loss.png"
@@ -32,6 +29,9 @@ def plot_losses(folder: str | Path, log: list[dict]) -> Path | None:
             lines[label] = (sorted(found), [found[step] for step in sorted(found)], style)
     if max((len(steps) for steps, *_ in lines.values()), default=0) < 2:
         return None
+
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()

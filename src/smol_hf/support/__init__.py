@@ -1,1 +1,4 @@
-"""Helpers that every package but `modeling` may use. They import nothing else of smol_hf."""
+"""Helpers for every package but `modeling` and `processing`. They import nothing else of smol_hf.
+
+Read `atomic` and `formatting` first; they are used most.
+"""

@@ -1,4 +1,4 @@
-"""Files and folders that get their name in one step, once they are complete."""
+"""Files and folders that get their names in one step, when they are complete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def incomplete_name(path: Path) -> Path:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a path to write to, which replaces `path` at the end of the block. After an error `path` is as before."""
+    """Yield a path to write to. It replaces `path` at the end of the block. After an error `path` is unchanged."""
     incomplete = incomplete_name(path)
     try:
         yield incomplete
@@ -31,18 +31,18 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give an empty folder to write to, which becomes `path` at the end of the block and is removed after an error.
+    """Yield an empty folder to write to. It becomes `path` at the end of the block; after an error it is removed.
 
     Its files get the mode of any new file.
 
     Args:
-        replace: an older folder at `path` is removed, and so is what a killed attempt left. Only one process may then
-            write `path`. Otherwise `path` must be missing or empty.
+        replace: remove an older folder at `path`, and incomplete folders of killed attempts. Only one process may
+            then write `path`. Otherwise `path` must be missing or empty.
 
     Raises:
-        OSError: when `path` holds something at the end of the block and `replace` is false.
+        OSError: if `path` is not empty at the end of the block and `replace` is false.
     """
-    path = path.resolve()  # of a link, the folder that it leads to
+    path = path.resolve()  # the target of a link
     path.parent.mkdir(parents=True, exist_ok=True)
     if replace:
         for left_over in path.parent.glob(f".{glob.escape(path.name)}.*{SUFFIX}"):
@@ -63,7 +63,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def give_usual_modes(folder: Path) -> None:
-    """Give a folder and its files the modes of new ones: safetensors writes files that only their owner may read."""
+    """Give a folder and its files the usual modes. safetensors writes files that only their owner can read."""
     mask = os.umask(0)
     os.umask(mask)
     for path in folder.rglob("*"):

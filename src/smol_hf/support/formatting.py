@@ -1,4 +1,4 @@
-"""Numbers as people read them, the same in the report and on the model card; hints for what is misspelt."""
+"""Readable numbers, the same in reports and model cards, and hints for misspelt words."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 
 def is_number(value: object) -> bool:
-    """True for a finite int or float (numpy's included); False for None, NaN, infinities, booleans and text."""
+    """Return True for a finite int or float (also of numpy), not for None, NaN, infinities, booleans and text."""
     try:
-        return not isinstance(value, (bool, str, bytes)) and math.isfinite(value)
+        return not isinstance(value, (bool, str, bytes)) and math.isfinite(value)  # type: ignore[arg-type]  (TypeError)
     except TypeError:
         return False
 
 
 def percent(fraction: float) -> str:
-    """`0.973` → `97.3%`. Only a fraction of exactly 1 reads as 100.0%, and only exactly 0 as 0.0%."""
+    """Format `0.973` as `97.3%`. Only exactly 1 becomes 100.0%, and only exactly 0 becomes 0.0%."""
     shown = round(fraction * 100, 1)
     if shown == 100 and fraction < 1:
         shown = 99.9
@@ -26,7 +26,7 @@ def percent(fraction: float) -> str:
 
 
 def compact(number: float) -> str:
-    """`1234567` → `1.23 M`; below a thousand the plain number."""
+    """Format `1234567` as `1.23 M`. Numbers below 1000 stay as they are."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         # 999,999 rounds up to the next letter, not to "1000 k".
         if abs(number) >= size * 0.9995:
@@ -35,7 +35,7 @@ def compact(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`240.1` → `4 min 0 s`; `0.53` → `0.5 s`; `7384` → `2 h 3 min`."""
+    """Format `240.1` as `4 min 0 s`, `0.53` as `0.5 s`, and `7384` as `2 h 3 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{min(round(seconds), 59)} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -45,6 +45,6 @@ def duration(seconds: float) -> str:
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """A hint for an unknown key: the most similar one that exists."""
+    """Return a hint for an unknown word: the most similar known one, if any."""
     match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f": did you mean {match[0]!r}?" if match else ""

@@ -1,4 +1,4 @@
-"""Whether the value of a recipe's key is of the type that its dataclass says."""
+"""Checks of the values of recipe keys against the types of their dataclasses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLURALS = {
 
 
 def base_of(annotation: Any) -> Any:
-    """`annotation` without `| None`."""
+    """Remove `| None` from an annotation."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         inner = [each for each in typing.get_args(annotation) if each is not types.NoneType]
         return inner[0] if len(inner) == 1 else Any
@@ -34,15 +34,17 @@ def base_of(annotation: Any) -> Any:
 
 
 def is_of(value: Any, kind: type) -> bool:
-    """A whole number is a number too; true and false are no numbers."""
+    """Compare a value with a type. A whole number is also a number; true and false are not numbers."""
     if kind in (int, float):
         return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
     return isinstance(value, kind)
 
 
 def type_problem(value: Any, annotation: Any) -> str | None:
-    """What `value` must be and is not ("it must be a whole number"), or None. Annotations other than str, bool, int,
-    float, and lists and mappings of them fit everything, and null fits all: whether it may be is asked elsewhere."""
+    """Return the problem of a value of another type, such as "it must be a whole number", or None.
+
+    Every value fits an annotation other than str, bool, int, float, list and dict. None fits every annotation.
+    """
     wanted = base_of(annotation)
     kind = typing.get_origin(wanted) or wanted
     if value is None or kind not in WORDS:
@@ -57,5 +59,5 @@ def type_problem(value: Any, annotation: Any) -> str | None:
 
 
 def is_name(value: str) -> bool:
-    """Whether text can stand in a line: not empty, no control characters, nothing that is half of a character."""
+    """Return True for text that fits in a line: not empty, no control characters or surrogates."""
     return bool(value.strip()) and not any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in value)

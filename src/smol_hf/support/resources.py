@@ -1,6 +1,6 @@
 """Files that ship with the package but are not Python: `hub_templates/` and `recipes/`.
 
-In a source checkout they stand at the root of the repository; a wheel carries them inside the package folder.
+In a source checkout they are at the root of the repository, in a wheel inside the package folder.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def resource_path(*parts: str) -> Path:
-    """The path of a shipped file or folder, e.g. `resource_path("recipes", "quickstart", "demo.yaml")`.
+    """Return the path of a shipped file or folder, such as `resource_path("recipes", "quickstart", "demo.yaml")`.
 
-    `parts` begin with one of `RESOURCE_FOLDERS` and may hold several levels each. Raises FileNotFoundError when
-    there is no such file, when `parts` begin elsewhere, or when they lead out of the resource folder.
+    `parts` begin with one of `RESOURCE_FOLDERS`. Each may have several levels. Raises FileNotFoundError for a missing
+    file and for a path outside these folders.
     """
     relative = PurePosixPath(*parts)
     if not relative.parts or relative.parts[0] not in RESOURCE_FOLDERS or ".." in relative.parts:
-        raise FileNotFoundError(f"no resource '{relative}': it must lie inside {' or '.join(RESOURCE_FOLDERS)}")
+        raise FileNotFoundError(f"no resource '{relative}': it must be inside {' or '.join(RESOURCE_FOLDERS)}")
     candidates = [root / relative for root in _roots()]
     for candidate in candidates:
         if candidate.exists():
@@ -29,6 +29,6 @@ def resource_path(*parts: str) -> Path:
 
 
 def _roots() -> list[Path]:
-    """Where resource folders may stand: the installed package, then the checkout it is run from."""
+    """Return the parents of the resource folders: the installed package, then its source checkout."""
     in_checkout = _PACKAGE.parent.name == "src"
     return [_PACKAGE, _PACKAGE.parents[1]] if in_checkout else [_PACKAGE]

@@ -10,7 +10,7 @@ LEDGERS = ("skipped.jsonl", "shortened.jsonl")
 
 
 def whole_lines(path: Path) -> Iterator[dict]:
-    """The entries of a ledger. A line that a full disk or a lost power cut off is none: its sample is met again."""
+    """Yield the complete entries of a file. An incomplete last line is ignored: the run meets its sample again."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(line)

@@ -1,4 +1,4 @@
-"""The recipes that ship with the package, found by their names from any folder."""
+"""Recipes that ship with the package, by name."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ MIXTURES = "mixtures"
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """{name: path}; a name is the path below `recipes/` without `.yaml`, such as quickstart/digits."""
+    """Return {name: path}. A name is the path below `recipes/` without `.yaml`, such as quickstart/digits."""
     root = resource_path("recipes")
     return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
 
 
 def find_recipe(name: str) -> Path:
-    """The path of a shipped recipe: by its name, with or without `recipes/` before it and `.yaml` after it, or by the
-    last part of its name where no other recipe has it.
+    """Return the path of a shipped recipe.
+
+    Args:
+        name: its name, with or without `recipes/` and `.yaml`, or the last part of its name if that is unique.
 
     Raises:
-        ValueError: where there is none, or several, naming what there is.
+        ValueError: if no recipe or more than one has this name.
     """
     recipes = shipped_recipes()
     wanted = name.removeprefix("recipes/").removesuffix(".yaml")
@@ -33,12 +35,12 @@ def find_recipe(name: str) -> Path:
     if found:
         raise ValueError(f"several recipes are called {wanted}: choose {' or '.join(found)}")
     known = [*recipes, *(each.rpartition("/")[2] for each in recipes)]
-    hint = nearest(wanted, known) or ": smol-hf recipes list shows those of the package"
+    hint = nearest(wanted, known) or ": smol-hf recipes list shows the shipped recipes"
     raise ValueError(f"the recipe {name} does not exist{hint}")
 
 
 def purpose_of(path: Path) -> str:
-    """The first sentence of the comment that a recipe begins with, on one line."""
+    """Return the first sentence of the comment at the top of a recipe, on one line."""
     words: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -51,7 +53,7 @@ def purpose_of(path: Path) -> str:
 
 
 def command_of(name: str) -> str:
-    """The command that takes this recipe as its `--config`."""
+    """Return the command that takes this recipe as its `--config`."""
     text = shipped_recipes()[name].read_text(encoding="utf-8")
     if name.startswith(f"{MIXTURES}/"):
         return "mixture"

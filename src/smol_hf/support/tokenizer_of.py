@@ -1,4 +1,4 @@
-"""What comes beside a model: a processor, which has a tokenizer, or of a language model alone the tokenizer itself."""
+"""Access to the tokenizer of a model: of its processor, or for a text-only model the tokenizer itself."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from transformers import PreTrainedTokenizerBase
 
 
 def tokenizer_of(processor) -> PreTrainedTokenizerBase:
-    """A processor's tokenizer; a tokenizer itself."""
+    """Return a processor's tokenizer, or the tokenizer itself."""
     return getattr(processor, "tokenizer", processor)
 
 
 def is_language_model(processor) -> bool:
-    """Whether what comes beside the model is a tokenizer: no picture can be shown."""
+    """Return True for a tokenizer, which belongs to a text-only model."""
     return isinstance(processor, PreTrainedTokenizerBase)

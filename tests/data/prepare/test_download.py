@@ -75,16 +75,16 @@ def test_a_dataset_is_announced_downloaded_verified_and_not_fetched_twice(tmp_pa
         code, said = download(address, "me/pages")
         assert code == 0, said
         assert tree(tmp_path / "out" / "me" / "pages") == FILES
-        assert "me/pages" in said and "apache-2.0" in said and "are free there" in said
-        assert "4 files downloaded and verified, 0 were there" in said
+        assert "me/pages" in said and "apache-2.0" in said and "are free" in said
+        assert "4 files downloaded and verified, 0 already present" in said
         hub.requests.clear()
         code, said = download(address, "me/pages", "--revision", "main")
-        assert "0 files downloaded and verified, 4 were there" in said and not hub.requests
+        assert "0 files downloaded and verified, 4 already present" in said and not hub.requests
         (tmp_path / "out" / "me" / "pages" / "README.md").unlink()
         hub.datasets["me/pages"] = {**FILES, "test/0.parquet": b"x" * 1995}  # of the same size
         hub.pushes += 1
         code, said = download(address, "me/pages", "--include", "test/*", "--include", "*.md")
-        assert "2 files downloaded and verified, 0 were there" in said
+        assert "2 files downloaded and verified, 0 already present" in said
         assert tree(tmp_path / "out" / "me" / "pages")["test/0.parquet"] == b"x" * 1995
 
 
@@ -162,7 +162,7 @@ def test_gates_licences_and_names_that_there_are_not(tmp_path, download):
         assert "has no config 'page'; it has pages" in refused("me/pages", "--dataset-config", "page")
         assert "has no file *.zip" in refused("me/pages", "--include", "*.zip")
         assert "its path leads out of the folder" in refused("me/evil", "--yes")
-        assert "say what to download" in refused()
+        assert "nothing to download is named" in refused()
         assert download(address, "me/research", "--yes")[0] == 0
         code, said = download(address, "me/pages", "--dataset-config", "pages")
         assert code == 0 and set(tree(tmp_path / "out" / "me" / "pages")) == {"test/0.parquet"}
@@ -190,7 +190,7 @@ def test_the_datasets_of_a_recipe(tmp_path, download):
     with serve(hub) as address:
         code, said = download(address, "--config", tmp_path / "recipe.yaml")
         assert code == 0, said
-        assert "reads no dataset of the Hub" in download(address, "--config", tmp_path / "local.yaml")[1]
+        assert "has no Hub dataset" in download(address, "--config", tmp_path / "local.yaml")[1]
     assert set(tree(tmp_path / "out")) == {"me/pages/test/0.parquet", "me/texts/a.jsonl"}
 
 
@@ -220,8 +220,8 @@ def test_files_of_the_web_are_resumed_and_extracted(tmp_path, download, small_pi
         assert ranges[-1].startswith("bytes=") and len(ranges) >= 4, "a look, and three parts"
         web.requests.clear()
         code, said = download("http://127.0.0.1:1", *urls, "--extract", "--yes")
-        assert "1 were there, 0 archives extracted" in said and len(web.requests) == 2, "two looks"
-        assert "two URLs would both be" in download("x", urls[0], f"{urls[0]}?again")[1]
+        assert "1 already present, 0 archives extracted" in said and len(web.requests) == 2, "two looks"
+        assert "two URLs would both become" in download("x", urls[0], f"{urls[0]}?again")[1]
         assert "give an http or https URL" in download("x", "file:///etc/passwd")[1]
         code, said = download("x", f"{place}/gone.zip")
         assert code == 1 and "gone.zip cannot be downloaded" in said and "404" in said

@@ -280,7 +280,7 @@ def test_a_rank_above_the_width_and_an_unfreezing_after_the_end_are_warned_of(ba
         ({"lora_target_modules": "[q_porj]"}, "no linear layer 'q_porj' in text: did you mean 'q_proj'"),
         ({"lora_target_modules": "[lm_head]"}, "no linear layer 'lm_head'"),
         ({"lora_parts": "[text, connector]", "lora_target_modules": "[q_proj]"}, "q_proj are no layers of connector"),
-        ({"lora_parts": "[vision]", "lora_trainable_tokens": '["a"]'}, "lora_parts must name text"),
+        ({"lora_parts": "[vision]", "lora_trainable_tokens": '["a"]'}, "add text to lora_parts"),
         ({"load_in_4bit": True, "load_in_8bit": True}, "load_in_4bit and load_in_8bit exclude each other"),
         ({"use_bnb_nested_quant": True}, "no effect without load_in_4bit"),
         ({"model": "./nowhere"}, "there is no checkpoint ./nowhere"),

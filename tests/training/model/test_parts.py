@@ -93,7 +93,7 @@ def test_every_parameter_is_in_one_group_and_decay_is_for_matrices(tmp_path):
 
 
 def test_nothing_to_train_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="nothing to train"):
+    with pytest.raises(ValueError, match="learning rate 0"):
         build_trainer(tmp_path, learning_rate=0.0).train()
 
 

@@ -1,5 +1,6 @@
 """Recipes: nothing is guessed, and every shipped one builds its model."""
 
+import json
 import math
 import re
 
@@ -22,7 +23,14 @@ from smol_hf.training.model.composition import build_config_and_processor, build
 from smol_hf.training.model.presets import TINY_SIGLIP
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.model_arguments import ModelArguments
-from smol_hf.training.recipe.recipes import load_arguments, parse_command_line, parse_recipe, read_mixture, read_recipe
+from smol_hf.training.recipe.recipes import (
+    ARGUMENT_CLASSES,
+    load_arguments,
+    parse_command_line,
+    parse_recipe,
+    read_mixture,
+    read_recipe,
+)
 from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.run import train
 from smol_hf.training.task import context_length
@@ -95,10 +103,10 @@ def test_a_mixture_may_have_a_file_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "mixture: there is no file"),
+        (None, "mine.yaml does not exist"),
         ("data: a.jsonl", "a mixture is a list of entries"),
         ("- a.jsonl", "a mixture is a list of entries"),
-        ("- {data: a, data: b}", "the key 'data' stands twice"),
+        ("- {data: a, data: b}", "duplicate key 'data'"),
     ],
 )
 def test_a_file_that_holds_no_mixture_is_refused(text, message, tmp_path):
@@ -171,7 +179,7 @@ def test_a_preset_of_a_language_model_is_one_alone_unless_it_gets_an_encoder():
         (("--model", "x", "--scale_factor", "4"), "scale_factor exclude each other"),
         (("--learning_rate", "nan"), "0 (frozen) or positive"),
         (("--learning_rate", "null"), "learning_rate is null"),
-        (("--learning_rate", "0"), "there is nothing to train"),
+        (("--learning_rate", "0"), "nothing is trained"),
         (("--data", "null"), "data is null"),
         (("--seed", "-1"), "seed is -1"),
         (("--per_device_train_batch_size", "0"), "per_device_train_batch_size is 0"),
@@ -197,10 +205,10 @@ def test_a_wrong_key_or_value_is_refused_by_name(words, message):
     assert message in str(refused.value)
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path):
+def test_a_duplicate_key_is_refused(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("seed: 1\nseed: 2\n")
-    with pytest.raises(RecipeError, match=r"recipe.yaml: the key 'seed' stands twice, in lines 1 and 2"):
+    with pytest.raises(RecipeError, match=r"recipe.yaml: duplicate key 'seed' in lines 1 and 2"):
         read_recipe(path)
     path.write_text("- a\n- b\n")
     with pytest.raises(RecipeError, match="list of `key: value` lines"):
@@ -326,6 +334,48 @@ def test_the_keys_of_an_older_version_are_read_or_refused_with_advice(tmp_path):
         read_recipe(path)
     with pytest.raises(RecipeError, match="fetch_images is not a key any more"):
         load_arguments(["--fetch_images", "[example.org]"])
+
+
+OTHER_RUNS = [
+    (
+        preference.ARGUMENT_CLASSES,
+        {"model": "m"},
+        {"longest_edge": 512},
+        "longest_edge has no effect in a run over pref",
+    ),
+    (preference.ARGUMENT_CLASSES, {"model": "m"}, {"tokenizer": "t"}, "only over conversations and documents"),
+    (
+        ARGUMENT_CLASSES,
+        {"documents": "a.txt"},
+        {"enlarge_images": False},
+        "enlarge_images has no effect in a run over",
+    ),
+    (ARGUMENT_CLASSES, {"documents": "a.txt"}, {"chat_template": "chatml"}, "conversations and preferences: leave it"),
+]
+
+
+@pytest.mark.parametrize(("classes", "keys", "others", "message"), OTHER_RUNS, ids=lambda each: str(each)[:30])
+def test_a_key_of_other_kinds_of_runs_is_refused(classes, keys, others, message, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"output_dir": "x", "use_cpu": True, **keys, **others}))
+    words = [f"--{name}={json.dumps(value)}" for name, value in others.items()]
+    for given in (["--config", str(path)], ["--output_dir", "x", *(f"--{k}={v}" for k, v in keys.items()), *words]):
+        with pytest.raises(RecipeError) as refused:
+            load_arguments(given, classes)
+        assert message in str(refused.value)
+
+
+def test_defaults_of_other_kinds_of_runs_and_recipes_of_older_runs_are_accepted(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    keys = {"output_dir": "x", "use_cpu": True, "model": "m"}
+    path.write_text(yaml.safe_dump({**keys, "longest_edge": None, "do_image_splitting": True}))
+    load_arguments(["--config", str(path)], preference.ARGUMENT_CLASSES)
+    path.write_text(yaml.safe_dump({**keys, "longest_edge": 512}))
+    (tmp_path / "run.json").write_text("{}")
+    recipe, model, *_ = load_arguments(["--config", str(path)], preference.ARGUMENT_CLASSES)
+    assert recipe["longest_edge"] == model.longest_edge == 512
+    with pytest.raises(RecipeError, match="do_image_splitting has no effect"):
+        load_arguments(["--config", str(path), "--do_image_splitting", "false"], preference.ARGUMENT_CLASSES)
 
 
 def test_a_template_whose_answers_cannot_be_labelled_is_refused_before_the_run(tmp_path):

@@ -10,14 +10,12 @@ from pathlib import Path
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.report.reasons import describe_sources
-from smol_hf.data.stream.preparation import FilteredOutError, LeftOutError, TooLongError
+from smol_hf.data.stream.preparation import KIND_OF, KINDS, FilteredOutError, LeftOutError
 from smol_hf.support.atomic import atomic_file
 from smol_hf.support.sample_lists import whole_lines
 
 SHOWN = 10
 JUDGED_FROM = 100  # unusable samples: a source that is not known as a whole is judged by its share when it has so many
-KINDS = {"unusable": SampleError, "left out": LeftOutError, "too long": TooLongError, "filtered out": FilteredOutError}
-KIND_OF = {error: kind for kind, error in KINDS.items()}
 
 
 @dataclass

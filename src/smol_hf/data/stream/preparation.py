@@ -29,6 +29,10 @@ class FilteredOutError(LeftOutError):
     """The recipe's filters do not want it."""
 
 
+KINDS = {"unusable": SampleError, "left out": LeftOutError, "too long": TooLongError, "filtered out": FilteredOutError}
+KIND_OF = {error: kind for kind, error in KINDS.items()}
+
+
 @dataclass(frozen=True)
 class MeasuredSequence:
     """Token ids and labels of equal length, with tokens for the conversation's first `num_images` images, which

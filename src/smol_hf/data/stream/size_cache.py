@@ -27,15 +27,14 @@ from huggingface_hub import cached_assets_path
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.records.own_file import MODULE_PREFIX
 from smol_hf.data.records.registry import ADAPTERS, load_entry_points
-from smol_hf.data.report.skipped import KIND_OF, KINDS
 from smol_hf.data.sources.files import local_path
 from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
-from smol_hf.data.stream.preparation import SampleWork
+from smol_hf.data.stream.preparation import KIND_OF, KINDS, SampleWork
 from smol_hf.data.stream.record_use import RecordUse
 from smol_hf.data.stream.stream import Plan
 from smol_hf.data.stream.survey import Size, Survey, survey
+from smol_hf.support.cache_folders import lock_of
 from smol_hf.support.tokenizer_of import tokenizer_of
-from smol_hf.text.documents.cache_folders import lock_of
 
 VERSION = 1
 KEPT = 32  # entries, those that were used last

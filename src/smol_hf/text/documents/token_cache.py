@@ -25,7 +25,7 @@ from huggingface_hub import cached_assets_path
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
 from smol_hf.processing.plain_tokenizer import plain_tokenizer
-from smol_hf.text.documents.cache_folders import making
+from smol_hf.support.cache_folders import making
 from smol_hf.text.documents.cutting import pieces
 from smol_hf.text.documents.held_out import HeldOut, Part, Split
 from smol_hf.text.documents.readers import Documents

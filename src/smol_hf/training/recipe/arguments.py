@@ -1,4 +1,4 @@
-"""Keys of a recipe that describe the training: those of TRL and transformers, and ours."""
+"""Keys of a recipe for the training: those of TRL and transformers, and ours."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from transformers import get_scheduler
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
-from transformers.utils import is_torch_bf16_gpu_available
-from trl import DPOConfig, SFTConfig
+from transformers.utils.import_utils import is_torch_bf16_gpu_available
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.sft_config import SFTConfig
 
 from smol_hf.support.formatting import nearest
 from smol_hf.training.recipe.inherited_checks import check_libraries, refuse_inherited
@@ -29,7 +30,7 @@ LOSSES = (
 
 
 def inherited_key(name: str, default: Any, text: str) -> Any:
-    """A field of an inherited key whose help is ours."""
+    """Make a field of an inherited key with our help."""
     return field(default=default, metadata={"help": text, "key": INHERITED[name]})
 
 
@@ -37,7 +38,7 @@ def inherited_key(name: str, default: Any, text: str) -> Any:
 class Defaults:
     """Inherited keys whose defaults differ from TRL's in `train` and `dpo`."""
 
-    output_dir: str | None = inherited_key("output_dir", None, "Folder of checkpoints, logs and the result.")
+    output_dir: str | None = inherited_key("output_dir", None, "Folder for checkpoints, logs and the result.")
     gradient_checkpointing: bool = False
     logging_steps: float = 10
     logging_first_step: bool = True
@@ -47,39 +48,42 @@ class Defaults:
 
 @dataclass
 class SmolTrainingArguments(Defaults, SFTConfig):
-    """TRL's SFTConfig, with a learning rate for each part, the vision encoder's unfreezing, and a decay that is a
-    share of the run."""
+    """TRL's SFTConfig, with a learning rate per part and unfreezing of the image encoder."""
 
     vision_learning_rate: float | None = key(
-        None, "Peak rate of the image encoder; 0 = frozen; learning_rate by default.", runs=Runs.CONVERSATIONS, **RATE
+        None,
+        "Peak learning rate of the image encoder; 0 freezes it. Without it, learning_rate.",
+        runs=Runs.CONVERSATIONS,
+        **RATE,
     )
     connector_learning_rate: float | None = key(
-        None, "Peak rate of the connector; 0 = frozen; learning_rate by default.", runs=Runs.CONVERSATIONS, **RATE
+        None,
+        "Peak learning rate of the connector; 0 freezes it. Without it, learning_rate.",
+        runs=Runs.CONVERSATIONS,
+        **RATE,
     )
     text_learning_rate: float | None = key(
-        None, "Peak rate of the language model; 0 = frozen; learning_rate by default.", runs=TRAIN, **RATE
+        None, "Peak learning rate of the language model; 0 freezes it. Without it, learning_rate.", runs=TRAIN, **RATE
     )
-    unfreeze_vision_at_step: int = key(0, "The image encoder stays frozen before this step.", **IN_STEPS)
-    vision_warmup_steps: int = key(
-        0, "Steps over which the image encoder's rate rises from 0 after it was unfrozen.", **IN_STEPS
-    )
+    unfreeze_vision_at_step: int = key(0, "Step at which training of the image encoder begins.", **IN_STEPS)
+    vision_warmup_steps: int = key(0, "Warmup steps of the image encoder after its unfreezing.", **IN_STEPS)
     decay_steps: float | None = key(
         None,
-        "Steps at the end over which the rate of lr_scheduler_type warmup_stable_decay falls; below 1 a share of the "
-        "run, such as 0.2, as in warmup_steps.",
+        "Steps of decay at the end of the run, for lr_scheduler_type warmup_stable_decay. A number below 1 is a share "
+        "of the run, as in warmup_steps.",
         resume=OnResume.CHANGE,
         runs=TRAIN,
     )
     max_nonfinite_steps: int = key(
         3,
-        "Steps in a row with a non-finite loss or gradient after which the run stops.",
+        "Number of consecutive steps with a non-finite loss or gradient after which the run stops.",
         resume=OnResume.CHANGE,
         runs=TRAIN,
         least=1,
     )
     num_checkpoints: int | None = key(
         None,
-        "Number of checkpoints, evenly spaced, the last at the end; instead of save_steps.",
+        "Number of evenly spaced checkpoints, the last at the end. Replaces save_steps.",
         resume=OnResume.FREE,
         runs=TRAIN,
         least=1,
@@ -94,52 +98,48 @@ class SmolTrainingArguments(Defaults, SFTConfig):
     def __post_init__(self):
         check_run(self)
         if self.learning_rate is None:
-            raise ValueError("learning_rate is null: it needs a value")
+            raise ValueError("learning_rate is null: it needs a value, such as 1e-4")
         if not 0 <= self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}: {RATE['wanted']}")
         if not any(self.part_learning_rates().values()):
-            raise ValueError("every part has learning rate 0: there is nothing to train")
+            raise ValueError("every part has learning rate 0, so nothing is trained: set learning_rate")
         if self.vision_learning_rate == 0 and self.unfreeze_vision_at_step:
-            raise ValueError(
-                "vision_learning_rate 0 freezes the encoder for good: unfreeze_vision_at_step has no effect"
-            )
+            raise ValueError("unfreeze_vision_at_step has no effect with vision_learning_rate: 0")
         super().__post_init__()
         check_libraries(self)
         if self.fp16 and self.device.type == "cpu":
-            raise ValueError("fp16 needs a GPU: a CPU would compute in float32 without a word; bf16 works on both")
+            raise ValueError("fp16 needs a GPU: use bf16, which also works on a CPU")
         self.check_decay_steps()
         self.check_schedule(self.max_steps if self.max_steps > 0 else None)
 
     def check_decay_steps(self) -> None:
-        """Raises ValueError for `decay_steps` without its schedule, for that schedule without a decay, and for a decay
-        that is given twice."""
+        """Refuse a decay without its schedule, and a schedule without its decay. Raises ValueError."""
         decays = self.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY
-        given = "num_decay_steps" in (self.lr_scheduler_kwargs or {})
+        given = "num_decay_steps" in schedule_options(self)
         if self.decay_steps is None:
             if decays and not given:
-                raise ValueError("lr_scheduler_type warmup_stable_decay needs decay_steps: 0.2 is the last fifth")
+                raise ValueError("warmup_stable_decay needs decay_steps, such as 0.2 for the last fifth")
             return
         if not decays:
-            kind = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
-            raise ValueError(f"decay_steps belongs to lr_scheduler_type warmup_stable_decay, not to {kind}")
+            kind = SchedulerType(self.lr_scheduler_type).value
+            raise ValueError(f"decay_steps has no effect with {kind}: set lr_scheduler_type: warmup_stable_decay")
         if given:
-            raise ValueError("decay_steps and lr_scheduler_kwargs.num_decay_steps say the same: give one of them")
+            raise ValueError("decay_steps and lr_scheduler_kwargs.num_decay_steps exclude each other: give one")
         if self.decay_steps <= 0 or (self.decay_steps > 1 and self.decay_steps % 1):
-            raise ValueError(f"decay_steps is {self.decay_steps}: a share of the run below 1, or a number of steps")
+            raise ValueError(f"decay_steps is {self.decay_steps}: give a share of the run below 1, or whole steps")
 
     def check_schedule(self, steps: int | None) -> None:
-        """Build the schedule of a run of this number of steps, None = not known yet. Raises ValueError if it cannot
-        be built."""
+        """Try to build the schedule of a run; `steps` None = not known yet. Raises ValueError."""
         try_schedule(self, lambda optimizer: self.build_schedule(optimizer, steps or 10**9))
 
-    def build_schedule(self, optimizer: torch.optim.Optimizer, steps: int):
-        """The scheduler of a run of this number of steps.
+    def build_schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+        """Build the schedule of a run of this number of steps.
 
         Raises:
             ValueError: if warmup and decay overlap, so that the rate would jump.
             TypeError: for `lr_scheduler_kwargs` that the schedule does not have.
         """
-        warmup, own = self.get_warmup_steps(steps), dict(self.lr_scheduler_kwargs or {})
+        warmup, own = self.get_warmup_steps(steps), dict(schedule_options(self))
         if self.decay_steps is not None:
             of_the_run = max(1, round(steps * self.decay_steps))
             own["num_decay_steps"] = of_the_run if self.decay_steps < 1 else int(self.decay_steps)
@@ -152,7 +152,7 @@ class SmolTrainingArguments(Defaults, SFTConfig):
         return get_scheduler(self.lr_scheduler_type, optimizer, warmup, steps, own)
 
     def count_intervals(self) -> None:
-        """Shares of the run and `num_checkpoints` in steps, once `max_steps` is known."""
+        """Convert shares of the run and `num_checkpoints` to steps, once `max_steps` is known."""
         for name in ("eval_steps", "save_steps", "logging_steps"):
             share = getattr(self, name)
             if share is not None and share < 1:
@@ -162,7 +162,7 @@ class SmolTrainingArguments(Defaults, SFTConfig):
             self.save_steps = -(-self.max_steps // self.num_checkpoints)
 
     def part_learning_rates(self) -> dict[str, float]:
-        """Peak learning rate of each part; 0 means frozen."""
+        """Return the peak learning rate of each part; 0 means frozen."""
         own = {
             "vision": self.vision_learning_rate,
             "connector": self.connector_learning_rate,
@@ -173,10 +173,12 @@ class SmolTrainingArguments(Defaults, SFTConfig):
 
 @dataclass
 class DPOArguments(Defaults, DPOConfig):
-    """TRL's DPOConfig, in which nothing is cut."""
+    """TRL's DPOConfig, with samples that are never cut."""
 
     max_length: int | None = inherited_key(
-        "max_length", 1024, "Most tokens of a prompt with its answer; longer ones are left out, counted and named."
+        "max_length",
+        1024,
+        "Maximum tokens of a prompt with its answer. Longer ones are skipped and listed in skipped.jsonl.",
     )
     logging_nan_inf_filter: bool = False
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
@@ -190,12 +192,12 @@ class DPOArguments(Defaults, DPOConfig):
         for name in self.loss_type:
             if name not in LOSSES:
                 raise ValueError(
-                    f"loss_type: unknown loss {name!r}{nearest(name, LOSSES)} (there are {', '.join(LOSSES)})"
+                    f"loss_type: unknown loss {name!r}{nearest(name, LOSSES)} (known: {', '.join(LOSSES)})"
                 )
         if self.metric_for_best_model not in (None, "loss", "eval_loss"):
-            raise ValueError(f"metric_for_best_model is {self.metric_for_best_model!r}: an evaluation of dpo has loss")
+            raise ValueError(f"metric_for_best_model is {self.metric_for_best_model!r}: dpo evaluates only loss")
         steps = max(self.max_steps, 1000)
-        of_some_run = (self.get_warmup_steps(steps), steps, self.lr_scheduler_kwargs)
+        of_some_run = (self.get_warmup_steps(steps), steps, schedule_options(self))
         try_schedule(self, lambda optimizer: get_scheduler(self.lr_scheduler_type, optimizer, *of_some_run))
 
     @property
@@ -206,17 +208,23 @@ class DPOArguments(Defaults, DPOConfig):
 def check_run(arguments: SFTConfig | DPOConfig) -> None:
     """Check the keys of `train` and `dpo` before transformers changes their values. Raises ValueError."""
     if arguments.output_dir is None:
-        raise ValueError("output_dir is missing: say where the run goes, e.g. output_dir: runs/my-run")
+        raise ValueError("output_dir is missing: name the folder of the run, e.g. output_dir: runs/my-run")
     refuse_inherited(arguments)
     check_values(arguments)
     if arguments.max_steps == 0 or (arguments.max_steps < 0 and arguments.num_train_epochs <= 0):
         raise ValueError("max_steps and num_train_epochs leave no step to train")
-    if arguments.bf16 is None:  # TRL would ask for it on machines that do not have it
+    if arguments.bf16 is None:  # TRL would request it on machines without it
         arguments.bf16 = not arguments.fp16 and not arguments.use_cpu and is_torch_bf16_gpu_available()
 
 
+def schedule_options(arguments: SFTConfig | DPOConfig) -> dict[str, Any]:
+    """Return `lr_scheduler_kwargs`, which transformers has parsed if it was text."""
+    options = arguments.lr_scheduler_kwargs
+    return options if isinstance(options, dict) else {}
+
+
 def try_schedule(arguments: SFTConfig | DPOConfig, build: Callable[[torch.optim.Optimizer], Any]) -> None:
-    """Build a schedule. Raises ValueError for `lr_scheduler_kwargs` that it does not have."""
+    """Build a schedule. Raises ValueError for unknown `lr_scheduler_kwargs`."""
     try:
         build(torch.optim.SGD([torch.zeros(1)], lr=1.0))
     except TypeError as error:  # of a function of transformers, about its arguments

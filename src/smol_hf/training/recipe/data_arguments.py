@@ -1,4 +1,4 @@
-"""Keys of a recipe that describe the samples and how they become rows."""
+"""Keys of a recipe for the samples and the rows that they fill."""
 
 # ruff: noqa: RUF009 (`key` makes a field)
 from __future__ import annotations
@@ -13,12 +13,12 @@ from smol_hf.data.stream.mixing import STOPPING
 from smol_hf.data.stream.shortening import check_losses
 from smol_hf.training.recipe.keys import TRAIN, OnResume, Runs, check_values, given, key, refuse_excluded
 
-IN_A_MIXTURE = ("mixture",)  # its entries have their own
+IN_A_MIXTURE = ("mixture",)  # each entry of a mixture has this key
 OF_RECORDS = ("documents", "mixture")  # documents are plain texts
 
 
 def of_source(default: Any, text: str, **options: Any) -> Any:
-    """A key whose effect on the data is part of their fingerprint."""
+    """Declare a key whose effect the fingerprint of the data covers."""
     return key(default, text, resume=OnResume.DATA, **options)
 
 
@@ -32,37 +32,38 @@ def of_documents(default: Any, text: str, **options: Any) -> Any:
 
 @dataclass
 class SourceArguments:
-    """Keys of all runs: a dataset of the Hub, and samples that cannot be used."""
+    """Keys of all runs: a dataset of the Hub, and unusable samples."""
 
     dataset_config: str | None = of_source(
-        None, "Configuration of a dataset of the Hub; its default by default.", excluded_by=IN_A_MIXTURE
+        None, "Configuration of a Hub dataset. Without it, the dataset's default.", excluded_by=IN_A_MIXTURE
     )
-    dataset_split: str | None = of_source(None, "Split of that dataset; train by default.", excluded_by=IN_A_MIXTURE)
+    dataset_split: str | None = of_source(None, "Split of a Hub dataset. Without it, train.", excluded_by=IN_A_MIXTURE)
     dataset_revision: str | None = of_source(
-        None, "Branch, tag or commit of that dataset; the newest commit of main by default.", excluded_by=IN_A_MIXTURE
+        None,
+        "Branch, tag or commit of a Hub dataset. Without it, the newest commit of main.",
+        excluded_by=IN_A_MIXTURE,
     )
     dataset_download: bool = key(
         False,
-        "Download the files of that dataset before the run, instead of reading them in parts.",
+        "Download the files of a Hub dataset before the run, instead of streaming them.",
         resume=OnResume.FREE,
         excluded_by=IN_A_MIXTURE,
     )
     ignore_fields: list[str] = key(
         list,
-        "Fields of records or turns to train without, such as [tools, tool_calls], if a record could not be used "
-        "otherwise.",
+        "Fields of records or turns to ignore, such as [tools, tool_calls], if records with them cannot be used.",
         runs=Runs.CONVERSATIONS | Runs.PREFERENCES,
         excluded_by=OF_RECORDS,
     )
     on_bad_sample: str = key(
         "stop",
-        "stop: a sample that cannot be used is an error. skip: it is left out.",
+        "Policy for unusable samples. stop: end with an error. skip: leave them out and list them in skipped.jsonl.",
         resume=OnResume.CHANGE,
         values=("stop", "skip"),
     )
     max_skipped_fraction: float = key(
         0.01,
-        "With skip: the run stops if a larger share of a source cannot be used. A single sample never stops it.",
+        "With on_bad_sample: skip, the largest share of unusable samples of a source. One sample never stops the run.",
         resume=OnResume.CHANGE,
         least=0,
         most=1,
@@ -70,7 +71,7 @@ class SourceArguments:
     )
     max_skipped_in_a_row: int = key(
         100,
-        "With skip: the run stops after this number of unusable samples in a row.",
+        "With on_bad_sample: skip, the run stops after this number of consecutive unusable samples.",
         resume=OnResume.CHANGE,
         least=1,
     )
@@ -78,38 +79,38 @@ class SourceArguments:
 
 @dataclass
 class DocumentArguments(SourceArguments):
-    """Keys of runs over plain texts."""
+    """Keys of runs over documents, which are plain texts."""
 
     documents: str | None = of_documents(
         None,
-        "Plain texts instead of data, for a text-only model: a text file, a folder or pattern of such, .jsonl, .json "
-        "and .parquet files, owner/name on the Hub. They are tokenised once.",
+        "Plain texts for a text-only model, instead of data: a text file, a folder or pattern of text files, .jsonl, "
+        ".json or .parquet files, or owner/name on the Hub. They are tokenised once.",
         resume=OnResume.DATA,
     )
     text_key: str = of_documents("text", "Field of a record that holds the text.")
     document_separator: str | None = of_documents(
-        None, r"Separator of the documents of a text file (\n is a line break); by default a file is one document."
+        None, r"Separator of documents in a text file; \n is a line break. Without it, a file is one document."
     )
-    max_documents: int | None = of_documents(None, "Read only this number of documents, the first.", least=1)
+    max_documents: int | None = of_documents(None, "Read only the first documents, up to this number.", least=1)
     validation_documents: str | None = of_documents(
-        None, "Other documents to validate on; none of documents is held out then.", resume=OnResume.CHANGE
+        None, "Other documents for validation. With them, no part of documents is held out.", resume=OnResume.CHANGE
     )
     validation_fraction: float = of_documents(
         0.05,
-        "Share of the documents that is held out (at most 4 MB): whole documents, or with fewer than 100 the end of "
-        "each.",
+        "Share of the documents that is held out for validation, at most 4 MB. With fewer than 100 documents, the end "
+        "of each is held out.",
         least=0,
         below=1,
         wanted="it is a share from 0 to below 1",
     )
     documents_cache: str | None = of_documents(
-        None, "Folder of tokenised documents; below HF_HOME by default.", resume=OnResume.FREE
+        None, "Folder for tokenised documents. Without it, a folder in HF_HOME.", resume=OnResume.FREE
     )
 
     def check_documents(self) -> None:
-        """Raises ValueError for keys that do not fit together."""
+        """Refuse keys that contradict each other. Raises ValueError."""
         if self.documents is None and (names := given(self, lambda key: key.runs == Runs.DOCUMENTS)):
-            raise ValueError(f"{' and '.join(names)} belong to documents, which are not given")
+            raise ValueError(f"{' and '.join(names)} need documents, which is missing: set documents")
         for name in ("documents", "validation_documents"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty: name a text file, a folder or a dataset of the Hub")
@@ -123,16 +124,16 @@ class DataArguments(DocumentArguments):
 
     data: str = of_conversations(
         "digits",
-        "A .jsonl, .json, .parquet or .tar (webdataset) file, a pattern or a folder of such, a folder of images with "
-        "captions; any of them also as s3://, gs:// or hf://. owner/name: a dataset of the Hub. digits: embedded "
-        "pages.",
+        "Samples: a .jsonl, .json, .parquet or .tar (webdataset) file, a pattern or folder of such files, a folder of "
+        "images with captions (each also as s3://, gs:// or hf://), owner/name of a Hub dataset, or digits for the "
+        "embedded pages of handwritten digits.",
         resume=OnResume.DATA,
         excluded_by=OF_RECORDS,
     )
     adapter: str | None = of_conversations(
         None,
-        "Reader of records, such as llava, messages or texts, or a file of yours (cards.py) that registers one; found "
-        "by the record's keys by default.",
+        "Reader of records, such as llava, messages or texts, or a Python file that registers a reader. Without it, "
+        "the record's keys decide.",
         excluded_by=OF_RECORDS,
     )
     filters: dict[str, Any] | None = of_conversations(
@@ -142,78 +143,79 @@ class DataArguments(DocumentArguments):
     )
     image_folder: str | None = of_conversations(
         None,
-        "Folder that image paths start from; the data file's folder by default.",
+        "Folder that image paths are relative to. Without it, the folder of the data file.",
         resume=OnResume.DATA,
         excluded_by=OF_RECORDS,
     )
     max_image_bytes: int = of_conversations(
         MAXIMUM_BYTES,
-        "Most bytes of an encoded image.",
+        "Maximum bytes of an encoded image.",
         least=1,
         most=MAXIMUM_BYTES,
         wanted=f"it must be from 1 to {MAXIMUM_BYTES:,}",
     )
     mixture: list[dict[str, Any]] | None = of_conversations(
         None,
-        "Several sources instead of data: a list of {data, name, weight or samples, modality, adapter, filters, "
-        "ignore_fields, image_folder, available} and, of datasets of the Hub, {config, split, revision, download}; or "
-        "the path of a YAML file with such a list. Weight 1 uses each sample once a round, 0.5 half of them, 2 each "
-        "twice; samples: this number of them.",
+        "Several sources, instead of data: a list of entries, or the path of a YAML file with such a list. An entry "
+        "has the keys data, name, weight or samples, modality, adapter, filters, ignore_fields, image_folder, "
+        "available; for Hub datasets also config, split, revision, download. In each round, weight 1 uses each sample "
+        "once, 0.5 half of the samples, 2 each sample twice; samples gives their number instead.",
         excluded_by=("documents",),
     )
     data_root: str | None = of_conversations(
-        None, "Folder that replaces {data_root} in the paths of a mixture.", resume=OnResume.DATA
+        None, "Folder for {data_root} in the paths of a mixture.", resume=OnResume.DATA
     )
     on_failed_source: str = of_conversations(
         "stop",
-        "stop: a source of the mixture that cannot be opened or used is an error. reweight: it is left out and named; "
-        "the other sources take its share.",
+        "Policy for unusable sources of the mixture. stop: end with an error. reweight: leave them out and name them; "
+        "the other sources take their shares.",
         values=ON_FAILED,
     )
     stopping: str = of_conversations(
         "quota",
-        "End of a round of the mixture. quota: each source gave weight × its samples. first_exhausted: one gave all "
-        "its samples. all_exhausted: each did.",
+        "End of a round of the mixture. quota: every source gave weight × its samples. first_exhausted: one source "
+        "gave all its samples. all_exhausted: every source did.",
         values=STOPPING,
     )
-    num_pages: int = of_conversations(12000, "Pages of `digits`.", resume=OnResume.DATA, least=1)
-    page_size: int = of_conversations(32, "Pixels of a page's side.", resume=OnResume.DATA, least=1)
-    turns_per_page: int = of_conversations(1, "Questions about each page, at most.", resume=OnResume.DATA, least=1)
+    num_pages: int = of_conversations(12000, "Number of pages of digits.", resume=OnResume.DATA, least=1)
+    page_size: int = of_conversations(32, "Side of a page of digits, in pixels.", resume=OnResume.DATA, least=1)
+    turns_per_page: int = of_conversations(1, "Maximum questions per page of digits.", resume=OnResume.DATA, least=1)
     context_length: int | None = key(
         None,
-        "Most tokens of a sample; longer samples are left out, counted and named. By default the positions of the "
-        "language model, at most 2048.",
+        "Maximum tokens of a sample. Longer samples are skipped and listed in skipped.jsonl. Without it, the "
+        "positions of the language model, at most 2048.",
         runs=TRAIN,
         least=1,
     )
     too_long: list[str] = of_conversations(
         list,
-        "Parts that a longer sample may lose to fit, in this order: tiles (a smaller longest_edge), pages (images of "
-        "a message after its first), turns (its last questions). shortened.jsonl names such samples.",
+        "Parts that a sample that is too long may lose, in this order: tiles (by a smaller longest_edge), pages (all "
+        "images of a message but the first), turns (the last questions). shortened.jsonl lists such samples.",
     )
     image_resizing: str = of_conversations(
         "exact",
-        "exact: the pixels of transformers' image processor. fast: one resize, about 4 times faster.",
+        "Resizing of images. exact: the pixels of transformers' image processor. fast: one resize, about 4 times "
+        "faster.",
         values=IMAGE_RESIZING,
     )
     sample_packing: bool = of_conversations(
-        False, "Fill rows of context_length with whole samples that do not see each other, without padding."
+        False, "Fill rows of context_length with several samples instead of padding. They do not attend to each other."
     )
-    packing_pool: int = key(128, "Samples from which rows are packed.", runs=TRAIN, least=1, most=100_000)
+    packing_pool: int = key(128, "Number of samples from which packing chooses.", runs=TRAIN, least=1, most=100_000)
     max_tiles_per_row: int | None = of_conversations(
-        None, "Most tiles of a packed row, which bounds the image encoder's memory.", least=1
+        None, "Maximum tiles of a packed row, to limit the memory of the image encoder.", least=1
     )
     data_lanes: int = key(
         16,
-        "Streams that processes and their workers share; processes × workers must divide it.",
+        "Number of data streams that processes and their workers share. It must be a multiple of processes × workers.",
         runs=TRAIN,
         least=1,
         most=4096,
     )
     verify_images: bool = of_conversations(
         False,
-        "Decode each image before the run too (about 10 ms per megapixel), so that damaged images are named at the "
-        "start. By default they are counted and named during the run.",
+        "Also decode each image before the run (about 10 ms per megapixel), to list damaged images at its start. "
+        "Otherwise they are listed when the run meets them.",
         resume=OnResume.FREE,
     )
 
@@ -221,15 +223,13 @@ class DataArguments(DocumentArguments):
         check_values(self)
         self.check_documents()
         if self.documents is not None:
-            refuse_excluded(self, "documents", "documents are plain texts")
+            refuse_excluded(self, "documents", "documents are plain texts, so leave them out")
             if self.context_length == 1:
-                raise ValueError(
-                    "context_length is 1: a token is predicted from the one before it, so it must be at least 2"
-                )
+                raise ValueError("context_length is 1: it must be at least 2, because a token predicts the next one")
         elif self.mixture is not None:
-            refuse_excluded(self, "mixture", "its entries have their own")
+            refuse_excluded(self, "mixture", "set them in its entries")
         elif self.data == "digits" and (self.dataset_config or self.dataset_split or self.dataset_revision):
-            raise ValueError("data is digits, and dataset_config, _split and _revision belong to a dataset of the Hub")
+            raise ValueError("dataset_config, dataset_split and dataset_revision have no effect with data: digits")
         check_losses(self.too_long)
 
 
@@ -239,16 +239,12 @@ class PreferenceArguments(SourceArguments):
 
     data: str = of_source(
         "preferences.jsonl",
-        "Preferences (prompt, chosen, rejected): a file, folder or pattern of .jsonl, .json or .parquet, or "
-        "owner/name on the Hub.",
+        "Preferences, with fields prompt, chosen and rejected: .jsonl, .json or .parquet files (a file, a folder or a "
+        "pattern), or owner/name of a Hub dataset.",
     )
-    validation_data: str | None = key(
-        None, "Other preferences to evaluate on (eval_strategy says when).", resume=OnResume.CHANGE
-    )
+    validation_data: str | None = key(None, "Preferences for evaluation (see eval_strategy).", resume=OnResume.CHANGE)
     validation_split: str | None = key(
-        None,
-        "Another split of the same dataset of the Hub to evaluate on; with validation_data, of that.",
-        resume=OnResume.CHANGE,
+        None, "Split of validation_data, or else of data, for evaluation.", resume=OnResume.CHANGE
     )
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""Check the inherited keys of a recipe: against `INHERITED`, and by what transformers makes of them."""
+"""Checks of the inherited keys of a recipe: against `INHERITED`, and by the libraries that use them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import Any
 
 import torch
 from transformers import Trainer
-from transformers.integrations import get_available_reporting_integrations
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-from trl import DPOConfig, SFTConfig
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.sft_config import SFTConfig
 
 from smol_hf.support.formatting import nearest
 from smol_hf.support.key_values import type_problem
 from smol_hf.training.recipe.inherited_keys import INHERITED, inherited_names
 from smol_hf.training.recipe.keys import default_of, in_words
 
-# They take the gradients from the backward pass, or need groups of parameters of their own.
+# These optimizers step during the backward pass, or need their own groups of parameters.
 OTHER_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo")
-MEASURED_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
+MEASURED_SCHEDULES = ("reduce_lr_on_plateau", "greedy")  # the rate follows from the loss
 OF_THE_OPTIMIZER = {"adam_beta1": "betas", "adam_beta2": "betas", "adam_epsilon": "eps"}
 
 
@@ -47,7 +49,7 @@ CONDITIONS: dict[str, Callable[[Any], Any]] = {
 
 
 def refuse_inherited(arguments: SFTConfig | DPOConfig) -> None:
-    """Check the inherited keys of a recipe before transformers changes them. Raises ValueError, naming the key."""
+    """Refuse inherited keys that cannot work, before transformers changes them. Raises ValueError, naming the key."""
     command = "dpo" if isinstance(arguments, DPOConfig) else "train"
     types, entries = typing.get_type_hints(type(arguments)), type(arguments).__dataclass_fields__
     for name in inherited_names(command):
@@ -55,7 +57,7 @@ def refuse_inherited(arguments: SFTConfig | DPOConfig) -> None:
         if value == default_of(entries[name]) or (name in INHERITED and value in INHERITED[name].allowed):
             continue
         if value is None and type(None) not in typing.get_args(types[name]):
-            raise ValueError(f"{name} is null: it needs a value, or leave the line out")
+            raise ValueError(f"{name} is null: it needs a value; leave the line out for the default")
         if problem := type_problem(value, types[name]):
             raise ValueError(f"{name} is {value!r}: {problem}")
         refuse_value(arguments, command, name, value)
@@ -63,15 +65,15 @@ def refuse_inherited(arguments: SFTConfig | DPOConfig) -> None:
         for name in ("eval_strategy", "metric_for_best_model"):
             has_default = name == "metric_for_best_model" and arguments.load_best_model_at_end  # then it is the loss
             if not has_default and not is_on(getattr(arguments, name)):
-                raise ValueError(f"save_strategy best needs {name}: it saves where an evaluation is the best so far")
+                raise ValueError(f"save_strategy best needs {name}: it saves after the best evaluation")
     refuse_trackers(arguments)
 
 
 def refuse_value(arguments: SFTConfig | DPOConfig, command: str, name: str, value: Any) -> None:
-    """Check one key that was given. Raises ValueError."""
+    """Refuse the value of one key. Raises ValueError."""
     key = INHERITED.get(name)
     if key is None:
-        raise ValueError(f"{name} is newer than this version of smol_hf, which does not support it: leave it out")
+        raise ValueError(f"{name} is not supported by this version of smol_hf: leave it out")
     reason = getattr(key, command)
     if reason:
         raise ValueError(f"{name} {reason}")
@@ -84,36 +86,35 @@ def refuse_value(arguments: SFTConfig | DPOConfig, command: str, name: str, valu
 
 
 def tracker_names(arguments: SFTConfig | DPOConfig) -> list[str]:
-    """The trackers that `report_to` names."""
+    """Return the trackers of `report_to`."""
     names = arguments.report_to
     names = [names] if isinstance(names, str) else list(names or [])
     return [name for name in names if name != "none"]
 
 
 def refuse_trackers(arguments: SFTConfig | DPOConfig) -> None:
-    """Raises ValueError for a tracker of `report_to` that is unknown or not installed."""
+    """Refuse a tracker of `report_to` that is unknown or not installed. Raises ValueError."""
     for name in tracker_names(arguments):
         if name == "all":
             continue
         if name not in INTEGRATION_TO_CALLBACK:
             known = sorted(INTEGRATION_TO_CALLBACK)
-            raise ValueError(
-                f"report_to: unknown tracker {name!r}{nearest(name, known)} (there are {', '.join(known)})"
-            )
+            raise ValueError(f"report_to: unknown tracker {name!r}{nearest(name, known)} (known: {', '.join(known)})")
         if name not in get_available_reporting_integrations():
             raise ValueError(f"report_to: {name} is not installed: install its package, or set report_to: none")
 
 
 def check_libraries(arguments: SFTConfig | DPOConfig) -> None:
-    """Build the optimizer of a single weight, and compile a single layer if the recipe compiles, so that what the
-    libraries refuse is known before the run. Raises ValueError, naming the key."""
-    optim = arguments.optim.value
+    """Refuse an optimizer, a schedule or a compilation that a library refuses. Raises ValueError, naming the key.
+
+    Builds the optimizer of a single weight, and compiles a single layer if the recipe compiles.
+    """
+    optim = OptimizerNames(arguments.optim).value
     if optim.startswith(OTHER_OPTIMIZERS):
         raise ValueError(f"optim {optim} is not supported: choose adamw_torch_fused, adafactor, sgd, lion_32bit, ...")
-    if arguments.lr_scheduler_type in MEASURED_SCHEDULES:
-        kind = arguments.lr_scheduler_type.value
-        raise ValueError(f"lr_scheduler_type {kind} is not supported: the rate must follow from the step")
-    layer = torch.nn.Linear(1, 1)
+    if (schedule := SchedulerType(arguments.lr_scheduler_type).value) in MEASURED_SCHEDULES:
+        raise ValueError(f"lr_scheduler_type {schedule} is not supported: the rate must be a function of the step")
+    layer: Any = torch.nn.Linear(1, 1)
     try:
         optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
         optimizer_class(layer.parameters(), **options)
@@ -125,14 +126,14 @@ def check_libraries(arguments: SFTConfig | DPOConfig) -> None:
         without.optim_args = None
         if Trainer.get_optimizer_cls_and_kwargs(without, layer)[1] == options:
             raise ValueError(f"optim_args {arguments.optim_args} has no effect with optim {optim}")
+    entries = type(arguments).__dataclass_fields__
     for name, option in OF_THE_OPTIMIZER.items():
-        if option not in options and getattr(arguments, name) != default_of(
-            type(arguments).__dataclass_fields__[name]
-        ):
+        if option not in options and getattr(arguments, name) != default_of(entries[name]):
             raise ValueError(f"{name} has no effect with optim {optim}")
     if arguments.torch_compile:
+        backend, mode = arguments.torch_compile_backend or "inductor", arguments.torch_compile_mode
         try:
-            torch.compile(layer, backend=arguments.torch_compile_backend, mode=arguments.torch_compile_mode)
+            torch.compile(layer, backend=backend, mode=mode)
         except (RuntimeError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"torch_compile_backend or torch_compile_mode: {reason}") from error

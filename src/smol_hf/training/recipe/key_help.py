@@ -1,4 +1,4 @@
-"""Help for the recipe keys of a command, from a generated file, so that nothing that trains is imported.
+"""Help for the recipe keys of a command, from a generated file, so that it imports no library.
 
 `python -m smol_hf.training.recipe.key_table` writes the file again.
 """
@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import functools
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("recipe_keys.json")
 INHERITED = {
-    "train": "all those of TRL's SFTConfig, such as learning_rate and max_steps",
-    "dpo": "all those of TRL's DPOConfig, such as beta, and those of LoRA",
+    "train": "all keys of TRL's SFTConfig, such as learning_rate and max_steps",
+    "dpo": "all keys of TRL's DPOConfig, such as beta",
 }
 USAGE = "smol-hf {command} [--config RECIPE.yaml] [--key value …]"
 DESCRIPTIONS = {
     "train": """Train a model from a recipe. Every key of the recipe can be set on the command line.
-A dot reaches into a mapping, as in --filters.max_turns 3.
-RECIPE.yaml is a file, or the name of a recipe of the package (smol-hf recipes list).""",
+A dot sets a key inside a mapping, as in --filters.max_turns 3.
+RECIPE.yaml is a file, or the name of a shipped recipe (smol-hf recipes list).""",
     "dpo": "Train a language model on preferences (DPO). Every key of the recipe can be set on the command line.",
 }
 EXAMPLES = {
@@ -35,26 +36,23 @@ EXAMPLES = {
 
 @functools.cache
 def recipe_keys() -> dict[str, dict[str, Any]]:
-    """{command: {"own": {key: help}, "others": "key key …"}}."""
+    """Return {command: {"own": {key: help}, "others": "key key …"}}."""
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
 @functools.cache
 def known_keys(command: str) -> tuple[str, ...]:
-    """All keys of the recipes of `train` or `dpo`."""
+    """Return all keys of the recipes of `train` or `dpo`."""
     keys = recipe_keys()[command]
     return (*keys["own"], *keys["others"].split())
 
 
-def describe_keys(command: str) -> str:
-    """List our keys with their meanings and defaults."""
-    lines = [f"keys (and {INHERITED[command]}; docs/recipe_keys.md lists them):"]
-    for name, text in recipe_keys()[command]["own"].items():
-        lines.append(f"  --{name}\n      {text}")
-    return "\n".join(lines) + "\n"
-
-
 def help_text(command: str) -> str:
-    """Help of `python -m smol_hf.train` or `smol_hf.dpo`."""
-    usage = f"usage: {USAGE.format(command=command)}\n\n{DESCRIPTIONS[command]}\n"
-    return f"{usage}\nexamples:\n  {EXAMPLES[command]}\n\n{describe_keys(command)}"
+    """Return the help of `smol-hf train` or `smol-hf dpo`, which lists our keys."""
+    lines = [
+        f"usage: {USAGE.format(command=command)}\n\n{DESCRIPTIONS[command]}\n\nexamples:\n  {EXAMPLES[command]}\n",
+        f"keys (and {INHERITED[command]}; docs/recipe_keys.md lists them):",
+    ]
+    for name, text in recipe_keys()[command]["own"].items():
+        lines += [f"  --{name}", textwrap.fill(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+    return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The page docs/recipe_keys.md and the help of the commands, from the declarations of the keys.
+"""Generate docs/recipe_keys.md and the help of the recipe keys from their declarations.
 
 `python -m smol_hf.training.recipe.key_table > docs/recipe_keys.md` writes both again.
 """
@@ -14,9 +14,9 @@ from smol_hf.training import preference
 from smol_hf.training.recipe import recipes
 from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
-from smol_hf.training.recipe.inherited_keys import INHERITED, inherited_names, key_of
+from smol_hf.training.recipe.inherited_keys import SECTIONS, inherited_names, key_of
 from smol_hf.training.recipe.key_help import FILE
-from smol_hf.training.recipe.keys import ALL, TRAIN, Key, Runs, default_of, in_words
+from smol_hf.training.recipe.keys import ALL, TRAIN, Key, Runs, default_of, in_words, own_keys
 from smol_hf.training.recipe.model_arguments import ModelArguments
 
 INTRODUCTION = """# Keys of a recipe
@@ -24,13 +24,15 @@ INTRODUCTION = """# Keys of a recipe
 This page is generated: `python -m smol_hf.training.recipe.key_table > docs/recipe_keys.md`.
 
 A key works, or it is refused with the reason given here. A refused key may have its default value. Values outside the
-bounds are refused. `pretrain` has the keys of `train`. The column "runs" says in which runs of the commands a
-key of ours has a meaning: over conversations or documents (`train`, `pretrain`), or over preferences (`dpo`).
+bounds are refused. `pretrain` has the keys of `train`.
 
-The last column says what a resumed run does with another value of the key. It also refuses a changed local file of
+The column "runs" lists the kinds of runs in which a key works: over conversations or documents (`train`, `pretrain`),
+or over preferences (`dpo`). Other runs refuse it.
+
+The last column gives the effect of another value on a resumed run. A resumed run also refuses a changed local file of
 `chat_template`, `adapter`, `tokenizer` or `model` (weights: with adapters and in `dpo`).
 """
-SECTIONS = {
+OURS = {
     "The model and its adapters": ModelArguments,
     "The data of `smol-hf train`": DataArguments,
     "The preferences of `smol-hf dpo`": PreferenceArguments,
@@ -38,44 +40,47 @@ SECTIONS = {
 }
 INHERITED_TITLE = """## Inherited keys
 
-`train` inherits them from TRL's `SFTConfig`, `dpo` from `DPOConfig`; both inherit those of transformers'
+`train` inherits these keys from TRL's `SFTConfig`, and `dpo` from `DPOConfig`. Both inherit the keys of transformers'
 `TrainingArguments`. "–": the command does not have the key.
 """
 
 
 def meaning(entry: Field) -> str:
-    """The help of a key of ours, with its bounds."""
-    bounds = in_words(key_of(entry).bounds)
-    return f"{entry.metadata['help']} ({bounds})" if bounds else entry.metadata["help"]
+    """Return the help of a key of ours, with its values or bounds."""
+    key, text = key_of(entry), entry.metadata["help"]
+    if not all(str(value) in text for value in key.values):
+        text += f" One of {', '.join(map(str, key.values))}."
+    bounds = in_words(key.bounds)
+    return f"{text} {bounds.capitalize()}." if bounds else text
 
 
 def page() -> str:
-    """The whole page, in Markdown."""
+    """Return the page in Markdown."""
     parts = [INTRODUCTION]
-    for title, arguments in SECTIONS.items():
+    for title, arguments in OURS.items():
         parts += [f"## {title}\n", *own_table(arguments), ""]
-    return "\n".join([*parts, INHERITED_TITLE, *inherited_table()]) + "\n"
+    parts.append(INHERITED_TITLE)
+    for title, keys in SECTIONS.items():
+        parts += [f"### {title}\n", *inherited_table(keys), ""]
+    return "\n".join(parts)
 
 
 def own_table(arguments: type) -> list[str]:
     rows = ["| key | default | meaning | runs | on resume |", "|---|---|---|---|---|"]
     every = ALL if arguments is ModelArguments else Runs.PREFERENCES if arguments is PreferenceArguments else TRAIN
-    for entry in fields(arguments):
-        if "key" in entry.metadata:
-            key = key_of(entry)
-            runs = "all" if every in key.runs else " and ".join(str(each.name).lower() for each in key.runs)
-            cells = [shown(default_of(entry)), escaped(meaning(entry)), runs, key.resume.value]
-            rows.append(f"| `{entry.name}` | {' | '.join(cells)} |")
+    for entry, key in own_keys(arguments):
+        runs = "all" if every in key.runs else str(key.runs)
+        cells = [shown(default_of(entry)), escaped(meaning(entry)), runs, key.resume.value]
+        rows.append(f"| `{entry.name}` | {' | '.join(cells)} |")
     return rows
 
 
-def inherited_table() -> list[str]:
+def inherited_table(keys: dict[str, Key]) -> list[str]:
     rows = ["| key | default | `train`, `pretrain` | `dpo` | on resume |", "|---|---|---|---|---|"]
     entries = {**DPOArguments.__dataclass_fields__, **SmolTrainingArguments.__dataclass_fields__}
-    for name in sorted(INHERITED):
-        key = INHERITED[name]
+    for name, key in sorted(keys.items()):
         cells = [
-            answer(key, getattr(key, command)) if name in inherited_names(command) else "–"
+            treatment(key, getattr(key, command)) if name in inherited_names(command) else "–"
             for command in ("train", "dpo")
         ]
         on_resume = key.resume.value if any(cell.startswith("works") for cell in cells) else "–"
@@ -83,7 +88,7 @@ def inherited_table() -> list[str]:
     return rows
 
 
-def answer(key: Key, reason: str) -> str:
+def treatment(key: Key, reason: str) -> str:
     if reason:
         return f"refused: {escaped(reason)}"
     conditions = [in_words(key.bounds), " or ".join(map(str, key.values)), f"with {key.needs}" if key.needs else ""]
@@ -93,9 +98,18 @@ def answer(key: Key, reason: str) -> str:
     return f"works ({', '.join(conditions)})" if conditions else "works"
 
 
-def shown(value: Any) -> str:
+def in_yaml(value: Any) -> str:
+    """Return a default as in a recipe; "" for none."""
     value = getattr(value, "value", value)
-    return "" if value is None or value == "" else f"`{value}`"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
+    return "" if value is None else str(value)
+
+
+def shown(value: Any) -> str:
+    return f"`{in_yaml(value)}`" if in_yaml(value) else ""
 
 
 def escaped(text: str) -> str:
@@ -103,15 +117,14 @@ def escaped(text: str) -> str:
 
 
 def help_file() -> str:
-    """The content of recipe_keys.json, which `key_help` reads."""
+    """Return the content of recipe_keys.json, which `key_help` reads."""
 
     def entries(classes: tuple[type, ...], runs: Runs) -> dict[str, Any]:
         own, others = {}, []
         for entry in (entry for arguments in classes for entry in fields(arguments)):
             if "key" in entry.metadata and runs & key_of(entry).runs:
-                default = default_of(entry)
-                shown_default = "" if default is None or default == [] else f" (default {default})"
-                own[entry.name] = meaning(entry) + shown_default
+                default = in_yaml(default_of(entry))
+                own[entry.name] = meaning(entry) + (f" Default: {default}." if default not in ("", "[]") else "")
             else:
                 others.append(entry.name)
         return {"own": own, "others": " ".join(others)}

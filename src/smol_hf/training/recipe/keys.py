@@ -1,4 +1,4 @@
-"""The declaration of a recipe's key: help, accepted values, kinds of runs, and what a resumed run does with it.
+"""The declaration of a recipe's key: help, accepted values, kinds of runs, and behaviour on resumption.
 
 A key of ours is a field of a dataclass, made by `key(...)`. Keys of TRL and transformers are in `inherited_keys`.
 """
@@ -17,7 +17,7 @@ from smol_hf.support.key_values import base_of, type_problem
 
 
 class OnResume(enum.Enum):
-    """What a resumed run does with another value of a key."""
+    """Effect of another value of a key on a resumed run."""
 
     REPEAT = "must repeat"  # another value is refused
     CHANGE = "may change"  # from the checkpoint's step on; the run and its card record it
@@ -27,7 +27,7 @@ class OnResume(enum.Enum):
 
 
 class Runs(enum.Flag):
-    """Kinds of runs, by what they learn from."""
+    """Kinds of runs, by their data."""
 
     CONVERSATIONS = enum.auto()
     DOCUMENTS = enum.auto()
@@ -35,8 +35,11 @@ class Runs(enum.Flag):
 
     @property
     def command(self) -> str:
-        """The attribute of `Key` that says why the command of these runs refuses a key."""
+        """Name the attribute of `Key` with the reason why the command of these runs refuses a key."""
         return "dpo" if self == Runs.PREFERENCES else "train"
+
+    def __str__(self) -> str:
+        return " and ".join(str(each.name).lower() for each in self)
 
 
 TRAIN = Runs.CONVERSATIONS | Runs.DOCUMENTS
@@ -48,16 +51,16 @@ class Key:
     """Treatment of a key.
 
     Attributes:
-        resume: what a resumed run does with another value.
-        runs: kinds of runs in which the key has a meaning.
+        resume: effect of another value on a resumed run.
+        runs: kinds of runs in which the key has an effect.
         least, above, below, most: bounds of a number.
-        wanted: the bounds in words, where "it must be at least ..." says too little.
+        wanted: the bounds in words, if "it must be at least ..." says too little.
         values: if given, the only values that work.
-        allowed: values of a refused key that are accepted, since they say what is done anyway.
-        excluded_by: keys with which this one cannot be given.
-        needs: name in `inherited_checks.CONDITIONS` of what the key needs to have an effect.
+        allowed: values of a refused key that are accepted because they change nothing.
+        excluded_by: keys that exclude this one.
+        needs: name in `inherited_checks.CONDITIONS` of a condition without which the key has no effect.
         strategy: the key of a strategy, and its values with which this key has an effect.
-        recorded: whether the recipe that a run saves contains the key even if it was not given.
+        recorded: True if the saved recipe of a run contains the key even if it was not given.
         train, dpo: reason why `train` (and `pretrain`) or `dpo` refuses the key; "" = it works.
     """
 
@@ -79,12 +82,12 @@ class Key:
 
     @property
     def bounds(self) -> dict[str, float]:
-        """Words and numbers, such as {"at least": 0, "below": 1}."""
+        """Return words and numbers, such as {"at least": 0, "below": 1}."""
         words = {"at least": self.least, "above": self.above, "below": self.below, "at most": self.most}
         return {word: number for word, number in words.items() if number is not None}
 
     def crossed(self, value: Any) -> dict[str, float]:
-        """The bounds that a number does not keep; all of them for NaN and infinity."""
+        """Return the bounds that a number violates; all of them for NaN and infinity."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return {}
         if not math.isfinite(value):
@@ -94,7 +97,7 @@ class Key:
 
 
 def key(default: Any, text: str, **options: Any) -> Any:
-    """A field of a recipe's dataclass.
+    """Make a field of a recipe's dataclass.
 
     Args:
         default: the value, or a function that makes it.
@@ -102,49 +105,53 @@ def key(default: Any, text: str, **options: Any) -> Any:
         options: attributes of `Key`.
     """
     metadata = {"help": text, "key": Key(**{"recorded": True, **options})}
-    return (
-        field(default_factory=default, metadata=metadata)
-        if callable(default)
-        else field(default=default, metadata=metadata)
-    )
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def default_of(entry: Field) -> Any:
-    """The default of a field."""
+    """Return the default of a field."""
     return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
 def in_words(bounds: dict[str, float]) -> str:
-    """Bounds as text, such as "at least 0 and below 1"; "" for none."""
+    """Return bounds as text, such as "at least 0 and below 1"; "" for none."""
     return " and ".join(f"{word} {number:,}" for word, number in bounds.items())
 
 
 def own_keys(arguments: Any) -> Iterable[tuple[Field, Key]]:
-    """The fields of a dataclass, or of its instance, that `key` made."""
+    """Return the fields of a dataclass, or of its instance, that `key` made."""
     return ((entry, entry.metadata["key"]) for entry in fields(arguments) if "key" in entry.metadata)
 
 
 def given(arguments: Any, chosen: Callable[[Key], Any]) -> list[str]:
-    """Names of our keys that have another value than their default, of those that are chosen."""
+    """Name the chosen keys of ours whose value is not their default."""
     keys = own_keys(arguments)
     return [each.name for each, key in keys if chosen(key) and getattr(arguments, each.name) != default_of(each)]
 
 
 def refuse_excluded(arguments: Any, other: str, reason: str) -> None:
-    """Raises ValueError for keys that were given although `other` excludes them."""
+    """Refuse keys that were given although `other` excludes them. Raises ValueError."""
     if names := given(arguments, lambda key: other in key.excluded_by):
         raise ValueError(f"{other} and {' and '.join(names)} exclude each other: {reason}")
 
 
+def refuse_other_runs(recipe: dict[str, Any], classes: tuple[type, ...], runs: Runs) -> None:
+    """Refuse keys of a recipe that have no effect in its kind of run. Raises ValueError."""
+    for entry, key in (each for arguments in classes for each in own_keys(arguments)):
+        if runs not in key.runs and recipe.get(entry.name, default_of(entry)) not in (None, default_of(entry)):
+            raise ValueError(f"{entry.name} has no effect in a run over {runs}, only over {key.runs}: leave it out")
+
+
 def check_values(arguments: Any) -> None:
-    """Raises ValueError for a value of one of our keys that is null, of another type, or outside its bounds."""
+    """Refuse values of our keys that are null, of another type, or outside their bounds. Raises ValueError."""
     types = typing.get_type_hints(type(arguments))
     for entry, key in own_keys(arguments):
         value = getattr(arguments, entry.name)
         if value is None and entry.default is not None:
-            raise ValueError(
-                f"{entry.name} is null: it needs a value, or leave the line out for {default_of(entry)!r}"
-            )
+            default = default_of(entry)
+            raise ValueError(f"{entry.name} is null: it needs a value, or leave the line out for {default!r}")
         problem = type_problem(value, types[entry.name])
         if value is not None and not problem:
             if key.values and value not in key.values:
@@ -157,14 +164,14 @@ def check_values(arguments: Any) -> None:
 
 
 def refuse_unquoted(recipe: dict[str, Any], classes: tuple[type, ...]) -> None:
-    """Raises ValueError if YAML read a number, a date, true or false for a key whose value is text.
+    """Refuse a number, a date, true or false for a key whose value is text. Raises ValueError.
 
-    Written out again, it can differ from the text of the recipe (`007`, `1e3`).
+    Written out again, such a value can differ from the text of the recipe (`007`, `1e3`).
     """
     for arguments in classes:
         for name, annotation in typing.get_type_hints(arguments).items():
             value, wanted = recipe.get(name), base_of(annotation)
-            if (wanted is not str and wanted != list[str]) or isinstance(value, str):  # one text is a list, too
+            if wanted not in (str, list[str]) or isinstance(value, str):  # one text is also a list
                 continue
             if problem := type_problem(value, wanted):
                 raise ValueError(f"{name} is {value!r}: {problem}")

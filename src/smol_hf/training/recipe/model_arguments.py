@@ -1,4 +1,4 @@
-"""Keys of a recipe that describe the model and its adapters."""
+"""Keys of a recipe for the model and its adapters."""
 
 # ruff: noqa: RUF009 (`key` makes a field)
 from __future__ import annotations
@@ -14,7 +14,7 @@ NEW = {"excluded_by": ("model",)}  # a checkpoint has its own
 
 
 def of_images(default: Any, text: str, **options: Any) -> Any:
-    """A key of a vision-language model."""
+    """Declare a key of a vision-language model."""
     return key(default, text, runs=Runs.CONVERSATIONS, **options)
 
 
@@ -25,34 +25,35 @@ class LoraArguments:
     use_peft: bool = key(False, "Train LoRA adapters on the checkpoint `model`.")
     lora_parts: list[str] = key(
         lambda: ["text"],
-        "Parts that get adapters: vision, connector, text. Of the others, those whose own learning rate is given are "
-        "trained whole and saved with the adapter; the rest is frozen.",
+        "Parts that get adapters: vision, connector, text. A part without adapters but with its own learning rate is "
+        "trained in full and saved with the adapter. Other parts are frozen.",
     )
-    lora_r: int = key(16, "Rank of the updates.", least=1)
-    lora_alpha: int = key(32, "The updates are scaled by lora_alpha / lora_r.", least=1)
+    lora_r: int = key(16, "Rank of the adapters.", least=1)
+    lora_alpha: int = key(32, "Scale of the updates: lora_alpha / lora_r.", least=1)
     lora_dropout: float = key(
-        0.05, "Dropout on the input of the updates.", least=0, below=1, wanted="it must be from 0 to below 1"
+        0.05, "Dropout on the input of the adapters.", least=0, below=1, wanted="it is from 0 to below 1"
     )
     lora_target_modules: list[str] | None = key(
-        None, "Names of layers such as q_proj; by default all-linear: all linear layers except the head."
+        None,
+        "Layers that get adapters, such as [q_proj, v_proj]. Without it, all linear layers but the head (all-linear).",
     )
-    lora_trainable_tokens: list[str] | None = key(None, "Tokens whose embeddings are trained too, such as new ones.")
-    use_dora: bool = key(False, "DoRA: learn the length of each row as well.")
-    use_rslora: bool = key(False, "Scale the updates by lora_alpha / √lora_r.")
-    load_in_4bit: bool = key(False, "QLoRA: the language model's layers in four bits.")
-    load_in_8bit: bool = key(False, "The language model's layers in eight bits.")
-    bnb_4bit_quant_type: str = key("nf4", "Format of four bits: nf4 or fp4.", values=("nf4", "fp4"))
-    use_bnb_nested_quant: bool = key(False, "Quantise the scales too.")
+    lora_trainable_tokens: list[str] | None = key(None, "Tokens whose embeddings are also trained, such as new ones.")
+    use_dora: bool = key(False, "DoRA: also learn the magnitude of each weight row.")
+    use_rslora: bool = key(False, "rsLoRA: scale the updates by lora_alpha / √lora_r.")
+    load_in_4bit: bool = key(False, "QLoRA: load the language model's layers in 4 bits.")
+    load_in_8bit: bool = key(False, "Load the language model's layers in 8 bits.")
+    bnb_4bit_quant_type: str = key("nf4", "4-bit format: nf4 or fp4.", values=("nf4", "fp4"))
+    use_bnb_nested_quant: bool = key(False, "Also quantise the 4-bit scales.")
 
     def check_lora(self) -> None:
-        """Raises ValueError for values that do not fit each other."""
+        """Refuse values that contradict each other. Raises ValueError."""
         unknown = [part for part in self.lora_parts if part not in PARTS]
         if unknown or not self.lora_parts:
-            raise ValueError(f"lora_parts is {self.lora_parts}: choose among {', '.join(PARTS)}")
+            raise ValueError(f"lora_parts is {self.lora_parts}: choose from {', '.join(PARTS)}")
         if self.lora_trainable_tokens and "text" not in self.lora_parts:
-            raise ValueError("lora_trainable_tokens are of the language model: lora_parts must name text")
+            raise ValueError("lora_trainable_tokens needs adapters of the language model: add text to lora_parts")
         if self.load_in_4bit and self.load_in_8bit:
-            raise ValueError("load_in_4bit and load_in_8bit exclude each other")
+            raise ValueError("load_in_4bit and load_in_8bit exclude each other: set one of them")
         if self.lora_target_modules == [ALL_LINEAR]:
             self.lora_target_modules = None
         if not self.load_in_4bit and (self.bnb_4bit_quant_type != "nf4" or self.use_bnb_nested_quant):
@@ -64,74 +65,82 @@ class LoraArguments:
 
 @dataclass
 class ModelArguments(LoraArguments):
-    """A checkpoint, or the description of a new model with random weights; and its adapters."""
+    """Keys of a checkpoint or of a new model with random weights, and of its adapters."""
 
-    model: str | None = key(None, "Checkpoint folder or Hub id to continue from. Excludes the keys of a new model.")
+    model: str | None = key(None, "Checkpoint to continue from: folder or Hub id. Excludes the keys of a new model.")
     preset: str | None = key(
         None,
-        "Sizes and image tiling of a published model, such as smolvlm2-256m, with random weights. Other keys override "
-        "its values.",
+        "New model with the sizes and image tiling of a published one, such as smolvlm2-256m, and random weights. "
+        "Other keys override its values.",
         runs=TRAIN,
         **NEW,
     )
     vision_config: dict[str, Any] | None = of_images(
-        None, "Image encoder: model_type and sizes, as in transformers.", **NEW
+        None, "Image encoder of a new model: model_type and sizes, as in transformers.", **NEW
     )
     text_config: dict[str, Any] | None = key(
-        None, "Language model: model_type (smol_hf_text by default) and sizes.", runs=TRAIN, **NEW
+        None, "Language model of a new model: model_type (smol_hf_text if omitted) and sizes.", runs=TRAIN, **NEW
     )
     connector_type: str = of_images(
-        "pixel_shuffle", "pixel_shuffle, linear or mlp.", values=("pixel_shuffle", "linear", "mlp"), **NEW
+        "pixel_shuffle",
+        "Connector of a new model: pixel_shuffle, linear or mlp.",
+        values=("pixel_shuffle", "linear", "mlp"),
+        **NEW,
     )
     scale_factor: int | None = of_images(
-        None, "Side of the square of patches that becomes one token; by default the preset's, or 2.", **NEW
+        None,
+        "Pixel shuffle joins scale_factor × scale_factor patches into one token. Without it, the preset's, or 2.",
+        **NEW,
     )
     vision_feature_layer: int = of_images(
-        -1, "Layer of the image encoder whose output is used: the last; LLaVA uses the second to last (-2).", **NEW
+        -1, "Layer of the image encoder whose output is used: -1 is the last, -2 (LLaVA) the second to last.", **NEW
     )
     tokenizer: str | None = key(
-        None, "Folder or Hub id; by default a byte-level BPE is trained on the data's texts.", runs=TRAIN, **NEW
+        None,
+        "Folder or Hub id of a tokenizer. Without it, a byte-level BPE tokenizer is trained on the data.",
+        runs=TRAIN,
+        **NEW,
     )
     tokenizer_vocab_size: int | None = key(
         None,
-        "Largest size of that tokenizer; 384 by default, with documents the preset's vocabulary.",
+        "Maximum size of the tokenizer that is trained. Without it, 384; with documents, the preset's vocabulary.",
         runs=TRAIN,
         **NEW,
     )
     chat_template: str | None = key(
         None,
-        "Chat template of a text-only model, if its tokenizer has none or another is wanted: chatml, smollm2 (chatml "
-        "with SmolLM2's default system prompt), or the path of a .jinja file.",
+        "Chat template of a text-only model, instead of its tokenizer's: chatml, smollm2 (chatml with SmolLM2's "
+        "default system prompt), or the path of a .jinja file.",
         runs=Runs.CONVERSATIONS | Runs.PREFERENCES,
     )
-    rope_theta: float | None = key(None, "With model: another base of its rotary positions, for longer texts.")
-    max_position_embeddings: int | None = key(None, "With model: another number of positions.")
+    rope_theta: float | None = key(None, "New base of the rotary positions of model, for longer texts.")
+    max_position_embeddings: int | None = key(None, "New maximum number of positions of model.")
     longest_edge: int | None = of_images(
-        None, "Pixels to which an image's longer side is resized; by default the preset's or the tile size."
+        None, "Longer side of an image after resizing, in pixels. Without it, the preset's, or the tile size."
     )
-    do_image_splitting: bool = of_images(True, "Split large images into tiles and an overview.")
-    enlarge_images: bool = of_images(
-        True, "Resize small images to longest_edge too, as SmolVLM does; false: no tiles of enlarged pixels."
+    do_image_splitting: bool = of_images(True, "Split large images into tiles and an overview of the image.")
+    enlarge_images: bool = of_images(True, "Enlarge small images to longest_edge, as SmolVLM does.")
+    attn_implementation: str = key(
+        "sdpa", "Attention: eager, sdpa, flash_attention_2 or flex_attention.", resume=OnResume.FREE
     )
-    attn_implementation: str = key("sdpa", "eager, sdpa, flash_attention_2, flex_attention.", resume=OnResume.FREE)
-    dtype: str = key("float32", "float32, bfloat16 or float16.", values=("float32", "bfloat16", "float16"))
+    dtype: str = key("float32", "Data type of the weights.", values=("float32", "bfloat16", "float16"))
     image_mean: list[float] | None = of_images(
-        None, "Mean of each channel, of pixels in [0, 1]; 0.5 by default, as SigLIP.", **NEW
+        None, "Mean of each channel, for pixels in [0, 1]. Without it, 0.5, as in SigLIP.", **NEW
     )
-    image_std: list[float] | None = of_images(None, "Standard deviation of each channel; 0.5 by default.", **NEW)
+    image_std: list[float] | None = of_images(None, "Standard deviation of each channel. Without it, 0.5.", **NEW)
 
     def __post_init__(self):
         check_values(self)
         self.check_lora()
         if self.use_peft and self.model is None:
-            raise ValueError("use_peft needs model: adapters belong to a checkpoint, which they are loaded over later")
+            raise ValueError("use_peft needs model: name the checkpoint that gets adapters")
         for name in ("rope_theta", "max_position_embeddings"):
             value = getattr(self, name)
             if value is not None and (self.model is None or value <= 0):
-                raise ValueError(f"{name} is {value}: it is positive, and changes a model (of a new one: text_config)")
+                raise ValueError(f"{name} is {value}: give a positive number, with model (or use text_config)")
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
             if values is not None and (len(values) != 3 or (name == "image_std" and min(values) <= 0)):
-                raise ValueError(f"{name} is {values}: three numbers, one per channel, above 0 for image_std")
+                raise ValueError(f"{name} is {values}: give three numbers, one per channel (image_std: above 0)")
         if self.model is not None:
             refuse_excluded(self, "model", "the checkpoint has its own")

@@ -1,7 +1,6 @@
-"""A recipe (YAML of flat keys) and overrides from the command line → checked arguments.
+"""Recipes: a YAML file of flat keys, and overrides from the command line → checked arguments.
 
-Nothing is guessed. The error for an unknown key names the nearest key. The error for a value of the wrong type names
-the key. A duplicate key is an error.
+Nothing is guessed. The error for an unknown key names the nearest key; the error for a wrong value names its key.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 from transformers.trainer_utils import SaveStrategy
-from transformers.utils import is_flash_attn_2_available, is_kernels_available
-from trl import TrlParser
+from transformers.utils.import_utils import is_flash_attn_2_available, is_kernels_available
+from trl.scripts.utils import TrlParser
 
 from smol_hf.data.mixture.entry_keys import without_deleted_keys
 from smol_hf.support.formatting import nearest
 from smol_hf.support.resources import resource_path
 from smol_hf.support.shipped_recipes import find_recipe
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
-from smol_hf.training.recipe.data_arguments import DataArguments
+from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
 from smol_hf.training.recipe.inherited_keys import key_of
-from smol_hf.training.recipe.keys import default_of, refuse_unquoted
+from smol_hf.training.recipe.keys import Runs, default_of, refuse_other_runs, refuse_unquoted
 from smol_hf.training.recipe.model_arguments import ModelArguments
-from smol_hf.training.recipe.values import RecipeError, read_yaml, takes_text, value_of
+from smol_hf.training.recipe.values import RecipeError, UsageError, kinds_of, read_yaml, value_of
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
-SWITCHES = ("resume_from_checkpoint",)  # texts that may be true, too
+SWITCHES = ("resume_from_checkpoint",)  # keys whose value is text or true
 LONGEST_SHOWN = 100  # characters of a value in an error
 RECORDED_WITH = ("run.json", "config.json")  # files in the folder of a recipe that a run saved
 
@@ -40,14 +39,14 @@ RECORDED_WITH = ("run.json", "config.json")  # files in the folder of a recipe t
 class Parser(TrlParser):
     """TRL's parser for dataclasses, whose errors are raised and whose options cannot be abbreviated."""
 
-    def __init__(self, dataclass_types):
+    def __init__(self, dataclass_types: Any):
         super().__init__(dataclass_types, allow_abbrev=False)
 
-    def add_argument(self, *names, key=None, **options):
+    def add_argument(self, *names: str, key: Any = None, **options: Any):
         """Leave out `key`, which TRL takes over from the metadata of a field."""
         return super().add_argument(*names, **options)
 
-    def error(self, message):
+    def error(self, message: str):
         raise RecipeError(message)
 
 
@@ -56,55 +55,58 @@ def known_keys(classes: tuple[type, ...] = ARGUMENT_CLASSES) -> list[str]:
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The keys and values of a YAML file, or of a recipe that ships with the package. Raises RecipeError, naming the
-    file."""
+    """Read a YAML file, or a recipe that ships with the package. Raises RecipeError, naming the file."""
     if not Path(path).exists():
         try:
             path = find_recipe(str(path))
         except ValueError as error:
             raise RecipeError(str(error)) from error
-    try:
-        recipe = read_yaml(Path(path).read_text(encoding="utf-8"))
-        recipe = without_deleted_keys(recipe) if isinstance(recipe, dict) else recipe
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        raise RecipeError(f"{path}: {error}") from error
+    recipe = read_file(Path(path))
     if not isinstance(recipe, dict):
         raise RecipeError(f"{path}: a recipe is a list of `key: value` lines")
+    try:
+        recipe = without_deleted_keys(recipe)
+    except ValueError as error:
+        raise RecipeError(f"{path}: {error}") from error
     if isinstance(recipe.get("mixture"), str):
         recipe["mixture"] = read_mixture(recipe["mixture"], Path(path).parent)
     return recipe
 
 
 def read_mixture(name: str, folder: Path = Path()) -> list[dict[str, Any]]:
-    """The entries of a mixture that has a YAML file of its own: from `folder`, or one that ships with the package
-    (`recipes/mixtures/…`).
+    """Read the YAML file of a mixture, in `folder` or shipped with the package (`recipes/mixtures/…`).
 
     Raises:
-        RecipeError: where there is none, and for what is no list of entries.
+        RecipeError: if the file is missing or is not a list of entries.
     """
     path = folder / name
     if not path.is_file():
         try:
             path = resource_path(name)
         except FileNotFoundError:
-            raise RecipeError(f"mixture: there is no file {folder / name}") from None
-    try:
-        entries = read_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, RecipeError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"{path}: {error}") from error
+            raise RecipeError(f"mixture: the file {folder / name} does not exist") from None
+    entries = read_file(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise RecipeError(f"{path}: a mixture is a list of entries, such as `- {{data: my.jsonl, weight: 2}}`")
     return entries
 
 
+def read_file(path: Path) -> Any:
+    try:
+        return read_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
 def parse_command_line(
     arguments: Sequence[str], classes: tuple[type, ...] = ARGUMENT_CLASSES
 ) -> tuple[str | None, dict[str, Any]]:
-    """`--config FILE --key value --dotted.key=value` → (FILE, overrides). A value is read by the type of its key in
-    `classes` (see `values.value_of`); a switch needs none.
+    """Split `--config FILE --key value --dotted.key=value` into FILE and overrides.
+
+    The type of a key in `classes` decides how its value is read (see `values.value_of`); a switch needs none.
 
     Raises:
-        RecipeError: for words without a key, a key without its value, and a key that is given twice.
+        UsageError: for words without a key, a key without its value, and a key that is given twice.
     """
     types = {name: hint for each in classes for name, hint in typing.get_type_hints(each).items()} | {"config": str}
     overrides: dict[str, Any] = {}
@@ -112,7 +114,7 @@ def parse_command_line(
     while waiting:
         argument = waiting.pop(0)
         if not argument.startswith("--"):
-            raise RecipeError(f"{argument!r} stands alone: write --key value")
+            raise UsageError(f"unexpected argument {argument!r}: write --key value")
         key, equals, value = argument[2:].partition("=")
         top, *rest = key.split(".")
         key = ".".join([top.replace("-", "_"), *rest])
@@ -120,22 +122,22 @@ def parse_command_line(
         if not equals:
             if waiting and not waiting[0].startswith("--"):
                 value = waiting.pop(0)
-            elif takes_text(annotation) and key not in SWITCHES:
-                raise RecipeError(f"--{key} needs a value")
+            elif bool not in kinds_of(annotation) and key in types and key not in SWITCHES:
+                raise UsageError(f"--{key} needs a value: write --{key} VALUE")
             else:
                 value = "true"
         if key in overrides:
-            raise RecipeError(f"--{key} is given twice")
+            raise UsageError(f"--{key} is given twice")
         try:
             overrides[key] = value_of(value, annotation)
         except yaml.YAMLError as error:
             given = value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}…"
-            raise RecipeError(f"--{key} {given}: {getattr(error, 'problem', None) or error}") from error
+            raise UsageError(f"--{key} {given}: {getattr(error, 'problem', None) or error}") from error
     return overrides.pop("config", None), overrides
 
 
 def apply_overrides(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the recipe with `a.b: value` set inside the mapping `a`."""
+    """Copy the recipe, with `a.b: value` set inside the mapping `a`."""
     recipe = copy.deepcopy(recipe)
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
@@ -145,7 +147,7 @@ def apply_overrides(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[s
                 target[parent] = {}
             target = target[parent]
             if not isinstance(target, dict):
-                raise RecipeError(f"--{dotted}: {parent!r} is not a mapping")
+                raise UsageError(f"--{dotted}: {parent!r} is not a mapping")
         target[last] = value
     return recipe
 
@@ -153,14 +155,16 @@ def apply_overrides(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[s
 def combine(
     recipe: dict[str, Any], overrides: dict[str, Any], classes: tuple[type, ...], recorded: bool = False
 ) -> dict[str, Any]:
-    """The recipe with the values of the command line, which win: a strategy over the recipe's steps, steps over the
-    recipe's strategy.
+    """Merge the recipe and the command line, which wins.
+
+    A strategy of the command line removes the recipe's steps, and steps remove the recipe's strategy.
 
     Args:
-        recorded: a run saved the recipe, with values of its own command line; it can contradict itself.
+        recorded: True for the saved recipe of a run. It includes the command line of that run and can contradict
+            itself.
 
     Raises:
-        RecipeError: for a key that has no effect with the strategy that the same source gives, or that nobody gives.
+        RecipeError: for a key that has no effect with the strategy of the same source, or with the default strategy.
     """
     combined = apply_overrides(recipe, overrides)
     if combined.get("num_checkpoints") is not None and combined.get("save_steps") is not None:
@@ -171,11 +175,11 @@ def combine(
     entries = {entry.name: entry for each in classes for entry in dataclasses.fields(each)}
     for name, entry in entries.items():
         key, value = key_of(entry), combined.get(name)
-        if not key.strategy or value is None or key.crossed(value):  # a value outside its bounds is refused later
+        if not key.strategy or value is None or key.crossed(value):  # later checks refuse a value outside its bounds
             continue
         strategy, *values = key.strategy
         if name == "per_device_eval_batch_size" and combined.get("documents") is not None:
-            continue  # held-out documents are validated at the end, too
+            continue  # a run also validates on held-out documents at its end
         default = default_of(entries[strategy])
         default = getattr(default, "value", default)
         current = combined.get(strategy, default)
@@ -197,36 +201,31 @@ def parse_recipe(
     recipe: dict[str, Any],
     classes: tuple[type, ...] = ARGUMENT_CLASSES,
     known_classes: tuple[type, ...] = ARGUMENT_CLASSES,
-) -> tuple[ModelArguments, DataArguments, SmolTrainingArguments]:
-    """Check every key and value of a recipe and build the arguments, or those of some `classes` alone: what trains
-    need not be possible on a machine that only looks at the data. `known_classes` say which keys there are. Raises
-    RecipeError."""
+) -> tuple[Any, ...]:
+    """Check every key and value of a recipe and build the arguments of `classes`. Raises RecipeError.
+
+    A command that only looks at the data names the classes that it needs; values of the others may not fit its
+    machine. `known_classes` declare the keys that exist.
+    """
     known = known_keys(known_classes)
     try:
         recipe = without_deleted_keys(recipe)
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
-    for key in recipe:
-        if key not in known:
-            raise RecipeError(f"unknown key {key!r}{nearest(str(key), known)}")
-    if isinstance(recipe.get("mixture"), str):
-        recipe = {**recipe, "mixture": read_mixture(recipe["mixture"])}
-    try:
+        for key in recipe:
+            if key not in known:
+                raise UsageError(f"unknown key {key!r}{nearest(str(key), known)}")
+        if isinstance(recipe.get("mixture"), str):
+            recipe = {**recipe, "mixture": read_mixture(recipe["mixture"])}
         refuse_unquoted({key: recipe[key] for key in recipe if key not in SWITCHES}, classes)
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
-    parser = Parser(classes)
-    words, wanted = [], {entry.name for arguments in classes for entry in dataclasses.fields(arguments)}
-    for key, value in recipe.items():
-        if key not in wanted:
-            continue
-        if value is None or isinstance(value, dict) or value == [] or holds_mappings(value):
-            parser.set_defaults(**{key: value})
-        elif isinstance(value, list):
-            words += [f"--{key}", *map(word, value)]
-        else:
-            words.append(f"--{key}={word(value)}")
-    try:
+        parser, words, wanted = Parser(classes), [], known_keys(classes)
+        for key in (each for each in recipe if each in wanted):
+            value = recipe[key]
+            holds_mappings = isinstance(value, list) and any(isinstance(each, dict) for each in value)
+            if value is None or isinstance(value, dict) or value == [] or holds_mappings:
+                parser.set_defaults(**{key: value})
+            elif isinstance(value, list):
+                words += [f"--{key}", *map(word, value)]
+            else:
+                words.append(f"--{key}={word(value)}")
         parsed = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except RecipeError:
         raise
@@ -238,43 +237,49 @@ def parse_recipe(
 
 
 def refuse_what_cannot_train(model: ModelArguments, training: SmolTrainingArguments) -> None:
-    """Raises RecipeError for keys of the model that this machine, or another key, cannot serve."""
+    """Refuse keys of the model that this machine, or another key, does not allow. Raises RecipeError."""
     if model.attn_implementation == "flash_attention_2" and not (
         is_flash_attn_2_available() or is_kernels_available()
     ):
         raise RecipeError(
             "attn_implementation flash_attention_2 needs a GPU and the package flash-attn (pip install flash-attn "
-            "--no-build-isolation) or kernels: install one, or take sdpa, which is part of PyTorch"
+            "--no-build-isolation) or kernels: install one, or use sdpa, which is part of PyTorch"
         )
     if getattr(training, "disable_dropout", False) and model.lora_dropout not in (0, ModelArguments.lora_dropout):
         raise RecipeError(f"lora_dropout {model.lora_dropout} has no effect without disable_dropout: false")
     if training.fp16 and model.dtype == "float16":
-        raise RecipeError(
-            "fp16 computes in float16 and keeps float32 weights, whose gradients it scales: dtype must be float32"
-        )
-
-
-def holds_mappings(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(each, dict) for each in value)
+        raise RecipeError("fp16 scales the gradients of float32 weights, and dtype is float16: set dtype: float32")
 
 
 def word(value: Any) -> str:
-    """A value as it would stand on a command line."""
+    """Write a value as on a command line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return value if isinstance(value, str) else json.dumps(value) if isinstance(value, (list, dict)) else repr(value)
 
 
-def load_arguments(command_line: Sequence[str], classes: tuple[type, ...] = ARGUMENT_CLASSES):
-    """(recipe, model, data and training arguments) from `--config FILE` and overrides."""
+def load_arguments(command_line: Sequence[str], classes: tuple[type, ...] = ARGUMENT_CLASSES) -> tuple[Any, ...]:
+    """Return the recipe and the model, data and training arguments of `--config FILE` and overrides.
+
+    Raises:
+        RecipeError: see `combine` and `parse_recipe`; also for a key that has no effect in this kind of run. The saved
+            recipe of an older run may contain such keys.
+    """
     path, overrides = parse_command_line(command_line, classes)
     recorded = path is not None and any(Path(path).with_name(name).is_file() for name in RECORDED_WITH)
     recipe = combine(read_recipe(path) if path is not None else {}, overrides, classes, recorded)
+    runs = Runs.CONVERSATIONS if recipe.get("documents") is None else Runs.DOCUMENTS
+    try:
+        refuse_other_runs(
+            overrides if recorded else recipe, classes, Runs.PREFERENCES if PreferenceArguments in classes else runs
+        )
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
     return recipe, *parse_recipe(recipe, classes, classes)
 
 
 def ask_for_data(recipe: dict, classes: tuple[type, ...] = ARGUMENT_CLASSES) -> None:
-    """Raises RecipeError for a recipe that names no data. The embedded digits are used only if they are named."""
+    """Refuse a recipe that names no data. The embedded digits are not a default. Raises RecipeError."""
     keys = [key for key in ("data", "mixture", "documents") if key in known_keys(classes)]
     if any(recipe.get(key) is not None for key in keys):
         return

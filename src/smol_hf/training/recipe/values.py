@@ -1,4 +1,4 @@
-"""Values of a recipe as they are written: in YAML, or on the command line, where the type of the key says how."""
+"""Values of a recipe: read from YAML, or from the command line by the type of their key."""
 
 from __future__ import annotations
 
@@ -15,23 +15,19 @@ from smol_hf.data.conversation import SampleError
 
 
 class RecipeError(ValueError):
-    """A recipe or an override that cannot be used; the message names the key and what to write."""
+    """A recipe or a command line that cannot be used. The message names the key and the remedy."""
 
 
-class DuplicateKeyError(yaml.YAMLError):
-    """A key is given twice in a mapping."""
+class UsageError(RecipeError):
+    """A misspelt, incomplete or repeated key. Commands print their usage before the message."""
 
 
-class UnusableKeyError(yaml.YAMLError):
-    """A key is a list or a mapping."""
-
-
-class TooDeepError(yaml.YAMLError):
-    """Lists or mappings are nested too deeply."""
+class UnusableYamlError(yaml.YAMLError):
+    """YAML with a duplicate key, with a key that is a list or a mapping, or nested too deeply."""
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML in which a duplicate key is an error, and scalars are those of YAML 1.2.
+    """YAML loader that refuses duplicate keys and reads scalars as YAML 1.2.
 
     YAML 1.1 reads `no` and `on` as booleans, `12:30`, `0x10` and `010` as other numbers, `2024-01-01` as a date, and
     `1e-3` as text.
@@ -46,14 +42,14 @@ class StrictLoader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[Any, int] = {}
         for key_node, _ in node.value:
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if not isinstance(key, Hashable):
-                raise UnusableKeyError(f"line {line}: a key is a single word, not a list or a mapping: {key!r}")
+                raise UnusableYamlError(f"line {line}: a key is a single word, not a list or a mapping: {key!r}")
             if key in lines:
-                raise DuplicateKeyError(f"the key {key!r} stands twice, in lines {lines[key]} and {line}")
+                raise UnusableYamlError(f"duplicate key {key!r} in lines {lines[key]} and {line}: remove one of them")
             lines[key] = line
         return super().construct_mapping(node, deep)
 
@@ -68,33 +64,28 @@ StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+01
 
 
 class TextLoader(yaml.SafeLoader):
-    """YAML in which every scalar is text."""
+    """YAML loader that reads every scalar as text."""
 
     yaml_implicit_resolvers: typing.ClassVar[dict] = {}
 
 
 def read_yaml(text: str, loader: type[yaml.SafeLoader] = StrictLoader) -> Any:
-    """The value of a YAML text. Raises yaml.YAMLError for text that is no YAML, or is nested too deeply."""
+    """Read a YAML text. Raises yaml.YAMLError for text that is not YAML or is nested too deeply."""
     try:
         return yaml.load(text, loader)
     except RecursionError:
-        raise TooDeepError("lists or mappings are nested too deeply: write fewer levels") from None
+        raise UnusableYamlError("lists or mappings are nested too deeply: write fewer levels") from None
 
 
 def kinds_of(annotation: Any) -> tuple[Any, ...]:
-    """The types that a key may have, without None."""
+    """Return the types that a key may have, without None."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return tuple(each for each in typing.get_args(annotation) if each is not types.NoneType)
     return (annotation,)
 
 
-def takes_text(annotation: Any) -> bool:
-    """Whether a text is a value of the key as it is written."""
-    return str in kinds_of(annotation)
-
-
 def value_of(text: str, annotation: Any) -> Any:
-    """The value that a text of the command line has for a key of this type.
+    """Convert a word of the command line to the value of a key of this type.
 
     Text stays as it is written, quotes and `#` included; `null` is None. Lists (`[a, b]`)
     and mappings (`{a: 1}`) are read as YAML, the texts of a list of texts as they are written. Anything else is a
@@ -120,11 +111,7 @@ def value_of(text: str, annotation: Any) -> Any:
         return text
     if Any in kinds and text.startswith(("[", "{", '"', "'")):
         return read_yaml(text)
-    return scalar(text)
-
-
-def scalar(text: str) -> Any:
-    """A number, true, false, null or text, none of it cut at a `#` or a colon."""
+    # A number, true, false, null or text, none of it cut at a `#` or a colon.
     loader = StrictLoader("")
     tag = loader.resolve(yaml.ScalarNode, text, (True, False))
     return loader.construct_object(yaml.ScalarNode(tag, text))
@@ -132,19 +119,12 @@ def scalar(text: str) -> Any:
 
 @contextmanager
 def recipe_errors(problem: str) -> Iterator[None]:
-    """Turn what libraries raise about values of the recipe into a RecipeError that begins with `problem`."""
+    """Turn errors of libraries about values of the recipe into a RecipeError that begins with `problem`."""
     try:
         yield
     except (RecipeError, SampleError, FileNotFoundError):
         raise
     except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        ZeroDivisionError,
-        ImportError,
-        OSError,
-        RuntimeError,
-    ) as error:
+        ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, ImportError, OSError, RuntimeError,
+    ) as error:  # fmt: skip
         raise RecipeError(f"{problem}: {type(error).__name__}: {error}") from error

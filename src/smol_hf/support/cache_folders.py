@@ -1,4 +1,4 @@
-"""A folder of caches: each is made by one process at a time, whole or not at all, and what a killed one left goes."""
+"""Folders of caches. One process at a time writes a cache, which appears when it is complete."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ UNFINISHED = ".unfinished"
 
 def lock_of(folder: Path, key: str, **options) -> FileLock:
     (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / LOCKS / f"{key}.lock", **options)  # a killed process holds none
+    return FileLock(folder / LOCKS / f"{key}.lock", **options)  # the system releases the lock of a killed process
 
 
 @contextmanager
 def making(folder: Path, key: str) -> Iterator[Path | None]:
-    """The folder to write the cache `key` into, which becomes `folder / key` when all went well; None where another
-    process made it, which is waited for."""
+    """Yield the folder to write the cache `key` into. Without an error it becomes `folder / key`.
+
+    Waits for another process that writes the same cache, and then yields None.
+    """
     remove_left_over(folder)
     with lock_of(folder, key):
         place, unfinished = folder / key, folder / f"{key}{UNFINISHED}"
@@ -36,10 +38,10 @@ def making(folder: Path, key: str) -> Iterator[Path | None]:
 
 
 def remove_left_over(folder: Path) -> None:
-    """Remove what was being written when its process was killed."""
+    """Remove incomplete caches of killed processes."""
     for unfinished in folder.glob(f"*{UNFINISHED}"):
         try:
             with lock_of(folder, unfinished.name.removesuffix(UNFINISHED), blocking=False):
                 shutil.rmtree(unfinished, ignore_errors=True)
-        except Timeout:  # it is being written
+        except Timeout:  # another process writes it
             continue
