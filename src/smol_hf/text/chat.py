@@ -77,6 +77,10 @@ class TextChat:
         """The tokens up to where the assistant's turn begins. Raises ChatTemplateError."""
         return self.renderer.with_tools(tools).encode(as_texts(messages), asks=True, labelled=False)[0]
 
+    def with_settings(self, longest_edge: int) -> TextChat:
+        """Return the same object: the setting is of images only."""
+        return self
+
     def tiles(self, images) -> np.ndarray:
         return np.zeros((0, 3, self.tile_size, self.tile_size), dtype=np.uint8)
 

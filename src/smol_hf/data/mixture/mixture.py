@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from smol_hf.data.conversation import Conversation, SampleError
-from smol_hf.data.media.images import MAXIMUM_BYTES, check_bytes
+from smol_hf.data.media.images import MAXIMUM_BYTES
 from smol_hf.data.mixture.entry_keys import check_entry, without_deleted_keys
 from smol_hf.data.mixture.failed_sources import FailedSource, refuse_failed
-from smol_hf.data.records import Place, adapt, find_adapter
-from smol_hf.data.records.filters import Filters
-from smol_hf.data.records.turn_keys import without_fields
+from smol_hf.data.records import find_adapter
+from smol_hf.data.records.filters import Filters, RecordReader
 from smol_hf.data.sources.location import KINDS, open_location
 from smol_hf.data.sources.source import BlockCache, Source
 from smol_hf.data.stream.mixing import scaled_weights
-from smol_hf.data.stream.preparation import FilteredOutError
 from smol_hf.data.stream.survey import Survey
 from smol_hf.support.formatting import nearest
 from smol_hf.support.key_values import is_name
@@ -78,32 +76,6 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Reader:
-    """(where, record) → the conversation that the recipe wants of it."""
-
-    media_folder: Path | None
-    adapter: str | None
-    filters: Filters
-    inside_only: bool = False
-    dataset: str | None = None
-    max_image_bytes: int = MAXIMUM_BYTES
-    ignore_fields: frozenset[str] = frozenset()
-
-    def __call__(self, where: str, record: Any) -> Conversation:
-        place = Place(where, self.media_folder, self.inside_only)
-        record = without_fields(record, self.ignore_fields) if self.ignore_fields else record
-        conversation = adapt(record, place, name=self.adapter, dataset=self.dataset)
-        conversation, reason = self.filters.apply(conversation)
-        if conversation is None:
-            raise FilteredOutError(where, f"left out by filters: {reason}")
-        if not any(message.is_learned for message in conversation.messages):
-            raise SampleError(where, "no answer to train: all are empty or marked as not trained. Remove the record")
-        for image in conversation.images:
-            check_bytes(image, where, self.max_image_bytes)
-        return conversation
-
-
-@dataclass(frozen=True)
 class MixtureEntry:
     """One source of a mixture, by the keys of a recipe. In a path `{data_root}` stands for the recipe's key; `config`,
     `split`, `revision` and `download` are of a dataset of the Hub."""
@@ -138,7 +110,9 @@ class MixtureEntry:
             return float(self.samples)
         return None if rows is None else self.weight * rows
 
-    def open(self, *, data_root: str | None = None, max_image_bytes: int = MAXIMUM_BYTES) -> tuple[Source, Reader]:
+    def open(
+        self, *, data_root: str | None = None, max_image_bytes: int = MAXIMUM_BYTES
+    ) -> tuple[Source, RecordReader]:
         if self.adapter is not None:
             find_adapter(self.adapter)  # refuse a name that is none before anything is read
         filters = Filters.from_mapping(self.filters)
@@ -149,7 +123,7 @@ class MixtureEntry:
         if self.name is not None:
             source.name, source.prefix = self.name, f"{self.name}/"
         ignored = frozenset(self.ignore_fields)
-        return source, Reader(
+        return source, RecordReader(
             folder, self.adapter, filters, opened.inside_only, opened.dataset, max_image_bytes, ignored
         )
 
@@ -234,7 +208,9 @@ def open_mixture(
     return data_of(opened, stopping, failed)
 
 
-def data_of(opened: list[tuple[MixtureEntry, Source, Reader]], stopping: str, failed: list[FailedSource]) -> Data:
+def data_of(
+    opened: list[tuple[MixtureEntry, Source, RecordReader]], stopping: str, failed: list[FailedSource]
+) -> Data:
     entries, sources, readers = (list(each) for each in zip(*opened))
     rows = [len(source) for source in sources]
     weights = [entry.weight_of(number) for entry, number in zip(entries, rows)]

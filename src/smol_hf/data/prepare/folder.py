@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smol_hf.data.conversation import Conversation, SampleError
-from smol_hf.data.media.images import load_image, open_image
+from smol_hf.data.media.images import load_image, open_encoded, open_image
 from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.prepare.records import Encoded
 from smol_hf.data.prepare.writers import WRITERS
@@ -160,6 +160,6 @@ def encoded_images(conversation: Conversation, verify: bool) -> list[Encoded]:
             form = image.format
         if verify:
             load_image(part, where)
-        with part.open() as file:
+        with open_encoded(part) as file:
             images.append(Encoded(file.read(), form))
     return images

@@ -15,7 +15,6 @@ from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.media.images import load_image
 from smol_hf.data.report.label_spans import Span, spans_of
 from smol_hf.data.stream.preparation import MeasuredSample, SampleWork
-from smol_hf.data.stream.shortening import processor_at
 from smol_hf.data.stream.stream import LaneShare, Plan
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 
@@ -85,7 +84,7 @@ class Look:
 
     def encode(self, source: int, whole: Whole) -> DrawnSample:
         sample, conversation = whole.sample, whole.sample.conversation
-        processor = processor_at(self.work.processor, sample.longest_edge)
+        processor = self.work.processor.with_settings(longest_edge=sample.longest_edge)
         side = next((side for most, side in SIDES if len(conversation.images) <= most), SMALLEST_SIDE)
         thumbnails = []
         for number, part in enumerate(conversation.images):

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from smol_hf.data.conversation import SampleError
-from smol_hf.data.stream.preparation import FilteredOutError, TooLongError
+from smol_hf.data.conversation import FilteredOutError, SampleError, TooLongError
 from smol_hf.support.formatting import percent
 
 SHOWN_REASONS = 5

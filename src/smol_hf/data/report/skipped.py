@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from smol_hf.data.conversation import SampleError
+from smol_hf.data.conversation import FilteredOutError, LeftOutError, SampleError, TooLongError
 from smol_hf.data.report.reasons import describe_sources
-from smol_hf.data.stream.preparation import FilteredOutError, LeftOutError, TooLongError
 from smol_hf.support.atomic import atomic_file
 from smol_hf.support.sample_lists import whole_lines
 

@@ -13,11 +13,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from smol_hf.data.conversation import SampleError
+from smol_hf.data.conversation import LeftOutError, SampleError
 from smol_hf.data.sources.source import BlockCache
 from smol_hf.data.stream.mixing import Mixing
 from smol_hf.data.stream.packing import PackingPool, Planned
-from smol_hf.data.stream.preparation import LeftOutError
 
 FAULTS_OF_A_ROW = 100  # then a row is given without samples, so that whoever reads it can decide
 

@@ -1,4 +1,4 @@
-"""A record → a measured sample → token ids, labels and tiles. Everything that is cheap comes first."""
+"""A record → a measured sample → token ids, labels and tiles. Decoding comes last, because it costs the most."""
 
 from __future__ import annotations
 
@@ -9,24 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from smol_hf.data.conversation import Conversation, ImagePart, SampleError
+from smol_hf.data.conversation import Conversation, ImagePart, SampleError, TextPart, TooLongError
 from smol_hf.data.media.fast_images import fast_tiles
 from smol_hf.data.media.images import image_size, load_image
-from smol_hf.data.stream.shortening import Shape, processor_at, shortened
+from smol_hf.data.stream.shortening import Shape, shortened
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_messages import ChatTemplateError
-
-
-class LeftOutError(SampleError):
-    """A sample that is not used although nothing is wrong with it: counted and named, and no reason to stop."""
-
-
-class TooLongError(LeftOutError):
-    """It does not fit the context, and nothing is ever cut."""
-
-
-class FilteredOutError(LeftOutError):
-    """The recipe's filters do not want it."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +88,27 @@ class ReadySample:
 
 
 def template_messages(conversation: Conversation) -> list[dict]:
-    """The conversation in the chat format that processors read, without its images. An answer that gets no labels has
-    `"trained": False`."""
-    return [
-        {
-            **({"trained": False} if message.role == "assistant" and not message.is_learned else {}),
-            "role": message.role,
-            "content": [
-                {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
-                for part in message.parts
-            ],
-            **message.fields,
-        }
-        for message in conversation.messages
-    ]
+    """The conversation in the chat format of processors, without its images.
+
+    An answer that gets no labels has `"trained": False`.
+
+    Raises:
+        SampleError: for a video, which is not supported yet.
+    """
+    messages = []
+    for message in conversation.messages:
+        content = []
+        for part in message.parts:
+            if isinstance(part, TextPart):
+                content.append({"type": "text", "text": part.text})
+            elif isinstance(part, ImagePart):
+                content.append({"type": "image"})
+            else:
+                problem = "shows a video, and videos cannot be trained on yet: leave it out with on_bad_sample skip"
+                raise SampleError(conversation.sample_id, problem)
+        untrained = {"trained": False} if message.role == "assistant" and not message.is_learned else {}
+        messages.append({**untrained, "role": message.role, "content": content, **message.fields})
+    return messages
 
 
 class SampleWork:
@@ -149,39 +144,37 @@ class SampleWork:
 
         Raises:
             SampleError: for a record or an image that cannot be used, or without a trained token.
-            TooLongError: for one that does not fit.
+            FilteredOutError, TooLongError: for a record that the filters reject, or that does not fit.
         """
         return self.fitted(self.conversation(source, where, record))
 
     def conversation(self, source: int, where: str, record: Any) -> Conversation:
-        """Read a record. Raises SampleError for one that cannot be read, or is filtered out."""
+        """Read a record. Raises SampleError for one that cannot be read, or that the filters reject."""
         reader = self.readers[source]
         return record if reader is None else reader(where, record)
 
     def fitted(self, conversation: Conversation) -> MeasuredSample:
-        """Measure a conversation, and shorten it if it does not fit. Raises what `prepare` does."""
-        if conversation.videos:
-            problem = "shows a video, and videos cannot be trained on yet: leave it out with on_bad_sample skip"
-            raise SampleError(conversation.sample_id, problem)
+        """Measure a conversation, and shorten it if it does not fit. Raises the errors of `prepare`."""
         sample = self.measured(Shape(conversation, self.processor.longest_edge))
         if sample.longest > self.context_length:
             sample = self.shorter(sample)
-        if all(label == IGNORE_INDEX for label in sample.labels):
+        if all(label == IGNORE_INDEX for sequence in sample.sequences for label in sequence.labels):
             raise SampleError(conversation.sample_id, "no token of it is trained, so nothing can be learned from it")
         return sample
 
     def measured(self, shape: Shape, lost: str = "") -> MeasuredSample:
-        conversation, processor = shape.conversation, processor_at(self.processor, shape.longest_edge)
+        conversation = shape.conversation
+        messages = template_messages(conversation)
         sizes = [image_size(image, conversation.sample_id) for image in conversation.images]
+        processor = self.processor.with_settings(longest_edge=shape.longest_edge)
         try:
-            turns = processor.encode_turns(template_messages(conversation), sizes, conversation.tools)
+            turns = processor.encode_turns(messages, sizes, conversation.tools)
         except ChatTemplateError as error:
             raise SampleError(conversation.sample_id, str(error)) from error
-        grids = [processor.tiler.grid(*size) for size in sizes]
-        tiles = [rows * columns + 1 for rows, columns in grids]
+        tiles = [rows * columns + 1 for rows, columns in (processor.tiler.grid(*size) for size in sizes)]
         sequences = []
         for input_ids, labels, images in turns:
-            # The first token has nothing before it to be predicted from; in a packed row, only another sample.
+            # The first token has no context to predict it; in a packed row, only another sample.
             labels[0] = IGNORE_INDEX
             sequences.append(MeasuredSequence(input_ids, labels, images, sum(tiles[:images])))
         return MeasuredSample(conversation, sequences, shape.longest_edge, lost)
@@ -200,25 +193,24 @@ class SampleWork:
     def encode(self, source: int, sample: MeasuredSample) -> ReadySample:
         """Decode the images of a sample of one sequence. Raises SampleError for a damaged one."""
         [sequence] = sample.sequences
+        conversation = sample.conversation
+        name, images = conversation.sample_id, conversation.images[: sequence.num_images]
+        if self.image_resizing == "fast" and images:
+            tiler = self.processor.with_settings(longest_edge=sample.longest_edge).tiler
+            tiles = np.concatenate([fast_tiles(image, name, tiler) for image in images])
+        else:
+            decoded = [load_image(image, name) for image in images]
+            tiles = self.processor.with_settings(longest_edge=sample.longest_edge).tiles(decoded)
         return ReadySample(
-            sample.conversation.sample_id,
+            name,
             source,
             torch.tensor(sequence.input_ids),
             torch.tensor(sequence.labels),
-            torch.from_numpy(self.tiles(sample, sequence.num_images)),
-            sample.conversation.modality,
+            torch.from_numpy(tiles),
+            conversation.modality,
             sample.lost,
             sample.number,
         )
-
-    def tiles(self, sample: MeasuredSample, num_images: int) -> np.ndarray:
-        """The tiles of the conversation's first images."""
-        processor = processor_at(self.processor, sample.longest_edge)
-        name, images = sample.conversation.sample_id, sample.conversation.images[:num_images]
-        if self.image_resizing == "fast" and images:
-            tiles = [fast_tiles(image, name, processor.tiler) for image in images]
-            return tiles[0] if len(tiles) == 1 else np.concatenate(tiles)
-        return processor.tiles([load_image(image, name) for image in images])
 
 
 def reason_too_long(sample: MeasuredSample, context_length: int) -> str:

@@ -107,8 +107,3 @@ def first_turns(conversation: Conversation, kept: int) -> Conversation:
     ends = [index for index, message in enumerate(conversation.messages, start=1) if message.role == "assistant"]
     ratings = conversation.turn_ratings[:kept]
     return replace(conversation, messages=conversation.messages[: ends[kept - 1]], turn_ratings=ratings)
-
-
-def processor_at(processor, longest_edge: int):
-    """The same processor with another `longest_edge`; texts become the same tokens."""
-    return processor if longest_edge == processor.longest_edge else processor.with_settings(longest_edge=longest_edge)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.conversation import Conversation, LeftOutError, SampleError
 from smol_hf.data.media.images import load_image
 from smol_hf.data.records.filters import exchanges_of
 from smol_hf.data.sources.source import BlockCache, Source
-from smol_hf.data.stream.preparation import LeftOutError, MeasuredSample
+from smol_hf.data.stream.preparation import MeasuredSample
 from smol_hf.data.stream.record_use import RecordUse
 from smol_hf.data.stream.stream import Plan
 from smol_hf.modeling.label_loss import IGNORE_INDEX
