@@ -68,6 +68,10 @@ class VideoPart:
     start: float | None = None
     end: float | None = None
 
+    def __post_init__(self):
+        if (self.content is None) == (self.path is None):
+            raise ValueError("a VideoPart has either encoded bytes (content) or a path")
+
 
 Part = TextPart | ImagePart | VideoPart
 
@@ -124,4 +128,6 @@ class Conversation:
     @property
     def modality(self) -> str:
         """One of `MODALITIES`: "video" if it contains one, else by the number of images."""
-        return "video" if self.videos else MODALITIES[min(len(self.images), 2)]
+        if any(isinstance(part, VideoPart) for message in self.messages for part in message.parts):
+            return "video"
+        return MODALITIES[min(len(self.images), 2)]

@@ -22,9 +22,9 @@ def pieces_of(renderer, messages, labelled, asks=False, continues=False, as_aske
     """
     encoder = renderer.encoder
     refuse_special_tokens(renderer, messages)
-    _, texts = renderer.shells(messages)
+    shells, texts = renderer.shells(messages)
     messages = renderer.in_its_form(messages)
-    literals, numbers, pieces = written_shape(renderer, messages, labelled, asks, continues, as_asked)
+    literals, numbers, pieces = written_shape(renderer, shells, labelled, asks, continues, as_asked)
     text, _ = renderer.render(messages, asks, continues)
     found = fitted(text, literals, [texts[number] for number in numbers])
     if found is not None:
@@ -55,10 +55,9 @@ def refuse_special_tokens(renderer, messages):
             raise ChatTemplateError(f"{name} holds {special!r}, which would become a special token: take it out")
 
 
-def written_shape(renderer, messages, labelled, asks, continues, as_asked):
+def written_shape(renderer, shells, labelled, asks, continues, as_asked):
     """(literal text around the placeholders, their numbers, `Piece`s) of what the template writes of messages like
     these."""
-    shells, _ = renderer.shells(messages)
     key = json.dumps([shells, labelled, asks, continues, as_asked], default=str)
     if key in renderer.shapes:
         return renderer.shapes[key]

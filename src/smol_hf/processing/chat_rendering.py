@@ -15,7 +15,6 @@ from .chat_messages import (
     ChatTemplateError,
     content_forms,
     for_template,
-    place_holder,
     untrained,
     write_messages,
 )
@@ -113,7 +112,7 @@ class ChatRenderer:
         return find_ending(self)
 
     def in_its_form(self, messages):
-        return write_messages(messages, self.forms, lambda text: text)
+        return write_messages(messages, self.forms, str)
 
     def shells(self, messages):
         """(messages with a placeholder for each text, the texts). Templates treat empty texts in their own way."""
@@ -121,6 +120,6 @@ class ChatRenderer:
 
         def placeholder(text):
             texts.append(text)
-            return place_holder(len(texts) - 1) if text else ""
+            return f"\ue000{len(texts) - 1}\ue001" if text else ""
 
         return write_messages(messages, self.forms, placeholder), texts

@@ -112,6 +112,8 @@ class SmolHFProcessor(ProcessorCalls, ProcessorMixin):
         """The token ids of each image of a conversation, given their (height, width) in reading order."""
         encoder = self.encoder  # first: it forgets blocks of another tokenizer
         blocks = [self.image_block_ids(*size) for size in sizes]
+        if len(blocks) < 2:
+            return blocks
         names = [self.style.write_before(index, len(blocks)) for index in range(len(blocks))]
         return [encoder.encode_block(name) + block if name else block for name, block in zip(names, blocks)]
 
@@ -127,7 +129,7 @@ class SmolHFProcessor(ProcessorCalls, ProcessorMixin):
 
     def encode_turns(self, messages, image_sizes=(), tools=None):
         """The sequences that a conversation is trained as, see `chat_turns.encode_turns`."""
-        renderer = self.renderer().with_tools(tools)
+        renderer = self.renderer().with_tools(tools) if tools else self.renderer()
         return encode_turns(renderer, messages, lambda number: self.image_blocks(image_sizes[:number]))
 
     def encode(self, messages, images=(), add_generation_prompt=False, chat_template=None):

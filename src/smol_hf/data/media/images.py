@@ -37,8 +37,17 @@ def image_name(part: ImagePart) -> str:
 
 
 def open_encoded(part: ImagePart) -> BinaryIO:
-    """Open the encoded image as a binary stream. Raises OSError for a missing file."""
-    return io.BytesIO(part.content) if part.content is not None else open(part.path or "", "rb")
+    """Open the encoded image as a binary stream.
+
+    Raises:
+        OSError: for a missing file.
+        ValueError: for a part with both `content` and `path`, or neither.
+    """
+    if part.content is not None and part.path is None:
+        return io.BytesIO(part.content)
+    if part.content is None and part.path is not None:
+        return open(part.path, "rb")
+    raise ValueError("an ImagePart has either encoded bytes (content) or a path")
 
 
 def image_error(error: Exception, part: ImagePart, where: str, problem: str) -> SampleError:

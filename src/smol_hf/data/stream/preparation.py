@@ -59,11 +59,6 @@ class MeasuredSample:
         return sum(sequence.num_tiles for sequence in self.sequences)
 
     @property
-    def longest(self) -> int:
-        """The tokens of the longest sequence."""
-        return max(len(sequence.input_ids) for sequence in self.sequences)
-
-    @property
     def units(self) -> list[MeasuredSample]:
         """What becomes a part of a row independently: a sample for each sequence."""
         return [replace(self, sequences=[each], number=number) for number, each in enumerate(self.sequences)]
@@ -156,7 +151,7 @@ class SampleWork:
     def fitted(self, conversation: Conversation) -> MeasuredSample:
         """Measure a conversation, and shorten it if it does not fit. Raises the errors of `prepare`."""
         sample = self.measured(Shape(conversation, self.processor.longest_edge))
-        if sample.longest > self.context_length:
+        if any(len(sequence.input_ids) > self.context_length for sequence in sample.sequences):
             sample = self.shorter(sample)
         if all(label == IGNORE_INDEX for sequence in sample.sequences for label in sequence.labels):
             raise SampleError(conversation.sample_id, "no token of it is trained, so nothing can be learned from it")
@@ -183,7 +178,7 @@ class SampleWork:
         whole = Shape(sample.conversation, sample.longest_edge)
 
         def tokens(shape: Shape) -> int:
-            return self.measured(shape).longest
+            return max(len(sequence.input_ids) for sequence in self.measured(shape).sequences)
 
         shape, lost = shortened(whole, self.too_long, self.processor.tile_size, tokens, self.context_length)
         if shape is None:
