@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.stream.preparation import MeasuredSample, SampleWork
-from smol_hf.data.stream.shortening import Shape
+from smol_hf.data.stream.shortening import SampleVersion
 from smol_hf.processing.chat_encoding import ChatEncoder
 from smol_hf.processing.chat_messages import EXAMPLE, ChatTemplateError
 from smol_hf.processing.chat_rendering import ChatRenderer, renderer_of
@@ -101,7 +101,7 @@ class TextChat:
 class TextChatWork(SampleWork):
     """The engine's work on conversations for a text-only model; `processor` is a `TextChat`."""
 
-    def measured(self, shape: Shape, lost: str = "") -> MeasuredSample:
+    def measured(self, shape: SampleVersion, lost: str = "") -> MeasuredSample:
         if shape.conversation.images:
             problem = "shows an image, and a language model alone sees none: smol-hf compose gives it an encoder"
             raise SampleError(shape.conversation.sample_id, problem)

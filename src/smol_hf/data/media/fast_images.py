@@ -21,7 +21,7 @@ IMAGE_RESIZING = ("exact", "fast")
 
 
 def fast_tiles(part: ImagePart, where: str, tiler) -> np.ndarray:
-    """An encoded image → uint8 (tiles, 3, side, side), as many as `exact` makes.
+    """Return an encoded image → uint8 (tiles, 3, side, side), as many as `exact` makes.
 
     Raises:
         SampleError: as `load_image`.

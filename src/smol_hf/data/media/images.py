@@ -51,7 +51,7 @@ def open_encoded(part: ImagePart) -> BinaryIO:
 
 
 def image_error(error: Exception, part: ImagePart, where: str, problem: str) -> SampleError:
-    """The SampleError that names an image for which a decoder raised one of `DAMAGE`."""
+    """Return the SampleError that names an image for which a decoder raised one of `DAMAGE`."""
     if isinstance(error, FileNotFoundError):
         return SampleError(where, f"the image {image_name(part)} does not exist")
     if isinstance(error, UnidentifiedImageError):
@@ -63,7 +63,7 @@ def image_error(error: Exception, part: ImagePart, where: str, problem: str) -> 
 
 
 def check_bytes(part: ImagePart, where: str, maximum: int = MAXIMUM_BYTES) -> int:
-    """The size of an encoded image in bytes, without reading it; 0 for a missing file, which fails at opening.
+    """Return the size of an encoded image in bytes, without reading it; 0 for a missing file, which fails at opening.
 
     Raises:
         SampleError: for more bytes than `maximum`, and for a path that is not a regular file, such as a pipe.
@@ -138,7 +138,7 @@ def upright_size(image: Image.Image, part: ImagePart, where: str) -> tuple[int, 
 
 
 def is_quarter_turned(image: Image.Image, part: ImagePart) -> bool:
-    """True if the orientation tag of an opened image (in EXIF or XMP) asks viewers for a quarter turn."""
+    """Return True if the orientation tag of an opened image (in EXIF or XMP) asks viewers for a quarter turn."""
     if image.format != "PNG" or has_late_tags(part):
         exif = image.getexif()
     else:
@@ -147,7 +147,7 @@ def is_quarter_turned(image: Image.Image, part: ImagePart) -> bool:
 
 
 def has_late_tags(part: ImagePart) -> bool:
-    """True for a PNG with chunks after its pixels that may contain an orientation."""
+    """Return True for a PNG with chunks after its pixels that may contain an orientation."""
     with open_encoded(part) as file:
         file.seek(8)
         pixels = False
@@ -166,7 +166,7 @@ def load_image(part: ImagePart, where: str, at_least: tuple[int, int] | None = N
 
 
 def decode(image: Image.Image, part: ImagePart, where: str, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """The pixels of an opened image, in RGB.
+    """Return the pixels of an opened image, in RGB.
 
     Args:
         at_least: a sufficient (height, width). A JPEG of twice this size or more is decoded at a half, a quarter or

@@ -120,7 +120,7 @@ def extract_zip(file: BinaryIO, folder: Path, limit: int) -> int:
 
 
 def check_member(name: str, folder: Path, *, is_plain: bool) -> None:
-    """Raises ArchiveError for a link, a device, and a path that is absolute or leads out of the folder."""
+    """Raise ArchiveError for a link, a device, and a path that is absolute or leads out of the folder."""
     if not is_plain:
         raise ArchiveError(f"the member {name!r} is a link or a device: only files and folders are extracted")
     if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:

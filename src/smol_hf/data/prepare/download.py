@@ -33,7 +33,7 @@ PLAIN = {"Accept-Encoding": "identity"}  # sizes and ranges are those of the fil
 
 
 class DownloadError(ValueError):
-    """A download that cannot begin, or whose result is not what was announced."""
+    """A download that cannot start, or a file that differs from its announced size or hash."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RemoteFile:
     blob_id: str | None = None
 
     def check(self, path: Path) -> None:
-        """Raises DownloadError for a missing file, and for another hash than the Hub announced; it is deleted then."""
+        """Raise DownloadError for a missing file, and for another hash than the Hub announced; it is deleted then."""
         if not path.is_file():  # the Hub was not reached again
             raise DownloadError(f"{self.name} was not downloaded: call it again")
         found, expected = (hash_file(path), self.sha256) if self.sha256 else (git_hash(path), self.blob_id)
@@ -249,7 +249,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def refuse_full_disk(downloads: Sequence[Download], output: Path, *, extract: bool) -> None:
-    """Raises DownloadError when the disk is too full."""
+    """Raise DownloadError for too little free space."""
     free, needed = free_bytes(output), needed_bytes(downloads, extract=extract)
     if needed > free:
         raise DownloadError(
@@ -259,7 +259,7 @@ def refuse_full_disk(downloads: Sequence[Download], output: Path, *, extract: bo
 
 
 def doubts(downloads: Sequence[Download]) -> list[str]:
-    """List what a person should agree to before the download starts."""
+    """List the facts that a person should confirm before the download starts."""
     found = []
     for download in downloads:
         licence = (download.licence or "unknown").lower()

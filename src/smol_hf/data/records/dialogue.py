@@ -32,13 +32,13 @@ class Turn(NamedTuple):
 
 
 def said(role: str, *parts: Part | str, trained: bool = True, fields: dict[str, Any] | None = None) -> Message:
-    """A message of these parts. A string becomes a `TextPart`; empty strings are dropped."""
+    """Return a message of these parts. A string becomes a `TextPart`; empty strings are dropped."""
     texts = tuple(TextPart(part) if isinstance(part, str) else part for part in parts if part != "")
     return Message(role, texts, trained, fields or {})
 
 
 def with_system(messages: list[Message], record: dict, where: str) -> list[Message]:
-    """The messages, after the system prompt of the record's column, if it has one.
+    """Return the messages, after the system prompt of the record's column, if it has one.
 
     Raises:
         SampleError: for messages that begin with another system prompt.
@@ -54,7 +54,7 @@ def with_system(messages: list[Message], record: dict, where: str) -> list[Messa
 
 
 def messages_in(value: Any, first: str | None = None) -> Any:
-    """The messages, if `value` is the JSON text of a message or of a list of messages; else `value`.
+    """Return the messages, if `value` is the JSON text of a message or of a list of messages; else `value`.
 
     They must be objects, at least one with a known `role` or `from`.
 
@@ -91,7 +91,7 @@ def role_of(turn: dict, key: str, number: int, where: str) -> str:
 
 
 def read_turn(turn: dict, keys: tuple[str, str], number: int, where: str) -> Turn:
-    """The role, the text, the training mark and the further fields of a turn.
+    """Return the role, the text, the training mark and the further fields of a turn.
 
     Args:
         keys: the keys of the role and of the text.
@@ -113,7 +113,7 @@ def text_of(turn: dict, key: str, number: int, where: str) -> str:
 
 
 def is_marked(turns: list[Turn], placeholders: Iterable[str]) -> bool:
-    """True if the text of a user contains one of the placeholders."""
+    """Return True if the text of a user contains one of the placeholders."""
     return any(placeholder in turn.text for turn in turns if turn.role == "user" for placeholder in placeholders)
 
 

@@ -29,19 +29,19 @@ class Fields:
         return SampleError(self.place.where, problem)
 
     def lacking(self, fields: str) -> SampleError:
-        """The error that names a missing field, or a choice of fields."""
+        """Return the error that names a missing field, or a choice of fields."""
         return self.fault(
             f"lacks the field {fields} (of the {self.shape} shape); it has {sorted(map(str, self.values))}"
         )
 
     def nullable(self, key: str) -> Any:
-        """The value of a required field that may be null."""
+        """Return the value of a required field that may be null."""
         if key not in self.values:
             raise self.lacking(repr(self.way(key)))
         return self.values[key]
 
     def given(self, key: str) -> Any:
-        """The value of a required field."""
+        """Return the value of a required field."""
         value = self.values.get(key)
         if value is None:
             self.nullable(key)
@@ -52,11 +52,11 @@ class Fields:
         return checked_text(self.given(key), self.place.where, f"the field {self.way(key)!r}")
 
     def inside(self, key: str) -> Fields:
-        """The object in a field."""
+        """Return the object in a field."""
         return self.nested(self.given(key), self.way(key))
 
     def objects(self, key: str) -> list[Fields]:
-        """The objects of a required list; null is the empty list."""
+        """Return the objects of a required list; null is the empty list."""
         value = self.nullable(key)
         if value is None:
             return []
@@ -82,7 +82,7 @@ def checked_text(value: Any, where: str, what: str) -> str:
 
 
 def label(record: dict[str, Any], *keys: str) -> str:
-    """The first of these fields that is a line of text, or "". A label is optional, so other values are ignored."""
+    """Return the first of these fields that is a line of text, or "". Other values are ignored."""
     for key in keys:
         value = record.get(key)
         if isinstance(value, str) and value and value.isprintable():
@@ -91,7 +91,7 @@ def label(record: dict[str, Any], *keys: str) -> str:
 
 
 def list_of_objects(value: Any, key: str, where: str) -> list[dict]:
-    """A list of objects, or the JSON text of one. Raises SampleError for anything else and an empty list."""
+    """Return a list of objects, or the JSON text of one. Raises SampleError for anything else and an empty list."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

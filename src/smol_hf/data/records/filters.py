@@ -74,7 +74,7 @@ class Filters:
         return cls(**values)
 
     def apply(self, conversation: Conversation) -> tuple[Conversation | None, str | None]:
-        """(the filtered conversation, None), or (None, the reason) if it is left out.
+        """Return (the filtered conversation, None), or (None, the reason) if it is left out.
 
         Images and videos of a removed exchange move to the next kept one, which may be about them too. Those after the
         last kept exchange are removed with theirs.
@@ -142,7 +142,7 @@ def exchanges_of(conversation: Conversation) -> tuple[list[Message], list[list[M
 
 
 def is_empty(exchange: list[Message]) -> str | None:
-    """The reason to remove an exchange without a question or without an answer."""
+    """Return the reason to remove an exchange without a question or without an answer."""
     roles = {message.role for message in exchange if not message.is_blank}
     return None if {"user", "assistant"} <= roles else "without a question or an answer"
 

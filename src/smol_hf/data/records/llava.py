@@ -104,7 +104,7 @@ def read_unmarked(record: dict[str, Any], place: Place) -> Conversation:
 
 
 def turns_of(fields: Fields) -> tuple[list[Turn], tuple[str, ...]]:
-    """The turns of a record, and the names of their ignored fields."""
+    """Read the turns of a record, and the names of their ignored fields."""
     where = fields.place.where
     return read_turns(list_of_objects(fields.given("conversations"), "conversations", where), where)
 
@@ -117,7 +117,7 @@ def read_turns(turns: list[dict], where: str) -> tuple[list[Turn], tuple[str, ..
 
 
 def media_of_placeholders(images: list[Media], videos: list[Media], knows_videos: bool) -> dict[str, list[Media]]:
-    """Placeholder → its media."""
+    """Return placeholder → its media."""
     if images and videos:
         return {"<image>": images, "<video>": videos}
     media = images or videos

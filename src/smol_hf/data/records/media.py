@@ -26,7 +26,7 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 
 
 def media_under(record: dict[str, Any], key: str, kind: type[Media], place: Place) -> list[Media]:
-    """The media under `image` or `images` (`video` or `videos`). Raises SampleError for both: the order is unknown."""
+    """Return the media under `image` or `images` (`video` or `videos`). Raises SampleError for both."""
     given = [each for each in (key, f"{key}s") if record.get(each) is not None and not is_none(record[each])]
     if len(given) > 1:
         raise SampleError(place.where, f"has {key}s under '{key}' and under '{key}s': keep one of the two")
@@ -39,7 +39,7 @@ def media_under(record: dict[str, Any], key: str, kind: type[Media], place: Plac
 
 
 def is_none(value: Any) -> bool:
-    """True for a field without media: null, an empty text, list or mapping, or {"bytes": null}."""
+    """Return True for a field without media: null, an empty text, list or mapping, or {"bytes": null}."""
     if isinstance(value, dict):
         return all(is_none(each) for each in value.values())
     if isinstance(value, list):
@@ -84,7 +84,7 @@ def media_parts(value: Any, key: str, kind: type[Media], place: Place) -> list[M
 
 
 def decoded(text: str, key: str, where: str) -> bytes | None:
-    """The image in a `data:` URL or base64; None for any other text."""
+    """Return the image in a `data:` URL or base64; None for any other text."""
     if text.lower().startswith("data:image/"):
         head, _, body = text.partition(",")
         try:
@@ -100,7 +100,7 @@ def decoded(text: str, key: str, where: str) -> bytes | None:
 
 
 def checked_path(item: Any, key: str, place: Place) -> str:
-    """The path of a file in the place's folder, without access to the disk. Raises SampleError."""
+    """Return the path of a file in the place's folder, without access to the disk. Raises SampleError."""
     where = place.where
     if not isinstance(item, str) or not item:
         raise SampleError(

@@ -3,9 +3,9 @@
 {"messages": [{"role": …, "content": text | [{"type": "text" | "image" | "video", …}, …]}, …],
  "images"?: [image, …], "videos"?: [video, …], "tools"?: [tool, …], "turn_ratings"?: see `ratings`}
 
-In typed parts text is text, and a part of an image or a video names its file or takes the next one that stands beside
-the messages. In plain text `<image>` and `<video>` mark places only where the user says them and such media stand
-beside; media that no text mentions come first.
+In typed parts, placeholders are text. A part of an image or a video names its file, or takes the next one of `images`
+or `videos`. In a plain text of the user, `<image>` and `<video>` are the places of such media. Media that no text
+mentions come first.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from smol_hf.data.records.tools import tools_of, turn_fields, with_content
 from smol_hf.data.records.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys, is_given, is_trained
 
 KINDS = {"image": ImagePart, "video": VideoPart}
-# Read with all chat messages.
-BESIDE = ("image", "images", "video", "videos", "turn_ratings", "source", "tools", *SYSTEM_KEYS)
+# Other fields of chat messages.
+OTHER_FIELDS = ("image", "images", "video", "videos", "turn_ratings", "source", "tools", *SYSTEM_KEYS)
 CONVERSATIONS = ("messages", "conversations", "texts", "sentences", "global")
 PART_KEYS = ("type", "text", "image", "video", "path", "url", "image_url", "base64")
 
@@ -40,7 +40,7 @@ PART_KEYS = ("type", "text", "image", "video", "path", "url", "image_url", "base
     "messages",
     datasets=("HuggingFaceTB/smoltalk", "HuggingFaceTB/smol-smoltalk"),
     shape=("messages",),
-    fields=("messages", *BESIDE),
+    fields=("messages", *OTHER_FIELDS),
 )
 def read_messages(record: dict[str, Any], place: Place) -> Conversation:
     """Chat messages with a role each; texts, or typed parts of text, image and video."""
@@ -55,7 +55,7 @@ def is_conversation(record: dict[str, Any]) -> bool:
 
 
 def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place: Place) -> Conversation:
-    """The conversation of turns with a `role` and a `content` each, which the record holds under `name`.
+    """Build the conversation of turns with a `role` and a `content` each, in the field `name` of the record.
 
     A turn may have `from` and `value` instead.
     """
@@ -78,7 +78,7 @@ def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place:
 
 
 def renamed(turn: dict) -> dict:
-    """A turn with `role` and `content` in place of ShareGPT's `from` and `value`."""
+    """Return a turn with `role` and `content` instead of ShareGPT's `from` and `value`."""
     if "role" in turn or "from" not in turn:
         return turn
     names = {"from": "role", "value": "content"}
@@ -137,7 +137,7 @@ def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Pla
 
 
 def named_media(part: dict, kind: str, number: int, place: Place) -> list[Media]:
-    """The media that a part names itself; none when it stands for the next one beside the messages."""
+    """Return the media that a part names; [] if it takes the next one of the record."""
     keys = (kind, "path", "url", *(("image_url", "base64") if kind == "image" else ()))
     given = [part[key] for key in keys if not is_none(part.get(key))]
     if len(given) > 1:

@@ -56,7 +56,7 @@ class Adapter:
     fields: tuple[str, ...] | None = None
 
     def fits(self, record: dict[str, Any]) -> bool:
-        """True for a record of this shape. A column that is null counts as missing."""
+        """Return True for a record of this shape. A column that is null counts as missing."""
         if callable(self.shape):
             return self.shape(record)
         return self.shape is not None and all(record.get(key) is not None for key in self.shape)
@@ -72,7 +72,7 @@ class Adapter:
         return self.read.__module__.partition(".")[0]
 
     def __str__(self) -> str:
-        """The keys of its shape, for messages."""
+        """Return the keys of its shape, for messages."""
         return " with ".join(map(repr, self.shape)) if isinstance(self.shape, tuple) else f"the keys of {self.name}"
 
 
@@ -134,7 +134,7 @@ def known_adapters() -> tuple[str, ...]:
 
 
 def find_adapter(name: str | None = None, dataset: str | None = None, record: dict[str, Any] | None = None) -> Adapter:
-    """The adapter of this name; else of this dataset (any case); else the one that matches the record's keys.
+    """Return the adapter of this name; else of this dataset (any case); else the one that matches the record's keys.
 
     Raises:
         AdapterError: if none is found, with the nearest name; UnknownShapeError if the record matches none or several.
@@ -158,7 +158,7 @@ def find_adapter(name: str | None = None, dataset: str | None = None, record: di
 
 
 def load_adapter(name: str) -> Adapter:
-    """The adapter of a file or of another package. Raises AdapterError."""
+    """Return the adapter of a file or of another package. Raises AdapterError."""
     from smol_hf.data.records.own_file import adapter_of_file, names_a_file
 
     if names_a_file(name):
@@ -232,7 +232,7 @@ def adapt(record: Any, place: Place, name: str | None = None, dataset: str | Non
 
 
 def catalog() -> dict[str, Any]:
-    """A description of all adapters.
+    """Return a description of all adapters.
 
     `adapters`: name, records, identifying keys and package. `datasets` of the Hub: id, adapter and records. `broken`:
     the error of each broken adapter of another package.

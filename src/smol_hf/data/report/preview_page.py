@@ -1,4 +1,4 @@
-"""Drawn samples → one HTML file without scripts, that needs nothing beside it."""
+"""Drawn samples → one self-contained HTML file without scripts."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def write_page(
     """Write the page to `path` (folders are made) and return the path.
 
     Args:
-        data, plan: where the samples were drawn from.
-        facts: further lines of the head, a name and a value each.
+        data, plan: the origin of the samples.
+        facts: further lines of the head, name → value.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -76,7 +76,7 @@ def source_facts(index: int, source, data: Data, plan: Plan, drawn: Drawn) -> di
 
 
 def filters_in_words(filters: Filters | None) -> str:
-    """Those that are not the default, which leaves nothing out."""
+    """List the filters that differ from the defaults."""
     if filters is None:
         return "none"
     given = {
@@ -88,14 +88,14 @@ def filters_in_words(filters: Filters | None) -> str:
 
 
 def sample_facts(number: int, sample: DrawnSample, source: str) -> dict[str, Any]:
-    pictures = iter(range(len(sample.thumbnails)))
+    images = iter(range(len(sample.thumbnails)))
     turns = []
     for message in sample.conversation.messages:
         parts = []
         for part in message.parts:
             if isinstance(part, ImagePart):
-                index = next(pictures)
-                parts.append({"picture": sample.thumbnails[index], "number": index + 1})
+                index = next(images)
+                parts.append({"image": sample.thumbnails[index], "number": index + 1})
             else:
                 parts.append({"text": part.text[:CHARACTERS_SHOWN], "more": len(part.text[CHARACTERS_SHOWN:])})
         turns.append({"role": message.role, "parts": parts})

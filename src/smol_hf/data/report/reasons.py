@@ -24,7 +24,7 @@ def kind_of(fault: SampleError) -> str:
 
 @dataclass
 class Reason:
-    """Samples that were left out for the same reason, of which `example` is the first."""
+    """Samples that were left out for the same reason. `example` is the first."""
 
     kind: str
     text: str

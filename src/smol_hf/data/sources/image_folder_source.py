@@ -1,8 +1,8 @@
-"""A folder of pictures with their captions: in one metadata file for all, or in a file beside each.
+"""A folder of images with captions, in one metadata file or in a file for each image.
 
-`metadata.jsonl`, `metadata.csv` or `metadata.parquet` has a row for each sample, whose `file_name` (or `file_names`)
-leads from the metadata's folder to the picture, as `datasets` reads it. Otherwise `cat.txt` holds the caption of
-`cat.jpg`, and `cat.json` its whole record.
+`metadata.jsonl`, `metadata.csv` or `metadata.parquet` has a row for each sample. Its `file_name` (or `file_names`) is
+the path of the image from the metadata's folder, as in `datasets`. Otherwise `cat.txt` contains the caption of
+`cat.jpg`, or `cat.json` its record.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow
 import pyarrow.parquet
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.sources.files import describe, file_name, is_remote, local_path, open_file
+from smol_hf.data.sources.files import file_name, is_remote, local_path, open_file, remote_fingerprint
 from smol_hf.data.sources.json_source import parse_line
 from smol_hf.data.sources.members import PICTURES, TEXTS, in_order, put_media, record_of
 from smol_hf.data.sources.parquet_source import rows_of
@@ -39,7 +39,7 @@ def is_metadata(url: str) -> bool:
 
 
 class Row(NamedTuple):
-    """Paths of a sample's pictures inside the folder, with the texts beside them or the metadata's record."""
+    """Paths of a sample's images in the folder, with their text files or the metadata's record."""
 
     pictures: list[str]
     texts: Sequence[str] = ()
@@ -47,14 +47,14 @@ class Row(NamedTuple):
 
 
 class PictureSource(Source):
-    """One row for each row of the metadata files, or for each picture with its texts. A picture that nothing is said
-    about is a row too, whose record is a `SampleError`.
+    """One row for each row of the metadata files, or for each image with its texts.
 
-    Pictures here are named by their path from the folder; those elsewhere are read with their row.
+    An image without a text is a row too: its record is a `SampleError`. Records name local images by their path from
+    the folder, and contain the bytes of remote ones.
 
     Args:
         root: the folder.
-        urls: all files in it and in the folders in it.
+        urls: all files in it and its subfolders.
 
     Raises:
         SampleError: for a metadata file that cannot be read or names no files.
@@ -78,12 +78,12 @@ class PictureSource(Source):
         self.fingerprint = hashlib.sha256(json.dumps([self.rows, facts], default=str).encode()).hexdigest()
 
     def inside(self, url: str) -> str:
-        """The path of a file from the folder."""
+        """Return the path of a file from the folder."""
         return url.removeprefix(self.root).lstrip("/")
 
     def facts(self, url: str) -> list[Any]:
         if is_remote(url):
-            return describe(url)
+            return remote_fingerprint(url)
         if is_picture(url):
             return [local_path(url).stat().st_size]
         return [hash_file(local_path(url))]
@@ -107,7 +107,7 @@ class PictureSource(Source):
                 self.rows.append((picture, SampleError(picture, problem)))
 
     def with_paths(self, record: Any, folder: str, where: str) -> Row:
-        """The record, with the paths of its pictures from the root."""
+        """Return the record, with the paths of its pictures from the root."""
         if isinstance(record, SampleError):
             raise record
         names = record.get("file_names", record.get("file_name")) if isinstance(record, dict) else None
@@ -157,7 +157,7 @@ class PictureSource(Source):
             return [(where, fault)]
 
     def media(self, picture: str) -> Any:
-        """The path of a picture here; {"bytes", "path"} of one elsewhere."""
+        """Return the path of a local image; {"bytes", "path"} of a remote one."""
         url = self.pictures[picture]
         return {"bytes": self.content(url), "path": picture} if is_remote(url) else picture
 
@@ -167,7 +167,7 @@ class PictureSource(Source):
 
 
 def metadata_rows(url: str, name: str) -> list[Any]:
-    """The records of a metadata file; of JSON lines None for a blank one, a `SampleError` for a damaged one."""
+    """Return the records of a metadata file; of JSON lines, None for a blank and an error for a damaged one."""
     with open_file(url, ahead=True) as file:
         content = file.read()
     if url.endswith(".jsonl"):
@@ -175,7 +175,7 @@ def metadata_rows(url: str, name: str) -> list[Any]:
     try:
         if url.endswith(".parquet"):
             return rows_of(pyarrow.parquet.read_table(pyarrow.BufferReader(content)))
-        # Not pyarrow's reader: a caption that looks like a number must stay text.
+        # pyarrow's reader would convert a caption that looks like a number.
         return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, csv.Error) as error:
         raise SampleError(name, f"cannot be read: {error}") from error

@@ -1,5 +1,4 @@
-"""What a recipe's `data` names → the source that reads it: files, patterns and folders, here or elsewhere, and
-datasets of the Hub."""
+"""A recipe's `data` → its source: local or remote files, patterns and folders, and Hub datasets."""
 
 from __future__ import annotations
 
@@ -55,12 +54,12 @@ COMPRESSED = re.compile(r"\.(gz|bz2|xz|zst|tgz|zip|7z)$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Opened:
-    """A source, and where the media are that its records name.
+    """A source and the origin of its media.
 
     Attributes:
-        media_folder: None: its records must hold their media as bytes.
-        inside_only: its records are a stranger's: none may name what is outside the folder.
-        dataset: id on the Hub, by which its adapter may be known.
+        media_folder: folder of the media that its records name. None: records must contain their media as bytes.
+        inside_only: the records are not trusted, so they must not name files outside the folder.
+        dataset: id on the Hub, which may select the adapter.
     """
 
     source: Source
@@ -77,15 +76,16 @@ def open_location(
     revision: str | None = None,
     download: bool = False,
 ) -> Opened:
-    """The source of what `data` names: a file (`.jsonl`, `.json`, `.parquet`, `.tar`), a pattern of files, a folder of
-    shards of one kind or of pictures, all of them here or under an address of fsspec, or a dataset of the Hub.
+    """Open the source that `data` names.
 
     Args:
-        config, split, revision, download: of a dataset of the Hub; see `find_dataset`.
+        data: a file (`.jsonl`, `.json`, `.parquet`, `.tar`), a pattern of files, a folder of shards of one kind or of
+            images (each local or a URL of fsspec), or a Hub dataset.
+        config, split, revision, download: of a Hub dataset, see `find_dataset`.
 
     Raises:
-        FileNotFoundError: when there is none. ValueError: for what cannot be told apart, and for keys that the data
-            has no use for. SampleError: when a file cannot be read as a whole.
+        FileNotFoundError: for missing data. ValueError: for ambiguous data, and for keys of Hub datasets with files.
+            SampleError: for a file that cannot be read.
     """
     location = resolve_location(data, config=config, split=split, revision=revision, download=download)
     if location.dataset is not None:
@@ -100,10 +100,10 @@ def open_location(
 
 @dataclass(frozen=True)
 class Location:
-    """A dataset of the Hub, a folder, or files (one, or those of a pattern), here or elsewhere.
+    """A Hub dataset, a folder, or files (one, or those of a pattern).
 
     Attributes:
-        path: the path or URL, of a file of the Hub at the commit of now.
+        path: the path or URL; for a Hub file, at the current commit.
     """
 
     path: str
@@ -134,7 +134,7 @@ def resolve_location(
 
 
 def refuse_dataset_keys(data: str, **given: str | bool | None) -> None:
-    """Raises ValueError for keys of a dataset of the Hub, where files are named."""
+    """Raise ValueError for keys of a Hub dataset if `data` names files."""
     if useless := [key for key, value in given.items() if value not in (None, False)]:
         raise ValueError(f"{' and '.join(useless)} belong to a dataset of the Hub, and {data} names files")
 
@@ -154,7 +154,7 @@ def open_files(urls: Sequence[str], name: str) -> Opened:
 
 
 def source_of(name: str, urls: list[str]) -> Source:
-    """Raises ValueError for files of several kinds, or of a kind that is not read."""
+    """Return the source of some files. Raises ValueError for several kinds, or an unsupported kind."""
     kinds: dict[str, list[str]] = {}
     for url in urls:
         kinds.setdefault(posixpath.splitext(file_name(url))[1].lower(), []).append(url)
@@ -166,7 +166,7 @@ def source_of(name: str, urls: list[str]) -> Source:
     if COMPRESSED.search(kind):
         raise compressed(file_name(urls[0]))
     if kind not in KINDS and len(urls) == 1 and not is_remote(urls[0]):
-        kind = ".jsonl"  # lines of JSON by whatever name
+        kind = ".jsonl"  # lines of JSON with any suffix
     if kind not in KINDS:
         raise ValueError(f"{name} holds {kind or 'files without an ending'}: what is read is {', '.join(KINDS)}")
     return KINDS[kind](name, urls)
@@ -177,7 +177,7 @@ def compressed(where: str) -> SampleError:
 
 
 def open_folder(folder: str) -> Opened:
-    """A folder of shards of one kind, or of pictures."""
+    """Open a folder of shards of one kind, or of images."""
     folder = folder.rstrip("/") or "/"
     root = folder if is_remote(folder) else os.path.realpath(local_path(folder))
     name, urls = file_name(folder), list_folder(root)
@@ -208,7 +208,7 @@ def open_folder(folder: str) -> Opened:
 
 
 def pinned_root(root: str, urls: list[str]) -> str:
-    """The folder as the addresses of its files spell it (memory:///x of memory://x)."""
+    """Return the folder as the URLs of its files spell it (memory:///x for memory://x)."""
     if not urls or not is_remote(root) or urls[0].startswith(root + "/"):
         return root
     system, path = file_system(root)
@@ -226,7 +226,7 @@ def nothing_in(folder: str, urls: list[str]) -> str:
 
 
 def open_dataset(dataset: HubDataset) -> Opened:
-    """The files of a split of a dataset of the Hub. Its records are a stranger's."""
+    """Open the files of a split of a Hub dataset. Its records are not trusted."""
     files = dataset.files
     if any(map(is_picture, files)):
         source: Source = PictureSource(dataset.name, dataset.root, files)

@@ -1,6 +1,6 @@
-"""Files that belong together (a picture, its caption, its JSON) → one record that the adapters read.
+"""Files of one sample (an image, its caption, its JSON) → one record for the adapters.
 
-A `.json` is the record; pictures and videos become its `image` or `images` and `video` or `videos`; a `.txt` is its
+A `.json` is the record. Images and videos become its `image` or `images` and `video` or `videos`. A `.txt` is its
 `caption`.
 """
 
@@ -24,19 +24,19 @@ def is_used(name: str) -> bool:
 
 
 def in_order(name: str) -> list:
-    """For sorting: 2 comes before 10."""
+    """Return a sort key by which 2 comes before 10."""
     return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name)]
 
 
 def record_of(texts: dict[str, bytes], media: dict[str, Any], where: str) -> dict[str, Any]:
-    """The record of some files.
+    """Return the record of some files.
 
     Args:
         texts: content of each `.json` and `.txt`, by name.
-        media: what stands for each picture and video (a path, or {"bytes", "path"}), by name, in their order.
+        media: the value of each image and video (a path, or {"bytes", "path"}), by name, in their order.
 
     Raises:
-        SampleError: when a text is damaged, the JSON names media that are not there, or captions contradict.
+        SampleError: for a damaged text, missing media, and contradictory captions.
     """
     record: dict[str, Any] = {}
     name = only(texts, ".json", where)
@@ -58,7 +58,7 @@ def record_of(texts: dict[str, bytes], media: dict[str, Any], where: str) -> dic
 
 
 def only(texts: dict[str, bytes], suffix: str, where: str) -> str | None:
-    """The one text of this kind; of several that with the shortest ending (`7.json` before `7.objects.json`)."""
+    """Return the text of this kind with the shortest ending (`7.json` before `7.objects.json`), if any."""
     names = sorted((name for name in texts if name.lower().endswith(suffix)), key=lambda name: name.count("."))
     if len(names) > 1 and names[0].count(".") == names[1].count("."):
         raise SampleError(where, f"has {' and '.join(names)}: keep one of them")
@@ -85,7 +85,7 @@ def decoded(content: bytes, name: str, where: str) -> str:
 
 
 def put_media(record: dict[str, Any], kind: str, media: dict[str, Any], where: str) -> None:
-    """Put media where the record names them; where it names none, in their order."""
+    """Put media at the places that the record names; without names, in their order."""
     key = next((key for key in (kind, f"{kind}s") if record.get(key) not in (None, [])), None)
     if key is None:
         values = list(media.values())
@@ -106,7 +106,7 @@ def put_media(record: dict[str, Any], kind: str, media: dict[str, Any], where: s
 
 
 def matching(item: Any, names: dict[str, Any], key: str, where: str) -> str:
-    """The file that a record means by `item`: of the same name, or of the same ending after the sample's key."""
+    """Return the file for `item` of a record: of the same name, or the same ending after the sample's key."""
     path = item.get("path") if isinstance(item, dict) else item
     wanted = posixpath.basename(path) if isinstance(path, str) else None
     fitting = [name for name in names if wanted in (posixpath.basename(name), ending(name))]
@@ -118,5 +118,5 @@ def matching(item: Any, names: dict[str, Any], key: str, where: str) -> str:
 
 
 def ending(name: str) -> str:
-    """What follows the first dot of a file's name."""
+    """Return the part of a file's name after the first dot."""
     return posixpath.basename(name).partition(".")[2]

@@ -12,15 +12,14 @@ import torch
 from smol_hf.data.conversation import Conversation, ImagePart, SampleError, TextPart, TooLongError
 from smol_hf.data.media.fast_images import fast_tiles
 from smol_hf.data.media.images import image_size, load_image
-from smol_hf.data.stream.shortening import Shape, shortened
+from smol_hf.data.stream.shortening import SampleVersion, shortened
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_messages import ChatTemplateError
 
 
 @dataclass(frozen=True)
 class MeasuredSequence:
-    """Token ids and labels of equal length, with tokens for the conversation's first `num_images` images, which
-    become `num_tiles` tiles."""
+    """Token ids and labels of equal length, for the conversation's first `num_images` images of `num_tiles` tiles."""
 
     input_ids: list[int]
     labels: list[int]
@@ -30,10 +29,10 @@ class MeasuredSequence:
 
 @dataclass
 class MeasuredSample:
-    """A conversation that is tokenised, with places for its images, none of which is decoded yet.
+    """A tokenised conversation with places for its images, which are not decoded.
 
-    It is one sequence, or several that do not see each other, see `chat_turns`. `lost`: what it lost to fit the
-    context; empty when it is whole. `number`: of a sequence in its conversation, see `units`.
+    It is one sequence, or several that do not see each other, see `chat_turns`. `lost`: the parts that it lost to fit
+    the context. `number`: of a sequence in its conversation, see `units`.
     """
 
     conversation: Conversation
@@ -60,7 +59,7 @@ class MeasuredSample:
 
     @property
     def units(self) -> list[MeasuredSample]:
-        """What becomes a part of a row independently: a sample for each sequence."""
+        """The independent parts of rows: a sample for each sequence."""
         return [replace(self, sequences=[each], number=number) for number, each in enumerate(self.sequences)]
 
 
@@ -83,7 +82,7 @@ class ReadySample:
 
 
 def template_messages(conversation: Conversation) -> list[dict]:
-    """The conversation in the chat format of processors, without its images.
+    """Return the conversation in the chat format of processors, without its images.
 
     An answer that gets no labels has `"trained": False`.
 
@@ -107,13 +106,13 @@ def template_messages(conversation: Conversation) -> list[dict]:
 
 
 class SampleWork:
-    """The engine's work on samples.
+    """The work of a lane on samples.
 
     Args:
         processor: a `SmolHFProcessor`.
         context_length: the most tokens of a sample.
-        readers: for each source, what makes a `Conversation` of (where, record); None where records are that already.
-        too_long: what a sample may lose to fit, see `shortening`; without it longer ones are left out.
+        readers: for each source, (where, record) → `Conversation`; None if its records are conversations.
+        too_long: parts that a sample may lose to fit, see `shortening`. Otherwise longer ones are left out.
         image_resizing: "exact" (transformers' arithmetic) or "fast", see `fast_images`.
     """
 
@@ -130,12 +129,12 @@ class SampleWork:
         self.too_long, self.image_resizing = too_long, image_resizing
 
     def with_readers(self, readers: list) -> SampleWork:
-        """The same work on other sources."""
+        """Return the same work on other sources."""
         options = {"too_long": self.too_long, "image_resizing": self.image_resizing}
         return type(self)(self.processor, self.context_length, readers, **options)
 
     def prepare(self, source: int, where: str, record: Any) -> MeasuredSample:
-        """Tokens and tiles of a record, from its texts and the headers of its images.
+        """Measure tokens and tiles of a record, from its texts and the headers of its images.
 
         Raises:
             SampleError: for a record or an image that cannot be used, or without a trained token.
@@ -150,14 +149,14 @@ class SampleWork:
 
     def fitted(self, conversation: Conversation) -> MeasuredSample:
         """Measure a conversation, and shorten it if it does not fit. Raises the errors of `prepare`."""
-        sample = self.measured(Shape(conversation, self.processor.longest_edge))
+        sample = self.measured(SampleVersion(conversation, self.processor.longest_edge))
         if any(len(sequence.input_ids) > self.context_length for sequence in sample.sequences):
             sample = self.shorter(sample)
         if all(label == IGNORE_INDEX for sequence in sample.sequences for label in sequence.labels):
             raise SampleError(conversation.sample_id, "no token of it is trained, so nothing can be learned from it")
         return sample
 
-    def measured(self, shape: Shape, lost: str = "") -> MeasuredSample:
+    def measured(self, shape: SampleVersion, lost: str = "") -> MeasuredSample:
         conversation = shape.conversation
         messages = template_messages(conversation)
         sizes = [image_size(image, conversation.sample_id) for image in conversation.images]
@@ -175,9 +174,9 @@ class SampleWork:
         return MeasuredSample(conversation, sequences, shape.longest_edge, lost)
 
     def shorter(self, sample: MeasuredSample) -> MeasuredSample:
-        whole = Shape(sample.conversation, sample.longest_edge)
+        whole = SampleVersion(sample.conversation, sample.longest_edge)
 
-        def tokens(shape: Shape) -> int:
+        def tokens(shape: SampleVersion) -> int:
             return max(len(sequence.input_ids) for sequence in self.measured(shape).sequences)
 
         shape, lost = shortened(whole, self.too_long, self.processor.tile_size, tokens, self.context_length)
@@ -209,7 +208,7 @@ class SampleWork:
 
 
 def reason_too_long(sample: MeasuredSample, context_length: int) -> str:
-    """The reason to leave out a sample, with the first sequence that does not fit."""
+    """Return the reason to leave out a sample, with its first sequence that does not fit."""
     number, tokens = next(
         (number, len(each.input_ids))
         for number, each in enumerate(sample.sequences, start=1)
