@@ -92,7 +92,7 @@ def stack_rows(
         for name, value in filling.items()
     }
     positions = [each["position_ids"][0] for each in packed]
-    ends = [torch.arange(each[-1] + 1, each[-1] + 1 + longest - len(each)) for each in positions]
+    ends = [torch.arange(longest - len(each)) + each[-1] + 1 for each in positions]
     return {**stacked, "position_ids": torch.stack([torch.cat(pair) for pair in zip(positions, ends)])}
 
 

@@ -180,7 +180,7 @@ def decode(image: Image.Image, part: ImagePart, where: str, at_least: tuple[int,
             with Image.open(open_encoded(part), formats=("PNG",)) as same:
                 same.verify()  # checksums of all chunks: a flipped byte in a small image decodes to other pixels
         if at_least is not None:
-            image.draft(None, at_least if is_quarter_turned(image, part) else at_least[::-1])
+            image.draft(None, at_least if is_quarter_turned(image, part) else (at_least[1], at_least[0]))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return flatten_to_rgb(image)

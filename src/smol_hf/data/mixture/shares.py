@@ -31,7 +31,7 @@ class PlannedMixture:
         rows = [len(source) for source in data.sources]
         records = [weight * number for weight, number in zip(data.weights, rows)]
         # A stopping rule changes the length of a round, and so the records of failed sources in it.
-        scale = records[0] / data.entries[0].records(rows[0]) if data.entries else 1.0
+        scale = records[0] / (data.entries[0].records(rows[0]) or 1.0) if data.entries else 1.0
         failed = [
             each if each.records is None else replace(each, records=scale * each.records) for each in data.failed
         ]

@@ -17,11 +17,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HTTPError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import filter_repo_objects, get_session
 
 from smol_hf.data.prepare.archives import extract_archive, is_archive, stem_of
+from smol_hf.data.sources.files import HTTPError
 from smol_hf.data.sources.hub_dataset import hub_errors
 from smol_hf.support.hashing import git_hash, hash_file
 
@@ -134,7 +134,7 @@ def plan_dataset(
     )
 
 
-def snapshot(dataset: str, commit: str, folder: Path, patterns: list[str] | None) -> dict:
+def snapshot(dataset: str, commit: str | None, folder: Path, patterns: list[str] | None) -> dict:
     """Return the arguments of `snapshot_download`."""
     return {"repo_id": dataset, "repo_type": "dataset", "revision": commit, "local_dir": folder,
             "allow_patterns": patterns}  # fmt: skip

@@ -155,7 +155,7 @@ def encoded_images(conversation: Conversation, verify: bool) -> list[Encoded]:
     images = []
     for part in conversation.images:
         with open_image(part, where) as image:
-            form = image.format
+            form = image.format or ""
         if verify:
             load_image(part, where)
         with open_encoded(part) as file:

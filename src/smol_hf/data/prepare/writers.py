@@ -115,7 +115,8 @@ class ParquetWriter:
             return
         if self.file is None:
             self.shards.append(self.folder / f"{len(self.shards):05d}.parquet")
-            self.file = pyarrow.parquet.ParquetWriter(self.shards[-1], self.schema, use_dictionary=["source"])
+            options: dict[str, Any] = {"use_dictionary": ["source"]}
+            self.file = pyarrow.parquet.ParquetWriter(self.shards[-1], self.schema, **options)
         table = pyarrow.Table.from_pylist(self.waiting, schema=self.schema)
         self.file.write_table(table, row_group_size=len(self.waiting))
         self.shard_rows += len(self.waiting)

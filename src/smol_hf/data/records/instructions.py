@@ -43,7 +43,7 @@ def one_of(fields: Fields, keys: tuple[str, ...]) -> str | None:
     return given[0] if given else None
 
 
-def history_of(fields: Fields) -> list[tuple[str, str]]:
+def history_of(fields: Fields) -> list[tuple[str, ...]]:
     """Return the earlier questions and answers."""
     history = fields.values.get("history")
     if not is_given(history):

@@ -36,6 +36,7 @@ def registered_by(path: str) -> tuple[str, ...]:
     before = set(ADAPTERS)
     name = f"{MODULE_PREFIX}{Path(path).stem}"
     specification = importlib.util.spec_from_file_location(name, path)
+    assert specification is not None and specification.loader is not None  # as for every .py file
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # dataclasses and pickles look a module up by its name
     try:

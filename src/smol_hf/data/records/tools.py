@@ -40,7 +40,7 @@ def turn_fields(turn: dict, role: str, number: int, where: str) -> dict[str, Any
     if len(set(fields.values())) > 1:
         named = " and ".join(map(repr, fields))
         raise SampleError(where, f"message {number}: {named} contradict each other: keep one")
-    fields = dict(list(fields.items())[:1])
+    fields: dict[str, Any] = dict(list(fields.items())[:1])
     if says_something(turn.get("tool_calls")):
         calls = objects_in(turn["tool_calls"], f"message {number}: 'tool_calls'", where)
         fields["tool_calls"] = [checked_call(call, number, where) for call in calls]

@@ -121,7 +121,7 @@ def draw_samples(plan: Plan, number: int) -> Drawn:
     looking = replace(plan, work=Look(plan.work), context_length=sys.maxsize, rounds=1, pool_size=1)
     for row in LaneShare(looking, 0, 1, {}):
         result.drawn.update(row.drawn)
-        named = [(fault.where, fault, result.left_out) for fault in row.faults]
+        named: list[tuple[str, Any, list]] = [(fault.where, fault, result.left_out) for fault in row.faults]
         named += [(sample.conversation.sample_id, sample, result.samples) for sample in row.samples]
         for name, each, where in named:
             if name in seen:

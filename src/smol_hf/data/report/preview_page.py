@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from smol_hf.data.conversation import ImagePart
+from smol_hf.data.conversation import ImagePart, TextPart
 from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.records.filters import Filters
 from smol_hf.data.report.preview_drawing import Drawn, DrawnSample
@@ -96,7 +96,7 @@ def sample_facts(number: int, sample: DrawnSample, source: str) -> dict[str, Any
             if isinstance(part, ImagePart):
                 index = next(images)
                 parts.append({"image": sample.thumbnails[index], "number": index + 1})
-            else:
+            elif isinstance(part, TextPart):
                 parts.append({"text": part.text[:CHARACTERS_SHOWN], "more": len(part.text[CHARACTERS_SHOWN:])})
         turns.append({"role": message.role, "parts": parts})
     spans, left = [], TOKENS_SHOWN

@@ -16,13 +16,13 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.registry import known_implementations
 from huggingface_hub import cached_assets_path
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]  of its HTTP library
 
 from smol_hf.support.atomic import atomic_file
 
@@ -145,7 +145,7 @@ def open_file(url: str, *, ahead: bool = False) -> BinaryIO:
     Raises:
         OSError: for a local file. FileNotFoundError, UnreachableError: for a remote one.
     """
-    return RemoteFile(url, ahead) if is_remote(url) else local_path(url).open("rb")
+    return cast(BinaryIO, RemoteFile(url, ahead)) if is_remote(url) else local_path(url).open("rb")
 
 
 def read_range(url: str, start: int, end: int) -> bytes:
@@ -157,7 +157,9 @@ def read_range(url: str, start: int, end: int) -> bytes:
     system, path = file_system(url)
     with reaching(url):
         # File systems without range requests would read ahead.
-        return system.cat_file(path, start=start, end=end, **({} if system.async_impl else {"cache_type": "none"}))
+        return cast(
+            bytes, system.cat_file(path, start=start, end=end, **({} if system.async_impl else {"cache_type": "none"}))
+        )
 
 
 def remote_fingerprint(url: str) -> list[Any]:
@@ -210,7 +212,7 @@ def find_files(pattern: str) -> list[str]:
             paths = [path for path in candidates if system.isfile(path)]
         if not paths:
             raise FileNotFoundError(f"there is no data file {each}" + (f" (of {pattern})" if each != pattern else ""))
-        found += [system.unstrip_protocol(path) if is_remote(each) else path for path in paths]
+        found += [system.unstrip_protocol(str(path)) if is_remote(each) else path for path in paths]
     return sorted(set(found))
 
 

@@ -18,12 +18,12 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
+from smol_hf.data.sources.files import HTTPError
 from smol_hf.support.formatting import nearest
 
 PREFIX = "hf://datasets/"
@@ -80,7 +80,7 @@ def commit_of(repository: str, revision: str | None) -> str:
         facts = HfApi().dataset_info(repository, revision=revision)
         if facts.gated:
             HfApi().auth_check(repository, repo_type="dataset")
-        return facts.sha
+        return str(facts.sha)
 
 
 @contextlib.contextmanager
@@ -131,6 +131,8 @@ def find_dataset(
             the known ones. PermissionError: for a gated dataset. ConnectionError: for an unreachable Hub.
     """
     import datasets
+    from datasets.data_files import EmptyDatasetError
+    from datasets.exceptions import DataFilesNotFoundError
 
     repository, _, written = name.partition("@")
     if written and revision not in (None, written):
@@ -142,7 +144,7 @@ def find_dataset(
     try:
         with hub_errors(repository, revision):
             builder = builder_of(repository, config, commit)
-    except (datasets.exceptions.DataFilesNotFoundError, datasets.data_files.EmptyDatasetError) as error:
+    except (DataFilesNotFoundError, EmptyDatasetError) as error:
         raise ValueError(f"the dataset {repository} has no data files that `datasets` knows: {error}") from error
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):

@@ -103,7 +103,7 @@ class PictureSource(Source):
                 self.rows.append((where, row))
         for picture in self.pictures:
             if picture not in named:
-                problem = f"no row of {' or '.join(map(self.inside, urls))} names this picture: add its caption there"
+                problem = f"no row of {' or '.join(map(self.inside, urls))} names this image: add its caption there"
                 self.rows.append((picture, SampleError(picture, problem)))
 
     def with_paths(self, record: Any, folder: str, where: str) -> Row:
@@ -111,13 +111,13 @@ class PictureSource(Source):
         if isinstance(record, SampleError):
             raise record
         names = record.get("file_names", record.get("file_name")) if isinstance(record, dict) else None
-        listed = names if isinstance(names, list) else [names]
+        listed: list[Any] = names if isinstance(names, list) else [names]
         if not listed or not all(isinstance(name, str) and name for name in listed):
-            raise SampleError(where, "lacks the field 'file_name' with the path of its picture")
+            raise SampleError(where, "lacks the field 'file_name' with the path of its image")
         paths = [posixpath.normpath(posixpath.join(folder, name)) for name in listed]
         for name, path in zip(listed, paths):
             if path not in self.pictures:
-                raise SampleError(where, f"names the picture {name}, which is not in the folder")
+                raise SampleError(where, f"names the image {name}, which is not in the folder")
         rest = {key: value for key, value in record.items() if key not in ("file_name", "file_names")}
         return Row(paths, record=rest)
 

@@ -49,11 +49,11 @@ class JsonSource(Source):
         self.block_sizes = np.diff(self.firsts)
         self.rows_anywhere = not grouped or not len(self.ends) or int(self.ends[-1]) <= SMALL
 
-    def index(self) -> tuple[Any, Any, Any, str]:
+    def index(self) -> tuple[Any, ...]:
         """Read the file, and return (starts, ends, numbers, SHA-256)."""
         digest = hashlib.sha256()
         with open_file(self.path, ahead=True) as file:
-            places = self.places(file, digest)
+            places: Any = self.places(file, digest)
         if is_remote(self.path):
             places = [each.tolist() for each in places]
         return *places, digest.hexdigest()

@@ -32,7 +32,7 @@ class Source(ABC):
 
     name: str
     prefix: str = ""
-    block_sizes: Sequence[int]
+    block_sizes: Sequence[int] | np.ndarray
     rows_anywhere: bool
     fingerprint: str
     remote: bool = False
@@ -115,7 +115,7 @@ class JoinedSource(Source):
         self.first_blocks = np.cumsum([0, *(len(part.block_sizes) for part in parts)])
         self.block_sizes = np.concatenate([np.asarray(part.block_sizes, dtype=np.int64) for part in parts])
         self.rows_anywhere = all(part.rows_anywhere for part in parts) and (
-            bool((self.block_sizes == 1).all()) or sum(map(self.bytes_of, range(len(self.block_sizes)))) <= SMALL
+            bool(np.all(self.block_sizes == 1)) or sum(map(self.bytes_of, range(len(self.block_sizes)))) <= SMALL
         )
         self.fingerprint = hashlib.sha256("".join(part.fingerprint for part in parts).encode()).hexdigest()
 

@@ -116,8 +116,8 @@ class TarSource(Source):
 
     def record(self, block: int, url: str, where: str) -> dict[str, Any]:
         members = range(int(self.firsts[block]), int(self.firsts[block + 1]))
-        used = {self.names[member]: tuple(map(int, self.spans[member])) for member in members
-                if is_used(self.names[member])}  # fmt: skip
+        spans = {self.names[member]: self.spans[member].tolist() for member in members}
+        used = {name: (offset, size) for name, (offset, size) in spans.items() if is_used(name)}
         contents = read_spans(url, used, where)
         texts = {name: content for name, content in contents.items() if name.lower().endswith(TEXTS)}
         media = {
@@ -208,11 +208,11 @@ class BoundedReads:
 
 def headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """Yield the members of a tar file. Raises ValueError or TarError for a damaged or truncated file."""
-    bounded = BoundedReads(file)
+    bounded: Any = BoundedReads(file)
     with tarfile.open(fileobj=bounded, mode="r:", encoding="utf-8", errors="replace") as archive:
         before = -1
         while (member := archive.next()) is not None:
-            archive.members.clear()  # releases their memory
+            archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  frees memory; missing in typeshed
             if archive.offset <= before or member.size < 0:
                 raise ValueError(f"a header at byte {member.offset} leads backwards")
             before = archive.offset

@@ -3,8 +3,8 @@
     draw a source (mixing) → its next row (order) → measure (prepare) → pool (packing) → decode (encode) → a row
 
 All steps up to the pool are cheap: they tokenise texts and read headers of images. Images are decoded when their
-sample leaves the pool. Sequences of a conversation that do not see each other wait in the pool separately, and may go into
-different rows. The state is the draw counts and the references in the pool: a few KB of JSON.
+sample leaves the pool. Sequences of a conversation that do not see each other wait in the pool separately, and may go
+into different rows. The state is the draw counts and the references in the pool: a few KB of JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from smol_hf.data.conversation import LeftOutError, SampleError
-from smol_hf.data.sources.source import BlockCache
+from smol_hf.data.sources.source import Source
 from smol_hf.data.stream.mixing import Mixing
 from smol_hf.data.stream.packing import PackingPool, Planned
 
@@ -34,9 +34,17 @@ class Prepared(Protocol):
     num_tiles: int
 
 
-def units_of(prepared: Prepared) -> list[Prepared]:
+def units_of(prepared: Any) -> list[Prepared]:
     """Return the parts of a measured record that go into rows: its `units`, or the record."""
     return getattr(prepared, "units", None) or [prepared]
+
+
+class RowReader(Protocol):
+    """A reader of rows by source, block and place, such as `BlockCache`."""
+
+    sources: list[Source]
+
+    def row(self, source: int, block: int, row: int) -> tuple[str, Any]: ...
 
 
 class Work(Protocol):
@@ -82,7 +90,7 @@ class Lane:
         self,
         number: int,
         mixing: Mixing,
-        cache: BlockCache,
+        cache: RowReader,
         work: Work,
         pool: PackingPool,
         state: dict[str, Any] | None = None,

@@ -48,7 +48,7 @@ class SourceOrder:
     def __init__(
         self,
         name: str,
-        block_sizes: Sequence[int],
+        block_sizes: Sequence[int] | np.ndarray,
         rows_anywhere: bool,
         seed: int,
         lane: int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,7 +122,7 @@ class SampleWork:
         context_length: int,
         readers: list[Callable[[str, Any], Conversation] | None],
         *,
-        too_long: list[str] = (),
+        too_long: Sequence[str] = (),
         image_resizing: str = "exact",
     ):
         self.processor, self.context_length, self.readers = processor, context_length, readers

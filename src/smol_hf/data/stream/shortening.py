@@ -6,7 +6,7 @@ Texts and images are never cut. A shortened sample is counted and named, as one 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from smol_hf.data.conversation import Conversation, ImagePart
@@ -22,7 +22,7 @@ class SampleVersion:
     longest_edge: int
 
 
-def check_losses(losses: list[str]) -> None:
+def check_losses(losses: Sequence[str]) -> None:
     """Raise ValueError for an unknown or duplicate loss."""
     if not isinstance(losses, (list, tuple)) or set(losses) - set(LOSSES) or len(set(losses)) != len(losses):
         raise ValueError(
@@ -31,7 +31,7 @@ def check_losses(losses: list[str]) -> None:
 
 
 def shortened(
-    shape: SampleVersion, losses: list[str], tile_size: int, measure: Callable[[SampleVersion], int], most: int
+    shape: SampleVersion, losses: Sequence[str], tile_size: int, measure: Callable[[SampleVersion], int], most: int
 ) -> tuple[SampleVersion | None, str]:
     """Return the sample with the smallest loss that makes it fit, and the loss; (None, "") if none suffices.
 

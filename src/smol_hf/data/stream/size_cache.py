@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def entry_of(plan: Plan, verify_images: bool) -> Path | None:
     return folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
 
 
-def stats(files: list[str]) -> list[list[Any]]:
+def stats(files: Sequence[str]) -> list[list[Any]]:
     """Return path, size and time of each file, because fingerprints sample large files."""
     found = [(os.path.abspath(local_path(file)), local_path(file).stat()) for file in files]
     return [[path, each.st_size, each.st_mtime_ns] for path, each in found]

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from smol_hf.data.sources.source import BlockCache, Source
-from smol_hf.data.stream.lane import Lane, Row, Work
+from smol_hf.data.stream.lane import Lane, Row, RowReader
 from smol_hf.data.stream.mixing import Mixing
 from smol_hf.data.stream.order import SourceOrder
 from smol_hf.data.stream.packing import PackingPool
@@ -40,7 +40,7 @@ class Plan:
 
     sources: list[Source]
     weights: list[float]
-    work: Work
+    work: Any  # a `Work`; for a survey, a `SampleWork`
     context_length: int
     seed: int = 0
     rounds: int | None = None
@@ -49,7 +49,7 @@ class Plan:
     max_tiles: int | None = None
     give_up_after: int | None = None
 
-    def lane(self, number: int, cache: BlockCache, state: dict | None = None) -> Lane:
+    def lane(self, number: int, cache: RowReader, state: dict | None = None) -> Lane:
         orders, dealt = [], 0
         for source in self.sources:
             shape = (source.name, source.block_sizes, source.rows_anywhere)

@@ -52,7 +52,11 @@ class Survey:
 
     @property
     def faults(self) -> list[SampleError]:
-        return [each for each in self.found.values() if isinstance(each, SampleError) and not is_left_out(each)]
+        return [
+            each
+            for each in self.found.values()
+            if isinstance(each, SampleError) and not isinstance(each, LeftOutError)
+        ]
 
     @property
     def shortened(self) -> int:
@@ -67,7 +71,7 @@ class Survey:
         for (source, _), each in self.found.items():
             if source != before or not isinstance(each, SampleError):
                 run, before = 0, source
-            if isinstance(each, SampleError) and not is_left_out(each):
+            if isinstance(each, SampleError) and not isinstance(each, LeftOutError):
                 run += 1
             longest = max(longest, run)
         return longest
@@ -80,19 +84,15 @@ class Survey:
     def of_sources(self, places: dict[int, int]) -> Survey:
         """Return the survey of some sources, with new numbers (old → new)."""
         found = {(places[old], where): each for (old, where), each in self.found.items() if old in places}
-        kept = [
+        use, rows, images = (
             {places[old]: each for old, each in by_source.items() if old in places}
             for by_source in (self.use, self.rows, self.images)
-        ]
-        return Survey(found, *kept, self.read_whole)
+        )
+        return Survey(found, use, rows, images, self.read_whole)
 
     @property
     def left_out(self) -> list[SampleError]:
-        return [each for each in self.found.values() if is_left_out(each)]
-
-
-def is_left_out(found: Any) -> bool:
-    return isinstance(found, LeftOutError)
+        return [each for each in self.found.values() if isinstance(each, LeftOutError)]
 
 
 def survey(plan: Plan, *, verify_images: bool = False, advance: Callable[[], Any] | None = None) -> Survey:
