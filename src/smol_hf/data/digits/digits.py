@@ -12,7 +12,7 @@ from PIL import Image
 
 SPLITS = ("train", "test")
 
-# A digit is 8x8 and fills its rows. One cell of paper around it leaves room for a slight rotation and shear.
+# A digit is 8x8 and fills its rows. A frame of one cell of paper allows a slight rotation and shear.
 CELLS = 8
 FRAMED_CELLS = CELLS + 2
 

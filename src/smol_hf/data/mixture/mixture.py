@@ -166,7 +166,7 @@ def parse_entries(entries: list[dict[str, Any]]) -> list[MixtureEntry]:
         check_entry(keys, types, where_of(where, keys))
         entry = MixtureEntry(**keys)
         if entry.name is not None and entry.name in [other.name for other in parsed]:
-            raise ValueError(f"{where}: {entry.name!r} stands twice: give it another name")
+            raise ValueError(f"{where}: duplicate name {entry.name!r}: give it another name")
         parsed.append(entry)
     return parsed
 
@@ -202,7 +202,7 @@ def open_mixture(
         except ValueError as error:  # a mistake in the recipe is never skipped
             raise ValueError(f"mixture, entry {number} ({entry.label}): {error}") from error
         if source.name in [other.name for _, other, _ in opened]:
-            raise ValueError(f"mixture, entry {number}: {source.name!r} stands twice: give it another name")
+            raise ValueError(f"mixture, entry {number}: duplicate name {source.name!r}: give it another name")
         if not source.prefix and Path(entry.data).suffix.lower() not in KINDS:
             source.prefix = f"{source.name}/"  # files of two folders may have the same name
         opened.append((entry, source, reader))

@@ -59,7 +59,7 @@ def llava_text(parts: Sequence[Part]) -> str:
         kinds = {type(each) for each in parts[max(index - 1, 0) : index + 1]}
         if index and TextPart not in kinds:
             result += "\n"
-        elif len(kinds) > 1:  # a text beside an image
+        elif len(kinds) > 1:  # a text next to an image
             on_its_own = index <= first or index > last
             result += "\n" if on_its_own or result.endswith("\n") or own.startswith("\n") else ""
         result += own

@@ -61,11 +61,11 @@ def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place:
     """
     where = place.where
     turns = [with_content(renamed(turn)) for turn in turns]
-    beside = {key: media_under(record, key, kind, place) for key, kind in KINDS.items()}
+    media_by_kind = {key: media_under(record, key, kind, place) for key, kind in KINDS.items()}
     if all(isinstance(turn.get("content"), str) for turn in turns):
-        messages = plain_messages(turns, beside, where)
+        messages = plain_messages(turns, media_by_kind, where)
     else:
-        messages = typed_messages(turns, beside, place)
+        messages = typed_messages(turns, media_by_kind, place)
     messages = with_system(messages, record, where)
     ignored = ignored_turn_keys(turns, ("role", "content", *TRAIN_KEYS), name)
     parts = [part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]]
@@ -85,18 +85,18 @@ def renamed(turn: dict) -> dict:
     return {names.get(key, key): value for key, value in turn.items()}
 
 
-def plain_messages(turns: list[dict], beside: dict[str, list[Media]], where: str) -> list[Message]:
+def plain_messages(turns: list[dict], media_by_kind: dict[str, list[Media]], where: str) -> list[Message]:
     texts = [read_turn(turn, ("role", "content"), number, where) for number, turn in enumerate(turns, start=1)]
-    waiting = {f"<{name}>": media for name, media in beside.items() if media}
+    waiting = {f"<{name}>": media for name, media in media_by_kind.items() if media}
     if is_marked(texts, waiting):
         return place_media(texts, waiting, where)
     messages = [Message(role, (TextPart(text),), trained, fields) for role, text, trained, fields in texts]
-    return media_first(messages, [part for media in beside.values() for part in media], where)
+    return media_first(messages, [part for media in media_by_kind.values() for part in media], where)
 
 
-def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Place) -> list[Message]:
+def typed_messages(turns: list[dict], media_by_kind: dict[str, list[Media]], place: Place) -> list[Message]:
     where = place.where
-    used = dict.fromkeys(beside, 0)
+    used = dict.fromkeys(media_by_kind, 0)
     messages = []
     for number, turn in enumerate(turns, start=1):
         role = role_of(turn, "role", number, where)
@@ -122,15 +122,16 @@ def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Pla
                 parts += named
             else:
                 used[kind] += 1
-                if used[kind] > len(beside[kind]):
+                if used[kind] > len(media_by_kind[kind]):
                     raise SampleError(
                         where,
-                        f"message {number} shows {kind} {used[kind]}, but '{kind}s' has {len(beside[kind])}: name the "
+                        f"message {number} shows {kind} {used[kind]}, but '{kind}s' has "
+                        f"{len(media_by_kind[kind])}: name the "
                         f"file in the part of type {kind!r}, or list it there",
                     )
-                parts.append(beside[kind][used[kind] - 1])
+                parts.append(media_by_kind[kind][used[kind] - 1])
         messages.append(Message(role, tuple(parts), is_trained(turn, role, number, where), fields))
-    for kind, media in beside.items():
+    for kind, media in media_by_kind.items():
         if used[kind] != len(media):
             raise SampleError(where, f"{len(media)} {kind}s, but the messages show {used[kind]} of them")
     return messages

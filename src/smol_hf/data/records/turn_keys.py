@@ -16,7 +16,7 @@ TOOL_TURN = ("name", "tool_call_id")  # the same of a tool's result
 TOOL_ROLES = ("tool", "function", "observation", "ipython")
 # They change the meaning of the turn. Only some adapters can use the first ones.
 UNSUPPORTED_TURN = (*TEMPLATE_TURN, "function_call", "refusal", "audio", "train_detail", "train_details")
-# The same of a whole record.
+# The same for a record.
 UNSUPPORTED_RECORD = ("tools", "functions", "chat_template_kwargs", "tool_choice")
 ANSWERING = ("assistant", "gpt", "model")  # names of the role that answers
 SYSTEM_KEYS = ("system", "system_prompt")

@@ -71,7 +71,7 @@ def read_sharegpt4video(record: dict[str, Any], place: Place) -> Conversation:
     captions = fields.objects("captions")
     whole = [each.text("content") for each in captions if str(each.given("idx")) == WHOLE_VIDEO]
     if len(whole) != 1:
-        raise fields.fault(f"'captions' has {len(whole)} of the whole video (idx {WHOLE_VIDEO}): it needs one")
+        raise fields.fault(f"'captions' has {len(whole)} of the complete video (idx {WHOLE_VIDEO}): it needs one")
     request = drawn(VIDEO, place.where, "request")
     return Conversation(place.where, (said("user", video, request), said("assistant", whole[0])))
 

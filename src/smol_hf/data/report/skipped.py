@@ -155,11 +155,11 @@ class SkippedSamples:
 
     def too_many(self, problem: str) -> SampleError:
         seen = self.sizes if self.surveyed else self.drawn
-        ledger = "" if self.path is None else f"\nAll of them, by name: {self.path}"
-        return SampleError("data", f"{problem}:\n{describe_sources(self.faults, seen)}{ledger}")
+        listed = "" if self.path is None else f"\nAll of them, by name: {self.path}"
+        return SampleError("data", f"{problem}:\n{describe_sources(self.faults, seen)}{listed}")
 
     def known(self) -> set[tuple[str, str]]:
-        """(source, name) of what is counted: files of two sources may have one name."""
+        """Return (source, name) of the counted samples: files of two sources may share a name."""
         if len(self.names) < len(self):
             self.names |= {(fault.source, fault.where) for fault in [*self.faults, *self.left_out]}
         return self.names

@@ -70,7 +70,7 @@ def file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """(file system, path in it). fsspec keeps one for each process and thread, so none is kept here.
 
     Raises:
-        ValueError: for a protocol that nobody knows. ImportError: when its package is missing, with its name.
+        ValueError: for an unknown protocol. ImportError: for a missing package, with its name.
     """
     protocol = url.partition("://")[0]
     if is_remote(url) and protocol not in fsspec.available_protocols():

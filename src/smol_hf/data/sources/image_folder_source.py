@@ -22,7 +22,7 @@ import pyarrow.parquet
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.files import file_name, is_remote, local_path, open_file, remote_fingerprint
 from smol_hf.data.sources.json_source import parse_line
-from smol_hf.data.sources.members import PICTURES, TEXTS, in_order, put_media, record_of
+from smol_hf.data.sources.members import IMAGE_SUFFIXES, TEXTS, in_order, put_media, record_of
 from smol_hf.data.sources.parquet_source import rows_of
 from smol_hf.data.sources.source import Source
 from smol_hf.support.hashing import hash_file
@@ -30,8 +30,8 @@ from smol_hf.support.hashing import hash_file
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-def is_picture(url: str) -> bool:
-    return url.lower().endswith(PICTURES)
+def is_image_file(url: str) -> bool:
+    return url.lower().endswith(IMAGE_SUFFIXES)
 
 
 def is_metadata(url: str) -> bool:
@@ -41,12 +41,12 @@ def is_metadata(url: str) -> bool:
 class Row(NamedTuple):
     """Paths of a sample's images in the folder, with their text files or the metadata's record."""
 
-    pictures: list[str]
+    images: list[str]
     texts: Sequence[str] = ()
     record: dict[str, Any] | None = None
 
 
-class PictureSource(Source):
+class ImageFolderSource(Source):
     """One row for each row of the metadata files, or for each image with its texts.
 
     An image without a text is a row too: its record is a `SampleError`. Records name local images by their path from
@@ -64,16 +64,16 @@ class PictureSource(Source):
 
     def __init__(self, name: str, root: str, urls: list[str]):
         self.name, self.root, self.files = name, root.rstrip("/"), urls
-        self.pictures = {self.inside(url): url for url in sorted(urls, key=in_order) if is_picture(url)}
+        self.images = {self.inside(url): url for url in sorted(urls, key=in_order) if is_image_file(url)}
         self.texts = {self.inside(url): url for url in urls if url.lower().endswith(TEXTS)}
         self.rows: list[tuple[str, Row | SampleError]] = []
         described = sorted(url for url in urls if is_metadata(url))
         if described:
             self.take_metadata(described)
         else:
-            self.take_texts_beside()
+            self.take_text_files()
         self.block_sizes = np.ones(len(self.rows), dtype=np.int64)
-        files = [*self.pictures.items(), *(self.texts.items() if not described else [])]
+        files = [*self.images.items(), *(self.texts.items() if not described else [])]
         facts = [[inside, *self.facts(url)] for inside, url in files]
         self.fingerprint = hashlib.sha256(json.dumps([self.rows, facts], default=str).encode()).hexdigest()
 
@@ -84,7 +84,7 @@ class PictureSource(Source):
     def facts(self, url: str) -> list[Any]:
         if is_remote(url):
             return remote_fingerprint(url)
-        if is_picture(url):
+        if is_image_file(url):
             return [local_path(url).stat().st_size]
         return [hash_file(local_path(url))]
 
@@ -97,17 +97,17 @@ class PictureSource(Source):
                 where = f"{self.inside(url)}:{number}"
                 try:
                     row = self.with_paths(record, posixpath.dirname(self.inside(url)), where)
-                    named.update(row.pictures)
+                    named.update(row.images)
                 except SampleError as fault:
                     row = fault
                 self.rows.append((where, row))
-        for picture in self.pictures:
-            if picture not in named:
+        for image in self.images:
+            if image not in named:
                 problem = f"no row of {' or '.join(map(self.inside, urls))} names this image: add its caption there"
-                self.rows.append((picture, SampleError(picture, problem)))
+                self.rows.append((image, SampleError(image, problem)))
 
     def with_paths(self, record: Any, folder: str, where: str) -> Row:
-        """Return the record, with the paths of its pictures from the root."""
+        """Return the record, with the paths of its images from the root."""
         if isinstance(record, SampleError):
             raise record
         names = record.get("file_names", record.get("file_name")) if isinstance(record, dict) else None
@@ -116,29 +116,31 @@ class PictureSource(Source):
             raise SampleError(where, "lacks the field 'file_name' with the path of its image")
         paths = [posixpath.normpath(posixpath.join(folder, name)) for name in listed]
         for name, path in zip(listed, paths):
-            if path not in self.pictures:
+            if path not in self.images:
                 raise SampleError(where, f"names the image {name}, which is not in the folder")
         rest = {key: value for key, value in record.items() if key not in ("file_name", "file_names")}
         return Row(paths, record=rest)
 
-    def take_texts_beside(self) -> None:
-        beside: dict[str, list[str]] = {}
+    def take_text_files(self) -> None:
+        texts_of_stem: dict[str, list[str]] = {}
         for text in self.texts:
-            beside.setdefault(posixpath.splitext(text)[0], []).append(text)
-        of_stem: dict[str, list[str]] = {}
-        for picture in self.pictures:
-            of_stem.setdefault(posixpath.splitext(picture)[0], []).append(picture)
-        for stem, pictures in of_stem.items():
-            texts = sorted(beside.pop(stem, []))
-            if len(pictures) == 1 and texts:
-                self.rows.append((pictures[0], Row(pictures, texts)))
+            texts_of_stem.setdefault(posixpath.splitext(text)[0], []).append(text)
+        images_of_stem: dict[str, list[str]] = {}
+        for image in self.images:
+            images_of_stem.setdefault(posixpath.splitext(image)[0], []).append(image)
+        for stem, images in images_of_stem.items():
+            texts = sorted(texts_of_stem.pop(stem, []))
+            if len(images) == 1 and texts:
+                self.rows.append((images[0], Row(images, texts)))
                 continue
             problem = f"has no caption: write it into {stem}.txt, or its record into {stem}.json"
             if texts:
-                problem = f"{' and '.join(pictures)} have one text between them: give each a name of its own"
-            self.rows += [(picture, SampleError(picture, problem)) for picture in pictures]
-        for texts in beside.values():
-            self.rows += [(text, SampleError(text, "there is no picture of this name beside it")) for text in texts]
+                problem = f"{' and '.join(images)} share one text: give each another name"
+            self.rows += [(image, SampleError(image, problem)) for image in images]
+        for texts in texts_of_stem.values():
+            self.rows += [
+                (text, SampleError(text, "no image has this name: add it, or delete the text")) for text in texts
+            ]
 
     def read_block(self, block: int) -> list[tuple[str, Any]]:
         where, row = self.rows[block]
@@ -146,7 +148,7 @@ class PictureSource(Source):
         if isinstance(row, SampleError):
             return [(where, SampleError(where, row.problem))]
         try:
-            media = {picture: self.media(picture) for picture in row.pictures}
+            media = {image: self.media(image) for image in row.images}
             if row.record is None:
                 texts = {text: self.content(self.texts[text]) for text in row.texts}
                 return [(where, record_of(texts, media, where))]
@@ -156,10 +158,10 @@ class PictureSource(Source):
         except SampleError as fault:
             return [(where, fault)]
 
-    def media(self, picture: str) -> Any:
+    def media(self, image: str) -> Any:
         """Return the path of a local image; {"bytes", "path"} of a remote one."""
-        url = self.pictures[picture]
-        return {"bytes": self.content(url), "path": picture} if is_remote(url) else picture
+        url = self.images[image]
+        return {"bytes": self.content(url), "path": image} if is_remote(url) else image
 
     def content(self, url: str) -> bytes:
         with open_file(url) as file:

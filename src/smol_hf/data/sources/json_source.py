@@ -210,7 +210,7 @@ def parse_json(text: str) -> Any:
         result = dict(pairs)
         if len(result) != len(pairs):
             keys = [key for key, _ in pairs]
-            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+            raise ValueError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
         return result
 
     return json.loads(text, object_pairs_hook=object_of)

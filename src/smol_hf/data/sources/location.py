@@ -25,7 +25,7 @@ from smol_hf.data.sources.files import (
     reaching,
 )
 from smol_hf.data.sources.hub_dataset import ID, PREFIX, HubDataset, find_dataset, hub_id, pinned, repository_of
-from smol_hf.data.sources.image_folder_source import PictureSource, is_metadata, is_picture
+from smol_hf.data.sources.image_folder_source import ImageFolderSource, is_image_file, is_metadata
 from smol_hf.data.sources.json_source import JsonArraySource, JsonLinesSource
 from smol_hf.data.sources.parquet_source import ParquetSource
 from smol_hf.data.sources.source import JoinedSource, Source
@@ -168,7 +168,9 @@ def source_of(name: str, urls: list[str]) -> Source:
     if kind not in KINDS and len(urls) == 1 and not is_remote(urls[0]):
         kind = ".jsonl"  # lines of JSON with any suffix
     if kind not in KINDS:
-        raise ValueError(f"{name} holds {kind or 'files without an ending'}: what is read is {', '.join(KINDS)}")
+        raise ValueError(
+            f"{name} holds {kind or 'files without an ending'}: the supported kinds are {', '.join(KINDS)}"
+        )
     return KINDS[kind](name, urls)
 
 
@@ -184,9 +186,9 @@ def open_folder(folder: str) -> Opened:
     if name in (".", ".."):
         name = file_name(root)
     root = pinned_root(root, urls)
-    pictures = {posixpath.splitext(url)[0] for url in urls if is_picture(url)}
-    captions = [url for url in urls if is_metadata(url) or posixpath.splitext(url)[0] in pictures] if pictures else []
-    captions = [url for url in captions if not is_picture(url)]
+    images = {posixpath.splitext(url)[0] for url in urls if is_image_file(url)}
+    captions = [url for url in urls if is_metadata(url) or posixpath.splitext(url)[0] in images] if images else []
+    captions = [url for url in captions if not is_image_file(url)]
     shards = [
         url
         for url in urls
@@ -196,10 +198,10 @@ def open_folder(folder: str) -> Opened:
         and file_name(url) not in LEDGERS
     ]
     if shards and captions:
-        both = f"{file_name(shards[0])} and {file_name(captions[0])}, which is about pictures"
+        both = f"{file_name(shards[0])} and {file_name(captions[0])}, which is about images"
         raise ValueError(f"the data folder {folder} has both {both}: name the file that is meant, or keep one of them")
-    if pictures and not shards:
-        source: Source = PictureSource(name, root, urls)
+    if images and not shards:
+        source: Source = ImageFolderSource(name, root, urls)
         return Opened(source, None if is_remote(folder) else Path(root), inside_only=True)
     if not shards:
         raise FileNotFoundError(nothing_in(folder, urls))
@@ -222,14 +224,14 @@ def nothing_in(folder: str, urls: list[str]) -> str:
             f"the data folder {folder} holds no {', '.join(KINDS)} file itself, but {deeper} is inside: name that "
             f"folder, or a pattern such as {folder}/*/*{posixpath.splitext(deeper)[1]}"
         )
-    return f"the data folder {folder} holds no {' or '.join(KINDS)} file and no picture"
+    return f"the data folder {folder} holds no {' or '.join(KINDS)} file and no image"
 
 
 def open_dataset(dataset: HubDataset) -> Opened:
     """Open the files of a split of a Hub dataset. Its records are not trusted."""
     files = dataset.files
-    if any(map(is_picture, files)):
-        source: Source = PictureSource(dataset.name, dataset.root, files)
+    if any(map(is_image_file, files)):
+        source: Source = ImageFolderSource(dataset.name, dataset.root, files)
     else:
         source = source_of(dataset.name, files)
     source.prefix = f"{dataset.name}/"

@@ -13,14 +13,14 @@ from typing import Any
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.json_source import parse_json
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 TEXTS = (".json", ".txt")
 
 
 def is_used(name: str) -> bool:
     """Whether a member of this name has a place in a record."""
-    return name.lower().endswith(PICTURES + VIDEOS + TEXTS)
+    return name.lower().endswith(IMAGE_SUFFIXES + VIDEOS + TEXTS)
 
 
 def in_order(name: str) -> list:
@@ -47,10 +47,10 @@ def record_of(texts: dict[str, bytes], media: dict[str, Any], where: str) -> dic
         caption = decoded(texts[name], name, where).strip()
         written = next((record[key] for key in ("caption", "text") if record.get(key) is not None), caption)
         if str(written).strip() != caption:
-            raise SampleError(where, f"{name} and the .json beside it have different captions: keep one of them")
+            raise SampleError(where, f"{name} and the .json have different captions: keep one of them")
         if record.get("text") is None:
             record["caption"] = caption
-    for kind, suffixes in (("image", PICTURES), ("video", VIDEOS)):
+    for kind, suffixes in (("image", IMAGE_SUFFIXES), ("video", VIDEOS)):
         found = {name: value for name, value in media.items() if name.lower().endswith(suffixes)}
         if found:
             put_media(record, kind, found, where)
@@ -101,7 +101,7 @@ def put_media(record: dict[str, Any], kind: str, media: dict[str, Any], where: s
         waiting = dict(media)
         values = [waiting.pop(matching(each, waiting, key, where)) for each in named]
         if waiting:
-            raise SampleError(where, f"'{key}' does not name {', '.join(waiting)}, which stands beside the record")
+            raise SampleError(where, f"'{key}' does not name {', '.join(waiting)}: add it, or delete the file")
     record[key] = values if isinstance(record[key], list) else values[0]
 
 
@@ -112,7 +112,7 @@ def matching(item: Any, names: dict[str, Any], key: str, where: str) -> str:
     fitting = [name for name in names if wanted in (posixpath.basename(name), ending(name))]
     if wanted is None or len(fitting) != 1:
         raise SampleError(
-            where, f"'{key}' names {path!r}, and beside the record stand {', '.join(names) or 'no more'}"
+            where, f"'{key}' names {path!r}, and the files of the sample are {', '.join(names) or 'none'}"
         )
     return fitting[0]
 

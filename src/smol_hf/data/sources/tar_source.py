@@ -248,9 +248,9 @@ def add(shard: Shard, member: tarfile.TarInfo) -> None:
     elif name.startswith("/") or ".." in name.split("/"):
         problem = f"its member {name} has a path that leads out of the shard: name it without"
     elif not ending(name):
-        problem = "its name has no ending, so nobody knows what it is: name it key.ending"
+        problem = "its name has no ending, so its kind is unknown: name it key.ending"
     elif any(name == other for other, _, _ in members):
-        problem = f"its member {base} stands twice: give each sample a key of its own"
+        problem = f"its member {base} is a duplicate: give each sample a key of its own"
     if problem is not None:
         shard.faults.setdefault(key, problem)
     members.append((name, member.offset_data, member.size))
