@@ -22,7 +22,9 @@ from smol_hf.modeling.label_loss import IGNORE_INDEX
 
 
 class SmolCollator:
-    """Args:
+    """A collator of `ReadySample`s.
+
+    Args:
         processor: a `SmolHFProcessor`, or the tokenizer of a text-only model.
         packing: one row without padding instead of a row per sample.
         row_length: the most tokens of a packed row; samples fill rows in their order. None: one row.

@@ -9,14 +9,7 @@ The digits are a copy of a UCI set under CC BY 4.0, see `LICENSE-digits.txt` in 
 """
 
 from smol_hf.data.digits.digits import SPLITS, DigitSet, load_digits
-from smol_hf.data.digits.pages import (
-    KINDS,
-    Page,
-    PlacedDigit,
-    Turn,
-    build_pages,
-    evaluation_questions,
-)
+from smol_hf.data.digits.pages import KINDS, Page, PlacedDigit, Turn, build_pages, evaluation_questions
 
 __all__ = [
     "KINDS",

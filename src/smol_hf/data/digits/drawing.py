@@ -16,7 +16,7 @@ T = TypeVar("T")
 Box = tuple[int, int, int, int]
 
 
-class Draws:
+class PageDraws:
     """The random numbers of one page. A counter-based generator makes them a function of seed, split and page."""
 
     def __init__(self, seed: int, split: str, index: int):
@@ -52,20 +52,20 @@ def draw_digit(image: Image.Image, height: float, rotation: float, shear: float)
 
 # Given the (width, height) of each digit, the page's side, the pixels per 1/32 of that side, and random numbers: the
 # box of each digit, at least one pixel inside the page, or None when they do not fit.
-Layout = Callable[[list[tuple[int, int]], int, float, Draws], list[Box] | None]
+Layout = Callable[[list[tuple[int, int]], int, float, PageDraws], list[Box] | None]
 
 
 def _box(left: float, top: float, size: tuple[int, int]) -> Box:
     return int(left), int(top), int(left) + size[0], int(top) + size[1]
 
 
-def _height_on_line(height: float, page_size: int, pixel: float, draws: Draws) -> float:
+def _height_on_line(height: float, page_size: int, pixel: float, draws: PageDraws) -> float:
     """Return the top of a digit that is written roughly on the middle line of the page."""
     middle = (page_size - height) / 2
     return min(max(middle + draws.between(-1, 1) * pixel, 1), page_size - 1 - height)
 
 
-def place_on_line(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: Draws) -> list[Box] | None:
+def place_on_line(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: PageDraws) -> list[Box] | None:
     """Return boxes in a row, at least two (scaled) pixels apart, with random spare width; None if they do not fit."""
     gap = 2 * pixel
     spare = page_size - 2 - sum(width for width, _ in sizes) - gap * (len(sizes) - 1)
@@ -80,7 +80,7 @@ def place_on_line(sizes: list[tuple[int, int]], page_size: int, pixel: float, dr
     return boxes
 
 
-def place_as_number(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: Draws) -> list[Box] | None:
+def place_as_number(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: PageDraws) -> list[Box] | None:
     """Return two boxes on one line, as a number is written; None if they do not fit."""
     (left_width, left_height), (right_width, right_height) = sizes
     gap = draws.between(2, 3.5) * pixel
@@ -96,7 +96,7 @@ def place_as_number(sizes: list[tuple[int, int]], page_size: int, pixel: float, 
     ]
 
 
-def draw_page(images: list[Image.Image], layout: Layout, page_size: int, draws: Draws) -> tuple[bytes, list[Box]]:
+def draw_page(images: list[Image.Image], layout: Layout, page_size: int, draws: PageDraws) -> tuple[bytes, list[Box]]:
     """Draw the digits on one sheet of `page_size` x `page_size` pixels, dark on light.
 
     `images` are of `DigitSet.images`. Returns the encoded RGB PNG and the box of each digit, in the order given.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
 from smol_hf.data.digits.digits import DigitSet, load_digits
-from smol_hf.data.digits.drawing import Box, Draws, draw_page, place_as_number, place_on_line
+from smol_hf.data.digits.drawing import Box, PageDraws, draw_page, place_as_number, place_on_line
 
 KINDS = ("digit", "number", "count", "larger", "side")  # of first questions; "sequence" is only added to them
 MINIMUM_PAGE_SIZE = 24
@@ -117,7 +117,7 @@ def evaluation_questions(number: int, *, seed: int, page_size: int = 32) -> list
 
 
 def _build_page(digits: DigitSet, index: int, seed: int, split: str, page_size: int, turns: int) -> Page:
-    draws = Draws(seed, split, index)
+    draws = PageDraws(seed, split, index)
     # Shifted by one in each round of five, so that reading every fifth page does not give one kind only.
     kind = KINDS[(index + index // len(KINDS)) % len(KINDS)]
     rows = [draws.pick(digits.rows_by_label[label]) for label in _draw_labels(kind, draws)]
@@ -148,7 +148,7 @@ def _turn(asked: str, labels: list[int]) -> Turn:
     return Turn("side" if asked in ("left", "right") else asked, question, answer(labels))
 
 
-def _draw_labels(kind: str, draws: Draws) -> list[int]:
+def _draw_labels(kind: str, draws: PageDraws) -> list[int]:
     """Return the labels of a page, from left to right, such that the answer to its question is uniform."""
     if kind == "digit":
         return [draws.below(10)]

@@ -37,7 +37,7 @@ class DownloadError(ValueError):
 
 
 @dataclass(frozen=True)
-class RemoteFile:
+class PlannedFile:
     """`sha256` is that of the content; `blob_id` git's, of small files."""
 
     name: str
@@ -61,8 +61,8 @@ class Download:
 
     name: str
     folder: Path
-    files: tuple[RemoteFile, ...]
-    missing: tuple[RemoteFile, ...]
+    files: tuple[PlannedFile, ...]
+    missing: tuple[PlannedFile, ...]
     licence: str | None = None
     gated: bool = False
     revision: str | None = None  # the commit of a dataset of the Hub; None: `name` is a URL
@@ -140,12 +140,12 @@ def snapshot(dataset: str, commit: str | None, folder: Path, patterns: list[str]
             "allow_patterns": patterns}  # fmt: skip
 
 
-def remote_file(sibling) -> RemoteFile:
+def remote_file(sibling) -> PlannedFile:
     name = sibling.rfilename
     if os.path.isabs(name) or ".." in name.split("/"):
         raise DownloadError(f"the file {name!r} is not downloaded: its path leads out of the folder")
     sha256 = sibling.lfs.sha256 if sibling.lfs is not None else None
-    return RemoteFile(name, sibling.size, sha256, None if sha256 else sibling.blob_id)
+    return PlannedFile(name, sibling.size, sha256, None if sha256 else sibling.blob_id)
 
 
 def config_patterns(dataset: str, config: str | None, card: dict, names: Iterable[str]) -> list[str]:
@@ -177,7 +177,7 @@ def plan_url(url: str, output: Path) -> Download:
             version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
     except (HTTPError, OSError) as error:
         raise DownloadError(f"{url} cannot be downloaded: {error}") from error
-    file = RemoteFile(name, int(length) if length is not None else None)
+    file = PlannedFile(name, int(length) if length is not None else None)
     path = output / name
     complete = path.is_file() and file.size in (None, path.stat().st_size)
     return Download(url, output, (file,), () if complete else (file,), version=version)

@@ -43,7 +43,7 @@ def llava_record(conversation: Conversation, paths: Sequence[str]) -> dict[str, 
         for message in conversation.messages
     ]
     image = {"image": paths[0] if len(paths) == 1 else list(paths)} if paths else {}
-    return {"id": conversation.sample_id, **image, "conversations": turns, **labels(conversation)}
+    return {"id": conversation.sample_id, **image, "conversations": turns, **record_labels(conversation)}
 
 
 def llava_text(parts: Sequence[Part]) -> str:
@@ -81,7 +81,7 @@ def messages_record(conversation: Conversation, paths: Sequence[str] | None = No
             else:
                 content.append({"type": "image", **({} if paths is None else {"image": next(names)})})
         messages.append({"role": message.role, "content": content, **further(message)})
-    return {"id": conversation.sample_id, "messages": messages, **labels(conversation)}
+    return {"id": conversation.sample_id, "messages": messages, **record_labels(conversation)}
 
 
 def further(message: Message) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def labels(conversation: Conversation) -> dict[str, Any]:
+def record_labels(conversation: Conversation) -> dict[str, Any]:
     given = {"source": conversation.source, "turn_ratings": ratings_record(conversation.turn_ratings)}
     if conversation.tools:
         given["tools"] = as_json(conversation.tools)

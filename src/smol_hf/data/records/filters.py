@@ -26,7 +26,9 @@ LOOKS_MISSPELT = 0.8
 
 @dataclass(frozen=True)
 class Filters:
-    """Args:
+    """The filters of a recipe.
+
+    Args:
         min_ratings: name of a rating → the lowest value of a kept exchange. Exchanges without this rating are kept.
         min_images, max_images: of a conversation.
         max_turns: the most exchanges of a conversation.

@@ -65,15 +65,15 @@ def is_prompt_and_completion(record: dict[str, Any]) -> bool:
 def read_prompt_completion(record: dict[str, Any], place: Place) -> Conversation:
     """Prompts and completions, each a text or chat messages."""
     fields = Fields(record, place, "prompt_completion")
-    prompt = turns_of(fields, "prompt", "user")
+    prompt = side_of_pair(fields, "prompt", "user")
     marks = tuple(f"prompt[].{key}" for key in TRAIN_KEYS if any(turn.get(key) for turn in prompt))
     unmarked = [{key: turn[key] for key in turn if key not in TRAIN_KEYS} for turn in prompt]
-    turns = [{**turn, "train": False} for turn in unmarked] + turns_of(fields, "completion", "assistant")
+    turns = [{**turn, "train": False} for turn in unmarked] + side_of_pair(fields, "completion", "assistant")
     conversation = conversation_of(record, turns, "prompt_completion", place)
     return replace(conversation, ignored=(*conversation.ignored, *marks))
 
 
-def turns_of(fields: Fields, key: str, role: str) -> list[dict[str, Any]]:
+def side_of_pair(fields: Fields, key: str, role: str) -> list[dict[str, Any]]:
     value = messages_in(fields.given(key), first=None if role == "user" else role)
     if isinstance(value, str):
         return [{"role": role, "content": fields.text(key)}]

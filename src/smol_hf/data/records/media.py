@@ -72,7 +72,7 @@ def media_parts(value: Any, key: str, kind: type[Media], place: Place) -> list[M
         content = None if content == "" else content
         text = content if content is not None else path
         if kind is ImagePart and isinstance(text, str):
-            content = decoded(text, key, place.where) or content
+            content = image_in_text(text, key, place.where) or content
         is_video = isinstance(path, str) and path.lower().endswith(VIDEO_SUFFIXES)
         part_type = VideoPart if is_video else kind
         if content is not None and not isinstance(content, bytes):
@@ -83,7 +83,7 @@ def media_parts(value: Any, key: str, kind: type[Media], place: Place) -> list[M
     return parts
 
 
-def decoded(text: str, key: str, where: str) -> bytes | None:
+def image_in_text(text: str, key: str, where: str) -> bytes | None:
     """Return the image in a `data:` URL or base64; None for any other text."""
     if text.lower().startswith("data:image/"):
         head, _, body = text.partition(",")

@@ -13,15 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart, VideoPart
-from smol_hf.data.records.dialogue import (
-    is_marked,
-    media_first,
-    place_media,
-    read_turn,
-    role_of,
-    text_of,
-    with_system,
-)
+from smol_hf.data.records.dialogue import is_marked, media_first, place_media, read_turn, role_of, text_of, with_system
 from smol_hf.data.records.fields import Fields, label, list_of_objects
 from smol_hf.data.records.media import HINT, Media, is_none, media_parts, media_under
 from smol_hf.data.records.ratings import written_ratings

@@ -14,13 +14,7 @@ from smol_hf.data.records.dialogue import media_first, said, with_system
 from smol_hf.data.records.fields import Fields, label
 from smol_hf.data.records.media import media_parts
 from smol_hf.data.records.registry import Place, adapter
-from smol_hf.data.records.turn_keys import (
-    SYSTEM_KEYS,
-    TRAIN_KEYS,
-    ignored_turn_keys,
-    is_trained,
-    refuse_unsupported,
-)
+from smol_hf.data.records.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys, is_trained, refuse_unsupported
 
 RATINGS = ("relevance", "image_correspondence", "visual_dependency", "formatting")
 

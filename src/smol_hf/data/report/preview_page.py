@@ -14,7 +14,7 @@ from smol_hf.data.conversation import ImagePart, TextPart
 from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.records.filters import Filters
 from smol_hf.data.report.preview_drawing import Drawn, DrawnSample
-from smol_hf.data.report.reasons import kind_of, reasons_of
+from smol_hf.data.report.reasons import reasons_of, skip_kind
 from smol_hf.data.stream.stream import Plan
 from smol_hf.support.formatting import percent
 from smol_hf.support.resources import resource_path
@@ -48,11 +48,11 @@ def write_page(
         ],
         reasons=[reason.facts() for reason in reasons_of(drawn.left_out)],
         left_out=[
-            {"kind": kind_of(fault), "where": fault.where, "problem": fault.problem}
+            {"kind": skip_kind(fault), "where": fault.where, "problem": fault.problem}
             for fault in drawn.left_out[:LEFT_OUT_SHOWN]
         ],
         more_left_out=max(len(drawn.left_out) - LEFT_OUT_SHOWN, 0),
-        kinds=Counter(kind_of(fault) for fault in drawn.left_out),
+        kinds=Counter(skip_kind(fault) for fault in drawn.left_out),
         total_drawn=sum(drawn.drawn.values()),
         total_left_out=len(drawn.left_out),
         repeated=drawn.repeated,

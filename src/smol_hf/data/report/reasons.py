@@ -15,7 +15,7 @@ SHOWN_NAMES = 3
 PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S+|\S+\.[A-Za-z][A-Za-z0-9]{1,4}\b|\d+(?:[.,x]\d+)*")
 
 
-def kind_of(fault: SampleError) -> str:
+def skip_kind(fault: SampleError) -> str:
     """Return `filtered`, `too long` or `unusable`."""
     if isinstance(fault, FilteredOutError):
         return "filtered"
@@ -58,7 +58,7 @@ def reasons_of(faults: Iterable[SampleError]) -> list[Reason]:
     """List the reasons, the most frequent first."""
     groups: dict[tuple[str, str], Reason] = {}
     for fault in faults:
-        key = (kind_of(fault), PARTICULAR.sub("…", fault.problem))
+        key = (skip_kind(fault), PARTICULAR.sub("…", fault.problem))
         groups.setdefault(key, Reason(*key)).faults.append(fault)
     return sorted(groups.values(), key=lambda reason: -reason.number)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.report.reasons import kind_of, reasons_of
+from smol_hf.data.report.reasons import reasons_of, skip_kind
 from smol_hf.data.stream.record_use import RecordUse
 from smol_hf.data.stream.stream import Plan
 from smol_hf.data.stream.survey import Measured, Size, Survey
@@ -45,7 +45,7 @@ def statistics(plan: Plan, found: Survey) -> dict[str, Any]:
 def summary_of(found: Sequence[Size | SampleError]) -> dict[str, Any]:
     usable = [each for each in found if isinstance(each, Size)]
     faults = [each for each in found if isinstance(each, SampleError)]
-    kinds = [kind_of(fault) for fault in faults]
+    kinds = [skip_kind(fault) for fault in faults]
     return {
         "records": len(found),
         "usable": len(usable),

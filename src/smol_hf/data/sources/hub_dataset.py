@@ -111,11 +111,7 @@ def hub_errors(repository: str, revision: str | None) -> Iterator[None]:
 
 
 def find_dataset(
-    name: str,
-    config: str | None = None,
-    split: str | None = None,
-    revision: str | None = None,
-    download: bool = False,
+    name: str, config: str | None = None, split: str | None = None, revision: str | None = None, download: bool = False
 ) -> HubDataset:
     """Return the files of a split.
 

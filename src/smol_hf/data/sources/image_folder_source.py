@@ -38,7 +38,7 @@ def is_metadata(url: str) -> bool:
     return file_name(url) in METADATA
 
 
-class Row(NamedTuple):
+class ImageRow(NamedTuple):
     """Paths of a sample's images in the folder, with their text files or the metadata's record."""
 
     images: list[str]
@@ -66,7 +66,7 @@ class ImageFolderSource(Source):
         self.name, self.root, self.files = name, root.rstrip("/"), urls
         self.images = {self.inside(url): url for url in sorted(urls, key=in_order) if is_image_file(url)}
         self.texts = {self.inside(url): url for url in urls if url.lower().endswith(TEXTS)}
-        self.rows: list[tuple[str, Row | SampleError]] = []
+        self.rows: list[tuple[str, ImageRow | SampleError]] = []
         described = sorted(url for url in urls if is_metadata(url))
         if described:
             self.take_metadata(described)
@@ -106,7 +106,7 @@ class ImageFolderSource(Source):
                 problem = f"no row of {' or '.join(map(self.inside, urls))} names this image: add its caption there"
                 self.rows.append((image, SampleError(image, problem)))
 
-    def with_paths(self, record: Any, folder: str, where: str) -> Row:
+    def with_paths(self, record: Any, folder: str, where: str) -> ImageRow:
         """Return the record, with the paths of its images from the root."""
         if isinstance(record, SampleError):
             raise record
@@ -119,7 +119,7 @@ class ImageFolderSource(Source):
             if path not in self.images:
                 raise SampleError(where, f"names the image {name}, which is not in the folder")
         rest = {key: value for key, value in record.items() if key not in ("file_name", "file_names")}
-        return Row(paths, record=rest)
+        return ImageRow(paths, record=rest)
 
     def take_text_files(self) -> None:
         texts_of_stem: dict[str, list[str]] = {}
@@ -131,7 +131,7 @@ class ImageFolderSource(Source):
         for stem, images in images_of_stem.items():
             texts = sorted(texts_of_stem.pop(stem, []))
             if len(images) == 1 and texts:
-                self.rows.append((images[0], Row(images, texts)))
+                self.rows.append((images[0], ImageRow(images, texts)))
                 continue
             problem = f"has no caption: write it into {stem}.txt, or its record into {stem}.json"
             if texts:

@@ -62,7 +62,9 @@ class JsonSource(Source):
         """Return (starts, ends, numbers) of all records, and update `digest` with the file."""
         raise NotImplementedError
 
-    def parse(self, text: bytes, where: str) -> Any:
+    @staticmethod
+    def parse(text: bytes, where: str) -> Any:
+        """Return the record in a text, or the `SampleError` about it."""
         raise NotImplementedError
 
     def bytes_of(self, block: int) -> int:
@@ -89,8 +91,25 @@ def blocks_of(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.array(firsts)
 
 
+def parse_element(text: bytes, where: str) -> Any:
+    try:
+        record = parse_json(text.decode("utf-8"))
+        # None means a line without a record.
+        return record if record is not None else SampleError(where, "a record is a JSON object, not null")
+    except (ValueError, RecursionError) as error:
+        return SampleError(where, f"not valid JSON: {error}")
+
+
+def parse_line(line: bytes, where: str) -> Any:
+    """Return the record of a line; None for a blank one, a `SampleError` for one that is not JSON."""
+    line = line.removeprefix(BYTE_ORDER_MARK) if where.endswith(":1") else line
+    return parse_element(line, where) if line.strip() else None
+
+
 class JsonLinesSource(JsonSource):
     """One record per line. Lines are numbered from 1, with blank ones, which are not rows."""
+
+    parse = staticmethod(parse_line)
 
     def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         # The end of each line's text, and the start of the next line: a line break is \n or \r\n.
@@ -110,15 +129,6 @@ class JsonLinesSource(JsonSource):
         rows = np.flatnonzero(np.concatenate([np.zeros(0, dtype=np.int64), *text_ends]) > starts)
         return starts[rows], ends[rows], rows + 1
 
-    def parse(self, text: bytes, where: str) -> Any:
-        return parse_line(text, where)
-
-
-def parse_line(line: bytes, where: str) -> Any:
-    """Return the record of a line; None for a blank one, a `SampleError` for one that is not JSON."""
-    line = line.removeprefix(BYTE_ORDER_MARK) if where.endswith(":1") else line
-    return parse_element(line, where) if line.strip() else None
-
 
 class JsonArraySource(JsonSource):
     """One array of records.
@@ -127,21 +137,11 @@ class JsonArraySource(JsonSource):
         SampleError: for a file that is not one complete array.
     """
 
+    parse = staticmethod(parse_element)
+
     def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         spans = np.array(list(elements(file, self.label, digest)), dtype=np.int64).reshape(-1, 2)
         return spans[:, 0], spans[:, 1], np.arange(1, len(spans) + 1)
-
-    def parse(self, text: bytes, where: str) -> Any:
-        return parse_element(text, where)
-
-
-def parse_element(text: bytes, where: str) -> Any:
-    try:
-        record = parse_json(text.decode("utf-8"))
-        # None means a line without a record.
-        return record if record is not None else SampleError(where, "a record is a JSON object, not null")
-    except (ValueError, RecursionError) as error:
-        return SampleError(where, f"not valid JSON: {error}")
 
 
 # A string is one match, so that brackets and commas in it do not count. A string that a chunk cuts matches only its

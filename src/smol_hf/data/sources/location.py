@@ -146,14 +146,14 @@ def missing_file(data: str) -> str:
 
 def open_files(urls: Sequence[str], name: str) -> Opened:
     """Open files of one kind as one source. Their records may name media, by paths from their common folder."""
-    source = source_of(name, list(urls))
+    source = files_source(name, list(urls))
     if isinstance(source, TarSource) or any(map(is_remote, urls)):
         return Opened(source, None, inside_only=True)
     folders = {local_path(url).parent for url in urls}
     return Opened(source, folders.pop() if len(folders) == 1 else Path(os.path.commonpath(folders)))
 
 
-def source_of(name: str, urls: list[str]) -> Source:
+def files_source(name: str, urls: list[str]) -> Source:
     """Return the source of some files. Raises ValueError for several kinds, or an unsupported kind."""
     kinds: dict[str, list[str]] = {}
     for url in urls:
@@ -233,7 +233,7 @@ def open_dataset(dataset: HubDataset) -> Opened:
     if any(map(is_image_file, files)):
         source: Source = ImageFolderSource(dataset.name, dataset.root, files)
     else:
-        source = source_of(dataset.name, files)
+        source = files_source(dataset.name, files)
     source.prefix = f"{dataset.name}/"
     facts = [dataset.repository, dataset.revision, dataset.config, dataset.split, source.fingerprint]
     source.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()

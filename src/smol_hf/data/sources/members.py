@@ -44,7 +44,7 @@ def record_of(texts: dict[str, bytes], media: dict[str, Any], where: str) -> dic
         record = json_object(texts[name], name, where)
     name = only(texts, ".txt", where)
     if name is not None:
-        caption = decoded(texts[name], name, where).strip()
+        caption = utf8_text(texts[name], name, where).strip()
         written = next((record[key] for key in ("caption", "text") if record.get(key) is not None), caption)
         if str(written).strip() != caption:
             raise SampleError(where, f"{name} and the .json have different captions: keep one of them")
@@ -67,7 +67,7 @@ def only(texts: dict[str, bytes], suffix: str, where: str) -> str | None:
 
 def json_object(content: bytes, name: str, where: str) -> dict[str, Any]:
     try:
-        record = parse_json(decoded(content, name, where).removeprefix("\ufeff"))
+        record = parse_json(utf8_text(content, name, where).removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, SampleError):
             raise
@@ -77,7 +77,7 @@ def json_object(content: bytes, name: str, where: str) -> dict[str, Any]:
     return record
 
 
-def decoded(content: bytes, name: str, where: str) -> str:
+def utf8_text(content: bytes, name: str, where: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -78,12 +78,14 @@ class Row:
 
 
 class Lane:
-    """Args:
-    number: of this lane.
-    mixing: its draws, which continue from `state`.
-    pool: empty; size 1 gives one sample per row.
-    state: of a `Row` of this lane, to continue after it.
-    give_up_after: faults after which the lane stops reading a source without any usable sample.
+    """A lane of a run.
+
+    Args:
+        number: of this lane.
+        mixing: its draws, which continue from `state`.
+        pool: empty; size 1 gives one sample per row.
+        state: of a `Row` of this lane, to continue after it.
+        give_up_after: faults after which the lane stops reading a source without any usable sample.
     """
 
     def __init__(
@@ -183,7 +185,7 @@ class Lane:
         return True
 
     def units(self, source: int, number: int, unit: int | None = None) -> list[Prepared]:
-        """Return the unit of a draw, or all of them. (States of older versions refer to complete records.)"""
+        """Return the unit of a draw, or all of them, as states of older versions need."""
         units = units_of(self.prepare(source, number))
         return units if unit is None else [units[unit]]
 

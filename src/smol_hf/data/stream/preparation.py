@@ -66,9 +66,9 @@ class MeasuredSample:
 @dataclass
 class ReadySample:
     """One sequence for the collator: `input_ids` and `labels` (tokens,), `tiles` uint8 (tiles, 3, side, side).
-    `modality`: see `Conversation`; `lost`, `number`: see `MeasuredSample`.
 
-    Tensors, since these cross from worker to trainer through shared memory.
+    `modality`: see `Conversation`; `lost`, `number`: see `MeasuredSample`. Tensors pass from workers to the trainer
+    through shared memory.
     """
 
     sample_id: str
