@@ -6,6 +6,7 @@ import pytest
 from helpers import build_processor
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart, VideoPart
+from smol_hf.data.media.images import open_encoded
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.stream import Plan
@@ -32,7 +33,7 @@ def test_the_media_of_a_conversation_stand_in_reading_order():
 @pytest.mark.parametrize("given", [{}, {"content": b"", "path": "a"}])
 def test_an_image_is_one_thing(given):
     with pytest.raises(ValueError, match="either encoded bytes"):
-        ImagePart(**given)
+        open_encoded(ImagePart(**given))
 
 
 @pytest.mark.parametrize("given", [{}, {"content": b"", "path": "a"}, {"start": 1.0}])

@@ -6,9 +6,8 @@ import pytest
 from chat_models import HOSTILE, SMOLLM2_INSTRUCT, chat_tokenizer
 from trl import chat_template_utils as trl_templates
 
-from smol_hf.data.conversation import SampleError
+from smol_hf.data.conversation import SampleError, TooLongError
 from smol_hf.data.sources.location import open_location
-from smol_hf.data.stream.preparation import TooLongError
 from smol_hf.text.preferences import PreferenceEncoder, preference_of, read_preferences
 
 ASKED = {"role": "user", "content": "Who wrote it?"}

@@ -113,7 +113,7 @@ def test_a_filter_or_adapter_that_there_is_not_is_an_error(keys, message, tmp_pa
 
 
 def test_a_folder_without_parquet_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no \.jsonl .* or \.tar file and no picture"):
+    with pytest.raises(FileNotFoundError, match=r"holds no \.jsonl .* or \.tar file and no image"):
         open_data(DataArguments(data=str(tmp_path)), 0)
 
 
@@ -163,7 +163,7 @@ def test_a_run_trains_on_a_mixture_from_a_recipe_file(tmp_path, capsys):
     [
         ({"wieght": 1}, "entry 1: unknown key 'wieght': did you mean 'weight'"),
         ({"data": None}, r"entry 1 \(pages\): lacks the key 'data'"),
-        ({"name": "words.jsonl"}, "'words.jsonl' stands twice"),
+        ({"name": "words.jsonl"}, "duplicate name 'words.jsonl'"),
         ({"weight": 0}, r"entry 1 \(pages\): weight is 0: it must be a number"),
         ({"adapter": "lava"}, "did you mean 'llava'"),
     ],

@@ -1,4 +1,6 @@
-"""From a record of any dataset to a batch of tensors. Read in this order:
+"""The way from a record of any dataset to a batch of tensors.
+
+Read in this order:
 
 1. `conversation`: one sample as typed parts (text, image, video).
 2. `records/`: a record of any shape → a `Conversation`. `media/`: its images.

@@ -1,11 +1,11 @@
-"""Samples → a batch of tensors: the only place that stacks.
+"""Samples → a batch of tensors. No other module stacks.
 
-Padded: one row per sample, `attention_mask` zero on the padding. Packed: all samples in one row, `position_ids`
-restarting at 0 for each sample and no `attention_mask`, from which the attention mask becomes block-diagonal: samples
-do not see each other, and no position is spent on padding.
-Attention over one long row costs the square of its length (only kernels for rows of unequal length do less), so rows
-of `row_length` can be stacked instead; there the short ends of rows are filled as if the last sample went on, without
-labels, which nothing before them sees.
+Padded: one row per sample, with an `attention_mask` that is zero on the padding. Packed: all samples in one row,
+`position_ids` restart at 0 for each sample, and there is no `attention_mask`. The model makes a block-diagonal mask
+of the positions: samples do not see each other, and no position is spent on padding.
+Attention over one long row costs the square of its length, except with kernels for rows of unequal length. So packed
+rows of `row_length` can be stacked instead. Padding then continues the positions of a row's last sample,
+without labels.
 """
 
 from __future__ import annotations
@@ -19,26 +19,29 @@ from torch.nn.utils.rnn import pad_sequence
 
 from smol_hf.data.stream.preparation import ReadySample
 from smol_hf.modeling.label_loss import IGNORE_INDEX
-from smol_hf.support.tokenizer_of import tokenizer_of
 
 
 class SmolCollator:
-    """Args:
-        processor: a `SmolHFProcessor`; of a language model alone its tokenizer.
+    """A collator of `ReadySample`s.
+
+    Args:
+        processor: a `SmolHFProcessor`, or the tokenizer of a text-only model.
         packing: one row without padding instead of a row per sample.
-        row_length: with packing, the most tokens of a row; the samples' order decides what shares one. None: one row.
+        row_length: the most tokens of a packed row; samples fill rows in their order. None: one row.
 
     A batch holds `input_ids`, `labels`, `attention_mask` or `position_ids`, and `pixel_values` (tiles, 3, side, side)
-    uint8 when any sample has an image. Without samples it is a step of one padding token that has no label: with
-    several processes one may have come to the end of the data before the others.
+    uint8 if any sample has an image. Without samples it is one padding token without a label: with several processes,
+    one may reach the end of the data before the others.
     """
 
     def __init__(self, processor, *, packing: bool = False, row_length: int | None = None):
-        self.processor = processor
         self.packing, self.row_length = packing, row_length
+        tokenizer = getattr(processor, "tokenizer", processor)
+        # Nothing is learned from padding: a tokenizer without a padding token may use any other.
+        self.padding = next(each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if each is not None)
 
     def __call__(self, samples: list[ReadySample]) -> dict[str, Any]:
-        padding = padding_of(tokenizer_of(self.processor))
+        padding = self.padding
         input_ids = [sample.input_ids for sample in samples] or [torch.tensor([padding])]
         labels = [sample.labels for sample in samples] or [torch.tensor([IGNORE_INDEX])]
         if not self.packing:
@@ -54,16 +57,14 @@ class SmolCollator:
 
 
 def stack(tiles: list[torch.Tensor]) -> torch.Tensor:
-    """The tiles of all samples, one after the other. NumPy asks for huge pages where PyTorch does not, and the first
-    touch of 40 MB in small pages costs more than the copy."""
+    """Concatenate the tiles of all samples.
+
+    NumPy asks for huge memory pages and PyTorch does not: the first touch of 40 MB in small pages costs more than the
+    copy.
+    """
     first = tiles[0]
     stacked = np.empty((sum(map(len, tiles)), *first.shape[1:]), dtype=first.numpy().dtype)
     return torch.cat(tiles, out=torch.from_numpy(stacked))
-
-
-def padding_of(tokenizer) -> int:
-    """What fills a row: nothing is learned from it, so any token serves where the tokenizer has none for it."""
-    return next(each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if each is not None)
 
 
 def pack(input_ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -93,7 +94,7 @@ def stack_rows(
         for name, value in filling.items()
     }
     positions = [each["position_ids"][0] for each in packed]
-    ends = [torch.arange(each[-1] + 1, each[-1] + 1 + longest - len(each)) for each in positions]
+    ends = [torch.arange(longest - len(each)) + each[-1] + 1 for each in positions]
     return {**stacked, "position_ids": torch.stack([torch.cat(pair) for pair in zip(positions, ends)])}
 
 

@@ -26,17 +26,6 @@ class Watchdog:
         self.deadlines = {}  # identifier of a rendering thread → its deadline
         self.thread = None
 
-    def begin(self, seconds):
-        with self.lock:
-            self.deadlines[threading.get_ident()] = time.monotonic() + seconds
-            if self.thread is None:
-                self.thread = threading.Thread(target=self.watch, daemon=True)
-                self.thread.start()
-
-    def end(self):
-        with self.lock:
-            self.deadlines.pop(threading.get_ident(), None)
-
     def watch(self):
         while True:
             time.sleep(POLL)
@@ -64,11 +53,16 @@ def render_bounded(seconds=SECONDS, **arguments):
             so that no caller skips the conversation and tries the next.
     """
     try:
-        WATCHDOG.begin(seconds)
+        with WATCHDOG.lock:
+            WATCHDOG.deadlines[threading.get_ident()] = time.monotonic() + seconds
+            if WATCHDOG.thread is None:
+                WATCHDOG.thread = threading.Thread(target=WATCHDOG.watch, daemon=True)
+                WATCHDOG.thread.start()
         try:
             return render_jinja_template(**arguments)
         finally:
-            WATCHDOG.end()
+            with WATCHDOG.lock:
+                WATCHDOG.deadlines.pop(threading.get_ident(), None)
     except EndlessTemplateError:
         raise EndlessTemplateError(
             f"the chat template did not end within {seconds:g} s: it loops; replace chat_template.jinja"

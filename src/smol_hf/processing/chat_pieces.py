@@ -27,9 +27,9 @@ def pieces_of(renderer, messages, labelled, *settings):
     """
     encoder = renderer.encoder
     refuse_special_tokens(renderer, messages)
-    _, texts = renderer.with_placeholders(messages)
+    shells, texts = renderer.with_placeholders(messages)
     messages = renderer.in_its_form(messages)
-    literals, numbers, pieces = skeleton_of(renderer, messages, labelled, *settings)
+    literals, numbers, pieces = skeleton_of(renderer, shells, labelled, *settings)
     text, _ = renderer.render(messages, *settings[:2])
     found = fitted(text, literals, [texts[number] for number in numbers])
     if found is not None:
@@ -60,8 +60,7 @@ def refuse_special_tokens(renderer, messages):
 
 
 def skeleton_of(renderer, messages, labelled, *settings):
-    """Render with placeholders → (literal text around them, their numbers, `Piece`s), from a cache if possible."""
-    messages, _ = renderer.with_placeholders(messages)
+    """Render messages with placeholders → (literal text around them, their numbers, `Piece`s), cached."""
     key = json.dumps([messages, labelled, *settings], default=str)
     if key in renderer.skeletons:
         return renderer.skeletons[key]

@@ -119,7 +119,7 @@ class ChatRenderer:
         return find_ending(self)
 
     def in_its_form(self, messages):
-        return write_messages(messages, self.forms, lambda text: text)
+        return write_messages(messages, self.forms, str)
 
     def with_placeholders(self, messages):
         """Replace each text by a placeholder → (messages, texts). Empty texts stay: templates treat them apart."""

@@ -79,7 +79,7 @@ def refuse_unwritten_fields(renderer, messages):
                 parts_written(renderer, [*before, shorter]),
                 is_trained(message) and renderer.is_marked,
             )
-    if renderer.tools:
+    if renderer.variables.get("tools"):
         bare = renderer.with_tools(None)
         refuse_unwritten(
             "has 'tools'", "tools", parts_written(renderer, messages), parts_written(bare, messages), False

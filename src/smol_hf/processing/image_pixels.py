@@ -13,7 +13,8 @@ def flatten_to_rgb(image):
     Raises:
         ValueError: see `to_eight_bits`.
     """
-    image = to_eight_bits(image)
+    if image.mode.startswith(("I", "F")):
+        image = to_eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -27,8 +28,6 @@ def to_eight_bits(image):
     Raises:
         ValueError: for values of unknown range (floats outside [0, 1], integers above 65535).
     """
-    if not image.mode.startswith(("I", "F")):
-        return image
     return Image.fromarray(bytes_of(np.asarray(image)))
 
 

@@ -11,6 +11,7 @@ To add a style, write a class with these methods and name it in `STYLES`.
 """
 
 from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from numbers import Integral
 
 from .chat_format import IMAGE_TOKEN, image_block, image_tokens, tile_token
@@ -32,12 +33,12 @@ class ImageStyle:
     def __post_init__(self):
         """Raise ValueError for settings that exclude each other."""
 
-    @property
+    @cached_property
     def tiler(self):
         """The object that cuts an image into tiles, see `image_tiling`."""
         raise NotImplementedError
 
-    @property
+    @cached_property
     def control_tokens(self):
         """All tokens that write images. A tokenizer must have them."""
         raise NotImplementedError
@@ -58,11 +59,11 @@ class PlainStyle(ImageStyle):
         if self.do_image_splitting:
             raise ValueError("image_style crop and plain have no tokens for tiles: set do_image_splitting to false")
 
-    @property
+    @cached_property
     def tiler(self):
         return ImageTiler(self.tile_size, self.longest_edge, False, self.enlarge_images)
 
-    @property
+    @cached_property
     def control_tokens(self):
         return [self.image_token]
 
@@ -73,7 +74,7 @@ class PlainStyle(ImageStyle):
 class CropStyle(PlainStyle):
     """One tile, the middle square of the image."""
 
-    @property
+    @cached_property
     def tiler(self):
         return MiddleSquare(self.tile_size)
 
@@ -87,11 +88,11 @@ class SmolVLMStyle(ImageStyle):
                 f"image_style smolvlm writes {IMAGE_TOKEN}, not the image_token {self.image_token!r}: choose another"
             )
 
-    @property
+    @cached_property
     def tiler(self):
         return ImageTiler(self.tile_size, self.longest_edge, self.do_image_splitting, self.enlarge_images)
 
-    @property
+    @cached_property
     def control_tokens(self):
         return image_tokens(self.tiler.max_tiles_per_side)
 
@@ -102,12 +103,12 @@ class SmolVLMStyle(ImageStyle):
 class NanoVLMStyle(ImageStyle):
     """An overview, then a grid of tiles. Several images are numbered."""
 
-    @property
+    @cached_property
     def tiler(self):
         longest_edge = self.longest_edge if self.do_image_splitting else self.tile_size
         return OverviewFirst(self.tile_size, longest_edge, self.enlarge_images)
 
-    @property
+    @cached_property
     def control_tokens(self):
         sides = range(1, self.tiler.max_tiles_per_side + 1)
         grid = [tile_token(row, column) for row in sides for column in sides]
@@ -130,7 +131,12 @@ def build_style(processor):
     name = processor.image_style
     if name not in STYLES:
         raise ValueError(f"image_style {name!r}: choose one of {', '.join(STYLES)}")
-    return STYLES[name](*(getattr(processor, field.name) for field in fields(ImageStyle)))
+    return style_of(name, *(getattr(processor, field.name) for field in fields(ImageStyle)))
+
+
+@lru_cache(maxsize=64)
+def style_of(name, *settings):
+    return STYLES[name](*settings)
 
 
 def longest_edge_of(name, value):

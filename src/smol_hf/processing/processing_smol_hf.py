@@ -109,6 +109,8 @@ class SmolHFProcessor(ProcessorCalls):
         """Return the token ids of each image of a conversation, from their (height, width) in reading order."""
         encoder = self.encoder  # first, because it clears the cached blocks of another tokenizer
         blocks = [self.image_block_ids(*size) for size in sizes]
+        if len(blocks) < 2:
+            return blocks
         names = [self.style.write_before(index, len(blocks)) for index in range(len(blocks))]
         return [encoder.encode_block(name) + block if name else block for name, block in zip(names, blocks)]
 
@@ -123,7 +125,8 @@ class SmolHFProcessor(ProcessorCalls):
 
     def encode_turns(self, messages, image_sizes=(), tools=None):
         """Encode a conversation as its trained sequences, see `chat_turns.encode_turns`."""
-        return encode_turns(self.renderer().with_tools(tools), messages, lambda n: self.image_blocks(image_sizes[:n]))
+        renderer = self.renderer().with_tools(tools) if tools else self.renderer()
+        return encode_turns(renderer, messages, lambda number: self.image_blocks(image_sizes[:number]))
 
     def encode(self, messages, images=(), add_generation_prompt=False, chat_template=None):
         """Encode a conversation (messages in the chat format, PIL images in reading order) → `EncodedSample`.

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.stream.preparation import MeasuredSample, SampleWork
-from smol_hf.data.stream.shortening import Shape
+from smol_hf.data.stream.shortening import SampleVersion
 from smol_hf.processing.chat_encoding import ChatEncoder
 from smol_hf.processing.chat_format import EXAMPLE, ChatTemplateError
 from smol_hf.processing.chat_rendering import ChatRenderer, renderer_of
@@ -79,6 +79,10 @@ class TextChat:
             0
         ]
 
+    def with_settings(self, longest_edge: int) -> TextChat:
+        """Return the same object: the setting is of images only."""
+        return self
+
     def tiles(self, images) -> np.ndarray:
         return np.zeros((0, 3, self.tile_size, self.tile_size), dtype=np.uint8)
 
@@ -99,7 +103,7 @@ class TextChat:
 class TextChatWork(SampleWork):
     """The engine's work on conversations for a text-only model; `processor` is a `TextChat`."""
 
-    def measured(self, shape: Shape, lost: str = "") -> MeasuredSample:
+    def measured(self, shape: SampleVersion, lost: str = "") -> MeasuredSample:
         if shape.conversation.images:
             problem = "shows an image, and a language model alone sees none: smol-hf compose gives it an encoder"
             raise SampleError(shape.conversation.sample_id, problem)

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from smol_hf.data.conversation import SampleError
+from smol_hf.data.conversation import LeftOutError, SampleError, TooLongError
 from smol_hf.data.records.turn_keys import without_fields
 from smol_hf.data.sources.source import Source
-from smol_hf.data.stream.preparation import LeftOutError, TooLongError
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_format import ChatTemplateError, untrained
 from smol_hf.text.chat import TextChat

@@ -14,6 +14,7 @@ from PIL import Image
 
 from smol_hf.commands.main import main
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart, VideoPart
+from smol_hf.data.media.images import open_encoded
 from smol_hf.data.mixture.mixture import Data, open_mixture
 from smol_hf.data.prepare import prepare
 
@@ -79,7 +80,7 @@ def told(conversation):
 def content_of(part):
     if isinstance(part, TextPart):
         return part
-    with part.open() as file:
+    with open_encoded(part) as file:
         return ImagePart(content=file.read())
 
 

@@ -110,4 +110,4 @@ def test_a_missing_field_of_sharegpt4video_is_named(way):
 @pytest.mark.parametrize("captions, number", [(SHARED["captions"][:2], 0), (SHARED["captions"][2:] * 2, 2), (None, 0)])
 def test_there_is_one_caption_of_the_whole_video(captions, number):
     problem = fault_of({**SHARED, "captions": captions}, name="sharegpt4video")
-    assert f"'captions' has {number} of the whole video" in problem
+    assert f"'captions' has {number} of the complete video" in problem

@@ -107,7 +107,7 @@ def test_what_is_transparent_shows_white_paper(tmp_path, processor):
 BAD_RECORDS = {
     "malformed line": ('{"image": "good.png", "conversations": [\n', "not valid JSON"),
     "not UTF-8": ('{"messages": \x00}\n', "not valid JSON"),
-    "key twice": ('{"image": null, "image": null}\n', "'image' stands twice"),
+    "key twice": ('{"image": null, "image": null}\n', "duplicate key 'image'"),
     "not an object": ([1, 2], "JSON object"),
     "missing key": ({"image": "good.png"}, "needs the key 'conversations' or 'messages'"),
     "turn without value": ({"conversations": [{"from": "human"}]}, "lacks the key 'value'"),

@@ -46,7 +46,7 @@ LINES = {
     "UTF-16": ('{"caption": "x"}'.encode("utf-16"), "not valid JSON"),
     "Latin-1": ('{"caption": "ü", "image": "good.png"}'.encode("latin-1"), "not valid JSON"),
     "a byte order mark": (b'\xef\xbb\xbf{"caption": "x"}', "not valid JSON"),
-    "a key twice, deep inside": (b'{"messages": [{"role": "user", "role": "x"}]}', "'role' stands twice"),
+    "a key twice, deep inside": (b'{"messages": [{"role": "user", "role": "x"}]}', "duplicate key 'role'"),
     "a number of 5,000 digits": (b'{"caption": ' + b"9" * 5000 + b"}", "not valid JSON"),
     "nested 200,000 deep": (b'{"a":' * 200_000, "not valid JSON"),
     "a NaN for a text": (b'{"image": "good.png", "caption": NaN}', "must be text, not float"),

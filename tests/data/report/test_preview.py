@@ -12,7 +12,7 @@ from PIL import Image
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
 from smol_hf.data.mixture.mixture import Data
-from smol_hf.data.report.label_spans import pieces_of, spans_of
+from smol_hf.data.report.label_spans import spans_of, token_texts
 from smol_hf.data.report.preview_drawing import draw_samples
 from smol_hf.data.report.preview_page import write_page
 from smol_hf.data.stream.preparation import SampleWork
@@ -134,7 +134,7 @@ def test_tokens_that_make_no_character_are_shown_too():
         halves[1:] + halves[:2],
         [*halves[:1], *engine.encode("abc", add_special_tokens=False).ids],
     ):
-        assert "".join(pieces_of(PROCESSOR.tokenizer, ids)) == engine.decode(ids, skip_special_tokens=False)
+        assert "".join(token_texts(PROCESSOR.tokenizer, ids)) == engine.decode(ids, skip_special_tokens=False)
 
 
 def test_the_samples_are_those_that_a_run_draws_first(tmp_path):

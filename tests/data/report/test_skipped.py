@@ -9,10 +9,10 @@ from media_files import picture
 from memory_source import MemorySource
 
 from smol_hf import train
-from smol_hf.data.conversation import SampleError
+from smol_hf.data.conversation import FilteredOutError, SampleError, TooLongError
 from smol_hf.data.report.reasons import describe_reasons
 from smol_hf.data.report.skipped import SkippedSamples
-from smol_hf.data.stream.preparation import FilteredOutError, SampleWork, TooLongError
+from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.training.data import look_through, open_data, plan_of
 from smol_hf.training.loader import TrainingLoader

@@ -8,12 +8,20 @@ from helpers import build_processor
 from memory_source import MemorySource
 from PIL import Image
 
-from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
+from smol_hf.data.conversation import (
+    Conversation,
+    FilteredOutError,
+    ImagePart,
+    Message,
+    SampleError,
+    TextPart,
+    TooLongError,
+)
 from smol_hf.data.report.reasons import reasons_of
 from smol_hf.data.report.statistics import distribution, histogram, packing_forecast, statistics
 from smol_hf.data.report.statistics_plot import plot_statistics
 from smol_hf.data.sources.source import BlockCache, Head, Source
-from smol_hf.data.stream.preparation import FilteredOutError, SampleWork, TooLongError
+from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.stream import LaneShare, Plan
 from smol_hf.data.stream.survey import survey
 

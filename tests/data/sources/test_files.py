@@ -12,7 +12,14 @@ import pytest
 from fsspec.registry import known_implementations
 
 from smol_hf.data.sources import files, json_source, parquet_source
-from smol_hf.data.sources.files import UnreachableError, describe, expand_braces, find_files, labels_of, open_file
+from smol_hf.data.sources.files import (
+    UnreachableError,
+    expand_braces,
+    find_files,
+    labels_of,
+    open_file,
+    remote_fingerprint,
+)
 from smol_hf.data.sources.json_source import JsonArraySource, JsonLinesSource
 from smol_hf.data.sources.parquet_source import ParquetSource
 from smol_hf.data.sources.source import JoinedSource
@@ -131,9 +138,9 @@ def test_parquet_elsewhere_is_read_by_row_groups(memory, monkeypatch):
 
 def test_the_fingerprint_of_a_remote_file_changes_when_it_is_written_anew(memory):
     write_parquet(memory, "/a.parquet", RECORDS)
-    before = describe("memory://a.parquet"), ParquetSource("x", ["memory://a.parquet"]).fingerprint
+    before = remote_fingerprint("memory://a.parquet"), ParquetSource("x", ["memory://a.parquet"]).fingerprint
     write_parquet(memory, "/a.parquet", RECORDS)
-    after = describe("memory://a.parquet"), ParquetSource("x", ["memory://a.parquet"]).fingerprint
+    after = remote_fingerprint("memory://a.parquet"), ParquetSource("x", ["memory://a.parquet"]).fingerprint
     assert before[0] != after[0] and before[1] != after[1] and before[0][0] == after[0][0]
 
 

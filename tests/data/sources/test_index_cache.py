@@ -7,7 +7,7 @@ from smol_hf.data.sources.files import remembered
 def test_an_index_is_made_once_while_the_file_is_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(index_cache, "cached_assets_path", lambda *names: tmp_path)
     state = ["etag 1"]
-    monkeypatch.setattr(index_cache, "describe", lambda url: [10, *state])
+    monkeypatch.setattr(index_cache, "remote_fingerprint", lambda url: [10, *state])
     made = []
 
     def build():

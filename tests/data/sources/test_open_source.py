@@ -12,8 +12,9 @@ from shards import write_tar
 from smol_hf import train
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.digits import build_pages
-from smol_hf.data.mixture.mixture import MixtureEntry, Reader
-from smol_hf.data.records.filters import Filters
+from smol_hf.data.media.images import open_encoded
+from smol_hf.data.mixture.mixture import MixtureEntry
+from smol_hf.data.records.filters import Filters, RecordReader
 from smol_hf.data.sources import json_source, parquet_source
 from smol_hf.data.sources.location import open_location
 from smol_hf.data.stream.stream import Plan, RowStream
@@ -84,7 +85,7 @@ class Sizes:
         return Measured(where, text, conversation.images[0], 30 + hash_of(where) % 200)
 
     def encode(self, source, prepared):
-        with prepared.image.open() as image:
+        with open_encoded(prepared.image) as image:
             return prepared.name, prepared.text, image.read()
 
 
@@ -153,11 +154,11 @@ def test_records_from_elsewhere_open_no_file_here(pages, tmp_path):
         (["a.tar.gz"], "a.tar.gz", SampleError, "is compressed: uncompress it"),
         (["a.tgz"], "", SampleError, "is compressed: uncompress it"),
         (["in/a.tar"], "", FileNotFoundError, r"in/a\.tar is inside: name that folder, or a pattern such as"),
-        (["a.csv"], "", FileNotFoundError, "no picture"),
+        (["a.csv"], "", FileNotFoundError, "no image"),
         (["a.csv"], "*.csv", None, ""),
-        (["a.csv", "b.csv"], "*.csv", ValueError, r"\.csv: what is read is \.jsonl"),
+        (["a.csv", "b.csv"], "*.csv", ValueError, r"\.csv: the supported kinds are \.jsonl"),
         (["metadata.jsonl", "a.jsonl", "p.png"], "", ValueError, "has both a.jsonl and metadata.jsonl"),
-        (["info.json", "p.txt", "p.png"], "", ValueError, r"has both info.json and p\.txt, which is about pictures"),
+        (["info.json", "p.txt", "p.png"], "", ValueError, r"has both info.json and p\.txt, which is about images"),
         ([], "none.jsonl", FileNotFoundError, "does not exist"),
         ([], "part-*.jsonl", FileNotFoundError, "there is no data file"),
     ],
@@ -180,10 +181,10 @@ def test_a_path_that_looks_like_a_pattern_is_a_path(tmp_path):
 
 def test_a_dataset_is_read_by_the_adapter_that_knows_its_id(pages):
     record = {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "image": pages[0][0]}
-    known = Reader(None, None, Filters(), inside_only=True, dataset="orrzohar/Video-STaR")
+    known = RecordReader(None, None, Filters(), inside_only=True, dataset="orrzohar/Video-STaR")
     assert known("x:1", record).images  # its records have no placeholders
     with pytest.raises(SampleError, match="<image>"):
-        Reader(None, None, Filters(), inside_only=True, dataset="me/unknown")("x:1", record)
+        RecordReader(None, None, Filters(), inside_only=True, dataset="me/unknown")("x:1", record)
 
 
 def test_keys_of_the_hub_are_refused_for_files(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.files import list_folder
-from smol_hf.data.sources.image_folder_source import PictureSource
+from smol_hf.data.sources.image_folder_source import ImageFolderSource
 
 
 @pytest.fixture
@@ -21,10 +21,10 @@ def folder(tmp_path):
 
 
 def rows(folder):
-    source = PictureSource("x", str(folder), list_folder(str(folder)))
+    source = ImageFolderSource("x", str(folder), list_folder(str(folder)))
     found = [row for block in range(len(source.block_sizes)) for row in source.read_block(block)]
     good = {where: record for where, record in found if not isinstance(record, SampleError)}
-    assert len({where for where, _ in found}) == len(found), "a name stands twice"
+    assert len({where for where, _ in found}) == len(found), "duplicate name"
     return good, {where: record.problem for where, record in found if isinstance(record, SampleError)}
 
 
@@ -57,10 +57,10 @@ def test_metadata_say_what_each_picture_is(kind, folder):
         f"{name}:1": {"caption": "two, and a\nbreak", "image": "2.png"},
         f"{name}:2": {"caption": "12", "image": "deep/a.jpg"},
     }
-    assert "names the picture gone.png" in faults.pop(f"{name}:3")
-    assert "names the picture ../2.png" in faults.pop(f"{name}:4")
+    assert "names the image gone.png" in faults.pop(f"{name}:3")
+    assert "names the image ../2.png" in faults.pop(f"{name}:4")
     assert "lacks the field 'file_name'" in faults.pop(f"{name}:5")
-    assert list(faults) == ["10.png"] and f"no row of {name} names this picture" in faults["10.png"]
+    assert list(faults) == ["10.png"] and f"no row of {name} names this image" in faults["10.png"]
 
 
 def test_metadata_of_several_pictures_and_of_deeper_folders(folder):
@@ -83,15 +83,15 @@ def test_texts_beside_pictures(folder):
     good, faults = rows(folder)
     assert good == {"2.png": {"caption": "two", "image": "2.png"},
                     "deep/a.jpg": {"conversations": [], "image": "deep/a.jpg"}}  # fmt: skip
-    assert "write it into 10.txt" in faults["10.png"] and "no picture of this name" in faults["lost.txt"]
+    assert "write it into 10.txt" in faults["10.png"] and "no image has this name" in faults["lost.txt"]
     (folder / "2.jpg").write_bytes(b"another")
-    assert "have one text between them" in rows(folder)[1]["2.jpg"]
+    assert "share one text" in rows(folder)[1]["2.jpg"]
 
 
 def test_pictures_elsewhere_come_with_their_rows():
     memory = fsspec.filesystem("memory")
     memory.pipe({"/p/a.png": b"picture", "/p/a.txt": b"A caption.", "/p/b.png": b"other"})
-    source = PictureSource("x", "memory:///p", list_folder("memory://p"))
+    source = ImageFolderSource("x", "memory:///p", list_folder("memory://p"))
     source.prefix = "s/"
     assert source.read_block(0) == [
         ("s/a.png", {"caption": "A caption.", "image": {"bytes": b"picture", "path": "a.png"}})
@@ -105,7 +105,7 @@ def test_the_fingerprint_knows_captions_and_pictures(folder):
     prints = []
     for name, content in (("2.txt", "two"), ("2.txt", "too"), ("10.png", "longer than it was")):
         (folder / name).write_text(content)
-        prints.append(PictureSource("x", str(folder), list_folder(str(folder))).fingerprint)
+        prints.append(ImageFolderSource("x", str(folder), list_folder(str(folder))).fingerprint)
     assert len(set(prints)) == 3
 
 

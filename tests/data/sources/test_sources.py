@@ -88,7 +88,7 @@ def test_a_bad_element_is_that_elements_fault(tmp_path):
     (tmp_path / "data.json").write_text('[{"a": 1}, {"a": 1, "a": 2}, {oops}, {"b": 2}]')
     (_, first), (_, second), (_, third), (_, fourth) = all_rows(JsonArraySource("x", tmp_path / "data.json"))
     assert first == {"a": 1} and fourth == {"b": 2}
-    assert isinstance(second, SampleError) and "stands twice" in second.problem
+    assert isinstance(second, SampleError) and "duplicate key" in second.problem
     assert isinstance(third, SampleError) and third.where == "data.json:3"
 
 

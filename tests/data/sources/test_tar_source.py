@@ -79,9 +79,9 @@ def link(name, kind):
 @pytest.mark.parametrize(
     ("members", "where", "problem"),
     [
-        ([("1.jpg", b"a"), ("1.txt", b"x"), ("1.jpg", b"b")], "1", "1.jpg stands twice"),
+        ([("1.jpg", b"a"), ("1.txt", b"x"), ("1.jpg", b"b")], "1", "1.jpg is a duplicate"),
         ([("1.json", b'{"a": '), ("1.jpg", b"")], "1", "1.json is not valid JSON"),
-        ([("1.json", b'{"a": 1, "a": 2}')], "1", "'a' stands twice"),
+        ([("1.json", b'{"a": 1, "a": 2}')], "1", "duplicate key 'a'"),
         ([("1.json", b"[1]")], "1", "holds list"),
         ([("1.txt", b"\xff"), ("1.jpg", b"")], "1", "not UTF-8"),
         ([("1.txt", b"a"), ("1.json", b'{"caption": "b"}')], "1", "different captions"),

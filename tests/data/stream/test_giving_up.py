@@ -6,8 +6,7 @@ from collections import Counter
 import pytest
 from memory_source import MemorySource
 
-from smol_hf.data.conversation import SampleError
-from smol_hf.data.stream.preparation import TooLongError
+from smol_hf.data.conversation import SampleError, TooLongError
 from smol_hf.data.stream.stream import Plan, RowStream
 
 LANES, AFTER = 4, 12

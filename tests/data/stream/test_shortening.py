@@ -7,9 +7,9 @@ import pytest
 from helpers import build_processor, plan_for
 from PIL import Image
 
-from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
+from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart, TooLongError
 from smol_hf.data.report.shortened_samples import ShortenedSamples
-from smol_hf.data.stream.preparation import SampleWork, TooLongError
+from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.stream import RowStream
 from smol_hf.training.recipe.data_arguments import DataArguments
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,12 +14,13 @@ from PIL import Image
 
 from smol_hf import SmolHFProcessor
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
+from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart, TooLongError
+from smol_hf.data.media.images import open_encoded
 from smol_hf.data.report.preview_drawing import draw_samples
 from smol_hf.data.report.statistics import packing_forecast
 from smol_hf.data.sources.source import BlockCache
 from smol_hf.data.stream.packing import PackingPool, Planned
-from smol_hf.data.stream.preparation import SampleWork, TooLongError
+from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.data.stream.survey import Measured, count_rows, survey
 from smol_hf.modeling.label_loss import IGNORE_INDEX
@@ -94,7 +96,7 @@ def test_answers_about_images_are_trained_each_in_its_own_context():
 
 
 def part_image(part):
-    with Image.open(part.open()) as image:
+    with Image.open(open_encoded(part)) as image:
         image.load()
     return image
 
@@ -162,7 +164,8 @@ def test_a_conversation_whose_sequences_fit_is_trained_although_they_do_not_fit_
     assert trained == {(name, number): 1 for name, sample in totals.items() for number in range(len(sample.units))}
     assert all(sum(len(sample.input_ids) for sample in row.samples) <= plan.context_length for row in rows)
     found = survey(plan)
-    assert sum(count_rows(plan, Measured(found), 1)) == sum(bool(row.samples) for row in rows)
+    known = Measured(plan.sources, found)
+    assert sum(count_rows(replace(plan, work=known), 1, known)) == sum(bool(row.samples) for row in rows)
     assert packing_forecast(plan, found, pool_size)["samples"] == 10
     books = sources_of(rows)
     assert books.counts[0, "samples"] == 10 == len(books.of_samples)

@@ -174,7 +174,7 @@ def test_a_fingerprint_is_of_the_content_and_how_it_is_read(tmp_path, memory, mo
     first = open_documents("memory://x.txt").fingerprint
     memory.pipe("/x.txt", b"B")
     assert open_documents("memory://x.txt").fingerprint != first
-    monkeypatch.setattr(texts, "describe", lambda url: [1])  # a store that knows sizes alone
+    monkeypatch.setattr(texts, "remote_fingerprint", lambda url: [1])  # a store that knows sizes alone
     second = open_documents("memory://x.txt").fingerprint
     memory.pipe("/x.txt", b"C")
     assert open_documents("memory://x.txt").fingerprint != second

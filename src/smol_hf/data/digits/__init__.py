@@ -1,22 +1,15 @@
-"""The data that ships with the package: real handwritten digits, on pages that come with questions.
+"""The data of the package: pages of real handwritten digits with questions.
 
     from smol_hf.data.digits import build_pages
 
     for page in build_pages(1000, seed=0, split="train"):
         page.conversation, page.kind, page.question, page.answer
 
-The digits are a copy of a UCI set under CC BY 4.0; `LICENSE-digits.txt` in this folder tells where they come from.
+The digits are a copy of a UCI set under CC BY 4.0, see `LICENSE-digits.txt` in this folder.
 """
 
 from smol_hf.data.digits.digits import SPLITS, DigitSet, load_digits
-from smol_hf.data.digits.pages import (
-    KINDS,
-    Page,
-    PlacedDigit,
-    Turn,
-    build_pages,
-    evaluation_questions,
-)
+from smol_hf.data.digits.pages import KINDS, Page, PlacedDigit, Turn, build_pages, evaluation_questions
 
 __all__ = [
     "KINDS",

@@ -1,4 +1,4 @@
-"""The handwritten digits themselves, read from the shipped file."""
+"""The handwritten digits, read from the shipped file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 SPLITS = ("train", "test")
 
-# A digit is 8x8 and fills its rows. One cell of paper around it leaves room for a slight rotation and shear.
+# A digit is 8x8 and fills its rows. A frame of one cell of paper allows a slight rotation and shear.
 CELLS = 8
 FRAMED_CELLS = CELLS + 2
 
@@ -31,7 +31,7 @@ class DigitSet:
 
     @functools.cached_property
     def rows_by_label(self) -> list[list[int]]:
-        """For each label 0 to 9, the rows of this set that show it."""
+        """The rows of each label 0 to 9."""
         return [np.flatnonzero(self.label == label).tolist() for label in range(10)]
 
     @functools.cached_property
@@ -43,7 +43,7 @@ class DigitSet:
 
 @functools.cache
 def load_digits(split: str) -> DigitSet:
-    """The digits of `split`, which is "train" (1,501 digits) or "test" (296). Raises ValueError for another name."""
+    """Load the digits of `split`, "train" (1,501) or "test" (296). Raises ValueError for another name."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
     table = pq.read_table(Path(__file__).with_name("digits.parquet")).combine_chunks()

@@ -1,4 +1,4 @@
-"""Drawing a page: the random numbers of a page, where its digits stand, and the picture."""
+"""The drawing of a page: its random numbers, the places of its digits, and the image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 Box = tuple[int, int, int, int]
 
 
-class Draws:
+class PageDraws:
     """The random numbers of one page. A counter-based generator makes them a function of seed, split and page."""
 
     def __init__(self, seed: int, split: str, index: int):
@@ -34,17 +34,17 @@ class Draws:
 
 
 def draw_digit(image: Image.Image, height: float, rotation: float, shear: float) -> Image.Image:
-    """The ink of one digit, `height` pixels high before it is turned, cut to the pixels that hold ink.
+    """Return the ink of one digit, `height` pixels high before it is turned, cut to the pixels that hold ink.
 
     `image` is one of `DigitSet.images`; `rotation` is in radians; `shear` is the sideways shift per unit of height.
-    Returns a greyscale image with 0 where there is paper and 255 where there is full ink.
+    Returns a greyscale image: 0 is paper, 255 is full ink.
     """
     side = math.ceil(height * FRAMED_CELLS / CELLS)
     cells = CELLS / height  # source cells per drawn pixel
     cosine, sine = cells * math.cos(rotation), cells * math.sin(rotation)
     across = (cosine, sine + cells * shear)
     down = (-sine, cosine)
-    # PIL wants, for each drawn pixel, where it lies in the source; the two centres fall together.
+    # PIL needs the source position of each drawn pixel. Both centres coincide.
     coefficients = tuple(value for x, y in (across, down) for value in (x, y, FRAMED_CELLS / 2 - (x + y) * side / 2))
     drawn = image.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
     return drawn.crop(drawn.getbbox())
@@ -52,22 +52,21 @@ def draw_digit(image: Image.Image, height: float, rotation: float, shear: float)
 
 # Given the (width, height) of each digit, the page's side, the pixels per 1/32 of that side, and random numbers: the
 # box of each digit, at least one pixel inside the page, or None when they do not fit.
-Layout = Callable[[list[tuple[int, int]], int, float, Draws], list[Box] | None]
+Layout = Callable[[list[tuple[int, int]], int, float, PageDraws], list[Box] | None]
 
 
 def _box(left: float, top: float, size: tuple[int, int]) -> Box:
     return int(left), int(top), int(left) + size[0], int(top) + size[1]
 
 
-def _height_on_line(height: float, page_size: int, pixel: float, draws: Draws) -> float:
-    """Where the top of a digit stands that is written on the line through the middle of the page, roughly."""
+def _height_on_line(height: float, page_size: int, pixel: float, draws: PageDraws) -> float:
+    """Return the top of a digit that is written roughly on the middle line of the page."""
     middle = (page_size - height) / 2
     return min(max(middle + draws.between(-1, 1) * pixel, 1), page_size - 1 - height)
 
 
-def place_on_line(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: Draws) -> list[Box] | None:
-    """Boxes side by side, two (scaled) pixels apart at least, with the spare width shared out at random; None when
-    they do not fit."""
+def place_on_line(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: PageDraws) -> list[Box] | None:
+    """Return boxes in a row, at least two (scaled) pixels apart, with random spare width; None if they do not fit."""
     gap = 2 * pixel
     spare = page_size - 2 - sum(width for width, _ in sizes) - gap * (len(sizes) - 1)
     if spare < 0:
@@ -81,8 +80,8 @@ def place_on_line(sizes: list[tuple[int, int]], page_size: int, pixel: float, dr
     return boxes
 
 
-def place_as_number(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: Draws) -> list[Box] | None:
-    """Two boxes side by side on one line, as a number is written; None when they do not fit."""
+def place_as_number(sizes: list[tuple[int, int]], page_size: int, pixel: float, draws: PageDraws) -> list[Box] | None:
+    """Return two boxes on one line, as a number is written; None if they do not fit."""
     (left_width, left_height), (right_width, right_height) = sizes
     gap = draws.between(2, 3.5) * pixel
     spare = page_size - 2 - left_width - right_width - gap
@@ -97,7 +96,7 @@ def place_as_number(sizes: list[tuple[int, int]], page_size: int, pixel: float, 
     ]
 
 
-def draw_page(images: list[Image.Image], layout: Layout, page_size: int, draws: Draws) -> tuple[bytes, list[Box]]:
+def draw_page(images: list[Image.Image], layout: Layout, page_size: int, draws: PageDraws) -> tuple[bytes, list[Box]]:
     """Draw the digits on one sheet of `page_size` x `page_size` pixels, dark on light.
 
     `images` are of `DigitSet.images`. Returns the encoded RGB PNG and the box of each digit, in the order given.

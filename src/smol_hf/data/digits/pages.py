@@ -1,4 +1,4 @@
-"""Pages of handwritten digits with questions about them, any number of them, the same for the same seed."""
+"""Pages of handwritten digits with questions: any number of pages, a function of the seed."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
 from smol_hf.data.digits.digits import DigitSet, load_digits
-from smol_hf.data.digits.drawing import Box, Draws, draw_page, place_as_number, place_on_line
+from smol_hf.data.digits.drawing import Box, PageDraws, draw_page, place_as_number, place_on_line
 
 KINDS = ("digit", "number", "count", "larger", "side")  # of first questions; "sequence" is only added to them
 MINIMUM_PAGE_SIZE = 24
 
-# What is asked → the question, and its answer given the digits of the page from left to right.
+# Kind → the question, and its answer for the digits of the page from left to right.
 _QUESTIONS: dict[str, tuple[str, Callable[[list[int]], str]]] = {
     "digit": ("Which digit is written here?", lambda digits: str(digits[0])),
     "number": ("Which number is written here?", lambda digits: "".join(map(str, digits))),
     "count": ("How many digits are on the page?", lambda digits: str(len(digits))),
-    # To say what was read before comparing is far easier to learn than to compare unread digits.
+    # Reading both digits before comparing them is far easier to learn.
     "larger": ("Read both digits: which is larger?", lambda digits: f"{digits[0]} and {digits[1]}: {max(digits)}"),
     "left": ("Which digit is on the left?", lambda digits: str(digits[0])),
     "right": ("Which digit is on the right?", lambda digits: str(digits[-1])),
     "sequence": ("Read the digits.", lambda digits: " ".join(map(str, digits))),
 }
 
-# After one of these nothing is left to ask about a page: the answer could be copied.
+# After one of these, the answers to all other questions could be copied.
 _READS_THE_PAGE = ("digit", "number", "larger", "sequence")
 
 _LAYOUTS = {
@@ -38,7 +38,7 @@ _LAYOUTS = {
 
 @dataclass(frozen=True)
 class Turn:
-    """One question about a page. `kind` is one of `KINDS` or "sequence"; `answer` is the exact text that is right."""
+    """One question about a page. `kind` is one of `KINDS` or "sequence"; `answer` is the exact right text."""
 
     kind: str
     question: str
@@ -87,15 +87,14 @@ def build_pages(
 ) -> Iterator[Page]:
     """Yield `number` pages from the page `first` on, drawn from the digits of `split` ("train" or "test") only.
 
-    Page i depends on `seed`, `split`, `page_size`, `turns` and i, never on `number`. The picture is an RGB PNG of
-    `page_size` x `page_size` pixels (at least 24; digits grow with it). The kinds of the first question take turns,
-    so they are balanced. A page carries up to `turns` questions: where the first (`count`, `side`) leaves something
-    unread, the second is to read all digits, which teaches most about the picture. `sequence` is never a first
-    question. The sample id is like `digits/train/seed0/page000123`.
+    Page i depends on `seed`, `split`, `page_size`, `turns` and i, never on `number`. The image is an RGB PNG of
+    `page_size` x `page_size` pixels (at least 24; digits grow with it). The kinds of the first question alternate,
+    so they are balanced. A page has up to `turns` questions: if the first (`count`, `side`) leaves digits unread, the
+    second asks for all digits, which teaches most. `sequence` is never a first question. A sample id is
+    `digits/train/seed0/page000123`.
 
-    What someone scores who cannot see the page and always gives the likeliest answer to a first question:
-    `digit` and `side` 10 %, `number` and `larger` 1.1 % (90 different answers), `count` 33.3 % (1 to 3); 11.1 % over
-    all kinds.
+    The score without seeing the page, with the likeliest answer to each first question: `digit` and `side` 10 %,
+    `number` and `larger` 1.1 % (90 different answers), `count` 33.3 % (1 to 3); 11.1 % over all kinds.
 
     Raises ValueError for an unknown split, a negative `number`, a `page_size` below 24, `turns` below 1, or a seed
     that does not fit in 64 bits.
@@ -113,12 +112,12 @@ def build_pages(
 
 
 def evaluation_questions(number: int, *, seed: int, page_size: int = 32) -> list[Page]:
-    """`number` pages of the test split with one question each, kinds balanced: for scoring by exact match."""
+    """Return `number` pages of the test split with one question each, kinds balanced: for scoring by exact match."""
     return list(build_pages(number, seed=seed, split="test", page_size=page_size))
 
 
 def _build_page(digits: DigitSet, index: int, seed: int, split: str, page_size: int, turns: int) -> Page:
-    draws = Draws(seed, split, index)
+    draws = PageDraws(seed, split, index)
     # Shifted by one in each round of five, so that reading every fifth page does not give one kind only.
     kind = KINDS[(index + index // len(KINDS)) % len(KINDS)]
     rows = [draws.pick(digits.rows_by_label[label]) for label in _draw_labels(kind, draws)]
@@ -149,8 +148,8 @@ def _turn(asked: str, labels: list[int]) -> Turn:
     return Turn("side" if asked in ("left", "right") else asked, question, answer(labels))
 
 
-def _draw_labels(kind: str, draws: Draws) -> list[int]:
-    """The labels of a page, from left to right, such that the answer to its question is uniform."""
+def _draw_labels(kind: str, draws: PageDraws) -> list[int]:
+    """Return the labels of a page, from left to right, such that the answer to its question is uniform."""
     if kind == "digit":
         return [draws.below(10)]
     if kind == "number":

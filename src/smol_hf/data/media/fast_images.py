@@ -1,10 +1,9 @@
-"""Pictures to tiles in one resize instead of two or three: the path `fast` of a recipe.
+"""Images to tiles in one resize instead of two or three: `image_resizing: fast` of a recipe.
 
-The path `exact` repeats transformers' arithmetic: Pillow's LANCZOS to the longest edge, again to the grid, again to
-the overview. Here a JPEG is decoded at the smallest scale that its discrete cosine transform offers above the size
-that is needed, brought to its grid in one step (bicubic with antialiasing, on bytes), and the overview is made of the
-smaller of both. Grids, tokens and the order of tiles are the same; how far the pixels are from those of `exact` is
-measured by `benchmarks/data_pipeline.py`.
+`exact` repeats transformers' arithmetic: Pillow's LANCZOS to the longest edge, then to the grid, then to the overview.
+`fast` decodes a JPEG at the smallest sufficient scale of its discrete cosine transform. It resizes once to the grid
+(bicubic with antialiasing, on bytes), and makes the overview from the smaller of both. Grids, tokens and the order of
+tiles are the same. `benchmarks/data_pipeline.py` measures the difference of the pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ IMAGE_RESIZING = ("exact", "fast")
 
 
 def fast_tiles(part: ImagePart, where: str, tiler) -> np.ndarray:
-    """An undecoded image → uint8 (tiles, 3, side, side), as many as the exact path makes.
+    """Return an encoded image → uint8 (tiles, 3, side, side), as many as `exact` makes.
 
     Raises:
         SampleError: as `load_image`.
@@ -35,13 +34,13 @@ def fast_tiles(part: ImagePart, where: str, tiler) -> np.ndarray:
         return tiler.tiles(image)
     seen = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     pixels = resize(seen, *size)
-    smaller = min(seen, pixels, key=torch.Tensor.numel)  # both show the whole picture
+    smaller = min(seen, pixels, key=torch.Tensor.numel)  # both show the whole image
     overview = resize(smaller, tiler.tile_size, tiler.tile_size)
     return tiler.in_order(grid, pixels.numpy(), overview.numpy())
 
 
 def resize(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """uint8 (3, height, width) → the same at another size."""
+    """Resize uint8 (3, height, width)."""
     if pixels.shape[1:] == (height, width):
         return pixels
     return interpolate(pixels.unsqueeze(0), (height, width), mode="bicubic", antialias=True)[0]

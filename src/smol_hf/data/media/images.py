@@ -1,18 +1,17 @@
-"""Encoded images → RGB pictures, correctly or not at all.
+"""Decode encoded images to RGB correctly, or refuse them with a reason.
 
-Every refusal says why. What decoders do silently wrong today is done right here: 16-bit greys are scaled instead of
-clipped, photographs are turned as their EXIF tag says, transparency shows a white page, and of an animation no frame
-is picked for the user.
+Common decoders make silent mistakes here. This module scales 16-bit greys instead of clipping them, applies the EXIF
+orientation, puts transparent pixels on white, and refuses animations.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import BinaryIO
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -26,49 +25,59 @@ MAXIMUM_ASPECT = 200
 IMAGE_WIDTH, IMAGE_LENGTH = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength
 QUARTER_TURNED = (5, 6, 7, 8)
 PNG_TAGS = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+# Errors that Pillow's decoders raise about damaged files.
+DAMAGE = (
+    OSError, ValueError, SyntaxError, EOFError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError,
+    MemoryError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def image_name(part: ImagePart) -> str:
     return part.path or "the embedded image"
 
 
-# What Pillow's decoders were seen to raise about damaged files, beside the errors with a meaning of their own.
-DAMAGE = (
-    OSError, ValueError, SyntaxError, EOFError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError,
-    MemoryError, struct.error, zlib.error,
-)  # fmt: skip
+def open_encoded(part: ImagePart) -> BinaryIO:
+    """Open the encoded image as a binary stream.
+
+    Raises:
+        OSError: for a missing file.
+        ValueError: for a part with both `content` and `path`, or neither.
+    """
+    if part.content is not None and part.path is None:
+        return io.BytesIO(part.content)
+    if part.content is None and part.path is not None:
+        return open(part.path, "rb")
+    raise ValueError("an ImagePart has either encoded bytes (content) or a path")
 
 
-@contextmanager
-def reading(part: ImagePart, where: str, problem: str) -> Iterator[None]:
-    """Whatever a decoder raises about a damaged file becomes a SampleError that names it."""
-    try:
-        yield
-    except SampleError:
-        raise
-    except FileNotFoundError as error:
-        raise SampleError(where, f"the image {image_name(part)} does not exist") from error
-    except UnidentifiedImageError as error:
+def image_error(error: Exception, part: ImagePart, where: str, problem: str) -> SampleError:
+    """Return the SampleError that names an image for which a decoder raised one of `DAMAGE`."""
+    if isinstance(error, FileNotFoundError):
+        return SampleError(where, f"the image {image_name(part)} does not exist")
+    if isinstance(error, UnidentifiedImageError):
         problem = f"is not an image that can be read: it must be one of {', '.join(FORMATS)}"
-        raise SampleError(where, f"{image_name(part)} {problem}") from error
-    except Image.DecompressionBombError as error:
-        raise SampleError(where, f"{image_name(part)} has too many pixels ({error}); make it smaller") from error
-    except DAMAGE as error:
-        raise SampleError(where, f"{image_name(part)} {problem}: {error}") from error
+        return SampleError(where, f"{image_name(part)} {problem}")
+    if isinstance(error, Image.DecompressionBombError):
+        return SampleError(where, f"{image_name(part)} has too many pixels ({error}): make it smaller")
+    return SampleError(where, f"{image_name(part)} {problem}: {error}")
 
 
 def check_bytes(part: ImagePart, where: str, maximum: int = MAXIMUM_BYTES) -> int:
-    """The size of an encoded image. Nothing is read, and a file that is not there (0) is missed by whoever opens it.
+    """Return the size of an encoded image in bytes, without reading it; 0 for a missing file, which fails at opening.
 
     Raises:
-        SampleError: for more bytes than `maximum`, and for what is no file, such as a pipe that never ends.
+        SampleError: for more bytes than `maximum`, and for a path that is not a regular file, such as a pipe.
     """
     size = len(part.content) if part.content is not None else 0
     if part.path is not None:
-        with reading(part, where, "cannot be read"):
-            if os.path.exists(part.path) and not os.path.isfile(part.path):
-                raise SampleError(where, f"{image_name(part)} is not a file: give the path of one")
-            size = os.path.getsize(part.path) if os.path.isfile(part.path) else 0
+        try:
+            is_file = os.path.isfile(part.path)
+            is_other = not is_file and os.path.exists(part.path)
+            size = os.path.getsize(part.path) if is_file else 0
+        except DAMAGE as error:
+            raise image_error(error, part, where, "cannot be read") from error
+        if is_other:
+            raise SampleError(where, f"{image_name(part)} is not a file: give the path of one")
     if size > maximum:
         raise SampleError(
             where, f"{image_name(part)} has {size:,} bytes, more than {maximum:,} (max_image_bytes): make it smaller"
@@ -77,53 +86,59 @@ def check_bytes(part: ImagePart, where: str, maximum: int = MAXIMUM_BYTES) -> in
 
 
 def open_image(part: ImagePart, where: str) -> Image.Image:
-    """Read the header of an image: size and format are known, no pixel is decoded.
+    """Read the header of an image, without decoding a pixel.
+
+    Args:
+        where: the name of the sample, for messages.
 
     Raises:
-        SampleError: when it is missing, not an image, or of a size or kind that cannot be used. `where` names the
-            sample in the message.
+        SampleError: for a missing file, a file that is not an image, and an unsupported size or kind.
     """
-    name = image_name(part)
     check_bytes(part, where)
-    with reading(part, where, "cannot be read"), warnings.catch_warnings():
-        # Pillow warns about large pictures before our own limit below refuses them.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(part.open(), formats=FORMATS)
-        # A camera's MPO is one photograph with its previews. Counting frames may take minutes: one more is enough.
-        is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns about large images before the limit below refuses them.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(open_encoded(part), formats=FORMATS)
+            # A camera's MPO is one photograph with its previews. Counting frames may take minutes: one more is enough.
+            is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
+    except DAMAGE as error:
+        raise image_error(error, part, where, "cannot be read") from error
     width, height = image.size
+    problem = ""
     if width * height > MAXIMUM_PIXELS:
-        raise SampleError(
-            where,
-            f"{name} is {width}x{height}, {width * height / 1e6:.0f} megapixels; the limit is "
-            f"{MAXIMUM_PIXELS / 1e6:.0f}: make it smaller",
-        )
-    if min(width, height) < 2:
-        raise SampleError(where, f"{name} is {width}x{height}: a picture of one pixel's width shows nothing")
-    if max(width, height) > MAXIMUM_ASPECT * min(width, height):
-        raise SampleError(where, f"{name} is {width}x{height}, more than {MAXIMUM_ASPECT}:1: crop it")
-    if is_animated:
-        raise SampleError(where, f"{name} has several frames or pages: save the one that is meant as an image")
+        limit = f"{width * height / 1e6:.0f} megapixels; the limit is {MAXIMUM_PIXELS / 1e6:.0f}"
+        problem = f"is {width}x{height}, {limit}: make it smaller"
+    elif min(width, height) < 2:
+        problem = f"is {width}x{height}: an image of one pixel's width shows nothing"
+    elif max(width, height) > MAXIMUM_ASPECT * min(width, height):
+        problem = f"is {width}x{height}, more than {MAXIMUM_ASPECT}:1: crop it"
+    elif is_animated:
+        problem = "has several frames or pages: save one of them as an image"
+    if problem:
+        raise SampleError(where, f"{image_name(part)} {problem}")
     return image
 
 
 def image_size(part: ImagePart, where: str) -> tuple[int, int]:
-    """`upright_size` of an image, from its header alone. Raises SampleError, as `open_image`."""
+    """`upright_size` of an image, from its header. Raises SampleError, as `open_image`."""
     with open_image(part, where) as image:
         return upright_size(image, part, where)
 
 
 def upright_size(image: Image.Image, part: ImagePart, where: str) -> tuple[int, int]:
-    """(height, width) in pixels of an opened image as a viewer shows it, turned by its orientation tag."""
-    with reading(part, where, "cannot be read"):
-        # Pillow turns the size of a TIFF by itself, so its tags are read; of other formats it leaves it as it is.
+    """(height, width) in pixels of an opened image after its orientation tag is applied."""
+    try:
+        # Pillow turns the size of a TIFF by itself, so its tags are read. It does not turn the size of other formats.
         tags = getattr(image, "tag_v2", {})
         width, height = tags.get(IMAGE_WIDTH, image.width), tags.get(IMAGE_LENGTH, image.height)
-        return (width, height) if lies_on_its_side(image, part) else (height, width)
+        return (width, height) if is_quarter_turned(image, part) else (height, width)
+    except DAMAGE as error:
+        raise image_error(error, part, where, "cannot be read") from error
 
 
-def lies_on_its_side(image: Image.Image, part: ImagePart) -> bool:
-    """Whether the orientation tag of an opened image (in EXIF or XMP) asks viewers for a quarter turn."""
+def is_quarter_turned(image: Image.Image, part: ImagePart) -> bool:
+    """Return True if the orientation tag of an opened image (in EXIF or XMP) asks viewers for a quarter turn."""
     if image.format != "PNG" or has_late_tags(part):
         exif = image.getexif()
     else:
@@ -132,8 +147,8 @@ def lies_on_its_side(image: Image.Image, part: ImagePart) -> bool:
 
 
 def has_late_tags(part: ImagePart) -> bool:
-    """Whether a PNG has chunks after its pixels in which an orientation may stand."""
-    with part.open() as file:
+    """Return True for a PNG with chunks after its pixels that may contain an orientation."""
+    with open_encoded(part) as file:
         file.seek(8)
         pixels = False
         while len(head := file.read(8)) == 8:
@@ -151,21 +166,23 @@ def load_image(part: ImagePart, where: str, at_least: tuple[int, int] | None = N
 
 
 def decode(image: Image.Image, part: ImagePart, where: str, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """The pixels of an image that was opened, in RGB.
+    """Return the pixels of an opened image, in RGB.
 
     Args:
-        at_least: (height, width) that suffice. A JPEG that is twice as large or more is decoded at a half, a quarter
-            or an eighth, which costs less; anything else comes whole.
+        at_least: a sufficient (height, width). A JPEG of twice this size or more is decoded at a half, a quarter or
+            an eighth, which costs less. Other images are decoded at full size.
 
     Raises:
-        SampleError: when the pixels are damaged or cut off.
+        SampleError: for damaged or missing pixels.
     """
-    with reading(part, where, "is damaged"):
+    try:
         if image.format == "PNG":
-            with Image.open(part.open(), formats=("PNG",)) as same:
-                same.verify()  # checksums of all chunks: a flipped byte in a small picture decodes to other pixels
+            with Image.open(open_encoded(part), formats=("PNG",)) as same:
+                same.verify()  # checksums of all chunks: a flipped byte in a small image decodes to other pixels
         if at_least is not None:
-            image.draft(None, at_least if lies_on_its_side(image, part) else at_least[::-1])
+            image.draft(None, at_least if is_quarter_turned(image, part) else (at_least[1], at_least[0]))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return flatten_to_rgb(image)
+    except DAMAGE as error:
+        raise image_error(error, part, where, "is damaged") from error

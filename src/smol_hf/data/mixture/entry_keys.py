@@ -1,4 +1,4 @@
-"""Whether the keys of a mixture's entry can be, before anything is opened."""
+"""Checks of the keys of a mixture's entry, before anything is opened."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ DELETED_KEYS = ("fetch_images", "fetch_timeout", "fetch_cache")  # of recipes th
 
 
 def without_deleted_keys(keys: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe or an entry without the keys that older versions had. Raises ValueError where they had an
-    effect."""
+    """Return a recipe or an entry without the keys of older versions. Raises ValueError for one with an effect."""
     if keys.get("fetch_images"):
         raise ValueError(f"fetch_images is not a key any more: {DOWNLOAD_FIRST}")
     return {key: value for key, value in keys.items() if key not in DELETED_KEYS}
 
 
 def check_entry(keys: Mapping[str, Any], types: Mapping[str, Any], where: str) -> None:
-    """Refuse an entry whose keys cannot be.
+    """Check the values of an entry's keys.
 
     Args:
-        keys: as a recipe gives them; all of them are known.
+        keys: known keys with their values.
         types: of each key.
-        where: names the entry.
+        where: name of the entry, for messages.
 
     Raises:
-        ValueError: naming the entry and the key.
+        ValueError: for a wrong value, with the entry and the key.
     """
     if not isinstance(keys.get("data"), str) or not is_name(keys["data"]):
         raise ValueError(f"{where}: lacks the key 'data', a file or folder" if keys.get("data") is None else
@@ -46,7 +45,7 @@ def check_entry(keys: Mapping[str, Any], types: Mapping[str, Any], where: str) -
     if "weight" in keys and "samples" in keys:
         raise ValueError(f"{where}: weight and samples exclude each other: the one is a share, the other a number")
     given = [key for key in OF_THE_HUB if keys.get(key) not in (None, False)]
-    # Where {data_root} leads is known only later.
+    # {data_root} is not known yet.
     if given and "{" not in keys["data"] and hub_id(keys["data"]) is None:
         raise ValueError(
             f"{where}: {' and '.join(given)} belong to a dataset of the Hub, and {keys['data']} names files"
@@ -63,7 +62,7 @@ def check_entry(keys: Mapping[str, Any], types: Mapping[str, Any], where: str) -
 
 
 def value_problem(key: str, value: Any, annotation: Any) -> str | None:
-    """What is wrong with the value of one key alone."""
+    """Return the problem of one key's value, if any."""
     if key in ("samples", "available"):
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not (whole and 1 <= value <= MOST_RECORDS):

@@ -1,4 +1,4 @@
-"""Sources that a mixture names and that cannot be used: all of them are reported together, by name."""
+"""Sources of a mixture that cannot be used. They are reported together, by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ON_FAILED = ("stop", "reweight")
 
 @dataclass(frozen=True)
 class FailedSource:
-    """`records`: what it should have given in a round, where that is known."""
+    """A source that cannot be used. `records`: its planned records per round, if known."""
 
     name: str
     reason: str
@@ -20,7 +20,7 @@ class FailedSource:
 
 
 def refuse_failed(failed: list[FailedSource], total: int, on_failed: str) -> None:
-    """Raises SampleError, naming every failed source, under "stop" and where none of `total` is left."""
+    """Raise SampleError with every failed source, for "stop" and if none of `total` is left."""
     if not failed or (on_failed == "reweight" and len(failed) < total):
         return
     reasons = "\n".join(f"  {each.name}: {each.reason}" for each in failed)
@@ -29,7 +29,7 @@ def refuse_failed(failed: list[FailedSource], total: int, on_failed: str) -> Non
 
 
 def refuse_disagreement(failed: list[list[str]]) -> None:
-    """Raises SampleError where processes do without different sources: they would not train on the same mixture.
+    """Raise SampleError if processes failed to open different sources: their mixtures would differ.
 
     Args:
         failed: names of the failed sources, for each process.
@@ -42,6 +42,6 @@ def refuse_disagreement(failed: list[list[str]]) -> None:
 
 
 def other_failures(then: dict[str, str], now: dict[str, str]) -> list[str]:
-    """What changed between two runs of a mixture, by name and reason."""
+    """List the changed failures between two runs of a mixture, by name and reason."""
     changed = [f"{name} failed then ({then[name]})" for name in then.keys() - now.keys()]
     return sorted([*changed, *(f"{name} fails now ({now[name]})" for name in now.keys() - then.keys())])

@@ -1,4 +1,4 @@
-"""The sources of a run: what a recipe's mixture names, and what reads their records."""
+"""The sources of a run, opened from the entries of a recipe's mixture, and the readers of their records."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from smol_hf.data.conversation import Conversation, SampleError
-from smol_hf.data.media.images import MAXIMUM_BYTES, check_bytes
+from smol_hf.data.media.images import MAXIMUM_BYTES
 from smol_hf.data.mixture.entry_keys import check_entry, without_deleted_keys
 from smol_hf.data.mixture.failed_sources import FailedSource, refuse_failed
-from smol_hf.data.records import Place, adapt, find_adapter
-from smol_hf.data.records.filters import Filters
-from smol_hf.data.records.turn_keys import without_fields
+from smol_hf.data.records import find_adapter
+from smol_hf.data.records.filters import Filters, RecordReader
 from smol_hf.data.sources.location import KINDS, open_location
 from smol_hf.data.sources.source import BlockCache, Source
 from smol_hf.data.stream.mixing import scaled_weights
-from smol_hf.data.stream.preparation import FilteredOutError
 from smol_hf.data.stream.survey import Survey
 from smol_hf.support.formatting import nearest
 from smol_hf.support.key_values import is_name
 
 DATA_ROOT = "{data_root}"
-FIRST_RECORDS = 1000  # of each source, looked at where a run begins without a look at all of them
-MOST_SURVEYED = 1_000_000  # records; beyond it a run begins without a look at all of them
+FIRST_RECORDS = 1000  # of each source that are read before a run without a survey
+MOST_SURVEYED = 1_000_000  # records; a run with more starts without a survey
 
 
 @dataclass
 class Data:
-    """The sources of a run, and what reads their records."""
+    """The sources of a run with their readers and weights."""
 
     sources: list[Source]
     readers: list
@@ -43,7 +41,7 @@ class Data:
     failed: list[FailedSource] = field(default_factory=list)  # that it names and that are left out
 
     def first_here(self, number: int) -> Iterator[tuple[int, Conversation | SampleError]]:
-        """As `samples`, of the first `number` records of the sources that are read from files on this machine."""
+        """Yield as `samples`, for the first `number` records of each source of local files."""
         here = [
             index
             for index, (source, reader) in enumerate(zip(self.sources, self.readers))
@@ -54,12 +52,14 @@ class Data:
         return ((here[index], sample) for index, sample in local.samples(number))
 
     def conversations(self, number: int | None = None) -> Iterator[Conversation]:
-        """The usable samples in the order of the files, of the first `number` records of each source."""
+        """Yield the usable samples in the order of the files, of the first `number` records of each source."""
         return (sample for _, sample in self.samples(number) if isinstance(sample, Conversation))
 
     def samples(self, number: int | None = None) -> Iterator[tuple[int, Conversation | SampleError]]:
-        """(source, sample) of each record in the order of the files, of the first `number` records of each source: a
-        conversation, or why the record is none."""
+        """Yield (source, sample) of the first `number` records of each source, in the order of the files.
+
+        A sample is a conversation, or the error of its record.
+        """
         cache = BlockCache(self.sources)
         for index, source in enumerate(self.sources):
             places = ((block, row) for block, rows in enumerate(source.block_sizes) for row in range(rows))
@@ -78,35 +78,11 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Reader:
-    """(where, record) → the conversation that the recipe wants of it."""
-
-    media_folder: Path | None
-    adapter: str | None
-    filters: Filters
-    inside_only: bool = False
-    dataset: str | None = None
-    max_image_bytes: int = MAXIMUM_BYTES
-    ignore_fields: frozenset[str] = frozenset()
-
-    def __call__(self, where: str, record: Any) -> Conversation:
-        place = Place(where, self.media_folder, self.inside_only)
-        record = without_fields(record, self.ignore_fields) if self.ignore_fields else record
-        conversation = adapt(record, place, name=self.adapter, dataset=self.dataset)
-        conversation, reason = self.filters.apply(conversation)
-        if conversation is None:
-            raise FilteredOutError(where, f"left out by filters: {reason}")
-        if not any(message.is_learned for message in conversation.messages):
-            raise SampleError(where, "no answer to train: all are empty or marked as not trained. Remove the record")
-        for image in conversation.images:
-            check_bytes(image, where, self.max_image_bytes)
-        return conversation
-
-
-@dataclass(frozen=True)
 class MixtureEntry:
-    """One source of a mixture, by the keys of a recipe. In a path `{data_root}` stands for the recipe's key; `config`,
-    `split`, `revision` and `download` are of a dataset of the Hub."""
+    """One source of a mixture, as the keys of a recipe. A path may contain `{data_root}`, the recipe's key.
+
+    `config`, `split`, `revision` and `download` are for a Hub dataset.
+    """
 
     data: str
     name: str | None = None
@@ -125,22 +101,24 @@ class MixtureEntry:
 
     @property
     def label(self) -> str:
-        """What the entry is called where its source could not be opened."""
+        """The name of the entry before its source is open."""
         return self.name if self.name is not None else Path(self.data).name
 
     def weight_of(self, rows: int) -> float:
-        """Its weight, or the one that makes `samples` of so many rows."""
+        """Return its weight, or the weight that gives `samples` of `rows` rows."""
         return float(self.weight) if self.samples is None else self.samples / rows
 
     def records(self, rows: int | None) -> float | None:
-        """How many records it gives in a round; None where nobody knows how many there are."""
+        """Return its number of records in a round; None if unknown."""
         if self.samples is not None:
             return float(self.samples)
         return None if rows is None else self.weight * rows
 
-    def open(self, *, data_root: str | None = None, max_image_bytes: int = MAXIMUM_BYTES) -> tuple[Source, Reader]:
+    def open(
+        self, *, data_root: str | None = None, max_image_bytes: int = MAXIMUM_BYTES
+    ) -> tuple[Source, RecordReader]:
         if self.adapter is not None:
-            find_adapter(self.adapter)  # refuse a name that is none before anything is read
+            find_adapter(self.adapter)  # refuse an unknown name before anything is read
         filters = Filters.from_mapping(self.filters)
         dataset = {"config": self.config, "split": self.split, "revision": self.revision, "download": self.download}
         opened = open_location(located(self.data, data_root), **dataset)
@@ -149,7 +127,7 @@ class MixtureEntry:
         if self.name is not None:
             source.name, source.prefix = self.name, f"{self.name}/"
         ignored = frozenset(self.ignore_fields)
-        return source, Reader(
+        return source, RecordReader(
             folder, self.adapter, filters, opened.inside_only, opened.dataset, max_image_bytes, ignored
         )
 
@@ -163,14 +141,14 @@ def located(path: str, data_root: str | None) -> str:
 
 
 def where_of(where: str, keys: dict[str, Any]) -> str:
-    """`where` with what the entry is called, if it can be called anything."""
+    """Return `where` with the name of the entry, if it has a valid one."""
     names = [keys.get("name"), Path(keys["data"]).name if isinstance(keys.get("data"), str) else None]
     named = [name for name in names if isinstance(name, str) and is_name(name)]
     return f"{where} ({named[0]})" if named else where
 
 
 def parse_entries(entries: list[dict[str, Any]]) -> list[MixtureEntry]:
-    """The entries of a recipe's mixture. Raises ValueError, naming the entry and the key."""
+    """Parse the entries of a recipe's mixture. Raises ValueError with the entry and the key."""
     types = typing.get_type_hints(MixtureEntry)
     known = list(MixtureEntry.__dataclass_fields__)
     parsed: list[MixtureEntry] = []
@@ -188,7 +166,7 @@ def parse_entries(entries: list[dict[str, Any]]) -> list[MixtureEntry]:
         check_entry(keys, types, where_of(where, keys))
         entry = MixtureEntry(**keys)
         if entry.name is not None and entry.name in [other.name for other in parsed]:
-            raise ValueError(f"{where}: {entry.name!r} stands twice: give it another name")
+            raise ValueError(f"{where}: duplicate name {entry.name!r}: give it another name")
         parsed.append(entry)
     return parsed
 
@@ -201,16 +179,16 @@ def open_mixture(
     data_root: str | None = None,
     max_image_bytes: int = MAXIMUM_BYTES,
 ) -> Data:
-    """The sources of a recipe's mixture.
+    """Open the sources of a recipe's mixture.
 
     Args:
         on_failed: "stop": an entry that cannot be opened is an error; "reweight": it is left out, in `Data.failed`.
-        data_root: what `{data_root}` stands for in their paths.
+        data_root: the value of `{data_root}` in their paths.
         max_image_bytes: the most bytes of an encoded image.
 
     Raises:
-        ValueError: naming the entry, for keys that there are not and names that stand twice.
-        SampleError: naming every entry that failed, with the reason.
+        ValueError: for an unknown key and a duplicate name, with the entry.
+        SampleError: for failed entries, with all their reasons.
     """
     opened, failed = [], []
     for number, entry in enumerate(parse_entries(entries), start=1):
@@ -221,12 +199,12 @@ def open_mixture(
         except (OSError, SampleError, ImportError) as error:
             failed.append(FailedSource(entry.label, str(error), entry.modality, entry.records(entry.available)))
             continue
-        except ValueError as error:  # a mistake of the recipe: no policy lets it go
+        except ValueError as error:  # a mistake in the recipe is never skipped
             raise ValueError(f"mixture, entry {number} ({entry.label}): {error}") from error
         if source.name in [other.name for _, other, _ in opened]:
-            raise ValueError(f"mixture, entry {number}: {source.name!r} stands twice: give it another name")
+            raise ValueError(f"mixture, entry {number}: duplicate name {source.name!r}: give it another name")
         if not source.prefix and Path(entry.data).suffix.lower() not in KINDS:
-            source.prefix = f"{source.name}/"  # files of two folders may have one name
+            source.prefix = f"{source.name}/"  # files of two folders may have the same name
         opened.append((entry, source, reader))
     refuse_failed(failed, len(entries), on_failed)
     if not opened:
@@ -234,7 +212,9 @@ def open_mixture(
     return data_of(opened, stopping, failed)
 
 
-def data_of(opened: list[tuple[MixtureEntry, Source, Reader]], stopping: str, failed: list[FailedSource]) -> Data:
+def data_of(
+    opened: list[tuple[MixtureEntry, Source, RecordReader]], stopping: str, failed: list[FailedSource]
+) -> Data:
     entries, sources, readers = (list(each) for each in zip(*opened))
     rows = [len(source) for source in sources]
     weights = [entry.weight_of(number) for entry, number in zip(entries, rows)]
@@ -243,8 +223,7 @@ def data_of(opened: list[tuple[MixtureEntry, Source, Reader]], stopping: str, fa
 
 
 def without_unusable(data: Data, stopping: str, on_failed: str) -> Data:
-    """The data without the sources of which the survey found no record that can be used. Raises SampleError, see
-    `refuse_failed`."""
+    """Return the data without the sources that have no usable record. Raises SampleError, see `refuse_failed`."""
     usable, faults = Counter(), {}
     for (source, _), each in data.found.found.items():
         if isinstance(each, SampleError):
@@ -261,10 +240,10 @@ def without_unusable(data: Data, stopping: str, on_failed: str) -> Data:
 
 
 def leave_out(data: Data, reasons: dict[int, str], stopping: str, on_failed: str) -> Data:
-    """The data of a mixture without some of its sources. Raises SampleError, see `refuse_failed`.
+    """Return the data of a mixture without some of its sources. Raises SampleError, see `refuse_failed`.
 
     Args:
-        reasons: why a source, by its number, cannot be used.
+        reasons: number of a source → the reason to leave it out.
     """
     if not reasons:
         return data

@@ -1,4 +1,4 @@
-"""What part of a mixture each source makes up, and each modality: as planned, and as it came."""
+"""Shares of the sources and modalities of a mixture, planned and realised."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ UNNAMED = "not named"
 
 @dataclass(frozen=True)
 class PlannedMixture:
-    """What a round of a run should hold, for each source: its name, modality, rows, and the records that it gives.
+    """The planned round of a run, for each source: name, modality, rows, and records per round.
 
-    `expected` are the rows that the recipe says it has, None where it does not.
+    `expected`: its rows according to the recipe, or None.
     """
 
     names: list[str]
@@ -30,8 +30,8 @@ class PlannedMixture:
     def of(cls, data: Data) -> PlannedMixture:
         rows = [len(source) for source in data.sources]
         records = [weight * number for weight, number in zip(data.weights, rows)]
-        # A stopping rule makes rounds longer or shorter: also what the failed sources would have given in them.
-        scale = records[0] / data.entries[0].records(rows[0]) if data.entries else 1.0
+        # A stopping rule changes the length of a round, and so the records of failed sources in it.
+        scale = records[0] / (data.entries[0].records(rows[0]) or 1.0) if data.entries else 1.0
         failed = [
             each if each.records is None else replace(each, records=scale * each.records) for each in data.failed
         ]
@@ -49,7 +49,7 @@ class PlannedMixture:
         return cls.of(Data(plan.sources, [], plan.weights))
 
     def other_sizes(self) -> list[str]:
-        """A line for each source that has not as many records as the recipe says."""
+        """Return a line for each source whose number of records differs from the recipe."""
         facts = zip(self.names, self.rows, self.expected)
         return [
             f"{name} holds {rows:,} records, not {expected:,} as the recipe says"
@@ -59,13 +59,13 @@ class PlannedMixture:
 
 
 def shares(numbers: Sequence[float]) -> list[float]:
-    """Each number's part of their sum; zeros where there is nothing yet."""
+    """Return each number divided by their sum; zeros for a sum of 0."""
     total = sum(numbers)
     return [number / total if total else 0.0 for number in numbers]
 
 
 def by_modality(modalities: Sequence[str | None], numbers: Sequence[float]) -> dict[str, float]:
-    """The sum of the numbers of each modality, those without one under a key of their own."""
+    """Return the sum of the numbers of each modality. Those without one have a key of their own."""
     sums: dict[str, float] = {}
     for modality, number in zip(modalities, numbers):
         key = modality or UNNAMED

@@ -1,4 +1,4 @@
-"""Data of any shape → folders that our own adapters, and others, read again."""
+"""Data of any shape → folders that our adapters and other programs read."""
 
 from smol_hf.data.prepare.folder import prepare
 

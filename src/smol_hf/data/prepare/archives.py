@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow
 
@@ -31,7 +31,7 @@ CHUNK = 1 << 20
 ALWAYS_ALLOWED = 1 << 26  # unpacked bytes that any archive may have
 LARGEST_RATIO = 200  # unpacked bytes for each byte of a larger archive
 FREE_BYTES = 1 << 30  # that stay free on the disk
-OPENERS: dict[bytes, Callable[[BinaryIO], BinaryIO]] = {
+OPENERS: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\x00": lzma.LZMAFile,
@@ -97,7 +97,7 @@ def extract_tar(file: BinaryIO, folder: Path, limit: int) -> int:
     files = 0
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=StrictTarInfo) as tar:
         for member in tar:
-            tar.members.clear()  # keeps the memory of millions of members free
+            tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  frees memory; missing in typeshed
             check_member(member.name, folder, is_plain=member.isreg() or member.isdir())
             tar.extract(member, folder, filter="data")
             files += member.isreg()
@@ -120,7 +120,7 @@ def extract_zip(file: BinaryIO, folder: Path, limit: int) -> int:
 
 
 def check_member(name: str, folder: Path, *, is_plain: bool) -> None:
-    """Raises ArchiveError for a link, a device, and a path that is absolute or leads out of the folder."""
+    """Raise ArchiveError for a link, a device, and a path that is absolute or leads out of the folder."""
     if not is_plain:
         raise ArchiveError(f"the member {name!r} is a link or a device: only files and folders are extracted")
     if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
@@ -155,7 +155,7 @@ class StrictTarInfo(tarfile.TarInfo):
     def fromtarfile(cls, tar):
         try:
             return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:
-            raise  # the mark of the end
         except tarfile.HeaderError as error:
+            if type(error).__name__ == "EOFHeaderError":  # the end mark; the class is missing in typeshed
+                raise
             raise tarfile.ReadError(f"{error} after {tar.offset:,} bytes") from error

@@ -17,11 +17,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HTTPError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import filter_repo_objects, get_session
 
 from smol_hf.data.prepare.archives import extract_archive, is_archive, stem_of
+from smol_hf.data.sources.files import HTTPError
 from smol_hf.data.sources.hub_dataset import hub_errors
 from smol_hf.support.hashing import git_hash, hash_file
 
@@ -33,11 +33,11 @@ PLAIN = {"Accept-Encoding": "identity"}  # sizes and ranges are those of the fil
 
 
 class DownloadError(ValueError):
-    """A download that cannot begin, or whose result is not what was announced."""
+    """A download that cannot start, or a file that differs from its announced size or hash."""
 
 
 @dataclass(frozen=True)
-class RemoteFile:
+class PlannedFile:
     """`sha256` is that of the content; `blob_id` git's, of small files."""
 
     name: str
@@ -46,7 +46,7 @@ class RemoteFile:
     blob_id: str | None = None
 
     def check(self, path: Path) -> None:
-        """Raises DownloadError for a missing file, and for another hash than the Hub announced; it is deleted then."""
+        """Raise DownloadError for a missing file, and for another hash than the Hub announced; it is deleted then."""
         if not path.is_file():  # the Hub was not reached again
             raise DownloadError(f"{self.name} was not downloaded: call it again")
         found, expected = (hash_file(path), self.sha256) if self.sha256 else (git_hash(path), self.blob_id)
@@ -61,8 +61,8 @@ class Download:
 
     name: str
     folder: Path
-    files: tuple[RemoteFile, ...]
-    missing: tuple[RemoteFile, ...]
+    files: tuple[PlannedFile, ...]
+    missing: tuple[PlannedFile, ...]
     licence: str | None = None
     gated: bool = False
     revision: str | None = None  # the commit of a dataset of the Hub; None: `name` is a URL
@@ -134,18 +134,18 @@ def plan_dataset(
     )
 
 
-def snapshot(dataset: str, commit: str, folder: Path, patterns: list[str] | None) -> dict:
+def snapshot(dataset: str, commit: str | None, folder: Path, patterns: list[str] | None) -> dict:
     """Return the arguments of `snapshot_download`."""
     return {"repo_id": dataset, "repo_type": "dataset", "revision": commit, "local_dir": folder,
             "allow_patterns": patterns}  # fmt: skip
 
 
-def remote_file(sibling) -> RemoteFile:
+def remote_file(sibling) -> PlannedFile:
     name = sibling.rfilename
     if os.path.isabs(name) or ".." in name.split("/"):
         raise DownloadError(f"the file {name!r} is not downloaded: its path leads out of the folder")
     sha256 = sibling.lfs.sha256 if sibling.lfs is not None else None
-    return RemoteFile(name, sibling.size, sha256, None if sha256 else sibling.blob_id)
+    return PlannedFile(name, sibling.size, sha256, None if sha256 else sibling.blob_id)
 
 
 def config_patterns(dataset: str, config: str | None, card: dict, names: Iterable[str]) -> list[str]:
@@ -177,7 +177,7 @@ def plan_url(url: str, output: Path) -> Download:
             version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
     except (HTTPError, OSError) as error:
         raise DownloadError(f"{url} cannot be downloaded: {error}") from error
-    file = RemoteFile(name, int(length) if length is not None else None)
+    file = PlannedFile(name, int(length) if length is not None else None)
     path = output / name
     complete = path.is_file() and file.size in (None, path.stat().st_size)
     return Download(url, output, (file,), () if complete else (file,), version=version)
@@ -249,7 +249,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def refuse_full_disk(downloads: Sequence[Download], output: Path, *, extract: bool) -> None:
-    """Raises DownloadError when the disk is too full."""
+    """Raise DownloadError for too little free space."""
     free, needed = free_bytes(output), needed_bytes(downloads, extract=extract)
     if needed > free:
         raise DownloadError(
@@ -259,7 +259,7 @@ def refuse_full_disk(downloads: Sequence[Download], output: Path, *, extract: bo
 
 
 def doubts(downloads: Sequence[Download]) -> list[str]:
-    """List what a person should agree to before the download starts."""
+    """List the facts that a person should confirm before the download starts."""
     found = []
     for download in downloads:
         licence = (download.licence or "unknown").lower()

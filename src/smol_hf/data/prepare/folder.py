@@ -1,7 +1,6 @@
-"""Data of any shape → folders that our own adapters, and others, read again: LLaVA's JSON lines with a folder of
-images, or shards of parquet.
+"""Write data of any shape as LLaVA's JSON lines with a folder of images, or as shards of parquet.
 
-Every record is read back before it is written, so what lies there is what was read, or the sample is left out by name.
+Each record is read back before it is written. A sample that does not survive this is left out and named.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from smol_hf.data.conversation import Conversation, SampleError
-from smol_hf.data.media.images import load_image, open_image
+from smol_hf.data.media.images import load_image, open_encoded, open_image
 from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.prepare.records import Encoded
 from smol_hf.data.prepare.writers import WRITERS
@@ -27,7 +26,7 @@ DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 class OutsideError(ValueError):
-    """An image that would be copied from outside the folder of images, which nobody allowed."""
+    """An image outside the folder of images, which must be allowed before it is copied."""
 
 
 def prepare(
@@ -42,24 +41,24 @@ def prepare(
 ) -> dict[str, Any]:
     """Write the usable samples, each once and in the order of the files, whatever the weights.
 
-    One source is written to `output`, each of several to a folder in it. `skipped.jsonl` there names what was left
-    out. The folder is there whole or not at all.
+    One source is written to `output`, several to a folder each. `skipped.jsonl` lists the samples that were left out.
+    The folder appears only if the command succeeds.
 
     Args:
         form: `llava` (data.jsonl and images/) or `parquet`.
-        rows_per_shard: samples of a parquet file; by default about 500 MB make one.
-        verify_images: decode each image, so that damaged ones are left out. Otherwise their headers are read.
-        allow_outside: copy images of files outside the folder of images as well, which is an error otherwise.
+        rows_per_shard: samples of a parquet file; about 500 MB by default.
+        verify_images: decode each image, to leave out damaged ones. Otherwise only headers are read.
+        allow_outside: copy images outside the folder of images too. Otherwise they are an error.
         advance: called after each record, to show progress.
 
     Returns:
         Counts: for each source `records`, `written`, `left_out` with its `reasons`, `images` (those in several samples
-        counted once by `llava`), `bytes` of the images, `as_messages`: records that LLaVA's form cannot say, and the
-        counts of `RecordUse`.
+        counted once by `llava`), `bytes` of the images, `as_messages` (records that LLaVA's form cannot express), and
+        the counts of `RecordUse`.
 
     Raises:
-        ValueError: for an unknown form or option. FileExistsError: when `output` holds something already.
-        SampleError: when no sample can be used. OutsideError: see `allow_outside`.
+        ValueError: for an unknown form or option. FileExistsError: for an `output` with files.
+        SampleError: if no sample can be used. OutsideError: see `allow_outside`.
     """
     output = Path(output)
     if form not in WRITERS:
@@ -124,7 +123,7 @@ def write_sources(
 
 
 def refuse_outside(sample: Conversation, folder: Path | None) -> None:
-    """Raises OutsideError for a sample that shows an image of a file outside the folder."""
+    """Raise OutsideError for a sample with an image file outside the folder."""
     for image in sample.images:
         if is_outside(image, folder):
             raise OutsideError(
@@ -134,7 +133,7 @@ def refuse_outside(sample: Conversation, folder: Path | None) -> None:
 
 
 def folder_names(names: list[str]) -> list[str]:
-    """A name of a folder for each source, without the suffixes of files; equal ones are numbered."""
+    """Return a folder name for each source, without file suffixes; equal names are numbered."""
     result: list[str] = []
     for name in names:
         plain = name
@@ -149,17 +148,16 @@ def folder_names(names: list[str]) -> list[str]:
 
 
 def encoded_images(conversation: Conversation, verify: bool) -> list[Encoded]:
-    """The encoded bytes of each image with the format that its header tells. Raises SampleError for one that cannot
-    be used, and for a sample that shows a video."""
+    """Return the encoded bytes and the format of each image. Raises SampleError for a bad image, and for a video."""
     where = conversation.sample_id
     if conversation.videos:
         raise SampleError(where, "shows a video: only texts and images are prepared")
     images = []
     for part in conversation.images:
         with open_image(part, where) as image:
-            form = image.format
+            form = image.format or ""
         if verify:
             load_image(part, where)
-        with part.open() as file:
+        with open_encoded(part) as file:
             images.append(Encoded(file.read(), form))
     return images

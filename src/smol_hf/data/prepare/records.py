@@ -1,4 +1,4 @@
-"""A conversation → a record of LLaVA's or the messages shape, which our adapters read as the same conversation."""
+"""A conversation → a record in LLaVA's or the messages shape that our adapters read as the same conversation."""
 
 from __future__ import annotations
 
@@ -20,32 +20,37 @@ SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2"}  # of other formats:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The bytes of an image as they were, and the format that its header tells."""
+    """The encoded bytes of an image, and the format in its header."""
 
     content: bytes
     format: str
 
     @cached_property
     def name(self) -> str:
-        """Named by its content, so that equal images are one file."""
+        """Name of its file, from its content, so that equal images share a file."""
         digest = hashlib.sha256(self.content).hexdigest()[:32]
         return f"{digest}.{SUFFIXES.get(self.format, self.format.lower())}"
 
 
 def llava_record(conversation: Conversation, paths: Sequence[str]) -> dict[str, Any]:
-    """{"id", "image"?: path or list of paths, "conversations": [{"from", "value", "train"?, …}, …], "source"?,
-    "turn_ratings"?, "tools"?}."""
+    """Return a record in LLaVA's shape.
+
+    {"id", "image"?: path or list of paths, "conversations": [{"from", "value", "train"?, …}, …], "source"?,
+    "turn_ratings"?, "tools"?}.
+    """
     turns = [
         {"from": LLAVA_ROLES[message.role], "value": llava_text(message.parts), **further(message)}
         for message in conversation.messages
     ]
     image = {"image": paths[0] if len(paths) == 1 else list(paths)} if paths else {}
-    return {"id": conversation.sample_id, **image, "conversations": turns, **labels(conversation)}
+    return {"id": conversation.sample_id, **image, "conversations": turns, **record_labels(conversation)}
 
 
 def llava_text(parts: Sequence[Part]) -> str:
-    """The texts with `<image>` where an image stands: on a line of its own where no text is before it or none after,
-    or where a line break beside it belongs to the text."""
+    """Return the texts with `<image>` for each image.
+
+    It is on its own line if it is before the first or after the last text, or next to a line break of a text.
+    """
     texts = [index for index, part in enumerate(parts) if isinstance(part, TextPart)]
     first, last = (texts[0], texts[-1]) if texts else (len(parts), -1)
     result = ""
@@ -54,7 +59,7 @@ def llava_text(parts: Sequence[Part]) -> str:
         kinds = {type(each) for each in parts[max(index - 1, 0) : index + 1]}
         if index and TextPart not in kinds:
             result += "\n"
-        elif len(kinds) > 1:  # a text beside an image
+        elif len(kinds) > 1:  # a text next to an image
             on_its_own = index <= first or index > last
             result += "\n" if on_its_own or result.endswith("\n") or own.startswith("\n") else ""
         result += own
@@ -64,7 +69,8 @@ def llava_text(parts: Sequence[Part]) -> str:
 def messages_record(conversation: Conversation, paths: Sequence[str] | None = None) -> dict[str, Any]:
     """{"id", "messages": [{"role", "content": [part, …], "train"?, …}, …], "source"?, "turn_ratings"?, "tools"?}.
 
-    An image part names its path, or without `paths` takes the next image of the record."""
+    An image part names its path; without `paths` it is the next image of the record.
+    """
     names = iter(paths or ())
     messages = []
     for message in conversation.messages:
@@ -75,11 +81,11 @@ def messages_record(conversation: Conversation, paths: Sequence[str] | None = No
             else:
                 content.append({"type": "image", **({} if paths is None else {"image": next(names)})})
         messages.append({"role": message.role, "content": content, **further(message)})
-    return {"id": conversation.sample_id, "messages": messages, **labels(conversation)}
+    return {"id": conversation.sample_id, "messages": messages, **record_labels(conversation)}
 
 
 def further(message: Message) -> dict[str, Any]:
-    """The keys of a turn other than its role and content. Nested values are JSON text, in which null stays null."""
+    """Return the other keys of a turn. Nested values are JSON text, in which null stays null."""
     fields = {key: each if isinstance(each, str) else as_json(each) for key, each in message.fields.items()}
     return fields if message.trained else {**fields, "train": False}
 
@@ -88,7 +94,7 @@ def as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def labels(conversation: Conversation) -> dict[str, Any]:
+def record_labels(conversation: Conversation) -> dict[str, Any]:
     given = {"source": conversation.source, "turn_ratings": ratings_record(conversation.turn_ratings)}
     if conversation.tools:
         given["tools"] = as_json(conversation.tools)

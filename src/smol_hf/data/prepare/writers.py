@@ -1,4 +1,4 @@
-"""What writes prepared samples: LLaVA's JSON lines beside a folder of images, and shards of parquet."""
+"""Writers of prepared samples: LLaVA's JSON lines with a folder of images, and shards of parquet."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from smol_hf.data.conversation import Conversation, ImagePart, SampleError
 from smol_hf.data.prepare.records import Encoded, llava_record, messages_record, reads_back
 from smol_hf.data.records.turn_keys import TEMPLATE_TURN, TOOL_TURN
 
-GROUP_BYTES = 8 * 1024 * 1024  # of a row group, the least that a stream reads at once
+GROUP_BYTES = 8 * 1024 * 1024  # of a row group, the smallest unit of reading
 GROUP_ROWS = 1000
 SHARD_BYTES = 500_000_000
 UNSAYABLE = "cannot be written so that it is read back as the same conversation"
 
 
 class LlavaWriter:
-    """`data.jsonl` and `images/`, where equal images are one file.
+    """A writer of `data.jsonl` and `images/`. Equal images share a file.
 
-    Records that LLaVA's form cannot say (text that holds the characters `<image>`, empty parts) are written as
-    messages with typed parts: our adapters read both from one file, other readers of LLaVA's form do not.
+    Records that LLaVA's form cannot express (text with the characters `<image>`, empty parts) become messages with
+    typed parts. Our adapters read both in one file, but other readers of LLaVA's form do not.
     """
 
     def __init__(self, folder: Path, rows_per_shard: int | None = None):
@@ -59,8 +59,10 @@ class LlavaWriter:
 
 
 class ParquetWriter:
-    """`train-00000-of-00002.parquet` and so on: messages with typed parts, and the encoded images beside them in the
-    form of an image column of `datasets`. Row groups are small enough for a stream to read little at once."""
+    """A writer of `train-00000-of-00002.parquet`, …: messages with typed parts, and a `datasets` column of images.
+
+    Row groups are small, so that a stream reads little at once.
+    """
 
     features = Features(
         {
@@ -108,12 +110,13 @@ class ParquetWriter:
             self.close_shard()
 
     def flush(self) -> None:
-        """Write what waits as one row group."""
+        """Write the waiting records as one row group."""
         if not self.waiting:
             return
         if self.file is None:
             self.shards.append(self.folder / f"{len(self.shards):05d}.parquet")
-            self.file = pyarrow.parquet.ParquetWriter(self.shards[-1], self.schema, use_dictionary=["source"])
+            options: dict[str, Any] = {"use_dictionary": ["source"]}
+            self.file = pyarrow.parquet.ParquetWriter(self.shards[-1], self.schema, **options)
         table = pyarrow.Table.from_pylist(self.waiting, schema=self.schema)
         self.file.write_table(table, row_group_size=len(self.waiting))
         self.shard_rows += len(self.waiting)

@@ -6,14 +6,7 @@ Read `registry`, then `messages` (the most common shape), then any other.
 """
 
 # Importing a module registers its adapters.
-from smol_hf.data.records import (  # noqa: F401
-    captions,
-    instructions,
-    llava,
-    messages,
-    texts,
-    videos,
-)
+from smol_hf.data.records import captions, instructions, llava, messages, texts, videos  # noqa: F401
 from smol_hf.data.records.registry import Place, adapt, adapter, find_adapter, known_adapters
 
 __all__ = ["Place", "adapt", "adapter", "find_adapter", "known_adapters"]

@@ -1,8 +1,8 @@
-"""Pictures with a caption: the user's request is one of our own wordings, chosen by the name of the sample.
+"""Images with a caption. The user's request is one of our wordings, drawn by the name of the sample.
 
 captions             {"image": image, "caption" | "text": text}
-coco                 {"image"?: image, "filepath"?, "filename"?: text, "sentences": {"raw": text, …}}; where there are
-                     several sentences, one of them is chosen by the name of the sample
+coco                 {"image"?: image, "filepath"?, "filename"?: text, "sentences": {"raw": text, …}}; one of several
+                     sentences is drawn by the name of the sample
 conceptual_captions  {"image_url": URL, "caption": text}: refused, because the images must be downloaded first
 """
 
@@ -23,21 +23,21 @@ PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "outp
 
 
 def is_caption_pair(record: dict[str, Any]) -> bool:
-    """An image and its caption, and no conversation that the record is rather about."""
+    """Return whether a record is an image and its caption, without a conversation."""
     has = {key for key, value in record.items() if value is not None}
     is_other = not has.isdisjoint(OTHER_SHAPES) or any(set(pair) <= has for pair in PAIRS)
     return "image" in has and not has.isdisjoint({"caption", "text"}) and not is_other
 
 
 def is_url_pair(record: dict[str, Any]) -> bool:
-    """The URL of an image and its caption, without the image itself."""
+    """Return whether a record is the URL of an image and its caption, without the image."""
     has = {key for key, value in record.items() if value is not None}
     return {"image_url", "caption"} <= has and has.isdisjoint({"image", *OTHER_SHAPES})
 
 
 @adapter("captions", shape=is_caption_pair, fields=("image", "caption", "text"))
 def read_captions(record: dict[str, Any], place: Place) -> Conversation:
-    """A picture and its caption."""
+    """Images with a caption each."""
     fields = Fields(record, place, "captions")
     caption = fields.text("text" if record.get("caption") is None and "text" in record else "caption")
     return captioned(one_image(fields.given("image"), "image", place), caption, place)
@@ -50,7 +50,7 @@ def read_captions(record: dict[str, Any], place: Place) -> Conversation:
     fields=("image", "filepath", "filename", "sentences"),
 )
 def read_coco(record: dict[str, Any], place: Place) -> Conversation:
-    """A picture and several captions, of which one is taken."""
+    """Images with several captions each; one caption is used."""
     fields = Fields(record, place, "coco")
     caption = checked_text(
         drawn(captions_of(fields), place.where, "caption"), place.where, "the field 'sentences.raw'"
@@ -61,7 +61,7 @@ def read_coco(record: dict[str, Any], place: Place) -> Conversation:
 
 
 def captions_of(fields: Fields) -> list[Any]:
-    """`sentences` is one object, a list of them, or one whose fields are lists."""
+    """Return the captions in `sentences`: one object, a list of them, or one whose fields are lists."""
     if isinstance(fields.given("sentences"), list):
         captions = [each.given("raw") for each in fields.objects("sentences")]
     else:
@@ -73,7 +73,7 @@ def captions_of(fields: Fields) -> list[Any]:
 
 
 def coco_path(fields: Fields) -> str:
-    """`filepath` is the folder of `filename`, or already the whole path."""
+    """Return the path of the image: `filepath` is the folder of `filename`, or already the complete path."""
     if all(fields.values.get(key) is None for key in ("filepath", "filename")):
         raise fields.lacking("'image', or 'filepath' and 'filename'")
     if fields.values.get("filename") is None:
@@ -97,7 +97,7 @@ def read_conceptual_captions(record: dict[str, Any], place: Place) -> Conversati
 
 
 def one_image(value: Any, key: str, place: Place) -> Media:
-    """The single image of a caption."""
+    """Return the single image of a caption."""
     return media_parts([value], key, ImagePart, place)[0]
 
 

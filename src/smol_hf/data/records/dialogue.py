@@ -1,4 +1,4 @@
-"""Turns of a record → messages, and media put where a turn shows them."""
+"""Turns of a record → messages, with the media at their places."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from smol_hf.data.conversation import ROLES, Message, Part, SampleError, TextPar
 from smol_hf.data.records.fields import checked_text
 from smol_hf.data.records.media import Media
 from smol_hf.data.records.tools import turn_fields, with_content
-from smol_hf.data.records.turn_keys import TOOL_ROLES, is_trained, system_text
+from smol_hf.data.records.turn_keys import SYSTEM_KEYS, TOOL_ROLES, is_trained, system_text
 
 PLACEHOLDERS = {"<image>": "images", "<video>": "videos"}
 ROLE_NAMES = {
@@ -23,7 +23,7 @@ ROLE_NAMES = {
 
 
 class Turn(NamedTuple):
-    """A turn whose content is text."""
+    """A turn with text content."""
 
     role: str
     text: str
@@ -32,18 +32,18 @@ class Turn(NamedTuple):
 
 
 def said(role: str, *parts: Part | str, trained: bool = True, fields: dict[str, Any] | None = None) -> Message:
-    """A message of these parts; text may be given as it is, and empty text is no part."""
+    """Return a message of these parts. A string becomes a `TextPart`; empty strings are dropped."""
     texts = tuple(TextPart(part) if isinstance(part, str) else part for part in parts if part != "")
     return Message(role, texts, trained, fields or {})
 
 
 def with_system(messages: list[Message], record: dict, where: str) -> list[Message]:
-    """The messages after the system prompt that a column of the record holds.
+    """Return the messages, after the system prompt of the record's column, if it has one.
 
     Raises:
-        SampleError: when the messages begin with another system prompt.
+        SampleError: for messages that begin with another system prompt.
     """
-    text = system_text(record, where)
+    text = system_text(record, where) if any(key in record for key in SYSTEM_KEYS) else None
     if text is None:
         return messages
     if messages and messages[0].role == "system":
@@ -54,12 +54,12 @@ def with_system(messages: list[Message], record: dict, where: str) -> list[Messa
 
 
 def messages_in(value: Any, first: str | None = None) -> Any:
-    """The messages, when `value` is the JSON text of a message or of a list of them; else `value` itself.
+    """Return the messages, if `value` is the JSON text of a message or of a list of messages; else `value`.
 
-    JSON counts as messages when it holds objects alone, and the `role` or `from` of one is known.
+    They must be objects, at least one with a known `role` or `from`.
 
     Args:
-        first: the role that the first message must have, for a text that may well be JSON.
+        first: the required role of the first message, for a text that may be other JSON.
     """
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
@@ -82,46 +82,49 @@ def needed(turn: dict, key: str, number: int, where: str) -> Any:
 
 
 def role_of(turn: dict, key: str, number: int, where: str) -> str:
-    value = needed(turn, key, number, where)
+    value = turn.get(key)
     role = ROLE_NAMES.get(value) if isinstance(value, str) else None
     if role is None:
+        needed(turn, key, number, where)
         raise SampleError(where, f"message {number} has the unknown role {value!r}: use one of {', '.join(ROLES)}")
     return role
 
 
 def read_turn(turn: dict, keys: tuple[str, str], number: int, where: str) -> Turn:
-    """The role, the text, the training mark and the further fields of a turn.
+    """Return the role, the text, the training mark and the further fields of a turn.
 
     Args:
-        keys: those of the role and of the text.
+        keys: the keys of the role and of the text.
 
     Raises:
-        SampleError: for what is missing, unknown or cannot be honoured.
+        SampleError: for a missing, wrong or unsupported value.
     """
-    role = role_of(turn, keys[0], number, where)
-    fields = turn_fields(turn, role, number, where)
-    text = text_of(with_content(turn, keys[1]), keys[1], number, where)
-    return Turn(role, text, is_trained(turn, role, number, where), fields)
+    role, fields, trained = role_of(turn, keys[0], number, where), {}, True
+    if turn.keys() - set(keys):
+        fields = turn_fields(turn, role, number, where)
+        trained = is_trained(turn, role, number, where)
+        turn = with_content(turn, keys[1])
+    return Turn(role, text_of(turn, keys[1], number, where), trained, fields)
 
 
 def text_of(turn: dict, key: str, number: int, where: str) -> str:
-    return checked_text(needed(turn, key, number, where), where, f"message {number}: {key!r}")
+    value = turn[key] if key in turn else needed(turn, key, number, where)
+    return checked_text(value, where, f"message {number}: {key!r}")
 
 
 def is_marked(turns: list[Turn], placeholders: Iterable[str]) -> bool:
-    """Whether any of the placeholders stands in what a user says."""
+    """Return True if the text of a user contains one of the placeholders."""
     return any(placeholder in turn.text for turn in turns if turn.role == "user" for placeholder in placeholders)
 
 
 def place_media(turns: list[Turn], waiting: dict[str, list[Media]], where: str) -> list[Message]:
-    """Cut user texts at each placeholder and put the media there, in order.
+    """Cut user texts at each placeholder and put the media there, in order. Other roles' texts stay as they are.
 
     Args:
-        turns: what others than users say keeps its characters.
-        waiting: for each placeholder the media that it stands for; two placeholders may share one list.
+        waiting: placeholder → its media; two placeholders may share one list.
 
     Raises:
-        SampleError: when there are more or fewer placeholders than media.
+        SampleError: for more or fewer placeholders than media.
     """
     for media in waiting.values():
         sharing = [placeholder for placeholder in waiting if waiting[placeholder] is media]
@@ -137,20 +140,21 @@ def place_media(turns: list[Turn], waiting: dict[str, list[Media]], where: str) 
     messages = []
     for role, text, trained, fields in turns:
         pieces = re.split(f"({'|'.join(waiting)})", text) if role == "user" and waiting else [text]
-        parts: list[Part | str] = []
+        parts: list[Part] = []
         for position, piece in enumerate(pieces):
             if position % 2:
                 parts.append(next(iterators[id(waiting[piece])]))
                 continue
-            # LLaVA writes the placeholder on a line of its own; that line break is no text of the user's.
+            # LLaVA writes the placeholder on a line of its own. That line break is not part of the text.
             piece = piece.removeprefix("\n") if position else piece
-            parts.append(piece.removesuffix("\n") if position < len(pieces) - 1 else piece)
-        messages.append(said(role, *parts, trained=trained, fields=fields))
+            if piece := piece.removesuffix("\n") if position < len(pieces) - 1 else piece:
+                parts.append(TextPart(piece))
+        messages.append(Message(role, tuple(parts), trained, fields))
     return messages
 
 
 def media_first(messages: list[Message], media: list[Media], where: str) -> list[Message]:
-    """Media that no text mentions stand before the first words of the user."""
+    """Put media that no text mentions before the first text of the user."""
     if not media:
         return messages
     for index, message in enumerate(messages):

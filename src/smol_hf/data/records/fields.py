@@ -1,4 +1,4 @@
-"""Checked access to the fields of a record: what is missing or of the wrong type is named, with the way to it."""
+"""Checked access to the fields of a record. Errors name the missing or wrong field with its full path."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from smol_hf.data.records.registry import Place
 
 @dataclass(frozen=True)
 class Fields:
-    """A record, or an object inside it.
+    """A record, or an object inside it. The methods raise a SampleError that names a missing or wrong field.
 
-    `place` is the record's, `shape` the name of the adapter that needs the fields, `path` the way from the record to
-    this object (empty for the record itself). What is missing or wrong raises a SampleError that names it.
+    `shape`: name of the adapter. `path`: the keys from the record to this object, empty for the record.
     """
 
     values: dict[str, Any]
@@ -30,21 +29,22 @@ class Fields:
         return SampleError(self.place.where, problem)
 
     def lacking(self, fields: str) -> SampleError:
-        """The error that says which field, or choice of fields, is not there."""
+        """Return the error that names a missing field, or a choice of fields."""
         return self.fault(
             f"lacks the field {fields} (of the {self.shape} shape); it has {sorted(map(str, self.values))}"
         )
 
     def nullable(self, key: str) -> Any:
-        """The value of a field that must be there but may be null."""
+        """Return the value of a required field that may be null."""
         if key not in self.values:
             raise self.lacking(repr(self.way(key)))
         return self.values[key]
 
     def given(self, key: str) -> Any:
-        """The value of a field that is needed."""
-        value = self.nullable(key)
+        """Return the value of a required field."""
+        value = self.values.get(key)
         if value is None:
+            self.nullable(key)
             raise self.fault(f"the field {self.way(key)!r} (of the {self.shape} shape) is null")
         return value
 
@@ -52,11 +52,11 @@ class Fields:
         return checked_text(self.given(key), self.place.where, f"the field {self.way(key)!r}")
 
     def inside(self, key: str) -> Fields:
-        """The object that a field holds."""
+        """Return the object in a field."""
         return self.nested(self.given(key), self.way(key))
 
     def objects(self, key: str) -> list[Fields]:
-        """The objects of a list that must be there; null stands for the empty list."""
+        """Return the objects of a required list; null is the empty list."""
         value = self.nullable(key)
         if value is None:
             return []
@@ -71,7 +71,7 @@ class Fields:
 
 
 def checked_text(value: Any, where: str, what: str) -> str:
-    """`value` when it is text that can be written as UTF-8; else a SampleError that calls it `what`."""
+    """Return `value` if it is valid text. Raises SampleError, in which it is called `what`, otherwise."""
     if not isinstance(value, str):
         raise SampleError(where, f"{what} must be text, not {type(value).__name__}")
     try:
@@ -82,7 +82,7 @@ def checked_text(value: Any, where: str, what: str) -> str:
 
 
 def label(record: dict[str, Any], *keys: str) -> str:
-    """The first of these fields that holds a line of text. A label is never needed: anything else counts as none."""
+    """Return the first of these fields that is a line of text, or "". Other values are ignored."""
     for key in keys:
         value = record.get(key)
         if isinstance(value, str) and value and value.isprintable():
@@ -91,7 +91,7 @@ def label(record: dict[str, Any], *keys: str) -> str:
 
 
 def list_of_objects(value: Any, key: str, where: str) -> list[dict]:
-    """A list of objects, or a text that holds one as JSON. Raises SampleError for anything else and an empty list."""
+    """Return a list of objects, or the JSON text of one. Raises SampleError for anything else and an empty list."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

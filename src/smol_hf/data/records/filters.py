@@ -1,7 +1,7 @@
-"""Which exchanges and which conversations are worth training on. The defaults leave nothing out.
+"""Read a record with its adapter and apply the recipe's filters. The default filters keep everything.
 
-An exchange, or turn, is what a user says and what is answered. Exchanges are removed first; then the limits look at
-what remains, and a conversation beyond one of them is left out whole: nothing is ever cut.
+An exchange, or turn, is a user's question with its answer. Filters first remove exchanges. Then the limits apply to
+the rest: a conversation beyond a limit is left out completely, never cut.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ import difflib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from smol_hf.data.conversation import Conversation, Message, Part, SampleError, TextPart
+from smol_hf.data.conversation import Conversation, FilteredOutError, Message, SampleError, TextPart
+from smol_hf.data.media.images import MAXIMUM_BYTES, check_bytes
+from smol_hf.data.records.registry import Place, adapt
 from smol_hf.data.records.texts import RATINGS
+from smol_hf.data.records.turn_keys import without_fields
 from smol_hf.support.formatting import nearest
 
 LOOKS_MISSPELT = 0.8
@@ -22,15 +26,17 @@ LOOKS_MISSPELT = 0.8
 
 @dataclass(frozen=True)
 class Filters:
-    """Args:
-        min_ratings: for the name of a rating the least that an exchange must have; one that was not rated stays.
+    """The filters of a recipe.
+
+    Args:
+        min_ratings: name of a rating → the lowest value of a kept exchange. Exchanges without this rating are kept.
         min_images, max_images: of a conversation.
         max_turns: the most exchanges of a conversation.
         max_characters: the most characters of all texts of a conversation together.
         drop_empty_turns: remove exchanges without a question or without an answer. An image or video is a question.
 
     Raises:
-        ValueError: for a limit that cannot be one.
+        ValueError: for an invalid limit.
     """
 
     min_ratings: dict[str, int] = field(default_factory=dict)
@@ -52,7 +58,7 @@ class Filters:
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f"{name} must be a whole number of 0 or more, not {value!r}")
         for name in self.min_ratings:
-            # Other adapters may rate by other names; a name that is nearly one of ours is a mistake.
+            # Other adapters may use other names. A name that is nearly one of ours is a mistake.
             if name not in RATINGS and difflib.get_close_matches(str(name), RATINGS, n=1, cutoff=LOOKS_MISSPELT):
                 raise ValueError(f"min_ratings has the unknown rating {name!r}{nearest(str(name), RATINGS)}")
         if self.max_images is not None and self.min_images > self.max_images:
@@ -62,7 +68,7 @@ class Filters:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Filters:
-        """Filters as a recipe writes them. Raises ValueError for an unknown key, with the nearest one."""
+        """Build filters from a recipe's mapping. Raises ValueError for an unknown key, with the nearest one."""
         known = [each.name for each in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
@@ -70,28 +76,29 @@ class Filters:
         return cls(**values)
 
     def apply(self, conversation: Conversation) -> tuple[Conversation | None, str | None]:
-        """(what remains, None), or (None, the reason) when nothing does.
+        """Return (the filtered conversation, None), or (None, the reason) if it is left out.
 
-        Images and videos of a removed exchange go to the next one that remains, which may be about them too; those
-        after which nothing remains go with it.
+        Images and videos of a removed exchange move to the next kept one, which may be about them too. Those after the
+        last kept exchange are removed with theirs.
 
         Raises:
-            SampleError: when a conversation has ratings, but not one mapping for each exchange.
+            SampleError: for a conversation with ratings, but not one mapping for each exchange.
         """
-        opening, exchanges = exchanges_of(conversation)
+        messages, exchanges = exchanges_of(conversation)
         ratings = conversation.turn_ratings or ({},) * len(exchanges)
         if len(ratings) != len(exchanges):
             raise SampleError(conversation.sample_id, f"ratings of {len(ratings)} turns, but {len(exchanges)} turns")
-        messages, kept, carried, reasons = opening, [], [], Counter()
+        kept, moved, reasons = [], [], Counter()
         for exchange, rating in zip(exchanges, ratings):
-            reason = self.reason_to_remove(exchange, rating)
-            if reason is not None:
+            reason = self.rated_too_low(rating) if self.min_ratings else None
+            if reason or (self.drop_empty_turns and (reason := is_empty(exchange))):
                 reasons[reason] += 1
-                carried += [part for part in parts_of(exchange) if not isinstance(part, TextPart)]
+                moved += [part for each in exchange for part in each.parts if not isinstance(part, TextPart)]
                 continue
-            messages += showing(carried, exchange)
+            first = exchange[0]
+            messages += [dataclasses.replace(first, parts=(*moved, *first.parts)) if moved else first, *exchange[1:]]
             kept.append(rating)
-            carried = []
+            moved = []
         if not kept:
             removed = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
             return None, f"no turn is left: {removed or 'there was none'}"
@@ -101,17 +108,16 @@ class Filters:
         problem = self.limit_broken_by(conversation, len(kept))
         return (None, problem) if problem else (conversation, None)
 
-    def reason_to_remove(self, exchange: list[Message], rating: dict[str, int]) -> str | None:
+    def rated_too_low(self, rating: dict[str, int]) -> str | None:
         for name, least in self.min_ratings.items():
             if name in rating and rating[name] < least:
                 return f"rated below {least} in {name}"
-        if self.drop_empty_turns and not all(says_something(exchange, role) for role in ("user", "assistant")):
-            return "without a question or an answer"
         return None
 
     def limit_broken_by(self, conversation: Conversation, turns: int) -> str | None:
         images = len(conversation.images)
-        characters = sum(len(part.text) for part in parts_of(conversation.messages) if isinstance(part, TextPart))
+        parts = (part for message in conversation.messages for part in message.parts)
+        characters = sum(len(part.text) for part in parts if isinstance(part, TextPart))
         if images < self.min_images:
             return f"{images} images, fewer than min_images {self.min_images}"
         if self.max_images is not None and images > self.max_images:
@@ -137,16 +143,37 @@ def exchanges_of(conversation: Conversation) -> tuple[list[Message], list[list[M
     return opening, exchanges
 
 
-def parts_of(messages) -> list[Part]:
-    return [part for message in messages for part in message.parts]
+def is_empty(exchange: list[Message]) -> str | None:
+    """Return the reason to remove an exchange without a question or without an answer."""
+    roles = {message.role for message in exchange if not message.is_blank}
+    return None if {"user", "assistant"} <= roles else "without a question or an answer"
 
 
-def says_something(exchange: list[Message], role: str) -> bool:
-    return any(not message.is_blank for message in exchange if message.role == role)
+@dataclass(frozen=True)
+class RecordReader:
+    """(where, record) → its `Conversation`, with the recipe's filters applied.
 
+    Raises:
+        SampleError: for a record or image that cannot be used, and for one without a trained answer.
+        FilteredOutError: for a record that the filters reject.
+    """
 
-def showing(media: list[Part], exchange: list[Message]) -> list[Message]:
-    """The exchange with media in front of what its user says."""
-    if not media:
-        return exchange
-    return [dataclasses.replace(exchange[0], parts=(*media, *exchange[0].parts)), *exchange[1:]]
+    media_folder: Path | None
+    adapter: str | None
+    filters: Filters
+    inside_only: bool = False
+    dataset: str | None = None
+    max_image_bytes: int = MAXIMUM_BYTES
+    ignore_fields: frozenset[str] = frozenset()
+
+    def __call__(self, where: str, record: Any) -> Conversation:
+        place = Place(where, self.media_folder, self.inside_only)
+        record = without_fields(record, self.ignore_fields) if self.ignore_fields else record
+        conversation, reason = self.filters.apply(adapt(record, place, self.adapter, self.dataset))
+        if conversation is None:
+            raise FilteredOutError(where, f"left out by filters: {reason}")
+        if not any(message.is_learned for message in conversation.messages):
+            raise SampleError(where, "no answer to train: all are empty or marked as not trained. Remove the record")
+        for image in conversation.images:
+            check_bytes(image, where, self.max_image_bytes)
+        return conversation

@@ -1,4 +1,4 @@
-"""Instructions, prompts and questions, each with its answer: the shapes of Alpaca, Dolly, TRL and plain tables."""
+"""Instructions, prompts and questions with an answer: the shapes of Alpaca, Dolly, TRL and plain tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from smol_hf.data.conversation import Conversation
 from smol_hf.data.records.dialogue import messages_in
 from smol_hf.data.records.fields import Fields, checked_text, list_of_objects
-from smol_hf.data.records.messages import BESIDE, conversation_of, is_conversation
+from smol_hf.data.records.messages import OTHER_FIELDS, conversation_of, is_conversation
 from smol_hf.data.records.registry import Place, adapter
 from smol_hf.data.records.turn_keys import TRAIN_KEYS, is_given
 
@@ -20,9 +20,9 @@ def is_alpaca(record: dict[str, Any]) -> bool:
     return record.get("instruction") is not None and has_output and not is_conversation(record)
 
 
-@adapter("alpaca", shape=is_alpaca, fields=("instruction", *INPUTS, *OUTPUTS, "history", *BESIDE))
+@adapter("alpaca", shape=is_alpaca, fields=("instruction", *INPUTS, *OUTPUTS, "history", *OTHER_FIELDS))
 def read_alpaca(record: dict[str, Any], place: Place) -> Conversation:
-    """An instruction, perhaps with an input, and its output."""
+    """Instructions, some with an input, and their outputs."""
     fields = Fields(record, place, "alpaca")
     question, given, answer = fields.text("instruction"), one_of(fields, INPUTS), one_of(fields, OUTPUTS)
     if answer is None:
@@ -35,7 +35,7 @@ def read_alpaca(record: dict[str, Any], place: Place) -> Conversation:
 
 
 def one_of(fields: Fields, keys: tuple[str, ...]) -> str | None:
-    """The key that holds a value. Raises SampleError where several do."""
+    """Return the key with a value, if any. Raises SampleError for several."""
     given = [key for key in keys if is_given(fields.values.get(key))]
     given = given or [key for key in keys if fields.values.get(key) is not None]
     if len(given) > 1:
@@ -43,8 +43,8 @@ def one_of(fields: Fields, keys: tuple[str, ...]) -> str | None:
     return given[0] if given else None
 
 
-def history_of(fields: Fields) -> list[tuple[str, str]]:
-    """The earlier questions and answers."""
+def history_of(fields: Fields) -> list[tuple[str, ...]]:
+    """Return the earlier questions and answers."""
     history = fields.values.get("history")
     if not is_given(history):
         return []
@@ -61,19 +61,19 @@ def is_prompt_and_completion(record: dict[str, Any]) -> bool:
     return all(record.get(key) is not None for key in ("prompt", "completion")) and not is_conversation(record)
 
 
-@adapter("prompt_completion", shape=is_prompt_and_completion, fields=("prompt", "completion", *BESIDE))
+@adapter("prompt_completion", shape=is_prompt_and_completion, fields=("prompt", "completion", *OTHER_FIELDS))
 def read_prompt_completion(record: dict[str, Any], place: Place) -> Conversation:
-    """A prompt and its completion, each a text or chat messages."""
+    """Prompts and completions, each a text or chat messages."""
     fields = Fields(record, place, "prompt_completion")
-    prompt = turns_of(fields, "prompt", "user")
+    prompt = side_of_pair(fields, "prompt", "user")
     marks = tuple(f"prompt[].{key}" for key in TRAIN_KEYS if any(turn.get(key) for turn in prompt))
     unmarked = [{key: turn[key] for key in turn if key not in TRAIN_KEYS} for turn in prompt]
-    turns = [{**turn, "train": False} for turn in unmarked] + turns_of(fields, "completion", "assistant")
+    turns = [{**turn, "train": False} for turn in unmarked] + side_of_pair(fields, "completion", "assistant")
     conversation = conversation_of(record, turns, "prompt_completion", place)
     return replace(conversation, ignored=(*conversation.ignored, *marks))
 
 
-def turns_of(fields: Fields, key: str, role: str) -> list[dict[str, Any]]:
+def side_of_pair(fields: Fields, key: str, role: str) -> list[dict[str, Any]]:
     value = messages_in(fields.given(key), first=None if role == "user" else role)
     if isinstance(value, str):
         return [{"role": role, "content": fields.text(key)}]
@@ -84,9 +84,9 @@ def is_question_and_answer(record: dict[str, Any]) -> bool:
     return all(record.get(key) is not None for key in ("question", "answer")) and not is_conversation(record)
 
 
-@adapter("question_answer", shape=is_question_and_answer, fields=("question", "answer", *BESIDE))
+@adapter("question_answer", shape=is_question_and_answer, fields=("question", "answer", *OTHER_FIELDS))
 def read_question_answer(record: dict[str, Any], place: Place) -> Conversation:
-    """A question and its answer, with or without images."""
+    """Questions and answers, with or without images."""
     fields = Fields(record, place, "question_answer")
     turns = [
         {"role": "user", "content": fields.text("question")},

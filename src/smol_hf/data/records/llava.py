@@ -3,9 +3,9 @@
 {"image"?: image | [image, …] | null, "video"?: video | [video, …] | null,
  "conversations": [{"from": "human" | "gpt" | "system", "value": text}, …]}
 
-`<image>` in what the user says marks the place of the next image, `<video>` that of the next video. A file under
-`image` whose name ends as a video's does is one. Where a record has media of one kind alone, either placeholder stands
-for them: LLaVA-Video-178K writes `<image>` for its videos. In a record that knows no videos `<video>` is text.
+In a user's text, `<image>` is the place of the next image and `<video>` that of the next video. A file under `image`
+with a video's suffix is a video. If a record has media of only one kind, both placeholders mean it: LLaVA-Video-178K
+writes `<image>` for its videos. In a record without video keys and videos, `<video>` is text.
 """
 
 from __future__ import annotations
@@ -52,68 +52,75 @@ READ = ("conversations", *MEDIA_KEYS, *SYSTEM_KEYS, "tools", "source", "data_sou
     fields=READ,
 )
 def read_llava(record: dict[str, Any], place: Place) -> Conversation:
-    """Conversations in LLaVA's form, `<image>` where an image stands; or chat messages under the same key."""
+    """Conversations in LLaVA's form, `<image>` at each image; or chat messages under the same key."""
     turns = list_of_objects(Fields(record, place, "llava").given("conversations"), "conversations", place.where)
     if all("role" in turn and "content" in with_content(turn) for turn in turns):
         conversation = conversation_of(record, turns, "conversations", place)
         return replace(conversation, source=source_of(record))
-    pictures = media_under(record, "image", ImagePart, place)
-    films = media_under(record, "video", VideoPart, place)
-    turns, ignored = turns_of(Fields(record, place, "llava"))
-    waiting = stand_ins(pictures, films, "video" in record or "videos" in record)
+    images = media_under(record, "image", ImagePart, place)
+    videos = media_under(record, "video", VideoPart, place)
+    turns, ignored = read_turns(turns, place.where)
+    waiting = media_of_placeholders(images, videos, "video" in record or "videos" in record)
     messages = with_system(place_media(turns, waiting, place.where), record, place.where)
-    ratings, tools = written_ratings(record, place), tools_of(record, place.where)
+    ratings = written_ratings(record, place) if "turn_ratings" in record else ()
+    tools = tools_of(record, place.where) if "tools" in record else ()
     return Conversation(place.where, tuple(messages), source_of(record), ratings, ignored, tools)
 
 
 @adapter("llava_video", datasets=("lmms-lab/LLaVA-Video-178K",), fields=READ)
 def read_llava_video(record: dict[str, Any], place: Place) -> Conversation:
-    """LLaVA-Video-178K: the file is `data_source`/`video`."""
+    """LLaVA-Video-178K, with the file `data_source`/`video`."""
     fields = Fields(record, place, "llava_video")
     folder, names = fields.text("data_source"), fields.given("video")
     paths = [
         posixpath.join(folder, name) if isinstance(name, str) and name else name
         for name in (names if isinstance(names, list) else [names])
     ]
-    films = media_parts(paths, "video", VideoPart, place)
+    videos = media_parts(paths, "video", VideoPart, place)
     turns, ignored = turns_of(fields)
-    messages = with_system(place_media(turns, stand_ins([], films, True), place.where), record, place.where)
+    waiting = media_of_placeholders([], videos, True)
+    messages = with_system(place_media(turns, waiting, place.where), record, place.where)
     tools = tools_of(record, place.where)
     return Conversation(place.where, tuple(messages), folder, ignored=ignored, tools=tools)
 
 
 @adapter("llava_unmarked", datasets=("TIGER-Lab/VISTA-400K", "orrzohar/Video-STaR"), fields=READ)
 def read_unmarked(record: dict[str, Any], place: Place) -> Conversation:
-    """VISTA-400K and Video-STaR: where no placeholder stands in the text, the media come first."""
+    """VISTA-400K and Video-STaR; without a placeholder in the text, the media come first."""
     fields = Fields(record, place, "llava_unmarked")
     if not any(key in record for key in MEDIA_KEYS):
         raise fields.lacking("'image' or 'video'")
-    pictures = media_under(record, "image", ImagePart, place)
-    films = media_under(record, "video", VideoPart, place)
+    images = media_under(record, "image", ImagePart, place)
+    videos = media_under(record, "video", VideoPart, place)
     turns, ignored = turns_of(fields)
     if is_marked(turns, PLACEHOLDERS):
-        messages = place_media(turns, stand_ins(pictures, films, True), place.where)
+        messages = place_media(turns, media_of_placeholders(images, videos, True), place.where)
     else:
         texts = [said(role, text, trained=trained, fields=fields) for role, text, trained, fields in turns]
-        messages = media_first(texts, pictures + films, place.where)
+        messages = media_first(texts, images + videos, place.where)
     messages = with_system(messages, record, place.where)
     tools = tools_of(record, place.where)
     return Conversation(place.where, tuple(messages), source_of(record), ignored=ignored, tools=tools)
 
 
 def turns_of(fields: Fields) -> tuple[list[Turn], tuple[str, ...]]:
-    """The turns, and the names of their fields that are not read."""
+    """Read the turns of a record, and the names of their ignored fields."""
     where = fields.place.where
-    turns = list_of_objects(fields.given("conversations"), "conversations", where)
-    ignored = ignored_turn_keys(turns, ("from", "value", *TRAIN_KEYS), "conversations")
+    return read_turns(list_of_objects(fields.given("conversations"), "conversations", where), where)
+
+
+def read_turns(turns: list[dict], where: str) -> tuple[list[Turn], tuple[str, ...]]:
+    ignored = ()
+    if any(len(turn) > 2 for turn in turns):
+        ignored = ignored_turn_keys(turns, ("from", "value", *TRAIN_KEYS), "conversations")
     return [read_turn(turn, ("from", "value"), number, where) for number, turn in enumerate(turns, start=1)], ignored
 
 
-def stand_ins(pictures: list[Media], films: list[Media], knows_videos: bool) -> dict[str, list[Media]]:
-    """For each placeholder the media that it stands for."""
-    if pictures and films:
-        return {"<image>": pictures, "<video>": films}
-    media = pictures or films
+def media_of_placeholders(images: list[Media], videos: list[Media], knows_videos: bool) -> dict[str, list[Media]]:
+    """Return placeholder → its media."""
+    if images and videos:
+        return {"<image>": images, "<video>": videos}
+    media = images or videos
     knows_videos = knows_videos or any(isinstance(part, VideoPart) for part in media)
     return {"<image>": media, "<video>": media} if knows_videos else {"<image>": media}
 

@@ -1,4 +1,4 @@
-"""What a record holds where an image or a video belongs → the part that shows it."""
+"""The value of an image or video field of a record → the `ImagePart` or `VideoPart`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 
 
 def media_under(record: dict[str, Any], key: str, kind: type[Media], place: Place) -> list[Media]:
-    """The media under `image` or `images` (`video` or `videos`); both at once would leave the order open."""
-    given = [each for each in (key, f"{key}s") if not is_none(record.get(each))]
+    """Return the media under `image` or `images` (`video` or `videos`). Raises SampleError for both."""
+    given = [each for each in (key, f"{key}s") if record.get(each) is not None and not is_none(record[each])]
     if len(given) > 1:
         raise SampleError(place.where, f"has {key}s under '{key}' and under '{key}s': keep one of the two")
     if not given:
@@ -41,7 +41,7 @@ def media_under(record: dict[str, Any], key: str, kind: type[Media], place: Plac
 
 
 def is_none(value: Any) -> bool:
-    """Whether a field says that there is no image: null, an empty text, list or mapping, or {"bytes": null}."""
+    """Return True for a field without media: null, an empty text, list or mapping, or {"bytes": null}."""
     if isinstance(value, dict):
         return all(is_none(each) for each in value.values())
     if isinstance(value, list):
@@ -50,41 +50,43 @@ def is_none(value: Any) -> bool:
 
 
 def media_parts(value: Any, key: str, kind: type[Media], place: Place) -> list[Media]:
-    """One part for each path, bytes, base64, `data:` URL or {"bytes", "path"} (an undecoded column of `datasets`) in
-    `value`.
+    """One part for each image or video in `value`.
 
     Args:
-        value: one such thing, or a list of them.
+        value: a path, bytes, base64, a `data:` URL or {"bytes", "path"} (an undecoded column of `datasets`), or a
+            list of them.
         key: name of the field, for messages.
-        kind: what stands there, unless the name of a file says that it is a video.
+        kind: the kind of media. A path with a video's suffix is always a video.
+
+    Raises:
+        SampleError: for any other value, and for a path that cannot be used.
     """
-    return [media_part(item, key, kind, place) for item in (value if isinstance(value, list) else [value])]
+    parts = []
+    for item in value if isinstance(value, list) else [value]:
+        content, path = None, item
+        if isinstance(item, bytes):
+            content, path = item, None
+        elif isinstance(item, dict) and {"bytes", "path"} & set(item):
+            content, path = item.get("bytes"), item.get("path")
+        elif isinstance(item, dict) and is_none({name: item[name] for name in item if name not in (*FORMS, HINT)}):
+            given = [item[name] for name in FORMS if not is_none(item.get(name))]
+            path = given[0] if len(given) == 1 else item
+        content = None if content == "" else content
+        text = content if content is not None else path
+        if kind is ImagePart and isinstance(text, str):
+            content = image_in_text(text, key, place.where) or content
+        is_video = isinstance(path, str) and path.lower().endswith(VIDEO_SUFFIXES)
+        part_type = VideoPart if is_video else kind
+        if content is not None and not isinstance(content, bytes):
+            problem = f"{key} holds {type(content).__name__} as 'bytes': it must be an encoded file"
+            raise SampleError(place.where, problem)
+        path = checked_path(path, key, place) if content is None else None
+        parts.append(part_type(content=content, path=path))
+    return parts
 
 
-def media_part(item: Any, key: str, kind: type[Media], place: Place) -> Media:
-    content, path = None, item
-    if isinstance(item, bytes):
-        content, path = item, None
-    elif isinstance(item, dict) and {"bytes", "path"} & set(item):
-        content, path = item.get("bytes"), item.get("path")
-    elif isinstance(item, dict) and is_none({name: item[name] for name in item if name not in (*FORMS, HINT)}):
-        given = [item[name] for name in FORMS if not is_none(item.get(name))]
-        path = given[0] if len(given) == 1 else item
-    content = None if content == "" else content
-    text = content if content is not None else path
-    if kind is ImagePart and isinstance(text, str):
-        content = decoded(text, key, place.where) or content
-    if isinstance(path, str) and path.lower().endswith(VIDEO_SUFFIXES):
-        kind = VideoPart
-    if content is None:
-        return kind(path=checked_path(path, key, place))
-    if not isinstance(content, bytes):
-        raise SampleError(place.where, f"{key} holds {type(content).__name__} as 'bytes': it must be an encoded file")
-    return kind(content=content)
-
-
-def decoded(text: str, key: str, where: str) -> bytes | None:
-    """The image within a `data:` URL or base64; None for any other text."""
+def image_in_text(text: str, key: str, where: str) -> bytes | None:
+    """Return the image in a `data:` URL or base64; None for any other text."""
     if text.lower().startswith("data:image/"):
         head, _, body = text.partition(",")
         try:
@@ -100,7 +102,7 @@ def decoded(text: str, key: str, where: str) -> bytes | None:
 
 
 def checked_path(item: Any, key: str, place: Place) -> str:
-    """The path of a file, put together with the place's folder. Nothing is looked up on the disk."""
+    """Return the path of a file in the place's folder, without access to the disk. Raises SampleError."""
     where = place.where
     if not isinstance(item, str) or not item:
         raise SampleError(
@@ -123,7 +125,7 @@ def checked_path(item: Any, key: str, place: Place) -> str:
             where, f"{key} names the file {item}, but no folder of media is given: the record must hold its bytes"
         )
     if place.inside_only:
-        # What is checked must be what is opened: "folder/../x" may lead elsewhere where the folder is a link.
+        # Open exactly the checked path: "folder/../x" may lead elsewhere if the folder is a link.
         checked = os.path.normpath(item)
         if os.path.isabs(checked) or checked.split(os.sep)[0] == os.pardir:
             raise SampleError(where, f"{key} names {item!r}, which is outside the folder of media: move it inside")

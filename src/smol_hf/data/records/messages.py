@@ -3,9 +3,9 @@
 {"messages": [{"role": …, "content": text | [{"type": "text" | "image" | "video", …}, …]}, …],
  "images"?: [image, …], "videos"?: [video, …], "tools"?: [tool, …], "turn_ratings"?: see `ratings`}
 
-In typed parts text is text, and a part of an image or a video names its file or takes the next one that stands beside
-the messages. In plain text `<image>` and `<video>` mark places only where the user says them and such media stand
-beside; media that no text mentions come first.
+In typed parts, placeholders are text. A part of an image or a video names its file, or takes the next one of `images`
+or `videos`. In a plain text of the user, `<image>` and `<video>` are the places of such media. Media that no text
+mentions come first.
 """
 
 from __future__ import annotations
@@ -13,15 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart, VideoPart
-from smol_hf.data.records.dialogue import (
-    is_marked,
-    media_first,
-    place_media,
-    read_turn,
-    role_of,
-    text_of,
-    with_system,
-)
+from smol_hf.data.records.dialogue import is_marked, media_first, place_media, read_turn, role_of, text_of, with_system
 from smol_hf.data.records.fields import Fields, label, list_of_objects
 from smol_hf.data.records.media import HINT, Media, is_none, media_parts, media_under
 from smol_hf.data.records.ratings import written_ratings
@@ -30,8 +22,8 @@ from smol_hf.data.records.tools import tools_of, turn_fields, with_content
 from smol_hf.data.records.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys, is_given, is_trained
 
 KINDS = {"image": ImagePart, "video": VideoPart}
-# Read with all chat messages.
-BESIDE = ("image", "images", "video", "videos", "turn_ratings", "source", "tools", *SYSTEM_KEYS)
+# Other fields of chat messages.
+OTHER_FIELDS = ("image", "images", "video", "videos", "turn_ratings", "source", "tools", *SYSTEM_KEYS)
 CONVERSATIONS = ("messages", "conversations", "texts", "sentences", "global")
 PART_KEYS = ("type", "text", "image", "video", "path", "url", "image_url", "base64")
 
@@ -40,7 +32,7 @@ PART_KEYS = ("type", "text", "image", "video", "path", "url", "image_url", "base
     "messages",
     datasets=("HuggingFaceTB/smoltalk", "HuggingFaceTB/smol-smoltalk"),
     shape=("messages",),
-    fields=("messages", *BESIDE),
+    fields=("messages", *OTHER_FIELDS),
 )
 def read_messages(record: dict[str, Any], place: Place) -> Conversation:
     """Chat messages with a role each; texts, or typed parts of text, image and video."""
@@ -55,17 +47,17 @@ def is_conversation(record: dict[str, Any]) -> bool:
 
 
 def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place: Place) -> Conversation:
-    """The conversation of turns with a `role` and a `content` each, which the record holds under `name`.
+    """Build the conversation of turns with a `role` and a `content` each, in the field `name` of the record.
 
     A turn may have `from` and `value` instead.
     """
     where = place.where
     turns = [with_content(renamed(turn)) for turn in turns]
-    beside = {key: media_under(record, key, kind, place) for key, kind in KINDS.items()}
+    media_by_kind = {key: media_under(record, key, kind, place) for key, kind in KINDS.items()}
     if all(isinstance(turn.get("content"), str) for turn in turns):
-        messages = plain_messages(turns, beside, where)
+        messages = plain_messages(turns, media_by_kind, where)
     else:
-        messages = typed_messages(turns, beside, place)
+        messages = typed_messages(turns, media_by_kind, place)
     messages = with_system(messages, record, where)
     ignored = ignored_turn_keys(turns, ("role", "content", *TRAIN_KEYS), name)
     parts = [part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]]
@@ -78,25 +70,25 @@ def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place:
 
 
 def renamed(turn: dict) -> dict:
-    """A turn with `role` and `content` in place of ShareGPT's `from` and `value`."""
+    """Return a turn with `role` and `content` instead of ShareGPT's `from` and `value`."""
     if "role" in turn or "from" not in turn:
         return turn
     names = {"from": "role", "value": "content"}
     return {names.get(key, key): value for key, value in turn.items()}
 
 
-def plain_messages(turns: list[dict], beside: dict[str, list[Media]], where: str) -> list[Message]:
+def plain_messages(turns: list[dict], media_by_kind: dict[str, list[Media]], where: str) -> list[Message]:
     texts = [read_turn(turn, ("role", "content"), number, where) for number, turn in enumerate(turns, start=1)]
-    waiting = {f"<{name}>": media for name, media in beside.items() if media}
+    waiting = {f"<{name}>": media for name, media in media_by_kind.items() if media}
     if is_marked(texts, waiting):
         return place_media(texts, waiting, where)
     messages = [Message(role, (TextPart(text),), trained, fields) for role, text, trained, fields in texts]
-    return media_first(messages, [part for media in beside.values() for part in media], where)
+    return media_first(messages, [part for media in media_by_kind.values() for part in media], where)
 
 
-def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Place) -> list[Message]:
+def typed_messages(turns: list[dict], media_by_kind: dict[str, list[Media]], place: Place) -> list[Message]:
     where = place.where
-    used = dict.fromkeys(beside, 0)
+    used = dict.fromkeys(media_by_kind, 0)
     messages = []
     for number, turn in enumerate(turns, start=1):
         role = role_of(turn, "role", number, where)
@@ -122,22 +114,23 @@ def typed_messages(turns: list[dict], beside: dict[str, list[Media]], place: Pla
                 parts += named
             else:
                 used[kind] += 1
-                if used[kind] > len(beside[kind]):
+                if used[kind] > len(media_by_kind[kind]):
                     raise SampleError(
                         where,
-                        f"message {number} shows {kind} {used[kind]}, but '{kind}s' has {len(beside[kind])}: name the "
+                        f"message {number} shows {kind} {used[kind]}, but '{kind}s' has "
+                        f"{len(media_by_kind[kind])}: name the "
                         f"file in the part of type {kind!r}, or list it there",
                     )
-                parts.append(beside[kind][used[kind] - 1])
+                parts.append(media_by_kind[kind][used[kind] - 1])
         messages.append(Message(role, tuple(parts), is_trained(turn, role, number, where), fields))
-    for kind, media in beside.items():
+    for kind, media in media_by_kind.items():
         if used[kind] != len(media):
             raise SampleError(where, f"{len(media)} {kind}s, but the messages show {used[kind]} of them")
     return messages
 
 
 def named_media(part: dict, kind: str, number: int, place: Place) -> list[Media]:
-    """The media that a part names itself; none when it stands for the next one beside the messages."""
+    """Return the media that a part names; [] if it takes the next one of the record."""
     keys = (kind, "path", "url", *(("image_url", "base64") if kind == "image" else ()))
     given = [part[key] for key in keys if not is_none(part.get(key))]
     if len(given) > 1:

@@ -1,4 +1,4 @@
-"""Adapters in a file of the user's own, that no package holds: `adapter: cards.py` or `adapter: cards.py:cards`."""
+"""Adapters in a user's file outside any package: `adapter: cards.py` or `adapter: cards.py:cards`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smol_hf.data.records.registry import ADAPTERS, AdapterError
 
-MODULE_PREFIX = "smol_hf_adapter_"  # of the names of modules that such files become
+MODULE_PREFIX = "smol_hf_adapter_"  # of the names of their modules
 
 
 def names_a_file(name: str) -> bool:
@@ -17,7 +17,7 @@ def names_a_file(name: str) -> bool:
 
 
 def adapter_of_file(name: str) -> str:
-    """The name of the adapter that a file registers, after running it. Raises AdapterError, saying what is missing."""
+    """Run a file and return the name of the adapter that it registers. Raises AdapterError."""
     path, _, wanted = name.partition(":")
     registered = registered_by(str(Path(path).resolve()))
     if wanted and wanted not in registered:
@@ -30,12 +30,13 @@ def adapter_of_file(name: str) -> str:
 
 @functools.cache
 def registered_by(path: str) -> tuple[str, ...]:
-    """Run a file, once for each process, and say which adapters are there since then."""
+    """Run a file, once for each process, and return the names of its adapters."""
     if not Path(path).is_file():
         raise AdapterError(f"the adapter's file {path} does not exist")
     before = set(ADAPTERS)
     name = f"{MODULE_PREFIX}{Path(path).stem}"
     specification = importlib.util.spec_from_file_location(name, path)
+    assert specification is not None and specification.loader is not None  # as for every .py file
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # dataclasses and pickles look a module up by its name
     try:

@@ -1,4 +1,4 @@
-"""What the user asks where a dataset has only answers. Which wording a sample gets depends on its name alone."""
+"""Questions for datasets with only answers. The wording for a sample is a function of its name."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ SCRIPT = (
 
 
 def drawn(choices: Sequence[Choice], sample_id: str, purpose: str) -> Choice:
-    """One of the choices, always the same for a sample; `purpose` keeps several draws for one sample apart."""
+    """Draw one of the choices, always the same for a sample and `purpose`."""
     digest = hashlib.sha256(f"{purpose}\n{sample_id}".encode("utf-8", "backslashreplace")).digest()
     return choices[int.from_bytes(digest[:8], "big") % len(choices)]

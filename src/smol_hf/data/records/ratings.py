@@ -1,4 +1,4 @@
-"""Ratings of turns as our own files hold them: a list for each exchange, of {"name": text, "rating": whole number}."""
+"""Ratings of turns in our files: a list of {"name": text, "rating": whole number} for each exchange."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEY = "turn_ratings"
 
 
 def written_ratings(record: dict[str, Any], place: Place) -> tuple[dict[str, int], ...]:
-    """What stands under `turn_ratings`; nothing where there is none."""
+    """Return the ratings under `turn_ratings`; () without the key."""
     turns = record.get(KEY)
     if turns is None:
         return ()
@@ -32,5 +32,5 @@ def written_ratings(record: dict[str, Any], place: Place) -> tuple[dict[str, int
 
 
 def ratings_record(ratings: tuple[dict[str, int], ...]) -> list[list[dict[str, Any]]]:
-    """The ratings of a conversation in the form that `written_ratings` reads."""
+    """Return the ratings of a conversation in the form that `written_ratings` reads."""
     return [[{"name": name, "rating": rating} for name, rating in turn.items()] for turn in ratings]

@@ -1,4 +1,4 @@
-"""Which adapter reads a record: by its name, by the dataset's id, or by the record's own keys."""
+"""The registry of adapters. An adapter is found by its name, by the dataset's id, or by the record's keys."""
 
 from __future__ import annotations
 
@@ -23,22 +23,21 @@ ENTRY_POINTS = "smol_hf.adapters"
 
 
 class AdapterError(ValueError):
-    """An adapter that cannot be had; the message names those that can."""
+    """A missing or broken adapter. The message names those that exist."""
 
 
 class UnknownShapeError(AdapterError):
-    """A record whose keys fit no adapter, or several."""
+    """A record whose keys match no adapter, or several."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a record stands, and where its media are.
+    """The origin of a record and of its media.
 
     Args:
         where: name of the record (file and row), used as `sample_id` and in every message.
-        media_folder: folder that relative paths of media start from. Without one the record must hold its media as
-            bytes.
-        inside_only: refuse absolute paths and those that lead out of `media_folder`. For records of strangers.
+        media_folder: folder of relative paths of media. Without it the record must contain its media as bytes.
+        inside_only: refuse paths outside `media_folder`. For untrusted records.
     """
 
     where: str
@@ -48,10 +47,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Adapter:
-    """`read` turns a record into a conversation; `shape` says by which keys records of its kind are known.
-
-    `fields` are those that it uses, or that change nothing; the others are reported as ignored.
-    """
+    """A function that reads records of one shape, see `adapter` for the fields."""
 
     name: str
     read: Callable[[dict[str, Any], Place], Conversation]
@@ -59,35 +55,24 @@ class Adapter:
     shape: tuple[str, ...] | Callable[[dict[str, Any]], bool] | None = None
     fields: tuple[str, ...] | None = None
 
-    def ignored(self, record: dict[str, Any]) -> tuple[str, ...]:
-        """The fields of a record that hold something and are not used; none where the adapter declares nothing."""
-        if self.fields is None:
-            return ()
-        known = (*self.fields, *IDENTIFIERS)
-        return tuple(
-            str(key)
-            for key, value in record.items()
-            if key not in known and (says_something(value) if key in UNSUPPORTED_RECORD else is_given(value))
-        )
-
     def fits(self, record: dict[str, Any]) -> bool:
-        """Whether the record has what this adapter is known by. A column that is null is not there."""
+        """Return True for a record of this shape. A column that is null counts as missing."""
         if callable(self.shape):
             return self.shape(record)
         return self.shape is not None and all(record.get(key) is not None for key in self.shape)
 
     @property
     def summary(self) -> str:
-        """What its records are: the first line of the function's docstring."""
+        """The first line of the function's docstring, which describes the records."""
         return (self.read.__doc__ or "").strip().partition("\n")[0]
 
     @property
     def package(self) -> str:
-        """The package that it comes from."""
+        """The package that defines it."""
         return self.read.__module__.partition(".")[0]
 
     def __str__(self) -> str:
-        """What it is known by, for messages."""
+        """Return the keys of its shape, for messages."""
         return " with ".join(map(repr, self.shape)) if isinstance(self.shape, tuple) else f"the keys of {self.name}"
 
 
@@ -103,14 +88,14 @@ def adapter(
     """Register the decorated function `(record, place) -> Conversation`.
 
     Args:
-        name: what a recipe calls it.
-        datasets: ids on the Hub of the datasets it reads.
-        shape: the keys, or the test, by which its records are known; without it only by name and dataset.
-        fields: the keys of a record that it uses, or that change nothing. All others are reported as ignored, and
-            those that change what is said (`tools`) are refused. Without it nothing is reported.
+        name: its name in recipes.
+        datasets: ids of the Hub datasets that it reads.
+        shape: keys that identify its records, or a test of a record. Without it, only name and dataset select it.
+        fields: keys that it uses, or that change nothing. Other keys are reported as ignored. Those that change the
+            conversation (`tools`) are refused. Without `fields`, nothing is reported.
 
     Raises:
-        AdapterError: when the name or a dataset is taken.
+        AdapterError: for a name or a dataset that another adapter has.
     """
 
     def register(read: Callable[[dict[str, Any], Place], Conversation]) -> Callable:
@@ -127,7 +112,7 @@ def adapter(
 
 @functools.cache
 def load_entry_points() -> dict[str, str]:
-    """Import the adapters of other packages, once. Returns what is wrong with those that cannot be had, by name."""
+    """Import the adapters of other packages, once. Returns the errors of broken ones, by name."""
     broken = {}
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         try:
@@ -143,19 +128,19 @@ def load_entry_points() -> dict[str, str]:
 
 
 def known_adapters() -> tuple[str, ...]:
-    """Names of all adapters that can be had, those of other packages included."""
+    """Names of all adapters, with those of other packages."""
     load_entry_points()
     return tuple(sorted(ADAPTERS))
 
 
 def find_adapter(name: str | None = None, dataset: str | None = None, record: dict[str, Any] | None = None) -> Adapter:
-    """The adapter of this name; else of this dataset (any case); else the one that the record's keys fit.
+    """Return the adapter of this name; else of this dataset (any case); else the one that matches the record's keys.
 
     Raises:
-        AdapterError: when there is none, with the nearest name; UnknownShapeError when the record does not decide.
+        AdapterError: if none is found, with the nearest name; UnknownShapeError if the record matches none or several.
     """
     if name is not None:
-        return of_name(name)
+        return ADAPTERS[name] if name in ADAPTERS else load_adapter(name)
     if dataset is not None:
         if of_dataset(dataset) is None:
             load_entry_points()
@@ -172,12 +157,13 @@ def find_adapter(name: str | None = None, dataset: str | None = None, record: di
     )
 
 
-def of_name(name: str) -> Adapter:
+def load_adapter(name: str) -> Adapter:
+    """Return the adapter of a file or of another package. Raises AdapterError."""
     from smol_hf.data.records.own_file import adapter_of_file, names_a_file
 
     if names_a_file(name):
         return ADAPTERS[adapter_of_file(name)]
-    if name not in ADAPTERS and (problem := load_entry_points().get(name)) is not None:
+    if (problem := load_entry_points().get(name)) is not None and name not in ADAPTERS:
         raise AdapterError(f"the adapter {name!r} of another package cannot be used: {problem}")
     if name not in ADAPTERS:
         raise AdapterError(
@@ -213,8 +199,8 @@ def adapt(record: Any, place: Place, name: str | None = None, dataset: str | Non
     """Read a record with the adapter that `find_adapter` chooses.
 
     Raises:
-        SampleError: naming what is missing or contradictory in the record and how to write it.
-        AdapterError: when there is no adapter of this name.
+        SampleError: for a missing, wrong or contradictory field.
+        AdapterError: for an unknown adapter.
     """
     if not isinstance(record, dict):
         raise SampleError(place.where, f"a record is a JSON object, not {type(record).__name__}")
@@ -222,8 +208,10 @@ def adapt(record: Any, place: Place, name: str | None = None, dataset: str | Non
         chosen = find_adapter(name, dataset, record)
     except UnknownShapeError as error:
         raise SampleError(place.where, str(error)) from error
-    if chosen.fields is not None:
-        refuse_unsupported_record({key: record[key] for key in record if key not in chosen.fields}, place.where)
+    known = record if chosen.fields is None else (*chosen.fields, *IDENTIFIERS)
+    unknown = {key: value for key, value in record.items() if key not in known}
+    if unknown:
+        refuse_unsupported_record(unknown, place.where)
     try:
         conversation = chosen.read(record, place)
     except SampleError:
@@ -235,13 +223,20 @@ def adapt(record: Any, place: Place, name: str | None = None, dataset: str | Non
         raise AdapterError(f"the adapter {chosen.name!r} gave {type(conversation).__name__}, not a Conversation")
     if not any(message.role == "assistant" for message in conversation.messages):
         raise SampleError(place.where, "no assistant turn: there is nothing to learn from it")
-    ignored = chosen.ignored(record)
+    ignored = [
+        str(key)
+        for key, value in unknown.items()
+        if (says_something(value) if key in UNSUPPORTED_RECORD else is_given(value))
+    ]
     return replace(conversation, ignored=(*conversation.ignored, *ignored)) if ignored else conversation
 
 
 def catalog() -> dict[str, Any]:
-    """`adapters` (name, what its records are, the keys they are known by, package), `datasets` of the Hub (id,
-    adapter, what its records are), and `broken`: adapters of other packages that cannot be had, each with why."""
+    """Return a description of all adapters.
+
+    `adapters`: name, records, identifying keys and package. `datasets` of the Hub: id, adapter and records. `broken`:
+    the error of each broken adapter of another package.
+    """
     adapters = [find_adapter(name) for name in known_adapters()]
     datasets = [
         {"dataset": dataset, "adapter": each.name, "records": each.summary}

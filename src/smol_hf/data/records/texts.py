@@ -1,8 +1,8 @@
 """Rows of FineVision, The Cauldron and Docmatix.
 
 {"images": [image, …] | null, "texts": [{"user": text, "assistant": text, "source"?: text}, …], "source"?: text,
- "relevance_ratings"?: [int, …], …}: all images stand first, and each number of a list of ratings is about the exchange
-in the same position. `<image>` in a text is text.
+ "relevance_ratings"?: [int, …], …}: all images come first. Each rating is for the exchange at its position.
+`<image>` in a text is text.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ from smol_hf.data.records.dialogue import media_first, said, with_system
 from smol_hf.data.records.fields import Fields, label
 from smol_hf.data.records.media import media_parts
 from smol_hf.data.records.registry import Place, adapter
-from smol_hf.data.records.turn_keys import (
-    SYSTEM_KEYS,
-    TRAIN_KEYS,
-    ignored_turn_keys,
-    is_trained,
-    refuse_unsupported,
-)
+from smol_hf.data.records.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys, is_trained, refuse_unsupported
 
 RATINGS = ("relevance", "image_correspondence", "visual_dependency", "formatting")
 
@@ -59,7 +53,7 @@ def read_texts(record: dict[str, Any], place: Place) -> Conversation:
 
 
 def ratings_of_turns(fields: Fields, exchanges: int) -> tuple[dict[str, int], ...]:
-    """One mapping per exchange, without what was not rated; nothing when the record has no ratings."""
+    """Return one mapping of ratings per exchange; () for a record without ratings."""
     ratings: list[dict[str, int]] = [{} for _ in range(exchanges)]
     for name in RATINGS:
         key = f"{name}_ratings"

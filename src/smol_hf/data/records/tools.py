@@ -1,4 +1,4 @@
-"""Tools, tool calls and reasoning of a record, which chat templates write."""
+"""Tools, tool calls and reasoning of a record, for chat templates."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from smol_hf.data.records.turn_keys import (
 
 
 def tools_of(record: dict, where: str) -> tuple[dict[str, Any], ...]:
-    """The definitions of tools in the column `tools`: a list or the JSON text of one. Raises SampleError otherwise."""
+    """Return the definitions in the column `tools`, a list or its JSON text. Raises SampleError otherwise."""
     value = record.get("tools")
     return objects_in(value, "tools", where) if says_something(value) else ()
 
 
 def turn_fields(turn: dict, role: str, number: int, where: str) -> dict[str, Any]:
-    """The keys of a turn, other than its role and content, that the chat template is given: `tool_calls` and reasoning
-    of an answer, `name` and `tool_call_id` of a tool's result.
+    """Return the other keys of a turn for the chat template.
+
+    They are `tool_calls` and reasoning of an answer, and `name` and `tool_call_id` of a tool's result.
 
     Raises:
-        SampleError: for a value of the wrong type, and for a key that cannot be honoured.
+        SampleError: for a value of the wrong type, and for an unsupported key.
     """
     refuse_unsupported(turn, number, where, TEMPLATE_TURN if role == "assistant" else ())
     if role != "assistant":
@@ -39,7 +40,7 @@ def turn_fields(turn: dict, role: str, number: int, where: str) -> dict[str, Any
     if len(set(fields.values())) > 1:
         named = " and ".join(map(repr, fields))
         raise SampleError(where, f"message {number}: {named} contradict each other: keep one")
-    fields = dict(list(fields.items())[:1])
+    fields: dict[str, Any] = dict(list(fields.items())[:1])
     if says_something(turn.get("tool_calls")):
         calls = objects_in(turn["tool_calls"], f"message {number}: 'tool_calls'", where)
         fields["tool_calls"] = [checked_call(call, number, where) for call in calls]
@@ -47,14 +48,14 @@ def turn_fields(turn: dict, role: str, number: int, where: str) -> dict[str, Any
 
 
 def with_content(turn: dict, key: str = "content") -> dict:
-    """A turn with an empty text where it has no content, but calls tools or reasons."""
+    """Return a turn, with empty text if it has no content, but tool calls or reasoning."""
     if turn.get(key) is None and any(says_something(turn.get(each)) for each in TEMPLATE_TURN):
         return {**turn, key: ""}
     return turn
 
 
 def objects_in(value: Any, what: str, where: str) -> tuple[dict[str, Any], ...]:
-    """A list of objects, or the JSON text of one. In a list, null means missing: tables fill missing keys with it."""
+    """Return a list of objects, given as such or as JSON text. In a list, null means missing, as in tables."""
     objects = list_of_objects(value, what, where)
     objects = objects if isinstance(value, str) else without_nulls(objects)
     try:
@@ -65,14 +66,14 @@ def objects_in(value: Any, what: str, where: str) -> tuple[dict[str, Any], ...]:
 
 
 def without_nulls(value: Any) -> Any:
-    """A copy of a nested value without keys that hold null."""
+    """Return a copy of a nested value without keys that hold null."""
     if isinstance(value, dict):
         return {key: without_nulls(each) for key, each in value.items() if each is not None}
     return [without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def checked_call(call: dict, number: int, where: str) -> dict:
-    """A tool call whose arguments are an object, as chat templates expect them. Raises SampleError without a name."""
+    """Return a tool call whose arguments are an object. Raises SampleError without a name."""
     function = call.get("function", call)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise SampleError(where, f"message {number}: a call in 'tool_calls' has no name of a function: write one")

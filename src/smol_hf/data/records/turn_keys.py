@@ -1,4 +1,4 @@
-"""The keys of a turn other than its role and content: which train it, which cannot be honoured, which are ignored."""
+"""The other keys of a turn: training marks, unsupported keys, and ignored ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from smol_hf.data.conversation import SampleError
 # 0 or false: the turn is context and gets no labels; 1 or true: it is trained.
 TRAIN_KEYS = ("weight", "train", "training", "trainable", "loss", "loss_mask", "loss_weight")
 REASONING = ("reasoning_content", "reasoning", "thinking")  # names of one thing
-TEMPLATE_TURN = ("tool_calls", *REASONING)  # of an answer; the chat template is given them
+TEMPLATE_TURN = ("tool_calls", *REASONING)  # of an answer, for the chat template
 TOOL_TURN = ("name", "tool_call_id")  # the same of a tool's result
 TOOL_ROLES = ("tool", "function", "observation", "ipython")
-# They change what the turn says. Only some adapters can use the first ones.
+# They change the meaning of the turn. Only some adapters can use the first ones.
 UNSUPPORTED_TURN = (*TEMPLATE_TURN, "function_call", "refusal", "audio", "train_detail", "train_details")
-# The same of a whole record.
+# The same for a record.
 UNSUPPORTED_RECORD = ("tools", "functions", "chat_template_kwargs", "tool_choice")
 ANSWERING = ("assistant", "gpt", "model")  # names of the role that answers
 SYSTEM_KEYS = ("system", "system_prompt")
@@ -27,12 +27,12 @@ IDENTIFIERS = (
 
 
 def is_given(value: Any) -> bool:
-    """Whether a field holds anything: null and what is empty do not count."""
+    """Return whether a field is neither null nor empty."""
     return value is not None and not (isinstance(value, (str, bytes, list, dict)) and not value)
 
 
 def says_something(value: Any) -> bool:
-    """Whether a value, or the JSON in a text, holds anything but nulls, false, 0 and what is empty."""
+    """Return whether a value, or the JSON in a text, is more than nulls, false, 0 and empty values."""
     if isinstance(value, str):
         try:
             inside = json.loads(value)
@@ -45,7 +45,7 @@ def says_something(value: Any) -> bool:
 
 
 def is_trained(turn: dict, role: str, number: int, where: str) -> bool:
-    """Whether the turn's own keys let it be trained.
+    """Return whether the turn's training marks allow labels.
 
     Raises:
         SampleError: for a value other than 0, 1, true, false and null, and for keys that contradict each other.
@@ -66,14 +66,14 @@ def is_trained(turn: dict, role: str, number: int, where: str) -> bool:
 
 
 def refuse_unsupported(turn: dict, number: int, where: str, used: Iterable[str] = ()) -> None:
-    """Raises SampleError for a turn with a key that changes what it says and is not among those that are `used`."""
+    """Raise SampleError for a turn with an unsupported key that is not among the `used` ones."""
     for key in UNSUPPORTED_TURN:
         if key not in used and says_something(turn.get(key)):
             raise SampleError(where, f"message {number} has {key!r}, {unsupported(key)}")
 
 
 def refuse_unsupported_record(record: dict, where: str) -> None:
-    """The same for the columns of a record."""
+    """Raise SampleError for a record with an unsupported column."""
     for key in UNSUPPORTED_RECORD:
         if says_something(record.get(key)):
             raise SampleError(where, f"has {key!r}, {unsupported(key)}")
@@ -84,7 +84,7 @@ def unsupported(key: str) -> str:
 
 
 def system_text(record: dict, where: str) -> str | None:
-    """The system prompt in a column of the record. Raises SampleError for two of them and for one that is no text."""
+    """Return the system prompt in a column. Raises SampleError for two columns and for another type."""
     given = [key for key in SYSTEM_KEYS if is_given(record.get(key))]
     if not given:
         return None
@@ -97,12 +97,13 @@ def system_text(record: dict, where: str) -> str | None:
 
 
 def ignored_turn_keys(turns: Iterable[dict], known: Iterable[str], name: str) -> tuple[str, ...]:
-    """The names of keys that hold something in a turn and are not read, such as `messages[].name`. A mark that asks to
-    train another turn than the assistant's is one of them.
+    """Return the names of non-empty keys of turns that are not read, such as `messages[].name`.
+
+    A mark to train a turn of another role than the assistant is one of them.
 
     Args:
         known: keys that the adapter reads.
-        name: the field that holds the turns.
+        name: the field of the turns.
     """
     known = {*known, *IDENTIFIERS}
     found: dict[str, None] = {}
@@ -121,7 +122,7 @@ def ignored_turn_keys(turns: Iterable[dict], known: Iterable[str], name: str) ->
 
 
 def without_fields(record: Any, names: frozenset[str]) -> Any:
-    """A copy of a record without the keys of these names, at any depth."""
+    """Return a copy of a record without the keys of these names, at any depth."""
     if isinstance(record, dict):
         return {key: without_fields(value, names) for key, value in record.items() if key not in names}
     return [without_fields(each, names) for each in record] if isinstance(record, list) else record

@@ -29,13 +29,13 @@ def is_vript(record: dict[str, Any]) -> bool:
 
 @adapter("vript", datasets=("Mutonix/Vript",), shape=is_vript, fields=VRIPT)
 def read_vript(record: dict[str, Any], place: Place) -> Conversation:
-    """A clip, or all clips of a video in their order, each with its own file."""
+    """Clips, or all clips of a video in order, each with its own file."""
     fields = Fields(record, place, "vript")
     if "clip_id" in record or "caption" in record:
         owner = fields if record.get("video_id") is not None or "meta" not in record else fields.inside("meta")
         return Conversation(place.where, tuple(clip(fields, owner, place)))
     clips = fields.inside("data")
-    # Arrow gives every row the clips of all rows, null where they are another's.
+    # Arrow gives each row the clips of all rows, with null for those of other rows.
     names = sorted((name for name, value in clips.values.items() if value is not None), key=lambda x: (len(x), x))
     messages = []
     for name in names:
@@ -45,7 +45,7 @@ def read_vript(record: dict[str, Any], place: Place) -> Conversation:
 
 
 def clip(fields: Fields, owner: Fields, place: Place) -> list[Message]:
-    """The exchange about a clip; `owner` has the id of its video."""
+    """Return the exchange about a clip; `owner` has the id of its video."""
     clip_id = fields.text("clip_id")
     [video] = media_parts([f"{owner.text('video_id')}/{clip_id}.mp4"], "clip_id", VideoPart, place)
     caption = fields.inside("caption")
@@ -65,20 +65,20 @@ def clip(fields: Fields, owner: Fields, place: Place) -> list[Message]:
     fields=("video_path", "captions"),
 )
 def read_sharegpt4video(record: dict[str, Any], place: Place) -> Conversation:
-    """A video and the caption of the whole of it."""
+    """Videos with a caption of the complete video."""
     fields = Fields(record, place, "sharegpt4video")
     [video] = media_parts([fields.given("video_path")], "video_path", VideoPart, place)
     captions = fields.objects("captions")
     whole = [each.text("content") for each in captions if str(each.given("idx")) == WHOLE_VIDEO]
     if len(whole) != 1:
-        raise fields.fault(f"'captions' has {len(whole)} of the whole video (idx {WHOLE_VIDEO}): it needs one")
+        raise fields.fault(f"'captions' has {len(whole)} of the complete video (idx {WHOLE_VIDEO}): it needs one")
     request = drawn(VIDEO, place.where, "request")
     return Conversation(place.where, (said("user", video, request), said("assistant", whole[0])))
 
 
 @adapter("finevideo", datasets=("HuggingFaceFV/finevideo",), shape=("mp4", "json"), fields=("mp4", "json"))
 def read_finevideo(record: dict[str, Any], place: Place) -> Conversation:
-    """A video, described, asked about and listed by its scenes."""
+    """Videos with a description, questions and a list of scenes."""
     fields = Fields(record, place, "finevideo")
     [video] = media_parts([fields.given("mp4")], "mp4", VideoPart, place)
     about = fields.inside("json")
@@ -95,7 +95,7 @@ def read_finevideo(record: dict[str, Any], place: Place) -> Conversation:
 
 
 def timed_lines(content: Fields) -> list[str]:
-    """A line for each activity of each scene, with the times as the dataset writes them."""
+    """Return a line for each activity of each scene, with the times as the dataset writes them."""
     lines = []
     for scene in content.objects("scenes"):
         for activity in scene.objects("activities"):
@@ -112,7 +112,7 @@ def timed_lines(content: Fields) -> list[str]:
     fields=("info", "caption", "global", "breakpoint"),
 )
 def read_moviechat(record: dict[str, Any], place: Place) -> Conversation:
-    """A video, its caption and questions about the whole and about moments."""
+    """Videos with a caption and questions about the complete video and about moments."""
     fields = Fields(record, place, "moviechat")
     info = fields.inside("info")
     video = media_parts([info.given("video_path")], "info.video_path", VideoPart, place)
@@ -128,7 +128,7 @@ def read_moviechat(record: dict[str, Any], place: Place) -> Conversation:
 
 
 def moment(pair: Fields, frames_per_second: Any) -> str:
-    """`At 1:04`, or `At frame 1925` when it cannot be known which second that is."""
+    """Return `At 1:04`, or `At frame 1925` if its second is unknown."""
     time = pair.given("time")
     if isinstance(time, str):
         return f"At {pair.text('time')}"

@@ -1,4 +1,4 @@
-"""Token ids and labels → the pieces of text that a person sees, each with what becomes of it."""
+"""Token ids and labels → readable pieces of text with their kind and training mark."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ HALF_A_CHARACTER = "\ufffd"
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring tokens of one kind: `text` (a piece for each token, or for those that make up one character),
-    `special` (one token that the template or a picture wrote) or `image` (places of image features)."""
+    """Neighbouring tokens of one kind: `text`, `special` (one token) or `image` (places of image features).
+
+    Text has a piece for each token, or for the tokens of one character.
+    """
 
     kind: str
     trained: bool
@@ -23,7 +25,7 @@ class Span:
 
 
 def spans_of(processor, input_ids: list[int], labels: list[int]) -> list[Span]:
-    """The spans of a sample, in order. Text that only looks like a special token is text."""
+    """Return the spans of a sample, in order. Text that only looks like a special token is text."""
     special = {token_id: token for token, token_id in processor.encoder.special_ids.items()}
 
     def kind(token: tuple[int, int]) -> tuple[str, bool]:
@@ -39,18 +41,18 @@ def spans_of(processor, input_ids: list[int], labels: list[int]) -> list[Span]:
         elif name == "image":
             spans.append(Span(name, trained, len(ids), (special.get(ids[0], "<image>"),)))
         else:
-            spans.append(Span(name, trained, len(ids), tuple(pieces_of(processor.tokenizer, ids))))
+            spans.append(Span(name, trained, len(ids), tuple(token_texts(processor.tokenizer, ids))))
     return spans
 
 
-def pieces_of(tokenizer, ids: list[int]) -> Iterator[str]:
-    """The text of each token; tokens that hold only a part of a character come with those that complete it.
+def token_texts(tokenizer, ids: list[int]) -> Iterator[str]:
+    """Yield the text of each token. Tokens of a partial character come with those that complete it.
 
-    A token is decoded after the one before it, since some decoders write a word's space only between words. (The
-    DecodeStream of tokenizers does the same and raises where bytes make no character.)
+    A token is decoded after its predecessor, since some decoders write spaces only between words. (DecodeStream of
+    tokenizers does the same, but raises for bytes that are not a character.)
     """
     decode = tokenizer.backend_tokenizer.decode
-    before, start = 0, 0  # where the last piece began, and where the next one begins
+    before, start = 0, 0  # starts of the last and the next piece
     for end in range(1, len(ids) + 1):
         known = decode(ids[before:start], skip_special_tokens=False)
         text = decode(ids[before:end], skip_special_tokens=False)

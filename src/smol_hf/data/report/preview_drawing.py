@@ -1,4 +1,4 @@
-"""The first samples that a run would draw, made ready to be looked at."""
+"""The first samples of a run, prepared for a preview."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.media.images import load_image
 from smol_hf.data.report.label_spans import Span, spans_of
 from smol_hf.data.stream.preparation import MeasuredSample, SampleWork
-from smol_hf.data.stream.shortening import processor_at
 from smol_hf.data.stream.stream import LaneShare, Plan
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 
-SIDES = ((2, 384), (6, 256), (12, 160))  # up to so many images of a sample: the longer side of each in pixels
+SIDES = ((2, 384), (6, 256), (12, 160))  # (up to this number of images, longer side of each in pixels)
 SMALLEST_SIDE = 96
 IMAGES_SHOWN = 24  # of a sample
-LEFT_OUT_SEEN = 500  # records that cannot be used, after which no more are drawn
-PIXEL_ART = 128  # pictures up to this side keep every pixel
+LEFT_OUT_SEEN = 500  # unusable records, after which drawing stops
+PIXEL_ART = 128  # images up to this side keep every pixel
 QUALITY = 80
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture of a sample: its size, the grid that it is cut into, the tokens that it becomes, and a small copy as a
-    data: address; an empty one where a sample has more pictures than are shown."""
+    """An image of a sample: size, grid, tokens, and a small copy as a data: URL (empty beyond `IMAGES_SHOWN`)."""
 
     width: int
     height: int
@@ -38,7 +36,7 @@ class Thumbnail:
     columns: int
     tiles: int
     tokens: int
-    address: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,10 @@ class DrawnSample:
 
 @dataclass
 class Drawn:
-    """`samples`, those that were left out on the way to them, and how many records were `drawn` from each source; of
-    these so many were `repeated`, because a weight above 1 gives them several times."""
+    """The drawn `samples`, the errors of those `left_out`, and the number of records `drawn` from each source.
+
+    `repeated`: records that a weight above 1 drew again.
+    """
 
     samples: list[DrawnSample] = field(default_factory=list)
     left_out: list[SampleError] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Whole:
-    """A sample that is drawn with all its sequences together."""
+    """A sample with all its sequences."""
 
     sample: MeasuredSample
     num_tokens: int
@@ -75,7 +75,7 @@ class Whole:
 
 @dataclass
 class Look:
-    """The engine's work, with a small copy of each image in place of its tiles."""
+    """The work of the stream, with a small copy of each image instead of its tiles."""
 
     work: SampleWork
 
@@ -85,19 +85,19 @@ class Look:
 
     def encode(self, source: int, whole: Whole) -> DrawnSample:
         sample, conversation = whole.sample, whole.sample.conversation
-        processor = processor_at(self.work.processor, sample.longest_edge)
+        processor = self.work.processor.with_settings(longest_edge=sample.longest_edge)
         side = next((side for most, side in SIDES if len(conversation.images) <= most), SMALLEST_SIDE)
         thumbnails = []
         for number, part in enumerate(conversation.images):
-            picture = load_image(part, conversation.sample_id)
-            height, width = picture.height, picture.width
+            image = load_image(part, conversation.sample_id)
+            height, width = image.height, image.width
             rows, columns = processor.tiler.grid(height, width)
             thumbnails.append(
                 Thumbnail(
                     width, height, rows, columns,
                     tiles=rows * columns + 1,
                     tokens=len(processor.image_block_ids(height, width)),
-                    address=address_of(picture, side) if number < IMAGES_SHOWN else "",
+                    url=data_url(image, side) if number < IMAGES_SHOWN else "",
                 )
             )  # fmt: skip
         return DrawnSample(
@@ -113,15 +113,15 @@ class Look:
 
 
 def draw_samples(plan: Plan, number: int) -> Drawn:
-    """The first `number` samples of a round of the mixture, in the order in which a run draws them, each once.
+    """Return the first `number` samples of a round of the mixture, in the order of a run, each once.
 
-    Fewer where the round has no more, or where hundreds of records cannot be used.
+    They are fewer if the round ends, or if hundreds of records cannot be used.
     """
     result, seen, finished = Drawn(), set(), 0
     looking = replace(plan, work=Look(plan.work), context_length=sys.maxsize, rounds=1, pool_size=1)
     for row in LaneShare(looking, 0, 1, {}):
         result.drawn.update(row.drawn)
-        named = [(fault.where, fault, result.left_out) for fault in row.faults]
+        named: list[tuple[str, Any, list]] = [(fault.where, fault, result.left_out) for fault in row.faults]
         named += [(sample.conversation.sample_id, sample, result.samples) for sample in row.samples]
         for name, each, where in named:
             if name in seen:
@@ -136,15 +136,15 @@ def draw_samples(plan: Plan, number: int) -> Drawn:
     return result
 
 
-def address_of(picture: Image.Image, side: int) -> str:
-    """A copy of at most `side` pixels as a data: address."""
-    small = max(picture.size) <= PIXEL_ART
-    picture = picture.copy()
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+def data_url(image: Image.Image, side: int) -> str:
+    """Return a copy of at most `side` pixels as a data: URL."""
+    small = max(image.size) <= PIXEL_ART
+    image = image.copy()
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     if small:
-        picture.save(stream, "PNG", optimize=True)
+        image.save(stream, "PNG", optimize=True)
     else:
-        picture.save(stream, "JPEG", quality=QUALITY)
+        image.save(stream, "JPEG", quality=QUALITY)
     form = "png" if small else "jpeg"
     return f"data:image/{form};base64," + base64.b64encode(stream.getvalue()).decode("ascii")

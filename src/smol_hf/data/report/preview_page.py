@@ -1,4 +1,4 @@
-"""Drawn samples → one HTML file without scripts, that needs nothing beside it."""
+"""Drawn samples → one self-contained HTML file without scripts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import jinja2
 
-from smol_hf.data.conversation import ImagePart
+from smol_hf.data.conversation import ImagePart, TextPart
 from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.records.filters import Filters
 from smol_hf.data.report.preview_drawing import Drawn, DrawnSample
-from smol_hf.data.report.reasons import kind_of, reasons_of
+from smol_hf.data.report.reasons import reasons_of, skip_kind
 from smol_hf.data.stream.stream import Plan
 from smol_hf.support.formatting import percent
 from smol_hf.support.resources import resource_path
@@ -31,8 +31,8 @@ def write_page(
     """Write the page to `path` (folders are made) and return the path.
 
     Args:
-        data, plan: where the samples were drawn from.
-        facts: further lines of the head, a name and a value each.
+        data, plan: the origin of the samples.
+        facts: further lines of the head, name → value.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -48,11 +48,11 @@ def write_page(
         ],
         reasons=[reason.facts() for reason in reasons_of(drawn.left_out)],
         left_out=[
-            {"kind": kind_of(fault), "where": fault.where, "problem": fault.problem}
+            {"kind": skip_kind(fault), "where": fault.where, "problem": fault.problem}
             for fault in drawn.left_out[:LEFT_OUT_SHOWN]
         ],
         more_left_out=max(len(drawn.left_out) - LEFT_OUT_SHOWN, 0),
-        kinds=Counter(kind_of(fault) for fault in drawn.left_out),
+        kinds=Counter(skip_kind(fault) for fault in drawn.left_out),
         total_drawn=sum(drawn.drawn.values()),
         total_left_out=len(drawn.left_out),
         repeated=drawn.repeated,
@@ -76,7 +76,7 @@ def source_facts(index: int, source, data: Data, plan: Plan, drawn: Drawn) -> di
 
 
 def filters_in_words(filters: Filters | None) -> str:
-    """Those that are not the default, which leaves nothing out."""
+    """List the filters that differ from the defaults."""
     if filters is None:
         return "none"
     given = {
@@ -88,15 +88,15 @@ def filters_in_words(filters: Filters | None) -> str:
 
 
 def sample_facts(number: int, sample: DrawnSample, source: str) -> dict[str, Any]:
-    pictures = iter(range(len(sample.thumbnails)))
+    images = iter(range(len(sample.thumbnails)))
     turns = []
     for message in sample.conversation.messages:
         parts = []
         for part in message.parts:
             if isinstance(part, ImagePart):
-                index = next(pictures)
-                parts.append({"picture": sample.thumbnails[index], "number": index + 1})
-            else:
+                index = next(images)
+                parts.append({"image": sample.thumbnails[index], "number": index + 1})
+            elif isinstance(part, TextPart):
                 parts.append({"text": part.text[:CHARACTERS_SHOWN], "more": len(part.text[CHARACTERS_SHOWN:])})
         turns.append({"role": message.role, "parts": parts})
     spans, left = [], TOKENS_SHOWN

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from smol_hf.data.conversation import SampleError
-from smol_hf.data.stream.preparation import FilteredOutError, TooLongError
+from smol_hf.data.conversation import FilteredOutError, SampleError, TooLongError
 from smol_hf.support.formatting import percent
 
 SHOWN_REASONS = 5
@@ -16,7 +15,7 @@ SHOWN_NAMES = 3
 PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S+|\S+\.[A-Za-z][A-Za-z0-9]{1,4}\b|\d+(?:[.,x]\d+)*")
 
 
-def kind_of(fault: SampleError) -> str:
+def skip_kind(fault: SampleError) -> str:
     """Return `filtered`, `too long` or `unusable`."""
     if isinstance(fault, FilteredOutError):
         return "filtered"
@@ -25,7 +24,7 @@ def kind_of(fault: SampleError) -> str:
 
 @dataclass
 class Reason:
-    """Samples that were left out for the same reason, of which `example` is the first."""
+    """Samples that were left out for the same reason. `example` is the first."""
 
     kind: str
     text: str
@@ -59,7 +58,7 @@ def reasons_of(faults: Iterable[SampleError]) -> list[Reason]:
     """List the reasons, the most frequent first."""
     groups: dict[tuple[str, str], Reason] = {}
     for fault in faults:
-        key = (kind_of(fault), PARTICULAR.sub("…", fault.problem))
+        key = (skip_kind(fault), PARTICULAR.sub("…", fault.problem))
         groups.setdefault(key, Reason(*key)).faults.append(fault)
     return sorted(groups.values(), key=lambda reason: -reason.number)
 

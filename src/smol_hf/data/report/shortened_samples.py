@@ -1,4 +1,4 @@
-"""The ledger of samples that were shortened to fit the context (see `shortening`)."""
+"""The list of samples that were shortened to fit the context (see `shortening`)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from smol_hf.support.sample_lists import whole_lines
 
 @dataclass
 class ShortenedSamples:
-    """The ledger of samples that were trained on shortened, each once: `shortened.jsonl`. That of an earlier run in
-    the same place is gone on with (`keeps_earlier`) or replaced."""
+    """The list of shortened samples, each once: `shortened.jsonl`. `keeps_earlier`: continue an earlier run's list."""
 
     path: Path | None = None
     keeps_earlier: bool = True
@@ -31,7 +30,7 @@ class ShortenedSamples:
             self.path.unlink(missing_ok=True)
 
     def note(self, samples: list[tuple[str, str]]) -> None:
-        """Take (sample, what it lost) pairs."""
+        """Add (sample, lost parts) pairs."""
         new = [(name, lost) for name, lost in samples if name not in self.names]
         self.names |= {name for name, _ in new}
         if new and self.path is not None and self.writes:

@@ -1,4 +1,4 @@
-"""The ledger of samples that were left out: each by name, with the reason, and when there are too many of them."""
+"""The list of samples that were left out, with their reasons, and the limit that stops a run."""
 
 from __future__ import annotations
 
@@ -8,36 +8,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from smol_hf.data.conversation import SampleError
+from smol_hf.data.conversation import KIND_OF, KINDS, FilteredOutError, LeftOutError, SampleError
 from smol_hf.data.report.reasons import describe_sources
-from smol_hf.data.stream.preparation import KIND_OF, KINDS, FilteredOutError, LeftOutError
 from smol_hf.support.atomic import atomic_file
 from smol_hf.support.sample_lists import whole_lines
 
 SHOWN = 10
-JUDGED_FROM = 100  # unusable samples: a source that is not known as a whole is judged by its share when it has so many
+JUDGED_FROM = 100  # unusable samples, from which the share of a source without a survey is judged
 
 
 @dataclass
 class SkippedSamples:
-    """Counts and names samples that cannot be used.
+    """Counters and names of samples that cannot be used.
 
-    `policy` "stop" makes the first fault an error; "skip" leaves faulty samples out, as long as they are not too many.
-    Samples longer than the context, or filtered out, are no fault: they are always left out and counted.
+    `policy` "stop" makes the first fault an error; "skip" leaves out faulty samples up to a limit. Too long and
+    filtered samples are not faults: they are always left out and counted.
 
-    With "skip" a run stops when
+    With "skip", a run stops if
 
-    - of a source more than `max_fraction` of its samples are unusable (one alone never is too many, unless
-      `max_fraction` is 0), those found damaged while training included;
-    - of a source that was not surveyed at least 100 are, and more than `max_fraction` of what was read so far;
-    - `max_in_a_row` are with no good one between them: it is then the data that is wrong, not a sample.
+    - more than `max_fraction` of a source's samples are unusable (a single one never stops it, unless the limit is 0);
+    - at least 100 samples of a source without a survey are, and more than `max_fraction` of its samples so far;
+    - `max_in_a_row` samples are, without a usable one between them.
 
-    `path` is the ledger, JSON lines. With several processes all count the same, and only the one that `writes`
-    does. The ledger
-    of an earlier run in the same place is replaced, unless this run goes on with it (`keeps_earlier`): what that run
-    left out then counts in this one. (Under "stop" it was mended, or this run stops at it again.)
+    `path`: the list, JSON lines. All processes count the same, and one `writes`. The list of an earlier run is
+    replaced, unless this run resumes it (`keeps_earlier`) and counts its entries too. (Under "stop", they were mended,
+    or stop this run again.)
 
-    `gives_up`: the run reads no more of a source of which nothing could be used, so such a source does not stop it.
+    `gives_up`: a source without a usable sample is not read any more, so it does not stop the run.
     """
 
     policy: str = "stop"
@@ -51,7 +48,7 @@ class SkippedSamples:
     surveyed: bool = False
     faults: list[SampleError] = field(default_factory=list)
     left_out: list[SampleError] = field(default_factory=list)
-    earlier: list[SampleError] = field(default_factory=list)  # in the ledger, and no longer counted
+    earlier: list[SampleError] = field(default_factory=list)  # in the list, but not counted any more
     in_a_row: int = 0
     names: set[tuple[str, str]] = field(default_factory=set)
     drawn: Counter = field(default_factory=Counter)  # samples read by this process, by source
@@ -65,15 +62,15 @@ class SkippedSamples:
         return sum(self.sizes.values())
 
     def settle(self, sizes: Mapping[str, int], in_a_row: int = 0) -> None:
-        """Decide after all samples were looked at.
+        """Judge the sources after a survey.
 
         Args:
             sizes: number of samples of each source, by its name.
             in_a_row: the most unusable samples that follow each other.
 
         Raises:
-            SampleError: under "stop" when there is a fault, under "skip" when there are too many; and when nothing
-                is left. Up to 10 faults are spelled out.
+            SampleError: under "stop" for a fault, under "skip" for too many; and if no sample is left. It lists up to
+                10 faults.
         """
         self.surveyed = True
         self.expect(sizes)
@@ -96,7 +93,7 @@ class SkippedSamples:
             raise self.too_many(f"{in_a_row} samples in a row cannot be used")
 
     def expect(self, sizes: Mapping[str, int]) -> None:
-        """Begin a run over sources of so many samples; alone, over samples that nobody looked at before it."""
+        """Start a run over sources of these sizes. Without `settle`, they have no survey."""
         self.sizes = dict(sizes)
         if self.keeps_earlier:
             self.take_earlier()
@@ -104,15 +101,15 @@ class SkippedSamples:
             self.write()
 
     def note(self, used: int, faults: list[SampleError], drawn: Mapping[str, int] | None = None) -> None:
-        """Take what rows of the run brought.
+        """Count the results of some rows.
 
         Args:
             used: number of their samples.
-            faults: met on the way; each is in the file at once.
-            drawn: samples read from each source, those with faults included.
+            faults: of samples that were read for them; they are written at once.
+            drawn: samples read from each source, with faulty ones.
 
         Raises:
-            SampleError: under "stop" for a fault, under "skip" when there are too many by now.
+            SampleError: under "stop" for a fault, under "skip" for too many.
         """
         bad = [fault for fault in faults if not isinstance(fault, LeftOutError)]
         self.drawn.update(drawn or {})
@@ -141,7 +138,7 @@ class SkippedSamples:
             raise SampleError("data", f"{fault}\nMend it, or leave such samples out with --on_bad_sample skip")
 
     def judge(self, source: str) -> None:
-        """Raises SampleError when too many samples of a source are unusable."""
+        """Raise SampleError if too many samples of a source are unusable."""
         size = self.sizes.get(source, self.total)
         bad = sum(fault.source == source for fault in self.faults)
         drawn, drawn_bad = self.drawn[source], self.drawn_bad[source]
@@ -156,17 +153,17 @@ class SkippedSamples:
 
     def too_many(self, problem: str) -> SampleError:
         seen = self.sizes if self.surveyed else self.drawn
-        ledger = "" if self.path is None else f"\nAll of them, by name: {self.path}"
-        return SampleError("data", f"{problem}:\n{describe_sources(self.faults, seen)}{ledger}")
+        listed = "" if self.path is None else f"\nAll of them, by name: {self.path}"
+        return SampleError("data", f"{problem}:\n{describe_sources(self.faults, seen)}{listed}")
 
     def known(self) -> set[tuple[str, str]]:
-        """(source, name) of what is counted: files of two sources may have one name."""
+        """Return (source, name) of the counted samples: files of two sources may share a name."""
         if len(self.names) < len(self):
             self.names |= {(fault.source, fault.where) for fault in [*self.faults, *self.left_out]}
         return self.names
 
     def take_earlier(self) -> None:
-        """What an earlier run found and this one has not, from its ledger."""
+        """Add the entries of an earlier run's list that this run has not found."""
         if self.path is None or not self.path.exists():
             return
         for entry in whole_lines(self.path):
@@ -194,7 +191,7 @@ class SkippedSamples:
         return json.dumps(entry | {"source": fault.source}, ensure_ascii=False) + "\n"
 
     def summary(self) -> str:
-        """One line for the log."""
+        """Return one line for the log."""
         return f"{len(self)} samples left out: {len(self.faults)} unusable, {self.left_out_in_words()}"
 
     def left_out_in_words(self) -> str:

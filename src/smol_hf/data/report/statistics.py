@@ -1,4 +1,4 @@
-"""How many samples, tokens and tiles the sources of a plan hold, and how full the rows will be that they make."""
+"""Numbers of samples, tokens and tiles of a plan's sources, and a forecast of the packed rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.report.reasons import kind_of, reasons_of
+from smol_hf.data.report.reasons import reasons_of, skip_kind
 from smol_hf.data.stream.record_use import RecordUse
 from smol_hf.data.stream.stream import Plan
 from smol_hf.data.stream.survey import Measured, Size, Survey
@@ -19,7 +19,7 @@ KINDS = ("unusable", "too long", "filtered")
 
 
 def statistics(plan: Plan, found: Survey) -> dict[str, Any]:
-    """What a survey found, in numbers.
+    """Summarise a survey in numbers.
 
     Returns:
         `sources`: for each source its records, usable and left out samples by kind and reason, and the distributions
@@ -31,7 +31,7 @@ def statistics(plan: Plan, found: Survey) -> dict[str, Any]:
     for (index, _), each in found.found.items():
         by_source[index].append(each)
     sources = [
-        {"name": source.name, **describe(each), **found.use.get(index, RecordUse()).facts()}
+        {"name": source.name, **summary_of(each), **found.use.get(index, RecordUse()).facts()}
         for index, (source, each) in enumerate(zip(plan.sources, by_source))
     ]
     samples = [weight * one["usable"] for weight, one in zip(plan.weights, sources)]
@@ -39,13 +39,13 @@ def statistics(plan: Plan, found: Survey) -> dict[str, Any]:
     for one, samples_of_one, tokens_of_one in zip(sources, samples, tokens):
         one["share_of_samples"] = samples_of_one / sum(samples) if sum(samples) else 0.0
         one["share_of_tokens"] = tokens_of_one / sum(tokens) if sum(tokens) else 0.0
-    return {"sources": sources, "all": describe([each for source in by_source for each in source])}
+    return {"sources": sources, "all": summary_of([each for source in by_source for each in source])}
 
 
-def describe(found: Sequence[Size | SampleError]) -> dict[str, Any]:
+def summary_of(found: Sequence[Size | SampleError]) -> dict[str, Any]:
     usable = [each for each in found if isinstance(each, Size)]
     faults = [each for each in found if isinstance(each, SampleError)]
-    kinds = [kind_of(fault) for fault in faults]
+    kinds = [skip_kind(fault) for fault in faults]
     return {
         "records": len(found),
         "usable": len(usable),
@@ -61,7 +61,7 @@ def describe(found: Sequence[Size | SampleError]) -> dict[str, Any]:
 
 
 def distribution(values: Sequence[int]) -> dict[str, float]:
-    """Total, mean, median, 95th percentile and maximum; all 0 where there is nothing."""
+    """Return total, mean, median, 95th percentile and maximum; all 0 without values."""
     if not values:
         return {"total": 0, "mean": 0.0, "median": 0.0, "p95": 0.0, "max": 0}
     median, p95 = np.percentile(values, [50, 95])
@@ -88,14 +88,14 @@ def histogram(values: Sequence[int]) -> list[dict[str, int]]:
 
 
 def packing_forecast(plan: Plan, found: Survey, pool_size: int) -> dict[str, Any]:
-    """The rows that one round of the mixture makes when samples are packed, from the lanes and pools of a run.
+    """Forecast the packed rows of one round of the mixture, with the lanes and pools of a run.
 
     Args:
-        found: of these sources. Nothing is decoded.
-        pool_size: samples among which a row is packed.
+        found: the survey of these sources. Nothing is decoded.
+        pool_size: samples in the pool of each lane.
 
     Returns:
-        `rows`, `samples` (repeated ones counted as often as they come), `fill` (tokens / (rows × context_length)),
+        `rows`, `samples` (with repetitions), `fill` (tokens / (rows × context_length)),
         `tiles_per_row` and `truncated`, which is 0: only whole samples are packed.
     """
     measured = Measured(plan.sources, found)

@@ -1,4 +1,4 @@
-"""The lengths of samples as a picture, a line for each source."""
+"""A plot of the lengths of samples, with a line for each source."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NAMED_SOURCES = 12
 
 
 def plot_statistics(path: str | Path, plan: Plan, found: Survey) -> Path:
-    """Draw how many samples have so many tokens, trained tokens and tiles. The suffix of `path` says the format.
+    """Plot the distributions of tokens, trained tokens and tiles. The suffix of `path` is the format.
 
     Raises:
-        ValueError: for a format that matplotlib does not write.
+        ValueError: for a format that matplotlib cannot write.
     """
     sizes: list[list[Size]] = [[] for _ in plan.sources]
     for (index, _), each in found.found.items():

@@ -1,6 +1,6 @@
-"""Data files here and anywhere that fsspec reaches: opened, read in ranges, found by patterns, told apart.
+"""Local files and files of fsspec: open, read ranges, find by pattern, identify.
 
-Nothing here keeps a connection: a file is opened by who reads it, in the process that reads it.
+No connection is kept: each process opens the files that it reads.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.registry import known_implementations
 from huggingface_hub import cached_assets_path
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]  of its HTTP library
 
 from smol_hf.support.atomic import atomic_file
 
-READ_AHEAD = 4 * 1024 * 1024  # bytes fetched at once from a remote file that is read from its beginning on
-AT_ONCE = 16  # files elsewhere that are looked at beside each other
+READ_AHEAD = 4 * 1024 * 1024  # bytes of each request for a remote file that is read from the start
+AT_ONCE = 16  # remote files that are inspected at the same time
 BRACES = re.compile(r"\{([^{}]*)\}")
 SPAN = re.compile(r"(\d+)\.\.(\d+)")
-# What of fsspec's `info` says that the content is another, the surest first.
+# Keys of fsspec's `info` that change with the content, the most reliable first.
 CONTENT_MARKS = (
     "xet_hash", "blob_id", "lfs", "ETag", "etag", "md5Hash", "md5", "crc32c", "content_md5", "checksum", "mtime",
     "LastModified", "last_modified", "updated", "created",
@@ -42,7 +42,7 @@ NETWORK_ERRORS = (
 
 
 class UnreachableError(RuntimeError):
-    """A file that cannot be read now, although nothing may be wrong with it: no fault of its samples."""
+    """A file that cannot be read now, for example without a network. Its samples do not count as faults."""
 
 
 def is_remote(url: str) -> bool:
@@ -58,7 +58,7 @@ def file_name(url: str) -> str:
 
 
 def labels_of(urls: list[str]) -> dict[str, str]:
-    """What each file is called in the names of its samples: its name, or its path where names stand twice."""
+    """Return the label of each file in the names of its samples: its name, or its path if names repeat."""
     names = {url: file_name(url) for url in urls}
     if len(set(names.values())) == len(names):
         return names
@@ -70,7 +70,7 @@ def file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """(file system, path in it). fsspec keeps one for each process and thread, so none is kept here.
 
     Raises:
-        ValueError: for a protocol that nobody knows. ImportError: when its package is missing, with its name.
+        ValueError: for an unknown protocol. ImportError: for a missing package, with its name.
     """
     protocol = url.partition("://")[0]
     if is_remote(url) and protocol not in fsspec.available_protocols():
@@ -84,8 +84,7 @@ def file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 class RemoteFile(io.RawIOBase):
-    """A file of fsspec whose failures are told apart from damage: whatever the network does to it becomes an
-    `UnreachableError`, after the retries of the file system's library."""
+    """A file of fsspec. Network failures raise `UnreachableError`, after the retries of the file system's library."""
 
     def __init__(self, url: str, ahead: bool):
         self.url = url
@@ -121,15 +120,14 @@ class RemoteFile(io.RawIOBase):
 
 
 def network_errors() -> tuple[type[BaseException], ...]:
-    """What the libraries that are loaded raise about a network: they have no class in common."""
+    """Return the network errors of the loaded libraries, which have no common class."""
     loaded = [getattr(sys.modules[module], name) for module, name in NETWORK_ERRORS if module in sys.modules]
     return (OSError, TimeoutError, HTTPError, *loaded)
 
 
 @contextlib.contextmanager
 def reaching(url: str) -> Iterator[None]:
-    """What goes wrong on the way to a file becomes an `UnreachableError` that names it, but for a file that there is
-    not."""
+    """Raise network errors as `UnreachableError`, and FileNotFoundError for a missing file, with the URL."""
     try:
         yield
     except FileNotFoundError as error:
@@ -142,28 +140,30 @@ def reaching(url: str) -> Iterator[None]:
 
 
 def open_file(url: str, *, ahead: bool = False) -> BinaryIO:
-    """A binary file that can be read at any place. `ahead`: it will be read from its beginning on.
+    """Open a seekable binary file. `ahead`: it will be read from the start.
 
     Raises:
-        OSError: for a file here. FileNotFoundError, UnreachableError: for one elsewhere.
+        OSError: for a local file. FileNotFoundError, UnreachableError: for a remote one.
     """
-    return RemoteFile(url, ahead) if is_remote(url) else local_path(url).open("rb")
+    return cast(BinaryIO, RemoteFile(url, ahead)) if is_remote(url) else local_path(url).open("rb")
 
 
 def read_range(url: str, start: int, end: int) -> bytes:
-    """The bytes from `start` up to `end`, and no others where the file is elsewhere. Raises as `open_file`."""
+    """Read the bytes from `start` up to `end`, and no others of a remote file. Raises as `open_file`."""
     if not is_remote(url):
         with open_file(url) as file:
             file.seek(start)
             return file.read(end - start)
     system, path = file_system(url)
     with reaching(url):
-        # File systems without requests for ranges of their own would read ahead.
-        return system.cat_file(path, start=start, end=end, **({} if system.async_impl else {"cache_type": "none"}))
+        # File systems without range requests would read ahead.
+        return cast(
+            bytes, system.cat_file(path, start=start, end=end, **({} if system.async_impl else {"cache_type": "none"}))
+        )
 
 
-def describe(url: str) -> list[Any]:
-    """Size of a remote file and what its store says about its content, without reading it: its fingerprint."""
+def remote_fingerprint(url: str) -> list[Any]:
+    """Return the size of a remote file and its store's mark of the content, without reading it."""
     system, path = file_system(url)
     with reaching(url):
         info = system.info(path)
@@ -172,7 +172,7 @@ def describe(url: str) -> list[Any]:
 
 
 def for_each(function: Callable[[str], Any], urls: list[str]) -> list[Any]:
-    """What a function gives for each file, in their order; of files elsewhere several are waited for at once."""
+    """Return the result of a function for each file, in order; for remote files, several run at once."""
     if not any(map(is_remote, urls)):
         return [function(url) for url in urls]
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -184,7 +184,7 @@ def has_pattern(text: str) -> bool:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`a{0..2}` → a0, a1, a2, with the zeros that the first number begins with; `{x,y}` → x, y."""
+    """Expand `a{0..2}` to a0, a1, a2 (with the leading zeros of the first number), and `{x,y}` to x, y."""
     match = BRACES.search(pattern)
     if match is None:
         return [pattern]
@@ -199,10 +199,10 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def find_files(pattern: str) -> list[str]:
-    """The files that a pattern names (`shard-{00000..00009}.tar`, `*.parquet`), sorted.
+    """Return the files of a pattern (`shard-{00000..00009}.tar`, `*.parquet`), sorted.
 
     Raises:
-        FileNotFoundError: when there is none, or one is missing of those that braces spell out.
+        FileNotFoundError: if no file matches, or a file of a brace pattern is missing.
     """
     found = []
     for each in expand_braces(pattern):
@@ -212,7 +212,7 @@ def find_files(pattern: str) -> list[str]:
             paths = [path for path in candidates if system.isfile(path)]
         if not paths:
             raise FileNotFoundError(f"there is no data file {each}" + (f" (of {pattern})" if each != pattern else ""))
-        found += [system.unstrip_protocol(path) if is_remote(each) else path for path in paths]
+        found += [system.unstrip_protocol(str(path)) if is_remote(each) else path for path in paths]
     return sorted(set(found))
 
 
@@ -228,13 +228,12 @@ def list_folder(url: str) -> list[str]:
 
 
 def remembered(url: str, kind: str, build: Callable[[], Any]) -> Any:
-    """What `build` gives (JSON) of a file elsewhere, which is read from this machine's cache the next time, as long as
-    its store says that the file is the same. A file here is simply read.
+    """Return the result of `build` (JSON), from this machine's cache for an unchanged remote file.
 
     Args:
-        kind: name of what is built, with its version.
+        kind: name and version of the result.
     """
-    facts = describe(url) if is_remote(url) else []
+    facts = remote_fingerprint(url) if is_remote(url) else []
     if len(facts) < 2 or url.startswith("memory://"):
         return build()
     name = hashlib.sha256(json.dumps([kind, url, facts]).encode()).hexdigest()
@@ -242,7 +241,7 @@ def remembered(url: str, kind: str, build: Callable[[], Any]) -> Any:
     with contextlib.suppress(OSError, ValueError):
         return json.loads(path.read_text(encoding="utf-8"))
     built = build()
-    # A full disk, or one that may not be written, is no reason to stop.
+    # A full or read-only disk does not stop the run.
     with contextlib.suppress(OSError), atomic_file(path) as file:
         file.write_text(json.dumps(built), encoding="utf-8")
     return built

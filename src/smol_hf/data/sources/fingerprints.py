@@ -1,4 +1,4 @@
-"""Digests that tell whether local files are the ones of before: of all their bytes, or of samples of large ones."""
+"""Digests of local files, to detect changes: of all bytes, or of samples of large files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARQUET_END = 8  # bytes: the footer's length and a mark
 
 
 def digests_of(urls: Sequence[str]) -> list[str]:
-    """The digest of each local file, in the order of the names."""
+    """Return the digest of each local file, in the order of the names."""
     paths = [local_path(url) for url in sorted(urls) if not is_remote(url)]
     return digests_of_files(paths, whole=are_read_whole(paths))
 
@@ -27,7 +27,7 @@ def are_read_whole(paths: Sequence[Path]) -> bool:
 
 
 def digests_of_files(paths: Sequence[Path], *, whole: bool) -> list[str]:
-    """The digest of each file: of all its bytes if `whole`, else see `sampled_digest`."""
+    """Return the digest of each file: of all its bytes if `whole`, else see `sampled_digest`."""
     return [hash_file(path) if whole else sampled_digest(path) for path in paths]
 
 

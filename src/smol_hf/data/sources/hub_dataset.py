@@ -1,7 +1,6 @@
-"""A dataset of the Hub → the files of one split of it, at one commit.
+"""A Hub dataset → the files of one split, at one commit.
 
-Which files make a configuration and a split is what `datasets` says. The commit is looked up once, before anything is
-read, and everything is read at that commit.
+`datasets` knows the files of a configuration and a split. The commit is looked up once, and all files are read at it.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
+from smol_hf.data.sources.files import HTTPError
 from smol_hf.support.formatting import nearest
 
 PREFIX = "hf://datasets/"
-# owner/name, with or without a revision, and nothing that looks like a file.
+# owner/name without a revision, and not the name of a file.
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILE = re.compile(r"\.(jsonl|ndjson|json|parquet|tar|gz|tgz|zip|csv|txt)$", re.IGNORECASE)
 ADDRESS = re.compile(r"hf://datasets/(?P<id>[^/@]+/[^/@]+)(@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?(?P<rest>/.*)?")
@@ -37,8 +36,10 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class HubDataset:
-    """`files` of one split, as addresses at `revision` (a commit) or as paths where they were downloaded; `root` is
-    what they all begin with. `name` is the dataset's, with its configuration where it has several."""
+    """The `files` of one split, as URLs at `revision` (a commit) or as paths after a download.
+
+    `root`: their common start. `name`: of the dataset, with its configuration if it has several.
+    """
 
     repository: str
     revision: str
@@ -50,8 +51,7 @@ class HubDataset:
 
 
 def hub_id(data: str) -> str | None:
-    """`owner/name` (or `owner/name@revision`) where `data` names a whole dataset of the Hub. What is a path here is
-    none, nor what stands in a folder that there is."""
+    """Return `owner/name` (or `owner/name@revision`) if `data` names a Hub dataset, and None for a local path."""
     if match := ADDRESS.fullmatch(data.rstrip("/")):
         rest = match["rest"] or ""
         return data.rstrip("/").removeprefix(PREFIX) if not rest else None
@@ -61,7 +61,7 @@ def hub_id(data: str) -> str | None:
 
 
 def pinned(data: str) -> str:
-    """The address of a file of the Hub at the commit that its branch stands at now; anything else as it is."""
+    """Return the URL of a Hub file at the current commit of its branch; any other text unchanged."""
     match = ADDRESS.fullmatch(data)
     if match is None:
         return data
@@ -69,23 +69,23 @@ def pinned(data: str) -> str:
 
 
 def repository_of(data: str) -> str | None:
-    """The dataset of the Hub that an address is of."""
+    """Return the Hub dataset of a URL."""
     match = ADDRESS.fullmatch(data)
     return match and match["id"]
 
 
 def commit_of(repository: str, revision: str | None) -> str:
-    """Raises FileNotFoundError, PermissionError or ConnectionError, each with what to do."""
+    """Return the current commit. Raises FileNotFoundError, PermissionError or ConnectionError."""
     with hub_errors(repository, revision):
         facts = HfApi().dataset_info(repository, revision=revision)
         if facts.gated:
             HfApi().auth_check(repository, repo_type="dataset")
-        return facts.sha
+        return str(facts.sha)
 
 
 @contextlib.contextmanager
 def hub_errors(repository: str, revision: str | None) -> Iterator[None]:
-    """What the Hub's client raises, as errors that say what to do."""
+    """Raise the errors of the Hub's client as errors that say what to do."""
     try:
         yield
     except GatedRepoError as error:
@@ -111,27 +111,24 @@ def hub_errors(repository: str, revision: str | None) -> Iterator[None]:
 
 
 def find_dataset(
-    name: str,
-    config: str | None = None,
-    split: str | None = None,
-    revision: str | None = None,
-    download: bool = False,
+    name: str, config: str | None = None, split: str | None = None, revision: str | None = None, download: bool = False
 ) -> HubDataset:
-    """The files of a split.
+    """Return the files of a split.
 
     Args:
         name: `owner/name`, or `owner/name@revision`.
-        config: needed where the dataset has several and none of them is the default.
+        config: required if the dataset has several and no default.
         split: "train" by default.
         revision: branch, tag or commit; the main branch by default.
-        download: fetch the files first, instead of reading them in ranges when they are needed.
+        download: download the files first, instead of reading ranges when needed.
 
     Raises:
-        FileNotFoundError: when there is no such dataset or revision. ValueError: when it has no such configuration or
-            split, with those that it has. PermissionError: when it is gated. ConnectionError: when the Hub cannot be
-            reached.
+        FileNotFoundError: for a missing dataset or revision. ValueError: for an unknown configuration or split, with
+            the known ones. PermissionError: for a gated dataset. ConnectionError: for an unreachable Hub.
     """
     import datasets
+    from datasets.data_files import EmptyDatasetError
+    from datasets.exceptions import DataFilesNotFoundError
 
     repository, _, written = name.partition("@")
     if written and revision not in (None, written):
@@ -143,7 +140,7 @@ def find_dataset(
     try:
         with hub_errors(repository, revision):
             builder = builder_of(repository, config, commit)
-    except (datasets.exceptions.DataFilesNotFoundError, datasets.data_files.EmptyDatasetError) as error:
+    except (DataFilesNotFoundError, EmptyDatasetError) as error:
         raise ValueError(f"the dataset {repository} has no data files that `datasets` knows: {error}") from error
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
@@ -172,7 +169,7 @@ def find_dataset(
 
 
 def builder_of(repository: str, config: str | None, commit: str):
-    """What `datasets` knows of a configuration. Raises ValueError, with those that there are."""
+    """Return the builder of a configuration. Raises ValueError for an unknown one, with the known ones."""
     import datasets
 
     try:

@@ -1,8 +1,8 @@
-"""A folder of pictures with their captions: in one metadata file for all, or in a file beside each.
+"""A folder of images with captions, in one metadata file or in a file for each image.
 
-`metadata.jsonl`, `metadata.csv` or `metadata.parquet` has a row for each sample, whose `file_name` (or `file_names`)
-leads from the metadata's folder to the picture, as `datasets` reads it. Otherwise `cat.txt` holds the caption of
-`cat.jpg`, and `cat.json` its whole record.
+`metadata.jsonl`, `metadata.csv` or `metadata.parquet` has a row for each sample. Its `file_name` (or `file_names`) is
+the path of the image from the metadata's folder, as in `datasets`. Otherwise `cat.txt` contains the caption of
+`cat.jpg`, or `cat.json` its record.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import pyarrow
 import pyarrow.parquet
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.sources.files import describe, file_name, is_remote, local_path, open_file
+from smol_hf.data.sources.files import file_name, is_remote, local_path, open_file, remote_fingerprint
 from smol_hf.data.sources.json_source import parse_line
-from smol_hf.data.sources.members import PICTURES, TEXTS, in_order, put_media, record_of
+from smol_hf.data.sources.members import IMAGE_SUFFIXES, TEXTS, in_order, put_media, record_of
 from smol_hf.data.sources.parquet_source import rows_of
 from smol_hf.data.sources.source import Source
 from smol_hf.support.hashing import hash_file
@@ -30,31 +30,31 @@ from smol_hf.support.hashing import hash_file
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-def is_picture(url: str) -> bool:
-    return url.lower().endswith(PICTURES)
+def is_image_file(url: str) -> bool:
+    return url.lower().endswith(IMAGE_SUFFIXES)
 
 
 def is_metadata(url: str) -> bool:
     return file_name(url) in METADATA
 
 
-class Row(NamedTuple):
-    """Paths of a sample's pictures inside the folder, with the texts beside them or the metadata's record."""
+class ImageRow(NamedTuple):
+    """Paths of a sample's images in the folder, with their text files or the metadata's record."""
 
-    pictures: list[str]
+    images: list[str]
     texts: Sequence[str] = ()
     record: dict[str, Any] | None = None
 
 
-class PictureSource(Source):
-    """One row for each row of the metadata files, or for each picture with its texts. A picture that nothing is said
-    about is a row too, whose record is a `SampleError`.
+class ImageFolderSource(Source):
+    """One row for each row of the metadata files, or for each image with its texts.
 
-    Pictures here are named by their path from the folder; those elsewhere are read with their row.
+    An image without a text is a row too: its record is a `SampleError`. Records name local images by their path from
+    the folder, and contain the bytes of remote ones.
 
     Args:
         root: the folder.
-        urls: all files in it and in the folders in it.
+        urls: all files in it and its subfolders.
 
     Raises:
         SampleError: for a metadata file that cannot be read or names no files.
@@ -64,27 +64,27 @@ class PictureSource(Source):
 
     def __init__(self, name: str, root: str, urls: list[str]):
         self.name, self.root, self.files = name, root.rstrip("/"), urls
-        self.pictures = {self.inside(url): url for url in sorted(urls, key=in_order) if is_picture(url)}
+        self.images = {self.inside(url): url for url in sorted(urls, key=in_order) if is_image_file(url)}
         self.texts = {self.inside(url): url for url in urls if url.lower().endswith(TEXTS)}
-        self.rows: list[tuple[str, Row | SampleError]] = []
+        self.rows: list[tuple[str, ImageRow | SampleError]] = []
         described = sorted(url for url in urls if is_metadata(url))
         if described:
             self.take_metadata(described)
         else:
-            self.take_texts_beside()
+            self.take_text_files()
         self.block_sizes = np.ones(len(self.rows), dtype=np.int64)
-        files = [*self.pictures.items(), *(self.texts.items() if not described else [])]
+        files = [*self.images.items(), *(self.texts.items() if not described else [])]
         facts = [[inside, *self.facts(url)] for inside, url in files]
         self.fingerprint = hashlib.sha256(json.dumps([self.rows, facts], default=str).encode()).hexdigest()
 
     def inside(self, url: str) -> str:
-        """The path of a file from the folder."""
+        """Return the path of a file from the folder."""
         return url.removeprefix(self.root).lstrip("/")
 
     def facts(self, url: str) -> list[Any]:
         if is_remote(url):
-            return describe(url)
-        if is_picture(url):
+            return remote_fingerprint(url)
+        if is_image_file(url):
             return [local_path(url).stat().st_size]
         return [hash_file(local_path(url))]
 
@@ -97,48 +97,50 @@ class PictureSource(Source):
                 where = f"{self.inside(url)}:{number}"
                 try:
                     row = self.with_paths(record, posixpath.dirname(self.inside(url)), where)
-                    named.update(row.pictures)
+                    named.update(row.images)
                 except SampleError as fault:
                     row = fault
                 self.rows.append((where, row))
-        for picture in self.pictures:
-            if picture not in named:
-                problem = f"no row of {' or '.join(map(self.inside, urls))} names this picture: add its caption there"
-                self.rows.append((picture, SampleError(picture, problem)))
+        for image in self.images:
+            if image not in named:
+                problem = f"no row of {' or '.join(map(self.inside, urls))} names this image: add its caption there"
+                self.rows.append((image, SampleError(image, problem)))
 
-    def with_paths(self, record: Any, folder: str, where: str) -> Row:
-        """The record, with the paths of its pictures from the root."""
+    def with_paths(self, record: Any, folder: str, where: str) -> ImageRow:
+        """Return the record, with the paths of its images from the root."""
         if isinstance(record, SampleError):
             raise record
         names = record.get("file_names", record.get("file_name")) if isinstance(record, dict) else None
-        listed = names if isinstance(names, list) else [names]
+        listed: list[Any] = names if isinstance(names, list) else [names]
         if not listed or not all(isinstance(name, str) and name for name in listed):
-            raise SampleError(where, "lacks the field 'file_name' with the path of its picture")
+            raise SampleError(where, "lacks the field 'file_name' with the path of its image")
         paths = [posixpath.normpath(posixpath.join(folder, name)) for name in listed]
         for name, path in zip(listed, paths):
-            if path not in self.pictures:
-                raise SampleError(where, f"names the picture {name}, which is not in the folder")
+            if path not in self.images:
+                raise SampleError(where, f"names the image {name}, which is not in the folder")
         rest = {key: value for key, value in record.items() if key not in ("file_name", "file_names")}
-        return Row(paths, record=rest)
+        return ImageRow(paths, record=rest)
 
-    def take_texts_beside(self) -> None:
-        beside: dict[str, list[str]] = {}
+    def take_text_files(self) -> None:
+        texts_of_stem: dict[str, list[str]] = {}
         for text in self.texts:
-            beside.setdefault(posixpath.splitext(text)[0], []).append(text)
-        of_stem: dict[str, list[str]] = {}
-        for picture in self.pictures:
-            of_stem.setdefault(posixpath.splitext(picture)[0], []).append(picture)
-        for stem, pictures in of_stem.items():
-            texts = sorted(beside.pop(stem, []))
-            if len(pictures) == 1 and texts:
-                self.rows.append((pictures[0], Row(pictures, texts)))
+            texts_of_stem.setdefault(posixpath.splitext(text)[0], []).append(text)
+        images_of_stem: dict[str, list[str]] = {}
+        for image in self.images:
+            images_of_stem.setdefault(posixpath.splitext(image)[0], []).append(image)
+        for stem, images in images_of_stem.items():
+            texts = sorted(texts_of_stem.pop(stem, []))
+            if len(images) == 1 and texts:
+                self.rows.append((images[0], ImageRow(images, texts)))
                 continue
             problem = f"has no caption: write it into {stem}.txt, or its record into {stem}.json"
             if texts:
-                problem = f"{' and '.join(pictures)} have one text between them: give each a name of its own"
-            self.rows += [(picture, SampleError(picture, problem)) for picture in pictures]
-        for texts in beside.values():
-            self.rows += [(text, SampleError(text, "there is no picture of this name beside it")) for text in texts]
+                problem = f"{' and '.join(images)} share one text: give each another name"
+            self.rows += [(image, SampleError(image, problem)) for image in images]
+        for texts in texts_of_stem.values():
+            self.rows += [
+                (text, SampleError(text, "no image has this name: add it, or delete the text")) for text in texts
+            ]
 
     def read_block(self, block: int) -> list[tuple[str, Any]]:
         where, row = self.rows[block]
@@ -146,7 +148,7 @@ class PictureSource(Source):
         if isinstance(row, SampleError):
             return [(where, SampleError(where, row.problem))]
         try:
-            media = {picture: self.media(picture) for picture in row.pictures}
+            media = {image: self.media(image) for image in row.images}
             if row.record is None:
                 texts = {text: self.content(self.texts[text]) for text in row.texts}
                 return [(where, record_of(texts, media, where))]
@@ -156,10 +158,10 @@ class PictureSource(Source):
         except SampleError as fault:
             return [(where, fault)]
 
-    def media(self, picture: str) -> Any:
-        """The path of a picture here; {"bytes", "path"} of one elsewhere."""
-        url = self.pictures[picture]
-        return {"bytes": self.content(url), "path": picture} if is_remote(url) else picture
+    def media(self, image: str) -> Any:
+        """Return the path of a local image; {"bytes", "path"} of a remote one."""
+        url = self.images[image]
+        return {"bytes": self.content(url), "path": image} if is_remote(url) else image
 
     def content(self, url: str) -> bytes:
         with open_file(url) as file:
@@ -167,7 +169,7 @@ class PictureSource(Source):
 
 
 def metadata_rows(url: str, name: str) -> list[Any]:
-    """The records of a metadata file; of JSON lines None for a blank one, a `SampleError` for a damaged one."""
+    """Return the records of a metadata file; of JSON lines, None for a blank and an error for a damaged one."""
     with open_file(url, ahead=True) as file:
         content = file.read()
     if url.endswith(".jsonl"):
@@ -175,7 +177,7 @@ def metadata_rows(url: str, name: str) -> list[Any]:
     try:
         if url.endswith(".parquet"):
             return rows_of(pyarrow.parquet.read_table(pyarrow.BufferReader(content)))
-        # Not pyarrow's reader: a caption that looks like a number must stay text.
+        # pyarrow's reader would convert a caption that looks like a number.
         return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, csv.Error) as error:
         raise SampleError(name, f"cannot be read: {error}") from error

@@ -1,5 +1,7 @@
-"""JSON lines, and JSON files that hold one array, here or anywhere that fsspec reaches: any row, without the file in
-memory. The file is read through once, to find where each record stands."""
+"""JSON lines, and JSON files of one array, local or remote: any row, without the file in memory.
+
+The file is read once to find the place of each record.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +25,15 @@ BLANKS = b" \t\r\n"
 
 
 class JsonSource(Source):
-    """Records that stand at known places of a file. Of a file here a block is one row; of one elsewhere as many as
-    make a request worth its time, each of them asked for once.
+    """Records at known places of a file. A block is one row of a local file, or about 1 MiB of a remote one.
 
     Args:
-        path: of the file, or its address.
-        label: what the file is called in the names of its rows.
+        path: path or URL of the file.
+        label: name of the file in the names of its rows.
 
     Attributes:
         starts, ends: (rows,) places of each record.
-        numbers: (rows,) what each is called: the number of its line or element, from 1.
+        numbers: (rows,) number of each record's line or element, from 1.
         firsts: (blocks + 1,) the first row of each block, and the number of rows.
     """
 
@@ -48,20 +49,22 @@ class JsonSource(Source):
         self.block_sizes = np.diff(self.firsts)
         self.rows_anywhere = not grouped or not len(self.ends) or int(self.ends[-1]) <= SMALL
 
-    def index(self) -> tuple[Any, Any, Any, str]:
-        """(starts, ends, numbers, SHA-256) of the file, which is read through."""
+    def index(self) -> tuple[Any, ...]:
+        """Read the file, and return (starts, ends, numbers, SHA-256)."""
         digest = hashlib.sha256()
         with open_file(self.path, ahead=True) as file:
-            places = self.places(file, digest)
+            places: Any = self.places(file, digest)
         if is_remote(self.path):
             places = [each.tolist() for each in places]
         return *places, digest.hexdigest()
 
     def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(starts, ends, numbers) of each record; all that is read goes into `digest`."""
+        """Return (starts, ends, numbers) of all records, and update `digest` with the file."""
         raise NotImplementedError
 
-    def parse(self, text: bytes, where: str) -> Any:
+    @staticmethod
+    def parse(text: bytes, where: str) -> Any:
+        """Return the record in a text, or the `SampleError` about it."""
         raise NotImplementedError
 
     def bytes_of(self, block: int) -> int:
@@ -80,7 +83,7 @@ class JsonSource(Source):
 
 
 def blocks_of(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The first row of each block of about `BLOCK` bytes, and the number of rows."""
+    """Return the first row of each block of about `BLOCK` bytes, and the number of rows."""
     firsts = [0]
     while firsts[-1] < len(starts):
         fitting = int(np.searchsorted(ends, starts[firsts[-1]] + BLOCK, side="right"))
@@ -88,11 +91,28 @@ def blocks_of(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.array(firsts)
 
 
+def parse_element(text: bytes, where: str) -> Any:
+    try:
+        record = parse_json(text.decode("utf-8"))
+        # None means a line without a record.
+        return record if record is not None else SampleError(where, "a record is a JSON object, not null")
+    except (ValueError, RecursionError) as error:
+        return SampleError(where, f"not valid JSON: {error}")
+
+
+def parse_line(line: bytes, where: str) -> Any:
+    """Return the record of a line; None for a blank one, a `SampleError` for one that is not JSON."""
+    line = line.removeprefix(BYTE_ORDER_MARK) if where.endswith(":1") else line
+    return parse_element(line, where) if line.strip() else None
+
+
 class JsonLinesSource(JsonSource):
-    """One record per line. Lines count from 1, as an editor shows them; blank ones count, and are no rows."""
+    """One record per line. Lines are numbered from 1, with blank ones, which are not rows."""
+
+    parse = staticmethod(parse_line)
 
     def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # Where the text of each line ends, and where the next line begins: a line break is \n or \r\n.
+        # The end of each line's text, and the start of the next line: a line break is \n or \r\n.
         text_ends, line_ends, position, last = [], [], 0, b""
         while chunk := file.read(CHUNK):
             digest.update(chunk)
@@ -109,47 +129,28 @@ class JsonLinesSource(JsonSource):
         rows = np.flatnonzero(np.concatenate([np.zeros(0, dtype=np.int64), *text_ends]) > starts)
         return starts[rows], ends[rows], rows + 1
 
-    def parse(self, text: bytes, where: str) -> Any:
-        return parse_line(text, where)
-
-
-def parse_line(line: bytes, where: str) -> Any:
-    """The record of a line; None for a blank one, a `SampleError` for one that is not JSON."""
-    line = line.removeprefix(BYTE_ORDER_MARK) if where.endswith(":1") else line
-    return parse_element(line, where) if line.strip() else None
-
 
 class JsonArraySource(JsonSource):
     """One array of records.
 
     Raises:
-        SampleError: when the file holds something else than one array, or is cut off.
+        SampleError: for a file that is not one complete array.
     """
+
+    parse = staticmethod(parse_element)
 
     def places(self, file: BinaryIO, digest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         spans = np.array(list(elements(file, self.label, digest)), dtype=np.int64).reshape(-1, 2)
         return spans[:, 0], spans[:, 1], np.arange(1, len(spans) + 1)
 
-    def parse(self, text: bytes, where: str) -> Any:
-        return parse_element(text, where)
 
-
-def parse_element(text: bytes, where: str) -> Any:
-    try:
-        record = parse_json(text.decode("utf-8"))
-        # None would stand for a line without a record.
-        return record if record is not None else SampleError(where, "a record is a JSON object, not null")
-    except (ValueError, RecursionError) as error:
-        return SampleError(where, f"not valid JSON: {error}")
-
-
-# Whole strings are one match, so that brackets and commas in them do not count. A string that a chunk cuts is found
-# by its opening quote alone, and looked at again with the next chunk.
+# A string is one match, so that brackets and commas in it do not count. A string that a chunk cuts matches only its
+# opening quote, and is scanned again with the next chunk.
 STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|"|[\[\]{},]', re.DOTALL)
 
 
 def elements(file: BinaryIO, name: str, digest) -> Iterator[tuple[int, int]]:
-    """(first byte, byte after the last) of each element of the array that a file holds."""
+    """Yield (first byte, byte after the last) of each element of the array in a file."""
     depth, start, position, waiting = 0, 0, 0, b""
     found, closed, end = False, False, 0
     beginning = file.read(4096)
@@ -203,13 +204,13 @@ def is_blank(file: BinaryIO, start: int, end: int) -> bool:
 
 
 def parse_json(text: str) -> Any:
-    """Raises ValueError for what is not JSON, and for a key that stands twice."""
+    """Parse JSON. Raises ValueError for invalid JSON and for duplicate keys."""
 
     def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
             keys = [key for key, _ in pairs]
-            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+            raise ValueError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
         return result
 
     return json.loads(text, object_pairs_hook=object_of)

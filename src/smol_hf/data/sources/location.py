@@ -1,5 +1,4 @@
-"""What a recipe's `data` names → the source that reads it: files, patterns and folders, here or elsewhere, and
-datasets of the Hub."""
+"""A recipe's `data` → its source: local or remote files, patterns and folders, and Hub datasets."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ from smol_hf.data.sources.files import (
     reaching,
 )
 from smol_hf.data.sources.hub_dataset import ID, PREFIX, HubDataset, find_dataset, hub_id, pinned, repository_of
-from smol_hf.data.sources.image_folder_source import PictureSource, is_metadata, is_picture
+from smol_hf.data.sources.image_folder_source import ImageFolderSource, is_image_file, is_metadata
 from smol_hf.data.sources.json_source import JsonArraySource, JsonLinesSource
 from smol_hf.data.sources.parquet_source import ParquetSource
 from smol_hf.data.sources.source import JoinedSource, Source
@@ -55,12 +54,12 @@ COMPRESSED = re.compile(r"\.(gz|bz2|xz|zst|tgz|zip|7z)$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Opened:
-    """A source, and where the media are that its records name.
+    """A source and the origin of its media.
 
     Attributes:
-        media_folder: None: its records must hold their media as bytes.
-        inside_only: its records are a stranger's: none may name what is outside the folder.
-        dataset: id on the Hub, by which its adapter may be known.
+        media_folder: folder of the media that its records name. None: records must contain their media as bytes.
+        inside_only: the records are not trusted, so they must not name files outside the folder.
+        dataset: id on the Hub, which may select the adapter.
     """
 
     source: Source
@@ -77,15 +76,16 @@ def open_location(
     revision: str | None = None,
     download: bool = False,
 ) -> Opened:
-    """The source of what `data` names: a file (`.jsonl`, `.json`, `.parquet`, `.tar`), a pattern of files, a folder of
-    shards of one kind or of pictures, all of them here or under an address of fsspec, or a dataset of the Hub.
+    """Open the source that `data` names.
 
     Args:
-        config, split, revision, download: of a dataset of the Hub; see `find_dataset`.
+        data: a file (`.jsonl`, `.json`, `.parquet`, `.tar`), a pattern of files, a folder of shards of one kind or of
+            images (each local or a URL of fsspec), or a Hub dataset.
+        config, split, revision, download: of a Hub dataset, see `find_dataset`.
 
     Raises:
-        FileNotFoundError: when there is none. ValueError: for what cannot be told apart, and for keys that the data
-            has no use for. SampleError: when a file cannot be read as a whole.
+        FileNotFoundError: for missing data. ValueError: for ambiguous data, and for keys of Hub datasets with files.
+            SampleError: for a file that cannot be read.
     """
     location = resolve_location(data, config=config, split=split, revision=revision, download=download)
     if location.dataset is not None:
@@ -100,10 +100,10 @@ def open_location(
 
 @dataclass(frozen=True)
 class Location:
-    """A dataset of the Hub, a folder, or files (one, or those of a pattern), here or elsewhere.
+    """A Hub dataset, a folder, or files (one, or those of a pattern).
 
     Attributes:
-        path: the path or URL, of a file of the Hub at the commit of now.
+        path: the path or URL; for a Hub file, at the current commit.
     """
 
     path: str
@@ -134,7 +134,7 @@ def resolve_location(
 
 
 def refuse_dataset_keys(data: str, **given: str | bool | None) -> None:
-    """Raises ValueError for keys of a dataset of the Hub, where files are named."""
+    """Raise ValueError for keys of a Hub dataset if `data` names files."""
     if useless := [key for key, value in given.items() if value not in (None, False)]:
         raise ValueError(f"{' and '.join(useless)} belong to a dataset of the Hub, and {data} names files")
 
@@ -146,15 +146,15 @@ def missing_file(data: str) -> str:
 
 def open_files(urls: Sequence[str], name: str) -> Opened:
     """Open files of one kind as one source. Their records may name media, by paths from their common folder."""
-    source = source_of(name, list(urls))
+    source = files_source(name, list(urls))
     if isinstance(source, TarSource) or any(map(is_remote, urls)):
         return Opened(source, None, inside_only=True)
     folders = {local_path(url).parent for url in urls}
     return Opened(source, folders.pop() if len(folders) == 1 else Path(os.path.commonpath(folders)))
 
 
-def source_of(name: str, urls: list[str]) -> Source:
-    """Raises ValueError for files of several kinds, or of a kind that is not read."""
+def files_source(name: str, urls: list[str]) -> Source:
+    """Return the source of some files. Raises ValueError for several kinds, or an unsupported kind."""
     kinds: dict[str, list[str]] = {}
     for url in urls:
         kinds.setdefault(posixpath.splitext(file_name(url))[1].lower(), []).append(url)
@@ -166,9 +166,11 @@ def source_of(name: str, urls: list[str]) -> Source:
     if COMPRESSED.search(kind):
         raise compressed(file_name(urls[0]))
     if kind not in KINDS and len(urls) == 1 and not is_remote(urls[0]):
-        kind = ".jsonl"  # lines of JSON by whatever name
+        kind = ".jsonl"  # lines of JSON with any suffix
     if kind not in KINDS:
-        raise ValueError(f"{name} holds {kind or 'files without an ending'}: what is read is {', '.join(KINDS)}")
+        raise ValueError(
+            f"{name} holds {kind or 'files without an ending'}: the supported kinds are {', '.join(KINDS)}"
+        )
     return KINDS[kind](name, urls)
 
 
@@ -177,16 +179,16 @@ def compressed(where: str) -> SampleError:
 
 
 def open_folder(folder: str) -> Opened:
-    """A folder of shards of one kind, or of pictures."""
+    """Open a folder of shards of one kind, or of images."""
     folder = folder.rstrip("/") or "/"
     root = folder if is_remote(folder) else os.path.realpath(local_path(folder))
     name, urls = file_name(folder), list_folder(root)
     if name in (".", ".."):
         name = file_name(root)
     root = pinned_root(root, urls)
-    pictures = {posixpath.splitext(url)[0] for url in urls if is_picture(url)}
-    captions = [url for url in urls if is_metadata(url) or posixpath.splitext(url)[0] in pictures] if pictures else []
-    captions = [url for url in captions if not is_picture(url)]
+    images = {posixpath.splitext(url)[0] for url in urls if is_image_file(url)}
+    captions = [url for url in urls if is_metadata(url) or posixpath.splitext(url)[0] in images] if images else []
+    captions = [url for url in captions if not is_image_file(url)]
     shards = [
         url
         for url in urls
@@ -196,10 +198,10 @@ def open_folder(folder: str) -> Opened:
         and file_name(url) not in LEDGERS
     ]
     if shards and captions:
-        both = f"{file_name(shards[0])} and {file_name(captions[0])}, which is about pictures"
+        both = f"{file_name(shards[0])} and {file_name(captions[0])}, which is about images"
         raise ValueError(f"the data folder {folder} has both {both}: name the file that is meant, or keep one of them")
-    if pictures and not shards:
-        source: Source = PictureSource(name, root, urls)
+    if images and not shards:
+        source: Source = ImageFolderSource(name, root, urls)
         return Opened(source, None if is_remote(folder) else Path(root), inside_only=True)
     if not shards:
         raise FileNotFoundError(nothing_in(folder, urls))
@@ -208,7 +210,7 @@ def open_folder(folder: str) -> Opened:
 
 
 def pinned_root(root: str, urls: list[str]) -> str:
-    """The folder as the addresses of its files spell it (memory:///x of memory://x)."""
+    """Return the folder as the URLs of its files spell it (memory:///x for memory://x)."""
     if not urls or not is_remote(root) or urls[0].startswith(root + "/"):
         return root
     system, path = file_system(root)
@@ -222,16 +224,16 @@ def nothing_in(folder: str, urls: list[str]) -> str:
             f"the data folder {folder} holds no {', '.join(KINDS)} file itself, but {deeper} is inside: name that "
             f"folder, or a pattern such as {folder}/*/*{posixpath.splitext(deeper)[1]}"
         )
-    return f"the data folder {folder} holds no {' or '.join(KINDS)} file and no picture"
+    return f"the data folder {folder} holds no {' or '.join(KINDS)} file and no image"
 
 
 def open_dataset(dataset: HubDataset) -> Opened:
-    """The files of a split of a dataset of the Hub. Its records are a stranger's."""
+    """Open the files of a split of a Hub dataset. Its records are not trusted."""
     files = dataset.files
-    if any(map(is_picture, files)):
-        source: Source = PictureSource(dataset.name, dataset.root, files)
+    if any(map(is_image_file, files)):
+        source: Source = ImageFolderSource(dataset.name, dataset.root, files)
     else:
-        source = source_of(dataset.name, files)
+        source = files_source(dataset.name, files)
     source.prefix = f"{dataset.name}/"
     facts = [dataset.repository, dataset.revision, dataset.config, dataset.split, source.fingerprint]
     source.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Files that belong together (a picture, its caption, its JSON) → one record that the adapters read.
+"""Files of one sample (an image, its caption, its JSON) → one record for the adapters.
 
-A `.json` is the record; pictures and videos become its `image` or `images` and `video` or `videos`; a `.txt` is its
+A `.json` is the record. Images and videos become its `image` or `images` and `video` or `videos`. A `.txt` is its
 `caption`.
 """
 
@@ -13,30 +13,30 @@ from typing import Any
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.json_source import parse_json
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 TEXTS = (".json", ".txt")
 
 
 def is_used(name: str) -> bool:
     """Whether a member of this name has a place in a record."""
-    return name.lower().endswith(PICTURES + VIDEOS + TEXTS)
+    return name.lower().endswith(IMAGE_SUFFIXES + VIDEOS + TEXTS)
 
 
 def in_order(name: str) -> list:
-    """For sorting: 2 comes before 10."""
+    """Return a sort key by which 2 comes before 10."""
     return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name)]
 
 
 def record_of(texts: dict[str, bytes], media: dict[str, Any], where: str) -> dict[str, Any]:
-    """The record of some files.
+    """Return the record of some files.
 
     Args:
         texts: content of each `.json` and `.txt`, by name.
-        media: what stands for each picture and video (a path, or {"bytes", "path"}), by name, in their order.
+        media: the value of each image and video (a path, or {"bytes", "path"}), by name, in their order.
 
     Raises:
-        SampleError: when a text is damaged, the JSON names media that are not there, or captions contradict.
+        SampleError: for a damaged text, missing media, and contradictory captions.
     """
     record: dict[str, Any] = {}
     name = only(texts, ".json", where)
@@ -44,13 +44,13 @@ def record_of(texts: dict[str, bytes], media: dict[str, Any], where: str) -> dic
         record = json_object(texts[name], name, where)
     name = only(texts, ".txt", where)
     if name is not None:
-        caption = decoded(texts[name], name, where).strip()
+        caption = utf8_text(texts[name], name, where).strip()
         written = next((record[key] for key in ("caption", "text") if record.get(key) is not None), caption)
         if str(written).strip() != caption:
-            raise SampleError(where, f"{name} and the .json beside it have different captions: keep one of them")
+            raise SampleError(where, f"{name} and the .json have different captions: keep one of them")
         if record.get("text") is None:
             record["caption"] = caption
-    for kind, suffixes in (("image", PICTURES), ("video", VIDEOS)):
+    for kind, suffixes in (("image", IMAGE_SUFFIXES), ("video", VIDEOS)):
         found = {name: value for name, value in media.items() if name.lower().endswith(suffixes)}
         if found:
             put_media(record, kind, found, where)
@@ -58,7 +58,7 @@ def record_of(texts: dict[str, bytes], media: dict[str, Any], where: str) -> dic
 
 
 def only(texts: dict[str, bytes], suffix: str, where: str) -> str | None:
-    """The one text of this kind; of several that with the shortest ending (`7.json` before `7.objects.json`)."""
+    """Return the text of this kind with the shortest ending (`7.json` before `7.objects.json`), if any."""
     names = sorted((name for name in texts if name.lower().endswith(suffix)), key=lambda name: name.count("."))
     if len(names) > 1 and names[0].count(".") == names[1].count("."):
         raise SampleError(where, f"has {' and '.join(names)}: keep one of them")
@@ -67,7 +67,7 @@ def only(texts: dict[str, bytes], suffix: str, where: str) -> str | None:
 
 def json_object(content: bytes, name: str, where: str) -> dict[str, Any]:
     try:
-        record = parse_json(decoded(content, name, where).removeprefix("\ufeff"))
+        record = parse_json(utf8_text(content, name, where).removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, SampleError):
             raise
@@ -77,7 +77,7 @@ def json_object(content: bytes, name: str, where: str) -> dict[str, Any]:
     return record
 
 
-def decoded(content: bytes, name: str, where: str) -> str:
+def utf8_text(content: bytes, name: str, where: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -85,7 +85,7 @@ def decoded(content: bytes, name: str, where: str) -> str:
 
 
 def put_media(record: dict[str, Any], kind: str, media: dict[str, Any], where: str) -> None:
-    """Put media where the record names them; where it names none, in their order."""
+    """Put media at the places that the record names; without names, in their order."""
     key = next((key for key in (kind, f"{kind}s") if record.get(key) not in (None, [])), None)
     if key is None:
         values = list(media.values())
@@ -101,22 +101,22 @@ def put_media(record: dict[str, Any], kind: str, media: dict[str, Any], where: s
         waiting = dict(media)
         values = [waiting.pop(matching(each, waiting, key, where)) for each in named]
         if waiting:
-            raise SampleError(where, f"'{key}' does not name {', '.join(waiting)}, which stands beside the record")
+            raise SampleError(where, f"'{key}' does not name {', '.join(waiting)}: add it, or delete the file")
     record[key] = values if isinstance(record[key], list) else values[0]
 
 
 def matching(item: Any, names: dict[str, Any], key: str, where: str) -> str:
-    """The file that a record means by `item`: of the same name, or of the same ending after the sample's key."""
+    """Return the file for `item` of a record: of the same name, or the same ending after the sample's key."""
     path = item.get("path") if isinstance(item, dict) else item
     wanted = posixpath.basename(path) if isinstance(path, str) else None
     fitting = [name for name in names if wanted in (posixpath.basename(name), ending(name))]
     if wanted is None or len(fitting) != 1:
         raise SampleError(
-            where, f"'{key}' names {path!r}, and beside the record stand {', '.join(names) or 'no more'}"
+            where, f"'{key}' names {path!r}, and the files of the sample are {', '.join(names) or 'none'}"
         )
     return fitting[0]
 
 
 def ending(name: str) -> str:
-    """What follows the first dot of a file's name."""
+    """Return the part of a file's name after the first dot."""
     return posixpath.basename(name).partition(".")[2]

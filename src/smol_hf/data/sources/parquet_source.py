@@ -1,4 +1,4 @@
-"""Parquet files, here or anywhere that fsspec reaches: a block is a row group, the least that can be read."""
+"""Parquet files, local or remote. A block is a row group, the smallest unit of reading."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.sources.files import describe, for_each, is_remote, labels_of, open_file
+from smol_hf.data.sources.files import for_each, is_remote, labels_of, open_file, remote_fingerprint
 from smol_hf.data.sources.fingerprints import digests_of, parquet_footer
 from smol_hf.data.sources.source import SMALL, Source
 
@@ -21,8 +21,7 @@ NO_VALUE = (pyarrow.ArrowException, ValueError, OverflowError)
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands in a record for a value that cannot be one in Python. Adapters that need the field refuse it by name, as
-    any value of a wrong type; null would look as if the field were empty."""
+    """A value of a record that Python cannot represent. Adapters refuse it by name, as any value of a wrong type."""
 
     reason: str
 
@@ -31,7 +30,7 @@ class Unreadable:
 
 
 def rows_of(table: pyarrow.Table) -> list[dict[str, Any]]:
-    """The rows; in them an `Unreadable` for each value that cannot be read."""
+    """Return the rows, with an `Unreadable` for each value that cannot be read."""
     names = table.column_names
     try:
         return table.to_pylist()
@@ -55,14 +54,13 @@ def value_of(scalar: pyarrow.Scalar) -> Any:
 
 
 class ParquetSource(Source):
-    """The row groups of some files, in the order of their names. Images stay encoded: nothing is decoded here.
+    """The row groups of some files, in the order of their names. Images stay encoded.
 
     Args:
-        urls: paths or addresses that fsspec knows (`s3://…`, `hf://datasets/owner/name/…`).
+        urls: paths or URLs of fsspec (`s3://…`, `hf://datasets/owner/name/…`).
 
     Raises:
-        SampleError: for a file that is no parquet file, or cut off. UnreachableError: for one elsewhere that cannot be
-            read.
+        SampleError: for a file that is not complete parquet. UnreachableError: for an unreachable remote file.
     """
 
     def __init__(self, name: str, urls: list[str], *, columns: list[str] | None = None):
@@ -74,7 +72,7 @@ class ParquetSource(Source):
         self.sizes: list[int] = []
         facts = []
         for url, metadata in zip(sorted(urls), for_each(self.metadata, sorted(urls))):
-            facts.append((self.labels[url], *(describe(url) if is_remote(url) else [parquet_footer(url)])))
+            facts.append((self.labels[url], *(remote_fingerprint(url) if is_remote(url) else [parquet_footer(url)])))
             row = 1
             for group in range(metadata.num_row_groups):
                 described = metadata.row_group(group)
@@ -99,7 +97,7 @@ class ParquetSource(Source):
             return file.metadata
 
     def open(self, url: str, *, buffer_size: int = 0) -> pyarrow.parquet.ParquetFile:
-        """`buffer_size`: read columns by so many bytes, where they are not wanted in memory whole."""
+        """Open a file. `buffer_size`: read columns in pieces of this many bytes."""
         pre_buffer = is_remote(url) and not buffer_size
         try:
             return pyarrow.parquet.ParquetFile(open_file(url), pre_buffer=pre_buffer, buffer_size=buffer_size)

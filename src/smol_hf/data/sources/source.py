@@ -1,4 +1,4 @@
-"""Sources: rows in blocks, any block at any time. Files, joined files, the first rows, rows in memory."""
+"""Sources give rows in blocks, in any order: files, joined files, the first rows, rows in memory."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class Source(ABC):
     """A dataset that can be read in any order.
 
     Attributes:
-        name: stands in the name of every sample, and in every counter.
-        block_sizes: rows of each block, the least that is read at once.
-        rows_anywhere: whether reading one row costs little more than the row, so that rows are shuffled all over the
-            source; otherwise only blocks are, and the rows in each.
-        prefix: what the names of its records begin with, where several sources have files of one name.
-        fingerprint: changes when the content does. A run does not go on with other data.
-        remote: whether its records come over a network, so that nobody reads all of them before a run.
-        revision: the commit of a dataset of the Hub.
-        files: that the rows are read from; empty for rows that are not read from files.
+        name: part of the name of every sample and counter.
+        block_sizes: rows of each block. A block is read at once.
+        rows_anywhere: true if single rows are cheap to read. Then rows are shuffled across the source. Otherwise
+            blocks are shuffled, and the rows in each block.
+        prefix: start of its records' names, if several sources have files of one name.
+        fingerprint: changes with the content. A run does not resume with other data.
+        remote: true for records behind a network, which are not all read before a run.
+        revision: the commit of a Hub dataset.
+        files: the files of its rows, if any.
     """
 
     name: str
     prefix: str = ""
-    block_sizes: Sequence[int]
+    block_sizes: Sequence[int] | np.ndarray
     rows_anywhere: bool
     fingerprint: str
     remote: bool = False
@@ -41,11 +41,13 @@ class Source(ABC):
 
     @abstractmethod
     def read_block(self, block: int) -> list[tuple[str, Any]]:
-        """(where, record) of each row; `where` names it in every message. A row that cannot be parsed has the
-        `SampleError` that says so in place of its record; None stands for no row (a blank line)."""
+        """Return (where, record) of each row. `where` is its name in messages.
+
+        The record is a `SampleError` for a row that cannot be parsed, and None for no row (a blank line).
+        """
 
     def bytes_of(self, block: int) -> int:
-        """About how much a block holds; 0 where nobody knows."""
+        """Return the approximate bytes of a block; 0 if unknown."""
         return 0
 
     def __len__(self) -> int:
@@ -53,9 +55,11 @@ class Source(ABC):
 
 
 class BlockCache:
-    """The blocks that were read last, of all sources of a process. Of a source with `rows_anywhere` whose blocks hold
-    several rows, all stay: such a source is small, and its rows are asked for in any order. Of other blocks with
-    several rows those stay that `bytes_kept` has room for, since the lanes of a process take turns in reading them."""
+    """The blocks of all sources that a process read last.
+
+    A source with `rows_anywhere` and blocks of several rows is small: all its blocks are kept. Other blocks of several
+    rows are kept up to `bytes_kept`, because the lanes of a process read them in turn.
+    """
 
     def __init__(self, sources: list[Source], kept: int = BLOCKS_KEPT, bytes_kept: int = BYTES_KEPT):
         self.sources, self.bytes_kept = sources, bytes_kept
@@ -73,7 +77,7 @@ class BlockCache:
             return self.blocks[key][row]
         rows = self.sources[source].read_block(block)
         if len(rows) == 1:
-            return rows[row]  # nobody asks for it again soon
+            return rows[row]  # not read again soon
         if self.sources[source].rows_anywhere:
             self.small[key] = rows
             return rows[row]
@@ -88,14 +92,14 @@ class BlockCache:
 
 
 class Head(Source):
-    """The first `rows` rows of `source`, or all where there are fewer; they keep their names and places."""
+    """The first `rows` rows of `source`, with their names and places; all if it has fewer."""
 
     def __init__(self, source: Source, rows: int):
         self.source, self.name, self.prefix = source, source.name, source.prefix
         self.rows_anywhere = source.rows_anywhere
         self.fingerprint = f"{source.fingerprint}:{rows}"
         sizes = np.asarray(source.block_sizes, dtype=np.int64)
-        left = rows - (np.cumsum(sizes) - sizes)  # rows still wanted where a block begins
+        left = rows - (np.cumsum(sizes) - sizes)  # rows still wanted at the start of each block
         self.block_sizes = [int(size) for size in np.minimum(sizes, left) if size > 0]
 
     def read_block(self, block: int) -> list[tuple[str, Any]]:
@@ -103,7 +107,7 @@ class Head(Source):
 
 
 class JoinedSource(Source):
-    """The rows of all parts, in their order. Names of rows are those of the parts, which must differ."""
+    """The rows of all parts, in their order. The parts must use different row names."""
 
     def __init__(self, name: str, parts: list[Source]):
         self.name, self.parts = name, parts
@@ -111,7 +115,7 @@ class JoinedSource(Source):
         self.first_blocks = np.cumsum([0, *(len(part.block_sizes) for part in parts)])
         self.block_sizes = np.concatenate([np.asarray(part.block_sizes, dtype=np.int64) for part in parts])
         self.rows_anywhere = all(part.rows_anywhere for part in parts) and (
-            bool((self.block_sizes == 1).all()) or sum(map(self.bytes_of, range(len(self.block_sizes)))) <= SMALL
+            bool(np.all(self.block_sizes == 1)) or sum(map(self.bytes_of, range(len(self.block_sizes)))) <= SMALL
         )
         self.fingerprint = hashlib.sha256("".join(part.fingerprint for part in parts).encode()).hexdigest()
 

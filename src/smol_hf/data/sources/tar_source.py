@@ -1,6 +1,6 @@
-"""Shards of the webdataset kind: tar files whose members with a common key are one record. Any record at any time.
+"""webdataset shards: tar files whose members with a common key are one record, in any order.
 
-The headers are read once; payloads only when their record is asked for. Nothing is ever extracted.
+The headers are read once, and the content of members when their record is read. Nothing is extracted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.sources.files import describe, for_each, is_remote, labels_of, open_file, read_range, remembered
+from smol_hf.data.sources.files import (
+    for_each,
+    is_remote,
+    labels_of,
+    open_file,
+    read_range,
+    remembered,
+    remote_fingerprint,
+)
 from smol_hf.data.sources.fingerprints import digests_of
 from smol_hf.data.sources.members import TEXTS, ending, in_order, is_used, record_of
 from smol_hf.data.sources.source import Source
@@ -23,15 +31,14 @@ from smol_hf.data.sources.source import Source
 BLOCK = tarfile.BLOCKSIZE
 LONGEST_HEADER = 1 << 24  # bytes of an extended header, which tarfile reads at once
 LAST_BYTE = 2**63 - 1  # that a file can have
-GAP = 256 * 1024  # bytes between two members that are rather read than asked for separately
+GAP = 256 * 1024  # bytes between two members that are read with them, to save a request
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError)
 
 
 @dataclass
 class Shard:
-    """The members of a shard by key, in the order in which keys begin: (name, offset, size) of each; and what is wrong
-    with a key."""
+    """The members of a shard by key, (name, offset, size) each, and the fault of a key."""
 
     members: dict[str, list[tuple[str, int, int]]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
@@ -39,17 +46,16 @@ class Shard:
 
 
 class TarSource(Source):
-    """The records of some tar files, in the order of their names; those of a shard in its order.
+    """The records of some tar files, in the order of the files' names and of each shard.
 
-    The key of a member is its path up to the first dot of its name. Members of one key need not stand together. A key
-    whose members cannot be trusted (one of them twice, a link, cut off) is a row whose record is a `SampleError`.
+    The key of a member is its path up to the first dot of its name. Members of one key may be apart. A key with a bad
+    member (duplicate, a link, incomplete) is a row whose record is a `SampleError`.
 
     Args:
-        urls: paths or addresses that fsspec knows.
+        urls: paths or URLs of fsspec.
 
     Raises:
-        SampleError: for a file that is no tar file, or compressed. UnreachableError: for one elsewhere that cannot be
-            read.
+        SampleError: for a file that is not an uncompressed tar. UnreachableError: for an unreachable remote file.
     """
 
     rows_anywhere = True
@@ -62,13 +68,13 @@ class TarSource(Source):
         shards = for_each(lambda url: index_of(url, labels[url]), self.urls)
         self.note_interrupted(shards)
         self.keep(shards)
-        facts = for_each(describe, [url for url in self.urls if is_remote(url)])
+        facts = for_each(remote_fingerprint, [url for url in self.urls if is_remote(url)])
         contents = [[label, shard.members] for label, shard in zip(self.labels, shards)]
         facts += digests_of(self.urls)
         self.fingerprint = hashlib.sha256(json.dumps([facts, contents]).encode()).hexdigest()
 
     def note_interrupted(self, shards: list[Shard]) -> None:
-        """Two halves of a sample at the end of a shard and the beginning of the next are no samples."""
+        """Note faults for the two halves of a sample that is divided between two shards."""
         for number, (one, other) in enumerate(zip(shards, shards[1:])):
             key = one.last
             if key is None or key != next(iter(other.members), None):
@@ -80,7 +86,7 @@ class TarSource(Source):
                     shard.faults.setdefault(key, f"its members are divided between {names}: write them into one")
 
     def keep(self, shards: list[Shard]) -> None:
-        """All places in arrays, since there may be many millions."""
+        """Keep all places in arrays, since there may be many millions."""
         keys, names, shard_of, counts, spans = [], [], [], [], []
         self.faults: dict[int, str] = {}
         for number, shard in enumerate(shards):
@@ -110,8 +116,8 @@ class TarSource(Source):
 
     def record(self, block: int, url: str, where: str) -> dict[str, Any]:
         members = range(int(self.firsts[block]), int(self.firsts[block + 1]))
-        used = {self.names[member]: tuple(map(int, self.spans[member])) for member in members
-                if is_used(self.names[member])}  # fmt: skip
+        spans = {self.names[member]: self.spans[member].tolist() for member in members}
+        used = {name: (offset, size) for name, (offset, size) in spans.items() if is_used(name)}
         contents = read_spans(url, used, where)
         texts = {name: content for name, content in contents.items() if name.lower().endswith(TEXTS)}
         media = {
@@ -137,7 +143,7 @@ class Words:
 
 
 def read_spans(url: str, spans: dict[str, tuple[int, int]], where: str) -> dict[str, bytes]:
-    """Contents by name, of (offset, size) each. Members that stand close together are read at once."""
+    """Return contents by name, of (offset, size) each. Neighbouring members are read at once."""
     contents: dict[str, bytes] = {}
     for group in together(spans):
         begin = spans[group[0]][0]
@@ -168,10 +174,10 @@ def index_of(url: str, label: str) -> Shard:
 
 
 def indexed(url: str, label: str) -> Shard:
-    """The members of a tar file, from its headers alone.
+    """Return the members of a tar file, from its headers.
 
     Raises:
-        SampleError: when not even the first header can be read.
+        SampleError: for an unreadable first header.
     """
     shard = Shard()
     with open_file(url, ahead=True) as file:
@@ -189,7 +195,7 @@ def indexed(url: str, label: str) -> Shard:
 
 
 class BoundedReads:
-    """A binary file of which nobody reads much at once, whatever a header says."""
+    """A binary file that limits the bytes of each read, whatever a header says."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.seek, self.tell = file, file.seek, file.tell
@@ -201,12 +207,12 @@ class BoundedReads:
 
 
 def headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar file. Raises ValueError or TarError where the file ends without a tar's end."""
-    bounded = BoundedReads(file)
+    """Yield the members of a tar file. Raises ValueError or TarError for a damaged or truncated file."""
+    bounded: Any = BoundedReads(file)
     with tarfile.open(fileobj=bounded, mode="r:", encoding="utf-8", errors="replace") as archive:
         before = -1
         while (member := archive.next()) is not None:
-            archive.members.clear()  # which it would keep for ever
+            archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  frees memory; missing in typeshed
             if archive.offset <= before or member.size < 0:
                 raise ValueError(f"a header at byte {member.offset} leads backwards")
             before = archive.offset
@@ -229,7 +235,7 @@ def headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 def add(shard: Shard, member: tarfile.TarInfo) -> None:
-    """Count a member to its key. Folders and hidden files are no data."""
+    """Add a member to its key. Folders and hidden files are not data."""
     name = member.name.removeprefix("./")
     base = name.rpartition("/")[2]
     if member.isdir() or base.startswith((".", "__")):
@@ -242,9 +248,9 @@ def add(shard: Shard, member: tarfile.TarInfo) -> None:
     elif name.startswith("/") or ".." in name.split("/"):
         problem = f"its member {name} has a path that leads out of the shard: name it without"
     elif not ending(name):
-        problem = "its name has no ending, so nobody knows what it is: name it key.ending"
+        problem = "its name has no ending, so its kind is unknown: name it key.ending"
     elif any(name == other for other, _, _ in members):
-        problem = f"its member {base} stands twice: give each sample a key of its own"
+        problem = f"its member {base} is a duplicate: give each sample a key of its own"
     if problem is not None:
         shard.faults.setdefault(key, problem)
     members.append((name, member.offset_data, member.size))

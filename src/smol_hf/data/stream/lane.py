@@ -1,10 +1,10 @@
-"""A lane: an endless stream of rows that is a function of its number, whoever reads it and however often it stopped.
+"""A lane: an endless stream of rows, a function of its number. Interruptions do not change it.
 
     draw a source (mixing) → its next row (order) → measure (prepare) → pool (packing) → decode (encode) → a row
 
-Everything up to the pool is cheap: texts are tokenised and images' headers read. Images are decoded when their sample
-leaves the pool. The sequences of a conversation that do not see each other wait in the pool one by one, and may go
-into different rows. The state is what was drawn and what waits in the pool, as references: a few KB of JSON.
+All steps up to the pool are cheap: they tokenise texts and read headers of images. Images are decoded when their
+sample leaves the pool. Sequences of a conversation that do not see each other wait in the pool separately, and may go
+into different rows. The state is the draw counts and the references in the pool: a few KB of JSON.
 """
 
 from __future__ import annotations
@@ -13,16 +13,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from smol_hf.data.conversation import SampleError
-from smol_hf.data.sources.source import BlockCache
+from smol_hf.data.conversation import LeftOutError, SampleError
+from smol_hf.data.sources.source import Source
 from smol_hf.data.stream.mixing import Mixing
 from smol_hf.data.stream.packing import PackingPool, Planned
-from smol_hf.data.stream.preparation import LeftOutError
 
-FAULTS_OF_A_ROW = 100  # then a row is given without samples, so that whoever reads it can decide
-
-
-LEFT_OUT_OF_A_ROW = 100_000  # filters may want one sample of thousands, but not none for ever
+FAULTS_OF_A_ROW = 100  # after which a row is given without samples, so that its reader can decide
+LEFT_OUT_OF_A_ROW = 100_000  # the same for filtered samples: filters may keep one in thousands
 
 
 def gives_up(faults: list[SampleError]) -> bool:
@@ -31,20 +28,30 @@ def gives_up(faults: list[SampleError]) -> bool:
 
 
 class Prepared(Protocol):
-    """A measured record. It may have `units`: a list of `Prepared`, each of which goes into a row independently."""
+    """A measured record. It may have `units`: a list of `Prepared` that go into rows independently."""
 
     num_tokens: int
     num_tiles: int
 
 
-def units_of(prepared: Prepared) -> list[Prepared]:
-    """The parts of a measured record that go into rows: its `units`, or all of it."""
+def units_of(prepared: Any) -> list[Prepared]:
+    """Return the parts of a measured record that go into rows: its `units`, or the record."""
     return getattr(prepared, "units", None) or [prepared]
 
 
+class RowReader(Protocol):
+    """A reader of rows by source, block and place, such as `BlockCache`."""
+
+    sources: list[Source]
+
+    def row(self, source: int, block: int, row: int) -> tuple[str, Any]: ...
+
+
 class Work(Protocol):
-    """The work on a record: `prepare` measures it without decoding anything, `encode` makes a unit of it ready to be
-    collated. Both raise `SampleError` for what cannot be used."""
+    """The work on a record: `prepare` measures it without decoding, `encode` makes a unit ready for the collator.
+
+    Both raise `SampleError` for a record that cannot be used.
+    """
 
     def prepare(self, source: int, where: str, record: Any) -> Prepared: ...
 
@@ -53,11 +60,11 @@ class Work(Protocol):
 
 @dataclass
 class Row:
-    """Samples that share a row, in order, and what happened on the way to it.
+    """The samples of a row, in order, with the faults and counts of drawing it.
 
-    `drawn` counts the records read from each source, those with faults included, `skipped` those of its records that
-    were not used. `given_up` are sources that the lane will not read any more. `state` is the lane's after this row.
-    A finished lane gives rows without samples.
+    `drawn`: records read from each source, with faulty ones. `skipped`: unused records of each source. `given_up`:
+    sources that the lane stops reading. `state`: of the lane after this row. A finished lane gives rows without
+    samples.
     """
 
     lane: int
@@ -71,19 +78,21 @@ class Row:
 
 
 class Lane:
-    """Args:
-    number: of this lane.
-    mixing: its draws, which go on from `state`.
-    pool: empty; of size 1 it gives one sample per row.
-    state: from a `Row` of this lane, to go on after it.
-    give_up_after: faults of a source of which the lane never had a usable sample, after which it reads no more of it.
+    """A lane of a run.
+
+    Args:
+        number: of this lane.
+        mixing: its draws, which continue from `state`.
+        pool: empty; size 1 gives one sample per row.
+        state: of a `Row` of this lane, to continue after it.
+        give_up_after: faults after which the lane stops reading a source without any usable sample.
     """
 
     def __init__(
         self,
         number: int,
         mixing: Mixing,
-        cache: BlockCache,
+        cache: RowReader,
         work: Work,
         pool: PackingPool,
         state: dict[str, Any] | None = None,
@@ -92,7 +101,7 @@ class Lane:
         self.number, self.mixing, self.cache, self.work, self.pool = number, mixing, cache, work, pool
         self.rows = 0
         self.give_up_after = give_up_after
-        self.unusable: Counter[int] = Counter()  # faults of sources that never gave a usable sample
+        self.unusable: Counter[int] = Counter()  # faults of sources without a usable sample
         self.usable: set[int] = set()
         self.prepared: dict[tuple[int, int], Prepared] = {}
         if state is not None:
@@ -114,7 +123,7 @@ class Lane:
         return state
 
     def next_row(self) -> Row:
-        """The next row. Whatever could not be used on the way is named in its `faults`."""
+        """Return the next row. Its `faults` name the records that could not be used."""
         row, drawn, failed = Row(self.number), Counter(), set()
         while not row.samples and not gives_up(row.faults):
             row.finished = not self.fill_pool(row, drawn) and not len(self.pool)
@@ -139,8 +148,10 @@ class Lane:
         return row
 
     def note(self, row: Row, source: int, fault: SampleError, measured: bool = False) -> None:
-        """Name a fault in the row, and give up a source of which everything so far was one. What waits in the pool
-        may turn out usable, unless it is such a sample that did not (`measured`)."""
+        """Add a fault to the row, and give up a source with only faults.
+
+        Its samples in the pool may still be usable, unless this one came from there (`measured`).
+        """
         fault.source = self.cache.sources[source].name
         row.faults.append(fault)
         row.skipped[source] += 1
@@ -154,7 +165,7 @@ class Lane:
             row.given_up.append(source)
 
     def fill_pool(self, row: Row, drawn: Counter) -> bool:
-        """Draw until the pool is full. False when there is nothing more to draw."""
+        """Draw until the pool is full. Returns False if all rounds are drawn."""
         while self.pool.has_room and not gives_up(row.faults):
             reference = self.mixing.draw()
             if reference is None:
@@ -174,12 +185,12 @@ class Lane:
         return True
 
     def units(self, source: int, number: int, unit: int | None = None) -> list[Prepared]:
-        """The unit of a draw, or all of them. (Older states know only whole records.)"""
+        """Return the unit of a draw, or all of them, as states of older versions need."""
         units = units_of(self.prepare(source, number))
         return units if unit is None else [units[unit]]
 
     def prepare(self, source: int, number: int) -> Prepared | None:
-        """The measured sample of a draw, from memory or read again; None for a row without a record."""
+        """Return the measured sample of a draw, from memory or read again; None for a row without a record."""
         reference = (source, number)
         if reference not in self.prepared:
             _, block, place = self.mixing.orders[source].locate(number)

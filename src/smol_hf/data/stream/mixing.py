@@ -1,9 +1,9 @@
-"""From which source a lane draws next, so that each source gives exactly its share.
+"""The draw of a lane's next source, such that each source gives exactly its share.
 
-A round of the mixture gives each source's quota: all its rows with weight 1, half of them with 0.5, each twice with
-2; the quotas of all lanes together are that number exactly, rounded to whole rows. Within a round the next source is
-drawn with a probability proportional to what it has left of its quota, like cards from a shuffled deck: at any moment
-the shares are near those of the whole, and at its end they are exact.
+A round of the mixture gives each source's quota: all its rows with weight 1, half of them with 0.5, each twice with 2.
+The quotas of all lanes sum to this number, rounded to whole rows. Within a round, the probability of a source is
+proportional to the rest of its quota, like cards of a shuffled deck. So shares are approximately right at any time,
+and exact at the end of a round.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ STOPPING = ("quota", "first_exhausted", "all_exhausted")
 
 
 def scaled_weights(rows: list[int], weights: list[float], stopping: str) -> list[float]:
-    """Weights after a stopping rule: relative shares stay, the length of a round changes.
+    """Scale weights for a stopping rule. Relative shares stay, but the length of a round changes.
 
     Args:
-        stopping: "quota": a round gives weight × rows of each. "first_exhausted": it ends when one source has given
-            all its rows, so none repeats. "all_exhausted": it ends when each has given all of them, so others repeat.
+        stopping: "quota": a round gives weight × rows of each source. "first_exhausted": it ends when one source has
+            given all its rows, so none repeats. "all_exhausted": it ends when all have, so others repeat.
 
     Raises:
         ValueError: for another rule, or weights that are not positive.
@@ -37,10 +37,10 @@ def scaled_weights(rows: list[int], weights: list[float], stopping: str) -> list
 
 
 class Mixing:
-    """The draws of one lane, endless or until `rounds` rounds are over.
+    """The draws of one lane, endless or for `rounds` rounds.
 
-    `taken` counts the rows that were drawn from each source since the beginning, `given_up` holds the sources that
-    are not drawn from any more: all that is needed to go on.
+    Its state is `taken`, the rows drawn from each source so far, and `given_up`, the sources that are not drawn from
+    any more.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Mixing:
         self.quotas = self.quotas_after(0)
 
     def quotas_after(self, round_number: int) -> list[int]:
-        """How many rows each source has given in all when this round ends."""
+        """Return the rows of each source up to the end of this round."""
         return [self.quota(source, round_number + 1) for source in range(len(self.orders))]
 
     def quota(self, source: int, rounds: int) -> int:
-        """This lane's part of what all lanes together give of a source in so many rounds.
+        """Return this lane's part of the rows of a source in this number of rounds.
 
-        The rows of a round are dealt out one by one, as the source's own rows are. A source of large blocks has not
-        the same number of rows in each lane: there a lane's part is in proportion to what it has of an epoch.
+        The rows of a round are dealt one by one, as the source's own rows are. In a source of large blocks, lanes have
+        different numbers of rows: then a lane's part is proportional to its rows of an epoch.
         """
         order = self.orders[source]
         if order.by_row:
@@ -84,7 +84,7 @@ class Mixing:
         return known[rounds]
 
     def given(self, source: int, rounds: int) -> int:
-        """Rows of a source in so many rounds, of all lanes."""
+        """Return the rows of a source in this number of rounds, of all lanes."""
         return math.floor(self.weights[source] * self.orders[source].total * rounds + 0.5)
 
     def left(self) -> list[int]:
@@ -94,7 +94,7 @@ class Mixing:
         return left
 
     def draw(self) -> tuple[int, int] | None:
-        """(source, n): the source to read, and its n-th row for this lane. None when the last round is over."""
+        """Return (source, n), the source to read and its n-th row for this lane; None after the last round."""
         if not any(order.total for source, order in enumerate(self.orders) if source not in self.given_up):
             return None
         while not any(left := self.left()):

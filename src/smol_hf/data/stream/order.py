@@ -1,7 +1,7 @@
-"""Which rows of a source a lane reads, and in which order: a function of (seed, source, epoch, lane) alone.
+"""The rows of a source that a lane reads, in order: a function of only (seed, source, epoch, lane).
 
-A run has a fixed number of lanes, whatever the number of processes that share them. In each epoch the lanes divide
-every row of a source between them: nothing is read twice, nothing is left out.
+A run has a fixed number of lanes, for any number of processes. In each epoch, the lanes divide the rows of a source:
+each row is read exactly once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DRAWS_OF_A_KEY = 256
 
 
 def generator(*key) -> np.random.Generator:
-    """A counter-based generator (Philox, Salmon et al. 2011) of numbers that are a function of `key`."""
+    """Return a counter-based generator (Philox, Salmon et al. 2011) of numbers that are a function of `key`."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
@@ -40,16 +40,15 @@ class Draws:
 class SourceOrder:
     """The order of one source for one lane, epoch after epoch.
 
-    Where single rows are cheap to read (`rows_anywhere`), rows are permuted and dealt out to the lanes. Where rows
-    come in large blocks, such as the row groups of a parquet file, blocks are dealt out, and the rows of a block
-    permuted; so a lane reads each of its blocks once. `dealt_before` rows of other sources were dealt to the lanes
-    first, so that not all sources give their first row to the same lane.
+    If single rows are cheap to read (`rows_anywhere`), rows are permuted and dealt to the lanes. Otherwise blocks,
+    such as the row groups of a parquet file, are dealt, and the rows of a block permuted. So a lane reads each of its
+    blocks once. `dealt_before` rows of other sources are dealt first, so that sources start at different lanes.
     """
 
     def __init__(
         self,
         name: str,
-        block_sizes: Sequence[int],
+        block_sizes: Sequence[int] | np.ndarray,
         rows_anywhere: bool,
         seed: int,
         lane: int,
@@ -59,10 +58,10 @@ class SourceOrder:
         self.key = (seed, name)
         self.sizes = np.asarray(block_sizes, dtype=np.int64)
         self.total = int(self.sizes.sum())
-        # A line of a file is a block of its own: millions of them, for each lane, are not counted up again.
+        # Blocks of one row, such as lines of a file, need no starts: there may be millions for each lane.
         self.starts = None if bool((self.sizes == 1).all()) else np.concatenate([[0], np.cumsum(self.sizes)])
         self.lane, self.lanes, self.dealt_before = lane, lanes, dealt_before
-        # With fewer blocks than lanes some lanes would have nothing to read.
+        # With fewer blocks than lanes, some lanes would have no rows.
         self.by_row = rows_anywhere or len(block_sizes) < lanes
         self.begins = [0]
         self.permutation_of_block = lru_cache(maxsize=8)(self._permutation_of_block)
@@ -72,13 +71,16 @@ class SourceOrder:
         return generator(*self.key, "rows", epoch, block).permutation(int(self.sizes[block]))
 
     def first_of(self, epoch: int) -> int:
-        """Which share of the deal is this lane's. Each epoch goes on dealing where the one before it stopped, so what
-        two lanes have read in all never differs by more than one row (or block)."""
+        """Return the first dealt position of this lane.
+
+        Each epoch continues dealing after the one before. So the total rows (or blocks) of two lanes differ by at most
+        one.
+        """
         dealt = self.dealt_before + epoch * (self.total if self.by_row else len(self.sizes))
         return (self.lane - dealt) % self.lanes
 
     def _epoch_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(this lane's rows, or its blocks; where each block begins in the lane's own count)."""
+        """Return (this lane's rows, or its blocks; the start of each block in the lane's own count)."""
         permutation = generator(*self.key, "epoch", epoch).permutation(self.total if self.by_row else len(self.sizes))
         own = permutation[self.first_of(epoch) :: self.lanes].copy()  # a view would keep all of it
         return own, np.concatenate([[0], np.cumsum([] if self.by_row else self.sizes[own])])
@@ -89,19 +91,19 @@ class SourceOrder:
         return int(self.epoch_plan(epoch)[1][-1])
 
     def rows_of_lanes(self, epoch: int) -> list[int]:
-        """Rows of each lane in an epoch, where blocks are dealt out."""
+        """Return the rows of each lane in an epoch, if blocks are dealt."""
         sizes = self.sizes[generator(*self.key, "epoch", epoch).permutation(len(self.sizes))]
         dealt = self.dealt_before + epoch * len(sizes)
         return [int(sizes[(lane - dealt) % self.lanes :: self.lanes].sum()) for lane in range(self.lanes)]
 
     def begin(self, epoch: int) -> int:
-        """Rows that this lane reads before an epoch."""
+        """Return the rows that this lane reads before an epoch."""
         while len(self.begins) <= epoch:
             self.begins.append(self.begins[-1] + self._length(len(self.begins) - 1))
         return self.begins[epoch]
 
     def length(self, epoch: int) -> int:
-        """Rows that this lane reads in an epoch."""
+        """Return the rows that this lane reads in an epoch."""
         return self.begin(epoch + 1) - self.begin(epoch)
 
     def locate(self, number: int) -> tuple[int, int, int]:

@@ -1,13 +1,11 @@
-"""Rows built from whole samples: the oldest of a pool opens a row, and the largest that still fits goes on filling it.
+"""Rows of complete samples: the oldest sample of a pool opens a row, then the largest fitting ones fill it.
 
-Rows are balanced by compute: tiles cost as much as many tokens, and a step takes as long as its process with the most.
-So among what fits, samples with many tiles and samples with few are taken by turns, such that each row comes near to
-the pool's own ratio of tiles to tokens.
+Rows are balanced by compute: a tile costs as much as many tokens, and a step takes as long as its slowest process. So
+samples with many and with few tiles alternate, such that each row approaches the pool's ratio of tiles to tokens.
 
-Packing is online: it looks at a pool of some hundred planned samples, never at a whole dataset, so it works on streams
-and its state is small. No sample waits for ever, since the oldest always opens the next row; none is cut, and none
-is left out. Chunked best-fit-decreasing (TRL's `bfd`) fills less from the same pool, because it closes all its rows at
-the end of each chunk, full or not.
+Packing is online: it needs only a pool of some hundred planned samples, so it works on streams with a small state. The
+oldest sample always opens the next row, so none waits for ever. No sample is cut or left out. Chunked
+best-fit-decreasing (TRL's `bfd`) fills less from the same pool, because it closes all rows at the end of each chunk.
 """
 
 from __future__ import annotations
@@ -20,11 +18,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Planned:
-    """A sample that was measured and not decoded yet.
-
-    `reference` says where it is (any value that the caller can find it by), `num_tokens` how long it becomes, image
-    tokens included, `num_tiles` how many tiles its images are.
-    """
+    """A measured sample. `reference`: any value by which the caller finds it. `num_tokens`: with image tokens."""
 
     reference: Any
     num_tokens: int
@@ -36,10 +30,9 @@ class PackingPool:
 
     Args:
         context_length: the most tokens of a row.
-        max_tiles: the most tiles of a row, which bounds the image encoder's work and memory: rows of about equal
-            cost keep processes from waiting for each other. None: no bound. A single sample that has more opens a
-            row and stays alone with what has no tiles.
-        size: samples to look at; more fill better (at 128, 99 % and more on mixed lengths).
+        max_tiles: the most tiles of a row, to bound the image encoder's work and memory; rows of similar cost avoid
+            waiting processes. None: no bound. A sample with more opens a row, which gets only samples without tiles.
+        size: samples in the pool. A larger pool fills rows better (128: 99 % and more on mixed lengths).
     """
 
     def __init__(self, context_length: int, *, max_tiles: int | None = None, size: int = 128):
@@ -52,8 +45,8 @@ class PackingPool:
         self.size = size
         self.arrived = 0
         self.waiting: OrderedDict[int, Planned] = OrderedDict()  # by order of arrival, the oldest first
-        self.by_length: list[tuple[int, int]] = []  # (tokens, -arrival): of equal lengths the oldest comes last
-        self.tokens = self.tiles = 0  # of what waits
+        self.by_length: list[tuple[int, int]] = []  # (tokens, -arrival): the oldest of equal lengths is last
+        self.tokens = self.tiles = 0  # of the waiting samples
 
     def __len__(self) -> int:
         return len(self.waiting)
@@ -63,7 +56,7 @@ class PackingPool:
         return len(self.waiting) < self.size
 
     def add(self, sample: Planned) -> None:
-        """Raises ValueError for a sample that no row can hold."""
+        """Add a sample. Raises ValueError for one that no row can hold."""
         if not 0 < sample.num_tokens <= self.context_length:
             raise ValueError(f"{sample.num_tokens} tokens do not fit a row of {self.context_length}")
         self.waiting[self.arrived] = sample
@@ -73,7 +66,7 @@ class PackingPool:
         self.tiles += sample.num_tiles
 
     def next_row(self) -> list[Planned]:
-        """The samples of the next row, taken out of the pool. Empty when nothing waits."""
+        """Remove the samples of the next row from the pool and return them; [] for an empty pool."""
         if not self.waiting:
             return []
         per_token = self.tiles / self.tokens
@@ -102,9 +95,11 @@ class PackingPool:
             self.take(arrival)
 
     def next_position(self, used: int, tiles: int, per_token: float) -> int | None:
-        """Where in `by_length` the largest stands that fits and brings the row nearer to the pool's tiles per token:
-        one with many where the row has few so far, one with few where it has many. Where none does, the largest that
-        fits; None where none fits."""
+        """Return the position in `by_length` of the next sample of a row, or None if none fits.
+
+        It is the largest fitting sample that brings the row nearer to the pool's tiles per token (one with many tiles
+        if the row has few, and one with few if it has many), or else the largest fitting sample.
+        """
         wants_many, second = tiles < per_token * used, None
         for position in range(bisect.bisect_right(self.by_length, (self.context_length - used, 1)) - 1, -1, -1):
             sample = self.waiting[-self.by_length[position][1]]
@@ -116,5 +111,5 @@ class PackingPool:
         return second
 
     def contents(self) -> list[Planned]:
-        """The samples that wait, the oldest first: added to an empty pool in this order, they make the same rows."""
+        """Return the waiting samples, oldest first. Added to an empty pool in this order, they make the same rows."""
         return list(self.waiting.values())

@@ -1,42 +1,25 @@
-"""A record → a measured sample → token ids, labels and tiles. Everything that is cheap comes first."""
+"""A record → a measured sample → token ids, labels and tiles. Decoding comes last, because it costs the most."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from smol_hf.data.conversation import Conversation, ImagePart, SampleError
+from smol_hf.data.conversation import Conversation, ImagePart, SampleError, TextPart, TooLongError
 from smol_hf.data.media.fast_images import fast_tiles
 from smol_hf.data.media.images import image_size, load_image
-from smol_hf.data.stream.shortening import Shape, processor_at, shortened
+from smol_hf.data.stream.shortening import SampleVersion, shortened
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_format import ChatTemplateError
 
 
-class LeftOutError(SampleError):
-    """A sample that is not used although nothing is wrong with it: counted and named, and no reason to stop."""
-
-
-class TooLongError(LeftOutError):
-    """It does not fit the context, and nothing is ever cut."""
-
-
-class FilteredOutError(LeftOutError):
-    """The recipe's filters do not want it."""
-
-
-KINDS = {"unusable": SampleError, "left out": LeftOutError, "too long": TooLongError, "filtered out": FilteredOutError}
-KIND_OF = {error: kind for kind, error in KINDS.items()}
-
-
 @dataclass(frozen=True)
 class MeasuredSequence:
-    """Token ids and labels of equal length, with tokens for the conversation's first `num_images` images, which
-    become `num_tiles` tiles."""
+    """Token ids and labels of equal length, for the conversation's first `num_images` images of `num_tiles` tiles."""
 
     input_ids: list[int]
     labels: list[int]
@@ -46,10 +29,10 @@ class MeasuredSequence:
 
 @dataclass
 class MeasuredSample:
-    """A conversation that is tokenised, with places for its images, none of which is decoded yet.
+    """A tokenised conversation with places for its images, which are not decoded.
 
-    It is one sequence, or several that do not see each other, see `chat_turns`. `lost`: what it lost to fit the
-    context; empty when it is whole. `number`: of a sequence in its conversation, see `units`.
+    It is one sequence, or several that do not see each other, see `chat_turns`. `lost`: the parts that it lost to fit
+    the context. `number`: of a sequence in its conversation, see `units`.
     """
 
     conversation: Conversation
@@ -75,22 +58,17 @@ class MeasuredSample:
         return sum(sequence.num_tiles for sequence in self.sequences)
 
     @property
-    def longest(self) -> int:
-        """The tokens of the longest sequence."""
-        return max(len(sequence.input_ids) for sequence in self.sequences)
-
-    @property
     def units(self) -> list[MeasuredSample]:
-        """What becomes a part of a row independently: a sample for each sequence."""
+        """The independent parts of rows: a sample for each sequence."""
         return [replace(self, sequences=[each], number=number) for number, each in enumerate(self.sequences)]
 
 
 @dataclass
 class ReadySample:
     """One sequence for the collator: `input_ids` and `labels` (tokens,), `tiles` uint8 (tiles, 3, side, side).
-    `modality`: see `Conversation`; `lost`, `number`: see `MeasuredSample`.
 
-    Tensors, since these cross from worker to trainer through shared memory.
+    `modality`: see `Conversation`; `lost`, `number`: see `MeasuredSample`. Tensors pass from workers to the trainer
+    through shared memory.
     """
 
     sample_id: str
@@ -104,30 +82,37 @@ class ReadySample:
 
 
 def template_messages(conversation: Conversation) -> list[dict]:
-    """The conversation in the chat format that processors read, without its images. An answer that gets no labels has
-    `"trained": False`."""
-    return [
-        {
-            **({"trained": False} if message.role == "assistant" and not message.is_learned else {}),
-            "role": message.role,
-            "content": [
-                {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
-                for part in message.parts
-            ],
-            **message.fields,
-        }
-        for message in conversation.messages
-    ]
+    """Return the conversation in the chat format of processors, without its images.
+
+    An answer that gets no labels has `"trained": False`.
+
+    Raises:
+        SampleError: for a video, which is not supported yet.
+    """
+    messages = []
+    for message in conversation.messages:
+        content = []
+        for part in message.parts:
+            if isinstance(part, TextPart):
+                content.append({"type": "text", "text": part.text})
+            elif isinstance(part, ImagePart):
+                content.append({"type": "image"})
+            else:
+                problem = "shows a video, and videos cannot be trained on yet: leave it out with on_bad_sample skip"
+                raise SampleError(conversation.sample_id, problem)
+        untrained = {"trained": False} if message.role == "assistant" and not message.is_learned else {}
+        messages.append({**untrained, "role": message.role, "content": content, **message.fields})
+    return messages
 
 
 class SampleWork:
-    """The engine's work on samples.
+    """The work of a lane on samples.
 
     Args:
         processor: a `SmolHFProcessor`.
         context_length: the most tokens of a sample.
-        readers: for each source, what makes a `Conversation` of (where, record); None where records are that already.
-        too_long: what a sample may lose to fit, see `shortening`; without it longer ones are left out.
+        readers: for each source, (where, record) → `Conversation`; None if its records are conversations.
+        too_long: parts that a sample may lose to fit, see `shortening`. Otherwise longer ones are left out.
         image_resizing: "exact" (transformers' arithmetic) or "fast", see `fast_images`.
     """
 
@@ -137,64 +122,62 @@ class SampleWork:
         context_length: int,
         readers: list[Callable[[str, Any], Conversation] | None],
         *,
-        too_long: list[str] = (),
+        too_long: Sequence[str] = (),
         image_resizing: str = "exact",
     ):
         self.processor, self.context_length, self.readers = processor, context_length, readers
         self.too_long, self.image_resizing = too_long, image_resizing
 
     def with_readers(self, readers: list) -> SampleWork:
-        """The same work on other sources."""
+        """Return the same work on other sources."""
         options = {"too_long": self.too_long, "image_resizing": self.image_resizing}
         return type(self)(self.processor, self.context_length, readers, **options)
 
     def prepare(self, source: int, where: str, record: Any) -> MeasuredSample:
-        """Tokens and tiles of a record, from its texts and the headers of its images.
+        """Measure tokens and tiles of a record, from its texts and the headers of its images.
 
         Raises:
             SampleError: for a record or an image that cannot be used, or without a trained token.
-            TooLongError: for one that does not fit.
+            FilteredOutError, TooLongError: for a record that the filters reject, or that does not fit.
         """
         return self.fitted(self.conversation(source, where, record))
 
     def conversation(self, source: int, where: str, record: Any) -> Conversation:
-        """Read a record. Raises SampleError for one that cannot be read, or is filtered out."""
+        """Read a record. Raises SampleError for one that cannot be read, or that the filters reject."""
         reader = self.readers[source]
         return record if reader is None else reader(where, record)
 
     def fitted(self, conversation: Conversation) -> MeasuredSample:
-        """Measure a conversation, and shorten it if it does not fit. Raises what `prepare` does."""
-        if conversation.videos:
-            problem = "shows a video, and videos cannot be trained on yet: leave it out with on_bad_sample skip"
-            raise SampleError(conversation.sample_id, problem)
-        sample = self.measured(Shape(conversation, self.processor.longest_edge))
-        if sample.longest > self.context_length:
+        """Measure a conversation, and shorten it if it does not fit. Raises the errors of `prepare`."""
+        sample = self.measured(SampleVersion(conversation, self.processor.longest_edge))
+        if any(len(sequence.input_ids) > self.context_length for sequence in sample.sequences):
             sample = self.shorter(sample)
-        if all(label == IGNORE_INDEX for label in sample.labels):
+        if all(label == IGNORE_INDEX for sequence in sample.sequences for label in sequence.labels):
             raise SampleError(conversation.sample_id, "no token of it is trained, so nothing can be learned from it")
         return sample
 
-    def measured(self, shape: Shape, lost: str = "") -> MeasuredSample:
-        conversation, processor = shape.conversation, processor_at(self.processor, shape.longest_edge)
+    def measured(self, shape: SampleVersion, lost: str = "") -> MeasuredSample:
+        conversation = shape.conversation
+        messages = template_messages(conversation)
         sizes = [image_size(image, conversation.sample_id) for image in conversation.images]
+        processor = self.processor.with_settings(longest_edge=shape.longest_edge)
         try:
-            turns = processor.encode_turns(template_messages(conversation), sizes, conversation.tools)
+            turns = processor.encode_turns(messages, sizes, conversation.tools)
         except ChatTemplateError as error:
             raise SampleError(conversation.sample_id, str(error)) from error
-        grids = [processor.tiler.grid(*size) for size in sizes]
-        tiles = [rows * columns + 1 for rows, columns in grids]
+        tiles = [rows * columns + 1 for rows, columns in (processor.tiler.grid(*size) for size in sizes)]
         sequences = []
         for input_ids, labels, images in turns:
-            # The first token has nothing before it to be predicted from; in a packed row, only another sample.
+            # The first token has no context to predict it; in a packed row, only another sample.
             labels[0] = IGNORE_INDEX
             sequences.append(MeasuredSequence(input_ids, labels, images, sum(tiles[:images])))
         return MeasuredSample(conversation, sequences, shape.longest_edge, lost)
 
     def shorter(self, sample: MeasuredSample) -> MeasuredSample:
-        whole = Shape(sample.conversation, sample.longest_edge)
+        whole = SampleVersion(sample.conversation, sample.longest_edge)
 
-        def tokens(shape: Shape) -> int:
-            return self.measured(shape).longest
+        def tokens(shape: SampleVersion) -> int:
+            return max(len(sequence.input_ids) for sequence in self.measured(shape).sequences)
 
         shape, lost = shortened(whole, self.too_long, self.processor.tile_size, tokens, self.context_length)
         if shape is None:
@@ -204,29 +187,28 @@ class SampleWork:
     def encode(self, source: int, sample: MeasuredSample) -> ReadySample:
         """Decode the images of a sample of one sequence. Raises SampleError for a damaged one."""
         [sequence] = sample.sequences
+        conversation = sample.conversation
+        name, images = conversation.sample_id, conversation.images[: sequence.num_images]
+        if self.image_resizing == "fast" and images:
+            tiler = self.processor.with_settings(longest_edge=sample.longest_edge).tiler
+            tiles = np.concatenate([fast_tiles(image, name, tiler) for image in images])
+        else:
+            decoded = [load_image(image, name) for image in images]
+            tiles = self.processor.with_settings(longest_edge=sample.longest_edge).tiles(decoded)
         return ReadySample(
-            sample.conversation.sample_id,
+            name,
             source,
             torch.tensor(sequence.input_ids),
             torch.tensor(sequence.labels),
-            torch.from_numpy(self.tiles(sample, sequence.num_images)),
-            sample.conversation.modality,
+            torch.from_numpy(tiles),
+            conversation.modality,
             sample.lost,
             sample.number,
         )
 
-    def tiles(self, sample: MeasuredSample, num_images: int) -> np.ndarray:
-        """The tiles of the conversation's first images."""
-        processor = processor_at(self.processor, sample.longest_edge)
-        name, images = sample.conversation.sample_id, sample.conversation.images[:num_images]
-        if self.image_resizing == "fast" and images:
-            tiles = [fast_tiles(image, name, processor.tiler) for image in images]
-            return tiles[0] if len(tiles) == 1 else np.concatenate(tiles)
-        return processor.tiles([load_image(image, name) for image in images])
-
 
 def reason_too_long(sample: MeasuredSample, context_length: int) -> str:
-    """The reason to leave out a sample, with the first sequence that does not fit."""
+    """Return the reason to leave out a sample, with its first sequence that does not fit."""
     number, tokens = next(
         (number, len(each.input_ids))
         for number, each in enumerate(sample.sequences, start=1)

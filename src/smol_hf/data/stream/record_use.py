@@ -1,4 +1,4 @@
-"""What of the records of a source is used: ignored fields, turns that are not trained, images outside the folder."""
+"""Unused parts of a source's records: ignored fields, untrained turns, images outside the folder."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ FIELDS_SHOWN = 12
 class RecordUse:
     """Counts over the usable records of one source.
 
-    `ignored`: records by the name of a field that holds something and is not used. `empty`: empty answers, and
-    `unmarked`: turns that the records mark as not trained; neither has labels. `outside`: images of files outside the
-    folder of images, the first of which is `example`.
+    `ignored`: records by the name of a non-empty unused field. `empty`: empty answers. `unmarked`: turns that records
+    mark as untrained. `outside`: image files outside the folder of images, such as `example`.
     """
 
     ignored: Counter[str] = field(default_factory=Counter)
@@ -31,7 +30,7 @@ class RecordUse:
     example: str = ""
 
     def add(self, conversation: Conversation, folder: Path | None = None) -> None:
-        """Count a record, whose images are looked for in `folder`."""
+        """Count a record with images in `folder`."""
         self.ignored.update(dict.fromkeys(conversation.ignored, 1))
         for message in conversation.messages:
             if message.role == "assistant" and not message.is_learned:
@@ -43,7 +42,7 @@ class RecordUse:
                 self.example = self.example or f"{image.path} ({conversation.sample_id})"
 
     def facts(self) -> dict[str, Any]:
-        """The counts as numbers and names."""
+        """Return the counts as numbers and names."""
         return {
             "ignored_fields": dict(self.ignored),
             "empty_answers": self.empty,
@@ -67,7 +66,7 @@ def real_folder(folder: str) -> str:
 
 
 def describe_ignored(ignored: Mapping[str, int], name: str = "") -> list[str]:
-    """The line that names ignored fields; none where there are none."""
+    """Return the line about ignored fields, if any."""
     if not ignored:
         return []
     named = sorted(ignored.items(), key=lambda each: -each[1])
@@ -77,10 +76,10 @@ def describe_ignored(ignored: Mapping[str, int], name: str = "") -> list[str]:
 
 
 def describe_use(facts: Mapping[str, Any], name: str = "") -> list[str]:
-    """Lines about the counts of `RecordUse.facts` that are not 0.
+    """Return lines about the counts of `RecordUse.facts` that are not 0.
 
     Args:
-        name: of the source, where there are several.
+        name: of the source, if there are several.
     """
     of_source = f" of {name}" if name else ""
     lines = describe_ignored(facts["ignored_fields"], name)
@@ -95,7 +94,7 @@ def describe_use(facts: Mapping[str, Any], name: str = "") -> list[str]:
 
 
 def describe_sources(uses: Mapping[int, RecordUse], names: Iterable[str]) -> list[str]:
-    """The lines of `describe_use` for each source."""
+    """Return the lines of `describe_use` for each source."""
     names = list(names)
     return [
         line

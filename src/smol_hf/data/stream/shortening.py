@@ -1,13 +1,12 @@
-"""What a sample that is longer than the context may lose, when the recipe says so: tiles, pages or turns.
+"""Shorten samples that do not fit the context, if the recipe allows it: by tiles, pages or turns.
 
-Nothing is ever cut inside a text or an image. A sample that was shortened is counted and named, as one that was left
-out is.
+Texts and images are never cut. A shortened sample is counted and named, as one that is left out.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from smol_hf.data.conversation import Conversation, ImagePart
@@ -16,15 +15,15 @@ LOSSES = ("tiles", "pages", "turns")
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A sample as it is trained: its conversation, and the `longest_edge` that its pictures are brought to."""
+class SampleVersion:
+    """A version of a sample: its conversation, and the `longest_edge` of its images."""
 
     conversation: Conversation
     longest_edge: int
 
 
-def check_losses(losses: list[str]) -> None:
-    """Raises ValueError for a loss that there is not, or that stands twice."""
+def check_losses(losses: Sequence[str]) -> None:
+    """Raise ValueError for an unknown or duplicate loss."""
     if not isinstance(losses, (list, tuple)) or set(losses) - set(LOSSES) or len(set(losses)) != len(losses):
         raise ValueError(
             f"too_long is {losses!r}: a list of {', '.join(LOSSES)}, in the order in which they are tried"
@@ -32,13 +31,13 @@ def check_losses(losses: list[str]) -> None:
 
 
 def shortened(
-    shape: Shape, losses: list[str], tile_size: int, measure: Callable[[Shape], int], most: int
-) -> tuple[Shape | None, str]:
-    """The sample with as little lost as makes it fit, and what was lost; (None, "") where nothing suffices.
+    shape: SampleVersion, losses: Sequence[str], tile_size: int, measure: Callable[[SampleVersion], int], most: int
+) -> tuple[SampleVersion | None, str]:
+    """Return the sample with the smallest loss that makes it fit, and the loss; (None, "") if none suffices.
 
     Args:
-        losses: tried in this order; the next only where one is not enough, and on top of it.
-        measure: tokens of a shape.
+        losses: tried in this order. If one is not enough, the next is added.
+        measure: version → its tokens.
         most: tokens that fit.
     """
     said = []
@@ -54,17 +53,19 @@ def shortened(
     return None, ""
 
 
-def described(shape: Shape, loss: str, whole: Shape, tile_size: int) -> str:
+def described(shape: SampleVersion, loss: str, whole: SampleVersion, tile_size: int) -> str:
     if loss == "tiles":
         return f"longest_edge {shape.longest_edge}"
     if loss == "pages":
         return f"{len(shape.conversation.images)} of {len(whole.conversation.images)} pages"
-    return f"{len(parts_of(shape, loss, tile_size))} of {len(parts_of(whole, loss, tile_size))} turns"
+    return f"{len(losable_parts(shape, loss, tile_size))} of {len(losable_parts(whole, loss, tile_size))} turns"
 
 
-def parts_of(shape: Shape, loss: str, tile_size: int) -> list:
-    """What can be lost but for the first: steps of the longest edge, pages of messages that show several, or turns
-    (questions with their answers)."""
+def losable_parts(shape: SampleVersion, loss: str, tile_size: int) -> list:
+    """List the parts that can be lost, except the first.
+
+    They are steps of the longest edge, pages of messages that show several, or turns (questions with answers).
+    """
     if loss == "tiles":
         return list(range(0, shape.longest_edge, tile_size)) if shape.conversation.images else []
     if loss == "pages":
@@ -72,9 +73,9 @@ def parts_of(shape: Shape, loss: str, tile_size: int) -> list:
     return [message for message in shape.conversation.messages if message.role == "assistant"]
 
 
-def smaller(shape: Shape, loss: str, tile_size: int) -> Iterator[Shape]:
-    """The shapes with at least one part, the smallest first, without the whole."""
-    for kept in range(1, len(parts_of(shape, loss, tile_size))):
+def smaller(shape: SampleVersion, loss: str, tile_size: int) -> Iterator[SampleVersion]:
+    """Yield the versions with at least one part, the smallest first, without the complete one."""
+    for kept in range(1, len(losable_parts(shape, loss, tile_size))):
         if loss == "tiles":
             yield replace(shape, longest_edge=kept * tile_size)
         elif loss == "pages":
@@ -84,8 +85,7 @@ def smaller(shape: Shape, loss: str, tile_size: int) -> Iterator[Shape]:
 
 
 def further_pages(conversation: Conversation) -> list[tuple[int, int]]:
-    """(message, part) of the images that are not the first of their message. The first is never lost: without any, a
-    question would be about nothing."""
+    """Return (message, part) of the images that are not the first of their message, which is never lost."""
     places = []
     for number, message in enumerate(conversation.messages):
         places += [(number, place) for place, part in enumerate(message.parts) if isinstance(part, ImagePart)][1:]
@@ -93,7 +93,7 @@ def further_pages(conversation: Conversation) -> list[tuple[int, int]]:
 
 
 def first_pages(conversation: Conversation, kept: int) -> Conversation:
-    """Without the last of the further pages: `kept` - 1 of them stay."""
+    """Keep the first `kept` - 1 of the further pages."""
     lost = set(further_pages(conversation)[kept - 1 :])
     messages = [
         replace(message, parts=tuple(part for place, part in enumerate(message.parts) if (number, place) not in lost))
@@ -103,12 +103,7 @@ def first_pages(conversation: Conversation, kept: int) -> Conversation:
 
 
 def first_turns(conversation: Conversation, kept: int) -> Conversation:
-    """Up to the answer number `kept`."""
+    """Cut a conversation after answer number `kept`."""
     ends = [index for index, message in enumerate(conversation.messages, start=1) if message.role == "assistant"]
     ratings = conversation.turn_ratings[:kept]
     return replace(conversation, messages=conversation.messages[: ends[kept - 1]], turn_ratings=ratings)
-
-
-def processor_at(processor, longest_edge: int):
-    """The same processor with another `longest_edge`; texts become the same tokens."""
-    return processor if longest_edge == processor.longest_edge else processor.with_settings(longest_edge=longest_edge)

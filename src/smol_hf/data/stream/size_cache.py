@@ -1,8 +1,8 @@
-"""Sizes of a run's records, remembered between runs, so that a second start on unchanged data measures nothing.
+"""A cache of record sizes, so that a second run on unchanged data measures nothing.
 
-An entry is one file in `<HF_HOME>/assets/smol_hf/sizes` (the folder of `cached_assets_path`). Its name is a digest of
-everything that decides about a size, its first line a digest of the rest. It also holds the digests of the image
-files that the records name. An entry is used only if all of them still match; otherwise the data is measured again.
+An entry is a file in `<HF_HOME>/assets/smol_hf/sizes` (the folder of `cached_assets_path`). Its name is a digest of
+everything that determines a size, and its first line a digest of the rest. It also contains the digests of the image
+files of the records. If one of them differs, the data is measured again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from typing import Any
 from filelock import Timeout
 from huggingface_hub import cached_assets_path
 
-from smol_hf.data.conversation import SampleError
+from smol_hf.data.conversation import KIND_OF, KINDS, SampleError
 from smol_hf.data.records.own_file import MODULE_PREFIX
 from smol_hf.data.records.registry import ADAPTERS, load_entry_points
 from smol_hf.data.sources.files import local_path
 from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
-from smol_hf.data.stream.preparation import KIND_OF, KINDS, SampleWork
+from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.record_use import RecordUse
 from smol_hf.data.stream.stream import Plan
 from smol_hf.data.stream.survey import Size, Survey, survey
@@ -37,13 +37,13 @@ from smol_hf.support.cache_folders import lock_of
 from smol_hf.support.tokenizer_of import tokenizer_of
 
 VERSION = 1
-KEPT = 32  # entries, those that were used last
+KEPT = 32  # most recently used entries
 PACKAGE = Path(__file__).parents[1]
-VERSIONED = ("smol_hf", "transformers")  # packages whose code is compared otherwise
+VERSIONED = ("smol_hf", "transformers")  # packages that are compared by another fact
 
 
 class NotRememberedError(ValueError):
-    """Sizes that depend on something that cannot be compared, such as a function without a file."""
+    """Sizes that depend on a value that cannot be compared, such as a function without a file."""
 
 
 def measured(
@@ -54,13 +54,13 @@ def measured(
     leads: bool = True,
     wait: Callable[[], Any] = lambda: None,
 ) -> Survey:
-    """The `survey` of a plan with the digests of its image files, from the cache or measured now.
+    """Return the `survey` of a plan with the digests of its image files, from the cache or measured now.
 
     Args:
         verify_images, advance: see `survey`.
-        leads: measure, if nothing is remembered. The other processes of the run wait on a lock, which never times
-            out, and read what the leader wrote; without a folder that can be written each measures.
-        wait: a barrier of the processes of the run, which all reach at once.
+        leads: measure without an entry. The other processes of the run wait for a lock, which never times out, and
+            read the leader's entry. Without a writable folder, each process measures.
+        wait: a barrier of the processes of the run.
     """
     path = entry_of(plan, verify_images)
     if path is None:
@@ -71,7 +71,7 @@ def measured(
         if found is not None and not is_checked and not is_current(found, verify_images):
             found = None
             with contextlib.suppress(OSError):
-                path.unlink()  # so that no other process takes it
+                path.unlink()  # so that no other process uses it
         if found is None:
             found = measure_now(plan, verify_images, advance)
             if not is_checked:
@@ -81,7 +81,7 @@ def measured(
 
 @contextlib.contextmanager
 def turn(path: Path, leads: bool, wait: Callable[[], Any]) -> Iterator[bool]:
-    """Let the leader go first. Yields whether another process of the run has checked the entry just now."""
+    """Let the leader go first. Yields whether another process of the run has just checked the entry."""
     lock = None
     with contextlib.suppress(OSError):
         lock = lock_of(path.parent, path.stem)
@@ -131,7 +131,7 @@ def is_current(found: Survey, read_images: bool) -> bool:
 
 
 def entry_of(plan: Plan, verify_images: bool) -> Path | None:
-    """The file that holds the sizes of this plan; None where it cannot be known that they are still the same."""
+    """Return the file of this plan's sizes; None if their inputs cannot be compared."""
     work = plan.work
     if not isinstance(work, SampleWork) or not all(source.files for source in plan.sources):
         return None
@@ -152,14 +152,14 @@ def entry_of(plan: Plan, verify_images: bool) -> Path | None:
     return folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
 
 
-def stats(files: list[str]) -> list[list[Any]]:
-    """Path, size and time of each file: large ones are not read whole for a fingerprint."""
+def stats(files: Sequence[str]) -> list[list[Any]]:
+    """Return path, size and time of each file, because fingerprints sample large files."""
     found = [(os.path.abspath(local_path(file)), local_path(file).stat()) for file in files]
     return [[path, each.st_size, each.st_mtime_ns] for path, each in found]
 
 
 def facts_of(value: Any) -> Any:
-    """A value as JSON that is equal for equal values. Raises NotRememberedError for one without such a form."""
+    """Return a value as JSON that is equal for equal values. Raises NotRememberedError for one without such a form."""
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, Path):
@@ -178,7 +178,7 @@ def facts_of(value: Any) -> Any:
 
 
 def digest_of_processor(processor: Any) -> list[str]:
-    """Digests of all files that the processor, or of a text-only model the tokenizer, is saved as."""
+    """Return digests of the saved files of the processor, or of a text-only model's tokenizer."""
     saved = processor if hasattr(processor, "save_pretrained") else tokenizer_of(processor)
     with tempfile.TemporaryDirectory() as folder:
         saved.save_pretrained(folder)
@@ -189,7 +189,7 @@ def digest_of_processor(processor: Any) -> list[str]:
 
 
 def code_of(work: SampleWork) -> list[Path]:
-    """Files and folders of code that decides about sizes: ours, that of a checkpoint, and that of adapters."""
+    """Return the files and folders of code that determine sizes: ours, a checkpoint's, and adapters."""
     places = [PACKAGE]
     classes = (type(work), type(work.processor), type(tokenizer_of(work.processor)))
     places += [file_of(each).parent for each in classes if each.__module__.partition(".")[0] not in VERSIONED]
@@ -210,7 +210,7 @@ def file_of(code: Any) -> Path:
 
 
 def digest_of_code(place: Path) -> str:
-    """SHA-256 of a Python file, or of all of a folder and the folders in it."""
+    """Return the SHA-256 of a Python file, or of all Python files in a folder and its subfolders."""
     files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
     digest = hashlib.sha256()
     for file in files:
@@ -222,7 +222,7 @@ def digest_of_code(place: Path) -> str:
 
 
 def save(path: Path, found: Survey) -> None:
-    """Write the entry, whole or not at all. A disk that is full or read-only is no reason to stop."""
+    """Write the entry atomically. A full or read-only disk does not stop the run."""
     kinds = {type(each) for each in found.found.values() if isinstance(each, SampleError)}
     if not kinds <= set(KIND_OF):
         return
@@ -250,7 +250,7 @@ def save(path: Path, found: Survey) -> None:
 
 
 def load(path: Path) -> Survey | None:
-    """The content of an entry; None for a missing or damaged one."""
+    """Return the content of an entry; None for a missing or damaged one."""
     try:
         digest, _, text = path.read_text(encoding="ascii").partition("\n")
         if digest != digest_of_text(text):

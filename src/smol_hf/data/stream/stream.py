@@ -1,8 +1,8 @@
 """The lanes of a run, shared between processes and their workers, as one sequence of rows.
 
-Row q of the run is row q // lanes of lane q % lanes: a sequence that does not depend on who computes it. Of R
-processes, process k gets the rows q with q % R == k; its W workers share its lanes. So the same rows come in the same
-steps for any R and W, as long as R × W divides the number of lanes, and a run may go on with another R and W.
+Row q of the run is row q // lanes of lane q % lanes. With R processes, process k gets the rows q with q % R == k, and
+its W workers share its lanes. So all steps have the same rows for any R and W if R × W divides the number of lanes. A
+run may continue with another R and W.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from smol_hf.data.sources.source import BlockCache, Source
-from smol_hf.data.stream.lane import Lane, Row, Work
+from smol_hf.data.stream.lane import Lane, Row, RowReader
 from smol_hf.data.stream.mixing import Mixing
 from smol_hf.data.stream.order import SourceOrder
 from smol_hf.data.stream.packing import PackingPool
@@ -27,20 +27,20 @@ from smol_hf.data.stream.packing import PackingPool
 
 @dataclass
 class Plan:
-    """What decides the sequence of rows, and what is needed to compute it.
+    """The settings that determine the sequence of rows.
 
     Args:
         sources, weights: of the mixture, see `Mixing`.
-        rounds: rounds of the mixture until the data ends; None: it never does.
-        lanes: streams that the run is divided into. Must stay the same for the whole run.
-        pool_size: samples among which a row is packed; 1: one sample per row.
+        rounds: rounds of the mixture; None: endless.
+        lanes: streams of the run. Must not change during a run.
+        pool_size: samples in the packing pool; 1: one sample per row.
         max_tiles: see `PackingPool`.
         give_up_after: see `Lane`.
     """
 
     sources: list[Source]
     weights: list[float]
-    work: Work
+    work: Any  # a `Work`; for a survey, a `SampleWork`
     context_length: int
     seed: int = 0
     rounds: int | None = None
@@ -49,7 +49,7 @@ class Plan:
     max_tiles: int | None = None
     give_up_after: int | None = None
 
-    def lane(self, number: int, cache: BlockCache, state: dict | None = None) -> Lane:
+    def lane(self, number: int, cache: RowReader, state: dict | None = None) -> Lane:
         orders, dealt = [], 0
         for source in self.sources:
             shape = (source.name, source.block_sizes, source.rows_anywhere)
@@ -61,13 +61,13 @@ class Plan:
 
 
 class LaneShare(IterableDataset):
-    """The rows of one process, each worker's in its turn. `states`: of the lanes, by number, to go on from."""
+    """The rows of one process, from its workers in turn. `states`: of the lanes, by number, to continue from."""
 
     def __init__(self, plan: Plan, rank: int, ranks: int, states: dict[int, dict]):
         self.plan, self.rank, self.ranks, self.states = plan, rank, ranks, states
 
     def own_lanes(self) -> list[int]:
-        """The lanes of this process, that of its next row first."""
+        """Return the lanes of this process, starting with the lane of its next row."""
         own = list(range(self.rank, self.plan.lanes, self.ranks))
         rows = [self.states.get(lane, {"rows": 0})["rows"] for lane in own]
         first = min(range(len(own)), key=lambda index: (rows[index], index))
@@ -85,10 +85,10 @@ class LaneShare(IterableDataset):
 
 @dataclass
 class RowStream:
-    """An iterator over the rows of one process, that can be saved after any row that it gave and go on from there.
+    """An iterator over the rows of one process. It can be saved after any row and continued from there.
 
     Raises:
-        ValueError: when the lanes cannot be shared evenly.
+        ValueError: if the lanes cannot be shared evenly.
     """
 
     plan: Plan
@@ -104,19 +104,19 @@ class RowStream:
                 f"{max(self.workers, 1)} workers each: choose numbers whose product divides {self.plan.lanes}"
             )
 
-        # Those of the other processes grow old here: they would overwrite what is saved there.
+        # States of other processes would be outdated here, and overwrite newer ones.
         own = range(self.rank, self.plan.lanes, self.ranks)
         self.states = {lane: self.states[lane] for lane in own if lane in self.states}
 
     def __iter__(self) -> Iterator[Row]:
         share = LaneShare(self.plan, self.rank, self.ranks, dict(self.states))
-        # Workers hand over finished rows one by one, in turn; two each are made ahead.
+        # Workers give finished rows one by one, in turn, and prepare two each in advance.
         loader = DataLoader(
             share,
             batch_size=None,
             num_workers=self.workers,
             worker_init_fn=start_worker,
-            generator=torch.Generator(),  # its own: a draw from torch's would change what dropout draws after a resume
+            generator=torch.Generator(),  # a draw from torch's global one would change dropout after a resume
         )
         with sigterm_blocked():
             rows = iter(loader)
@@ -125,25 +125,25 @@ class RowStream:
             yield row
 
     def state_dict(self) -> dict[str, Any]:
-        """The lanes of this process; those of all processes together are the state of the run."""
+        """Return the states of this process's lanes. Those of all processes are the state of the run."""
         return {str(lane): state for lane, state in self.states.items()}
 
 
 def start_worker(worker: int) -> None:
-    """Set up a worker process: one thread, since workers run next to each other, and signals of its parent only.
+    """Set up a worker process with one thread, which obeys only signals of its parent.
 
-    A terminal or a scheduler sends its signal to all processes of a run; the process that trains decides what ends.
+    A terminal or a scheduler signals all processes of a run, but the training process decides when to end.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # blocked from the beginning only where `sigterm_blocked` began the process
+    if hasattr(signal, "sigwaitinfo"):  # blocked since the start by `sigterm_blocked`
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 @contextmanager
 def sigterm_blocked() -> Iterator[None]:
-    """Delay SIGTERM. A process that begins meanwhile is never killed by one before it has set up its own handling."""
+    """Delay SIGTERM, so that no new worker is killed before it handles signals itself."""
     if not hasattr(signal, "sigwaitinfo"):  # `start_worker` could not end the process
         yield
         return

@@ -1,4 +1,4 @@
-"""One pass over all data before the run: sizes, unusable samples by name, image files, and the number of rows."""
+"""One pass over all data before a run: sizes, unusable samples, image files, and the number of rows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.conversation import Conversation, LeftOutError, SampleError
 from smol_hf.data.media.images import load_image
 from smol_hf.data.records.filters import exchanges_of
 from smol_hf.data.sources.source import BlockCache, Source
-from smol_hf.data.stream.preparation import LeftOutError, MeasuredSample
+from smol_hf.data.stream.preparation import MeasuredSample
 from smol_hf.data.stream.record_use import RecordUse
 from smol_hf.data.stream.stream import Plan
 from smol_hf.modeling.label_loss import IGNORE_INDEX
@@ -27,17 +27,17 @@ class Size:
     num_trained: int = 0  # tokens with a label
     num_images: int = 0
     num_turns: int = 0  # exchanges of user and assistant
-    units: tuple[Size, ...] = ()  # the sequences of a conversation that do not see each other, where there are several
+    units: tuple[Size, ...] = ()  # the sequences of a conversation, if there are several
     number: int = 0  # of a unit
 
 
 @dataclass
 class Survey:
-    """What each record is, by source and place: its size, or why it cannot be used.
+    """The size or the error of each record, by source and name.
 
-    `use`: counts of fields, turns and images, by source. `rows`: the name of each row of a source in the order of its
-    files; None for a row without a record. `images`: paths of the image files that a source's records name, each with
-    its digest once that is known; None for a missing file. `read_whole`: whether the digests are of all bytes.
+    `use`: counts of fields, turns and images, by source. `rows`: the name of each row of a source in file order; None
+    for a row without a record. `images`: path of each image file of a source → its digest, or None if missing or not
+    yet known. `read_whole`: whether the digests are of all bytes.
     """
 
     found: dict[tuple[int, str], Size | SampleError] = field(default_factory=dict)
@@ -52,54 +52,54 @@ class Survey:
 
     @property
     def faults(self) -> list[SampleError]:
-        return [each for each in self.found.values() if isinstance(each, SampleError) and not is_left_out(each)]
+        return [
+            each
+            for each in self.found.values()
+            if isinstance(each, SampleError) and not isinstance(each, LeftOutError)
+        ]
 
     @property
     def shortened(self) -> int:
-        """Samples that lose something to fit the context."""
+        """The number of samples that are shortened to fit the context."""
         return sum(isinstance(each, Size) and bool(each.lost) for each in self.found.values())
 
     @property
     def longest_run(self) -> int:
-        """The most faults of one source that follow each other with no usable sample between them."""
+        """The longest run of faults in one source without a usable sample between them."""
         longest = run = 0
         before = None
         for (source, _), each in self.found.items():
             if source != before or not isinstance(each, SampleError):
                 run, before = 0, source
-            if isinstance(each, SampleError) and not is_left_out(each):
+            if isinstance(each, SampleError) and not isinstance(each, LeftOutError):
                 run += 1
             longest = max(longest, run)
         return longest
 
     def sizes(self, names: Sequence[str]) -> dict[str, int]:
-        """Records of each source, by its name."""
+        """Return the number of records of each source, by its name."""
         counts = Counter(source for source, _ in self.found)
         return {name: counts[source] for source, name in enumerate(names)}
 
     def of_sources(self, places: dict[int, int]) -> Survey:
-        """The same of some sources only, under other numbers (old → new)."""
+        """Return the survey of some sources, with new numbers (old → new)."""
         found = {(places[old], where): each for (old, where), each in self.found.items() if old in places}
-        kept = [
+        use, rows, images = (
             {places[old]: each for old, each in by_source.items() if old in places}
             for by_source in (self.use, self.rows, self.images)
-        ]
-        return Survey(found, *kept, self.read_whole)
+        )
+        return Survey(found, use, rows, images, self.read_whole)
 
     @property
     def left_out(self) -> list[SampleError]:
-        return [each for each in self.found.values() if is_left_out(each)]
-
-
-def is_left_out(found: Any) -> bool:
-    return isinstance(found, LeftOutError)
+        return [each for each in self.found.values() if isinstance(each, LeftOutError)]
 
 
 def survey(plan: Plan, *, verify_images: bool = False, advance: Callable[[], Any] | None = None) -> Survey:
-    """Measure every record of the plan's sources, in the order of the files. Each is read and adapted once.
+    """Measure each record of the plan's sources once, in the order of the files.
 
     Args:
-        verify_images: decode each image as well, so that damaged ones are known before the run.
+        verify_images: decode each image too, to find damaged ones before the run.
         advance: called after each row, to show progress.
     """
     result, cache = Survey(), BlockCache(plan.sources)
@@ -122,7 +122,7 @@ def survey(plan: Plan, *, verify_images: bool = False, advance: Callable[[], Any
 
 
 def measure(plan: Plan, source: int, where: str, record: Any, verify_images: bool, result: Survey) -> Size:
-    """The size of a record, whose images and fields are noted in `result`. Raises SampleError."""
+    """Return the size of a record, and note its images and fields in `result`. Raises SampleError."""
     if isinstance(record, SampleError):
         raise record
     conversation = plan.work.conversation(source, where, record)
@@ -137,7 +137,7 @@ def measure(plan: Plan, source: int, where: str, record: Any, verify_images: boo
 
 
 def survey_first(data: Iterable[tuple[int, Conversation | SampleError]], readers: Sequence[Any]) -> Survey:
-    """Note fields and images of some conversations, where nobody looks at all records. Nothing is measured.
+    """Note fields and images of some conversations, for a run without a survey. Nothing is measured.
 
     Args:
         data: (source, sample) pairs.
@@ -175,10 +175,7 @@ def size_of(sample: MeasuredSample) -> Size:
 
 
 class Measured:
-    """Rows whose sizes are known, and the work on them: nothing is read or decoded.
-
-    It takes the place of a lane's `BlockCache` and of its `Work`.
-    """
+    """Rows of known sizes, instead of a lane's `BlockCache` and its `Work`: nothing is read or decoded."""
 
     def __init__(self, sources: list[Source], found: Survey):
         self.sources, self.found = sources, found
@@ -196,10 +193,10 @@ class Measured:
 
 
 def count_rows(plan: Plan, rounds: int, cache: BlockCache | Measured) -> list[int]:
-    """Rows that each lane of the plan gives in so many rounds.
+    """Count the rows of each lane of the plan in some rounds.
 
     Args:
-        cache: of the rows. The plan's work must know how long they are, and decode nothing.
+        cache: of the rows. The plan's work must know their sizes, and decode nothing.
     """
     counting, counts = replace(plan, rounds=rounds), []
     for number in range(plan.lanes):

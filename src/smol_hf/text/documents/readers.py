@@ -19,10 +19,10 @@ from smol_hf.data.sources.location import (
     COMPRESSED,
     KINDS,
     Location,
+    files_source,
     open_dataset,
     pinned_root,
     resolve_location,
-    source_of,
 )
 from smol_hf.support.sample_lists import LEDGERS
 from smol_hf.text.documents.document import CHUNK, Document, Documents
@@ -76,7 +76,7 @@ def open_documents(
         )
     if not texts:
         refuse_separator(name, separator)
-        source = source_of(name, urls)  # refuses archives, and several kinds
+        source = files_source(name, urls)  # refuses archives, and several kinds
         source.remote = is_remote(location)
         return Records(source, text_key)
     return text_files(name, labels_under(root, urls), text_key, separator)

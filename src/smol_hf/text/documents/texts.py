@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.sources.files import describe, for_each, is_remote, local_path, read_range
+from smol_hf.data.sources.files import for_each, is_remote, local_path, read_range, remote_fingerprint
 from smol_hf.data.sources.fingerprints import are_read_whole, digests_of
 from smol_hf.data.sources.location import COMPRESSED, compressed
 from smol_hf.text.documents.document import Document, Documents, slices
@@ -36,7 +36,7 @@ class TextFiles(Documents):
         self.name, self.labels, self.separator = name, labels, separator
         self.urls = sorted(labels)
         self.remote = any(map(is_remote, self.urls))
-        described = for_each(describe, self.urls)
+        described = for_each(remote_fingerprint, self.urls)
         if not any(size for size, *_ in described):
             raise SampleError(name, "is empty" if len(self.urls) == 1 else "holds empty files alone")
         if len(self.urls) == 1:
