@@ -1,4 +1,4 @@
-"""Conversations for a language model alone: labels on what the assistant says, by the templates of real models."""
+"""Conversations for a text-only model: labels on the assistant's messages, by the templates of real models."""
 
 import pickle
 import random
@@ -307,7 +307,7 @@ def test_the_engine_takes_it_for_a_processor():
 
 def test_a_picture_and_a_refused_conversation_are_faults_of_their_sample():
     work = TextChatWork(TextChat(chat_tokenizer(SMOLLM2_INSTRUCT)), 512, [None])
-    with pytest.raises(SampleError, match=r"chat\.jsonl:1: shows an image, and a language model alone sees none"):
+    with pytest.raises(SampleError, match=r"chat\.jsonl:1: has an image, but the model is text-only"):
         work.prepare(0, "", conversation(TALK, ImagePart(content=b"")))
     with pytest.raises(SampleError, match=r"chat\.jsonl:1: the chat template writes message 1, the assistant's"):
         work.prepare(0, "", conversation([("assistant", "Hello."), *TALK]))

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from smol_hf.data.stream.preparation import ReadySample
 from smol_hf.modeling.label_loss import IGNORE_INDEX
-from smol_hf.support.tokenizer_of import tokenizer_of
+from smol_hf.support.tokenizer_of import padding_token_id, tokenizer_of
 
 
 class SmolCollator:
@@ -38,7 +38,7 @@ class SmolCollator:
         self.packing, self.row_length = packing, row_length
 
     def __call__(self, samples: list[ReadySample]) -> dict[str, Any]:
-        padding = padding_of(tokenizer_of(self.processor))
+        padding = padding_token_id(tokenizer_of(self.processor))
         input_ids = [sample.input_ids for sample in samples] or [torch.tensor([padding])]
         labels = [sample.labels for sample in samples] or [torch.tensor([IGNORE_INDEX])]
         if not self.packing:
@@ -59,11 +59,6 @@ def stack(tiles: list[torch.Tensor]) -> torch.Tensor:
     first = tiles[0]
     stacked = np.empty((sum(map(len, tiles)), *first.shape[1:]), dtype=first.numpy().dtype)
     return torch.cat(tiles, out=torch.from_numpy(stacked))
-
-
-def padding_of(tokenizer) -> int:
-    """What fills a row: nothing is learned from it, so any token serves where the tokenizer has none for it."""
-    return next(each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if each is not None)
 
 
 def pack(input_ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCrite
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS, Sampling
+from smol_hf.support.tokenizer_of import padding_token_id
 
 # Texts come out as the tokens have them: the cleaning of old tokenizers would move spaces.
 DECODING = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -64,7 +65,7 @@ def generate(
         **arguments,
         max_new_tokens=max_new_tokens,
         eos_token_id=ends or None,
-        pad_token_id=padding_token(tokenizer),
+        pad_token_id=padding_token_id(tokenizer),
         streamer=streamer,
     )
     new_tokens = output[:, length:].tolist()
@@ -122,11 +123,6 @@ def end_tokens(model, tokenizer) -> list[int]:
     ends = model.generation_config.eos_token_id
     ends = tokenizer.eos_token_id if ends is None else ends
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-
-
-def padding_token(tokenizer) -> int:
-    """What fills rows up. The attention mask hides it, so that any token serves where none is named."""
-    return next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
 
 
 def room_after(model, length: int, where: str) -> int:

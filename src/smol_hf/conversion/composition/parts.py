@@ -162,22 +162,3 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             "are in use"
         )
     return tokenizer
-
-
-@torch.no_grad()
-def extend_embeddings(model: PreTrainedModel, rows_in_use: int, vocabulary: int) -> None:
-    """Make room for `vocabulary` tokens. The rows from `rows_in_use` on, new or never trained, become the mean of
-    those before: a new token then begins as likely as an average one (Hewitt, "Initializing new word embeddings",
-    2021). A tied head stays tied.
-    """
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    if vocabulary > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(vocabulary, mean_resizing=False)
-    tables = [model.get_input_embeddings().weight]
-    if not tied:
-        tables.append(model.get_output_embeddings().weight)
-    for table in tables:
-        table[rows_in_use:vocabulary] = table[:rows_in_use].float().mean(dim=0).to(table.dtype)
-    bias = getattr(model.get_output_embeddings(), "bias", None)
-    if bias is not None:
-        bias[rows_in_use:vocabulary] = bias[:rows_in_use].float().mean().to(bias.dtype)

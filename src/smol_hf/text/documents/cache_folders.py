@@ -1,4 +1,4 @@
-"""A folder of caches: each is made by one process at a time, whole or not at all, and what a killed one left goes."""
+"""A folder of caches: one process at a time makes each, and an unfinished one is removed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ UNFINISHED = ".unfinished"
 
 
 def lock_of(folder: Path, key: str, **options) -> FileLock:
+    """Return the lock of a cache. The operating system releases the lock of a killed process."""
     (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / LOCKS / f"{key}.lock", **options)  # a killed process holds none
+    return FileLock(folder / LOCKS / f"{key}.lock", **options)
 
 
 @contextmanager
 def making(folder: Path, key: str) -> Iterator[Path | None]:
-    """The folder to write the cache `key` into, which becomes `folder / key` when all went well; None where another
-    process made it, which is waited for."""
+    """Yield the folder to write the cache `key` into; it becomes `folder / key` if no error is raised.
+
+    Yields None after waiting for another process that made the cache.
+    """
     remove_left_over(folder)
     with lock_of(folder, key):
         place, unfinished = folder / key, folder / f"{key}{UNFINISHED}"
@@ -36,7 +39,7 @@ def making(folder: Path, key: str) -> Iterator[Path | None]:
 
 
 def remove_left_over(folder: Path) -> None:
-    """Remove what was being written when its process was killed."""
+    """Remove the unfinished caches of killed processes."""
     for unfinished in folder.glob(f"*{UNFINISHED}"):
         try:
             with lock_of(folder, unfinished.name.removesuffix(UNFINISHED), blocking=False):
