@@ -59,7 +59,10 @@ def test_the_forms_of_preferences_are_one(record, before):
             {"prompt": [SYSTEM], "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
             "begins differently from the prompt",
         ),
-        ({"prompt": [SYSTEM], "chosen": [GOOD], "rejected": [BAD]}, "ends with what the system says, not the user"),
+        (
+            {"prompt": [SYSTEM], "chosen": [GOOD], "rejected": [BAD]},
+            "the prompt must end with the user, not with the system",
+        ),
         ({"prompt": [{"role": "robot", "content": "x"}], "chosen": [GOOD], "rejected": [BAD]}, "unknown role 'robot'"),
         (
             {"chosen": [{**ASKED, "content": [{"type": "image"}]}, GOOD], "rejected": [ASKED, BAD]},

@@ -268,7 +268,7 @@ def test_what_cannot_be_labelled_exactly_is_refused(template, turns, problem):
 
 
 def test_a_tokenizer_without_a_template_or_with_other_words_after_special_tokens_is_refused():
-    with pytest.raises(ChatTemplateError, match="name one with chat_template"):
+    with pytest.raises(ChatTemplateError, match="name one, such as chat_template"):
         TextChat(chat_tokenizer(None))
     prefixed = chat_tokenizer(CHATML)
     prefixed.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")

@@ -38,7 +38,9 @@ class NonFiniteError(RuntimeError):
 
 
 class SmolTrainer(CheckpointsOfARun, SFTTrainer):
-    """The trainer of supervised runs. It adds:
+    """The trainer of supervised runs.
+
+    It adds to `SFTTrainer`:
 
     - the model's own loss (logits at labelled positions only), divided by the labelled tokens of the whole step;
     - a learning rate for each part, and parts that are frozen at first (`model/parts.py`);

@@ -194,7 +194,7 @@ NOT_TEXT = {
     "nul": (b"a\nbc\0d", r"is binary or UTF-16: it has a NUL byte at byte 4 \(line 2\)"),
     "gzip": (gzip.compress(b"text"), "looks like a gzip archive"),
     "zip": (b"PK\x03\x04\x14\0\0\0", "looks like a zip archive"),
-    "png": (PNG, "looks like a PNG picture"),
+    "png": (PNG, "looks like a PNG image"),
     "parquet": (b"PAR1\x15\0\x15", "looks like a parquet file: give it the ending .parquet"),
     "elf": (b"\x7fELF\x02\x01\x01\0", "looks like an ELF program"),
     "pdf": (b"%PDF-1.7\nplain", "looks like a PDF"),

@@ -20,7 +20,7 @@ SIGNATURES = {
     b"\x1f\x8b": "a gzip archive", b"PK\x03\x04": "a zip archive (or .docx, .xlsx, .epub, .pt)",
     b"BZh": "a bzip2 archive", b"\xfd7zXZ": "an xz archive", b"\x28\xb5\x2f\xfd": "a zstd archive",
     b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a RAR archive", b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image", b"GIF8": "a GIF picture", b"RIFF": "a RIFF file (WebP, WAV, AVI)",
+    b"\xff\xd8\xff": "a JPEG image", b"GIF8": "a GIF image", b"RIFF": "a RIFF file (WebP, WAV, AVI)",
     b"PAR1": "a parquet file: give it the ending .parquet", b"ARROW1": "an Arrow file", b"\x7fELF": "an ELF program",
     b"MZ": "a Windows program", b"SQLite format 3": "an SQLite database", b"\x93NUMPY": "a NumPy array",
     b"%PDF-": "a PDF", b"\xd0\xcf\x11\xe0": "an old Office document", b"GGUF": "a GGUF model",

@@ -39,7 +39,7 @@ def print_parameter_table(counts: dict[str, dict[str, int]], schedule: FreezeSch
 
 
 def print_label_preview(processor, batch: dict, sample_ids: list[str]) -> None:
-    """The first samples of a batch, decoded: what is trained is underlined, image tokens are counted."""
+    """Print the first samples of a batch, decoded, with trained text underlined and image tokens counted."""
     console = Console()
     shown = "underlined" if console.is_terminal else "between ⟦ and ⟧"
     console.print(f"First batch (trained text is {shown}):", style="bold")

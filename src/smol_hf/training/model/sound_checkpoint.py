@@ -60,7 +60,7 @@ def refuse_missing(names: Iterable[str], checkpoint: str | Path) -> None:
 
 
 def refuse_nonfinite(weights: Iterable[tuple[str, torch.Tensor]], checkpoint: str | Path) -> None:
-    """Raises UnsoundCheckpointError when one of the named weights is not finite."""
+    """Raise UnsoundCheckpointError if one of the named weights is not finite."""
     if broken := nonfinite(weights):
         raise UnsoundCheckpointError(
             f"{checkpoint}: {len(broken)} weights hold NaN or infinity, first {broken[0]}: its answers would be "
