@@ -113,8 +113,9 @@ class PreferenceEncoder:
         return dict(zip(COLUMNS, (prompt, *answers)))
 
     def continuation(self, text: str) -> list[int]:
+        end: Any = self.tokenizer.eos_token_id
         ids: Any = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return [*ids, self.tokenizer.eos_token_id]
+        return [*ids, end]
 
     def answer(self, chat: TextChat, pair: Preference, prompt: list[int], message: dict) -> list[int]:
         """Return the tokens that the assistant generates after the prompt. Raises ChatTemplateError."""

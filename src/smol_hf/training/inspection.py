@@ -76,7 +76,8 @@ def open_recipe(recipe: dict[str, Any]) -> tuple[Data, ModelArguments, DataArgum
     Raises:
         RecipeError, SampleError, FileNotFoundError: see `open_data`.
     """
-    model_arguments, data_arguments = parse_recipe(recipe, (ModelArguments, DataArguments))
+    parsed: Any = parse_recipe(recipe, (ModelArguments, DataArguments))
+    model_arguments, data_arguments = parsed
     if data_arguments.documents is not None:
         raise RecipeError(
             "documents are plain texts, but this command reads conversations: start the run to see its documents"
@@ -121,7 +122,8 @@ def list_entries(recipe: dict[str, Any]) -> list[dict[str, Any]]:
     Each has `name`, `data`, `adapter` (None: chosen by the keys of each record), `weight`, and `records`, or the
     `problem` if they cannot be read. Raises RecipeError for unknown keys.
     """
-    (arguments,) = parse_recipe(recipe, (DataArguments,))
+    parsed: Any = parse_recipe(recipe, (DataArguments,))
+    (arguments,) = parsed
     seed = recipe.get("seed", DEFAULT_SEED)
     if arguments.mixture is None:
         return [entry_facts({"data": arguments.data, "adapter": arguments.adapter}, arguments, seed)]

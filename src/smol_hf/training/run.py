@@ -110,7 +110,7 @@ class Run:
             "versions": versions(),
         }
         changes = check_same_run(self.checkpoint, self.run_state) if self.checkpoint is not None else []
-        trainer = self.task.trainer()
+        trainer: Any = self.task.trainer()
         trainer.remove_callback(PrinterCallback)
         if self.arguments.disable_tqdm:
             trainer.remove_callback(ProgressCallback)

@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -25,7 +26,7 @@ from smol_hf.training.log.counters import RunCounters
 from smol_hf.training.log.first_labels import FirstLabels
 from smol_hf.training.log.preview import print_label_preview
 from smol_hf.training.model.new_tokens import freeze_schedule, train_rows_of_new_tokens
-from smol_hf.training.model.parts import FreezeCallback, parameter_groups, part_learning_rates, schedule_parts
+from smol_hf.training.model.parts import FreezeCallback, group_part, parameter_groups, schedule_parts
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.validation import Validation, summed
 
@@ -62,6 +63,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
 
     args: SmolTrainingArguments
     model: PreTrainedModel
+    data_collator: Any
     # The model divides by `num_items_in_batch`, which covers the whole accumulation window.
     loss_is_scaled_for_ga = True
 
@@ -181,7 +183,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
     def _get_grad_norm(self, model, grad_norm=None):
         """Close the step: called once, after the gradients are complete and before the optimizer uses them."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
-        self.rates_used = dict(part_learning_rates(self.optimizer.param_groups))
+        self.rates_used = {group_part(group): group["lr"] for group in self.optimizer.param_groups}
         named = sum(len(skipped) + len(shortened) for _, _, skipped, shortened in self.met)
         facts = torch.tensor([len(self.step_sample_ids), named, not self.data_ended], device=self.step_loss.device)
         facts = torch.cat([self.step_loss.view(1), facts.to(self.step_loss.dtype)])

@@ -132,7 +132,7 @@ def separated(text: Iterable[str], separator: str, label: str) -> Iterator[Docum
 
 def until_boundary(piece: str | None, stream: Iterator[str | None], where: str) -> Iterator[str]:
     """Yield the pieces up to the next boundary."""
-    while piece is not _BOUNDARY:
+    while piece is not None:  # _BOUNDARY
         yield piece
         try:
             piece = next(stream, _BOUNDARY)

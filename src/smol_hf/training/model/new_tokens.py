@@ -51,7 +51,7 @@ def freeze_schedule(arguments, model: PreTrainedModel | PeftModel) -> FreezeSche
     adapters = isinstance(model, PeftModel)
     if new_token_ids(model) and rates["text"] == 0 and not adapters and not is_fsdp_enabled():
         tables = (model.get_input_embeddings(), model.get_output_embeddings())
-        chosen = {id(weight) for table in tables for weight in table.parameters()}
+        chosen = {id(weight) for table in tables for weight in (table.parameters() if table is not None else ())}
         weights = [name for name, weight in model.named_parameters() if id(weight) in chosen]
         rates[NEW_TOKENS] = max(rates.values())
     return FreezeSchedule(

@@ -8,7 +8,7 @@ would break the schedule, and those that the optimizer does not know would silen
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -144,15 +144,12 @@ def parameter_groups(
         if not schedule.ever_trains_parameter(name):
             continue
         group_name = part if decays else f"{part}_no_decay"
-        group = groups.setdefault(
-            group_name,
-            {
-                "name": group_name,
-                "params": [],
-                "lr": schedule.learning_rates[part],
-                "weight_decay": weight_decay if decays else 0.0,
-            },
-        )
+        new = {
+            "name": group_name,
+            "lr": schedule.learning_rates[part],
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        group = groups.setdefault(group_name, {**new, "params": []})
         group["params"].append(parameter)
     parts = (*PARTS, NEW_TOKENS)
     return [groups[name] for part in parts for name in (part, f"{part}_no_decay") if name in groups]
@@ -163,13 +160,9 @@ def group_part(group: dict) -> str:
     return group["name"].removesuffix("_no_decay")
 
 
-def part_factor(common, schedule: FreezeSchedule, part: str):
+def times_part(common, schedule: FreezeSchedule, group: dict):
     """Return the common schedule times the part's factor, as a plain function, which `LambdaLR` does not save."""
-
-    def factor(step: int) -> float:
-        return common(step) * schedule.factor(part, step)
-
-    return factor
+    return lambda step: common(step) * schedule.factor(group_part(group), step)
 
 
 def schedule_parts(scheduler, schedule: FreezeSchedule) -> None:
@@ -186,19 +179,7 @@ def schedule_parts(scheduler, schedule: FreezeSchedule) -> None:
             )
         return
     groups = scheduler.optimizer.param_groups
-    scheduler.lr_lambdas = [
-        part_factor(common, schedule, group_part(group)) for common, group in zip(scheduler.lr_lambdas, groups)
-    ]
+    scheduler.lr_lambdas = [times_part(common, schedule, group) for common, group in zip(scheduler.lr_lambdas, groups)]
     for group, base, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas):
         group["lr"] = base * factor(scheduler.last_epoch)
     scheduler._last_lr = [group["lr"] for group in groups]
-
-
-def part_learning_rates(param_groups: Iterable[dict]) -> Iterator[tuple[str, float]]:
-    """Yield each part and its current learning rate once."""
-    seen = set()
-    for group in param_groups:
-        part = group_part(group)
-        if part not in seen:
-            seen.add(part)
-            yield part, group["lr"]

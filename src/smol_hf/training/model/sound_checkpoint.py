@@ -45,27 +45,17 @@ def load_sound(auto_class, checkpoint: str | Path, **options) -> PreTrainedModel
         raise OSError(
             f"the weights of {checkpoint} are damaged or truncated ({error}): download them again"
         ) from error
-    refuse_missing(loading["missing_keys"], checkpoint)
-    refuse_nonfinite(model.named_parameters(), checkpoint)
-    return model
-
-
-def refuse_missing(names: Iterable[str], checkpoint: str | Path) -> None:
-    """Raise UnsoundCheckpointError for names of missing tensors."""
-    if missing := sorted(names):
+    if missing := sorted(loading["missing_keys"]):
         raise UnsoundCheckpointError(
             f"{checkpoint}: {len(missing)} tensors are missing, first {missing[0]}: random numbers would replace "
             "them; download the checkpoint again"
         )
-
-
-def refuse_nonfinite(weights: Iterable[tuple[str, torch.Tensor]], checkpoint: str | Path) -> None:
-    """Raise UnsoundCheckpointError if one of the named weights is not finite."""
-    if broken := nonfinite(weights):
+    if broken := nonfinite(model.named_parameters()):
         raise UnsoundCheckpointError(
             f"{checkpoint}: {len(broken)} weights hold NaN or infinity, first {broken[0]}: its answers would be "
             "meaningless; use an earlier checkpoint"
         )
+    return model
 
 
 def nonfinite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
@@ -139,9 +129,8 @@ def is_usable(value) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def refuse_oversized(config: PretrainedConfig | dict, checkpoint: str | Path) -> None:
+def refuse_oversized(values: dict, checkpoint: str | Path) -> None:
     """Raise UnsoundCheckpointError for a configuration with an implausible size."""
-    values = config if isinstance(config, dict) else config.to_dict()
     for key, value in values.items():
         if isinstance(value, dict):
             refuse_oversized(value, checkpoint)
