@@ -189,7 +189,7 @@ NOT_TEXT = {
     "cut off": ("a\né".encode()[:-1], r"byte 0xc3 at byte 2 \(line 2\): unexpected end"),
     "surrogate": (b"ok\xed\xa0\x80", r"byte 0xed at byte 2"),
     "after a mark": (codecs.BOM_UTF8 + b"a\xe9", r"byte 0xe9 at byte 4 \(line 1\)"),
-    "utf-16": ("text".encode("utf-16"), "is UTF-16 text, .*iconv -f utf-16 -t utf-8"),
+    "utf-16": ("text".encode("utf-16"), "is UTF-16 text instead of UTF-8: .*iconv -f utf-16 -t utf-8"),
     "utf-32": ("text".encode("utf-32"), "is UTF-32 text"),
     "nul": (b"a\nbc\0d", r"is binary or UTF-16: it has a NUL byte at byte 4 \(line 2\)"),
     "gzip": (gzip.compress(b"text"), "looks like a gzip archive"),
@@ -316,11 +316,11 @@ def test_a_row_that_is_no_document_gives_the_reason_in_its_place(tmp_path):
     found = dict(read(open_documents(path)))
     assert len(found) == len(lines) - 1  # a blank line is no record
     for line, message in {
-        1: "has no key 'text'.*there is content, id", 2: r"'text' is an array \(\['a', 'b'\]\)",
+        1: "has no key 'text'.*it has content, id", 2: r"'text' is an array \(\['a', 'b'\]\)",
         3: "'text' is null", 4: r"'text' is int \(7\)", 6: "a record is a JSON object, not an array",
         7: "not valid JSON", 8: r"'text' holds \\ud83d, a lone surrogate",
         10: "no key 'text': did you mean 'texts'", 12: "it has none", 13: "not null",
-        14: r"there is \\ud83d", 15: r"not str \(\\ud83d",
+        14: r"it has \\ud83d", 15: r"not str \(\\ud83d",
     }.items():  # fmt: skip
         assert re.search(f"error: .*{message}", found[f"a.jsonl:{line}"]), line
     assert found["a.jsonl:9"] == "a whole 😀 pair" and found["a.jsonl:11"] == "a\0b"
