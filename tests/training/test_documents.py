@@ -249,7 +249,7 @@ def test_a_language_model_goes_on_from_a_checkpoint_of_any_kind(here):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--context_length", "512", "--max_documents", "1"), "its text is"),
+        (("--context_length", "512", "--max_documents", "1"), "its text has"),
         (("--text_config.vocab_size", "300", "--tokenizer_vocab_size", "500"), "but the tokenizer"),
         (("--context_length", "1024"), "more than the 512 positions"),
         (("--documents", "none.txt"), "none.txt does not exist"),
