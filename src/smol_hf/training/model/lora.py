@@ -158,7 +158,7 @@ def trainable_tokens(tokens: list[str] | None, model: PreTrainedModel, tokenizer
 
 
 def add_adapters(
-    model: PreTrainedModel, arguments: LoraArguments, learning_rates: dict[str, float], tokenizer
+    model: PreTrainedModel, arguments: LoraArguments, learning_rates: dict[str, float], tokenizer: Any = None
 ) -> PeftModel:
     """Return the model with new adapters, whose updates are 0, so that its outputs stay the same.
 
