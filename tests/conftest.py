@@ -19,8 +19,8 @@ SLOW = {
     # training
     "test_chat", "test_distributed", "test_documents", "test_estimate", "test_failed_sources",
     "test_inherited_keys", "test_inherited_keys_of_dpo", "test_interruption", "test_lora", "test_precision",
-    "test_preference", "test_resume",
-    "test_resume_policies", "test_run_folder", "test_source_counters",
+    "test_older_runs", "test_preference", "test_resume",
+    "test_resume_policies", "test_run_folder", "test_counters",
     # publishing and whole runs
     "test_demo", "test_no_network", "test_space", "test_space_in_browser", "test_upload",
 }  # fmt: skip

@@ -166,7 +166,7 @@ RECIPES = [
 def test_documents_are_nothing_to_preview(here, capsys):
     Path("recipe.yaml").write_text("preset: tiny-text\ndocuments: texts.txt\n")
     assert main(["data", "preview", "--config", "recipe.yaml"]) == 1
-    assert "documents are plain texts, and this looks at conversations" in capsys.readouterr().err
+    assert "documents are plain texts, but this command reads conversations" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -79,10 +79,10 @@ def test_what_was_trained_is_said_with_the_next_command(here, capsys):
         (["corpus.txt", "--vocab-size", "100"], "vocab_size must be at least 275"),
         (["nowhere.txt"], "nowhere.txt does not exist"),
         (["pages.jsonl", "--text-key", "bdy"], "pages.jsonl:1: has no key 'bdy': did you mean 'body'?"),
-        (["corpus.txt", "--text-key", "body"], "text_key belongs to records"),
-        (["pages.jsonl", "--separator", "x"], "separator belongs to text files"),
+        (["corpus.txt", "--text-key", "body"], "text_key is for records"),
+        (["pages.jsonl", "--separator", "x"], "separator is for text files"),
         (["corpus.txt", "--split", "test"], "split belong to a dataset of the Hub"),
-        (["corpus.txt", "--output", "notes"], "notes holds a.md, and is no folder of a tokenizer alone"),
+        (["corpus.txt", "--output", "notes"], "notes holds a.md, not only a tokenizer"),
         (["corpus.txt", "--max-bytes", "-5"], "max_bytes is -5"),
     ],
 )

@@ -145,7 +145,7 @@ MISTAKES = [
     (train("--vision_config.patch_size", "0"), "the model cannot be built"),
     (train("--tokenizer_vocab_size", "2"), "got 2"),
     ([*VLM, "--model", "nowhere/at/all"], "there is no checkpoint nowhere/at/all"),
-    (changed(VLM, "--model", "vlm", "--output_dir", "run"), "vlm is what this run would write"),
+    (changed(VLM, "--model", "vlm", "--output_dir", "run"), "vlm would be overwritten"),
     ([*VLM, "--model", "cut"], "the weights of cut are damaged"),
     ([*VLM, "--model", "nan"], "weights hold NaN or infinity"),
     ([*VLM, "--model", "lacking"], "tensors are missing"),

@@ -249,7 +249,7 @@ def test_a_run_does_not_overwrite_the_model_it_begins_with(ours, tmp_path, capsy
     shutil.copytree(ours, tmp_path / "run" / "checkpoint")
     common = ["--data", "digits", "--max_steps", "1", "--use_cpu", "true", "--output_dir", str(tmp_path / "run")]
     assert train.main(["--model", str(tmp_path / "run" / "checkpoint"), *common]) == 1
-    assert "what this run would write its result to" in capsys.readouterr().err
+    assert "would be overwritten by the result of this run" in capsys.readouterr().err
     adapter = adapter_of(ours, tmp_path / "adapter", target_modules=["q_proj"])
     assert train.main(["--model", str(adapter), *common]) == 1
     assert "is an adapter: merge it" in capsys.readouterr().err

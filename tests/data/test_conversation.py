@@ -10,7 +10,7 @@ from smol_hf.data.media.images import open_encoded
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.stream import Plan
-from smol_hf.training.data import look_through, open_data
+from smol_hf.training.data import measure_data, open_data
 from smol_hf.training.recipe.data_arguments import DataArguments
 
 ANSWER = Message("assistant", (TextPart("Yes."),))
@@ -53,7 +53,7 @@ def test_a_video_cannot_be_trained_on_yet(tmp_path):
     plan = Plan(data.sources, [1.0], SampleWork(build_processor(), 99, data.readers), 99)
     problem = r"mine\.jsonl:2: shows a video, and videos cannot be trained on yet: leave"
     with pytest.raises(SampleError, match=problem):
-        look_through(plan, data, arguments, SkippedSamples("stop"))
+        measure_data(plan, data, arguments, SkippedSamples("stop"))
     skipped = SkippedSamples("skip", max_fraction=0.5)
-    look_through(plan, data, arguments, skipped)
+    measure_data(plan, data, arguments, skipped)
     assert [fault.where for fault in skipped.faults] == ["mine.jsonl:2"]

@@ -202,7 +202,7 @@ def test_a_run_names_a_value_that_cannot_be_used(command, part, values, sound, t
     assert main([*words, "--output_dir", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     ((key, value),) = values.items()
-    expected = f"{folder}: its configuration says {key}: {json.dumps(value)}, which cannot be used"
+    expected = f"{folder}: its configuration has the unusable value {key}: {json.dumps(value)}"
     assert expected in error and error.count("error:") == 1 and error.strip().count("\n") == 0, error
 
 

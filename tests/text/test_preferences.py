@@ -47,15 +47,21 @@ def test_the_forms_of_preferences_are_one(record, before):
         ({"prompt": "a", "chosen": "b"}, "needs the keys 'chosen' and 'rejected'; it has"),
         ({"chosen": "b", "rejected": "c"}, "two texts with a prompt, or two lists of messages"),
         ({"prompt": "a", "chosen": "b", "rejected": [BAD]}, "two texts with a prompt, or two lists"),
-        ({"prompt": "a", "chosen": "b ", "rejected": "b"}, "are the same, so that nothing is preferred"),
+        ({"prompt": "a", "chosen": "b ", "rejected": "b"}, "are the same: remove the record"),
         ({"prompt": "a", "chosen": "b", "rejected": " "}, "rejected is empty"),
         ({"prompt": " ", "chosen": "b", "rejected": "c"}, None),
         ({"chosen": [GOOD], "rejected": [BAD]}, "the prompt is empty"),
-        ({"chosen": [ASKED, GOOD], "rejected": [SYSTEM, BAD]}, "the same but for their last message"),
-        ({"chosen": [GOOD, ASKED], "rejected": [GOOD, SYSTEM]}, "must end with what the assistant says"),
-        ({"prompt": "x", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, "none of what the user says in chosen"),
-        ({"prompt": [SYSTEM], "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, "begins otherwise than the prompt"),
-        ({"prompt": [SYSTEM], "chosen": [GOOD], "rejected": [BAD]}, "ends with what the system says, not the user"),
+        ({"chosen": [ASKED, GOOD], "rejected": [SYSTEM, BAD]}, "the same except for their last"),
+        ({"chosen": [GOOD, ASKED], "rejected": [GOOD, SYSTEM]}, "must end with a message of the assistant"),
+        ({"prompt": "x", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, "not a message of the user in chosen"),
+        (
+            {"prompt": [SYSTEM], "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+            "begins differently from the prompt",
+        ),
+        (
+            {"prompt": [SYSTEM], "chosen": [GOOD], "rejected": [BAD]},
+            "the prompt must end with the user, not with the system",
+        ),
         ({"prompt": [{"role": "robot", "content": "x"}], "chosen": [GOOD], "rejected": [BAD]}, "unknown role 'robot'"),
         (
             {"chosen": [{**ASKED, "content": [{"type": "image"}]}, GOOD], "rejected": [ASKED, BAD]},
@@ -97,7 +103,7 @@ def test_texts_for_a_model_without_a_template_are_continued():
     assert chosen.decode(ids["prompt_ids"] + ids["chosen_ids"]) == "Nobody <|im_end|> wrote it<|endoftext|>"
     assert chosen.convert_tokens_to_ids("<|im_end|>") not in ids["prompt_ids"]
     talks = {"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}
-    with pytest.raises(SampleError, match="holds messages, and the model has no chat template"):
+    with pytest.raises(SampleError, match="holds messages, but the model has no chat template"):
         PreferenceEncoder(chosen, 100).encode("a:1", preference_of("a:1", talks, chats=False))
 
 
@@ -181,7 +187,7 @@ def test_an_empty_field_of_images_is_no_image(nothing):
         pair = preference_of("a:1", {"prompt": "Who wrote it?", key: nothing, **PAIR}, chats=True)
         assert (pair.prompt, pair.ignored) == ([ASKED], ())
     for given in ("cat.png", {"bytes": None, "path": "cat.png"}, [None, b"png"]):
-        with pytest.raises(SampleError, match="has 'images', and DPO learns from texts only"):
+        with pytest.raises(SampleError, match="has 'images', but DPO learns from texts only"):
             preference_of("a:1", {"prompt": "Who?", "images": given, **PAIR}, chats=True)
 
 
@@ -209,14 +215,14 @@ def test_a_transcript_is_continued_by_a_model_without_a_template():
         assert (pair.chosen, pair.rejected) == (" The Assistant: is b", "The Assistant: is c\nAssistant: d")
     for chats in (True, False):
         unfinished = {"chosen": f"{HH} a\n\nHuman: b", "rejected": f"{HH} a\n\nHuman: c"}
-        with pytest.raises(SampleError, match="chosen and rejected must end with what the assistant says"):
+        with pytest.raises(SampleError, match="chosen and rejected must end with a message of the assistant"):
             preference_of("a:1", unfinished, chats=chats)
 
 
 @pytest.mark.parametrize(
     ("record", "problem"),
     [
-        ({"prompt": "a", "images": ["cat.png"], **PAIR}, "has 'images', and DPO learns from texts only"),
+        ({"prompt": "a", "images": ["cat.png"], **PAIR}, "has 'images', but DPO learns from texts only"),
         ({"prompt": "a", "functions": [{"name": "w"}], **PAIR}, "has 'functions', which cannot be trained on yet"),
         ({"prompt": [ASKED, {**GOOD, "tool_calls": [{}]}, ASKED], **PAIR}, "prompt, message 2: a call in"),
         (
@@ -228,7 +234,7 @@ def test_a_transcript_is_continued_by_a_model_without_a_template():
         ({"prompt": "a", "chosen": [{**GOOD, "weight": 0}], "rejected": [BAD]}, "chosen is marked as not trained"),
         ({"system": "x", "prompt": [SYSTEM, ASKED], **PAIR}, "another one in its messages"),
         ({"question": "a", "instruction": "b", **PAIR}, "a prompt under 'question' and 'instruction'"),
-        ({"chosen": f"{HH} a", "rejected": "\n\nHuman: What?\n\nAssistant: b"}, "the same but for their last message"),
+        ({"chosen": f"{HH} a", "rejected": "\n\nHuman: What?\n\nAssistant: b"}, "the same except for their last"),
     ],
 )  # fmt: skip
 def test_what_preferences_cannot_use_is_refused_by_name(record, problem):

@@ -1,4 +1,4 @@
-"""Conversations for a language model alone: labels on what the assistant says, by the templates of real models."""
+"""Conversations for a text-only model: labels on the assistant's messages, by the templates of real models."""
 
 import pickle
 import random
@@ -268,7 +268,7 @@ def test_what_cannot_be_labelled_exactly_is_refused(template, turns, problem):
 
 
 def test_a_tokenizer_without_a_template_or_with_other_words_after_special_tokens_is_refused():
-    with pytest.raises(ChatTemplateError, match="name one with chat_template"):
+    with pytest.raises(ChatTemplateError, match="name one, such as chat_template"):
         TextChat(chat_tokenizer(None))
     prefixed = chat_tokenizer(CHATML)
     prefixed.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -307,7 +307,7 @@ def test_the_engine_takes_it_for_a_processor():
 
 def test_a_picture_and_a_refused_conversation_are_faults_of_their_sample():
     work = TextChatWork(TextChat(chat_tokenizer(SMOLLM2_INSTRUCT)), 512, [None])
-    with pytest.raises(SampleError, match=r"chat\.jsonl:1: shows an image, and a language model alone sees none"):
+    with pytest.raises(SampleError, match=r"chat\.jsonl:1: has an image, but the model is text-only"):
         work.prepare(0, "", conversation(TALK, ImagePart(content=b"")))
     with pytest.raises(SampleError, match=r"chat\.jsonl:1: the chat template does not begin the answer in message 1"):
         work.prepare(0, "", conversation([("assistant", "Hello."), *TALK]))

@@ -180,7 +180,7 @@ def test_a_text_that_cannot_be_read_stops_it_and_leaves_nothing(tmp_path):
     (tmp_path / "late.txt").write_bytes(b"fine " * 100_000 + b"\xff")
     with pytest.raises(SampleError, match=r"late.txt: is not UTF-8: byte 0xff at byte 500000"):
         write_text_tokenizer([open_documents(str(tmp_path / "late.txt"))], tmp_path / "mine", vocab_size=300)
-    with pytest.raises(SampleError, match="a and b: there is no text in its documents"):
+    with pytest.raises(SampleError, match="a and b: its documents hold no text"):
         write_text_tokenizer([Given("a", [""]), Given("b", [])], tmp_path / "mine", vocab_size=300)
     with pytest.raises(ValueError, match="vocab_size must be at least 275"):
         write_text_tokenizer([Given("a", ["a"])], tmp_path / "mine", vocab_size=3)
@@ -198,7 +198,7 @@ def test_only_a_tokenizer_is_replaced(tmp_path):
     assert [each.name for each in mine.parent.iterdir()] == ["mine"]
     second = sums(mine)
     (mine / "model.safetensors").touch()
-    with pytest.raises(FileExistsError, match=r"mine holds model.safetensors, and is no folder of a tokenizer"):
+    with pytest.raises(FileExistsError, match=r"mine holds model.safetensors, not only a tokenizer"):
         write_text_tokenizer([Given("a", ["one text"])], mine, vocab_size=300)
     (mine / "model.safetensors").unlink()
     assert sums(mine) == second

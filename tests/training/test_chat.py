@@ -131,7 +131,7 @@ def test_a_model_from_scratch_with_a_tokenizer_of_its_own(data, tmp_path):
         ({"chat_template": "chatmil"}, "chat_template is 'chatmil': did you mean 'chatml'"),
         ({"chat_template": "gone.jinja"}, "chat_template gone.jinja cannot be read"),
         ({"chat_template": "chatml", "use_peft": True}, "needs <|im_start|> and <|im_end|>, which"),
-        ({"chat_template": "chatml", "documents": "a.txt"}, "documents are not written by it"),
+        ({"chat_template": "chatml", "documents": "a.txt"}, "documents have no turns"),
     ],
 )
 def test_a_template_that_is_missing_or_does_not_fit_is_refused(keys, problem, data, tmp_path):
@@ -154,7 +154,7 @@ def test_a_template_of_a_file_and_one_for_pictures(data, tmp_path):
     keys = {"model": base, "chat_template": tmp_path / "own.jinja", "max_steps": 1}
     assert train.main(command_line(data, tmp_path / "run", **keys)) == 0
     assert AutoTokenizer.from_pretrained(tmp_path / "run" / "checkpoint").eos_token == "<|endoftext|>"
-    with pytest.raises(RecipeError, match="chat_template is for conversations with a language model alone"):
+    with pytest.raises(RecipeError, match="chat_template is for conversations with a text-only model"):
         run_recipe(*load_arguments(command_line("digits", tmp_path / "x", preset="tiny-vlm", chat_template="chatml")))
 
 
@@ -170,7 +170,7 @@ def test_bad_records_are_counted_and_looked_at(data, tmp_path, capsys):
     assert smol_hf(["data", "preview", *common, "--output", str(page)]) == 0
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert facts["shown"] == 3 and facts["left_out"] == 1
-    assert "a language model alone sees none" in page.read_text(encoding="utf-8")
+    assert "the model is text-only" in page.read_text(encoding="utf-8")
     assert smol_hf(["data", "stats", *common]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])
     keys = {"model": base, "chat_template": "chatml", "on_bad_sample": "skip", "max_skipped_fraction": 0.5}

@@ -15,7 +15,7 @@ from smol_hf.data.digits import build_pages
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.stream import Plan, RowStream
-from smol_hf.training.data import look_through, open_data, rows_of_the_run
+from smol_hf.training.data import measure_data, open_data, rows_of_the_run
 from smol_hf.training.model import composition
 from smol_hf.training.model.composition import texts_of
 from smol_hf.training.recipe.data_arguments import DataArguments
@@ -45,7 +45,7 @@ def usable(path, **keys):
     data = open_data(arguments, seed=0)
     plan = Plan(data.sources, [1.0], SampleWork(build_processor(longest_edge=32), 256, data.readers), 256)
     skipped = SkippedSamples("stop")
-    look_through(plan, data, arguments, skipped)
+    measure_data(plan, data, arguments, skipped)
     return [conversation.sample_id for conversation in data.conversations()], skipped
 
 
@@ -204,7 +204,7 @@ def test_data_nobody_looked_at_has_its_limit_and_no_old_ledger(tmp_path):
     data = open_data(arguments, seed=0)
     plan = Plan(data.sources, [1.0], SampleWork(build_processor(), 256, data.readers), 256)
     skipped = SkippedSamples("skip", max_fraction=0.1, path=tmp_path / "skipped.jsonl")
-    look_through(plan, data, arguments, skipped)
+    measure_data(plan, data, arguments, skipped)
     assert not (tmp_path / "skipped.jsonl").exists()
     skipped.note(1, [SampleError("a", "bad"), SampleError("b", "bad")])
     with pytest.raises(SampleError, match=r"3 of 20 samples cannot be used, more than max_skipped_fraction 0\.1"):

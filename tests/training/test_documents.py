@@ -220,9 +220,9 @@ def test_epochs_are_counted_exactly_and_every_token_is_trained_once(here):
     )
     Path("story.jsonl").write_text(lines)
     trainer = run("--num_train_epochs", "1", "--validation_fraction", "0", documents="story.jsonl")
-    total = trainer.books.gather()
+    total = trainer.counters.gather()
     (source,) = trainer.plan.sources
-    assert total.samples == len(source) and total.trained_tokens == len(source.tokens) - len(SENTENCES)
+    assert total["samples"] == len(source) and total["trained_tokens"] == len(source.tokens) - len(SENTENCES)
     assert trainer.state.global_step == trainer.state.max_steps
     assert len(open_documents("story.jsonl").fingerprint) > 10
 
@@ -249,13 +249,13 @@ def test_a_language_model_goes_on_from_a_checkpoint_of_any_kind(here):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--context_length", "512", "--max_documents", "1"), "its text is"),
+        (("--context_length", "512", "--max_documents", "1"), "its text has"),
         (("--text_config.vocab_size", "300", "--tokenizer_vocab_size", "500"), "but the tokenizer"),
         (("--context_length", "1024"), "more than the 512 positions"),
         (("--documents", "none.txt"), "none.txt does not exist"),
         (("--text_key", "body"), "text_key"),
         (("--data", "x.jsonl"), "documents and data exclude each other"),
-        (("--preset", "tiny-vlm"), "documents train a language model alone"),
+        (("--preset", "tiny-vlm"), "documents train a text-only model"),
         (("--num_checkpoints", "0"), "num_checkpoints is 0"),
         (("--save_steps", "0"), "save_steps is 0"),
         (("--save_total_limit", "0"), "save_total_limit is 0"),
@@ -279,7 +279,7 @@ def test_what_cannot_be_is_refused_before_the_first_step(words, message, here):
         (b"", "is empty"),
         (b"\x00\x01\x02" * 100, "binary"),
         (b"caf\xe9 " * 100, "0xe9 at byte 3 (line 1)"),
-        (b"too short", "less than one context of 64"),
+        (b"too short", "fewer than one context of 64"),
     ],
 )
 def test_a_text_that_cannot_be_read_is_one_line(content, message, here, capsys):
@@ -319,14 +319,14 @@ def test_nothing_need_be_held_out(here, capsys):
     assert main([*words, "--steps", "2", "--validation_fraction", "0", "--documents_cache", "caches"]) == 0
     printed = capsys.readouterr().out
     assert json.loads(printed.strip().splitlines()[-1])["validation_loss"] is None
-    assert "nothing is held out" in printed and "of 512 that the model has room for" in printed
+    assert "nothing is held out" in printed and "the model has 512 rows" in printed
     card = Path("runs/a/checkpoint/README.md").read_text()
     assert "language:" not in card.split("---")[1]
 
 
 def test_documents_that_are_trained_on_are_no_validation(here, capsys):
     run("--max_steps", "1", "--validation_documents", "story.txt")
-    assert "their loss says nothing of other texts" in capsys.readouterr().out
+    assert "their loss says nothing about other texts" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("model_type", ["mamba", "bloom"])
@@ -394,7 +394,7 @@ def test_the_recipe_of_93_million_parameters_learns_a_page_by_heart_with_a_small
     config = trainer.model.config.to_dict()
     assert config | small == config | TEXT["gpt-93m"] | small, "all else is the preset's"
     assert losses[0] > 6 and losses[-1] < 0.01
-    assert trainer.books.gather().tokens == 60 * 64
+    assert trainer.counters.gather()["tokens"] == 60 * 64
 
 
 def test_a_small_model_beats_a_trigram_model_of_the_bytes(here):

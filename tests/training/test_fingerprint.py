@@ -20,7 +20,7 @@ from smol_hf.data.stream.survey import Survey
 from smol_hf.text.documents.held_out import HeldOut
 from smol_hf.text.documents.readers import open_documents
 from smol_hf.text.documents.token_cache import TokenCache, tokenise
-from smol_hf.training.data import fingerprint, look_through, open_data, plan_of
+from smol_hf.training.data import fingerprint, measure_data, open_data, plan_of
 from smol_hf.training.recipe.data_arguments import DataArguments
 
 
@@ -56,7 +56,7 @@ def looked_through(data):
     arguments = DataArguments(context_length=256)
     training = SimpleNamespace(seed=0, data_seed=None, max_steps=1)
     plan = plan_of(data, build_processor(longest_edge=32), arguments, training, 1)
-    return look_through(plan, data, arguments, SkippedSamples())[1]
+    return measure_data(plan, data, arguments, SkippedSamples())[1]
 
 
 @pytest.mark.parametrize("read_whole", [True, False])

@@ -18,7 +18,7 @@ from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.sources.json_source import JsonSource
 from smol_hf.data.stream import size_cache
 from smol_hf.data.stream.size_cache import entry_of
-from smol_hf.training.data import Progress, fingerprint, look_through, open_data, plan_of, rows_of_the_run
+from smol_hf.training.data import Progress, fingerprint, measure_data, open_data, plan_of, rows_of_the_run
 from smol_hf.training.recipe.data_arguments import DataArguments
 
 RECORDS = 12
@@ -76,7 +76,7 @@ def looked_through(path, processor=None, console=None, **keys):
     training = SimpleNamespace(seed=0, data_seed=None, max_steps=-1, num_train_epochs=2)
     opened, skipped = open_data(arguments, 0), SkippedSamples("skip", 1.0)
     plan = plan_of(opened, processor or build_processor(longest_edge=32), arguments, training, 4)
-    return *look_through(plan, opened, arguments, skipped, console), skipped
+    return *measure_data(plan, opened, arguments, skipped, console), skipped
 
 
 def outcome(path, **keys):

@@ -42,7 +42,7 @@ def losses(trainer):
 
 
 def skipped_steps(trainer):
-    return trainer.books.gather().skipped_steps
+    return trainer.counters.gather()["skipped_steps"]
 
 
 def weights_after_each_step(trainer):

@@ -1,4 +1,4 @@
-"""The trainer's loss, its books, and what it does with steps that are not finite."""
+"""The trainer's loss, its counters, and what it does with steps that are not finite."""
 
 import json
 import math
@@ -314,7 +314,7 @@ def test_a_step_without_samples_leaves_the_weights_alone(tmp_path):
     assert trainer.state.global_step == 6, "the last to learn that the data ended"
     used = [not torch.equal(before, after) for before, after in zip(weights.after, weights.after[1:])]
     assert sum(used) == 4 and used[-1] is False, "five pages, the first step before the first look"
-    assert trainer.books.gather().samples == 5
+    assert trainer.counters.gather()["samples"] == 5
 
 
 def test_validation_makes_logits_of_labelled_positions_alone(tmp_path):

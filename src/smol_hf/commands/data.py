@@ -46,7 +46,7 @@ def run_preview(arguments: argparse.Namespace) -> None:
     from smol_hf.data.report.preview_page import write_page
     from smol_hf.support.tokenizer_of import is_language_model
     from smol_hf.training.inspection import inspect
-    from smol_hf.training.log.startup_summary import describe_pictures
+    from smol_hf.training.log.startup_summary import describe_images
 
     if arguments.number < 1:
         raise ValueError(f"--number is {arguments.number}: it must be at least 1")
@@ -58,7 +58,7 @@ def run_preview(arguments: argparse.Namespace) -> None:
         "tokenizer": found.tokenizer,
     }
     if not is_language_model(found.processor):
-        facts["pictures"] = describe_pictures(found.processor)
+        facts["pictures"] = describe_images(found.processor)
     title = arguments.config if arguments.data is None else arguments.data
     page = write_page(arguments.output, drawn, found.data, found.plan, title=title, facts=facts)
     if not drawn.samples:

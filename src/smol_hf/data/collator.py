@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from smol_hf.data.stream.preparation import ReadySample
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.support.tokenizer_of import padding_token_id, tokenizer_of
 
 
 class SmolCollator:
@@ -36,9 +37,7 @@ class SmolCollator:
 
     def __init__(self, processor, *, packing: bool = False, row_length: int | None = None):
         self.packing, self.row_length = packing, row_length
-        tokenizer = getattr(processor, "tokenizer", processor)
-        # Nothing is learned from padding: a tokenizer without a padding token may use any other.
-        self.padding = next(each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if each is not None)
+        self.padding = padding_token_id(tokenizer_of(processor))
 
     def __call__(self, samples: list[ReadySample]) -> dict[str, Any]:
         padding = self.padding

@@ -13,9 +13,8 @@ from transformers import BatchEncoding, GenerationConfig, PreTrainedTokenizerBas
 from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from smol_hf.conversion.checkpoint_files import is_adapter, read_json
 from smol_hf.conversion.merge import load_adapter, locate_base, read_adapter_config
-from smol_hf.inference.generation import padding_token
 from smol_hf.inference.text_prompts import chat_ids
-from smol_hf.support.tokenizer_of import is_language_model
+from smol_hf.support.tokenizer_of import is_language_model, padding_token_id
 from smol_hf.training.model.sound_checkpoint import (
     UnsoundCheckpointError,
     configuration_errors,
@@ -123,7 +122,7 @@ def prompt_inputs(processor, conversations: list[list[dict]], device):
 def left_padded(tokenizer, rows: list[list[int]], device) -> BatchEncoding:
     """Pad token ids on the left to `input_ids` and `attention_mask` (batch, sequence)."""
     length = max(map(len, rows))
-    filling = padding_token(tokenizer)
+    filling = padding_token_id(tokenizer)
     batch = {
         "input_ids": torch.tensor([[filling] * (length - len(row)) + row for row in rows]),
         "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),

@@ -14,6 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCrite
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS, Sampling
+from smol_hf.support.tokenizer_of import padding_token_id
 
 # The cleanup of old tokenizers would change spaces.
 DECODING = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -65,7 +66,7 @@ def generate(
         **arguments,
         max_new_tokens=max_new_tokens,
         eos_token_id=ends or None,
-        pad_token_id=padding_token(tokenizer),
+        pad_token_id=padding_token_id(tokenizer),
         streamer=streamer,
     )
     new_tokens = output[:, length:].tolist()
@@ -121,11 +122,6 @@ def end_tokens(model, tokenizer) -> list[int]:
     ends = model.generation_config.eos_token_id
     ends = tokenizer.eos_token_id if ends is None else ends
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-
-
-def padding_token(tokenizer) -> int:
-    """Return the padding token, or any other: the attention mask hides it."""
-    return next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
 
 
 def room_after(model, length: int, where: str) -> int:

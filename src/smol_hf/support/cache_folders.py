@@ -14,6 +14,7 @@ UNFINISHED = ".unfinished"
 
 
 def lock_of(folder: Path, key: str, **options) -> FileLock:
+    """Return the lock of a cache. The operating system releases the lock of a killed process."""
     (folder / LOCKS).mkdir(parents=True, exist_ok=True)
     return FileLock(folder / LOCKS / f"{key}.lock", **options)  # the system releases the lock of a killed process
 

@@ -13,3 +13,8 @@ def tokenizer_of(processor) -> PreTrainedTokenizerBase:
 def is_language_model(processor) -> bool:
     """Return True for a tokenizer, which belongs to a text-only model."""
     return isinstance(processor, PreTrainedTokenizerBase)
+
+
+def padding_token_id(tokenizer) -> int:
+    """Return the id that fills rows up. Any token serves: the mask hides it, and it has no label."""
+    return next(each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if each is not None)

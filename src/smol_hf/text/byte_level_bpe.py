@@ -1,4 +1,4 @@
-"""Byte-level BPE as SmolLM2's: any text is a sequence of tokens, and comes back unchanged."""
+"""Byte-level BPE as in SmolLM2: any text is a sequence of tokens that decodes to the same text."""
 
 from __future__ import annotations
 
@@ -29,22 +29,21 @@ def build_byte_level_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer on `texts`; the same texts give the same tokenizer.
 
-    The ids are: the special tokens in their order, the 256 bytes, then the learned merges. All bytes are there, so
-    that no unknown token exists. Digits never merge: "42" is two tokens. A double line break is always a token, since
-    llama.cpp looks it up to write an image. The tokenizer holds at most `vocab_size`
-    tokens, fewer when the texts do not give that many merges: read its size with `len(tokenizer)`. Words of more than
-    256 characters are cut into pieces of 256 while it is trained.
+    The ids are: the special tokens in order, the 256 bytes, then the learned merges. So no unknown token exists.
+    Digits never merge: "42" is two tokens. A double line break is always a token, since llama.cpp looks it up to write
+    an image. The tokenizer has at most `vocab_size` tokens, fewer if the texts give fewer merges. Words of more than
+    256 characters are split for the training.
 
-    Special tokens in `texts` are ordinary characters. As everywhere in transformers, the tokenizer then reads the text
-    of one as that token unless the call says `split_special_tokens=True`.
+    Special tokens in `texts` are ordinary characters. The tokenizer itself reads them as special tokens unless the
+    call says `split_special_tokens=True`.
 
     Args:
         named: `bos_token`, `eos_token`, `pad_token` → which of the special tokens it is.
         model_max_length: in tokens.
-        min_frequency: how often two tokens stand side by side before they are merged.
+        min_frequency: how often two tokens must be neighbours to be merged.
 
     Raises:
-        ValueError: when `vocab_size` has no room for the special tokens, the bytes and the double line break.
+        ValueError: if `vocab_size` is too small for the special tokens, the bytes and the double line break.
     """
     least = least_vocab_size(special_tokens)
     if vocab_size < least:
@@ -77,7 +76,7 @@ def build_byte_level_tokenizer(
 
 
 def with_double_line_break(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
-    """The tokenizer with a token for a double line break, in place of the last merge if the vocabulary is full."""
+    """Return the tokenizer with a token for a double line break, instead of the last merge if it is full."""
     description = json.loads(tokenizer.to_str())
     vocabulary, merges = description["model"]["vocab"], description["model"]["merges"]
     if TWO_LINE_BREAKS in vocabulary:

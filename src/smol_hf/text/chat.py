@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -23,10 +24,10 @@ class TextChat:
         tokenizer: with a chat template.
 
     Raises:
-        ChatTemplateError: when it has none.
+        ChatTemplateError: if it has none.
     """
 
-    # `SampleWork` reads them. There are no images.
+    # Read by `SampleWork`; there are no images.
     longest_edge = 0
     tile_size = 1
     image_token_id = None
@@ -34,14 +35,14 @@ class TextChat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         if tokenizer.chat_template is None:
             raise ChatTemplateError(
-                "the tokenizer has no chat template, which says how a conversation is written: name one with "
-                "chat_template, such as chat_template: chatml"
+                "the tokenizer has no chat template to write conversations with: name one, such as "
+                "chat_template: chatml"
             )
         self.tokenizer = tokenizer
         self.template = tokenizer.get_chat_template()
 
     def __getstate__(self):
-        # The encoder is rebuilt in a data loader's worker.
+        # A data worker rebuilds the encoder.
         return {"tokenizer": self.tokenizer, "template": self.template}
 
     @cached_property
@@ -54,27 +55,26 @@ class TextChat:
 
     @property
     def end_of_turn(self) -> tuple[str, str]:
-        """See `ChatRenderer.end_of_turn`."""
+        """The end of a turn, see `ChatRenderer.end_of_turn`."""
         return self.renderer.end_of_turn
 
-    def encode_text(self, messages: list[dict], image_sizes=()) -> tuple[list[int], list[int]]:
-        """(input_ids, labels), -100 where nothing is generated.
+    def encode_text(self, messages: Sequence[dict], image_sizes=()) -> tuple[list[int], list[int]]:
+        """Return (input_ids, labels), with -100 for everything that is not generated.
 
         Args:
-            messages: `role` and `content`, a text or a list of parts that are texts. One with `"trained": False` gets
-                no labels.
+            messages: `role` and `content`, a text or a list of text parts. One with `"trained": False` gets no labels.
 
         Raises:
-            ChatTemplateError: when it cannot be known exactly what is generated, or the template refuses the messages.
+            ChatTemplateError: if the generated parts cannot be determined, or the template refuses the messages.
         """
         return self.renderer.encode(as_texts(messages))
 
     def encode_turns(self, messages: list[dict], image_sizes=(), tools=None) -> list[TrainedSequence]:
-        """The sequences that a conversation is trained as, see `chat_turns.encode_turns`."""
+        """Return the sequences of a conversation, see `chat_turns.encode_turns`."""
         return encode_turns(self.renderer.with_tools(tools), as_texts(messages))
 
     def prompt_ids(self, messages: list[dict], tools=None) -> list[int]:
-        """The tokens up to where the assistant's turn begins. Raises ChatTemplateError."""
+        """Return the tokens up to the beginning of the assistant's turn. Raises ChatTemplateError."""
         return self.renderer.with_tools(tools).encode(as_texts(messages), add_generation_prompt=True, labelled=False)[
             0
         ]
@@ -87,25 +87,25 @@ class TextChat:
         return np.zeros((0, 3, self.tile_size, self.tile_size), dtype=np.uint8)
 
     def check(self) -> None:
-        """Raises ChatTemplateError for a template or a tokenizer that nothing can be trained with."""
+        """Raise ChatTemplateError for a template or a tokenizer that cannot be trained with."""
         ending, _ = self.end_of_turn
         text = self.renderer.text(EXAMPLE)
         whole = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         pieces = list(self.encoder.split(text, (), texts=False, images=False))
         if self.encoder.encode_pieces(pieces, (), ())[0] != whole:
             raise ChatTemplateError(
-                "this tokenizer writes the words after a special token otherwise than at the beginning of a text "
-                f"(after {ending}, for one), and conversations of such a one cannot be encoded exactly"
+                "this tokenizer encodes a word after a special token differently from one at the beginning "
+                f"(for example after {ending}), so conversations cannot be encoded exactly: use another tokenizer"
             )
         self.encode_text(EXAMPLE)
 
 
 class TextChatWork(SampleWork):
-    """The engine's work on conversations for a text-only model; `processor` is a `TextChat`."""
+    """The work of a data stream on conversations for a text-only model; `processor` is a `TextChat`."""
 
     def measured(self, shape: SampleVersion, lost: str = "") -> MeasuredSample:
         if shape.conversation.images:
-            problem = "shows an image, and a language model alone sees none: smol-hf compose gives it an encoder"
+            problem = "has an image, but the model is text-only: smol-hf compose adds a vision encoder"
             raise SampleError(shape.conversation.sample_id, problem)
         return super().measured(shape, lost)
 
@@ -114,5 +114,5 @@ def content_text(content: str | list[dict]) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
-def as_texts(messages: list[dict]) -> list[dict]:
+def as_texts(messages: Sequence[dict]) -> list[dict]:
     return [{**message, "content": content_text(message["content"])} for message in messages]

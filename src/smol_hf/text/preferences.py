@@ -1,4 +1,4 @@
-"""Preferences as token ids: a prompt and two answers, of which one is preferred, as DPO learns from them."""
+"""Preferences as token ids, for DPO: a prompt, a preferred answer and a rejected one."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")  # as TRL's DPOTrainer ha
 
 @dataclass
 class Preferences:
-    """The pairs of a source as token ids, and what could not be used."""
+    """The pairs of a source as token ids, and its unusable records."""
 
     rows: dict[str, list[np.ndarray]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
     faults: list[SampleError] = field(default_factory=list)
     left_out: list[SampleError] = field(default_factory=list)
     longest_run: int = 0
-    ignored: Counter[str] = field(default_factory=Counter)  # pairs by the name of a field that is not used
+    ignored: Counter[str] = field(default_factory=Counter)  # number of pairs by unused field
 
     @property
     def usable(self) -> int:
@@ -41,11 +41,7 @@ class Preferences:
 
 
 def read_preferences(source: Source, encoder: PreferenceEncoder, ignore_fields: Sequence[str] = ()) -> Preferences:
-    """All pairs of a source, tokenised.
-
-    Args:
-        ignore_fields: names of fields to read the records without.
-    """
+    """Tokenise all pairs of a source. The records are read without the fields `ignore_fields`."""
     unread = frozenset(ignore_fields)
     found, run = Preferences(), 0
     for where, record in records_of(source):
@@ -68,19 +64,20 @@ def read_preferences(source: Source, encoder: PreferenceEncoder, ignore_fields: 
 
 
 def records_of(source: Source) -> Iterator[tuple[str, Any]]:
+    """Yield the place and the content of each record."""
     for block in range(len(source.block_sizes)):
         yield from ((where, record) for where, record in source.read_block(block) if record is not None)
 
 
 class PreferenceEncoder:
-    """Pairs → the token ids that TRL's `DPOTrainer` reads. No text of a record becomes a special token, and none is
-    cut.
+    """Pairs → the token ids that TRL's `DPOTrainer` reads. No text becomes a special token, and none is cut.
 
     Args:
         max_length: most tokens of the prompt with either answer.
 
     Raises:
-        ChatTemplateError: for a chat template that nothing can be trained with. ValueError: when nothing ends a text.
+        ChatTemplateError: for a chat template that cannot be trained with.
+        ValueError: if no token ends a text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
@@ -89,25 +86,25 @@ class PreferenceEncoder:
         if self.chat is not None:
             self.chat.check()
         elif tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has neither a chat template nor a token that ends a text (eos_token)")
+            raise ValueError("the tokenizer has neither a chat template nor a token that ends a text: set eos_token")
 
     def encode(self, where: str, pair: Preference) -> dict[str, list[int]]:
-        """`prompt_ids`, `chosen_ids`, `rejected_ids`; answers end with the token that ends a turn or a text.
+        """Return `prompt_ids`, `chosen_ids` and `rejected_ids`. Answers end with the token that ends a turn or a text.
 
         Raises:
-            SampleError: for what the chat template cannot write. TooLongError: for more than `max_length` tokens.
+            SampleError: if the chat template cannot write it. TooLongError: for more than `max_length` tokens.
         """
         if isinstance(pair.prompt, str):
             prompt = self.tokenizer(pair.prompt, split_special_tokens=True)["input_ids"]
             answers = [self.continuation(pair.chosen), self.continuation(pair.rejected)]
         elif self.chat is None:
-            raise SampleError(where, "holds messages, and the model has no chat template: name one (chat_template)")
+            raise SampleError(where, "holds messages, but the model has no chat template: name one (chat_template)")
         else:
             try:
                 prompt = self.chat.prompt_ids(pair.prompt, pair.tools)
                 chosen = {"role": "assistant", "content": pair.chosen, **pair.chosen_fields}
                 rejected = {"role": "assistant", "content": pair.rejected, **pair.rejected_fields}
-                answers = [self.answer(pair, prompt, message) for message in (chosen, rejected)]
+                answers = [self.answer(self.chat, pair, prompt, message) for message in (chosen, rejected)]
             except ChatTemplateError as error:
                 raise SampleError(where, str(error)) from error
         if answers[0] == answers[1]:
@@ -118,13 +115,14 @@ class PreferenceEncoder:
         return dict(zip(COLUMNS, (prompt, *answers)))
 
     def continuation(self, text: str) -> list[int]:
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return [*ids, self.tokenizer.eos_token_id]
+        end: Any = self.tokenizer.eos_token_id
+        ids: Any = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [*ids, end]
 
-    def answer(self, pair: Preference, prompt: list[int], message: dict) -> list[int]:
-        """The tokens that the assistant generates after the prompt."""
-        [(ids, labels, _)] = self.chat.encode_turns([*untrained(pair.prompt), message], tools=pair.tools)
+    def answer(self, chat: TextChat, pair: Preference, prompt: list[int], message: dict) -> list[int]:
+        """Return the tokens that the assistant generates after the prompt. Raises ChatTemplateError."""
+        [(ids, labels, _)] = chat.encode_turns([*untrained(pair.prompt), message], tools=pair.tools)
         end = max((place for place, label in enumerate(labels, start=1) if label != IGNORE_INDEX), default=0)
         if ids[: len(prompt)] != prompt or end <= len(prompt) or IGNORE_INDEX in labels[len(prompt) : end]:
-            raise ChatTemplateError("the chat template writes the answer otherwise than it asks for it")
+            raise ChatTemplateError("the chat template writes an answer differently from its generation prompt")
         return ids[len(prompt) : end]

@@ -29,7 +29,7 @@ def build_tiny_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer on `texts`, see `build_byte_level_tokenizer`: the first ids are the 43 `SPECIAL_TOKENS`.
 
-    Raises ValueError when `vocab_size` is less than 300: special tokens, bytes and the double line break.
+    Raises ValueError if `vocab_size` is less than 300: special tokens, bytes and the double line break.
     """
     return build_byte_level_tokenizer(
         texts,

@@ -16,8 +16,8 @@ from smol_hf.support.atomic import atomic_folder
 from smol_hf.text.byte_level_bpe import build_byte_level_tokenizer, least_vocab_size
 from smol_hf.text.documents.document import Documents, Reading, at_words
 
-# Those of SmolLM2, with their ids, and one for padding alone: where that were also the end of a text, what masks
-# padding in the labels would mask the end as well, and the model would never learn to stop.
+# SmolLM2's, with their ids, and one for padding. If the end of a text were the padding too, its label would be masked
+# and the model would never learn to stop.
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<reponame>", "<file_sep>", "<filename>",
     "<gh_stars>", "<issue_start>", "<issue_comment>", "<issue_closed>", "<jupyter_start>", "<jupyter_text>",
@@ -25,7 +25,7 @@ SPECIAL_TOKENS = (
 )  # fmt: skip
 NAMED = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
 MINIMUM_VOCAB_SIZE = least_vocab_size(SPECIAL_TOKENS)
-MIN_FREQUENCY = 2  # what stands side by side once is no pattern
+MIN_FREQUENCY = 2  # neighbours that occur once are not a pattern
 FILES = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "chat_template.jinja",
@@ -41,14 +41,14 @@ def train_text_tokenizer(
     named: dict[str, str] = NAMED,
     model_max_length: int = VERY_LARGE_INTEGER,
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer as SmolLM2's, without a chat template; see `build_byte_level_tokenizer`.
+    """Train a byte-level BPE tokenizer as SmolLM2's, without a chat template; see `build_byte_level_tokenizer`.
 
     Args:
-        texts: of any size, read once, in order. The trainer holds some megabytes of them at once.
+        texts: of any size, read once, in order, with some megabytes in memory.
         named: `bos_token`, `eos_token`, `pad_token` → which of the special tokens it is.
 
     Raises:
-        ValueError: when `vocab_size` has no room for the special tokens and the 256 bytes.
+        ValueError: if `vocab_size` is too small for the special tokens and the 256 bytes.
     """
     return build_byte_level_tokenizer(
         (piece for text in texts for piece in at_words([text])),
@@ -68,11 +68,11 @@ def write_text_tokenizer(
     max_bytes: int | None = None,
     advance: Callable[[int], None] = lambda size: None,
 ) -> dict[str, Any]:
-    """Train a tokenizer on documents, and write it as a folder that `AutoTokenizer` reads, whole or not at all.
+    """Train a tokenizer on documents and write it as a folder for `AutoTokenizer`, complete or not at all.
 
     Args:
-        output: a folder that is empty, not there yet, or holds a tokenizer and nothing else, which is replaced.
-        max_bytes: read no more than so many bytes, of each source about the same.
+        output: a folder that is empty, missing, or holds only a tokenizer, which is replaced.
+        max_bytes: limit of the bytes that are read, about the same number of each source.
         advance: called with the bytes of each piece that is read, to show progress.
 
     Returns:
@@ -80,9 +80,9 @@ def write_text_tokenizer(
         off), bytes_per_token of the first `measured_bytes`, output, replaced, seconds.
 
     Raises:
-        ValueError: when `vocab_size` has no room for the special tokens and the bytes, or `max_bytes` none for a
-            byte. FileExistsError: when `output` holds something else. SampleError: for texts that cannot be read, and
-            when there are none.
+        ValueError: if `vocab_size` or `max_bytes` is too small.
+        FileExistsError: if `output` holds something else.
+        SampleError: for unreadable texts, and without any text.
     """
     started, output = time.perf_counter(), Path(output)
     if vocab_size < MINIMUM_VOCAB_SIZE:
@@ -93,11 +93,11 @@ def write_text_tokenizer(
     reading = Reading(sources, max_bytes=max_bytes, advance=advance, kept=MEASURED)
     tokenizer = train_text_tokenizer(reading, vocab_size=vocab_size)
     if not reading.bytes:
-        raise SampleError(" and ".join(source.name for source in sources), "there is no text in its documents")
+        raise SampleError(" and ".join(source.name for source in sources), "its documents hold no text")
     tokens = sum(map(len, tokenizer(reading.sample, split_special_tokens=True)["input_ids"]))
     replaced = output.exists() and any(output.iterdir())
     with atomic_folder(output, replace=True) as folder:
-        # Of a full disk tokenizers says so with a bare Exception, and this with an OSError.
+        # On a full disk this raises an OSError, tokenizers a bare Exception.
         (folder / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
         tokenizer.save_pretrained(folder)
         write_portable_tokenizer_config(folder)
@@ -118,14 +118,12 @@ def write_text_tokenizer(
 
 
 def refuse_other_than_tokenizer(output: Path) -> None:
-    """Raises FileExistsError for what a tokenizer may not take the place of."""
+    """Raise FileExistsError for anything that a tokenizer may not replace."""
     if not output.exists():
         return
     if not output.is_dir():
-        raise FileExistsError(f"{output} is a file: name a folder that is empty or not there yet")
+        raise FileExistsError(f"{output} is a file: name an empty or new folder")
     names = sorted(each.name for each in output.iterdir())
     other = [name for name in names if name not in FILES]
     if other or (names and "tokenizer.json" not in names):
-        raise FileExistsError(
-            f"{output} holds {(other or names)[0]}, and is no folder of a tokenizer alone: name another"
-        )
+        raise FileExistsError(f"{output} holds {(other or names)[0]}, not only a tokenizer: name another folder")

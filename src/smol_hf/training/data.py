@@ -1,4 +1,4 @@
-"""A recipe's data keys → the plan of its rows, surveyed where that is possible before the run."""
+"""A recipe's data keys → the plan of its rows, measured before the run if possible."""
 
 from __future__ import annotations
 
@@ -46,16 +46,21 @@ GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable
 
 
 def open_data(arguments: DataArguments, seed: int) -> Data:
-    """The sources that `data` names.
+    """Open the sources of `data`.
 
     Raises:
-        FileNotFoundError: when there is no such file. SampleError: when it cannot be read as a whole. ValueError: for
-            an adapter or a filter that there is not.
+        FileNotFoundError: for a missing file.
+        SampleError: for a file that cannot be read as a whole.
+        ValueError: for a missing adapter or filter.
     """
     if arguments.mixture is not None:
-        policy = {"on_failed": arguments.on_failed_source, "data_root": arguments.data_root}
-        limits = {"max_image_bytes": arguments.max_image_bytes}
-        data = open_mixture(arguments.mixture, arguments.stopping, **policy, **limits)
+        data = open_mixture(
+            arguments.mixture,
+            arguments.stopping,
+            on_failed=arguments.on_failed_source,
+            data_root=arguments.data_root,
+            max_image_bytes=arguments.max_image_bytes,
+        )
         arguments.mixture = with_revisions(arguments.mixture, data)
         return data
     if arguments.data == "digits":
@@ -72,12 +77,12 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
         download=arguments.dataset_download,
     )
     source, reader = entry.open(max_image_bytes=arguments.max_image_bytes)
-    arguments.dataset_revision = source.revision  # what the saved recipe names
+    arguments.dataset_revision = source.revision  # for the saved recipe
     return Data([source], [reader], [1.0], surveyed=can_be_surveyed([source]))
 
 
 def with_revisions(mixture: list[dict[str, Any]], data: Data) -> list[dict[str, Any]]:
-    """The entries, with the commit that each dataset of the Hub was opened at."""
+    """Return the entries with the opened commit of each dataset of the Hub."""
     entries = parse_entries(mixture)
     opened = {entries.index(entry): source.revision for entry, source in zip(data.entries, data.sources)}
     return [
@@ -86,32 +91,39 @@ def with_revisions(mixture: list[dict[str, Any]], data: Data) -> list[dict[str, 
 
 
 def trainable(data: Data, arguments: DataArguments) -> Data:
-    """A mixture without what no run can train on yet, where the recipe lets it go. Raises SampleError where not."""
+    """Drop the sources that training does not support, if the recipe allows it. Raises SampleError otherwise."""
     videos = [number for number, entry in enumerate(data.entries) if entry.modality == "video"]
     reason = "holds videos, and videos cannot be trained on yet"
     return leave_out(data, dict.fromkeys(videos, reason), arguments.stopping, arguments.on_failed_source)
 
 
 def digits(arguments: DataArguments, seed: int) -> MadeSource:
+    """Return the source of embedded digits. Raises ValueError for an unusable page size."""
     facts = {"seed": seed, "page_size": arguments.page_size, "turns": arguments.turns_per_page}
 
     def make(number: int) -> tuple[str, Conversation]:
         (page,) = build_pages(1, split="train", first=number, **facts)
         return page.conversation.sample_id, page.conversation
 
-    make(0)  # refuse sizes that mean nothing before the run
+    make(0)  # raises before the run
     print_of = hashlib.sha256(repr((arguments.num_pages, facts)).encode()).hexdigest()
     return MadeSource("digits", arguments.num_pages, make, fingerprint=print_of)
 
 
+def length_of_context(arguments: DataArguments) -> int:
+    """Return the context length, which is known once the model is built."""
+    assert arguments.context_length is not None
+    return arguments.context_length
+
+
 def work_of(data: Data, processor, arguments: DataArguments) -> Work:
-    """What is done with the records."""
+    """Return the work of the data stream on the records."""
     if arguments.documents is not None:
         return TokenWork()
-    alone = is_language_model(processor)
-    return (TextChatWork if alone else SampleWork)(
-        chat_of(processor) if alone else processor,
-        arguments.context_length,
+    is_text_only = is_language_model(processor)
+    return (TextChatWork if is_text_only else SampleWork)(
+        chat_of(processor) if is_text_only else processor,
+        length_of_context(arguments),
         data.readers,
         too_long=arguments.too_long,
         image_resizing=arguments.image_resizing,
@@ -119,12 +131,13 @@ def work_of(data: Data, processor, arguments: DataArguments) -> Work:
 
 
 def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrainingArguments, lanes: int) -> Plan:
+    """Return the plan of a run's rows."""
     is_packed = arguments.sample_packing or arguments.documents is not None
     return Plan(
         data.sources,
         data.weights,
         work_of(data, processor, arguments),
-        arguments.context_length,
+        length_of_context(arguments),
         seed=training.data_seed if training.data_seed is not None else training.seed,
         rounds=None if training.max_steps > 0 else math.ceil(training.num_train_epochs),
         lanes=lanes,
@@ -134,16 +147,16 @@ def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrain
     )
 
 
-def look_through(
+def measure_data(
     plan: Plan, data: Data, arguments: DataArguments, skipped: SkippedSamples, console: Console | None = None
 ) -> tuple[Plan, Data]:
-    """Measure the data if it is local and not too large, and let the ledger decide whether the run may begin.
+    """Measure the data if it is local and not too large, and decide by its faults whether the run may begin.
 
     Args:
-        console: of the progress, which only the main process shows.
+        console: for the progress, which only the main process shows.
 
     Returns:
-        The plan and the data without the sources of a mixture that cannot be used, where the recipe lets them go.
+        The plan and the data, without the unusable sources of a mixture if the recipe allows it.
 
     Raises:
         SampleError: see `SkippedSamples.settle`; and for data without any record.
@@ -176,7 +189,7 @@ def look_through(
 
 
 class Progress:
-    """A line every few seconds while records are measured: how many are done, and the rate."""
+    """A line every few seconds while records are measured, with their number and rate."""
 
     def __init__(self, console: Console | None, total: int):
         self.console, self.total, self.done = console, total, 0
@@ -193,8 +206,10 @@ class Progress:
 
 
 def rows_of_the_run(plan: Plan, data: Data, epochs: float, processes: int = 1) -> int:
-    """Rows that so many epochs make, as many for each process as the one with the most has; of data that was not
-    surveyed, packing makes fewer than this."""
+    """Return the number of rows of the epochs, if each process takes as many as the one with the most.
+
+    It is an upper limit for data that was not measured: packing makes fewer rows.
+    """
     rounds = max(math.ceil(epochs), 1)
     by_lane = None
     if data.found.total:
@@ -210,15 +225,15 @@ def rows_of_the_run(plan: Plan, data: Data, epochs: float, processes: int = 1) -
 
 
 def fingerprint(data: Data, read_images: bool) -> str:
-    """SHA-256 of the data that was looked through: its records, and the image files that they name.
+    """Return the SHA-256 of the measured records and of the image files that they name.
 
-    Images of at most 256 MiB together are read whole, and so are all of them with `read_images`; otherwise each by
-    samples, see `sampled_digest`. Where nobody looked at all records, the first 1,000 of each source are taken.
+    Images of at most 256 MiB together are read completely, and all of them with `read_images`; otherwise by samples,
+    see `sampled_digest`. Of data that was not measured the first 1,000 records of each source count.
     """
     digest = hashlib.sha256("".join(source.fingerprint for source in data.sources).encode())
     digests = {path: each for images in data.found.images.values() for path, each in images.items() if each}
     paths = [Path(path) for path in digests]
-    if data.found.read_whole != (whole := read_images or are_read_whole(paths)):  # without a source that was left out
+    if data.found.read_whole != (whole := read_images or are_read_whole(paths)):  # after a source was left out
         digests = dict(zip(digests, digests_of_files(paths, whole=whole)))
     for path, content in digests.items():
         digest.update(f"{Path(path).name}:{content}".encode())

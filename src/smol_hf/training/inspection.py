@@ -1,5 +1,4 @@
-"""A recipe, or a data file and a few keys → what is needed to look at the data as a run would see it, without a
-model's weights and without anything that trains."""
+"""A recipe, or a data file and a few keys → its data as a run would see it, without weights or training."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ class Inspection:
     seed: int
 
     def first(self, number: int) -> Inspection:
-        """The same of the first `number` records of each source alone. Their shares stay those of the mixture."""
+        """Return the inspection of the first `number` records of each source, with the shares of the mixture."""
         heads = [Head(source, number) for source in self.plan.sources]
         weights = [
             weight * len(source) / max(len(head), 1)
@@ -50,18 +49,18 @@ class Inspection:
 
     @property
     def tokenizer(self) -> str:
-        """Which tokenizer counts the tokens, in words."""
+        """The tokenizer that counts the tokens, in words."""
         named = self.model_arguments.model or self.model_arguments.tokenizer
         return named or f"a small one trained on this data ({len(tokenizer_of(self.processor)):,} tokens)"
 
 
 def read_keys(config: str | None, keys: dict[str, Any], words: list[str]) -> dict[str, Any]:
-    """The keys of a recipe with others in their place.
+    """Read a recipe and override some of its keys.
 
     Args:
         config: path of the recipe, or None.
-        keys: those that are not None count more than the recipe's.
-        words: `--key value`, as on the command line of a run, where `--a.b` sets a key inside a mapping.
+        keys: overrides, except those that are None.
+        words: further overrides as on the command line, `--key value`; `--a.b` sets a key of a mapping.
 
     Raises:
         RecipeError: if the recipe cannot be read or a key has no value.
@@ -72,15 +71,16 @@ def read_keys(config: str | None, keys: dict[str, Any], words: list[str]) -> dic
 
 
 def open_recipe(recipe: dict[str, Any]) -> tuple[Data, ModelArguments, DataArguments, int]:
-    """(the data, the arguments, the seed of its order) of a recipe's keys. Those that train are not looked at.
+    """Open the data of a recipe without its training keys. Returns (data, model keys, data keys, seed of the order).
 
     Raises:
         RecipeError, SampleError, FileNotFoundError: see `open_data`.
     """
-    model_arguments, data_arguments = parse_recipe(recipe, (ModelArguments, DataArguments))
+    parsed: Any = parse_recipe(recipe, (ModelArguments, DataArguments))
+    model_arguments, data_arguments = parsed
     if data_arguments.documents is not None:
         raise RecipeError(
-            "documents are plain texts, and this looks at conversations: a run says what it reads of them"
+            "documents are plain texts, but this command reads conversations: start the run to see its documents"
         )
     seed = recipe.get("seed", DEFAULT_SEED)
     with recipe_errors("the data cannot be built"):
@@ -91,10 +91,10 @@ def inspect(recipe: dict[str, Any], *, seed: int | None = None) -> Inspection:
     """Open the data of a recipe's keys with the processor of its model.
 
     Args:
-        seed: of the order; the recipe's by default.
+        seed: of the order; by default the recipe's.
 
     Raises:
-        RecipeError: for keys that do not fit together, or none that says which model the data is for.
+        RecipeError: for keys that contradict each other, or without a model.
     """
     if not any(recipe.get(key) is not None for key in SAYS_THE_MODEL):
         raise RecipeError(
@@ -111,29 +111,27 @@ def inspect(recipe: dict[str, Any], *, seed: int | None = None) -> Inspection:
     data_arguments.context_length = context_length(data_arguments.context_length, config)
     if seed is None:
         seed = recipe_seed if recipe.get("data_seed") is None else recipe["data_seed"]
-    one_round = SimpleNamespace(seed=seed, data_seed=None, max_steps=0, num_train_epochs=1)
+    one_round: Any = SimpleNamespace(seed=seed, data_seed=None, max_steps=0, num_train_epochs=1)
     plan = plan_of(data, processor, data_arguments, one_round, data_arguments.data_lanes)
     return Inspection(data, plan, processor, model_arguments, data_arguments, seed)
 
 
 def list_entries(recipe: dict[str, Any]) -> list[dict[str, Any]]:
-    """The entries of a recipe's mixture, or its one source: `name`, `data`, `adapter` (None: found by the keys of each
-    record), `weight`, and `records`, or the `problem` why they cannot be read.
+    """List the entries of a recipe's mixture, or its one source.
 
-    Raises:
-        RecipeError: for keys that do not exist.
+    Each has `name`, `data`, `adapter` (None: chosen by the keys of each record), `weight`, and `records`, or the
+    `problem` if they cannot be read. Raises RecipeError for unknown keys.
     """
-    (arguments,) = parse_recipe(recipe, (DataArguments,))
+    parsed: Any = parse_recipe(recipe, (DataArguments,))
+    (arguments,) = parsed
+    seed = recipe.get("seed", DEFAULT_SEED)
     if arguments.mixture is None:
-        alone = {"data": arguments.data, "adapter": arguments.adapter}
-        return [entry_facts(alone, arguments, recipe.get("seed", DEFAULT_SEED))]
-    return [
-        entry_facts(keys, replace(arguments, mixture=[keys]), recipe.get("seed", DEFAULT_SEED))
-        for keys in arguments.mixture
-    ]
+        return [entry_facts({"data": arguments.data, "adapter": arguments.adapter}, arguments, seed)]
+    return [entry_facts(keys, replace(arguments, mixture=[keys]), seed) for keys in arguments.mixture]
 
 
 def entry_facts(keys: dict[str, Any], arguments: DataArguments, seed: int) -> dict[str, Any]:
+    """Return the facts of one entry, see `list_entries`."""
     facts = {"name": keys.get("name") or keys.get("data"), "data": keys.get("data"), "adapter": keys.get("adapter")}
     facts["weight"] = keys.get("weight", 1.0)
     try:

@@ -1,44 +1,38 @@
-"""The batches of one process: rows of the data engine, stacked. Its place in the data is saved in each checkpoint."""
+"""The batches of one process: rows of the data stream, stacked. Each checkpoint saves the position in the data."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from smol_hf.data.collator import SmolCollator
 from smol_hf.data.stream.lane import Row
+from smol_hf.data.stream.preparation import ReadySample
 from smol_hf.data.stream.stream import RowStream
-from smol_hf.training.log.source_counters import sources_of
+from smol_hf.training.log.counters import count_rows_of_batch
 
 FILE_NAME = "data_state.json"
-FACTS = (
-    "sample_ids",
-    "sources",
-    "shortened",
-    "drawn",
-    "skipped",
-    "finished",
-)  # of a batch, beside what the model takes
+# Entries of a batch that are not inputs of the model.
+FACTS = ("sample_ids", "counts", "shortened", "drawn", "skipped", "finished")
 
 
 class TrainingLoader:
-    """What the trainer iterates over, epoch after epoch: an epoch goes on where the one before it ended.
+    """The trainer's data loader. An epoch continues where the one before it ended.
 
     Args:
+        collator: stacks the samples of a batch.
         batch_size: rows of a batch.
-        batches_per_epoch: after so many an iteration ends. A run that resumes in the middle of an epoch gets what is
-            left of it.
-        total_batches: of the run; None: it has no end.
-        batches_before: that were trained before this loader was made.
+        batches_per_epoch: batches after which an iteration ends. A run that resumes inside an epoch gets the rest.
+        total_batches: of the run; None: unlimited.
+        batches_before: batches that were trained before this loader was made.
     """
 
     def __init__(
         self,
         stream: RowStream,
-        collator: SmolCollator,
+        collator: Callable[[list[ReadySample]], dict[str, Any]],
         *,
         batch_size: int,
         batches_per_epoch: int,
@@ -70,17 +64,17 @@ class TrainingLoader:
             "shortened": [(each.sample_id, each.lost) for each in samples if each.lost and each.number == 0],
             "drawn": self.drawn(rows),
             "skipped": [fault for row in rows for fault in row.faults],
-            "sources": sources_of(rows),
+            "counts": count_rows_of_batch(rows),
             "finished": self.finished,
         }
 
     @property
     def finished(self) -> bool:
-        """Whether all lanes of this process gave what they have."""
+        """Whether all lanes of this process are at their end."""
         return len(self.finished_lanes) == self.stream.plan.lanes // self.stream.ranks
 
     def next_rows(self) -> list[Row]:
-        """As many as a batch has, and those between them with which a lane says that it is at its end."""
+        """Return the rows of a batch, and the empty rows between them by which lanes report their end."""
         rows, full = [], 0
         while full < self.batch_size and not self.finished:
             rows.append(next(self.rows))
@@ -91,7 +85,7 @@ class TrainingLoader:
         return rows
 
     def drawn(self, rows: list[Row]) -> Counter:
-        """Samples that were read for these rows, by the name of their source."""
+        """Return the number of samples read for these rows, by source."""
         names = [source.name for source in self.stream.plan.sources]
         return Counter({names[index]: sum(row.drawn.get(index, 0) for row in rows) for index in range(len(names))})
 
@@ -100,13 +94,13 @@ class TrainingLoader:
 
 
 def save_data_state(folder: Path, lanes: int, parts: list[dict[str, Any]]) -> None:
-    """Write the states of all processes' lanes, so that any number of processes can go on from them."""
+    """Write the states of all processes' lanes, from which any number of processes can resume."""
     states = {number: state for part in parts for number, state in part.items()}
     text = json.dumps({"lanes": lanes, "states": states}, separators=(",", ":"))
     (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def load_data_state(folder: Path) -> tuple[int, dict[int, dict]]:
-    """(lanes, state of each lane that was read from)."""
+    """Return the number of lanes, and the state of each lane that was read from."""
     saved = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
     return saved["lanes"], {int(number): state for number, state in saved["states"].items()}

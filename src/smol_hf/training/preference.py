@@ -1,17 +1,16 @@
-"""Runs that learn from preferences, with TRL's `DPOTrainer` (Rafailov et al. 2023)."""
+"""Training on preferences with TRL's `DPOTrainer` (Rafailov et al. 2023)."""
 
 from __future__ import annotations
 
 import copy
 import json
 import math
-import time
 from collections.abc import Callable
 from functools import partial
 
 from datasets import Dataset
 from transformers import PretrainedConfig
-from trl import DPOTrainer
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.report.skipped import SkippedSamples
@@ -19,14 +18,12 @@ from smol_hf.data.sources.location import open_location
 from smol_hf.data.sources.source import Source
 from smol_hf.data.stream.record_use import describe_ignored
 from smol_hf.data.stream.stream import start_worker
-from smol_hf.support.formatting import duration
 from smol_hf.text.preferences import PreferenceEncoder, Preferences, read_preferences
 from smol_hf.training.checkpoint.saving import WholeCheckpoints
 from smol_hf.training.loader import FILE_NAME as DATA_STATE
-from smol_hf.training.log.console import LogCallback
+from smol_hf.training.log.console import LogCallback, step_of
 from smol_hf.training.log.mixture_report import FILE_NAME as MIXTURE
-from smol_hf.training.log.run_record import resolve_recipe
-from smol_hf.training.model.composition import is_text_alone
+from smol_hf.training.model.composition import is_text_only
 from smol_hf.training.model.lora import lora_config, rank_warning
 from smol_hf.training.model.text_composition import build_language_model
 from smol_hf.training.recipe.arguments import DPOArguments
@@ -41,23 +38,19 @@ METRICS = ("loss", "rewards/margins", "rewards/accuracies")  # of the last step,
 
 
 class PreferenceTrainer(WholeCheckpoints, DPOTrainer):
-    """TRL's trainer on pairs that are token ids already.
-
-    Args:
-        run_state: what is saved as `run.json` in each checkpoint.
-    """
+    """TRL's trainer on pairs that are already token ids. `run_state` is the `run.json` of each checkpoint."""
 
     def __init__(self, *, run_state: dict, **kwargs):
         self.run_state = run_state
         super().__init__(**kwargs)
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
-        """TRL would tokenise texts, special tokens of their writers included, and cut them."""
+        """Return the pairs unchanged: TRL would tokenise texts, with special tokens in them, and cut them."""
         return dataset
 
     def get_train_dataloader(self):
         loader = super().get_train_dataloader()
-        loader.worker_init_fn = partial(start_deaf_worker, loader.worker_init_fn)
+        loader.worker_init_fn = partial(start_data_worker, loader.worker_init_fn)
         return loader
 
     def write_state(self, folder, gathered):
@@ -66,33 +59,29 @@ class PreferenceTrainer(WholeCheckpoints, DPOTrainer):
         (folder / DATA_STATE).write_text(state, encoding="utf-8")
 
 
-def start_deaf_worker(start: Callable[[int], None] | None, worker: int) -> None:
-    """Set up a data worker that ignores signals which its parent did not send."""
+def start_data_worker(start: Callable[[int], None] | None, worker: int) -> None:
+    """Set up a data worker that ignores signals from other processes than its parent."""
     start_worker(worker)
     if start is not None:
         start(worker)
 
 
 class PreferenceLog(LogCallback):
-    """The log of a run, whose lines say how far the answers are apart."""
+    """A log whose lines show how far apart the answers are."""
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs, **kwargs):
         super().on_log(args, state, control, logs={key: logs[key] for key in logs if key != "eval_loss"}, **kwargs)
         if "eval_loss" in logs and state.is_world_process_zero:
-            self.console.print(f"step {state.global_step}  validation {apart(logs, 'eval_')}", soft_wrap=True)
+            self.console.print(f"step {state.global_step}  validation {margins(logs, 'eval_')}", soft_wrap=True)
         if not math.isfinite(logs.get("loss", 0)):
-            raise NonFiniteError(f"step {state.global_step}: the loss is {logs['loss']}: a lower learning rate helps")
+            raise NonFiniteError(f"step {state.global_step}: the loss is {logs['loss']}: lower the learning rate")
 
     def progress(self, state, logs: dict) -> str:
-        done = state.global_step - self.first_step
-        left = (time.perf_counter() - self.started) / max(done, 1) * (state.max_steps - state.global_step)
-        return (
-            f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}  {apart(logs)}  "
-            f"lr {logs['learning_rate']:.1e}  {duration(left)} left"
-        )
+        return f"{step_of(state)}  {margins(logs)}  lr {logs['learning_rate']:.1e}  {self.time_left(state)} left"
 
 
-def apart(logs: dict, prefix: str = "") -> str:
+def margins(logs: dict, prefix: str = "") -> str:
+    """Return the loss and the distance of the answers in words."""
     return (
         f"loss {logs[f'{prefix}loss']:.4f}  margin {logs[f'{prefix}rewards/margins']:.4f}  "
         f"chosen preferred {logs[f'{prefix}rewards/accuracies']:.0%}"
@@ -100,34 +89,38 @@ def apart(logs: dict, prefix: str = "") -> str:
 
 
 class PreferenceTask(Task):
-    """Pairs of answers, of which one is preferred."""
+    """Pairs of a preferred and a rejected answer."""
 
+    arguments: DPOArguments
+    data_arguments: PreferenceArguments
     pairs: Preferences
     validation: Preferences | None = None
 
     def check(self):
         if self.run.model_arguments.model is None:
             raise RecipeError("model is missing: name the language model that learns, a folder or a Hub id")
-        if self.run.arguments.evaluates != self.run.data_arguments.validates:
+        if self.arguments.evaluates != self.data_arguments.validates:
             raise RecipeError("eval_strategy and validation_data (or validation_split) need each other")
         super().check()
 
     def open(self):
-        self.source, self.validation_source = open_sources(self.run.data_arguments)
+        self.source, self.validation_source = open_sources(self.data_arguments)
 
     def build(self):
-        run, keys = self.run, self.run.model_arguments
-        if not is_text_alone(keys, False, run.arguments.trust_remote_code):
-            raise RecipeError(f"{keys.model} sees pictures, and these preferences are of texts alone")
-        model, tokenizer = build_language_model(keys, (), chat=True, trust_remote_code=run.arguments.trust_remote_code)
+        run, keys, trusts = self.run, self.run.model_arguments, self.arguments.trust_remote_code
+        if not is_text_only(keys, False, trusts):
+            raise RecipeError(
+                f"{keys.model} is a vision-language model, but preferences are text-only: name a language model"
+            )
+        model, tokenizer = build_language_model(keys, (), chat=True, trust_remote_code=trusts)
         asked = "max_length" in run.recipe
-        run.arguments.max_length = longest_pair(run.arguments.max_length, model.config, asked=asked)
-        self.encoder = PreferenceEncoder(tokenizer, run.arguments.max_length)
+        self.arguments.max_length = longest_pair(self.arguments.max_length, model.config, asked=asked)
+        self.encoder = PreferenceEncoder(tokenizer, self.arguments.max_length)
         self.peft_config = lora_config(keys, model, tokenizer=tokenizer) if keys.use_peft else None
         return model, tokenizer
 
     def measure(self):
-        ignored, skipped = self.run.data_arguments.ignore_fields, self.run.skipped
+        ignored, skipped = self.data_arguments.ignore_fields, self.run.skipped
         self.pairs = read_preferences(self.source, self.encoder, ignored)
         found = {self.source.name: self.pairs}
         if self.validation_source is not None:
@@ -141,11 +134,11 @@ class PreferenceTask(Task):
 
     def trainer(self):
         run = self.run
-        needs_reference = self.peft_config is None and not run.arguments.precompute_ref_log_probs
+        needs_reference = self.peft_config is None and not self.arguments.precompute_ref_log_probs
         return PreferenceTrainer(
             model=run.model,
             ref_model=copy.deepcopy(run.model) if needs_reference else None,
-            args=run.arguments,
+            args=self.arguments,
             train_dataset=Dataset.from_dict(self.pairs.rows),
             eval_dataset=Dataset.from_dict(self.validation.rows) if self.validation is not None else None,
             processing_class=run.processor,
@@ -163,10 +156,6 @@ class PreferenceTask(Task):
         for line in [*lines, *describe_ignored(self.pairs.ignored), *changes]:
             run.console.print(line, soft_wrap=True)
 
-    def resolved(self):
-        run = self.run
-        return resolve_recipe(run.recipe, run.model_arguments, run.data_arguments, run.arguments)
-
     def save_shares(self, trainer=None):
         rows, used = self.pairs.total, self.pairs.usable
         sources = [{"name": self.source.name, "rows": rows, "samples": used, "realised_share": 1.0}]
@@ -180,13 +169,13 @@ class PreferenceTask(Task):
 
 
 def open_sources(arguments: PreferenceArguments) -> tuple[Source, Source | None]:
-    """(to train on, to validate on). Raises what `open_location` does."""
+    """Return the training and the validation source. Raises the errors of `open_location`."""
     of_hub = {
         "config": arguments.dataset_config, "revision": arguments.dataset_revision,
         "download": arguments.dataset_download,
     }  # fmt: skip
     source = open_location(arguments.data, split=arguments.dataset_split, **of_hub).source
-    arguments.dataset_revision = source.revision  # what the saved recipe names
+    arguments.dataset_revision = source.revision  # for the saved recipe
     if not arguments.validates:
         return source, None
     if arguments.validation_data is not None:
@@ -196,15 +185,15 @@ def open_sources(arguments: PreferenceArguments) -> tuple[Source, Source | None]
 
 
 def longest_pair(max_length: int | None, config: PretrainedConfig, asked: bool) -> int:
-    """The recipe's `max_length`, or the model's positions where these are fewer and nobody asked for more."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or DPOArguments.max_length
+    """Return the recipe's `max_length`, by default at most the model's positions. Raises RecipeError for too many."""
+    positions = int(getattr(config.get_text_config(), "max_position_embeddings", None) or DPOArguments.max_length or 0)
     if asked and max_length is not None and max_length > positions:
         raise RecipeError(f"max_length {max_length} is more than the {positions} positions of the model")
     return min(max_length or positions, positions)
 
 
 def settle(skipped: SkippedSamples, found: dict[str, Preferences]) -> None:
-    """Let the ledger decide whether the run may begin. Raises SampleError, see `SkippedSamples.settle`."""
+    """Decide by the skipped samples whether the run may begin. Raises SampleError, see `SkippedSamples.settle`."""
     for name, each in found.items():
         for fault in (*each.faults, *each.left_out):
             fault.source = name
@@ -215,4 +204,4 @@ def settle(skipped: SkippedSamples, found: dict[str, Preferences]) -> None:
     )
     for name, each in found.items():
         if not each.usable:
-            raise SampleError(name, f"holds no pair that can be used; {skipped.summary()}")
+            raise SampleError(name, f"holds no usable pair; {skipped.summary()}")

@@ -1,4 +1,4 @@
-"""One run from a recipe: data → model → training → the folder that anyone can load."""
+"""One run from a recipe: data → model → training → published checkpoint."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from smol_hf.training.task import Task
 class Run:
     """A run in four steps: `setup`, `load_data`, `build_model`, `fit`. All processes take them together.
 
-    Writes into `output_dir`: `recipe.yaml` (resolved), `run.json` (versions, seed, data fingerprint, and at the end
-    the training time), `mixture.json` (planned and realised shares), `log.jsonl`, `checkpoint-<step>/`, and if needed
+    A run writes into `output_dir`: `recipe.yaml` (resolved), `run.json` (versions, seed, data fingerprint, training
+    time), `mixture.json` (planned and realised shares), `log.jsonl`, `checkpoint-<step>/`, and if needed
     `skipped.jsonl`, `shortened.jsonl` and `skipped_steps.jsonl`.
 
     Args:
         recipe: keys and values as the user gave them.
-        arguments: of the training; their class, and `documents`, decide which `Task` the run has.
+        arguments: of the training. Their class and the key `documents` decide the `Task` of the run.
     """
 
     checkpoint: Path | None
@@ -54,16 +54,16 @@ class Run:
     ):
         self.recipe, self.arguments = recipe, arguments
         self.model_arguments, self.data_arguments = model_arguments, data_arguments
-        self.output_dir = Path(arguments.output_dir)
+        self.output_dir = Path(str(arguments.output_dir))
         self.console = Console(highlight=False, markup=False)
         self.is_main_process = PartialState().is_main_process
         self.task: Task = task_class(data_arguments)(self)
 
     def setup(self) -> None:
-        """Check the keys, choose the checkpoint to resume from, seed, and begin the ledger of left out samples.
+        """Check the keys, choose the checkpoint to resume from, set the seed, and begin the list of skipped samples.
 
         Raises:
-            RecipeError: for keys that do not fit together. CheckpointError: when nothing can be resumed.
+            RecipeError: for keys that contradict each other. CheckpointError: if no checkpoint can be resumed.
         """
         self.task.check()
         self.checkpoint, messages = choose_checkpoint(self.output_dir, self.arguments.resume_from_checkpoint)
@@ -88,7 +88,7 @@ class Run:
     def build_model(self) -> None:
         """Build or load `model` and `processor`. Raises RecipeError."""
         if self.is_main_process and self.model_arguments.model is None and self.model_arguments.tokenizer is None:
-            self.console.print("no tokenizer is named: one is trained on the texts of the data")
+            self.console.print("no tokenizer is named: training one on the texts of the data")
         with recipe_errors("the model cannot be built"):
             self.model, self.processor = self.task.build()
 
@@ -99,8 +99,8 @@ class Run:
             publish: called with the run and the trainer in the main process, after the training.
 
         Raises:
-            RecipeError, SampleError, CheckpointError, NonFiniteError: see there; each says what to do.
-            Interrupted: when a signal ended the training, after a checkpoint was saved.
+            RecipeError, SampleError, CheckpointError, NonFiniteError: the message says what to do.
+            Interrupted: after a signal ended the training and a checkpoint was saved.
         """
         self.task.measure()
         self.run_state = {
@@ -110,12 +110,12 @@ class Run:
             "versions": versions(),
         }
         changes = check_same_run(self.checkpoint, self.run_state) if self.checkpoint is not None else []
-        trainer = self.task.trainer()
+        trainer: Any = self.task.trainer()
         trainer.remove_callback(PrinterCallback)
         if self.arguments.disable_tqdm:
             trainer.remove_callback(ProgressCallback)
         counts = count_parameters(trainer.model)
-        resumed_at = step_of(self.checkpoint) if self.checkpoint is not None else 0  # it may be rotated away meanwhile
+        resumed_at = step_of(self.checkpoint) if self.checkpoint is not None else 0  # rotation may delete it
         if self.is_main_process:
             self.task.announce(trainer, counts, [f"changed from step {resumed_at:,} on: {each}" for each in changes])
             self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -147,14 +147,14 @@ class Run:
 
 
 def task_class(data_arguments: DataArguments | PreferenceArguments) -> type[Task]:
-    """The task that reads the data of these keys."""
+    """Return the class of the task for these keys."""
     if isinstance(data_arguments, PreferenceArguments):
         return PreferenceTask
     return ConversationTask if data_arguments.documents is None else DocumentTask
 
 
 def train(recipe, model_arguments, data_arguments, arguments, publish=None) -> Trainer:
-    """Take the four steps of a `Run` with these arguments, and return the trainer with the trained model."""
+    """Take the four steps of a `Run`, and return the trainer with the trained model."""
     run = Run(recipe, model_arguments, data_arguments, arguments)
     run.setup()
     run.load_data()

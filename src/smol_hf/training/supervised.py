@@ -1,4 +1,4 @@
-"""Runs that learn the next token, with `SmolTrainer`: of answers in conversations, or of plain texts."""
+"""Next-token training with `SmolTrainer`, on the answers of conversations or on plain texts."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from smol_hf.data.report.shortened_samples import ShortenedSamples
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
 from smol_hf.training.checkpoint.same_run import rows_of_a_step
-from smol_hf.training.data import fingerprint, look_through, open_data, plan_of, rows_of_the_run, trainable
+from smol_hf.training.data import fingerprint, measure_data, open_data, plan_of, rows_of_the_run, trainable
 from smol_hf.training.document_data import DocumentData, TokenisedDocuments
 from smol_hf.training.loader import load_data_state
 from smol_hf.training.log.console import LogCallback
 from smol_hf.training.log.mixture_report import print_failed, print_shares, save_mixture
 from smol_hf.training.log.preview import print_parameter_table
-from smol_hf.training.log.run_record import resolve_recipe
 from smol_hf.training.log.startup_summary import (
-    describe_pictures,
+    describe_images,
     describe_samples,
     describe_turns,
     describe_vocabulary,
@@ -36,6 +35,8 @@ from smol_hf.training.log.startup_summary import (
 from smol_hf.training.model.composition import build_model_and_processor, texts_of
 from smol_hf.training.model.lora import add_adapters, freeze_what_has_no_adapter
 from smol_hf.training.model.packed_rows import refuse_seeing_others
+from smol_hf.training.recipe.arguments import SmolTrainingArguments
+from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
 from smol_hf.training.task import Task, context_length
 from smol_hf.training.trainer import SmolTrainer
@@ -47,50 +48,52 @@ TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokeniz
 class SupervisedTask(Task):
     """Rows of a data plan, stacked by `SmolCollator`."""
 
+    arguments: SmolTrainingArguments
+    data_arguments: DataArguments
     data: Data
     plan: Plan
     validation: Validation | None = None
     of_documents = False
 
     def texts(self) -> Iterable[str]:
-        """Texts that a tokenizer is trained on if the recipe names none."""
+        """Return the texts that a tokenizer is trained on if the recipe names none."""
         raise NotImplementedError
 
     def build(self):
-        run, keys = self.run, self.run.model_arguments
+        keys = self.run.model_arguments
         model, processor = build_model_and_processor(
-            keys, self.texts(), documents=self.of_documents, trust_remote_code=run.arguments.trust_remote_code
+            keys, self.texts(), documents=self.of_documents, trust_remote_code=self.arguments.trust_remote_code
         )
-        if self.of_documents or run.data_arguments.sample_packing:
+        if self.of_documents or self.data_arguments.sample_packing:
             cause = "documents" if self.of_documents else "sample_packing"
             refuse_seeing_others(getattr(model, "language_model", model), cause)
         if keys.use_peft:
-            freeze_what_has_no_adapter(keys, run.arguments)
-            model = add_adapters(model, keys, run.arguments.part_learning_rates(), tokenizer_of(processor))
-        run.data_arguments.context_length = context_length(run.data_arguments.context_length, model.config)
+            freeze_what_has_no_adapter(keys, self.arguments)
+            model = add_adapters(model, keys, self.arguments.part_learning_rates(), tokenizer_of(processor))
+        self.data_arguments.context_length = context_length(self.data_arguments.context_length, model.config)
         return model, processor
 
     def prepare(self) -> None:
-        """Make the data ready to be planned, once the processor is known."""
+        """Prepare the data for the plan, once the processor is known."""
 
-    def look_through(self) -> None:
-        """Name the samples of the plan that cannot be used."""
+    def name_unusable(self) -> None:
+        """Name the unusable samples of the plan."""
 
     def measure(self):
-        run, arguments, processes = self.run, self.run.arguments, PartialState().num_processes
+        arguments, processes = self.arguments, PartialState().num_processes
         self.prepare()
         if self.validation is None and arguments.eval_strategy != IntervalStrategy.NO:
             raise RecipeError(
-                f"eval_strategy {arguments.eval_strategy.value} has nothing to evaluate: it needs documents of which "
-                "some are held out (validation_fraction), or validation_documents"
+                f"eval_strategy {IntervalStrategy(arguments.eval_strategy).value} has nothing to evaluate: it needs "
+                "documents with a held-out part (validation_fraction), or validation_documents"
             )
-        lanes, self.states = run.data_arguments.data_lanes, {}
-        if run.checkpoint is not None:
-            lanes, self.states = load_data_state(run.checkpoint)
-        self.plan = plan_of(self.data, run.processor, run.data_arguments, arguments, lanes)
+        lanes, self.states = self.data_arguments.data_lanes, {}
+        if self.run.checkpoint is not None:
+            lanes, self.states = load_data_state(self.run.checkpoint)
+        self.plan = plan_of(self.data, self.run.processor, self.data_arguments, arguments, lanes)
         with recipe_errors("the data cannot be shared"):
             RowStream(self.plan, 0, processes, arguments.dataloader_num_workers)
-        self.look_through()
+        self.name_unusable()
         self.mixture = PlannedMixture.of(self.data)
         refuse_disagreement(gather_object([[each.name for each in self.mixture.failed]]))
         epochs = 1 if arguments.max_steps > 0 else arguments.num_train_epochs
@@ -105,20 +108,20 @@ class SupervisedTask(Task):
 
     def facts(self):
         return {
-            "data_fingerprint": fingerprint(self.data, read_images=self.run.data_arguments.verify_images),
+            "data_fingerprint": fingerprint(self.data, read_images=self.data_arguments.verify_images),
             "samples": self.data.found.total or sum(len(source) for source in self.data.sources),
             "failed_sources": {each.name: each.reason for each in self.mixture.failed},
         }
 
     def collator(self) -> SmolCollator:
-        return SmolCollator(self.run.processor, packing=self.run.data_arguments.sample_packing)
+        return SmolCollator(self.run.processor, packing=self.data_arguments.sample_packing)
 
     def trainer(self):
         run = self.run
         shortened = Path(run.output_dir / "shortened.jsonl")
         return SmolTrainer(
             model=run.model,
-            args=run.arguments,
+            args=self.arguments,
             plan=self.plan,
             data_states=self.states,
             rows_per_epoch=self.rows_per_epoch,
@@ -133,7 +136,7 @@ class SupervisedTask(Task):
         )
 
     def describe_data(self) -> list[str]:
-        """Sentences about the samples and what becomes of them."""
+        """Return sentences about the samples and their use."""
         raise NotImplementedError
 
     def announce(self, trainer, counts, changes):
@@ -143,31 +146,29 @@ class SupervisedTask(Task):
         if self.mixture.failed:
             print_failed(run.console, self.mixture)
         if not is_language_model(run.processor):
-            run.console.print(describe_pictures(run.processor), soft_wrap=True)
-        for line in warnings_of(run.arguments, run.model, run.model_arguments.lora_r):
+            run.console.print(describe_images(run.processor), soft_wrap=True)
+        for line in warnings_of(self.arguments, run.model, run.model_arguments.lora_r):
             run.console.print(line, soft_wrap=True)
         print_parameter_table(counts, trainer.freeze_schedule)
 
     def resolved(self):
-        run = self.run
-        resolved = resolve_recipe(run.recipe, run.model_arguments, run.data_arguments, run.arguments)
+        resolved = super().resolved()
         if self.ends_with_the_data:
             del resolved["max_steps"]  # it was counted, not asked for
         return resolved
 
     def save_shares(self, trainer=None):
-        save_mixture(self.run.output_dir, self.mixture, None if trainer is None else trainer.source_books)
+        save_mixture(self.run.output_dir, self.mixture, None if trainer is None else trainer.counters)
         if trainer is not None and len(self.mixture.names) > 1:
-            print_shares(self.run.console, self.mixture, trainer.source_books)
+            print_shares(self.run.console, self.mixture, trainer.counters)
 
     def finish(self, trainer) -> dict[str, Any]:
-        facts = {"tokens_per_second": trainer.books.rate()}
+        facts = {"tokens_per_second": trainer.counters.rate()}
         if self.validation is not None:
-            if trainer.validated_at != trainer.state.global_step or self.run.arguments.load_best_model_at_end:
+            if trainer.validated_at != trainer.state.global_step or self.arguments.load_best_model_at_end:
                 trainer.evaluate()
             facts["validation"] = trainer.validated
-        trainer.source_books.gather()
-        if not trainer.books.gather().samples:
+        if not trainer.counters.gather()["samples"]:
             raise SampleError("data", f"no sample could be trained on: {self.run.skipped.summary()}")
         return facts
 
@@ -176,51 +177,49 @@ class ConversationTask(SupervisedTask):
     """Answers of an assistant, in conversations with or without images."""
 
     def open(self):
-        data_arguments = self.run.data_arguments
-        self.data = trainable(open_data(data_arguments, self.run.arguments.seed), data_arguments)
+        self.data = trainable(open_data(self.data_arguments, self.arguments.seed), self.data_arguments)
 
     def texts(self):
         return texts_of(self.data.conversations(TOKENIZER_SAMPLES))
 
-    def look_through(self):
-        self.plan, self.data = look_through(
-            self.plan, self.data, self.run.data_arguments, self.run.skipped, self.run.console
+    def name_unusable(self):
+        self.plan, self.data = measure_data(
+            self.plan, self.data, self.data_arguments, self.run.skipped, self.run.console
         )
 
     def describe_data(self):
-        steps = self.run.arguments.max_steps if self.ends_with_the_data else None
-        return describe_samples(self.data, self.run.data_arguments, self.run.skipped, steps)
+        steps = self.arguments.max_steps if self.ends_with_the_data else None
+        return describe_samples(self.data, self.data_arguments, self.run.skipped, steps)
 
 
 class DocumentTask(SupervisedTask):
-    """Plain texts, tokenised once before the run; a part of them is held out for validation."""
+    """Plain texts, tokenised once before the run. A part of them is held out for validation."""
 
     of_documents = True
     tokenised: TokenisedDocuments
 
     def open(self):
-        self.documents = DocumentData.open(self.run.data_arguments)
+        self.documents = DocumentData.open(self.data_arguments)
 
     def texts(self):
         return self.documents.texts()
 
     def prepare(self):
-        run = self.run
         with recipe_errors("the documents cannot be tokenised"):
-            self.tokenised = self.documents.tokenise(run.processor, run.data_arguments, run.console)
-        self.tokenised.settle(run.skipped)
+            self.tokenised = self.documents.tokenise(self.run.processor, self.data_arguments, self.run.console)
+        self.tokenised.settle(self.run.skipped)
         self.data, self.validation = self.tokenised.data(), self.tokenised.validation()
         if self.validation is None:
-            run.arguments.eval_strategy = IntervalStrategy.NO
+            self.arguments.eval_strategy = IntervalStrategy.NO
 
     def collator(self):
-        """Rows of documents are full, so that they are stacked; flash attention takes one row of any length."""
+        """Stack rows of documents, which are full. Flash attention takes one row of any length."""
         in_one = "flash" in self.run.model_arguments.attn_implementation
-        row_length = None if in_one else self.run.data_arguments.context_length
+        row_length = None if in_one else self.data_arguments.context_length
         return SmolCollator(self.run.processor, packing=True, row_length=row_length)
 
     def describe_data(self):
-        lines = self.tokenised.in_words(self.run.skipped)
+        lines = self.tokenised.describe(self.run.skipped)
         return [*lines, describe_vocabulary(self.run.processor, self.run.model.config)]
 
     def result(self, trainer):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig, PreTrainedModel, Trainer
 
+from smol_hf.training.log.run_record import resolve_recipe
 from smol_hf.training.recipe.values import RecipeError
 
 if TYPE_CHECKING:
@@ -17,17 +18,19 @@ DEFAULT_CONTEXT_LENGTH = 2048
 
 
 class Task(ABC):
-    """Steps of a `Run` that depend on the kind of its data. `Run` calls the methods in this order, in all processes.
+    """The steps of a `Run` that depend on the kind of its data, called in this order in all processes.
 
     Args:
-        run: whose arguments, model and ledger of left out samples the methods read.
+        run: its arguments, model and list of skipped samples are read.
     """
 
     def __init__(self, run: Run):
         self.run = run
+        self.arguments: Any = run.arguments
+        self.data_arguments: Any = run.data_arguments
 
     def check(self) -> None:
-        """Refuse keys that do not fit together. Raises RecipeError."""
+        """Raise RecipeError for keys that contradict each other."""
         refuse_model_in_the_way(self.run.model_arguments.model, self.run.output_dir)
 
     @abstractmethod
@@ -40,62 +43,58 @@ class Task(ABC):
 
     @abstractmethod
     def measure(self) -> None:
-        """Look at the data before the first step: count it, and name each sample that cannot be used.
-
-        Raises:
-            SampleError: for unusable data. RecipeError: for keys that do not fit the data.
-        """
+        """Count the data before the first step, and name each unusable sample. Raises SampleError, RecipeError."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """`data_fingerprint`, `samples` and `failed_sources`, for `run.json`."""
+        """Return `data_fingerprint`, `samples` and `failed_sources`, for `run.json`."""
 
     @abstractmethod
     def trainer(self) -> Trainer:
         """Build the trainer of `run.model`."""
 
     @abstractmethod
-    def announce(self, trainer: Trainer, counts: dict[str, dict[str, int]], changes: list[str]) -> None:
+    def announce(self, trainer: Any, counts: dict[str, dict[str, int]], changes: list[str]) -> None:
         """Print what the run will do. Only the main process calls this.
 
         Args:
-            counts: of the parameters of each part.
+            counts: parameters of each part.
             changes: sentences about the keys that a resumed run changes.
         """
 
-    @abstractmethod
     def resolved(self) -> dict[str, Any]:
-        """Keys and values of the recipe that repeats this run."""
+        """Return the recipe that repeats this run."""
+        return resolve_recipe(self.run.recipe, self.run.model_arguments, self.data_arguments, self.arguments)
 
     @abstractmethod
-    def save_shares(self, trainer: Trainer | None = None) -> None:
+    def save_shares(self, trainer: Any = None) -> None:
         """Write `mixture.json`: the planned shares, and after the training (`trainer`) the realised ones."""
 
-    def finish(self, trainer: Trainer) -> dict[str, Any]:
+    def finish(self, trainer: Any) -> dict[str, Any]:
         """Complete the counters and the validation after the training. Returns facts for `run.json`."""
         return {}
 
-    def result(self, trainer: Trainer) -> dict[str, Any] | None:
-        """The line of JSON that the command prints last; None for none."""
+    def result(self, trainer: Any) -> dict[str, Any] | None:
+        """Return the line of JSON that the command prints last, or None."""
         return None
 
 
 def refuse_model_in_the_way(model: str | None, output_dir: Path) -> None:
-    """Raises RecipeError when the run would overwrite the model that it begins with, or begins with an adapter."""
+    """Raise RecipeError if the model is missing, is an adapter, or would be overwritten by the run."""
     if model is None:
         return
     path = Path(model)
     if not path.exists() and (path.is_absolute() or len(path.parts) != 2 or path.parent.is_dir()):
-        raise RecipeError(f"there is no checkpoint {model}")  # and no id of the Hub looks so
+        raise RecipeError(f"there is no checkpoint {model}")  # and it cannot be an id of the Hub
     if Path(model, "adapter_config.json").is_file():
         raise RecipeError(f"{model} is an adapter: merge it with its base first (smol-hf merge)")
     for name in ("checkpoint", "adapter"):
         if (output_dir / name).resolve() == Path(model).resolve():
-            raise RecipeError(f"{model} is what this run would write its result to: choose another output_dir")
+            raise RecipeError(f"{model} would be overwritten by the result of this run: choose another output_dir")
 
 
 def context_length(asked: int | None, config: PretrainedConfig) -> int:
-    """The recipe's, or the language model's positions, at most 2048. Raises RecipeError when there are too few."""
+    """Return the asked length, or the model's positions up to 2048. Raises RecipeError for too few positions."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None) or DEFAULT_CONTEXT_LENGTH
     if asked is None:
         return min(positions, DEFAULT_CONTEXT_LENGTH)

@@ -1,4 +1,4 @@
-"""TRL's `SFTTrainer`, with the few things that vision-language training needs and it does not have."""
+"""TRL's `SFTTrainer` with what vision-language training needs in addition."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import math
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from transformers import PreTrainedModel
 from transformers.trainer_utils import SaveStrategy
-from trl import SFTTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from smol_hf.data.mixture.shares import PlannedMixture
 from smol_hf.data.report.shortened_samples import ShortenedSamples
@@ -20,16 +22,16 @@ from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.training.checkpoint.saving import CheckpointsOfARun
 from smol_hf.training.loader import FACTS, TrainingLoader
-from smol_hf.training.log.counters import Books, Counters, count_batch
+from smol_hf.training.log.counters import RunCounters
 from smol_hf.training.log.first_labels import FirstLabels
 from smol_hf.training.log.preview import print_label_preview
-from smol_hf.training.log.source_counters import SourceBooks
 from smol_hf.training.model.new_tokens import freeze_schedule, train_rows_of_new_tokens
-from smol_hf.training.model.parts import FreezeCallback, parameter_groups, part_learning_rates, schedule_parts
-from smol_hf.training.validation import Validation
+from smol_hf.training.model.parts import FreezeCallback, group_part, parameter_groups, schedule_parts
+from smol_hf.training.recipe.arguments import SmolTrainingArguments
+from smol_hf.training.validation import Validation, summed
 
-# TRL and transformers ask for a dataset; the rows come from the plan.
-STANDS_FOR_THE_PLAN = Dataset.from_dict({"sample_id": ["the rows come from the plan"]})
+# TRL and transformers need a dataset, but the rows come from the plan.
+PLACEHOLDER = Dataset.from_dict({"sample_id": ["the rows come from the plan"]})
 
 
 class NonFiniteError(RuntimeError):
@@ -37,27 +39,31 @@ class NonFiniteError(RuntimeError):
 
 
 class SmolTrainer(CheckpointsOfARun, SFTTrainer):
-    """What it adds:
+    """The trainer of supervised runs.
+
+    It adds to `SFTTrainer`:
 
     - the model's own loss (logits at labelled positions only), divided by the labelled tokens of the whole step;
-    - a learning rate for each part, and parts that are frozen at first (`parts.py`);
-    - counters and rates in the log (`books.py`);
-    - checkpoints that are whole or not there (`saving.py`);
-    - a step whose loss or gradient is not finite changes nothing: it is counted and its samples are named in
+    - a learning rate for each part, and parts that are frozen at first (`model/parts.py`);
+    - counters and rates in the log (`log/counters.py`);
+    - complete checkpoints (`checkpoint/saving.py`);
+    - a step whose loss or gradient is not finite changes nothing. It is counted, and its samples are named in
       `skipped_steps.jsonl`; after `max_nonfinite_steps` in a row the run stops.
 
     Args:
-        args: `SmolTrainingArguments`.
         plan: of the rows that are trained on.
-        data_states: of its lanes, to go on from (see `loader.load_data_state`).
-        rows_per_epoch: rows after which an epoch is over; by default the whole run is one.
-        run_state: what is saved as `run.json` in each checkpoint, such as the data's fingerprint.
-        skipped: takes the samples that are left out while training.
-        shortened: takes those that lost something to fit the context.
-        mixture: what a round should hold; by default what the plan says.
-        validation: what `evaluate` measures.
+        data_states: states of its lanes to resume from (see `loader.load_data_state`).
+        rows_per_epoch: rows of an epoch; by default the whole run is one.
+        run_state: the content of `run.json` in each checkpoint.
+        skipped: collects the samples that are left out during the training.
+        shortened: collects the samples that were shortened to fit the context.
+        mixture: the planned mixture; by default that of the plan.
+        validation: measured by `evaluate`.
     """
 
+    args: SmolTrainingArguments
+    model: PreTrainedModel
+    data_collator: Any
     # The model divides by `num_items_in_batch`, which covers the whole accumulation window.
     loss_is_scaled_for_ga = True
 
@@ -65,7 +71,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         self,
         *,
         model,
-        args,
+        args: SmolTrainingArguments,
         plan: Plan,
         data_states: dict[int, dict] | None = None,
         rows_per_epoch: int | None = None,
@@ -77,13 +83,14 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         **kwargs,
     ):
         self.freeze_schedule = freeze_schedule(args, model)
-        # TRL rounds what is trained beside quantised weights to bfloat16, a connector trained whole included.
+        # TRL rounds all trained weights of a quantised model to bfloat16, a connector without adapters too.
         unrounded = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
         args.ignore_data_skip = True  # the loader goes on where it was: nothing is read again to get there
-        held_out = STANDS_FOR_THE_PLAN if validation is not None else None
-        super().__init__(model=model, args=args, train_dataset=STANDS_FOR_THE_PLAN, eval_dataset=held_out, **kwargs)
+        held_out = PLACEHOLDER if validation is not None else None
+        super().__init__(model=model, args=args, train_dataset=PLACEHOLDER, eval_dataset=held_out, **kwargs)
         self.validation = validation
-        self.validated_at, self.validated = None, None  # the step of the last evaluation, and what it found
+        self.validated_at: int | None = None  # the step of the last evaluation
+        self.validated: dict[str, float] | None = None  # and its metrics
         self.plan, self.data_states, self.rows_per_epoch = plan, data_states or {}, rows_per_epoch
         self.loader: TrainingLoader | None = None
         for name, weight in self.model.named_parameters():
@@ -96,8 +103,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         self.run_state = run_state or {}
         self.skipped = SkippedSamples() if skipped is None else skipped
         self.shortened = ShortenedSamples() if shortened is None else shortened
-        self.books = Books(self.accelerator)
-        self.source_books = SourceBooks(self.accelerator, mixture or PlannedMixture.of_plan(plan))
+        self.counters = RunCounters(self.accelerator, mixture or PlannedMixture.of_plan(plan))
         self.previewed = False
         self.first_labels = FirstLabels(args.max_steps, args.gradient_accumulation_steps)
         self.step_loss = torch.zeros((), device=args.device)
@@ -135,8 +141,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         facts = {name: inputs.pop(name) for name in FACTS}
         sample_ids = facts["sample_ids"]
         if model.training:
-            self.source_books.add(facts["sources"])
-            self.books.add(count_batch({**inputs, **facts}))
+            self.counters.add(facts["counts"], inputs["input_ids"].numel(), len(facts["shortened"]))
             self.step_sample_ids += sample_ids
             self.met.append((len(sample_ids), facts["drawn"], facts["skipped"], facts["shortened"]))
             self.data_ended = facts["finished"]
@@ -147,7 +152,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         outputs = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)
         loss = outputs.loss
         if model.training and outputs.get("token_losses") is not None:  # native classes of transformers have none
-            self.source_books.add_losses(outputs.token_losses, inputs, facts["sources"])
+            self.counters.add_losses(outputs.token_losses, inputs, facts["counts"])
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # The count covers all processes, but DDP averages their gradients.
             loss = loss * self.accelerator.num_processes
@@ -159,7 +164,8 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         return loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """The loss on `validation`, see there, under `eval_loss` and so on."""
+        """Log and return the metrics of `validation` with the prefix: `eval_loss` and so on."""
+        assert self.validation is not None  # or nothing asks for an evaluation
         model = self.model_wrapped if self.is_in_train else self.model
         started = time.perf_counter()
         rows = self.args.per_device_eval_batch_size
@@ -168,32 +174,32 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         metrics[f"{metric_key_prefix}_seconds"] = time.perf_counter() - started
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.books.start_clock()
+        self.counters.start_clock()
         self.validated_at, self.validated = self.state.global_step, measured
         return metrics
 
     # Steps that are not finite -------------------------------------------------------------------------------
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """Runs once per step, after the gradients are complete and before the optimizer uses them."""
+        """Close the step: called once, after the gradients are complete and before the optimizer uses them."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
-        self.rates_used = dict(part_learning_rates(self.optimizer.param_groups))
+        self.rates_used = {group_part(group): group["lr"] for group in self.optimizer.param_groups}
         named = sum(len(skipped) + len(shortened) for _, _, skipped, shortened in self.met)
         facts = torch.tensor([len(self.step_sample_ids), named, not self.data_ended], device=self.step_loss.device)
         facts = torch.cat([self.step_loss.view(1), facts.to(self.step_loss.dtype)])
-        loss, samples, named, unfinished = self.accelerator.reduce(facts, reduction="sum").tolist()
-        loss, norm = loss / self.accelerator.num_processes, float(grad_norm)
+        loss, samples, named, unfinished = summed(self.accelerator, facts)
+        loss, norm = loss / self.accelerator.num_processes, float(torch.as_tensor(grad_norm))
         self.exchange_met(named > 0)
         finite = math.isfinite(loss) and math.isfinite(norm)
         overflow = math.isfinite(loss) and not finite and self.loss_scale() > 1
-        self.source_books.close_step(finite or overflow)
+        self.counters.close_step(finite or overflow)
         if not samples:
             self.drop_gradients(model)
         elif overflow:  # float16: the scaler begins far too high by design, leaves the step out and halves itself
             self.drop_gradients(model)
             self.window_losses.append(loss)
             if self.is_world_process_zero():
-                self.books.add(Counters(skipped_steps=1))
+                self.counters.add_skipped_step()
         elif finite:
             self.window_losses.append(loss)
             self.nonfinite_in_a_row = 0
@@ -207,8 +213,10 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         return grad_norm
 
     def exchange_met(self, named: bool) -> None:
-        """Where a process met samples that are to be named, tell all of them, so that all count the same and stop
-        together; otherwise keep the sums."""
+        """Share what was read since the last exchange if samples are to be named, so that all processes stop together.
+
+        Otherwise keep the sums.
+        """
         if not named:
             self.met = [(sum(used for used, *_ in self.met), sum((each[1] for each in self.met), Counter()), [], [])]
             return
@@ -218,24 +226,24 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         self.met = []
 
     def loss_scale(self) -> float:
-        """What float16's loss is multiplied by, so that small gradients do not vanish; 1 elsewhere."""
+        """Return the factor of float16's loss, which keeps small gradients from vanishing; 1 for other types."""
         return 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()
 
     def drop_gradients(self, model) -> None:
-        """An optimizer leaves parameters without gradients, and their moments, as they are."""
+        """Remove the gradients: an optimizer leaves parameters without them, and their moments, unchanged."""
         for parameter in model.parameters():
             parameter.grad = None
 
     def skip_step(self, model, loss: float, norm: float) -> None:
-        """Leave out a step that is not finite."""
+        """Drop a step that is not finite, name its samples, and raise NonFiniteError after too many in a row."""
         self.drop_gradients(model)
         self.nonfinite_in_a_row += 1
         step = self.state.global_step + 1
         sample_ids = gather_object(list(self.step_sample_ids))
         if self.is_world_process_zero():
-            self.books.add(Counters(skipped_steps=1))
+            self.counters.add_skipped_step()
             line = {"step": step, "loss": repr(loss), "grad_norm": repr(norm), "samples": sample_ids}
-            path = Path(self.args.output_dir) / "skipped_steps.jsonl"
+            path = Path(str(self.args.output_dir)) / "skipped_steps.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -265,7 +273,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         return self.optimizer
 
     def get_decay_parameter_names(self, model):
-        """Those of matrices: no scale, class token or whatever else is a vector."""
+        """Return the names of the matrices: scales, class tokens and other vectors get no weight decay."""
         return [name for name in super().get_decay_parameter_names(model) if name not in self.vectors]
 
     def create_scheduler(self, num_training_steps, optimizer=None):
@@ -286,6 +294,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
 
     def log(self, logs, start_time=None):
         # transformers counts the epoch, and its mean loss at the end, from where a resumed run began.
+        assert self.loader is not None
         self.state.epoch = self.state.global_step * self.args.gradient_accumulation_steps / len(self.loader)
         logs.pop("train_loss", None)
         if "loss" in logs:
@@ -295,6 +304,5 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
             del logs["learning_rate"]
             for part, rate in self.rates_used.items():  # the scheduler has the next step's already
                 logs[f"learning_rate_{part}"] = rate
-            logs.update(self.books.log_entries())
-            logs.update(self.source_books.log_entries())
+            logs.update(self.counters.log_entries())
         super().log(logs, start_time)

@@ -1,4 +1,4 @@
-"""The loss on what is held out: the mean over all its labelled tokens, whatever the batch size and the processes."""
+"""The loss on the validation data: the mean over its labelled tokens, independent of batch size and processes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from smol_hf.training.loader import FACTS, TrainingLoader
 
 @dataclass(frozen=True)
 class Validation:
-    """Args:
-    plan: of the rows that are validated on, one round of them.
-    text_bytes: of the texts that the labels spell, where that is known.
+    """The data that a run is validated on.
+
+    Args:
+        plan: one round of its rows.
+        text_bytes: size of the texts that the labels spell, if it is known.
     """
 
     plan: Plan
@@ -33,35 +35,36 @@ class Validation:
 
     @torch.no_grad()
     def measure(self, model, accelerator: Accelerator, collator: SmolCollator, batch_size: int) -> dict[str, float]:
-        """`loss` (nats per token), `perplexity`, `tokens`, and `bits_per_byte` where `text_bytes` are known.
+        """Return `loss` (nats per token), `perplexity`, `tokens`, and `bits_per_byte` if `text_bytes` is known.
 
-        All processes call this together, and make as many forward passes as the one with the most batches.
+        All processes call this together and make as many forward passes as the process with the most batches.
         """
         loader = self.loader(accelerator, collator, batch_size)
         sums = torch.zeros(2, dtype=torch.float64)  # losses, labelled tokens
-        ours = accelerator.unwrap_model(model).config.model_type in (
-            SmolHFConfig.model_type,
-            SmolHFTextConfig.model_type,
-        )
+        config = accelerator.unwrap_model(model).config
+        ours = config.model_type in (SmolHFConfig.model_type, SmolHFTextConfig.model_type)
         training = model.training
         model.eval()
-        while self.anyone_has_more(loader, accelerator):
+        while summed(accelerator, torch.tensor([float(not loader.finished)], device=accelerator.device))[0] > 0:
             batch = loader.next_batch()
             inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key not in FACTS}
             labelled = int((inputs["labels"][:, 1:] != IGNORE_INDEX).sum())
-            if ours:  # the other logits would be the largest tensor of the pass, and are not read
+            if ours:  # the other logits are not read, and would be the largest tensor of the pass
                 inputs["logits_to_keep"] = labelled_positions(inputs["labels"])
             outputs = model(**inputs, use_cache=False, num_items_in_batch=torch.tensor(1, device=accelerator.device))
             sums += torch.tensor([float(outputs.loss) if labelled else 0.0, labelled], dtype=torch.float64)
         model.train(training)
         precise = torch.float32 if accelerator.device.type == "mps" else torch.float64
-        nats, tokens = accelerator.reduce(sums.to(accelerator.device, precise), reduction="sum").tolist()
+        nats, tokens = summed(accelerator, sums.to(accelerator.device, precise))
         loss = nats / max(tokens, 1)
         metrics = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf, "tokens": int(tokens)}
         if self.text_bytes:
             metrics["bits_per_byte"] = nats / math.log(2) / self.text_bytes
         return metrics
 
-    def anyone_has_more(self, loader: TrainingLoader, accelerator: Accelerator) -> bool:
-        more = torch.tensor([float(not loader.finished)], device=accelerator.device)
-        return float(accelerator.reduce(more, reduction="sum")) > 0
+
+def summed(accelerator: Accelerator, values: torch.Tensor) -> list[float]:
+    """Return the sums of a vector over all processes, which call this together."""
+    total = accelerator.reduce(values, reduction="sum")
+    assert isinstance(total, torch.Tensor)
+    return total.tolist()

@@ -274,7 +274,7 @@ def test_preferences_with_a_field_that_the_template_does_not_write_are_refused()
             "rejected": [{"role": "assistant", "content": "Yes."}],
         }
         encoder.encode("a:1", preference_of("a:1", record, chats=True))
-    with pytest.raises(SampleError, match="has 'tools', and the model has no chat template"):
+    with pytest.raises(SampleError, match="has 'tools', but the model has no chat template"):
         preference_of("a:1", {"tools": TOOLS, "prompt": "a", "chosen": "b", "rejected": "c"}, chats=False)
 
 

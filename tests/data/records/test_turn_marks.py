@@ -16,7 +16,7 @@ from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.preparation import SampleWork, template_messages
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.text.chat import TextChat
-from smol_hf.training.data import look_through, open_data, plan_of
+from smol_hf.training.data import measure_data, open_data, plan_of
 from smol_hf.training.log.startup_summary import describe_samples
 from smol_hf.training.model.chat_template import CHATML, SMOLLM2
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
@@ -218,7 +218,7 @@ def test_the_summary_before_a_run_names_what_is_ignored(surveyed, tmp_path, monk
     arguments = DataArguments(data=rows_in(tmp_path, *rows), context_length=256)
     data, skipped = open_data(arguments, 0), SkippedSamples("stop")
     training = SmolTrainingArguments(output_dir="unused", max_steps=1, use_cpu=True)
-    _, data = look_through(plan_of(data, build_processor(), arguments, training, 1), data, arguments, skipped)
+    _, data = measure_data(plan_of(data, build_processor(), arguments, training, 1), data, arguments, skipped)
     lines = describe_samples(data, arguments, skipped, None)
     assert "ignored fields, with the number of records: score (3)" in lines
     assert "turns that are marked as not trained: 3" in lines

@@ -13,7 +13,7 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.stream import RowStream
-from smol_hf.training.data import look_through, open_data, plan_of
+from smol_hf.training.data import measure_data, open_data, plan_of
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
 
@@ -43,7 +43,7 @@ def read(path, processor, policy="stop", context_length=256, skipped=None):
     arguments = DataArguments(data=str(path), context_length=context_length, verify_images=True)
     data = open_data(arguments, seed=0)
     training = SmolTrainingArguments(output_dir="unused", max_steps=1, use_cpu=True)
-    look_through(plan_of(data, processor, arguments, training, 1), data, arguments, skipped)
+    measure_data(plan_of(data, processor, arguments, training, 1), data, arguments, skipped)
     left_out = {fault.where for fault in [*skipped.faults, *skipped.left_out]}
     return [each for each in data.conversations() if each.sample_id not in left_out], skipped
 

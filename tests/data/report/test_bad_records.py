@@ -11,7 +11,7 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.records import Place, adapt
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.preparation import SampleWork, template_messages
-from smol_hf.training.data import look_through, open_data, plan_of
+from smol_hf.training.data import measure_data, open_data, plan_of
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
 
@@ -127,7 +127,7 @@ def look(path, context_length=256):
     data = open_data(arguments, seed=0)
     skipped = SkippedSamples("skip", max_fraction=1.0, path=path.with_name("skipped.jsonl"))
     training = SmolTrainingArguments(output_dir="unused", max_steps=1, use_cpu=True)
-    look_through(plan_of(data, build_processor(), arguments, training, 1), data, arguments, skipped)
+    measure_data(plan_of(data, build_processor(), arguments, training, 1), data, arguments, skipped)
     return skipped
 
 

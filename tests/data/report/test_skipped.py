@@ -14,7 +14,7 @@ from smol_hf.data.report.reasons import describe_reasons
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.stream import Plan, RowStream
-from smol_hf.training.data import look_through, open_data, plan_of
+from smol_hf.training.data import measure_data, open_data, plan_of
 from smol_hf.training.loader import TrainingLoader
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
@@ -40,7 +40,7 @@ def look(folder, skipped, **files):
     arguments = DataArguments(mixture=entries, context_length=256)
     data = open_data(arguments, seed=0)
     training = SmolTrainingArguments(output_dir="unused", max_steps=1, use_cpu=True)
-    look_through(plan_of(data, build_processor(), arguments, training, 1), data, arguments, skipped)
+    measure_data(plan_of(data, build_processor(), arguments, training, 1), data, arguments, skipped)
 
 
 def stops(folder, **files):

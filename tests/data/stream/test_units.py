@@ -26,7 +26,7 @@ from smol_hf.data.stream.survey import Measured, count_rows, survey
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_format import image_tokens
 from smol_hf.processing.chat_turns import rewrites_answers
-from smol_hf.training.log.source_counters import sources_of
+from smol_hf.training.log.counters import count_rows_of_batch
 
 IMAGES = 4 * "<image>"
 
@@ -167,10 +167,10 @@ def test_a_conversation_whose_sequences_fit_is_trained_although_they_do_not_fit_
     known = Measured(plan.sources, found)
     assert sum(count_rows(replace(plan, work=known), 1, known)) == sum(bool(row.samples) for row in rows)
     assert packing_forecast(plan, found, pool_size)["samples"] == 10
-    books = sources_of(rows)
-    assert books.counts[0, "samples"] == 10 == len(books.of_samples)
-    assert len(books.of_sequences) == sum(trained.values()) > 10
-    assert books.counts[0, "tokens"] == sum(sample.num_tokens for sample in totals.values())
+    counts = count_rows_of_batch(rows)
+    assert counts.counts[0, "samples"] == 10 == len(counts.samples)
+    assert len(counts.sequences) == sum(trained.values()) > 10
+    assert counts.counts[0, "tokens"] == sum(sample.num_tokens for sample in totals.values())
 
 
 def test_one_sequence_that_is_too_long_leaves_its_conversation_out():

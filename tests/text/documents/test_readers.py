@@ -136,7 +136,7 @@ def test_documents_of_one_file_are_read_in_their_order(tmp_path, little_pieces):
     documents = iter(open_documents(path, separator="<s>"))
     first = next(documents)
     assert "".join(next(documents).chunks) == "second"
-    with pytest.raises(RuntimeError, match=r"a\.txt:1 was passed by"):
+    with pytest.raises(RuntimeError, match=r"a\.txt:1 was skipped"):
         list(first.chunks)
 
 
@@ -180,7 +180,7 @@ def test_a_fingerprint_is_of_the_content_and_how_it_is_read(tmp_path, memory, mo
     assert open_documents("memory://x.txt").fingerprint != second
 
 
-# -- what is no text --------------------------------------------------------------------------------------------------
+# -- files that are not text
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 NOT_TEXT = {
@@ -189,12 +189,12 @@ NOT_TEXT = {
     "cut off": ("a\né".encode()[:-1], r"byte 0xc3 at byte 2 \(line 2\): unexpected end"),
     "surrogate": (b"ok\xed\xa0\x80", r"byte 0xed at byte 2"),
     "after a mark": (codecs.BOM_UTF8 + b"a\xe9", r"byte 0xe9 at byte 4 \(line 1\)"),
-    "utf-16": ("text".encode("utf-16"), "is UTF-16 text, .*iconv -f utf-16 -t utf-8"),
+    "utf-16": ("text".encode("utf-16"), "is UTF-16 text instead of UTF-8: .*iconv -f utf-16 -t utf-8"),
     "utf-32": ("text".encode("utf-32"), "is UTF-32 text"),
-    "nul": (b"a\nbc\0d", r"is binary, or UTF-16: there is a NUL byte at byte 4 \(line 2\)"),
+    "nul": (b"a\nbc\0d", r"is binary or UTF-16: it has a NUL byte at byte 4 \(line 2\)"),
     "gzip": (gzip.compress(b"text"), "looks like a gzip archive"),
     "zip": (b"PK\x03\x04\x14\0\0\0", "looks like a zip archive"),
-    "png": (PNG, "looks like a PNG picture"),
+    "png": (PNG, "looks like a PNG image"),
     "parquet": (b"PAR1\x15\0\x15", "looks like a parquet file: give it the ending .parquet"),
     "elf": (b"\x7fELF\x02\x01\x01\0", "looks like an ELF program"),
     "pdf": (b"%PDF-1.7\nplain", "looks like a PDF"),
@@ -234,7 +234,7 @@ def test_a_late_fault_is_of_the_document_that_it_stands_in(tmp_path, little_piec
     ("files", "keys", "error", "message"),
     [
         ({"a.txt": ""}, {}, SampleError, "a.txt: is empty"),
-        ({"all/a.txt": "", "all/b.txt": ""}, {}, SampleError, "all: holds empty files alone"),
+        ({"all/a.txt": "", "all/b.txt": ""}, {}, SampleError, "all: holds only empty files"),
         ({"all/": ""}, {}, FileNotFoundError, "the data folder .*all holds no files"),
         ({}, {"location": "none.txt"}, FileNotFoundError, "the data file none.txt does not exist"),
         ({}, {"location": "all/*.txt"}, FileNotFoundError, r"there is no data file all/\*.txt"),
@@ -244,8 +244,8 @@ def test_a_late_fault_is_of_the_document_that_it_stands_in(tmp_path, little_piec
          r"holds text \(b.txt\) and records \(a.jsonl\): .* all/\*.jsonl"),
         ({"all/b.parquet": "x", "all/a.jsonl": "{}"}, {}, ValueError, "files of several kinds"),
         ({"a.tar": ""}, {}, SampleError, "a.tar"),
-        ({"a.txt": "x"}, {"text_key": "content"}, ValueError, r"text_key belongs to records .* a.txt is text"),
-        ({"a.jsonl": "{}"}, {"separator": "x"}, ValueError, "separator belongs to text files, and a.jsonl holds rec"),
+        ({"a.txt": "x"}, {"text_key": "content"}, ValueError, r"text_key is for records .* a.txt is text"),
+        ({"a.jsonl": "{}"}, {"separator": "x"}, ValueError, "separator is for text files, but a.jsonl holds rec"),
         ({"a.txt": "x"}, {"separator": ""}, ValueError, "separator is empty"),
         ({"a.txt": "x"}, {"split": "train"}, ValueError, "split belong to a dataset of the Hub, and a.txt names fil"),
         ({"a.jsonl": ""}, {}, SampleError, "a.jsonl: holds no records"),
@@ -316,11 +316,11 @@ def test_a_row_that_is_no_document_gives_the_reason_in_its_place(tmp_path):
     found = dict(read(open_documents(path)))
     assert len(found) == len(lines) - 1  # a blank line is no record
     for line, message in {
-        1: "has no key 'text'.*there is content, id", 2: r"'text' is an array \(\['a', 'b'\]\)",
+        1: "has no key 'text'.*it has content, id", 2: r"'text' is an array \(\['a', 'b'\]\)",
         3: "'text' is null", 4: r"'text' is int \(7\)", 6: "a record is a JSON object, not an array",
-        7: "not valid JSON", 8: r"'text' holds \\ud83d, half of a character",
-        10: "no key 'text': did you mean 'texts'", 12: "there is none", 13: "not null",
-        14: r"there is \\ud83d", 15: r"not str \(\\ud83d",
+        7: "not valid JSON", 8: r"'text' holds \\ud83d, a lone surrogate",
+        10: "no key 'text': did you mean 'texts'", 12: "it has none", 13: "not null",
+        14: r"it has \\ud83d", 15: r"not str \(\\ud83d",
     }.items():  # fmt: skip
         assert re.search(f"error: .*{message}", found[f"a.jsonl:{line}"]), line
     assert found["a.jsonl:9"] == "a whole 😀 pair" and found["a.jsonl:11"] == "a\0b"
@@ -331,11 +331,11 @@ def test_parquet_columns_are_checked_and_their_faults_found(tmp_path):
     path = write_records(tmp_path / "a.parquet", rows)
     with pytest.raises(SampleError, match=r"a.parquet: has no column 'contents': did you mean 'content'\?"):
         open_documents(path, text_key="contents")
-    with pytest.raises(SampleError, match=r"a\.parquet: its column 'number' holds int64, and a document is a string"):
+    with pytest.raises(SampleError, match=r"a\.parquet: its column 'number' holds int64, but a document is a string"):
         open_documents(path, text_key="number")
     large = pyarrow.table({"text": pyarrow.array(["a", None, "c"], pyarrow.large_string()).dictionary_encode()})
     pyarrow.parquet.write_table(large, tmp_path / "a.parquet")
-    assert texts_of(open_documents(path))[1:] == ["error: 'text' is null, and a document is a string", "c"]
+    assert texts_of(open_documents(path))[1:] == ["error: 'text' is null, but a document is a string", "c"]
     offsets = pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0")
     bad = pyarrow.StringArray.from_buffers(2, offsets, pyarrow.py_buffer(b"a\xff"))
     pyarrow.parquet.write_table(pyarrow.table({"text": bad}), tmp_path / "a.parquet")
@@ -425,7 +425,7 @@ def test_datasets_of_the_hub_are_read_at_one_commit(tmp_path):
     for answer, message in zip(
         refused,
         ["SampleError: me/corpus/web/train-0.parquet: has no column 'txt': did you mean 'text'?",
-         "ValueError: text_key belongs to records", "ValueError: separator belongs to text files",
+         "ValueError: text_key is for records", "ValueError: separator is for text files",
          "FileNotFoundError: there is no dataset me/none"],
     ):  # fmt: skip
         assert message in answer["error"]

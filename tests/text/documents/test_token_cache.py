@@ -82,7 +82,7 @@ def test_a_text_in_pieces_has_the_tokens_of_the_whole(kind, text, tokenizer):
 
 def test_a_text_that_cannot_be_cut_for_a_tokenizer_is_refused():
     """SentencePiece would put a space before the second piece of a word."""
-    with pytest.raises(ValueError, match="merges across every place"):
+    with pytest.raises(ValueError, match="merges across every position"):
         list(pieces(["word" * 5000], Tokens(metaspace()).encode, size=2000))
 
 

@@ -361,7 +361,7 @@ def for_other_layers(folder, weights, tensors):
         (with_a_wrong_shape, "but the model needs"),
         (with_an_unknown_tensor, "the model has no tensor"),
         (with_nan, "is not finite"),
-        (cut_off, "damaged or cut off"),
+        (cut_off, "damaged or truncated"),
         (pickled, "adapter_model.safetensors is missing"),
         (of_another_kind, "only LoRA and DoRA"),
         (without_base, "folder or Hub id with --base"),

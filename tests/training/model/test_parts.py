@@ -135,5 +135,5 @@ def test_the_encoder_warms_up_after_its_unfreezing():
         optimizer.step()
         scheduler.step()
     assert scheduler.get_last_lr() == [0.5, 1.0]
-    with pytest.raises(ValueError, match="depends on the step alone"):
+    with pytest.raises(ValueError, match="depends only on the step"):
         schedule_parts(ReduceLROnPlateau(optimizer), schedule)

@@ -133,7 +133,7 @@ def test_llavas_preset_reads_the_layer_before_the_last():
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("tiny-vml", "did you mean 'tiny-vlm'"), ("tiny-vlm", "a language model alone")]
+    ("name", "message"), [("tiny-vml", "did you mean 'tiny-vlm'"), ("tiny-vlm", "a text-only model")]
 )
 def test_a_preset_that_cannot_be_built_is_refused(name, message):
     _, arguments, _, _ = parse("--preset", name)

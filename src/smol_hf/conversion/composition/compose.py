@@ -16,7 +16,6 @@ from smol_hf.conversion.composition.composed_chat import choose_chat_format
 from smol_hf.conversion.composition.composition_check import check_composition
 from smol_hf.conversion.composition.parts import (
     end_token_ids,
-    extend_embeddings,
     read_text,
     read_tokenizer,
     read_vision,
@@ -32,6 +31,7 @@ from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.processing.image_tiling import ImageTiler
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.model.composition import extend_tokenizer, prepare_generation
+from smol_hf.training.model.new_tokens import extend_embeddings
 
 LARGEST_SCALE_FACTOR = 4  # SmolVLM2-256M's and -500M's
 

@@ -166,19 +166,3 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder}: the tokenizer's {len(tokenizer)} tokens have ids up to {last}: ids of new tokens are in use"
         )
     return tokenizer
-
-
-@torch.no_grad()
-def extend_embeddings(model: PreTrainedModel, rows_in_use: int, vocabulary: int) -> None:
-    """Extend the embeddings to `vocabulary` tokens.
-
-    The rows from `rows_in_use` on, new or never trained, become the mean of the earlier rows: a new token begins as
-    likely as an average one (Hewitt, "Initializing new word embeddings", 2021). A tied head stays tied.
-    """
-    if vocabulary > len(next(model.get_input_embeddings().parameters())):
-        model.resize_token_embeddings(vocabulary, mean_resizing=False)
-    tables = [*model.get_input_embeddings().parameters()]
-    if head := model.get_output_embeddings():
-        tables += [weight for weight in head.parameters() if weight is not tables[0]]  # matrix and bias
-    for table in tables:
-        table[rows_in_use:vocabulary] = table[:rows_in_use].float().mean(dim=0).to(table.dtype)

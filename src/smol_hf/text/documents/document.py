@@ -1,14 +1,15 @@
-"""What every reader of documents gives: documents one after another, each in pieces."""
+"""Documents in pieces: the interface of all readers, and one pass over the texts of several sources."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from smol_hf.data.conversation import SampleError
 
-CHUNK = 1 << 18  # characters of a piece at most
+CHUNK = 1 << 18  # characters, at most, of a piece
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,10 @@ class Document:
     """One document, which may be larger than the memory.
 
     Attributes:
-        where: names it in every message: `corpus.jsonl:12`, `notes/a.txt`, `book.txt:3` (the third of a file that a
-            separator splits).
-        chunks: its text in order, in pieces of 1 to `CHUNK` characters; none of an empty document. They are read
-            before the next document is asked for. Reading them may raise SampleError.
+        where: its name in messages: `corpus.jsonl:12`, `notes/a.txt`, `book.txt:3` (the third document of a
+            file with a separator).
+        chunks: its text in order, in pieces of 1 to `CHUNK` characters. They must be read before the next document.
+            Reading them may raise SampleError.
     """
 
     where: str
@@ -27,11 +28,11 @@ class Document:
 
 
 class Documents(ABC):
-    """All documents of a place, in the order of its files.
+    """The documents of one location, in the order of its files.
 
     Attributes:
-        name: what the place is called.
-        fingerprint: changes when the content does, or how it is read.
+        name: of the location.
+        fingerprint: changes with the content and with the settings of the reader.
         remote: whether they come over a network.
         revision: the commit of a dataset of the Hub.
     """
@@ -43,42 +44,56 @@ class Documents(ABC):
 
     @abstractmethod
     def __iter__(self) -> Iterator[Document | SampleError]:
-        """Each document, or in its place the SampleError that says why it is none.
+        """Yield each document, or a SampleError in its place.
 
         Raises:
-            UnreachableError: for a file elsewhere that cannot be read now. SampleError: for a file that cannot be read
-                as a whole.
+            UnreachableError: if a remote file cannot be read now.
+            SampleError: if a whole file is unreadable.
         """
 
     @abstractmethod
     def count(self) -> int:
-        """How many documents and errors `__iter__` gives. Texts that a separator splits are read through for it."""
+        """Count the documents and errors of `__iter__`. Texts with a separator are read through for it."""
 
 
 def slices(text: str) -> Iterator[str]:
-    """The text in pieces of at most `CHUNK` characters."""
+    """Yield the text in pieces of at most `CHUNK` characters."""
     for start in range(0, len(text), CHUNK):
         yield text[start : start + CHUNK]
+
+
+class Rereadable:
+    """Chunks that are read anew in each iteration.
+
+    Args:
+        read: returns an iterator over them.
+    """
+
+    def __init__(self, read: Callable[[], Iterator[str]]):
+        self.read = read
+
+    def __iter__(self) -> Iterator[str]:
+        return self.read()
 
 
 PIECE = 1 << 14  # characters
 
 
 class Reading:
-    """The texts of all sources, read once: in turn, so that where `max_bytes` ends it, each gave about the same.
+    """One pass over the texts of all sources. They take turns, so that each gives about the same up to `max_bytes`.
 
     Args:
-        max_bytes: of UTF-8 that are read at most.
+        max_bytes: limit of the UTF-8 bytes that are read.
         advance: called with the bytes of each piece.
-        kept: bytes of the first pieces that stay in `sample`.
+        kept: bytes of the first pieces to keep in `sample`.
 
     Attributes:
-        documents, empty, bytes: how many were read, how many of them hold nothing.
+        documents, empty, bytes: numbers of documents read, of empty ones, and of bytes.
         all_read: whether all sources came to their ends.
-        sample: the first pieces, and `sampled`, their bytes.
+        sample: the first pieces; `sampled`: their bytes.
 
     Raises:
-        SampleError: while it is iterated: at the first record that is no document.
+        SampleError: while it is iterated, for the first record without a document.
     """
 
     def __init__(
@@ -95,8 +110,8 @@ class Reading:
         self.sample: list[str] = []
 
     def __iter__(self) -> Iterator[str]:
-        # Of each source that has not ended: its pieces, and the bytes that it gave.
-        left = [[self.pieces_of(source), 0] for source in self.sources]
+        # Pieces of each unfinished source, and the bytes that it gave.
+        left: list[list[Any]] = [[self.pieces_of(source), 0] for source in self.sources]
         while left:
             source = min(left, key=lambda each: each[1])
             piece = next(source[0], None)
@@ -106,7 +121,7 @@ class Reading:
             content = piece.encode()
             if self.max_bytes is not None and self.bytes + len(content) > self.max_bytes:
                 content = content[: self.max_bytes - self.bytes]
-                piece = content.decode(errors="ignore")  # without the half of a character at its end
+                piece = content.decode(errors="ignore")  # without an incomplete character at the end
                 content = piece.encode()
                 if not piece:
                     return
@@ -120,6 +135,7 @@ class Reading:
         self.all_read = True
 
     def pieces_of(self, source: Documents) -> Iterator[str]:
+        """Yield the pieces of a source and count its documents. Raises SampleError for a fault."""
         for document in source:
             if isinstance(document, SampleError):
                 raise document
@@ -132,8 +148,10 @@ class Reading:
 
 
 def at_words(chunks: Iterable[str]) -> Iterator[str]:
-    """The same text in pieces of at most `PIECE` characters that begin with a space or a line break, where there is
-    one: a tokenizer finds the words of the whole text in them."""
+    """Yield the text in pieces of at most `PIECE` characters that begin with a space or a line break if possible.
+
+    A tokenizer then finds the words of the whole text in them.
+    """
     rest = ""
     for chunk in chunks:
         text, start = rest + chunk, 0

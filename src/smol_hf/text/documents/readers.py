@@ -1,5 +1,4 @@
-"""What names documents → the reader of them: text files, folders, patterns and records, here or elsewhere, and
-datasets of the Hub."""
+"""A location → the reader of its documents: text files, folders, patterns, records, and datasets of the Hub."""
 
 from __future__ import annotations
 
@@ -7,13 +6,7 @@ import os
 import posixpath
 import re
 
-from smol_hf.data.sources.files import (
-    file_name,
-    is_remote,
-    labels_of,
-    list_folder,
-    local_path,
-)
+from smol_hf.data.sources.files import file_name, is_remote, labels_of, list_folder, local_path
 from smol_hf.data.sources.hub_dataset import HubDataset
 from smol_hf.data.sources.location import (
     COMPRESSED,
@@ -46,21 +39,23 @@ def open_documents(
     revision: str | None = None,
     download: bool = False,
 ) -> Documents:
-    """The documents of what `location` names: a text file, a folder or pattern of them (one document each, whole
-    sub-folders too), files of records (`.jsonl`, `.ndjson`, `.json`, `.parquet`), all of them here or under an address
-    of fsspec, or a dataset of the Hub. A file of any other ending is text.
+    """Open the documents of a location, here, at a URL of fsspec, or on the Hub.
+
+    A location is a text file, a folder or a pattern of text files (one document each, with sub-folders), files of
+    records (`.jsonl`, `.ndjson`, `.json`, `.parquet`), or a dataset of the Hub. A file with any other ending is text.
 
     Args:
-        text_key: of records: the key or column whose string is the document.
-        separator: of text files: what stands between two documents of a file.
+        text_key: key or column of a record whose string is the document.
+        separator: the text between two documents of a text file.
         config, split, revision, download: of a dataset of the Hub; see `find_dataset`.
 
     Raises:
-        FileNotFoundError: when there is none. ValueError: for text files beside records, and for keys that the data
-            has no use for. SampleError: for data without any text, and a file that cannot be read as a whole.
+        FileNotFoundError: if nothing is found.
+        ValueError: for text files together with records, and for keys that do not apply to the data.
+        SampleError: for data without text, and for an unreadable file.
     """
     if separator == "":
-        raise ValueError("separator is empty: leave it out where a file is one document")
+        raise ValueError("separator is empty: leave it out if a file is one document")
     named = resolve_location(location, config=config, split=split, revision=revision, download=download)
     if named.dataset is not None:
         return open_split(named.dataset, text_key, separator)
@@ -71,8 +66,8 @@ def open_documents(
     texts = [url for url in urls if not is_records(url) and not COMPRESSED.search(url)]
     if records and texts:
         raise ValueError(
-            f"{location} holds text ({file_name(texts[0])}) and records ({file_name(records[0])}): name the ones that "
-            f"are meant, by a folder of their own or by a pattern such as {name}/*{ending(records[0])}"
+            f"{location} holds text ({file_name(texts[0])}) and records ({file_name(records[0])}): choose one of "
+            f"them by a folder or by a pattern such as {name}/*{ending(records[0])}"
         )
     if not texts:
         refuse_separator(name, separator)
@@ -83,7 +78,7 @@ def open_documents(
 
 
 def open_split(dataset: HubDataset, text_key: str, separator: str | None) -> Documents:
-    """The documents of a split of a dataset of the Hub, at its commit."""
+    """Open the documents of a split of a dataset of the Hub, at its commit."""
     if any(is_records(url) or COMPRESSED.search(url) for url in dataset.files):
         refuse_separator(dataset.name, separator)
         return Records(open_dataset(dataset).source, text_key)
@@ -95,17 +90,17 @@ def open_split(dataset: HubDataset, text_key: str, separator: str | None) -> Doc
 
 def text_files(name: str, labels: dict[str, str], text_key: str, separator: str | None) -> TextFiles:
     if text_key != TEXT_KEY:
-        raise ValueError(f"text_key belongs to records ({', '.join(RECORDS)}), and {name} is text")
+        raise ValueError(f"text_key is for records ({', '.join(RECORDS)}), but {name} is text: remove it")
     return TextFiles(name, labels, separator)
 
 
 def refuse_separator(name: str, separator: str | None) -> None:
     if separator is not None:
-        raise ValueError(f"separator belongs to text files, and {name} holds records: each of them is one document")
+        raise ValueError(f"separator is for text files, but {name} holds records, one document each: remove it")
 
 
 def unescaped(separator: str) -> str:
-    r"""A separator as a shell passes it, where `\n`, `\r`, `\t` and `\\` stand for what they mean elsewhere."""
+    r"""Replace the escapes `\n`, `\r`, `\t` and `\\` in a separator from the command line."""
     return re.sub(r"\\([nrt\\])", lambda match: ESCAPES[match[1]], separator)
 
 
@@ -130,7 +125,7 @@ def files_of(location: Location) -> tuple[str, list[str]]:
 
 
 def labels_under(root: str, urls: list[str]) -> dict[str, str]:
-    """What each file is called: its name; of several, its path from the folder that all stand in, with that folder."""
+    """Name each file by its name; of several files, by the path from their common folder, with that folder."""
     if len(urls) == 1:
         return {urls[0]: file_name(urls[0])}
     return {url: f"{file_name(root)}/{posixpath.relpath(url, root)}" for url in urls}

@@ -1,4 +1,4 @@
-"""Records of which one value is the document: JSON lines, JSON arrays and parquet files."""
+"""Records with a document under one key: JSON lines, JSON arrays and parquet files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow
+from pyarrow.parquet import ParquetFile
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.records.turn_keys import IDENTIFIERS, is_given
@@ -18,33 +20,37 @@ from smol_hf.data.sources.json_source import JsonSource, blocks_of
 from smol_hf.data.sources.parquet_source import ParquetSource, values_of
 from smol_hf.data.sources.source import JoinedSource, Source
 from smol_hf.support.formatting import nearest
-from smol_hf.text.documents.document import CHUNK, Document, Documents, slices
+from smol_hf.text.documents.document import CHUNK, Document, Documents, Rereadable, slices
 
 READ_AT_ONCE = 1 << 22  # bytes of a parquet file
-BATCH = 1 << 20  # bytes of text that are taken out of a parquet file at once, if its rows are not larger
+BATCH = 1 << 20  # bytes of text that are taken from a parquet file at once, unless a row is larger
 MOST_ROWS = 1024
 FIRST_ROWS = 100
 SHOWN = 60  # characters of a value in a message
 
 
 class Records(Documents):
-    """The texts under one key of all records, in the order of the files, read from beginning to end.
+    """The texts under one key of all records, in the order of the files.
 
     Raises:
-        SampleError: when there is no record; when a parquet file has no such column.
-        ValueError: for a source of pictures or of tar shards.
+        SampleError: without any record; if a parquet file lacks the column.
+        ValueError: for a source of images or tar shards.
     """
+
+    parts: list[JsonSource | ParquetSource]
 
     def __init__(self, source: Source, text_key: str):
         self.name, self.source, self.text_key = source.name, source, text_key
         self.remote, self.revision = source.remote, source.revision
-        self.parts = source.parts if isinstance(source, JoinedSource) else [source]
-        if other := next((part for part in self.parts if not isinstance(part, (JsonSource, ParquetSource))), None):
-            kind = type(other).__name__.removesuffix("Source").lower()
-            raise ValueError(
-                f"{self.name} holds samples ({kind} files), and documents are read from text, .jsonl, .json and "
-                ".parquet files"
-            )
+        self.parts = []
+        for part in source.parts if isinstance(source, JoinedSource) else [source]:
+            if not isinstance(part, (JsonSource, ParquetSource)):
+                kind = type(part).__name__.removesuffix("Source").lower()
+                raise ValueError(
+                    f"{self.name} holds samples ({kind} files): documents are read from text, .jsonl, .json and "
+                    ".parquet files"
+                )
+            self.parts.append(part)
         if not len(source):
             raise SampleError(self.name, "holds no records")
         for part in self.parts:
@@ -63,7 +69,7 @@ class Records(Documents):
         return len(self.source)
 
     def ignored(self) -> Counter[str]:
-        """The fields that hold something in the first `FIRST_ROWS` records of each file and are not read."""
+        """Count the unused fields with a value in the first `FIRST_ROWS` records of each file."""
         found: Counter[str] = Counter()
         for part in self.parts:
             if isinstance(part, ParquetSource):
@@ -78,7 +84,7 @@ class Records(Documents):
 
 
 def json_rows(source: JsonSource) -> Iterator[tuple[str, Any]]:
-    """(where, record) of each, as `read_block` gives it, with one request for many rows also of a file here."""
+    """Yield (where, record) as `read_block` does, with one request for many rows of a local file too."""
     firsts = blocks_of(source.starts, source.ends)
     for first, last in zip(firsts[:-1], firsts[1:]):
         begin = source.starts[first]
@@ -90,7 +96,7 @@ def json_rows(source: JsonSource) -> Iterator[tuple[str, Any]]:
 
 
 def parquet_rows(source: ParquetSource, text_key: str) -> Iterator[tuple[str, Any]]:
-    """(where, record of the one column) of each row, with some pages in memory at most, however large a row group."""
+    """Yield (where, record of the one column) of each row, with only some pages of a row group in memory."""
     checked = None
     for number, (url, group) in enumerate(source.groups):
         if url != checked:
@@ -110,7 +116,8 @@ def parquet_rows(source: ParquetSource, text_key: str) -> Iterator[tuple[str, An
             yield from ((place, SampleError(place, f"its row group is damaged: {error}")) for place in places)
 
 
-def rows_at_once(file: pyarrow.parquet.ParquetFile, group: int, column: str) -> int:
+def rows_at_once(file: ParquetFile, group: int, column: str) -> int:
+    """Return how many rows hold about `BATCH` bytes of the column."""
     described = file.metadata.row_group(group)
     sizes = [described.column(number) for number in range(described.num_columns)]
     size = sum(each.total_uncompressed_size for each in sizes if each.path_in_schema == column)
@@ -118,7 +125,7 @@ def rows_at_once(file: pyarrow.parquet.ParquetFile, group: int, column: str) -> 
 
 
 def check_column(source: ParquetSource, url: str, text_key: str) -> None:
-    """Raises SampleError when a file has no such column, or one of no text."""
+    """Raise SampleError if a file has no such column, or the column holds no strings."""
     with source.open(url) as file:
         schema = file.schema_arrow
     label = f"{source.prefix}{source.labels[url]}"
@@ -129,16 +136,17 @@ def check_column(source: ParquetSource, url: str, text_key: str) -> None:
         kind = kind.value_type
     texts = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
     if not any(is_kind(kind) for is_kind in texts):
-        raise SampleError(label, f"its column {text_key!r} holds {kind}, and a document is a string")
+        raise SampleError(label, f"its column {text_key!r} holds {kind}, but a document is a string")
 
 
 def missing(text_key: str, names: list[str], what: str) -> str:
     names = [printable(str(name)) for name in names]
     there = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-    return f"has no {what} {text_key!r}{nearest(text_key, names)} (there is {there or 'none'})"
+    return f"has no {what} {text_key!r}{nearest(text_key, names)} (it has {there or 'none'})"
 
 
 def document_of(where: str, record: Any, text_key: str) -> Document | SampleError:
+    """Return the document of a record, or the error that says why it has none."""
     if isinstance(record, SampleError):
         return record
     if not isinstance(record, dict):
@@ -147,24 +155,15 @@ def document_of(where: str, record: Any, text_key: str) -> Document | SampleErro
         return SampleError(where, missing(text_key, list(record), "key"))
     text = record[text_key]
     if not isinstance(text, str):
-        return SampleError(where, f"{text_key!r} is {shown(text)}, and a document is a string")
+        return SampleError(where, f"{text_key!r} is {shown(text)}, but a document is a string")
     for piece in slices(text):
         if not piece.isascii() and (at := lone_surrogate(piece)) is not None:
-            return SampleError(where, f"{text_key!r} holds {at}, half of a character that JSON escapes in two parts")
-    return Document(where, (text,) if 0 < len(text) <= CHUNK else Slices(text))
-
-
-class Slices:
-    """The pieces of a text that is in memory."""
-
-    def __init__(self, text: str):
-        self.text = text
-
-    def __iter__(self) -> Iterator[str]:
-        return slices(self.text)
+            return SampleError(where, f"{text_key!r} holds {at}, a lone surrogate (half of an escaped character)")
+    return Document(where, (text,) if 0 < len(text) <= CHUNK else Rereadable(partial(slices, text)))
 
 
 def lone_surrogate(text: str) -> str | None:
+    """Return the first lone surrogate in its escaped form."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -173,7 +172,7 @@ def lone_surrogate(text: str) -> str | None:
 
 
 def printable(text: str) -> str:
-    """The text, with halves of characters as JSON writes them."""
+    """Return the text with lone surrogates escaped as in JSON."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

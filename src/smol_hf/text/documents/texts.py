@@ -1,4 +1,4 @@
-"""Text files: one document each, or several that a separator splits."""
+"""Text files: one document each, or several with a separator between them."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.files import for_each, is_remote, local_path, read_range, remote_fingerprint
 from smol_hf.data.sources.fingerprints import are_read_whole, digests_of
 from smol_hf.data.sources.location import COMPRESSED, compressed
-from smol_hf.text.documents.document import Document, Documents, slices
+from smol_hf.text.documents.document import Document, Documents, Rereadable, slices
 from smol_hf.text.documents.plain_text import text_of
 
-ENDS = 1 << 20  # bytes at both ends of a large file that tell that it is the one of before
-_BOUNDARY = None  # stands between two documents of a file
+ENDS = 1 << 20  # bytes at both ends of a large file that are compared
+_BOUNDARY = None  # marks the end of a document
 _END = ""  # no piece is empty
 
 
 class TextFiles(Documents):
-    """Text files in the order of their addresses.
+    """Text files in the order of their URLs.
 
     Args:
-        labels: address → what the file is called.
-        separator: what stands between two documents of a file. After the last one it ends the file, and no document
-            follows.
+        labels: URL → name of the file.
+        separator: the text between two documents of a file. At the end of a file no document follows it.
 
     Raises:
-        SampleError: when there is no text in any file; when the only file is no text that can be read.
+        SampleError: if all files are empty; if the only file is not text.
     """
 
     def __init__(self, name: str, labels: dict[str, str], separator: str | None = None):
@@ -38,25 +38,24 @@ class TextFiles(Documents):
         self.remote = any(map(is_remote, self.urls))
         described = for_each(remote_fingerprint, self.urls)
         if not any(size for size, *_ in described):
-            raise SampleError(name, "is empty" if len(self.urls) == 1 else "holds empty files alone")
+            raise SampleError(name, "is empty" if len(self.urls) == 1 else "holds only empty files")
         if len(self.urls) == 1:
             self.check(self.urls[0])
         facts = [separator, *contents(self.urls, described)]
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def check(self, url: str) -> None:
-        """Raises SampleError for what is seen at a file's beginning: that of the only file, before anything starts."""
+        """Raise SampleError if the beginning of a file is not text."""
         if COMPRESSED.search(url):
             raise compressed(self.labels[url])
-        with contextlib.closing(text_of(url, self.labels[url])) as text:
-            next(text, None)
+        next(text_of(url, self.labels[url]), None)
 
     def __iter__(self) -> Iterator[Document | SampleError]:
         for url in self.urls:
             if COMPRESSED.search(url):
                 yield compressed(self.labels[url])
             elif self.separator is None:
-                yield Document(self.labels[url], WholeFile(url, self.labels[url]))
+                yield Document(self.labels[url], Rereadable(partial(text_of, url, self.labels[url])))
             else:
                 yield from separated(text_of(url, self.labels[url]), self.separator, self.labels[url])
 
@@ -72,19 +71,12 @@ class TextFiles(Documents):
         return number
 
 
-class WholeFile:
-    """The text of a file in pieces, read anew each time."""
-
-    def __init__(self, url: str, where: str):
-        self.url, self.where = url, where
-
-    def __iter__(self) -> Iterator[str]:
-        return text_of(self.url, self.where)
-
-
 def contents(urls: list[str], described: list[list[Any]]) -> list[Any]:
-    """What tells that files are the ones of before. Local ones are known by their bytes, or where they are large by
-    size, time and both ends; those elsewhere by what their store says, or where that is a size alone by both ends."""
+    """Return facts that change with the content of the files.
+
+    Local files are identified by their bytes; large ones by size, time and both ends. Remote files are identified by
+    the facts of their store, or by both ends if it only knows the size.
+    """
     facts: list[Any] = digests_of(urls)
     hashed = are_read_whole([local_path(url) for url in urls if not is_remote(url)])
     for url, (size, *marks) in zip(urls, described):
@@ -102,19 +94,19 @@ def digest_of_ends(url: str, size: int) -> str:
 
 
 class OnePass:
-    """The pieces of one of several documents of a file: read once, before the next document."""
+    """The pieces of one document of a file with several. They can be read once, before the next document."""
 
     def __init__(self, where: str, chunks: Iterator[str]):
         self.where, self.chunks, self.passed = where, chunks, False
 
     def __iter__(self) -> Iterator[str]:
         if self.passed:
-            raise RuntimeError(f"{self.where} was passed by: read a document before the next one")
+            raise RuntimeError(f"{self.where} was skipped: read a document before the next one")
         return self.chunks
 
 
 def separated(text: Iterable[str], separator: str, label: str) -> Iterator[Document | SampleError]:
-    """The documents of a file, called `label:1`, `label:2`, …"""
+    """Yield the documents of a file, named `label:1`, `label:2` and so on."""
     stream, number = split(text, separator), 0
     while True:
         number += 1
@@ -132,14 +124,15 @@ def separated(text: Iterable[str], separator: str, label: str) -> Iterator[Docum
         yield Document(where, chunks)
         chunks.passed = True
         try:
-            for _ in chunks.chunks:  # what its reader left
+            for _ in chunks.chunks:  # the unread rest
                 pass
         except SampleError as error:
             yield error
 
 
 def until_boundary(piece: str | None, stream: Iterator[str | None], where: str) -> Iterator[str]:
-    while piece is not _BOUNDARY:
+    """Yield the pieces up to the next boundary."""
+    while piece is not None:  # _BOUNDARY
         yield piece
         try:
             piece = next(stream, _BOUNDARY)
@@ -148,7 +141,7 @@ def until_boundary(piece: str | None, stream: Iterator[str | None], where: str) 
 
 
 def split(text: Iterable[str], separator: str) -> Iterator[str | None]:
-    """The text in pieces, and None for each separator: as `str.split` finds them, also where pieces meet."""
+    """Yield the text in pieces, and None for each separator, also for one across two chunks."""
     rest = ""
     for chunk in text:
         *whole, rest = (rest + chunk).split(separator)

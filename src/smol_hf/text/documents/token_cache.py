@@ -1,9 +1,8 @@
-"""The tokens of documents in files that are mapped into memory: made once, in bounded memory, whole or not at all.
+"""The tokens of documents in memory-mapped files, written once with bounded memory.
 
-A cache is a folder with `train/` and `validation/`, each with `tokens.bin` (all documents one after the other, uint16
-or uint32) and `ends.bin` (int64, where each ends), and `cache.json`: what was counted, and what could not be used.
-A document is begun by the token that begins a text and closed by the one that ends it, so that its first word is
-predicted too, and its end.
+A cache is a folder with `train/` and `validation/` and `cache.json` (counts and faults). Each part has `tokens.bin`
+(all documents in order, uint16 or uint32) and `ends.bin` (int64, the end of each). A document begins with the token
+that begins a text and closes with the one that ends it, so that its first word and its end are predicted too.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
 from smol_hf.processing.plain_tokenizer import plain_tokenizer
 from smol_hf.support.cache_folders import making
 from smol_hf.text.documents.cutting import pieces
-from smol_hf.text.documents.held_out import HeldOut, Part, Split
+from smol_hf.text.documents.held_out import DocumentPart, HeldOut, Split
 from smol_hf.text.documents.readers import Documents
 
 VERSION = 2
 FACTS = "cache.json"
 PARTS = ("train", "validation")
 END = np.dtype(np.int64)
-AT_ONCE = 1 << 20  # characters that are tokenised beside each other
+AT_ONCE = 1 << 20  # characters that are tokenised in parallel
 
 
 @dataclass
 class Counts:
-    """Of one part. `text_bytes` are those of its texts in UTF-8; `tokens` hold what begins and ends documents too."""
+    """Counts of one part. `text_bytes`: its texts in UTF-8. `tokens` include those that begin and end documents."""
 
     documents: int = 0
     tokens: int = 0
@@ -48,8 +47,14 @@ class Counts:
 
 @dataclass
 class TokenCache:
-    """A finished cache. `records` counts what was read, `empty` the documents without a character, `faults` names what
-    could not be used; `in_a_row` is the most of those that followed each other."""
+    """A finished cache.
+
+    Attributes:
+        records, empty: numbers of documents read, and of empty ones.
+        faults: documents that could not be used.
+        in_a_row: the longest run of consecutive faults.
+        digests: of the files, see `file_digests`.
+    """
 
     folder: Path
     key: str
@@ -59,11 +64,11 @@ class TokenCache:
     empty: int = 0
     faults: list[SampleError] = field(default_factory=list)
     in_a_row: int = 0
-    digests: dict[str, str] = field(default_factory=dict)  # of the files, see `digests_of`
+    digests: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> TokenCache:
-        """Raises ValueError for a cache that was damaged after it was made."""
+        """Open a cache. Raises ValueError if it was damaged after it was made."""
         try:
             facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             facts["counts"] = {part: Counts(**counts) for part, counts in facts["counts"].items()}
@@ -72,13 +77,13 @@ class TokenCache:
             cache.check_files()
         except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise ValueError(
-                f"the tokens in {folder} were damaged after they were written ({error}): delete this folder, and they "
-                "are made again"
+                f"the tokens in {folder} were damaged after they were written ({error}): delete this folder, "
+                "and they are made again"
             ) from error
         return cache
 
     def check_files(self) -> None:
-        """Raises ValueError for a file of another size or with other bytes; large files are compared by samples."""
+        """Raise ValueError for a file with another size or other bytes; large files are compared by samples."""
         for part, counts in self.counts.items():
             sizes = {"tokens.bin": counts.tokens * self.token_bytes, "ends.bin": counts.documents * END.itemsize}
             for name, size in sizes.items():
@@ -102,17 +107,17 @@ def fault_of(saved: list[str]) -> SampleError:
 
 
 class Tokens:
-    """Texts → ids, in which no text of a document becomes a special token.
+    """Texts → ids. No text of a document becomes a special token.
 
     Raises:
-        ValueError: for a tokenizer that is not a fast one, or has no token that ends a text.
+        ValueError: for a slow tokenizer, or one without a token that ends a text.
     """
 
     def __init__(self, tokenizer):
         if not getattr(tokenizer, "is_fast", False):
-            raise ValueError("documents are tokenised by a fast tokenizer (tokenizer.json), and this one is not")
+            raise ValueError("documents need a fast tokenizer (tokenizer.json), but this one is slow")
         if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no eos_token, which ends a document: give it one and save it again")
+            raise ValueError("the tokenizer has no eos_token to end a document: set one and save the tokenizer again")
         self.engine = plain_tokenizer(tokenizer, set(tokenizer.all_special_tokens))
         self.end = tokenizer.eos_token_id
         self.begin = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
@@ -131,7 +136,7 @@ class Tokens:
 
 
 class PartWriter:
-    """The files of one part, written document by document; one that turns out unusable is taken back."""
+    """The files of one part, written document by document. An unusable document is taken back."""
 
     def __init__(self, folder: Path, tokens: Tokens):
         folder.mkdir(parents=True)
@@ -184,23 +189,23 @@ def tokenise(
     writes: bool = True,
     progress: Callable[[int, int], Any] = lambda read, tokens: None,
 ) -> TokenCache:
-    """The cache of these documents, made where there is none.
+    """Open the cache of these documents, or make it.
 
     Args:
-        folder: of all caches; each has a name made of all that decides about its content.
-        limit: documents at most.
+        folder: of all caches; the name of each depends on everything that decides about its content.
+        limit: most documents.
         writes: whether this process makes the cache; the others wait for it.
         progress: called now and then with the bytes read and the tokens made.
 
     Raises:
-        OSError: when it cannot be written, for want of space or otherwise. Nothing of it is left then.
+        OSError: if it cannot be written; nothing of it is left then.
         ValueError: see `Tokens` and `cutting.pieces`.
     """
     tokens = Tokens(tokenizer)
     key = cache_key(documents, held_out, tokens, limit)
     place = folder / key
     while not writes and not place.is_dir():
-        time.sleep(0.2)  # a barrier would time out; where the writer fails, the launcher ends all processes
+        time.sleep(0.2)  # a barrier would time out; if the writer fails, the launcher ends all processes
     if place.is_dir():
         return TokenCache.open(place)
     try:
@@ -209,7 +214,7 @@ def tokenise(
                 write_cache(Split(documents, held_out, limit), tokens, unfinished, key, progress)
     except OSError as error:
         raise OSError(
-            f"the tokens cannot be kept in {folder} ({error.strerror or error}; {free(folder)}): make room, or name "
+            f"the tokens cannot be kept in {folder} ({error.strerror or error}; {free(folder)}): free space, or name "
             "another folder (--documents_cache)"
         ) from error
     return TokenCache.open(place)
@@ -246,24 +251,27 @@ def write_cache(split: Split, tokens: Tokens, folder: Path, key: str, progress) 
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """The digest of each file of tokens, by its path in the folder of a cache."""
+    """Return the digest of each file of tokens by its path in the cache."""
     paths = [folder / part / name for part in PARTS for name in ("tokens.bin", "ends.bin")]
     digests = digests_of_files(paths, whole=are_read_whole(paths))
     return {path.relative_to(folder).as_posix(): digest for path, digest in zip(paths, digests)}
 
 
 class Writing:
-    """Tokenises texts of one or many documents beside each other, on all cores, and writes them in their order.
-    `progress` is told of each such batch, since one document may be all there is."""
+    """Tokenises texts of one or many documents in parallel, and writes them in order.
+
+    Args:
+        progress: called after each batch of texts, since there may be only one document.
+    """
 
     def __init__(self, tokens: Tokens, progress: Callable[[int, int], Any]):
         self.tokens, self.progress = tokens, progress
         self.text_bytes = self.written = 0
-        self.queue: list[tuple[Callable[..., None], str | None]] = []  # what is to be done; with a text, its tokens
+        self.queue: list[tuple[Callable[..., None], str | None]] = []  # actions; those with a text get its tokens
         self.characters = 0
 
-    def document(self, part: Part, writer: PartWriter) -> tuple[SampleError | None, int]:
-        """(what is wrong with it, bytes of its text). Of an empty one, and one with a fault, nothing is written."""
+    def document(self, part: DocumentPart, writer: PartWriter) -> tuple[SampleError | None, int]:
+        """Write a document unless it is empty or faulty. Returns (its fault, bytes of its text)."""
         begin, first, text_bytes = (partial(writer.begin, self.tokens.begin), None), len(self.queue), 0
         self.queue.append(begin)
         fault = None

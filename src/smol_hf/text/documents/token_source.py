@@ -1,7 +1,7 @@
-"""Tokens of documents as the engine reads them: each document in pieces of at most a context.
+"""Tokens of documents as a source: each document in pieces of at most one context.
 
-A piece begins with the last token of the one before it, which has no label there. So every token is a label exactly
-once, but for the first of a document, which stands for the beginning and which nothing predicts.
+A piece begins with the last token of the piece before, which has no label there. So every token is a label exactly
+once except the first of a document, which nothing predicts.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ MOST_BLOCKS = 1_000_000  # beyond it, neighbouring pieces are shuffled together
 
 
 class TokenSource(Source):
-    """Args:
-    folder: of one part of a cache, see `token_cache`.
-    key: of the cache.
-    token_bytes: of a token in its file.
+    """The pieces of one part of a token cache.
+
+    Args:
+        folder: of the part, see `token_cache`.
+        key: of the cache.
+        token_bytes: size of a token in its file.
+        context_length: most tokens of a piece.
     """
 
     def __init__(self, name: str, folder: str | Path, key: str, token_bytes: int, context_length: int):
@@ -37,19 +40,20 @@ class TokenSource(Source):
         total = int(self.pieces_before[-1])
         self.together = max(-(-total // MOST_BLOCKS), 1)
         self.rows_anywhere = self.together == 1
-        self.block_sizes = np.full(-(-total // self.together), self.together, dtype=np.int64)
+        sizes = np.full(-(-total // self.together), self.together, dtype=np.int64)
         if total % self.together:
-            self.block_sizes[-1] = total % self.together
+            sizes[-1] = total % self.together
+        self.block_sizes = sizes
         facts = f"{key} {self.folder.name} {context_length}"
         self.fingerprint = hashlib.sha256(facts.encode()).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the mapped files: each process maps them for itself."""
+        """Leave out the mapped files: each process maps them itself."""
         return {name: value for name, value in vars(self).items() if name not in ("edges", "tokens")}
 
     @cached_property
     def edges(self) -> np.ndarray:
-        """(documents + 1,) where each begins, and the end of the last."""
+        """The beginning of each document and the end of the last, (documents + 1,)."""
         return np.concatenate([[0], np.fromfile(self.folder / "ends.bin", dtype=np.int64)])
 
     @cached_property
@@ -81,7 +85,7 @@ class Piece:
 
 
 class TokenWork:
-    """The engine's work on pieces of documents."""
+    """The work of a data stream on pieces of documents."""
 
     def prepare(self, source: int, where: str, record: np.ndarray) -> Piece:
         return Piece(where, record)
@@ -94,7 +98,7 @@ class TokenWork:
 
 
 class TokenCount(TokenWork):
-    """For counting rows: nothing is copied."""
+    """The same without copies, to count rows."""
 
     def encode(self, source: int, piece: Piece) -> Piece:
         return piece

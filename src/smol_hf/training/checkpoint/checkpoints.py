@@ -1,9 +1,8 @@
-"""Checkpoints that are whole or not there.
+"""Checkpoints that are complete or absent.
 
 A checkpoint is written into a hidden folder, described by a manifest of sizes and SHA-256 hashes, and renamed when it
-is complete: a rename is one step for the file system, so a run killed at any moment leaves the previous checkpoints
-as they were. A run resumes from the newest checkpoint whose files all match its manifest, and says which it passed
-over and why. A missing optimizer or schedule is never replaced by a fresh one.
+is complete. A rename is atomic, so a killed run leaves the earlier checkpoints intact. A run resumes from the newest
+checkpoint whose files match its manifest, and reports the rejected ones. A missing optimizer or schedule is an error.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class CheckpointError(RuntimeError):
 
 
 def write_manifest(folder: Path, step: int) -> None:
-    """Describe every file of the folder, and make sure that they are on the disk before the description is."""
+    """Describe every file of the folder, after all of them are flushed to the disk."""
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MANIFEST:
@@ -38,6 +37,7 @@ def write_manifest(folder: Path, step: int) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -45,8 +45,8 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish(incomplete: Path, final: Path) -> None:
-    """Move a complete checkpoint to its name, in place of an older one of the same step."""
+def move_into_place(incomplete: Path, final: Path) -> None:
+    """Rename a complete checkpoint, replacing an older one of the same step."""
     if final.exists():
         shutil.rmtree(final)
     os.rename(incomplete, final)
@@ -54,7 +54,7 @@ def publish(incomplete: Path, final: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Compare a checkpoint with its manifest. Raises CheckpointError, naming the first file that is wrong."""
+    """Compare a checkpoint with its manifest. Raises CheckpointError for the first wrong file."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
@@ -70,21 +70,20 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes, not {size}")
         if hash_file(path) != sha256:
             raise CheckpointError(f"{folder.name}: the content of {name} changed after it was saved")
-    for name in NEEDED_TO_RESUME:
-        if name not in files:
-            raise CheckpointError(f"{folder.name}: it was saved without {name}, which resuming needs")
-    if not any(name.startswith(("optimizer", "global_step")) for name in files):
-        raise CheckpointError(f"{folder.name}: it was saved without the optimizer, which resuming needs")
+    kinds = {"the optimizer": ("optimizer", "global_step"), **{name: (name,) for name in NEEDED_TO_RESUME}}
+    for kind, beginnings in kinds.items():
+        if not any(name.startswith(beginnings) for name in files):
+            raise CheckpointError(f"{folder.name}: it was saved without {kind}, which resuming needs")
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """`checkpoint-<step>` folders, newest step first."""
+    """List the folders `checkpoint-<step>`, newest first."""
     found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
 
 
 def suggest_checkpoint(output_dir: Path) -> str:
-    """`; did you mean RUN/checkpoint?` for the output folder of a run: what it published or saved last; else ''."""
+    """Return `; did you mean RUN/checkpoint?` if the folder is a run's output folder with a checkpoint; else ''."""
     published = (output_dir / name for name in ("checkpoint", "adapter"))
     for folder in (*published, *list_checkpoints(output_dir)):
         if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
@@ -93,12 +92,12 @@ def suggest_checkpoint(output_dir: Path) -> str:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step at which it was saved."""
+    """Return the step of a checkpoint."""
     return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
 
 
 def newest_valid_checkpoint(output_dir: Path) -> tuple[Path | None, list[str]]:
-    """(the newest checkpoint that verifies, why each newer one was passed over)."""
+    """Return the newest checkpoint that verifies, and the reason for each rejected newer one."""
     rejected = []
     for folder in list_checkpoints(output_dir):
         try:
@@ -111,14 +110,14 @@ def newest_valid_checkpoint(output_dir: Path) -> tuple[Path | None, list[str]]:
 
 
 def choose_checkpoint(output_dir: Path, resume: str | bool | None) -> tuple[Path | None, list[str]]:
-    """The checkpoint to resume from, and messages for the user.
+    """Return the checkpoint to resume from, and messages for the user.
 
     Args:
-        resume: None or false: start anew, which an output folder with checkpoints in it refuses. true: the newest
-            that verifies (none at all yet: start anew). A path: this one.
+        resume: None or false: start anew; an error if the output folder has checkpoints. true: the newest that
+            verifies, or start anew without any. A path: this checkpoint.
 
     Raises:
-        CheckpointError: when nothing can be resumed although something should, or would be overwritten.
+        CheckpointError: if no checkpoint can be resumed, or checkpoints would be overwritten.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise CheckpointError(f"{output_dir} is a file: output_dir must be a folder")
@@ -126,7 +125,7 @@ def choose_checkpoint(output_dir: Path, resume: str | bool | None) -> tuple[Path
         existing = list_checkpoints(output_dir)
         if existing:
             raise CheckpointError(
-                f"{output_dir} holds {existing[0].name} of an earlier run: go on with it by "
+                f"{output_dir} holds {existing[0].name} of an earlier run: resume it with "
                 "--resume_from_checkpoint true (smol-hf pretrain: --resume), or choose another output_dir"
             )
         return None, []

@@ -1,4 +1,4 @@
-"""Stop a run at SIGTERM or SIGINT: finish the step, save a checkpoint, and leave without a result."""
+"""Stop a run at SIGTERM or SIGINT: finish the step, save a checkpoint, and end without a result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from accelerate.utils import gather
 from transformers import Trainer, TrainerCallback
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-ONE_SIGNAL = 1.0  # seconds: a launcher passes on to its processes what the terminal sent to all of them
+ONE_SIGNAL = 1.0  # seconds in which signals count as one: a launcher repeats a signal of the terminal
 RESUME = "continue with --resume_from_checkpoint true (smol-hf pretrain: --resume)"
 
 
@@ -29,9 +29,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopAfterStep(TrainerCallback):
-    """Saves and ends the training after the step during which a process got a signal. All processes agree on it.
+    """Saves a checkpoint and ends the training after the step in which a process got a signal.
 
-    An evaluation that is due after that step is left out. A second signal ends the process at once.
+    All processes agree on it. No evaluation follows. A second signal ends the process at once.
     """
 
     def __init__(self):
@@ -41,7 +41,7 @@ class StopAfterStep(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals for the time of the training. Python delivers them to the main thread only."""
+        """Handle the signals during the training. Python delivers them to the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -53,7 +53,8 @@ class StopAfterStep(TrainerCallback):
                 signal.signal(number, handler)
 
     def receive(self, number: int, frame) -> None:
-        if os.getpid() != self.process:  # a forked worker: the process that it works for decides
+        """Note the first signal, and end the process at a second one."""
+        if os.getpid() != self.process:  # a forked worker: its parent decides
             return
         if not self.received:
             self.received, self.received_at = number, time.monotonic()
@@ -67,16 +68,16 @@ class StopAfterStep(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.agreed = self.received
         if PartialState().num_processes > 1:
-            self.agreed = int(gather(torch.tensor([self.received], device=args.device)).max())
+            self.agreed = int(torch.as_tensor(gather(torch.tensor([self.received], device=args.device))).max())
         if self.agreed:
-            args.save_only_model = False  # or nothing could be resumed
+            args.save_only_model = False  # otherwise it could not be resumed
             control.should_save = control.should_log = control.should_training_stop = True
             control.should_evaluate = False
         return control
 
 
 def train_until_stopped(trainer: Trainer, checkpoint: Path | None) -> None:
-    """Train to the end. Raises Interrupted, after a checkpoint was saved, when a signal ended the training."""
+    """Train to the end. Raises Interrupted if a signal ended the training, after a checkpoint was saved."""
     stop = StopAfterStep()
     trainer.add_callback(stop)
     with stop.listening():
@@ -93,7 +94,7 @@ def train_until_stopped(trainer: Trainer, checkpoint: Path | None) -> None:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM raise Interrupted, as SIGINT raises KeyboardInterrupt."""
+    """Raise Interrupted at SIGTERM, as Python raises KeyboardInterrupt at SIGINT."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

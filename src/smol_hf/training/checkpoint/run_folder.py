@@ -1,4 +1,4 @@
-"""The output folder of a run: one run at a time writes into it, and what ends a run says what is safe there."""
+"""The lock of a run's output folder, and messages about the cause and the newest checkpoint when a run ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CAUSES = {
     errno.EROFS: "{path} is on a read-only disk: choose another output_dir",
     errno.EACCES: "{path} cannot be written or read (permission denied): change its permissions, or choose another",
     errno.EPERM: "{path} cannot be written or read (not permitted): change its permissions, or choose another",
-    errno.ENOTDIR: "{path} cannot be a folder, since a part of its path is a file: choose another one",
+    errno.ENOTDIR: "{path} cannot be a folder because a part of its path is a file: choose another one",
     errno.ENAMETOOLONG: "the name {path} is too long: choose a shorter one",
     errno.EIO: "the disk of {path} reports an input/output error: check the disk",
     errno.EMFILE: "the process has too many open files: raise the limit (ulimit -n)",
@@ -45,11 +45,11 @@ class RunError(RuntimeError):
 
 @contextmanager
 def run_folder(output_dir: Path) -> Iterator[None]:
-    """Own the output folder, and say of whatever ends the run from outside what is safe.
+    """Lock the output folder, and explain errors of the machine with the newest safe checkpoint.
 
     Raises:
-        RunError: when another run writes into the folder, and for a full disk, missing permissions, too little
-            memory, or a killed data worker.
+        RunError: if another run uses the folder; for a full disk, missing permissions, too little memory, or a killed
+            data worker.
         Interrupted: for a signal.
     """
     try:
@@ -62,7 +62,7 @@ def run_folder(output_dir: Path) -> Iterator[None]:
         safe = what_is_safe(output_dir)
         raise Interrupted(number, f"{signal.Signals(number).name} stopped the run: {safe}") from error
     except BaseException as error:  # the tokenizers library raises plain Exceptions
-        known = first_word_of_a_worker(error)
+        known = error_of_worker(error)
         if (cause := cause_of(known, output_dir) or cause_of(known.__cause__, output_dir)) is None:
             raise
         if PartialState().is_main_process:
@@ -73,9 +73,9 @@ def run_folder(output_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(output_dir: Path) -> Iterator[None]:
-    """Hold the lock of the folder. The operating system releases that of a process that died."""
+    """Hold the lock of the folder. The operating system releases the lock of a killed process."""
     if not PartialState().is_main_process or (output_dir.exists() and not output_dir.is_dir()):
-        yield  # the main process holds it; of a file the run says so itself
+        yield  # the main process holds it; the run reports a file itself
         return
     made = [each for each in (output_dir, *output_dir.parents) if not each.exists()]
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -93,30 +93,31 @@ def locked(output_dir: Path) -> Iterator[None]:
         yield
     finally:
         (output_dir / OWNER).unlink(missing_ok=True)
-        (output_dir / LOCK).unlink(missing_ok=True)  # a process that opened it before opens it anew
+        (output_dir / LOCK).unlink(missing_ok=True)  # processes that opened it before open it again
         lock.release()
-        for folder in made:  # a run that never began leaves no empty folder
+        for folder in made:  # leave no empty folder
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
 
 def owner_of(output_dir: Path) -> str:
+    """Return the process that holds the lock, in words."""
     try:
         owner = json.loads((output_dir / OWNER).read_text(encoding="utf-8"))
         return f"process {owner['process']} on {owner['host']}"
     except (OSError, ValueError, KeyError, TypeError):  # it is just starting, or ending
-        return "its process is not known"
+        return "its process is unknown"
 
 
 def what_is_safe(output_dir: Path) -> str:
-    """A sentence about the newest checkpoint of the folder."""
+    """Return a sentence about the newest checkpoint of the folder."""
     if (found := list_checkpoints(output_dir)) and (found[0] / "manifest.json").is_file():
         return f"the newest checkpoint, {output_dir / found[0].name}, is safe: {RESUME}"
     return f"no checkpoint was saved in {output_dir}"
 
 
 def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
-    """What the machine lacked, in words; None for an error of another kind."""
+    """Return the failure of the machine in words; None for another kind of error."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
         return f"the GPU is out of memory: {LESS_MEMORY}"
@@ -124,7 +125,7 @@ def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
         return f"the machine is out of memory: {LESS_MEMORY}"
     if "DataLoader worker" in text:
         died = text.splitlines()[0].rstrip(". ")
-        return f"a data worker process died ({died}): often memory was short, so lower dataloader_num_workers"
+        return f"a data worker process died ({died}): often for lack of memory, so lower dataloader_num_workers"
     if isinstance(error, OSError) and error.errno in CAUSES:
         return CAUSES[error.errno].format(path=error.filename or output_dir)
     if "os error 28" in text or ("inline_container" in text and is_full(output_dir)):  # of Rust; of torch.save
@@ -132,9 +133,9 @@ def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
     return None
 
 
-def first_word_of_a_worker(error: BaseException) -> BaseException:
-    """The error that torch raises about a dead worker, which may come a moment after the pipe to it broke."""
-    try:  # torch raises in the handler of a signal: at any line
+def error_of_worker(error: BaseException) -> BaseException:
+    """Return torch's error about a dead worker, which may come a moment after its pipe broke."""
+    try:  # torch raises in a signal handler, at any line
         files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
         if not isinstance(error, (ConnectionError, EOFError)) or not any("torch" in file for file in files):
             return error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from accelerate import PartialState
 from transformers import TrainingArguments
-from trl import DPOConfig
+from trl.trainer.dpo_config import DPOConfig
 
 from smol_hf.data.mixture.failed_sources import other_failures
 from smol_hf.data.records.own_file import names_a_file
@@ -21,11 +20,11 @@ from smol_hf.training.recipe.inherited_checks import MEASURED_SCHEDULES
 from smol_hf.training.recipe.inherited_keys import key_of
 from smol_hf.training.recipe.keys import OnResume
 
-ANEW = "take the old values, or start anew in another output_dir (--model continues from its weights)"
+ANEW = "use the old values, or start anew in another output_dir (--model continues from its weights)"
 
 
 def rows_of_a_step(arguments: TrainingArguments) -> int:
-    """Rows that all processes together read between two steps of the optimizer."""
+    """Return the rows that all processes read for one step of the optimizer."""
     rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     return rows * PartialState().num_processes
 
@@ -33,7 +32,7 @@ def rows_of_a_step(arguments: TrainingArguments) -> int:
 # Batch size × gradient accumulation × processes: they may change, but not their product.
 ROWS = "rows of a step"
 
-# Files of a local folder that decide how samples are written as tokens and pixels, and the weights.
+# Files of a local folder that decide about tokens and pixels, and the weights.
 OF_THE_PROCESSOR = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "vocab.txt", "*.model", "chat_template.*", "preprocessor_config.json", "processor_config.json",
@@ -42,25 +41,23 @@ OF_THE_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def settings_of(policy: OnResume, *arguments) -> dict[str, Any]:
-    """Values of the keys with this policy, as JSON has them."""
+    """Return the values of the keys with this policy as JSON values."""
     values = {
         entry.name: getattr(each, entry.name)
         for each in arguments
         for entry in fields(each)
         if entry.init and key_of(entry).resume == policy
     }
-    return json.loads(json.dumps({name: plain(value) for name, value in values.items()}, default=str))
-
-
-def plain(value):
-    return value.value if isinstance(value, enum.Enum) else value
+    return json.loads(
+        json.dumps({name: getattr(value, "value", value) for name, value in values.items()}, default=str)
+    )
 
 
 def settings_for_resume(*arguments) -> dict[str, Any]:
-    """For `run.json`: what must repeat (values and files), the values that may change, and no changes yet.
+    """Return the entries of `run.json`: values and files that must repeat, values that may change, no changes yet.
 
     Args:
-        arguments: the dataclasses of a recipe, those of the training last.
+        arguments: the dataclasses of a recipe, the training arguments last.
     """
     training = arguments[-1]
     repeats = settings_of(OnResume.REPEAT, *arguments) | {ROWS: rows_of_a_step(training)}
@@ -72,9 +69,9 @@ def settings_for_resume(*arguments) -> dict[str, Any]:
 
 
 def digests_of_local_files(model, data, training) -> dict[str, str]:
-    """Digests of the local files that a recipe names and that a resumed run reads again, by key and path.
+    """Return the digests of the local files that a resumed run reads again, by key and path.
 
-    The weights of `model` count only where they stay in use: under adapters, or as DPO's reference.
+    The weights of `model` count only if they stay in use: under adapters, or as DPO's reference.
     """
     files = {"chat_template": [model.chat_template], "tokenizer": paths_in(model.tokenizer, OF_THE_PROCESSOR)}
     keeps_weights = model.use_peft or isinstance(training, DPOConfig)
@@ -90,7 +87,7 @@ def digests_of_local_files(model, data, training) -> dict[str, str]:
 
 
 def paths_in(name: str | None, patterns: tuple[str, ...]) -> list[Path]:
-    """The file of that name, or the files of a local folder that match."""
+    """Return the file of that name, or the matching files of a local folder."""
     if name is None:
         return []
     path = Path(name)
@@ -98,60 +95,61 @@ def paths_in(name: str | None, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def check_same_run(checkpoint: Path, run_state: dict) -> list[str]:
-    """Compare a run with the one that it resumes, and note in `run_state["changes"]` what it changes.
+    """Compare a run with the one that it resumes, and note its changes in `run_state["changes"]`.
 
     Returns:
         The changes of this resumption, such as `learning_rate 0.01 → 0.001`.
 
     Raises:
-        CheckpointError: names what changed and must not, with the old and the new value.
+        CheckpointError: for a change that is not allowed, with the old and the new value.
     """
     before = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
     if changed := other_failures(before.get("failed_sources", {}), run_state["failed_sources"]):
         raise CheckpointError(
-            f"{checkpoint.name} was trained on other sources of the mixture: {'; '.join(changed)}. Bring back those "
-            "of then, or start anew in another output_dir (--model goes on from its weights)"
+            f"{checkpoint.name} was trained on other sources of the mixture: {'; '.join(changed)}. Restore them, "
+            "or start anew in another output_dir (--model continues from its weights)"
         )
     old, new = before.get("settings", {}), run_state["settings"]
     changes = differences(old, new)
     refused = differences(before.get("repeats", {}), run_state["repeats"])
     schedules = [each.get("lr_scheduler_type") for each in (old, new)]
-    if any(schedule in MEASURED_SCHEDULES for schedule in schedules):  # its state does not follow other values
+    if any(schedule in MEASURED_SCHEDULES for schedule in schedules):  # its state ignores new values
         refused |= changes
     if refused:
         rows = f" ({ROWS}: batch size × gradient accumulation × processes)" if ROWS in refused else ""
         raise CheckpointError(
-            f"{checkpoint.name} was made by another recipe: {'; '.join(in_words(refused))}{rows}. Going on would not "
-            f"continue that run: {ANEW}"
+            f"{checkpoint.name} was made by another recipe: {'; '.join(describe_changes(refused))}{rows}: {ANEW}"
         )
     files, current = before.get("files"), run_state["files"]
     if files is not None and files != current:
         names = sorted(name for name in files | current if files.get(name) != current.get(name))
         raise CheckpointError(
-            f"{checkpoint.name} was made with other contents of {', '.join(names)}: bring back the files of that run, "
+            f"{checkpoint.name} was made with other contents of {', '.join(names)}: restore the files of that run, "
             "or start anew in another output_dir (--model continues from its weights)"
         )
     data, now = before["data_fingerprint"], run_state["data_fingerprint"]
     if data != now:
         raise CheckpointError(
             f"{checkpoint.name} was trained on other data (fingerprint {data[:12]}…, now {now[:12]}…): "
-            "the order of samples would not go on where it stopped. Start anew in another output_dir"
+            "restore the data of that run, or start anew in another output_dir"
         )
     step = step_of(checkpoint)
     if (last := new["max_steps"]) is not None and 0 < last < step:
         raise CheckpointError(
-            f"max_steps {last} is below step {step} of {checkpoint.name}: give {step} or more steps, or resume from "
+            f"max_steps {last} is below step {step} of {checkpoint.name}: set {step} or more steps, or resume from "
             "an earlier checkpoint"
         )
     run_state["changes"] = before.get("changes", [])
     if changes:
         run_state["changes"] = [*run_state["changes"], {"step": step, "changed": changes}]
-    return in_words(changes)
+    return describe_changes(changes)
 
 
 def differences(old: dict, new: dict) -> dict[str, list]:
+    """Return [old, new] of each common key whose values differ."""
     return {name: [old[name], new[name]] for name in old if name in new and old[name] != new[name]}
 
 
-def in_words(changes: dict[str, list]) -> list[str]:
+def describe_changes(changes: dict[str, list]) -> list[str]:
+    """Write each change as `name old → new`."""
     return [f"{name} {old!r} → {new!r}" for name, (old, new) in changes.items()]

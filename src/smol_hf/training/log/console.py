@@ -1,4 +1,4 @@
-"""The log: a line per `logging_steps` for people, and the same numbers in `log.jsonl` for programs."""
+"""The log: a line per `logging_steps` on the console, and the same numbers in `log.jsonl`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ SOURCES_SHOWN = 12
 
 
 class LogCallback(TrainerCallback):
-    """Prints progress and writes `log.jsonl` in the output folder; a resumed run goes on in the same file.
+    """Prints progress and writes `log.jsonl` in the output folder; a resumed run continues the same file.
 
-    `failed_sources`: name and reason of what a mixture does without, the first line of the file where there is any.
+    Args:
+        failed_sources: name and reason of each failed source of a mixture, written as the first line.
     """
 
     def __init__(self, output_dir: str | Path, failed_sources: dict[str, str] | None = None):
@@ -31,7 +32,7 @@ class LogCallback(TrainerCallback):
         self.started, self.first_step = time.perf_counter(), state.global_step
         if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Lines that a killed run wrote after the checkpoint it resumes from will be written again.
+            # Without the lines after the checkpoint: they are written again.
             self.path.write_text("".join(map(line_of, [*self.first, *state.log_history])), encoding="utf-8")
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -39,7 +40,7 @@ class LogCallback(TrainerCallback):
             control.should_log = True  # the last counters, whatever logging_steps is
         return control
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs, **kwargs):
         if not state.is_world_process_zero:
             return
         with self.path.open("a", encoding="utf-8") as file:
@@ -49,9 +50,13 @@ class LogCallback(TrainerCallback):
         if "eval_loss" in logs:
             self.console.print(validated(state.global_step, logs), soft_wrap=True)
 
+    def time_left(self, state) -> str:
+        """Estimate the rest of the run from its steps so far."""
+        seconds = (time.perf_counter() - self.started) / max(state.global_step - self.first_step, 1)
+        return duration(seconds * (state.max_steps - state.global_step))
+
     def progress(self, state, logs: dict) -> str:
-        done = state.global_step - self.first_step
-        left = (time.perf_counter() - self.started) / max(done, 1) * (state.max_steps - state.global_step)
+        """Return the line of a step."""
         rates = "  ".join(
             f"{part} {logs[key]:.1e}"
             for part in ("vision", "connector", "text")
@@ -63,11 +68,16 @@ class LogCallback(TrainerCallback):
             if logs.get(key)
         )
         return (
-            f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}  loss {logs['loss']:.4f}  "
+            f"{step_of(state)}  loss {logs['loss']:.4f}  "
             f"lr {rates}  {compact(round(logs['tokens_per_second']))} tokens/s "
             f"({logs['trained_token_fraction']:.0%} trained)  {logs['samples_per_second']:.1f} samples/s  "
-            f"{duration(left)} left{skipped}{losses_in_words(logs)}{given_up_in_words(logs)}"
+            f"{self.time_left(state)} left{skipped}{losses_in_words(logs)}{given_up_in_words(logs)}"
         )
+
+
+def step_of(state) -> str:
+    """Return the step as `step  5/100`."""
+    return f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
 
 
 def validated(step: int, logs: dict) -> str:
@@ -79,7 +89,7 @@ def validated(step: int, logs: dict) -> str:
 
 
 def losses_in_words(logs: dict) -> str:
-    """The loss of each source of a mixture, on a line of its own; of more than 12, that of each modality."""
+    """Return a line with the loss of each source of a mixture; of more than 12 sources, that of each modality."""
     for kind, most in (("loss/", SOURCES_SHOWN), ("loss_by_modality/", math.inf)):
         found = {key.removeprefix(kind): loss for key, loss in logs.items() if key.startswith(kind)}
         if 0 < len(found) <= most:
@@ -89,11 +99,11 @@ def losses_in_words(logs: dict) -> str:
 
 def given_up_in_words(logs: dict) -> str:
     names = [key.removeprefix("given_up/") for key in logs if key.startswith("given_up/")]
-    return f"\n  given up, with nothing usable in it: {', '.join(names)}" if names else ""
+    return f"\n  given up, since nothing in it was usable: {', '.join(names)}" if names else ""
 
 
 def line_of(entry: dict) -> str:
-    """One JSON line; what is not finite becomes null, since JSON has no word for it."""
+    """Return an entry as a line of JSON, which has no infinity or NaN: they become null."""
     clean = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()
     }
@@ -101,6 +111,6 @@ def line_of(entry: dict) -> str:
 
 
 def read_log(output_dir: str | Path) -> list[dict]:
-    """The entries of `log.jsonl`, in order."""
+    """Read the entries of `log.jsonl`, in order."""
     lines = (Path(output_dir) / FILE_NAME).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]

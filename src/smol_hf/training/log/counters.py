@@ -1,114 +1,188 @@
-"""What a run counts: tokens, trained tokens, samples, tiles, skipped steps. Cumulative, across resumes."""
+"""Counters of a run and of each source, and the mean loss of each source: cumulative, across processes and resumes."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.data.mixture.shares import PlannedMixture, by_modality
+from smol_hf.data.stream.lane import Row
+from smol_hf.modeling.label_loss import IGNORE_INDEX, labelled_positions
 
 FILE_NAME = "counters.json"
+# `other_modality`: samples of another modality than the mixture names. `given_up`: lanes that stopped reading the
+# source because they found nothing usable.
+SOURCE_COUNTERS = ("samples", "tokens", "trained_tokens", "tiles", "skipped", "other_modality", "given_up")
+RUN_COUNTERS = ("positions", "skipped_steps", "shortened_samples")  # `positions` include padding, `tokens` do not
+COLUMNS = (*SOURCE_COUNTERS, *RUN_COUNTERS)
+LOGGED = SOURCE_COUNTERS[:5]
+TOTALS = {  # name in the log and in `counters.json` → column
+    "tokens": "tokens", "trained_tokens": "trained_tokens", "positions": "positions", "samples": "samples",
+    "tiles": "tiles", "skipped_samples": "skipped", "skipped_steps": "skipped_steps",
+    "shortened_samples": "shortened_samples",
+}  # fmt: skip
 
 
 @dataclass
-class Counters:
-    """Sums over the whole run and all processes.
+class BatchCounts:
+    """Counts of one batch by source. A sample of several sequences is counted with its first sequence.
 
-    `tokens` are those that the model read (no padding), `trained_tokens` those with a label, `positions` all that
-    were computed, padding included, `tiles` the images' tiles.
+    Attributes:
+        sequences: the source of each sequence.
+        samples: source and modality of each sample.
+        counts: numbers by source and counter.
     """
 
-    tokens: int = 0
-    trained_tokens: int = 0
-    positions: int = 0
-    samples: int = 0
-    tiles: int = 0
-    skipped_samples: int = 0
-    skipped_steps: int = 0
-    shortened_samples: int = 0
-
-    def __sub__(self, other: Counters) -> Counters:
-        return Counters(*(mine - theirs for mine, theirs in zip(self.as_list(), other.as_list())))
-
-    def __add__(self, other: Counters) -> Counters:
-        return Counters(*(mine + theirs for mine, theirs in zip(self.as_list(), other.as_list())))
-
-    def as_list(self) -> list[int]:
-        return list(dataclasses.astuple(self))
-
-    def save(self, folder: Path) -> None:
-        (folder / FILE_NAME).write_text(json.dumps(dataclasses.asdict(self)) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> Counters:
-        return cls(**json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
+    sequences: list[int] = field(default_factory=list)
+    samples: list[tuple[int, str]] = field(default_factory=list)
+    counts: Counter[tuple[int, str]] = field(default_factory=Counter)
 
 
-def count_batch(batch: dict) -> Counters:
-    """What one batch of the collator holds. One without samples has a place that stands for nothing."""
-    if not batch["sample_ids"]:
-        return Counters(skipped_samples=len(batch["skipped"]))
-    input_ids, labels = batch["input_ids"], batch["labels"]
-    return Counters(
-        tokens=sum(number for (_, name), number in batch["sources"].counts.items() if name == "tokens"),
-        trained_tokens=int((labels[:, 1:] != IGNORE_INDEX).sum()),
-        positions=input_ids.numel(),
-        samples=len(batch["sources"].of_samples),
-        tiles=len(batch["pixel_values"]) if batch.get("pixel_values") is not None else 0,
-        skipped_samples=len(batch["skipped"]),
-        shortened_samples=len(batch["shortened"]),
-    )
+def count_rows_of_batch(rows: list[Row]) -> BatchCounts:
+    """Count the samples, tokens, tiles and faults of a batch's rows."""
+    result = BatchCounts()
+    for row in rows:
+        for sample in row.samples:
+            result.sequences.append(sample.source)
+            if sample.number == 0:
+                result.samples.append((sample.source, sample.modality))
+                result.counts[sample.source, "samples"] += 1
+            result.counts[sample.source, "tokens"] += len(sample.input_ids)
+            result.counts[sample.source, "trained_tokens"] += int((sample.labels[1:] != IGNORE_INDEX).sum())
+            result.counts[sample.source, "tiles"] += len(sample.tiles)
+        result.counts.update({(source, "skipped"): number for source, number in row.skipped.items()})
+        result.counts.update((source, "given_up") for source in row.given_up)
+    return result
 
 
-class Books:
-    """Keeps the counters of this process, adds those of the others at each log, and measures rates in between.
+def source_of_positions(inputs: dict, sequences: list[int]) -> torch.Tensor:
+    """Return the source of each position of a batch, (batch, sequence). Padding belongs to the row's sample."""
+    sources = torch.tensor(sequences, device=inputs["labels"].device)
+    if "position_ids" in inputs:
+        begins = inputs["position_ids"] == 0
+        return sources[begins.flatten().cumsum(0) - 1].view(begins.shape)
+    return sources[:, None].expand(inputs["labels"].shape)
 
-    `total` covers all processes and earlier runs that this one resumed; `own` what this process counted since the
-    last log.
+
+class RunCounters:
+    """Counters of all sources and of the run, its rates, and the sums for the mean losses.
+
+    Attributes:
+        total: (sources + 1, columns), of all processes and of the earlier runs that this one resumed. The last row
+            counts what belongs to no source.
+        own: the same, of this process since the last log.
+        step, window: (sources, 2), sum of the losses and number of labelled tokens of this step and since the last
+            log. They are on the device, so that no step waits for them.
     """
 
-    def __init__(self, accelerator):
-        self.accelerator = accelerator
-        self.total = Counters()
-        self.own = Counters()
-        self.measured, self.seconds = Counters(), 0.0  # of all windows that were logged
+    def __init__(self, accelerator, planned: PlannedMixture):
+        self.accelerator, self.planned = accelerator, planned
+        self.total = torch.zeros((len(planned.names) + 1, len(COLUMNS)), dtype=torch.long)
+        self.own = torch.zeros_like(self.total)
+        precise = torch.float32 if accelerator.device.type == "mps" else torch.float64
+        self.step = torch.zeros(len(planned.names), 2, dtype=precise, device=accelerator.device)
+        self.window = torch.zeros_like(self.step)
+        self.measured_tokens, self.seconds = 0, 0.0  # of all windows that were logged
         self.start_clock()
 
     def start_clock(self) -> None:
-        """Rates are measured from here: after a start, an evaluation or a save."""
+        """Measure rates from now on: after a start, an evaluation or a save."""
         self.since = time.perf_counter()
         self.at_start = self.total + self.own
 
-    def add(self, counters: Counters) -> None:
-        self.own = self.own + counters
+    def add(self, batch: BatchCounts, positions: int, shortened: int) -> None:
+        """Count a batch of the collator. The positions of one without samples do not count."""
+        for (source, name), number in batch.counts.items():
+            self.own[source, COLUMNS.index(name)] += number
+        for source, modality in batch.samples:
+            if self.planned.modalities[source] not in (None, modality):
+                self.own[source, COLUMNS.index("other_modality")] += 1
+        if batch.sequences:
+            self.own[-1, COLUMNS.index("positions")] += positions
+            self.own[-1, COLUMNS.index("shortened_samples")] += shortened
 
-    def gather(self) -> Counters:
-        """Add what all processes counted to the total. All processes must call this together."""
-        own = torch.tensor(self.own.as_list(), dtype=torch.long, device=self.accelerator.device)
-        self.total = self.total + Counters(*self.accelerator.reduce(own, reduction="sum").tolist())
-        self.own = Counters()
-        return self.total
+    def add_skipped_step(self) -> None:
+        """Count a step that changed nothing."""
+        self.own[-1, COLUMNS.index("skipped_steps")] += 1
+
+    def add_losses(self, token_losses: torch.Tensor, inputs: dict, batch: BatchCounts) -> None:
+        """Add the losses of the positions that predict a label, (batch, positions), to those of the step."""
+        if not batch.sequences:
+            return
+        positions = labelled_positions(inputs["labels"])
+        owner = source_of_positions(inputs, batch.sequences)[:, positions].flatten()
+        labelled = inputs["labels"][:, positions + 1] != IGNORE_INDEX
+        values = torch.stack([token_losses.flatten(), labelled.flatten()], dim=1)
+        self.step.index_add_(0, owner, values.to(self.step.dtype))
+
+    def close_step(self, finite: bool) -> None:
+        """Add the losses of a step to those of the window, or forget them if the step was dropped."""
+        if finite:
+            self.window += self.step
+        self.step.zero_()
+
+    def gather(self) -> dict[str, int]:
+        """Add the counts of all processes to the total, and return its sums. All processes must call this together."""
+        own = self.own.to(self.accelerator.device)
+        self.total = self.total + self.accelerator.reduce(own, reduction="sum").cpu()
+        self.own = torch.zeros_like(self.own)
+        return sums_of(self.total)
+
+    def of_sources(self, name: str) -> list[int]:
+        """Return the total of one counter for each source."""
+        return self.total[:-1, COLUMNS.index(name)].tolist()
+
+    def epochs(self) -> list[float]:
+        """Return how often each source was read, skipped samples included."""
+        read = zip(self.of_sources("samples"), self.of_sources("skipped"), self.planned.rows)
+        return [(samples + skipped) / max(rows, 1) for samples, skipped, rows in read]
 
     def rate(self) -> float | None:
-        """Tokens per second of this run so far, without evaluations and saves; None before the first log."""
-        return self.measured.tokens / self.seconds if self.seconds else None
+        """Return tokens per second of this run, without evaluations and saves; None before the first log."""
+        return self.measured_tokens / self.seconds if self.seconds else None
 
     def log_entries(self) -> dict[str, float]:
-        """Rates since the last call and cumulative counters, for the log."""
+        """Return rates and losses since the last call, and cumulative counters. All processes call this together."""
         total = self.gather()
-        window, seconds = total - self.at_start, time.perf_counter() - self.since
-        self.measured, self.seconds = self.measured + window, self.seconds + seconds
+        window, seconds = sums_of(self.total - self.at_start), time.perf_counter() - self.since
+        self.measured_tokens, self.seconds = self.measured_tokens + window["tokens"], self.seconds + seconds
         self.start_clock()
-        entries: dict[str, float] = {
-            "tokens_per_second": window.tokens / seconds,
-            "trained_tokens_per_second": window.trained_tokens / seconds,
-            "samples_per_second": window.samples / seconds,
-            "trained_token_fraction": window.trained_tokens / max(window.tokens, 1),
-            "padding_fraction": 1 - window.tokens / max(window.positions, 1),
+        return {
+            "tokens_per_second": window["tokens"] / seconds,
+            "trained_tokens_per_second": window["trained_tokens"] / seconds,
+            "samples_per_second": window["samples"] / seconds,
+            "trained_token_fraction": window["trained_tokens"] / max(window["tokens"], 1),
+            "padding_fraction": 1 - window["tokens"] / max(window["positions"], 1),
+            **{f"total_{name}": value for name, value in total.items()},
+            **self.entries_of_sources(),
         }
-        return {**entries, **{f"total_{name}": value for name, value in dataclasses.asdict(total).items()}}
+
+    def entries_of_sources(self) -> dict[str, Any]:
+        """Return the mean loss per trained token; for a mixture also that of each source, with its counters."""
+        sums = self.accelerator.reduce(self.window, reduction="sum").tolist()
+        self.window = torch.zeros_like(self.window)
+        entries: dict[str, Any] = {}
+        if tokens := sum(number for _, number in sums):
+            entries["loss"] = sum(loss for loss, _ in sums) / tokens
+        if len(sums) == 1:
+            return entries
+        names, modalities = self.planned.names, self.planned.modalities
+        entries |= {f"loss/{name}": loss / tokens for name, (loss, tokens) in zip(names, sums) if tokens}
+        if any(modalities):
+            losses, numbers = (by_modality(modalities, [pair[side] for pair in sums]) for side in (0, 1))
+            entries |= {f"loss_by_modality/{key}": losses[key] / numbers[key] for key in losses if numbers[key]}
+        for counter in LOGGED:
+            entries |= {f"{counter}/{name}": count for name, count in zip(names, self.of_sources(counter))}
+        entries |= {f"epoch/{name}": round(epoch, 4) for name, epoch in zip(names, self.epochs())}
+        entries |= {f"given_up/{name}": lanes for name, lanes in zip(names, self.of_sources("given_up")) if lanes}
+        return entries
+
+
+def sums_of(counts: torch.Tensor) -> dict[str, int]:
+    """Sum counts (sources + 1, columns) by the names of the log."""
+    sums: dict[str, int] = dict(zip(COLUMNS, counts.sum(0).tolist()))
+    return {name: sums[column] for name, column in TOTALS.items()}

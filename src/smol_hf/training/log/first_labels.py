@@ -1,4 +1,4 @@
-"""A run whose first steps have no labelled token learns nothing: it stops instead of reporting success."""
+"""Stop a run whose first steps have no labelled token, since it would learn nothing."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class FirstLabels:
 
         Args:
             labels: of the batch.
-            labelled: labelled tokens of the whole step, of all processes, where they were counted.
+            labelled: labelled tokens of the whole step in all processes, if they were counted.
 
         Raises:
-            SampleError: after the last of the first batches, when none had a label.
+            SampleError: after the last of the first batches, if none had a label.
         """
         if not self.left:
             return
@@ -41,6 +41,5 @@ class FirstLabels:
             raise SampleError(
                 "data",
                 f"the first {self.steps} steps have no token with a label, so nothing would be learned: look at the "
-                "labels with smol-hf data preview, and check the chat template and the turns that are marked as not "
-                "trained",
+                "labels with smol-hf data preview, and check the chat template and the untrained turns",
             )

@@ -1,8 +1,9 @@
-"""The mixture as planned and as it came: a table for people, `mixture.json` for programs and for going on."""
+"""The planned and the realised mixture: a table for people, `mixture.json` for programs and for resuming."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,15 @@ from rich.table import Table
 
 from smol_hf.data.mixture.shares import PlannedMixture, by_modality, shares
 from smol_hf.support.formatting import percent
-from smol_hf.training.log.source_counters import FIELDS, SourceBooks
+from smol_hf.training.log.counters import COLUMNS, RUN_COUNTERS, SOURCE_COUNTERS, RunCounters
+from smol_hf.training.log.counters import FILE_NAME as COUNTERS
 
 FILE_NAME = "mixture.json"
 
 
-def describe(planned: PlannedMixture, books: SourceBooks | None = None) -> dict[str, Any]:
-    """The content of `mixture.json`; without `books`, before anything was drawn."""
-    samples = books.total[:, FIELDS.index("samples")].tolist() if books is not None else [0] * len(planned.names)
-    columns = {
+def mixture_facts(planned: PlannedMixture, counters: RunCounters | None = None) -> dict[str, Any]:
+    """Return the content of `mixture.json`: the planned shares, and with `counters` also the realised ones."""
+    columns: dict[str, Sequence] = {
         "name": planned.names,
         "modality": planned.modalities,
         "rows": planned.rows,
@@ -29,13 +30,15 @@ def describe(planned: PlannedMixture, books: SourceBooks | None = None) -> dict[
         "planned_share": shares(planned.records),
         "planned_share_before": shares_before(planned),
     }
-    if books is not None:
-        columns |= {"realised_share": shares(samples), "epoch": books.epochs()}
-        columns |= {name: books.total[:, position].tolist() for position, name in enumerate(FIELDS)}
+    samples = None
+    if counters is not None:
+        samples = counters.of_sources("samples")
+        columns |= {"realised_share": shares(samples), "epoch": counters.epochs()}
+        columns |= {name: counters.of_sources(name) for name in SOURCE_COUNTERS}
     sources = [dict(zip(columns, values)) for values in zip(*columns.values())]
     return {
         "sources": sources,
-        "modalities": modality_shares(planned, samples if books is not None else None),
+        "modalities": modality_shares(planned, samples),
         "failed": [
             {"name": each.name, "modality": each.modality, "records_per_round": each.records, "reason": each.reason}
             for each in planned.failed
@@ -44,7 +47,7 @@ def describe(planned: PlannedMixture, books: SourceBooks | None = None) -> dict[
 
 
 def modality_shares(planned: PlannedMixture, samples: list[int] | None) -> dict[str, dict[str, float]]:
-    """Empty where the mixture names no modality."""
+    """Return the shares by modality; empty if the mixture names no modality."""
     if not any(planned.modalities):
         return {}
     columns = {"planned_share": by_modality(planned.modalities, shares(planned.records))}
@@ -54,25 +57,28 @@ def modality_shares(planned: PlannedMixture, samples: list[int] | None) -> dict[
 
 
 def shares_before(planned: PlannedMixture) -> list[float | None]:
-    """Shares of the mixture as the recipe has it, those that failed at the end; None each where it is not known what
-    one of them would give."""
+    """Return the shares as the recipe has them, failed sources last. All are None if one of them is unknown."""
     records = [*planned.records, *(each.records for each in planned.failed)]
     return [None] * len(records) if None in records else list(shares(records))
 
 
-def save_mixture(folder: Path, planned: PlannedMixture, books: SourceBooks | None = None) -> None:
-    text = json.dumps(describe(planned, books), indent=1, ensure_ascii=False)
+def save_mixture(folder: Path, planned: PlannedMixture, counters: RunCounters | None = None) -> None:
+    """Write `mixture.json`."""
+    text = json.dumps(mixture_facts(planned, counters), indent=1, ensure_ascii=False)
     (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def load_counters(folder: Path, planned: PlannedMixture) -> torch.Tensor:
-    """The counters (sources, fields) that a checkpoint holds."""
+    """Read the counters of a checkpoint, see `RunCounters.total`."""
+    of_run = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
     saved = {each["name"]: each for each in json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["sources"]}
-    return torch.tensor([[saved[name][field] for field in FIELDS] for name in planned.names], dtype=torch.long)
+    rows = [{name: saved[source][name] for name in SOURCE_COUNTERS} for source in planned.names]
+    rows.append({name: of_run[name] for name in RUN_COUNTERS})
+    return torch.tensor([[row.get(name, 0) for name in COLUMNS] for row in rows], dtype=torch.long)
 
 
 def print_failed(console: Console, planned: PlannedMixture) -> None:
-    """The sources that are left out, with the reasons, and what the shares were and are."""
+    """Print the sources that are left out, with the reasons, and the shares before and after."""
     total = len(planned.names) + len(planned.failed)
     console.print(f"left out of the mixture, {len(planned.failed)} of {total} sources:")
     for each in planned.failed:
@@ -81,17 +87,18 @@ def print_failed(console: Console, planned: PlannedMixture) -> None:
     before, now = shares_before(planned), [*shares(planned.records), *[0.0] * len(planned.failed)]
     names = [*planned.names, *(each.name for each in planned.failed)]
     modalities = [*planned.modalities, *(each.modality for each in planned.failed)]
-    for row in zip(names, modalities, before, now):
-        table.add_row(row[0], row[1] or "", "not known" if row[2] is None else percent(row[2]), percent(row[3]))
+    for name, modality, old, new in zip(names, modalities, before, now):
+        table.add_row(name, modality or "", "unknown" if old is None else percent(old), percent(new))
+    known = [share for share in before if share is not None]
     for modality, share in by_modality(modalities, now).items() if any(modalities) else ():
-        old = "not known" if None in before else percent(by_modality(modalities, before)[modality])
+        old = percent(by_modality(modalities, known)[modality]) if len(known) == len(before) else "unknown"
         table.add_row(f"all of {modality}", "", old, percent(share), style="bold")
     console.print(table)
 
 
-def print_shares(console: Console, planned: PlannedMixture, books: SourceBooks) -> None:
-    """Planned and realised share of each source and modality."""
-    facts = describe(planned, books)
+def print_shares(console: Console, planned: PlannedMixture, counters: RunCounters) -> None:
+    """Print the planned and the realised share of each source and modality."""
+    facts = mixture_facts(planned, counters)
     table = Table("source", "planned", "realised", "samples", "trained tokens", "skipped", "passes")
     for each in facts["sources"]:
         table.add_row(

@@ -1,4 +1,4 @@
-"""What the user sees before step 1: the parts of the model, and what of the first batch is trained."""
+"""Tables before the first step: the parts of the model, and the trained tokens of the first batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN_TOKENS = 400
 
 
 def print_parameter_table(counts: dict[str, dict[str, int]], schedule: FreezeSchedule) -> None:
-    """Parameters per part: total, trained at the first step, and the peak learning rate."""
+    """Print the parameters of each part: total, trained at the first step, and the peak learning rate."""
     table = Table(title="Parameters", title_justify="left")
     table.add_column("part")
     table.add_column("total", justify="right")
@@ -39,7 +39,7 @@ def print_parameter_table(counts: dict[str, dict[str, int]], schedule: FreezeSch
 
 
 def print_label_preview(processor, batch: dict, sample_ids: list[str]) -> None:
-    """The first samples of a batch, decoded: what is trained is underlined, image tokens are counted."""
+    """Print the first samples of a batch, decoded, with trained text underlined and image tokens counted."""
     console = Console()
     shown = "underlined" if console.is_terminal else "between ⟦ and ⟧"
     console.print(f"First batch (trained text is {shown}):", style="bold")
@@ -50,24 +50,25 @@ def print_label_preview(processor, batch: dict, sample_ids: list[str]) -> None:
 
 
 def rows_of(batch: dict) -> tuple[list[list[int]], list[list[int]]]:
-    """(input_ids, labels) of each sample, from a padded or a packed batch."""
+    """Return the input_ids and the labels of each sample of a padded or packed batch."""
     if "attention_mask" in batch:
         lengths = batch["attention_mask"].sum(1).tolist()
-        return tuple(
-            [row[:length] for row, length in zip(batch[name].tolist(), lengths)] for name in ("input_ids", "labels")
-        )
-    positions = batch["position_ids"].flatten().tolist()
-    starts = [index for index, position in enumerate(positions) if position == 0]
-    stops = [*starts[1:], len(positions)]
-    return tuple(
-        [batch[name].flatten()[start:stop].tolist() for start, stop in zip(starts, stops)]
-        for name in ("input_ids", "labels")
-    )
+        places = [(row, 0, length) for row, length in enumerate(lengths)]
+        rows = {name: batch[name].tolist() for name in ("input_ids", "labels")}
+    else:
+        positions = batch["position_ids"].flatten().tolist()
+        starts = [index for index, position in enumerate(positions) if position == 0]
+        places = [(0, start, stop) for start, stop in zip(starts, [*starts[1:], len(positions)])]
+        rows = {name: [batch[name].flatten().tolist()] for name in ("input_ids", "labels")}
+    input_ids, labels = ([rows[name][row][start:stop] for row, start, stop in places] for name in rows)
+    return input_ids, labels
 
 
 def preview(processor, input_ids: list[int], labels: list[int], marks: bool = False) -> Text:
-    """One sample as a person reads it: `<image>` runs counted, trained text underlined (with `marks` also between
-    ⟦ and ⟧, for a log file), the rest as it stands."""
+    """Return the text of a sample with `<image>` tokens counted and trained text underlined.
+
+    With `marks`, trained text is also between ⟦ and ⟧, for a log file.
+    """
     text = Text()
     tokens = list(zip(input_ids[:SHOWN_TOKENS], labels))
     tokenizer, image_token_id = tokenizer_of(processor), getattr(processor, "image_token_id", None)
@@ -81,7 +82,7 @@ def preview(processor, input_ids: list[int], labels: list[int], marks: bool = Fa
         if is_image:
             text.append(f"<image>×{len(ids)}", style="dim")
         else:
-            decoded = tokenizer.decode(ids).replace("\n", "↵")
+            decoded = str(tokenizer.decode(ids)).replace("\n", "↵")
             decoded = f"⟦{decoded}⟧" if trained and marks else decoded
             text.append(decoded, style="bold underline" if trained else "")
     if len(input_ids) > SHOWN_TOKENS:

@@ -1,4 +1,4 @@
-"""Records of a run: its recipe, with every key, and `run.json`."""
+"""The records of a run: its resolved recipe and `run.json`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PACKAGES = ("smol_hf", "torch", "transformers", "trl", "peft", "accelerate", "da
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
+    """Return the versions of Python and of the packages that a result depends on."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
 def resolve_recipe(recipe: dict, model_arguments, data_arguments, training_arguments) -> dict:
-    """The recipe that repeats this run: what was given, and every key of ours that has a meaning for such a run."""
+    """Return the recipe that repeats this run: the given keys, and our keys that apply to this kind of run."""
     runs = Runs.CONVERSATIONS if getattr(data_arguments, "documents", None) is None else Runs.DOCUMENTS
     runs = Runs.PREFERENCES if isinstance(data_arguments, PreferenceArguments) else runs
     resolved = {}
@@ -45,13 +45,15 @@ def resolve_recipe(recipe: dict, model_arguments, data_arguments, training_argum
 
 
 def write_run(output_dir: Path, run_state: dict) -> None:
+    """Write `run.json`."""
     (output_dir / "run.json").write_text(json.dumps(run_state, indent=1) + "\n", encoding="utf-8")
 
 
 def hardware() -> str:
-    """The devices of all processes, asked on each of them: `2 × NVIDIA H100 80GB HBM3`, `CPU (x86_64, 8 cores)`."""
-    if torch.cuda.is_available() and PartialState().device.type == "cuda":
-        own = torch.cuda.get_device_name(PartialState().device)
+    """Return the devices of all processes, such as `2 × NVIDIA H100 80GB HBM3` or `CPU (x86_64, 8 cores)`."""
+    device = PartialState().device
+    if torch.cuda.is_available() and device is not None and device.type == "cuda":
+        own = torch.cuda.get_device_name(device)
     else:
         own = f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
     devices = Counter(gather_object([own]))

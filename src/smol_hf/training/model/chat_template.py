@@ -1,16 +1,16 @@
-"""The chat template of a language model alone: which one, the tokens that it needs, and the token that ends a turn."""
+"""The chat template of a text-only model: its choice, its special tokens, and the token that ends a turn."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from rich.console import Console
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from smol_hf.support.formatting import nearest
 from smol_hf.text.chat import ChatTemplateError, TextChat
+from smol_hf.training.model.new_tokens import embedding_rows, extend_embeddings
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError
 
@@ -23,7 +23,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-# What SmolLM2-Instruct's puts before a conversation that begins without a system message.
+# SmolLM2-Instruct puts this before a conversation without a system message.
 SMOLLM2 = (
     "{% if messages and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful AI assistant "
     "named SmolLM, trained by Hugging Face<|im_end|>\\n' }}{% endif %}" + CHATML
@@ -33,19 +33,19 @@ TURN_TOKENS = ("<|im_start|>", "<|im_end|>")
 
 
 def tokens_of(name: str | None) -> tuple[str, ...]:
-    """The special tokens of a template of ours. Those of a file are the tokenizer's own."""
+    """Return the special tokens of a shipped template. Those of a file are the tokenizer's own."""
     return TURN_TOKENS if name in TEMPLATES else ()
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, arguments: ModelArguments, chat: bool) -> list[str]:
-    """Give it the recipe's chat template and the special tokens of that, and let it end what it writes with a turn.
+    """Give the tokenizer the recipe's chat template with its special tokens, and let a turn end what it writes.
 
     Returns:
         The tokens that it lacked.
 
     Raises:
-        RecipeError: for a template that there is not, or that does not fit the tokenizer; for tokens that it lacks
-            where adapters are trained, which hold no embeddings.
+        RecipeError: for a missing template or one that does not fit the tokenizer; for tokens that it lacks if
+            adapters are trained, which hold no embeddings.
     """
     name = arguments.chat_template
     vocabulary = tokenizer.get_vocab()
@@ -53,7 +53,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, arguments: ModelArgume
     if lacking and arguments.use_peft:
         raise RecipeError(
             f"chat_template {name} needs {' and '.join(lacking)}, which {arguments.model} has no embeddings for, and "
-            "an adapter brings none: train without use_peft, or write a template with the tokens that there are"
+            "an adapter brings none: train without use_peft, or write a template with the existing tokens"
         )
     if name is not None:
         tokenizer.chat_template = read_template(name)
@@ -65,6 +65,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, arguments: ModelArgume
 
 
 def read_template(name: str) -> str:
+    """Return a shipped template or the content of a .jinja file. Raises RecipeError."""
     if name in TEMPLATES:
         return TEMPLATES[name]
     path = Path(name)
@@ -80,7 +81,7 @@ def read_template(name: str) -> str:
 
 
 def chat_of(tokenizer: PreTrainedTokenizerBase) -> TextChat:
-    """What encodes conversations. Raises RecipeError when the tokenizer has no template that can be trained with."""
+    """Return the encoder of conversations. Raises RecipeError if the template cannot be trained with."""
     try:
         chat = TextChat(tokenizer)
         chat.check()
@@ -89,21 +90,14 @@ def chat_of(tokenizer: PreTrainedTokenizerBase) -> TextChat:
     return chat
 
 
-def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, added: list[str]) -> None:
-    """Embeddings for tokens that are new to a model: the mean of those that it has, in embeddings and head."""
+def add_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, added: list[str]) -> None:
+    """Give the model embeddings for the tokens that were added to the tokenizer, and say so."""
     if not added:
         return
-    known = len(tokenizer) - len(added)
-    before = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > before:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    with torch.no_grad():
-        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-            for weight in (layer.weight, getattr(layer, "bias", None)) if layer is not None else ():
-                if weight is not None:  # of tied ones it is done twice, with the same result
-                    weight[known : len(tokenizer)] = weight[:known].float().mean(0).to(weight.dtype)
+    before = embedding_rows(model)
+    extend_embeddings(model, len(tokenizer) - len(added), len(tokenizer))
     if PartialState().is_main_process:
-        rows = model.get_input_embeddings().weight.shape[0]
+        rows = embedding_rows(model)
         grown = f", now of {rows:,} rows instead of {before:,}" if rows > before else ""
         Console(highlight=False, markup=False).print(
             f"the tokenizer had no {' and no '.join(added)}: added, with the mean of the embeddings{grown}",
@@ -112,7 +106,7 @@ def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, added:
 
 
 def end_with_turns(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Generation ends with a turn from now on, and where it ended before."""
+    """Let generation also end with a turn."""
     ends = model.generation_config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     model.config.get_text_config().eos_token_id = tokenizer.eos_token_id

@@ -1,4 +1,4 @@
-"""A recipe's model keys → a model and its processor: loaded, or put together from parts with random weights."""
+"""A recipe's model keys → a model and its processor: loaded, or built with random weights."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ from smol_hf.training.model.config_keys import check_keys
 from smol_hf.training.model.presets import TEXT, TILING, VISION, preset_config
 from smol_hf.training.model.sound_checkpoint import refuse_unsound_config
 from smol_hf.training.model.text_composition import (
+    SPECIAL_IDS,
     build_language_model,
     build_text_config_and_tokenizer,
     change_positions,
-    load_whole,
+    check_vocabulary,
+    end_with_text,
+    load_model,
     read_config,
 )
 from smol_hf.training.recipe.model_arguments import ModelArguments
@@ -49,29 +52,31 @@ def build_model_and_processor(
     documents: bool = False,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, SmolHFProcessor | PreTrainedTokenizerBase]:
-    """Load `arguments.model`, or build what the other keys describe, in `arguments.dtype`. A language model alone has
-    its tokenizer for a processor.
+    """Load `arguments.model`, or build the model of the other keys, in `arguments.dtype`.
+
+    The processor of a text-only model is its tokenizer.
 
     Args:
-        texts: what a tokenizer is trained on when the recipe names none.
-        documents: whether the model reads documents, so that it is a language model alone.
+        texts: to train a tokenizer on if the recipe names none.
+        documents: whether the model reads documents, for which it must be text-only.
 
     Raises:
-        RecipeError: for keys that do not exist or do not fit together.
+        RecipeError: for keys that do not exist or contradict each other.
     """
-    if is_text_alone(arguments, documents, trust_remote_code):
+    if is_text_only(arguments, documents, trust_remote_code):
         return build_language_model(arguments, texts, chat=not documents, trust_remote_code=trust_remote_code)
     config, processor = build_config_and_processor(arguments, texts, trust_remote_code=trust_remote_code)
     if arguments.model is not None:
-        return load_whole(AutoModelForImageTextToText, arguments, config, trust_remote_code), processor
+        return load_model(AutoModelForImageTextToText, arguments, config, trust_remote_code), processor
+    assert isinstance(processor, SmolHFProcessor)
     config.text_config._attn_implementation = arguments.attn_implementation
     model = SmolHFForConditionalGeneration(config).to(getattr(torch, arguments.dtype))
     prepare_generation(model, processor)
     return model, processor
 
 
-def is_text_alone(arguments: ModelArguments, documents: bool, trust_remote_code: bool) -> bool:
-    """Whether the recipe's model is a language model alone. Raises RecipeError where it cannot read documents."""
+def is_text_only(arguments: ModelArguments, documents: bool, trust_remote_code: bool) -> bool:
+    """Whether the recipe's model is text-only. Raises RecipeError if it cannot read the data."""
     if arguments.model is not None:
         config = read_config(arguments.model, trust_remote_code)
         sees = getattr(config, "vision_config", None) is not None
@@ -83,24 +88,24 @@ def is_text_alone(arguments: ModelArguments, documents: bool, trust_remote_code:
         sees, name = not documents or arguments.vision_config is not None, "a model with vision_config"
     if sees and documents:
         raise RecipeError(
-            f"documents train a language model alone, and {name} sees pictures: choose a preset of {', '.join(TEXT)}, "
-            "text_config, or the checkpoint of a language model"
+            f"documents train a text-only model, but {name} is a vision-language model: choose a preset of "
+            f"{', '.join(TEXT)}, text_config, or the checkpoint of a language model"
         )
     if arguments.chat_template is not None and (sees or documents):
-        what = f"{name} sees pictures, and its processor has a template" if sees else "documents are not written by it"
-        raise RecipeError(f"chat_template is for conversations with a language model alone: {what}")
+        reason = f"the processor of {name} has its own template" if sees else "documents have no turns"
+        raise RecipeError(f"chat_template is for conversations with a text-only model: {reason}; remove the key")
     return not sees
 
 
 def build_config_and_processor(
     arguments: ModelArguments, texts: Iterable[str], *, documents: bool = False, trust_remote_code: bool = False
 ) -> tuple[PretrainedConfig, SmolHFProcessor | PreTrainedTokenizerBase]:
-    """What `build_model_and_processor` begins with: all that decides about tokens and tiles, and no weights.
+    """Build the part of `build_model_and_processor` that decides about tokens and tiles, without weights.
 
     Raises:
-        RecipeError: for keys that do not exist or do not fit together.
+        RecipeError: for keys that do not exist or contradict each other.
     """
-    if is_text_alone(arguments, documents, trust_remote_code):
+    if is_text_only(arguments, documents, trust_remote_code):
         return build_text_config_and_tokenizer(
             arguments, texts, chat=not documents, trust_remote_code=trust_remote_code
         )[:2]
@@ -110,12 +115,11 @@ def build_config_and_processor(
         if not hasattr(processor, "encode_text"):
             kind = type(processor).__name__
             raise RecipeError(f"{arguments.model} has a {kind}: convert it first (smol-hf convert)")
-        cut_pictures_anew(processor, arguments)
+        change_tiling(processor, arguments)
         check_labels(processor, arguments.model)
         change_positions(config, arguments)
         return config, processor
-    if arguments.preset is not None:
-        arguments = with_preset(arguments)
+    arguments = with_preset(arguments)
     tokenizer = build_tokenizer(arguments, texts, trust_remote_code)
     config = build_config(arguments, tokenizer)
     processor = SmolHFProcessor(
@@ -130,14 +134,13 @@ def build_config_and_processor(
 
 
 def with_preset(arguments: ModelArguments) -> ModelArguments:
-    """The arguments with the preset's values where the recipe has none of its own; mappings are merged.
-
-    Raises:
-        RecipeError: for a name that is none.
-    """
-    preset_config(arguments.preset)
-    settings = VISION.get(arguments.preset) or {"text_config": TEXT[arguments.preset]}
-    settings = {**settings, **TILING.get(arguments.preset, {})}
+    """Return the arguments with the preset's values for the missing ones; mappings are merged. Raises RecipeError."""
+    preset = arguments.preset
+    if preset is None:
+        return arguments
+    preset_config(preset)  # raises for an unknown name
+    settings = VISION.get(preset) or {"text_config": TEXT[preset]}
+    settings = {**settings, **TILING.get(preset, {})}
     values = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -147,8 +150,8 @@ def with_preset(arguments: ModelArguments) -> ModelArguments:
     return replace(arguments, **values)
 
 
-def cut_pictures_anew(processor: SmolHFProcessor, arguments: ModelArguments) -> None:
-    """Give a loaded processor the recipe's `longest_edge`. Raises RecipeError where its tokenizer lacks the tiles."""
+def change_tiling(processor: SmolHFProcessor, arguments: ModelArguments) -> None:
+    """Give a loaded processor the recipe's tiling. Raises RecipeError if its tokenizer lacks tokens of tiles."""
     if arguments.longest_edge is not None:
         processor.longest_edge = arguments.longest_edge
     if not arguments.do_image_splitting:
@@ -165,17 +168,16 @@ def cut_pictures_anew(processor: SmolHFProcessor, arguments: ModelArguments) -> 
 
 
 def check_labels(processor: SmolHFProcessor, name: str) -> None:
-    """Raises RecipeError for a chat template of which it cannot be known what the assistant generates."""
+    """Raise RecipeError for a chat template whose generated parts cannot be determined."""
     try:
         processor.encode_text(EXAMPLE, [])
-        _ = processor.renderer().end_of_turn  # raises where nothing that is generated ends an answer
+        _ = processor.renderer().end_of_turn  # raises if nothing generated ends an answer
     except ChatTemplateError as error:
         raise RecipeError(f"{name} cannot be trained on conversations: {error}") from error
 
 
 def texts_of(conversations: Iterable[Conversation]) -> Iterator[str]:
-    """The texts that a tokenizer for these conversations is trained on: the beginning of each, and not more than
-    `ALL_CHARACTERS` together."""
+    """Yield the texts to train a tokenizer on: the beginning of each, at most `ALL_CHARACTERS` together."""
     left = ALL_CHARACTERS
     for conversation in conversations:
         for message in conversation.messages:
@@ -189,7 +191,7 @@ def texts_of(conversations: Iterable[Conversation]) -> Iterator[str]:
 
 
 def build_tokenizer(arguments: ModelArguments, texts: Iterable[str], trust_remote_code: bool):
-    """The named tokenizer, given the tokens that images need; or a small one trained on the texts."""
+    """Return the named tokenizer with the tokens that images need, or a small one trained on the texts."""
     if arguments.tokenizer is None:
         return build_tiny_tokenizer(texts, vocab_size=arguments.tokenizer_vocab_size or SMALL_VOCABULARY)
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer, trust_remote_code=trust_remote_code)
@@ -200,10 +202,10 @@ def build_tokenizer(arguments: ModelArguments, texts: Iterable[str], trust_remot
 
 
 def extend_tokenizer(tokenizer, max_tiles_per_side: int, *, keeps_tokens: bool = False) -> int:
-    """Add the tokens that images and SmolVLM's chat template need at its end, and return the number of tokens before.
+    """Append the tokens of images and of SmolVLM's chat template, and return the number of tokens before.
 
     Args:
-        keeps_tokens: leave its start and end tokens; else they become SmolVLM's.
+        keeps_tokens: keep the start and end tokens instead of taking SmolVLM's.
     """
     present, size = tokenizer.get_vocab(), len(tokenizer)
     needed = [*([] if keeps_tokens else ["<|im_start|>"]), *image_tokens(max_tiles_per_side)]
@@ -220,7 +222,7 @@ def extend_tokenizer(tokenizer, max_tiles_per_side: int, *, keeps_tokens: bool =
 
 
 def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
-    """The configuration of the described model, its special tokens and vocabulary size from the tokenizer."""
+    """Return the configuration of the model, with special tokens and vocabulary size from the tokenizer."""
     vision_config = dict(arguments.vision_config or DEFAULT_VISION_CONFIG)
     text_config = dict(arguments.text_config or {})
     refuse_unsound_config({"vision_config": vision_config, "text_config": text_config}, "the recipe")
@@ -228,14 +230,8 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
     text_config.setdefault("model_type", SmolHFTextConfig.model_type)
     check_keys("vision_config", vision_config)
     check_keys("text_config", text_config)
-    vocab_size = text_config.setdefault("vocab_size", len(tokenizer))
-    if vocab_size < len(tokenizer):
-        raise RecipeError(f"text_config.vocab_size is {vocab_size}, but the tokenizer has {len(tokenizer)} tokens")
-    text_config |= {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
+    check_vocabulary(text_config.setdefault("vocab_size", len(tokenizer)), tokenizer, "text_config")
+    text_config |= {name: getattr(tokenizer, name) for name in SPECIAL_IDS}
     try:
         return SmolHFConfig(
             text_config=text_config,
@@ -253,11 +249,9 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
 
 
 def prepare_generation(model: PreTrainedModel, processor: SmolHFProcessor) -> None:
-    """How the model generates by default: it ends with the tokenizer's end token and never writes an image."""
+    """Let the model end with the tokenizer's end token by default and never write an image."""
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"  # so that a batch's answers begin in the same column
     never = [token for token in processor.control_tokens if token != tokenizer.eos_token]
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.bos_token_id = tokenizer.bos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    end_with_text(model, tokenizer)
     model.generation_config.suppress_tokens = tokenizer.convert_tokens_to_ids(never)

@@ -1,4 +1,4 @@
-"""The keys of `vision_config` and `text_config`: transformers' configurations take any, a misspelt one too."""
+"""Checks of the keys of `vision_config` and `text_config`: transformers accepts misspelt keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from smol_hf.training.recipe.values import RecipeError
 
 
 def check_keys(name: str, values: dict) -> None:
-    """Raises RecipeError for a key that the configuration of `model_type` does not have."""
+    """Raise RecipeError for a key that the configuration of `model_type` does not have."""
     config_class = config_class_of(name, values["model_type"])
     known = {
         *config_class().to_dict(),
@@ -27,6 +27,7 @@ def check_keys(name: str, values: dict) -> None:
 
 
 def config_class_of(name: str, model_type: str) -> type[PretrainedConfig]:
+    """Return the configuration class of a model_type. Raises RecipeError for an unknown one."""
     if model_type == SmolHFTextConfig.model_type:
         return SmolHFTextConfig
     if model_type not in CONFIG_MAPPING:

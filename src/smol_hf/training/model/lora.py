@@ -1,6 +1,6 @@
-"""Adapters by PEFT: which parts of a loaded model get low-rank updates, which are trained whole, which stay.
+"""Adapters by PEFT: parts of a loaded model get low-rank updates, are trained fully, or stay frozen.
 
-LoRA (Hu et al. 2021) leaves a layer's weight W as it is and learns B A beside it, of rank `lora_r`:
+LoRA (Hu et al. 2021) keeps a layer's weight W and learns an update B A of rank `lora_r`:
 W x + (lora_alpha / lora_r) B A x. DoRA (Liu et al. 2024) learns the length of each row of the sum as well; QLoRA
 (Dettmers et al. 2023) keeps W in four bits. The keys are named as in TRL's `ModelConfig`.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -22,21 +23,20 @@ from smol_hf.training.model.parts import PARTS, part_modules
 from smol_hf.training.recipe.model_arguments import LoraArguments
 from smol_hf.training.recipe.values import RecipeError
 
-# PEFT has a method for each quantised layer; these are the plain ones of the models here.
 LINEAR_LAYERS = (nn.Linear, Conv1D)
 
 
 def freeze_what_has_no_adapter(arguments: LoraArguments, training_arguments) -> None:
-    """Set the rate 0 for each part that has neither an adapter nor a learning rate of its own.
+    """Set the learning rate 0 for each part without adapters and without a learning rate of its own.
 
     Raises:
-        RecipeError: for a part with adapters that cannot learn, or an unfreezing of what stays frozen.
+        RecipeError: for a frozen part with adapters, or an unfreezing without effect.
     """
     for part in PARTS:
         key = f"{part}_learning_rate"
         rate = getattr(training_arguments, key)
         if part in arguments.lora_parts and rate == 0:
-            raise RecipeError(f"lora_parts gives {part} adapters, but {key} 0 freezes them: take one of them out")
+            raise RecipeError(f"lora_parts gives {part} adapters, but {key} 0 freezes them: remove one of the two")
         if part not in arguments.lora_parts and rate is None:
             setattr(training_arguments, key, 0.0)
     if training_arguments.part_learning_rates()["vision"] == 0 and training_arguments.unfreeze_vision_at_step:
@@ -47,10 +47,10 @@ def freeze_what_has_no_adapter(arguments: LoraArguments, training_arguments) -> 
 
 
 def quantization_config(arguments: LoraArguments, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """Four or eight bits for the linear layers of the language model; encoder, connector and head stay in `dtype`.
+    """Return the settings for four or eight bits in the language model; encoder, connector and head keep `dtype`.
 
     Raises:
-        RecipeError: when bitsandbytes is not installed.
+        RecipeError: if bitsandbytes is missing.
     """
     if not (arguments.load_in_4bit or arguments.load_in_8bit):
         return None
@@ -70,12 +70,9 @@ def quantization_config(arguments: LoraArguments, dtype: torch.dtype) -> BitsAnd
 
 
 def rank_warning(model: nn.Module, rank: int) -> str | None:
-    """A sentence for adapters whose rank is more than the width of their layer, which then learns no more."""
-    widths = [
-        min(layer.in_features, layer.out_features)
-        for layer in model.modules()
-        if isinstance(layer, LoraLayer) and hasattr(layer, "in_features")
-    ]
+    """Return a warning about adapters whose rank is above the width of their layer, or None."""
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    widths = [min(layer.in_features, layer.out_features) for layer in layers if hasattr(layer, "in_features")]
     narrow = [width for width in widths if width < rank]
     if not narrow:
         return None
@@ -86,7 +83,7 @@ def rank_warning(model: nn.Module, rank: int) -> str | None:
 
 
 def linear_layers(model: PreTrainedModel, parts: list[str]) -> list[str]:
-    """The names that linear layers have in these parts, each the last of a module's path; the head is not one."""
+    """Return the last names of the linear layers of these parts, without the head."""
     head, modules = model.get_output_embeddings(), part_modules(model)
     return sorted(
         {
@@ -101,11 +98,10 @@ def linear_layers(model: PreTrainedModel, parts: list[str]) -> list[str]:
 def lora_config(
     arguments: LoraArguments, model: PreTrainedModel, trained_whole: Sequence[str] = (), tokenizer=None
 ) -> LoraConfig:
-    """PEFT's configuration of the adapters on a model of ours.
+    """Return PEFT's configuration of the adapters.
 
     Args:
-        trained_whole: parts without adapters that learn; they are saved with the adapter, as an encoder trained
-            outside it would be lost.
+        trained_whole: trained parts without adapters. They are saved with the adapter.
 
     Raises:
         RecipeError: for parts, layers or tokens that the model does not have.
@@ -126,7 +122,7 @@ def lora_config(
         if not set(chosen) & set(linear_layers(model, [part])):
             raise RecipeError(
                 f"lora_target_modules: {', '.join(chosen)} are no layers of {part} (which has "
-                f"{', '.join(linear_layers(model, [part]))}): name some, or take {part} out of lora_parts"
+                f"{', '.join(linear_layers(model, [part]))}): name some, or remove {part} from lora_parts"
             )
     inside = "|".join(f"{modules[part]}." if modules[part] else "" for part in arguments.lora_parts)
     names = "|".join(chosen)
@@ -144,11 +140,13 @@ def lora_config(
     )
 
 
-def path_of(model: PreTrainedModel, wanted: nn.Module) -> str:
+def path_of(model: PreTrainedModel, wanted: nn.Module | None) -> str:
+    """Return the path of a module in the model."""
     return next(path for path, module in model.named_modules() if module is wanted)
 
 
 def trainable_tokens(tokens: list[str] | None, model: PreTrainedModel, tokenizer) -> dict[str, list[int]] | None:
+    """Return the ids of trained tokens by the name of the embeddings. Raises RecipeError for an unknown token."""
     if not tokens:
         return None
     vocabulary = tokenizer.get_vocab()
@@ -160,10 +158,13 @@ def trainable_tokens(tokens: list[str] | None, model: PreTrainedModel, tokenizer
 
 
 def add_adapters(
-    model: PreTrainedModel, arguments: LoraArguments, learning_rates: dict[str, float], tokenizer=None
+    model: PreTrainedModel, arguments: LoraArguments, learning_rates: dict[str, float], tokenizer: Any = None
 ) -> PeftModel:
-    """The model with fresh adapters, whose updates are 0: it computes what it did before. Tokens that a composition
-    added are trained with adapters of the language model, unless `lora_trainable_tokens` names others (or none)."""
+    """Return the model with new adapters, whose updates are 0, so that its outputs stay the same.
+
+    Tokens that a composition added are trained with adapters of the language model, unless `lora_trainable_tokens`
+    names others or none.
+    """
     new = getattr(model.config, "new_tokens", None)
     if new and arguments.lora_trainable_tokens is None and "text" in arguments.lora_parts:
         arguments = replace(arguments, lora_trainable_tokens=tokenizer.convert_ids_to_tokens(list(range(*new))))

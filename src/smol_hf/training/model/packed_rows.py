@@ -1,4 +1,4 @@
-"""Whether a language model keeps samples apart that share a row."""
+"""A check that a language model keeps the samples of a packed row apart."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ ROUNDING = 1e-5  # of the largest logit: experts sum in another order when other
 
 @torch.no_grad()
 def refuse_seeing_others(model: PreTrainedModel, what: str) -> None:
-    """Change the first of two samples of a row and look whether the second one's logits change. Architectures know
-    samples by positions that restart, or do not: those with a memory (Mamba, RWKV) and some older ones read on.
+    """Change the first of two samples of a row and compare the logits of the second.
+
+    Not every architecture separates samples by positions that restart: those with a memory (Mamba, RWKV) and some
+    older ones read on.
 
     Raises:
-        RecipeError: when they change.
+        RecipeError: if the logits change.
     """
     if isinstance(model, SmolHFForCausalLM):
         return  # its mask is block-diagonal
@@ -38,17 +40,17 @@ def refuse_seeing_others(model: PreTrainedModel, what: str) -> None:
     allowed = max(ROUNDING, torch.finfo(first.dtype).eps) * float(first.abs().max())
     if float((first - second).abs().max()) > allowed:
         raise RecipeError(
-            f"{what} puts several samples into a row, and {model.config.model_type} does not keep them apart: each "
-            "would be predicted from those before it. Take another architecture, such as llama"
+            f"{what} puts several samples into a row, but {model.config.model_type} does not keep them apart: each "
+            "would be predicted from those before it. Use another architecture, such as llama"
         )
 
 
 @contextmanager
 def inference_on_any_device(model: PreTrainedModel) -> Iterator[None]:
-    """Without dropout, and with sdpa in place of flash attention, which needs a GPU."""
+    """Switch dropout off, and flash attention, which needs a GPU, to sdpa."""
     training, attention = model.training, model.config._attn_implementation
     model.eval()
-    if "flash" in attention:
+    if attention is not None and "flash" in attention:
         model.config._attn_implementation = "sdpa"
     try:
         yield

@@ -58,7 +58,7 @@ TEXT = {
     "smollm3-3b": llama_style(
         2048, 11008, 36, 16, 4, 5000000.0, 65536, 128256, norm_eps=1e-6, no_rope_layers=[1, 1, 1, 0] * 9
     ),
-    # GPT style with biases in the norms alone.
+    # GPT style with biases only in the norms.
     "gpt-93m": {
         "vocab_size": 32768, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
         "num_attention_heads": 12, "max_position_embeddings": 2048, "position_embedding_type": "learned",
@@ -68,7 +68,7 @@ TEXT = {
     "tiny-text": llama_style(64, 128, 2, 4, 2, 10000.0, 512, 512),
 }  # fmt: skip
 
-# SmolVLM's head is not tied.
+# SmolVLM has an untied head.
 SMOLVLM_TEXT = {"vocabulary": 49280, "tie_word_embeddings": False}
 VISION = {
     "smolvlm2-256m": {
@@ -101,7 +101,7 @@ VISION = {
     },
 }  # fmt: skip
 
-# How the published processors cut an image; the others see one tile.
+# Tiling of the published processors; the other models see one tile.
 TILING = {
     "smolvlm2-256m": {"longest_edge": 2048},
     "smolvlm2-500m": {"longest_edge": 2048},
@@ -113,7 +113,7 @@ PRESETS = (*TEXT, *VISION)
 
 
 def preset_config(name: str) -> SmolHFConfig | SmolHFTextConfig:
-    """The configuration of a published model. Raises RecipeError for a name that is none, with the nearest."""
+    """Return the configuration of a published model. Raises RecipeError for an unknown name."""
     if name in TEXT:
         return SmolHFTextConfig(**copy.deepcopy(TEXT[name]))
     if name in VISION:

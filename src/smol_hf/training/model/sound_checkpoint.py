@@ -1,4 +1,4 @@
-"""Load a checkpoint only if it is sound: all tensors there, all numbers finite, all sizes within reason."""
+"""Load a checkpoint only if it is sound: no missing tensors, finite numbers, plausible sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers.activations import ACT2FN
 
 from smol_hf.training.recipe.values import RecipeError
 
-# Far more than any published model has; a larger value makes a program build layers for hours.
+# Far above any published model; a larger value would build layers for hours.
 LARGEST = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers", "depth"), 2_000),
     **dict.fromkeys(("num_attention_heads", "num_experts", "num_local_experts", "image_size", "n_head"), 100_000),
@@ -29,45 +29,37 @@ ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "projec
 
 
 class UnsoundCheckpointError(RecipeError):
-    """A checkpoint that cannot give an answer that means anything."""
+    """A checkpoint whose answers would be meaningless."""
 
 
 def load_sound(auto_class, checkpoint: str | Path, **options) -> PreTrainedModel:
-    """`auto_class.from_pretrained(checkpoint, **options)`, checked.
+    """Call `auto_class.from_pretrained(checkpoint, **options)` and check the result.
 
     Raises:
-        UnsoundCheckpointError: when tensors are missing, or weights hold NaN or infinity; transformers goes on then.
-        OSError: when the weights are damaged or cut off.
+        UnsoundCheckpointError: for missing tensors, NaN or infinity, which transformers accepts.
+        OSError: for damaged or truncated weights.
     """
     try:
         model, loading = auto_class.from_pretrained(checkpoint, output_loading_info=True, **options)
     except SafetensorError as error:
-        raise OSError(f"the weights of {checkpoint} are damaged or cut off ({error}): fetch them again") from error
-    refuse_missing(loading["missing_keys"], checkpoint)
-    refuse_nonfinite(model.named_parameters(), checkpoint)
+        raise OSError(
+            f"the weights of {checkpoint} are damaged or truncated ({error}): download them again"
+        ) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise UnsoundCheckpointError(
+            f"{checkpoint}: {len(missing)} tensors are missing, first {missing[0]}: random numbers would replace "
+            "them; download the checkpoint again"
+        )
+    if broken := nonfinite(model.named_parameters()):
+        raise UnsoundCheckpointError(
+            f"{checkpoint}: {len(broken)} weights hold NaN or infinity, first {broken[0]}: its answers would be "
+            "meaningless; use an earlier checkpoint"
+        )
     return model
 
 
-def refuse_missing(names: Iterable[str], checkpoint: str | Path) -> None:
-    """Raises UnsoundCheckpointError when there are names of missing tensors."""
-    if missing := sorted(names):
-        raise UnsoundCheckpointError(
-            f"{checkpoint}: {len(missing)} tensors are missing, first {missing[0]}: random numbers would take their "
-            "place; fetch the checkpoint again"
-        )
-
-
-def refuse_nonfinite(weights: Iterable[tuple[str, torch.Tensor]], checkpoint: str | Path) -> None:
-    """Raises UnsoundCheckpointError when one of the named weights is not finite."""
-    if broken := nonfinite(weights):
-        raise UnsoundCheckpointError(
-            f"{checkpoint}: {len(broken)} weights hold NaN or infinity, first {broken[0]}: such a model answers "
-            "nonsense; use an earlier checkpoint"
-        )
-
-
 def nonfinite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
-    """Names of the weights that hold NaN or infinity."""
+    """Return the names of the weights with NaN or infinity."""
     return [
         name
         for name, weight in weights
@@ -76,7 +68,7 @@ def nonfinite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
 
 
 def is_finite(weight: torch.Tensor) -> bool:
-    """Without a copy of the tensor; float8 has no minimum of its own."""
+    """Whether all values are finite, without a copy of the tensor. float8 has no minimum, so it is converted."""
     if weight.numel() == 0:
         return True
     if weight.element_size() == 1:
@@ -85,7 +77,7 @@ def is_finite(weight: torch.Tensor) -> bool:
 
 
 def refuse_unsound_config(config: PretrainedConfig | dict, checkpoint: str | Path) -> None:
-    """Raises UnsoundCheckpointError for a configuration with an impossible size or a number that is not finite."""
+    """Raise UnsoundCheckpointError for a configuration with an impossible size or a number that is not finite."""
     values = config if isinstance(config, dict) else config.to_dict()
     refuse_oversized(values, checkpoint)
     refuse_nonfinite_values(values, checkpoint)
@@ -93,19 +85,19 @@ def refuse_unsound_config(config: PretrainedConfig | dict, checkpoint: str | Pat
 
 @contextmanager
 def configuration_errors(checkpoint: str | Path, config: PretrainedConfig | dict | None = None) -> Iterator[None]:
-    """Errors that the values of a configuration cause become an UnsoundCheckpointError that names key and value."""
+    """Turn errors from a configuration's values into an UnsoundCheckpointError with key and value."""
     try:
         yield
     except (StrictDataclassError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         values = config.to_dict() if isinstance(config, PretrainedConfig) else config or {}
         key, value = next(unusable_values(values), (None, None))
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        what = f"its configuration says {key}: {json.dumps(value)}, which cannot be used" if key else reason
+        what = f"its configuration has the unusable value {key}: {json.dumps(value)}" if key else reason
         raise UnsoundCheckpointError(f"{checkpoint}: {what}; correct its configuration") from error
 
 
 def unusable_values(values: dict) -> Iterator[tuple[str, Any]]:
-    """(key, value) of sizes that are no positive numbers, and of unknown activations; those of inner parts first."""
+    """Yield (key, value) of sizes that are not positive and of unknown activations; inner parts first."""
     for value in values.values():
         if isinstance(value, dict):
             yield from unusable_values(value)
@@ -118,7 +110,7 @@ def unusable_values(values: dict) -> Iterator[tuple[str, Any]]:
 
 
 def refuse_nonfinite_values(values: dict, checkpoint: str | Path) -> None:
-    """Raises UnsoundCheckpointError for NaN or infinity among these values and the dictionaries inside."""
+    """Raise UnsoundCheckpointError for NaN or infinity in these values and inner dictionaries."""
     for key, value in values.items():
         if isinstance(value, dict) and "__float__" not in value:  # how transformers writes a number that JSON lacks
             refuse_nonfinite_values(value, checkpoint)
@@ -126,20 +118,19 @@ def refuse_nonfinite_values(values: dict, checkpoint: str | Path) -> None:
         numbers = value if isinstance(value, (list, tuple)) else [value]
         if key not in MAY_BE_INFINITE and not all(map(is_usable, numbers)):
             raise UnsoundCheckpointError(
-                f"{checkpoint}: {key} of its configuration holds NaN or infinity: the answers would be nonsense; "
-                "correct it"
+                f"{checkpoint}: {key} of its configuration holds NaN or infinity: correct its configuration"
             )
 
 
 def is_usable(value) -> bool:
+    """Whether a value of a configuration is not NaN or infinity."""
     if isinstance(value, dict) and "__float__" in value:
         value = float(value["__float__"])
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def refuse_oversized(config: PretrainedConfig | dict, checkpoint: str | Path) -> None:
-    """Raises UnsoundCheckpointError for a configuration with a size that no model has."""
-    values = config if isinstance(config, dict) else config.to_dict()
+def refuse_oversized(values: dict, checkpoint: str | Path) -> None:
+    """Raise UnsoundCheckpointError for a configuration with an implausible size."""
     for key, value in values.items():
         if isinstance(value, dict):
             refuse_oversized(value, checkpoint)
@@ -147,6 +138,6 @@ def refuse_oversized(config: PretrainedConfig | dict, checkpoint: str | Path) ->
             raise UnsoundCheckpointError(f"{checkpoint}: {key} is {value}: correct its configuration")
         elif isinstance(value, int) and value > LARGEST.get(key, value):
             raise UnsoundCheckpointError(
-                f"{checkpoint}: {key} is {value:,}, and no model has more than {LARGEST[key]:,}: correct its "
+                f"{checkpoint}: {key} is {value:,}, but no model has more than {LARGEST[key]:,}: correct its "
                 "configuration"
             )

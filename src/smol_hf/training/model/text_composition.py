@@ -1,4 +1,4 @@
-"""A recipe's model keys → a language model alone and its tokenizer: loaded, or with random weights."""
+"""A recipe's model keys → a text-only model and its tokenizer: loaded, or with random weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.text.tokenizer_training import train_text_tokenizer
-from smol_hf.training.model.chat_template import end_with_turns, make_room, prepare_tokenizer
+from smol_hf.training.model.chat_template import add_embeddings, end_with_turns, prepare_tokenizer
 from smol_hf.training.model.config_keys import check_keys, config_class_of
 from smol_hf.training.model.lora import quantization_config
 from smol_hf.training.model.presets import TEXT
@@ -19,39 +19,42 @@ from smol_hf.training.model.sound_checkpoint import configuration_errors, load_s
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError
 
-DEFAULT_VOCABULARY = 8192  # of a tokenizer that is trained on documents for a model that no preset describes
+DEFAULT_VOCABULARY = 8192  # of a tokenizer trained on documents, if nothing names a size
+SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def build_language_model(
     arguments: ModelArguments, texts: Iterable[str], *, chat: bool = False, trust_remote_code: bool = False
 ):
-    """(model, tokenizer): `arguments.model`, or what the other keys describe, in `arguments.dtype`.
+    """Return (model, tokenizer) in `arguments.dtype`: loaded, or built from the other keys.
 
     Args:
-        chat: it learns from conversations, so that what it writes ends with a turn.
+        chat: whether the model learns from conversations, so that a turn ends what it writes.
 
     Raises:
-        RecipeError: for keys that do not exist or do not fit together.
+        RecipeError: for keys that do not exist or contradict each other.
     """
     config, tokenizer, added = build_text_config_and_tokenizer(
         arguments, texts, chat=chat, trust_remote_code=trust_remote_code
     )
     if arguments.model is not None:
-        model = load_whole(AutoModelForCausalLM, arguments, config, trust_remote_code)
-        make_room(model, tokenizer, added)
+        model = load_model(AutoModelForCausalLM, arguments, config, trust_remote_code)
+        add_embeddings(model, tokenizer, added)
         if chat:
             end_with_turns(model, tokenizer)
         return model, tokenizer
+    attention = arguments.attn_implementation
     if isinstance(config, SmolHFTextConfig):
-        model = SmolHFForCausalLM._from_config(config, attn_implementation=arguments.attn_implementation)
+        model = SmolHFForCausalLM._from_config(config, attn_implementation=attention)
     else:
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=arguments.attn_implementation)
-    prepare_generation(model.to(getattr(torch, arguments.dtype)), tokenizer)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    end_with_text(model.to(getattr(torch, arguments.dtype)), tokenizer)
     return model, tokenizer
 
 
-def load_whole(auto_class, arguments: ModelArguments, config: PretrainedConfig, trust_remote_code: bool):
-    """The model `arguments.model`. Raises RecipeError for a wrong configuration, missing tensors and NaN."""
+def load_model(auto_class, arguments: ModelArguments, config: PretrainedConfig, trust_remote_code: bool):
+    """Load `arguments.model`. Raises RecipeError for a wrong configuration, missing tensors and NaN."""
+    assert arguments.model is not None
     dtype = getattr(torch, arguments.dtype)
     with configuration_errors(arguments.model, config):
         return load_sound(
@@ -66,7 +69,7 @@ def load_whole(auto_class, arguments: ModelArguments, config: PretrainedConfig, 
 
 
 def read_config(model: str, trust_remote_code: bool) -> PretrainedConfig:
-    """The configuration of a checkpoint. Raises UnsoundCheckpointError for a value that cannot be used."""
+    """Read the configuration of a checkpoint. Raises UnsoundCheckpointError for an unusable value."""
     with configuration_errors(model, PretrainedConfig.get_config_dict(model)[0]):
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     refuse_unsound_config(config, model)
@@ -76,15 +79,14 @@ def read_config(model: str, trust_remote_code: bool) -> PretrainedConfig:
 def build_text_config_and_tokenizer(
     arguments: ModelArguments, texts: Iterable[str], *, chat: bool = False, trust_remote_code: bool = False
 ):
-    """What `build_language_model` begins with: (configuration, tokenizer, tokens that the chat template needed and the
-    tokenizer lacked). No weights are made."""
+    """Return (configuration, tokenizer, tokens of the chat template that the tokenizer lacked), without weights."""
     if arguments.model is not None:
         config = read_config(arguments.model, trust_remote_code)
         change_positions(config, arguments)
         tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=trust_remote_code)
         check_vocabulary(config.get_text_config().vocab_size, tokenizer, f"the model {arguments.model}")
         return config, tokenizer, prepare_tokenizer(tokenizer, arguments, chat)
-    text_config = {**TEXT.get(arguments.preset, {}), **(arguments.text_config or {})}
+    text_config = {**TEXT.get(arguments.preset or "", {}), **(arguments.text_config or {})}
     if arguments.tokenizer is not None:
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer, trust_remote_code=trust_remote_code)
     else:
@@ -95,14 +97,14 @@ def build_text_config_and_tokenizer(
 
 
 def new_text_config(text_config: dict, tokenizer) -> PretrainedConfig:
-    """The configuration, its special tokens from the tokenizer, and its vocabulary too where nothing names one."""
+    """Return the configuration with the tokenizer's special tokens and, by default, its vocabulary size."""
     text_config = dict(text_config)
     refuse_unsound_config(text_config, "text_config")
     model_type = text_config.pop("model_type", SmolHFTextConfig.model_type)
     check_keys("text_config", {"model_type": model_type, **text_config})
     text_config.setdefault("vocab_size", len(tokenizer))
     check_vocabulary(text_config["vocab_size"], tokenizer, "text_config")
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+    for name in SPECIAL_IDS:
         text_config.setdefault(name, getattr(tokenizer, name))
     try:
         return config_class_of("text_config", model_type)(**text_config)
@@ -111,31 +113,29 @@ def new_text_config(text_config: dict, tokenizer) -> PretrainedConfig:
 
 
 def change_positions(config: PretrainedConfig, arguments: ModelArguments) -> None:
-    """Give a checkpoint's language model other positions than it was trained with, to train it on longer texts.
-
-    Raises:
-        RecipeError: where its positions do not rotate, or are learned.
-    """
+    """Change the positions of a loaded model, for longer texts. Raises RecipeError if it cannot."""
     text = config.get_text_config()
+    learned = getattr(text, "position_embedding_type", "") == "learned"
     if arguments.rope_theta is not None:
-        if not getattr(text, "rope_parameters", None) or getattr(text, "position_embedding_type", "") == "learned":
-            raise RecipeError(f"rope_theta: the positions of {arguments.model} do not rotate")
+        if learned or not getattr(text, "rope_parameters", None):
+            raise RecipeError(f"rope_theta: {arguments.model} has no rotary positions")
         text.rope_parameters = {**text.rope_parameters, "rope_theta": arguments.rope_theta}
     if arguments.max_position_embeddings is not None:
-        if getattr(text, "rope_parameters", None) is None or getattr(text, "position_embedding_type", "") == "learned":
-            raise RecipeError(f"max_position_embeddings: {arguments.model} learned each of its positions")
+        if learned or getattr(text, "rope_parameters", None) is None:
+            raise RecipeError(f"max_position_embeddings: {arguments.model} has learned positions, which cannot grow")
         text.max_position_embeddings = arguments.max_position_embeddings
 
 
 def check_vocabulary(vocab_size: int, tokenizer, what: str) -> None:
+    """Raise RecipeError if the vocabulary of `what` is smaller than the tokenizer."""
     if vocab_size < len(tokenizer):
         raise RecipeError(
-            f"the vocabulary of {what} has {vocab_size:,} tokens, but the tokenizer {len(tokenizer):,}: take the "
+            f"the vocabulary of {what} has {vocab_size:,} tokens, but the tokenizer {len(tokenizer):,}: use the "
             f"model's own tokenizer, or set text_config.vocab_size to {len(tokenizer)} or more for a new model"
         )
 
 
-def prepare_generation(model: PreTrainedModel, tokenizer) -> None:
-    """How the model generates by default: it ends where a text does."""
-    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+def end_with_text(model: PreTrainedModel, tokenizer) -> None:
+    """Let generation use the tokenizer's special tokens: it ends at the end of a text."""
+    for name in SPECIAL_IDS:
         setattr(model.generation_config, name, getattr(tokenizer, name))

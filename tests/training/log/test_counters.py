@@ -14,7 +14,7 @@ from smol_hf.data.mixture.shares import PlannedMixture
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.stream import Plan
 from smol_hf.training.log.console import LogCallback, losses_in_words
-from smol_hf.training.log.mixture_report import describe, load_counters
+from smol_hf.training.log.mixture_report import load_counters, mixture_facts
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.trainer import SmolTrainer
 
@@ -137,13 +137,13 @@ def test_counters_survive_a_resume_and_are_in_the_checkpoint(tmp_path):
     resumed.train(resume_from_checkpoint=str(checkpoint))
     keys = [key for key in entries(whole)[-1] if "/" in key]
     assert {key: entries(resumed)[-1][key] for key in keys} == {key: entries(whole)[-1][key] for key in keys}
-    assert load_counters(checkpoint, whole.source_books.planned).sum() > 0
+    assert load_counters(checkpoint, whole.counters.planned).sum() > 0
 
 
 def test_shares_and_samples_of_another_modality_are_reported(tmp_path):
     trainer = build_trainer(tmp_path, max_steps=10)
     trainer.train()
-    facts = describe(trainer.source_books.planned, trainer.source_books)
+    facts = mixture_facts(trainer.counters.planned, trainer.counters)
     by_name = {each["name"]: each for each in facts["sources"]}
     assert by_name["words"]["planned_share"] == pytest.approx(16 / 40)
     assert sum(each["realised_share"] for each in facts["sources"]) == pytest.approx(1)
@@ -162,13 +162,13 @@ def test_one_source_is_not_logged_twice(tmp_path):
 
 def test_a_dropped_step_is_in_no_loss(tmp_path):
     trainer = build_trainer(tmp_path, max_steps=2, logging_steps=2, logging_first_step=False)
-    inner, seen = trainer.source_books.close_step, []
+    inner, seen = trainer.counters.close_step, []
 
     def close(finite):
-        seen.append(trainer.source_books.step.clone())
+        seen.append(trainer.counters.step.clone())
         inner(finite and len(seen) == 2)
 
-    trainer.source_books.close_step = close
+    trainer.counters.close_step = close
     trainer.train()
     (entry,) = entries(trainer)
     assert entry["loss"] == pytest.approx(float(seen[1][:, 0].sum() / seen[1][:, 1].sum()))
