@@ -17,7 +17,7 @@ from transformers import ProcessorMixin
 from .batching import EncodedSample, sizes_of
 from .chat_encoding import ChatEncoder
 from .chat_format import DEFAULT_CHAT_TEMPLATE, IMAGE_TOKEN
-from .chat_turns import encode_turns
+from .chat_turns import encode_turns, refuse_unwritten_fields
 from .image_styles import build_style
 from .plain_tokenizer import vocabulary_key
 from .processor_calls import Cache, ProcessorCalls
@@ -119,11 +119,14 @@ class SmolHFProcessor(ProcessorCalls, ProcessorMixin):
         """Token ids and labels of a conversation whose images have these (height, width): nothing is decoded.
 
         Raises:
-            ChatTemplateError: when it cannot be known exactly what is generated, see `chat_rendering`.
+            ChatTemplateError: when it cannot be known exactly what is generated, see `chat_rendering`, and for
+                labels when the template does not write a field of a message.
             ValueError: when the messages show another number of images than there are sizes.
         """
-        blocks = self.image_blocks(image_sizes)
-        return self.renderer(chat_template).encode(messages, blocks, asks=add_generation_prompt)
+        blocks, renderer = self.image_blocks(image_sizes), self.renderer(chat_template)
+        if not add_generation_prompt:
+            refuse_unwritten_fields(renderer, messages)
+        return renderer.encode(messages, blocks, asks=add_generation_prompt)
 
     def encode_turns(self, messages, image_sizes=(), tools=None):
         """The sequences that a conversation is trained as, see `chat_turns.encode_turns`."""

@@ -13,7 +13,7 @@ from smol_hf.data.stream.shortening import Shape
 from smol_hf.processing.chat_encoding import ChatEncoder
 from smol_hf.processing.chat_messages import EXAMPLE, ChatTemplateError
 from smol_hf.processing.chat_rendering import ChatRenderer, renderer_of
-from smol_hf.processing.chat_turns import TrainedSequence, encode_turns
+from smol_hf.processing.chat_turns import TrainedSequence, encode_turns, refuse_unwritten_fields
 
 
 class TextChat:
@@ -65,9 +65,12 @@ class TextChat:
                 no labels.
 
         Raises:
-            ChatTemplateError: when it cannot be known exactly what is generated, or the template refuses the messages.
+            ChatTemplateError: when it cannot be known exactly what is generated, when the template refuses the
+                messages, or does not write one of their fields.
         """
-        return self.renderer.encode(as_texts(messages))
+        messages = as_texts(messages)
+        refuse_unwritten_fields(self.renderer, messages)
+        return self.renderer.encode(messages)
 
     def encode_turns(self, messages: list[dict], image_sizes=(), tools=None) -> list[TrainedSequence]:
         """The sequences that a conversation is trained as, see `chat_turns.encode_turns`."""

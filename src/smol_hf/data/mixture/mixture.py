@@ -16,7 +16,7 @@ from smol_hf.data.mixture.entry_keys import check_entry, without_deleted_keys
 from smol_hf.data.mixture.failed_sources import FailedSource, refuse_failed
 from smol_hf.data.records import Place, adapt, find_adapter
 from smol_hf.data.records.filters import Filters
-from smol_hf.data.records.turn_keys import without_fields
+from smol_hf.data.records.turn_keys import TOO_DEEP, without_fields
 from smol_hf.data.sources.location import KINDS, open_location
 from smol_hf.data.sources.source import BlockCache, Source
 from smol_hf.data.stream.mixing import scaled_weights
@@ -91,8 +91,11 @@ class Reader:
 
     def __call__(self, where: str, record: Any) -> Conversation:
         place = Place(where, self.media_folder, self.inside_only)
-        record = without_fields(record, self.ignore_fields) if self.ignore_fields else record
-        conversation = adapt(record, place, name=self.adapter, dataset=self.dataset)
+        try:
+            record = without_fields(record, self.ignore_fields) if self.ignore_fields else record
+            conversation = adapt(record, place, name=self.adapter, dataset=self.dataset)
+        except RecursionError as error:
+            raise SampleError(where, TOO_DEEP) from error
         conversation, reason = self.filters.apply(conversation)
         if conversation is None:
             raise FilteredOutError(where, f"left out by filters: {reason}")
