@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,7 +163,8 @@ def test_a_conversation_whose_sequences_fit_is_trained_although_they_do_not_fit_
     assert trained == {(name, number): 1 for name, sample in totals.items() for number in range(len(sample.units))}
     assert all(sum(len(sample.input_ids) for sample in row.samples) <= plan.context_length for row in rows)
     found = survey(plan)
-    assert sum(count_rows(plan, Measured(found), 1)) == sum(bool(row.samples) for row in rows)
+    measured = Measured(plan.sources, found)
+    assert sum(count_rows(replace(plan, work=measured), 1, measured)) == sum(bool(row.samples) for row in rows)
     assert packing_forecast(plan, found, pool_size)["samples"] == 10
     books = sources_of(rows)
     assert books.counts[0, "samples"] == 10 == len(books.of_samples)
