@@ -9,6 +9,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from chat_models import QWEN3_LIKE, chat_tokenizer
 from helpers import build_processor
 from PIL import Image
 
@@ -18,6 +19,7 @@ from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.sources.json_source import JsonSource
 from smol_hf.data.stream import size_cache
 from smol_hf.data.stream.size_cache import entry_of
+from smol_hf.text.chat import TextChat
 from smol_hf.training.data import Progress, fingerprint, measure_data, open_data, plan_of, rows_of_the_run
 from smol_hf.training.recipe.data_arguments import DataArguments
 
@@ -105,6 +107,17 @@ def test_a_second_start_on_unchanged_data_reads_nothing(counts, data, cache):
     assert len(list(cache.glob("*.json"))) == 1 and len(first[1]) == 2
     assert outcome(data) == first
     assert set(counts["adapted"].values()) == set(counts["read"].values()) == {1}
+
+
+def test_a_second_start_knows_the_sequences_of_a_conversation(tmp_path):
+    """The template writes earlier answers otherwise, so that each answer is a sequence of its own."""
+    turns = [{"role": "user", "content": "Rain?"}, {"role": "assistant", "content": "No.", "reasoning": "Dry."}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"messages": turns * length}) + "\n" for length in (1, 2, 3)))
+    first, second = (
+        outcome(path, processor=TextChat(chat_tokenizer(QWEN3_LIKE)), context_length=512) for _ in range(2)
+    )
+    assert second == first and str(first[0]).count("units=(Size") == 2
 
 
 def test_the_fingerprint_is_that_of_older_states(data):

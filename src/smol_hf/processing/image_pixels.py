@@ -1,5 +1,7 @@
 """Pixels of an image: PIL images and arrays of any number type → uint8 RGB → square tiles."""
 
+from numbers import Integral
+
 import numpy as np
 from PIL import Image
 
@@ -123,3 +125,18 @@ def tiles_of(pixels, overview, overview_first=False):
         grid = pixels.reshape(3, rows, side, columns, side)
         squares.reshape(rows, columns, 3, side, side)[...] = grid.transpose(1, 3, 0, 2, 4)
     return tiles
+
+
+def longest_edge_of(name, value):
+    """Read pixels from an int or a mapping with only `longest_edge`. Raises ValueError for anything else."""
+    try:
+        given = {"longest_edge": value} if isinstance(value, (int, float)) else dict(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} {value!r} is not supported: give {{'longest_edge': pixels}}") from None
+    sides = {key: side for key, side in given.items() if side is not None}
+    if set(sides) != {"longest_edge"}:
+        raise ValueError(f"{name} {sides} is not supported: give only longest_edge")
+    side = sides["longest_edge"]
+    if isinstance(side, bool) or not isinstance(side, Integral) or side < 1:
+        raise ValueError(f"{name}: longest_edge {side!r} must be a positive whole number of pixels")
+    return int(side)

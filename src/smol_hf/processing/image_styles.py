@@ -12,7 +12,6 @@ To add a style, write a class with these methods and name it in `STYLES`.
 
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
-from numbers import Integral
 
 from .chat_format import IMAGE_TOKEN, image_block, image_tokens, tile_token
 from .image_tiling import ImageTiler, MiddleSquare, OverviewFirst
@@ -137,18 +136,3 @@ def build_style(processor):
 @lru_cache(maxsize=64)
 def style_of(name, *settings):
     return STYLES[name](*settings)
-
-
-def longest_edge_of(name, value):
-    """Read pixels from an int or a mapping with only `longest_edge`. Raises ValueError for anything else."""
-    try:
-        given = {"longest_edge": value} if isinstance(value, (int, float)) else dict(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} {value!r} is not supported: give {{'longest_edge': pixels}}") from None
-    sides = {key: side for key, side in given.items() if side is not None}
-    if set(sides) != {"longest_edge"}:
-        raise ValueError(f"{name} {sides} is not supported: give only longest_edge")
-    side = sides["longest_edge"]
-    if isinstance(side, bool) or not isinstance(side, Integral) or side < 1:
-        raise ValueError(f"{name}: longest_edge {side!r} must be a positive whole number of pixels")
-    return int(side)

@@ -16,7 +16,7 @@ import numpy as np
 from .batching import EncodedSample, sizes_of
 from .chat_encoding import ChatEncoder
 from .chat_format import DEFAULT_CHAT_TEMPLATE, IMAGE_TOKEN
-from .chat_turns import encode_turns
+from .chat_turns import encode_turns, refuse_unwritten_fields
 from .image_styles import build_style
 from .plain_tokenizer import vocabulary_key
 from .processor_calls import Cache, ProcessorCalls
@@ -75,15 +75,14 @@ class SmolHFProcessor(ProcessorCalls):
 
     @property
     def control_tokens(self):
-        """All tokens that write images."""
         return self.style.control_tokens
 
     @property
     def encoder(self):
         key = self.control_tokens, vocabulary_key(self.tokenizer)
         if self._cache.get("key") != key:
-            control = {*self.control_tokens, *self.tokenizer.all_special_tokens}
             self._cache.clear()
+            control = {*self.control_tokens, *self.tokenizer.all_special_tokens}
             self._cache.update(key=key, encoder=ChatEncoder(self.tokenizer, self.image_token, control))
         return self._cache["encoder"]
 
@@ -115,13 +114,14 @@ class SmolHFProcessor(ProcessorCalls):
         return [encoder.encode_block(name) + block if name else block for name, block in zip(names, blocks)]
 
     def encode_text(self, messages, image_sizes, add_generation_prompt=False, chat_template=None):
-        """Encode a conversation from its messages and the (height, width) of its images → (input_ids, labels).
+        """Encode messages and the (height, width) of their images → (input_ids, labels).
 
-        Raises:
-            ChatTemplateError: if generated text is unknown, see `ChatRenderer.encode`.
-            ValueError: if the messages show another number of images.
+        Raises ChatTemplateError for unknown generated text or unwritten fields, ValueError for missing image sizes.
         """
-        return self.renderer(chat_template).encode(messages, self.image_blocks(image_sizes), add_generation_prompt)
+        renderer = self.renderer(chat_template)
+        if not add_generation_prompt:
+            refuse_unwritten_fields(renderer, messages)
+        return renderer.encode(messages, self.image_blocks(image_sizes), add_generation_prompt)
 
     def encode_turns(self, messages, image_sizes=(), tools=None):
         """Encode a conversation as its trained sequences, see `chat_turns.encode_turns`."""
@@ -129,12 +129,9 @@ class SmolHFProcessor(ProcessorCalls):
         return encode_turns(renderer, messages, lambda number: self.image_blocks(image_sizes[:number]))
 
     def encode(self, messages, images=(), add_generation_prompt=False, chat_template=None):
-        """Encode a conversation (messages in the chat format, PIL images in reading order) → `EncodedSample`.
-
-        The assistant's answers have labels, and so does the token that ends each answer.
-        """
-        input_ids, labels = self.encode_text(messages, sizes_of(images), add_generation_prompt, chat_template)
-        return EncodedSample(input_ids, labels, self.tiles(images))
+        """Encode messages and their PIL images in reading order → `EncodedSample`. Answers and their ends have labels."""
+        encoded = self.encode_text(messages, sizes_of(images), add_generation_prompt, chat_template)
+        return EncodedSample(*encoded, self.tiles(images))
 
     def tiles(self, images):
         """PIL images → uint8 (tiles, 3, side, side), all tiles of all images in order."""

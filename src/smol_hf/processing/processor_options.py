@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
-from .image_styles import longest_edge_of
+from .image_pixels import longest_edge_of
 
 OF_TEMPLATES = (
     "add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask", "tools", "documents",

@@ -14,7 +14,7 @@ from smol_hf.data.stream.shortening import SampleVersion
 from smol_hf.processing.chat_encoding import ChatEncoder
 from smol_hf.processing.chat_format import EXAMPLE, ChatTemplateError
 from smol_hf.processing.chat_rendering import ChatRenderer, renderer_of
-from smol_hf.processing.chat_turns import TrainedSequence, encode_turns
+from smol_hf.processing.chat_turns import TrainedSequence, encode_turns, refuse_unwritten_fields
 
 
 class TextChat:
@@ -65,9 +65,12 @@ class TextChat:
             messages: `role` and `content`, a text or a list of text parts. One with `"trained": False` gets no labels.
 
         Raises:
-            ChatTemplateError: if the generated parts cannot be determined, or the template refuses the messages.
+            ChatTemplateError: if generated text is unknown, or the template refuses the messages or does
+                not write one of their fields.
         """
-        return self.renderer.encode(as_texts(messages))
+        messages = as_texts(messages)
+        refuse_unwritten_fields(self.renderer, messages)
+        return self.renderer.encode(messages)
 
     def encode_turns(self, messages: list[dict], image_sizes=(), tools=None) -> list[TrainedSequence]:
         """Return the sequences of a conversation, see `chat_turns.encode_turns`."""

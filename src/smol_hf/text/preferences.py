@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from smol_hf.data.conversation import LeftOutError, SampleError, TooLongError
-from smol_hf.data.records.turn_keys import without_fields
+from smol_hf.data.records.turn_keys import TOO_DEEP, without_fields
 from smol_hf.data.sources.source import Source
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_format import ChatTemplateError, untrained
@@ -48,7 +48,10 @@ def read_preferences(source: Source, encoder: PreferenceEncoder, ignore_fields: 
         try:
             if isinstance(record, SampleError):
                 raise record
-            pair = preference_of(where, without_fields(record, unread), encoder.chat is not None)
+            try:
+                pair = preference_of(where, without_fields(record, unread), encoder.chat is not None)
+            except RecursionError as error:
+                raise SampleError(where, TOO_DEEP) from error
             ids = encoder.encode(where, pair)
             found.ignored.update(dict.fromkeys(pair.ignored, 1))
             for name, column in found.rows.items():

@@ -238,3 +238,13 @@ def test_what_is_no_archive_is_said_to_be_none(tmp_path):
 def test_archives_are_known_by_their_names():
     assert is_archive("a/B.TAR.GZ") and is_archive("x.zip") and not is_archive("x.parquet") and not is_archive("zip")
     assert [stem_of(Path(name)) for name in ("a.tar.gz", "a.b.zip", "a.TGZ", ".zip")] == ["a", "a.b", "a", ".zip"]
+
+
+def test_a_sparse_file_is_refused(tmp_path):
+    """Its size counts holes, which the limit of unpacked bytes does not see."""
+    hole = tarfile.TarInfo("hole.bin")
+    hole.pax_headers = {"GNU.sparse.map": "0,4", "GNU.sparse.size": str(1 << 30)}
+    (tmp_path / "a.tar").write_bytes(tar_of([("a.png", PICTURE), (hole, b"text")]))
+    with pytest.raises(ArchiveError, match=r"a\.tar: the member 'hole.bin' is a sparse file"):
+        extract_archive(tmp_path / "a.tar", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -6,16 +6,20 @@ import pytest
 from chat_models import QWEN3_LIKE, SMOLLM2_INSTRUCT, SMOLLM3_LIKE, chat_tokenizer
 from doc_pages import blocks
 from helpers import build_processor
+from memory_source import MemorySource
 from trl import chat_template_utils as trl_templates
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.mixture.mixture import MixtureEntry
+from smol_hf.data.mixture.mixture import MixtureEntry, Reader
 from smol_hf.data.prepare import prepare
 from smol_hf.data.records import Place, adapt
+from smol_hf.data.records.filters import Filters
+from smol_hf.data.records.turn_keys import TOO_DEEP
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.processing.chat_messages import ChatTemplateError
 from smol_hf.text.chat import TextChat, TextChatWork
-from smol_hf.text.preferences import PreferenceEncoder, preference_of
+from smol_hf.text.preferences import PreferenceEncoder, preference_of, read_preferences
 from smol_hf.training.data import open_data
 from smol_hf.training.model.chat_template import CHATML
 from smol_hf.training.recipe.data_arguments import DataArguments
@@ -138,6 +142,15 @@ def test_a_field_that_the_template_does_not_write_is_refused_by_name(template, r
     assert refused.value.problem.startswith(expected)
 
 
+@pytest.mark.parametrize("kind", ["text", "images"])
+def test_labels_of_a_single_sequence_refuse_a_field_that_the_template_does_not_write(kind):
+    """The empty answer would be trained in place of the call."""
+    encoder = TextChat(chat_tokenizer(CHATML)) if kind == "text" else build_processor()
+    messages = [MESSAGES[0], {"role": "assistant", "content": "", "tool_calls": [CALL]}]
+    with pytest.raises(ChatTemplateError, match="message 2 has 'tool_calls', which the chat template does not write"):
+        encoder.encode_text(messages, [])
+
+
 def test_a_call_outside_of_what_the_template_marks_is_refused():
     calls = "{% for call in m.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}"
     template = SMOLLM3_LIKE.replace(calls, "").replace("{% endgeneration %}", "{% endgeneration %}" + calls)
@@ -203,6 +216,8 @@ def test_the_forms_of_tools_and_calls_are_one():
             only(tool_calls=[{"name": "a", "arguments": "city"}]),
             "'arguments' of 'a' must be an object, or the JSON text",
         ),
+        (only(tool_calls=[{"name": "a", "arguments": ["city"]}]), "'arguments' of 'a' must be an object"),
+        (only(tool_calls=[{"function": {"name": "a", "arguments": 5}}]), "'arguments' of 'a' must be an object"),
         (only(reasoning=["a"]), "message 2: 'reasoning' must be text, not list"),
         (
             {"messages": [{**MESSAGES[0], "tool_calls": [CALL]}, MESSAGES[3]]},
@@ -214,6 +229,23 @@ def test_what_is_wrong_with_a_field_is_said(record, problem):
     with pytest.raises(SampleError) as refused:
         adapt(record, PLACE)
     assert problem in refused.value.problem
+
+
+@pytest.mark.parametrize("key", ["tools", "tool_calls"])
+@pytest.mark.parametrize("form", ["text", "list"])
+def test_a_record_that_is_nested_too_deeply_is_named(key, form):
+    if form == "text":
+        deep = "[" * 5000
+    else:
+        deep = [{"name": "weather", "arguments": json.loads('{"a":' * 700 + "1" + "}" * 700)}]
+    record = {**only(), "tools": deep} if key == "tools" else only(tool_calls=deep)
+    with pytest.raises(SampleError, match="nested too deeply"):
+        Reader(None, None, Filters())("rows.jsonl:1", record)
+    pair = {"prompt": "Rain?", "chosen": record["messages"][1:], "rejected": [YES], "tools": record.get("tools")}
+    faults = read_preferences(
+        MemorySource("pairs", [("pairs.jsonl:1", pair)]), PreferenceEncoder(chat_tokenizer(QWEN3_LIKE), 512)
+    ).faults
+    assert [fault.problem for fault in faults] == [TOO_DEEP]
 
 
 def test_ignored_fields_leave_the_rest_to_be_trained(tmp_path):

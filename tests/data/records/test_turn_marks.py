@@ -104,7 +104,8 @@ def test_a_text_model_does_not_learn_an_unmarked_turn(template):
     ids, labels = TextChat(tokenizer).encode_text(template_messages(adapt(record, PLACE)))
     learned = tokenizer.decode([label for label in labels if label != IGNORE_INDEX])
     assert learned.startswith("right<|im_end|>") and "WRONG" in tokenizer.decode(ids)
-    whole, _ = TextChat(tokenizer).encode_text(record["messages"])
+    bare = [{key: each[key] for key in ("role", "content")} for each in record["messages"]]
+    whole, _ = TextChat(tokenizer).encode_text(bare)
     assert ids == whole, "only labels differ"
 
 

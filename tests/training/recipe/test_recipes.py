@@ -262,6 +262,8 @@ def test_a_switch_needs_no_value_and_config_is_taken_out():
         (("--vision_config.patch_size", "0"), "the model cannot be built"),
         (("--vision_config.num_attention_heads", "7"), "the model cannot be built"),
         (("--text_config.hidden_act", "foo"), "the model cannot be built"),
+        (("--vision_config.hidden_size", "abc"), "this model cannot be built: .*'hidden_size' expected int, got str"),
+        (("--vision_config.layer_norm_eps", "[1]"), "this model cannot be built: .*'layer_norm_eps'"),
         (("--context_length", "100000"), "more than the 512 positions"),
     ],
 )

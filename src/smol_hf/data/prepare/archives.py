@@ -99,6 +99,8 @@ def extract_tar(file: BinaryIO, folder: Path, limit: int) -> int:
         for member in tar:
             tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  frees memory; missing in typeshed
             check_member(member.name, folder, is_plain=member.isreg() or member.isdir())
+            if member.issparse():  # its holes are not in the stream, whose bytes are limited
+                raise ArchiveError(f"the member {member.name!r} is a sparse file: write it without holes")
             tar.extract(member, folder, filter="data")
             files += member.isreg()
     while stream.read(CHUNK):

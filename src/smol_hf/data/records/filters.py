@@ -18,7 +18,7 @@ from smol_hf.data.conversation import Conversation, FilteredOutError, Message, S
 from smol_hf.data.media.images import MAXIMUM_BYTES, check_bytes
 from smol_hf.data.records.registry import Place, adapt
 from smol_hf.data.records.texts import RATINGS
-from smol_hf.data.records.turn_keys import without_fields
+from smol_hf.data.records.turn_keys import TOO_DEEP, without_fields
 from smol_hf.support.formatting import nearest
 
 LOOKS_MISSPELT = 0.8
@@ -168,8 +168,12 @@ class RecordReader:
 
     def __call__(self, where: str, record: Any) -> Conversation:
         place = Place(where, self.media_folder, self.inside_only)
-        record = without_fields(record, self.ignore_fields) if self.ignore_fields else record
-        conversation, reason = self.filters.apply(adapt(record, place, self.adapter, self.dataset))
+        try:
+            record = without_fields(record, self.ignore_fields) if self.ignore_fields else record
+            conversation = adapt(record, place, self.adapter, self.dataset)
+        except RecursionError as error:
+            raise SampleError(where, TOO_DEEP) from error
+        conversation, reason = self.filters.apply(conversation)
         if conversation is None:
             raise FilteredOutError(where, f"left out by filters: {reason}")
         if not any(message.is_learned for message in conversation.messages):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -77,11 +78,11 @@ def checked_call(call: dict, number: int, where: str) -> dict:
     function = call.get("function", call)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise SampleError(where, f"message {number}: a call in 'tool_calls' has no name of a function: write one")
-    if isinstance(text := function.get("arguments"), str):
-        try:
-            arguments = json.loads(text)
-        except (ValueError, RecursionError):
-            arguments = None
+    arguments = function.get("arguments")
+    if arguments is not None:
+        if isinstance(arguments, str):
+            with contextlib.suppress(ValueError, RecursionError):
+                arguments = json.loads(arguments)
         if not isinstance(arguments, dict):
             problem = f"'arguments' of {function['name']!r} must be an object, or the JSON text of one"
             raise SampleError(where, f"message {number}: {problem}")

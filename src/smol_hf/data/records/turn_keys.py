@@ -25,6 +25,8 @@ IDENTIFIERS = (
     "__key__", "__url__", "__index_level_0__",
 )  # fmt: skip
 
+TOO_DEEP = "has objects or lists that are nested too deeply to be read: flatten them, or remove the record"
+
 
 def is_given(value: Any) -> bool:
     """Return whether a field is neither null nor empty."""

@@ -278,7 +278,8 @@ def packed(known: Size | SampleError) -> list[Any]:
 
 def unpacked(saved: list[Any]) -> Size | SampleError:
     if not isinstance(saved[0], str):
-        return Size(*saved)
+        *numbers, units, number = saved
+        return Size(*numbers, tuple(map(unpacked, units)), number)
     fault = KINDS[saved[0]](*saved[1:3])
     fault.source = saved[3]
     return fault

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AddedToken, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from smol_hf.auto import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
@@ -244,8 +245,8 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
             image_mean=arguments.image_mean or [0.5] * 3,
             image_std=arguments.image_std or [0.5] * 3,
         )
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"this model cannot be built: {error}") from error
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise RecipeError(f"this model cannot be built: {' '.join(str(error).split())}") from error
 
 
 def prepare_generation(model: PreTrainedModel, processor: SmolHFProcessor) -> None:

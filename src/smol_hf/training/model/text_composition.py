@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig, PreTrainedModel
 
 from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -108,8 +109,8 @@ def new_text_config(text_config: dict, tokenizer) -> PretrainedConfig:
         text_config.setdefault(name, getattr(tokenizer, name))
     try:
         return config_class_of("text_config", model_type)(**text_config)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"this model cannot be built: {error}") from error
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise RecipeError(f"this model cannot be built: {' '.join(str(error).split())}") from error
 
 
 def change_positions(config: PretrainedConfig, arguments: ModelArguments) -> None:
