@@ -129,7 +129,7 @@ class SmolHFProcessor(ProcessorCalls):
         return encode_turns(renderer, messages, lambda number: self.image_blocks(image_sizes[:number]))
 
     def encode(self, messages, images=(), add_generation_prompt=False, chat_template=None):
-        """Encode messages and their PIL images in reading order → `EncodedSample`. Answers and their ends have labels."""
+        """Encode messages and their PIL images (in reading order) → `EncodedSample`. Answers have labels."""
         encoded = self.encode_text(messages, sizes_of(images), add_generation_prompt, chat_template)
         return EncodedSample(*encoded, self.tiles(images))
 
