@@ -90,7 +90,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         super().__init__(model=model, args=args, train_dataset=PLACEHOLDER, eval_dataset=held_out, **kwargs)
         self.validation = validation
         self.validated_at: int | None = None  # the step of the last evaluation
-        self.validated: dict[str, float] | None = None  # and its metrics
+        self.validated: dict[str, float] | None = None  # its metrics
         self.plan, self.data_states, self.rows_per_epoch = plan, data_states or {}, rows_per_epoch
         self.loader: TrainingLoader | None = None
         for name, weight in self.model.named_parameters():
@@ -114,8 +114,6 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         self.rates_used: dict[str, float] = {}  # of each part, in the last step
         self.nonfinite_in_a_row = 0
 
-    # The data ------------------------------------------------------------------------------------------------
-
     def get_train_dataloader(self):
         rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
         steps = -(-self.rows_per_epoch // rows) if self.rows_per_epoch else self.args.max_steps
@@ -134,8 +132,6 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
             total_batches=self.args.max_steps * self.args.gradient_accumulation_steps,
         )
         return self.loader
-
-    # The loss ------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         facts = {name: inputs.pop(name) for name in FACTS}
@@ -177,8 +173,6 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         self.counters.start_clock()
         self.validated_at, self.validated = self.state.global_step, measured
         return metrics
-
-    # Steps that are not finite -------------------------------------------------------------------------------
 
     def _get_grad_norm(self, model, grad_norm=None):
         """Close the step: called once, after the gradients are complete and before the optimizer uses them."""
@@ -254,8 +248,6 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
                 f"The samples of this step: {shown}. A lower learning rate, or a look at skipped_steps.jsonl, helps"
             )
 
-    # Optimizer and schedule ----------------------------------------------------------------------------------
-
     def create_optimizer(self, model=None):
         if self.optimizer is None:
             model = self.model if model is None else model
@@ -289,8 +281,6 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         tied = set(getattr(self.model, "all_tied_weights_keys", None) or {})
         if set(load_result.missing_keys) - tied or load_result.unexpected_keys:
             super()._issue_warnings_after_load(load_result)
-
-    # The log -------------------------------------------------------------------------------------------------
 
     def log(self, logs, start_time=None):
         # transformers counts the epoch, and its mean loss at the end, from where a resumed run began.

@@ -47,13 +47,9 @@ class Counts:
 
 @dataclass
 class TokenCache:
-    """A finished cache.
+    """A finished cache: the numbers of `records` read and of `empty` ones, and the unusable documents (`faults`).
 
-    Attributes:
-        records, empty: numbers of documents read, and of empty ones.
-        faults: documents that could not be used.
-        in_a_row: the longest run of consecutive faults.
-        digests: of the files, see `file_digests`.
+    `in_a_row` is the longest run of consecutive faults. `digests`: see `file_digests`.
     """
 
     folder: Path
@@ -76,10 +72,8 @@ class TokenCache:
             cache = cls(folder, **facts)
             cache.check_files()
         except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError) as error:
-            raise ValueError(
-                f"the tokens in {folder} were damaged after they were written ({error}): delete this folder, "
-                "and they are made again"
-            ) from error
+            problem = f"the tokens in {folder} were damaged after they were written ({error})"
+            raise ValueError(f"{problem}: delete this folder, and they are made again") from error
         return cache
 
     def check_files(self) -> None:
@@ -213,10 +207,8 @@ def tokenise(
             if unfinished is not None:
                 write_cache(Split(documents, held_out, limit), tokens, unfinished, key, progress)
     except OSError as error:
-        raise OSError(
-            f"the tokens cannot be kept in {folder} ({error.strerror or error}; {free(folder)}): free space, or name "
-            "another folder (--documents_cache)"
-        ) from error
+        problem = f"the tokens cannot be kept in {folder} ({error.strerror or error}; {free(folder)})"
+        raise OSError(f"{problem}: free space, or name another folder (--documents_cache)") from error
     return TokenCache.open(place)
 
 
