@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from smol_hf.commands.main import main
@@ -25,11 +26,17 @@ SMOL_HF = [sys.executable, "-m", "smol_hf.commands.main"]
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    output = tmp_path_factory.mktemp("demo") / "run"
-    command = [*SMOL_HF, "demo", "--output", str(output)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return output, result.stdout
+    """Run the demo once, even if two processes of pytest share the tests of this file."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    output, printed = folder / "demo" / "run", folder / "demo.txt"
+    with FileLock(folder / "demo.lock"):
+        if not printed.exists():
+            command = [*SMOL_HF, "demo", "--output", str(output)]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=900)
+            assert result.returncode == 0, result.stdout + result.stderr
+            printed.write_text(result.stdout, encoding="utf-8")
+    return output, printed.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -116,7 +116,7 @@ def run_space(arguments: argparse.Namespace) -> None:
 def add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint (needs the package gradio)")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="IP address or host name (default 127.0.0.1: this machine only)"
+        "--host", default="127.0.0.1", help="host name or IP address (default 127.0.0.1, only this machine)"
     )
     parser.add_argument("--port", type=int, help="port (default: the first free port from 7860)")
     parser.add_argument("--share", action="store_true", help="also serve at a public URL of Gradio")
