@@ -115,13 +115,13 @@ def test_recipes_and_checkpoints_are_targets_too(tmp_path):
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        ("smolm2-135m", {}, "no preset, no recipe.*did you mean 'smollm2-135m'"),
+        ("smolm2-135m", {}, "is not a preset, a recipe.*did you mean 'smollm2-135m'"),
         ("nowhere.yaml", {}, "does not exist"),
-        ("tiny-text", {"dtype": "int8"}, "dtype is float32"),
+        ("tiny-text", {"dtype": "int8"}, "choose float32 or bfloat16 or float16"),
         ("tiny-text", {"optimizer": "lion"}, "optimizer is 'lion': choose adamw or sgd"),
         ("tiny-text", {"length": 10000}, "more than the 512 positions"),
         ("tiny-text", {"batch_size": 0}, "batch_size is 0"),
-        ("tiny-text", {"tiles": 1}, "sees no images"),
+        ("tiny-text", {"tiles": 1}, "is a text-only model"),
         ("tiny-vlm", {"tiles": 100}, "do not fit"),
         ("tiny-vlm", {"lora": {"lora_r": 0}}, "lora_r is 0"),
         ("tiny-text", {"lora": {"lora_r": 4, "lora_parts": ["vision"]}}, "has no vision, only text"),
@@ -171,7 +171,7 @@ SIZES = [
 
 @pytest.mark.parametrize("name", ["smolvlm2-256m", "smolvlm2-500m", "smolvlm2-2.2b", "nanovlm-450m", "tiny-vlm"])
 def test_tiles_and_tokens_of_a_preset_are_those_of_training(name, monkeypatch):
-    monkeypatch.setattr("smol_hf.estimate.estimate.PICTURES", SIZES)
+    monkeypatch.setattr("smol_hf.estimate.estimate.IMAGE_SIZES", SIZES)
     config, processor = build_config_and_processor(ModelArguments(preset=name), ())
     found = image_tokens(find_target(name))
     for height, width in SIZES:

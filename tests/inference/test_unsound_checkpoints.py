@@ -23,7 +23,7 @@ COMMANDS = {
     "generate": ["generate", "CHECKPOINT", "--prompt", "x", "--max-new-tokens", "2"],
     "chat": ["chat", "CHECKPOINT", "--prompt", "x", "--max-new-tokens", "2"],
     "check": ["check", "CHECKPOINT"],
-    "demo": ["demo", "CHECKPOINT"],
+    "serve": ["serve", "CHECKPOINT"],
 }
 
 
@@ -82,7 +82,7 @@ def test_training_does_not_begin_with_them(damage, message, sound, tmp_path):
         build_language_model(ModelArguments(model=str(folder)), ())
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "check", "demo", "estimate", "convert", "compose", "train"])
+@pytest.mark.parametrize("command", ["generate", "chat", "check", "serve", "estimate", "convert", "compose", "train"])
 def test_a_million_layers_are_refused_at_once(command, sound, tmp_path, capsys):
     kind = "vision" if command in ("chat", "compose") else "text"
     checkpoint = shutil.copytree(sound / kind, tmp_path / kind)
@@ -166,7 +166,7 @@ def test_a_limit_of_mamba_may_be_infinite():
         refuse_unsound_config({"text_config": {"rope_parameters": {"rope_theta": float("nan")}}}, "model")
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "demo", "estimate", "convert"])
+@pytest.mark.parametrize("command", ["generate", "chat", "serve", "estimate", "convert"])
 @pytest.mark.parametrize(("part", "values"), [
     ("text_config", {"hidden_act": "evil"}), ("text_config", {"hidden_size": None}),
     ("vision_config", {"hidden_act": "evil"}), ("vision_config", {"hidden_size": None}),

@@ -130,7 +130,7 @@ def test_a_file_gives_them_to_the_page_and_the_space(checkpoint, tmp_path, capsy
         ('{"text": "What?"}\n', '"prompt" is missing'),
     ],
 )
-@pytest.mark.parametrize("command", [["demo"], ["publish", "--space"]])
+@pytest.mark.parametrize("command", [["serve"], ["publish", "--space"]])
 def test_a_file_that_cannot_be_read_is_said(command, content, message, checkpoint, tmp_path, capsys):
     if content is not None:
         (tmp_path / "examples.jsonl").write_text(content)

@@ -131,7 +131,7 @@ def test_a_model_from_scratch_with_a_tokenizer_of_its_own(data, tmp_path):
         ({"chat_template": "chatmil"}, "chat_template is 'chatmil': did you mean 'chatml'"),
         ({"chat_template": "gone.jinja"}, "chat_template gone.jinja cannot be read"),
         ({"chat_template": "chatml", "use_peft": True}, "needs <|im_start|> and <|im_end|>, which"),
-        ({"chat_template": "chatml", "documents": "a.txt"}, "documents have no turns"),
+        ({"chat_template": "chatml", "documents": "a.txt"}, "chat_template has no effect in a run over documents"),
     ],
 )
 def test_a_template_that_is_missing_or_does_not_fit_is_refused(keys, problem, data, tmp_path):

@@ -107,7 +107,7 @@ def test_without_a_number_the_shares_of_before_are_not_known(recipe, capsys):
     del keys["mixture"][2]["samples"]
     recipe.write_text(yaml.safe_dump(keys))
     assert run(recipe, "--max_steps", "1", "--on_failed_source", "reweight") == 0
-    assert "not known" in capsys.readouterr().out
+    assert "unknown" in capsys.readouterr().out
     mixture = json.loads((recipe.parent / "run" / "mixture.json").read_text())
     assert [each["planned_share_before"] for each in mixture["sources"]] == [None, None]
 
@@ -120,4 +120,4 @@ def test_processes_must_agree_about_what_failed():
 
 def test_the_policy_is_one_of_two(recipe, capsys):
     assert run(recipe, "--on_failed_source", "ignore") == 1
-    assert "choose one of stop, reweight" in capsys.readouterr().err
+    assert "choose stop or reweight" in capsys.readouterr().err

@@ -131,10 +131,10 @@ def test_with_a_scaler_too_a_step_without_samples_leaves_the_weights_alone(float
 
 
 REFUSED = [
-    ({"fp16": True}, "fp16 needs a GPU: a CPU would compute in float32 without a word; bf16 works on both"),
+    ({"fp16": True}, "fp16 needs a GPU: use bf16, which also works on a CPU"),
     ({"fp16": True, "bf16": True}, "At most one of fp16 and bf16 can be True"),
     ({"tf32": True}, "tf32 requires Ampere or a newer GPU"),
-    ({"attn_implementation": "flash_attention_2"}, "flash-attn .*: install one, or take sdpa, which is part of"),
+    ({"attn_implementation": "flash_attention_2"}, "flash-attn .*: install one, or use sdpa, which is part of"),
 ]
 
 
@@ -152,7 +152,7 @@ def test_what_this_machine_does_not_have_is_one_line(keys, message, tmp_path, ca
 
 def test_float16_weights_have_nothing_to_scale(tmp_path, monkeypatch):
     monkeypatch.setattr(SmolTrainingArguments, "device", torch.device("cuda"))
-    with pytest.raises(RecipeError, match="dtype must be float32"):
+    with pytest.raises(RecipeError, match="set dtype: float32"):
         parse_recipe({"preset": "tiny-vlm", "output_dir": str(tmp_path), "fp16": True, "dtype": "float16"})
 
 

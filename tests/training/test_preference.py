@@ -144,7 +144,7 @@ def test_bad_records_stop_the_run_or_are_left_out_by_name(data, tmp_path, capsys
 @pytest.mark.parametrize(
     ("keys", "problem"),
     [
-        ({"model": "x", "truncation_mode": "keep_end"}, "nothing is ever cut"),
+        ({"model": "x", "truncation_mode": "keep_end"}, "no sample is ever cut"),
         ({"model": "x", "padding_free": True}, "leave it out"),
         ({"model": "x", "betta": 1}, "unknown key 'betta': did you mean 'beta'"),
         ({"model": "x", "context_length": 10}, "unknown key 'context_length'"),
@@ -162,7 +162,7 @@ def test_a_wrong_key_is_refused_by_name(keys, problem, data, tmp_path):
     ("keys", "problem"),
     [
         ({}, "model is missing"),
-        ({"preset": "tiny-text"}, "model is missing"),
+        ({"preset": "tiny-text"}, "preset has no effect in a run over preferences"),
         ({"model": "base", "eval_strategy": "steps"}, "need each other"),
         ({"model": "base", "max_length": 4000}, "max_length 4000 is more than the 128 positions"),
         ({"model": "base", "data": "gone.jsonl"}, "the data file gone.jsonl does not exist"),
@@ -181,4 +181,4 @@ def test_what_cannot_be_run_is_refused_before_it_begins(keys, problem, data, tmp
 def test_the_help_names_the_keys(capsys):
     assert dpo.main(["--help"]) == 0
     said = capsys.readouterr().out
-    assert "--max_length (1024)" in said and "--lora_r (16)" in said and "--preset" not in said
+    assert "--max_length" in said and "Default: 1024." in said and "--lora_r" in said and "--preset" not in said

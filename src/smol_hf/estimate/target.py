@@ -23,6 +23,7 @@ from smol_hf.training.model.lora import freeze_what_has_no_adapter
 from smol_hf.training.model.parts import PARTS
 from smol_hf.training.model.presets import PRESETS, TEXT, preset_config
 from smol_hf.training.model.sound_checkpoint import configuration_errors, refuse_unsound_config
+from smol_hf.training.recipe.keys import check_values
 from smol_hf.training.recipe.model_arguments import LoraArguments, ModelArguments
 from smol_hf.training.recipe.recipes import load_arguments
 from smol_hf.training.recipe.values import RecipeError
@@ -171,6 +172,7 @@ def only_adapters(config: PretrainedConfig, keys: dict[str, Any]) -> dict[str, A
     """Return the fields of a target of which only adapters are trained."""
     arguments = LoraArguments(use_peft=True, **keys)
     try:
+        check_values(arguments)
         arguments.check_lora()
     except ValueError as error:
         raise RecipeError(str(error)) from error

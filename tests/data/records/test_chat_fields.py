@@ -10,14 +10,14 @@ from memory_source import MemorySource
 from trl import chat_template_utils as trl_templates
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.mixture.mixture import MixtureEntry, Reader
+from smol_hf.data.mixture.mixture import MixtureEntry
 from smol_hf.data.prepare import prepare
 from smol_hf.data.records import Place, adapt
-from smol_hf.data.records.filters import Filters
+from smol_hf.data.records.filters import Filters, RecordReader
 from smol_hf.data.records.turn_keys import TOO_DEEP
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.modeling.label_loss import IGNORE_INDEX
-from smol_hf.processing.chat_messages import ChatTemplateError
+from smol_hf.processing.chat_format import ChatTemplateError
 from smol_hf.text.chat import TextChat, TextChatWork
 from smol_hf.text.preferences import PreferenceEncoder, preference_of, read_preferences
 from smol_hf.training.data import open_data
@@ -240,7 +240,7 @@ def test_a_record_that_is_nested_too_deeply_is_named(key, form):
         deep = [{"name": "weather", "arguments": json.loads('{"a":' * 700 + "1" + "}" * 700)}]
     record = {**only(), "tools": deep} if key == "tools" else only(tool_calls=deep)
     with pytest.raises(SampleError, match="nested too deeply"):
-        Reader(None, None, Filters())("rows.jsonl:1", record)
+        RecordReader(None, None, Filters())("rows.jsonl:1", record)
     pair = {"prompt": "Rain?", "chosen": record["messages"][1:], "rejected": [YES], "tools": record.get("tools")}
     faults = read_preferences(
         MemorySource("pairs", [("pairs.jsonl:1", pair)]), PreferenceEncoder(chat_tokenizer(QWEN3_LIKE), 512)

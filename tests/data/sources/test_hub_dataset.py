@@ -198,7 +198,7 @@ def test_the_recipe_that_is_saved_names_the_commit(monkeypatch):
     arguments = DataArguments(mixture=entries)
     open_data(arguments, seed=0)
     assert [entry["revision"] for entry in arguments.mixture] == ["c0ffee", "f00d"] and "revision" not in entries[0]
-    with pytest.raises(ValueError, match="data is digits"):
+    with pytest.raises(ValueError, match="no effect with data: digits"):
         DataArguments(dataset_split="test")
 
 

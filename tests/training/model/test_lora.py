@@ -275,8 +275,8 @@ def test_a_rank_above_the_width_and_an_unfreezing_after_the_end_are_warned_of(ba
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"lora_parts": "[text, visoin]"}, "choose among vision, connector, text"),
-        ({"lora_parts": "[]"}, "choose among vision, connector, text"),
+        ({"lora_parts": "[text, visoin]"}, "choose from vision, connector, text"),
+        ({"lora_parts": "[]"}, "choose from vision, connector, text"),
         ({"lora_target_modules": "[q_porj]"}, "no linear layer 'q_porj' in text: did you mean 'q_proj'"),
         ({"lora_target_modules": "[lm_head]"}, "no linear layer 'lm_head'"),
         ({"lora_parts": "[text, connector]", "lora_target_modules": "[q_proj]"}, "q_proj are no layers of connector"),
@@ -360,8 +360,8 @@ def for_other_layers(folder, weights, tensors):
         (without_a_tensor, "is missing"),
         (with_a_wrong_shape, "but the model needs"),
         (with_an_unknown_tensor, "the model has no tensor"),
-        (with_nan, "is not finite"),
-        (cut_off, "damaged or truncated"),
+        (with_nan, "contains NaN or infinity"),
+        (cut_off, "damaged or cut off"),
         (pickled, "adapter_model.safetensors is missing"),
         (of_another_kind, "only LoRA and DoRA"),
         (without_base, "folder or Hub id with --base"),

@@ -85,6 +85,7 @@ class WholeCheckpoints(TrainerBase):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or self.is_deepspeed_enabled:
             return
+        groups = self.optimizer.param_groups  # loading replaced them
         for group, values in zip(groups, asked, strict=True):
             group.update(values)
         schedule = self.lr_scheduler
