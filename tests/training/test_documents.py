@@ -254,7 +254,7 @@ def test_a_language_model_goes_on_from_a_checkpoint_of_any_kind(here):
         (("--context_length", "1024"), "more than the 512 positions"),
         (("--documents", "none.txt"), "none.txt does not exist"),
         (("--text_key", "body"), "text_key"),
-        (("--data", "x.jsonl"), "documents and data exclude each other"),
+        (("--data", "x.jsonl"), "data has no effect in a run over documents"),
         (("--preset", "tiny-vlm"), "documents train a text-only model"),
         (("--num_checkpoints", "0"), "num_checkpoints is 0"),
         (("--save_steps", "0"), "save_steps is 0"),
