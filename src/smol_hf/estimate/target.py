@@ -169,7 +169,7 @@ def step_shape(target: Target, tiles: int | None, labelled: int | None) -> StepS
 
 
 def only_adapters(config: PretrainedConfig, keys: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a target of which only adapters are trained."""
+    """Return the fields of a target that trains only adapters."""
     arguments = LoraArguments(use_peft=True, **keys)
     try:
         check_values(arguments)
