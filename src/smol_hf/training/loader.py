@@ -70,7 +70,7 @@ class TrainingLoader:
 
     @property
     def finished(self) -> bool:
-        """Whether all lanes of this process are at their end."""
+        """Return True if all lanes of this process are at their end."""
         return len(self.finished_lanes) == self.stream.plan.lanes // self.stream.ranks
 
     def next_rows(self) -> list[Row]:

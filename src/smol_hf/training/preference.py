@@ -54,7 +54,7 @@ class PreferenceTrainer(WholeCheckpoints, DPOTrainer):
         return loader
 
     def write_state(self, folder, gathered):
-        """Where the run is in its data follows from the step."""
+        """Write the step, from which the position in the data follows."""
         state = json.dumps({"step": self.state.global_step})
         (folder / DATA_STATE).write_text(state, encoding="utf-8")
 

@@ -264,5 +264,5 @@ def leave_out(data: Data, reasons: dict[int, str], stopping: str, on_failed: str
 
 
 def can_be_surveyed(sources: list[Source]) -> bool:
-    """Whether all records can be looked at before a run: they are here, and not too many."""
+    """Return True if all records can be read before a run: they are local, and not too many."""
     return sum(map(len, sources)) <= MOST_SURVEYED and not any(source.remote for source in sources)

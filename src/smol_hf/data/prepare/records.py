@@ -102,7 +102,7 @@ def record_labels(conversation: Conversation) -> dict[str, Any]:
 
 
 def reads_back(record: dict[str, Any], conversation: Conversation, images: Sequence[ImagePart]) -> bool:
-    """Whether our adapters read the record as this conversation, with `images` in place of its own."""
+    """Return True if our adapters read the record as this conversation, with `images` as its images."""
     shown = iter(images)
     messages = tuple(
         replace(message, parts=tuple(part if isinstance(part, TextPart) else next(shown) for part in message.parts))

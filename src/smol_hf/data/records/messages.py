@@ -42,7 +42,7 @@ def read_messages(record: dict[str, Any], place: Place) -> Conversation:
 
 
 def is_conversation(record: dict[str, Any]) -> bool:
-    """Whether a record holds a conversation, so that its other texts are not the ones to train on."""
+    """Return True if a record holds a conversation, so that its other texts are not trained."""
     return any(record.get(key) is not None for key in CONVERSATIONS)
 
 

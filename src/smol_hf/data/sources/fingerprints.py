@@ -22,7 +22,7 @@ def digests_of(urls: Sequence[str]) -> list[str]:
 
 
 def are_read_whole(paths: Sequence[Path]) -> bool:
-    """Whether files hold at most `HASHED_WHOLE` bytes together, so that all their bytes are read."""
+    """Return True if files hold at most `HASHED_WHOLE` bytes together, so that all their bytes are read."""
     return sum(path.stat().st_size for path in paths) <= HASHED_WHOLE
 
 

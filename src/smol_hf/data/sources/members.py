@@ -19,7 +19,7 @@ TEXTS = (".json", ".txt")
 
 
 def is_used(name: str) -> bool:
-    """Whether a member of this name has a place in a record."""
+    """Return True if a member of this name is part of a record."""
     return name.lower().endswith(IMAGE_SUFFIXES + VIDEOS + TEXTS)
 
 

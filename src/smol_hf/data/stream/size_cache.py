@@ -121,7 +121,7 @@ def digest_images(found: Survey, read_images: bool) -> None:
 
 
 def is_current(found: Survey, read_images: bool) -> bool:
-    """Whether the image files are those of the entry."""
+    """Return True if the image files are those of the entry."""
     now = Survey(images=found.images)
     digest_images(now, read_images)
     return (now.images, now.read_whole) == (found.images, found.read_whole)

@@ -16,7 +16,7 @@ NEAR = 1000  # characters within which a held-out end is moved to the beginning 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How much is held out.
+    """Amount that is held out.
 
     Args:
         fraction: of the documents, chosen by their numbers; of fewer than `FEW` documents, the end of each.
@@ -27,7 +27,7 @@ class HeldOut:
     most: int = 4_000_000
 
     def chooses(self, number: int) -> bool:
-        """Whether the document with this number is held out."""
+        """Return True if the document with this number is held out."""
         digest = hashlib.sha256(f"document {number}".encode()).digest()
         return int.from_bytes(digest[:8], "big") < self.fraction * 2**64
 

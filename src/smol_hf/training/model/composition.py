@@ -77,7 +77,7 @@ def build_model_and_processor(
 
 
 def is_text_only(arguments: ModelArguments, documents: bool, trust_remote_code: bool) -> bool:
-    """Whether the recipe's model is text-only. Raises RecipeError if it cannot read the data."""
+    """Return True if the recipe's model is text-only. Raises RecipeError if it cannot read the data."""
     if arguments.model is not None:
         config = read_config(arguments.model, trust_remote_code)
         sees = getattr(config, "vision_config", None) is not None

@@ -38,7 +38,7 @@ def part_modules(model: nn.Module) -> dict[str, str]:
 
 
 def is_adapter_weight(parameter_name: str) -> bool:
-    """Whether PEFT added this parameter: an update, a trained copy of a module, or of some rows of the embeddings."""
+    """Return True for a parameter of PEFT: an update, a trained copy of a module, or of rows of the embeddings."""
     return any(mark in parameter_name for mark in (".lora_", ".modules_to_save.", ".trainable_tokens_"))
 
 
@@ -85,15 +85,15 @@ class FreezeSchedule:
         return NEW_TOKENS if name in self.new_token_weights else part_of(name)
 
     def is_frozen(self, part: str, step: int) -> bool:
-        """Whether a part does not learn at a step."""
+        """Return True if a part does not learn at a step."""
         return self.learning_rates[part] == 0 or (part == "vision" and step < self.unfreeze_vision_at_step)
 
     def ever_trains(self, part: str) -> bool:
-        """Whether a part learns at some step."""
+        """Return True if a part learns at some step."""
         return self.learning_rates[part] > 0
 
     def ever_trains_parameter(self, name: str) -> bool:
-        """Whether a parameter learns at some step."""
+        """Return True if a parameter learns at some step."""
         return self.ever_trains(self.part_of(name)) and (is_adapter_weight(name) or not self.adapters_only)
 
     def factor(self, part: str, step: int) -> float:

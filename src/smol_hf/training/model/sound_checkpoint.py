@@ -68,7 +68,7 @@ def nonfinite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
 
 
 def is_finite(weight: torch.Tensor) -> bool:
-    """Whether all values are finite, without a copy of the tensor. float8 has no minimum, so it is converted."""
+    """Return True if all values are finite, without a copy. float8 has no minimum, so it is converted."""
     if weight.numel() == 0:
         return True
     if weight.element_size() == 1:
@@ -123,7 +123,7 @@ def refuse_nonfinite_values(values: dict, checkpoint: str | Path) -> None:
 
 
 def is_usable(value) -> bool:
-    """Whether a value of a configuration is not NaN or infinity."""
+    """Return True unless a value of a configuration is NaN or infinity."""
     if isinstance(value, dict) and "__float__" in value:
         value = float(value["__float__"])
     return not isinstance(value, float) or math.isfinite(value)
