@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from helpers import build_processor
+from helpers import build_processor, ready
+from image_corpus import encoded, half_and_half
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart, VideoPart
 from smol_hf.data.media.images import open_encoded
@@ -40,6 +41,12 @@ def test_an_image_is_one_thing(given):
 def test_a_video_is_one_thing(given):
     with pytest.raises(ValueError, match="either encoded bytes"):
         VideoPart(**given)
+
+
+def test_the_modality_of_a_sample_is_its_number_of_images():
+    image = ImagePart(content=encoded(half_and_half(), "PNG"))
+    samples = [Conversation("x", (Message("user", (TextPart("Hi"), *[image] * n)), ANSWER)) for n in range(4)]
+    assert [each.modality for each in ready(samples, build_processor())] == ["text", "image", *["multiimage"] * 2]
 
 
 def test_a_video_cannot_be_trained_on_yet(tmp_path):

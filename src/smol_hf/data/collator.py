@@ -49,21 +49,12 @@ class SmolCollator:
             batch = pack(input_ids, labels)
         else:
             batch = stack_rows(input_ids, labels, self.row_length, padding)
-        tiles = [sample.tiles for sample in samples if len(sample.tiles)]
+        tiles = [sample.tiles.numpy() for sample in samples if len(sample.tiles)]
         if tiles:
-            batch["pixel_values"] = stack(tiles)
+            # NumPy asks for huge memory pages and PyTorch does not: the first touch of 40 MB in small pages costs more
+            # than the copy.
+            batch["pixel_values"] = torch.from_numpy(np.concatenate(tiles))
         return batch
-
-
-def stack(tiles: list[torch.Tensor]) -> torch.Tensor:
-    """Concatenate the tiles of all samples.
-
-    NumPy asks for huge memory pages and PyTorch does not: the first touch of 40 MB in small pages costs more than the
-    copy.
-    """
-    first = tiles[0]
-    stacked = np.empty((sum(map(len, tiles)), *first.shape[1:]), dtype=first.numpy().dtype)
-    return torch.cat(tiles, out=torch.from_numpy(stacked))
 
 
 def pack(input_ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, torch.Tensor]:

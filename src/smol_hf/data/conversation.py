@@ -128,10 +128,3 @@ class Conversation:
     def videos(self) -> list[VideoPart]:
         """Video parts in reading order."""
         return [part for message in self.messages for part in message.parts if isinstance(part, VideoPart)]
-
-    @property
-    def modality(self) -> str:
-        """One of `MODALITIES`: "video" if it contains one, else by the number of images."""
-        if any(isinstance(part, VideoPart) for message in self.messages for part in message.parts):
-            return "video"
-        return MODALITIES[min(len(self.images), 2)]

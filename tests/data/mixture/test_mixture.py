@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import yaml
 
-from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, VideoPart
+from smol_hf.data.conversation import SampleError
 from smol_hf.data.mixture.failed_sources import FailedSource
 from smol_hf.data.mixture.mixture import MixtureEntry, data_of, open_mixture, parse_entries
 from smol_hf.data.mixture.shares import PlannedMixture, by_modality, shares
@@ -236,13 +236,6 @@ def test_data_root_stands_for_a_folder(tmp_path):
     data = open_mixture([entry], "quota", data_root=str(tmp_path))
     assert len(data.sources[0]) == 3 and data.readers[0].media_folder == tmp_path / "pictures"
     assert PlannedMixture.of(data).other_sizes() == ["a.jsonl holds 3 records, not 4 as the recipe says"]
-
-
-def test_the_modality_of_a_conversation():
-    image, video = ImagePart(path="a.png"), VideoPart(path="a.mp4")
-    cases = {(): "text", (image,): "image", (image, image): "multiimage", (image, video): "video"}
-    for parts, modality in cases.items():
-        assert Conversation("x", (Message("user", parts),)).modality == modality
 
 
 def test_shares_of_nothing_are_zero():

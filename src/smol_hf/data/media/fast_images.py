@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from smol_hf.data.conversation import ImagePart
-from smol_hf.data.media.images import decode, open_image, upright_size
+from smol_hf.data.media.images import image_size, load_image
 from smol_hf.processing.image_pixels import canvas
 from smol_hf.processing.image_tiling import MiddleSquare
 
@@ -26,10 +26,9 @@ def fast_tiles(part: ImagePart, where: str, tiler) -> np.ndarray:
     Raises:
         SampleError: as `load_image`.
     """
-    image = open_image(part, where)
-    grid = tiler.grid(*upright_size(image, part, where))
+    grid = tiler.grid(*image_size(part, where))
     size = canvas(grid, tiler.tile_size)
-    image = decode(image, part, where, at_least=size)
+    image = load_image(part, where, at_least=size)
     if isinstance(tiler, MiddleSquare):
         return tiler.tiles(image)
     seen = torch.from_numpy(np.array(image)).permute(2, 0, 1)

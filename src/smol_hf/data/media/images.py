@@ -22,8 +22,10 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 MAXIMUM_PIXELS = 50_000_000
 MAXIMUM_BYTES = 300_000_000
 MAXIMUM_ASPECT = 200
-IMAGE_WIDTH, IMAGE_LENGTH = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength
-QUARTER_TURNED = (5, 6, 7, 8)
+IMAGE_WIDTH, IMAGE_LENGTH, ORIENTATION = (
+    ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength, ExifTags.Base.Orientation,
+)  # fmt: skip
+QUARTER_TURNS = (5, 6, 7, 8)  # values of the orientation tag (in EXIF or XMP)
 PNG_TAGS = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 # Errors that Pillow's decoders raise about damaged files.
 DAMAGE = (
@@ -121,29 +123,21 @@ def open_image(part: ImagePart, where: str) -> Image.Image:
 
 
 def image_size(part: ImagePart, where: str) -> tuple[int, int]:
-    """`upright_size` of an image, from its header. Raises SampleError, as `open_image`."""
+    """Read (height, width) of an image, after its orientation tag is applied. Raises SampleError, as `open_image`."""
     with open_image(part, where) as image:
-        return upright_size(image, part, where)
-
-
-def upright_size(image: Image.Image, part: ImagePart, where: str) -> tuple[int, int]:
-    """(height, width) in pixels of an opened image after its orientation tag is applied."""
-    try:
-        # Pillow turns the size of a TIFF by itself, so its tags are read. It does not turn the size of other formats.
-        tags = getattr(image, "tag_v2", {})
-        width, height = tags.get(IMAGE_WIDTH, image.width), tags.get(IMAGE_LENGTH, image.height)
-        return (width, height) if is_quarter_turned(image, part) else (height, width)
-    except DAMAGE as error:
-        raise image_error(error, part, where, "cannot be read") from error
-
-
-def is_quarter_turned(image: Image.Image, part: ImagePart) -> bool:
-    """Return True if the orientation tag of an opened image (in EXIF or XMP) asks viewers for a quarter turn."""
-    if image.format != "PNG" or has_late_tags(part):
-        exif = image.getexif()
-    else:
-        exif = Image.Image.getexif(image)  # PNG's own decodes the whole image to look for tags after the pixels
-    return exif.get(ExifTags.Base.Orientation) in QUARTER_TURNED
+        try:
+            # Pillow turns the size of a TIFF by itself, so its tags are read. It does not turn that of other formats.
+            tags = getattr(image, "tag_v2", {})
+            width, height = tags.get(IMAGE_WIDTH, image.width), tags.get(IMAGE_LENGTH, image.height)
+            if image.format != "PNG" or has_late_tags(part):
+                exif = image.getexif()
+            else:
+                exif = Image.Image.getexif(
+                    image
+                )  # PNG's own decodes the whole image to look for tags after the pixels
+            return (width, height) if exif.get(ORIENTATION) in QUARTER_TURNS else (height, width)
+        except DAMAGE as error:
+            raise image_error(error, part, where, "cannot be read") from error
 
 
 def has_late_tags(part: ImagePart) -> bool:
@@ -161,26 +155,24 @@ def has_late_tags(part: ImagePart) -> bool:
 
 
 def load_image(part: ImagePart, where: str, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Open an image and decode it to RGB, see `decode`. Raises SampleError, as `open_image` and `decode`."""
-    return decode(open_image(part, where), part, where, at_least)
-
-
-def decode(image: Image.Image, part: ImagePart, where: str, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Return the pixels of an opened image, in RGB.
+    """Decode an image to RGB.
 
     Args:
         at_least: a sufficient (height, width). A JPEG of twice this size or more is decoded at a half, a quarter or
             an eighth, which costs less. Other images are decoded at full size.
 
     Raises:
-        SampleError: for damaged or missing pixels.
+        SampleError: as `open_image`, and for damaged or missing pixels.
     """
+    image = open_image(part, where)
     try:
         if image.format == "PNG":
             with Image.open(open_encoded(part), formats=("PNG",)) as same:
                 same.verify()  # checksums of all chunks: a flipped byte in a small image decodes to other pixels
-        if at_least is not None:
-            image.draft(None, at_least if is_quarter_turned(image, part) else (at_least[1], at_least[0]))
+        elif at_least is not None:
+            height, width = at_least
+            is_turned = image.getexif().get(ORIENTATION) in QUARTER_TURNS
+            image.draft(None, (height, width) if is_turned else (width, height))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return flatten_to_rgb(image)

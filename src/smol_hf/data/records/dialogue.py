@@ -12,7 +12,14 @@ from smol_hf.data.conversation import ROLES, Message, Part, SampleError, TextPar
 from smol_hf.data.records.fields import checked_text
 from smol_hf.data.records.media import Media
 from smol_hf.data.records.tools import turn_fields, with_content
-from smol_hf.data.records.turn_keys import SYSTEM_KEYS, TOOL_ROLES, is_trained, system_text
+from smol_hf.data.records.turn_keys import (
+    SYSTEM_KEYS,
+    TOOL_ROLES,
+    TRAIN_KEYS,
+    ignored_turn_keys,
+    is_trained,
+    system_text,
+)
 
 PLACEHOLDERS = {"<image>": "images", "<video>": "videos"}
 ROLE_NAMES = {
@@ -90,26 +97,31 @@ def role_of(turn: dict, key: str, number: int, where: str) -> str:
     return role
 
 
-def read_turn(turn: dict, keys: tuple[str, str], number: int, where: str) -> Turn:
-    """Return the role, the text, the training mark and the further fields of a turn.
+def text_of(turn: dict, key: str, number: int, where: str) -> str:
+    return checked_text(needed(turn, key, number, where), where, f"message {number}: {key!r}")
+
+
+def read_turns(turns: list[dict], keys: tuple[str, str], name: str, where: str) -> tuple[list[Turn], tuple[str, ...]]:
+    """Read turns with text content. Returns them and the names of their ignored fields.
 
     Args:
         keys: the keys of the role and of the text.
+        name: the field of the turns.
 
     Raises:
         SampleError: for a missing, wrong or unsupported value.
     """
-    role, fields, trained = role_of(turn, keys[0], number, where), {}, True
-    if turn.keys() - set(keys):
-        fields = turn_fields(turn, role, number, where)
-        trained = is_trained(turn, role, number, where)
-        turn = with_content(turn, keys[1])
-    return Turn(role, text_of(turn, keys[1], number, where), trained, fields)
-
-
-def text_of(turn: dict, key: str, number: int, where: str) -> str:
-    value = turn[key] if key in turn else needed(turn, key, number, where)
-    return checked_text(value, where, f"message {number}: {key!r}")
+    result, ignored = [], ()
+    if any(turn.keys() - keys for turn in turns):
+        ignored = ignored_turn_keys(turns, (*keys, *TRAIN_KEYS), name)
+    for number, turn in enumerate(turns, start=1):
+        role, fields, trained = role_of(turn, keys[0], number, where), {}, True
+        if turn.keys() - keys:
+            fields = turn_fields(turn, role, number, where)
+            trained = is_trained(turn, role, number, where)
+            turn = with_content(turn, keys[1])
+        result.append(Turn(role, text_of(turn, keys[1], number, where), trained, fields))
+    return result, ignored
 
 
 def is_marked(turns: list[Turn], placeholders: Iterable[str]) -> bool:

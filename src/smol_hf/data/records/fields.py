@@ -82,9 +82,11 @@ def checked_text(value: Any, where: str, what: str) -> str:
 
 
 def label(record: dict[str, Any], *keys: str) -> str:
-    """Return the first of these fields that is a line of text, or "". Other values are ignored."""
+    """Return the first of these fields that is a line of text, or "". `a.b` is the field b of the object a."""
     for key in keys:
-        value = record.get(key)
+        value = record
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
         if isinstance(value, str) and value and value.isprintable():
             return value
     return ""

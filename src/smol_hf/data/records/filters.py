@@ -105,27 +105,24 @@ class Filters:
         if reasons:
             turn_ratings = tuple(kept) if conversation.turn_ratings else ()
             conversation = dataclasses.replace(conversation, messages=tuple(messages), turn_ratings=turn_ratings)
-        problem = self.limit_broken_by(conversation, len(kept))
-        return (None, problem) if problem else (conversation, None)
+        parts = (part for message in conversation.messages for part in message.parts)
+        found = {
+            "images": len(conversation.images),
+            "turns": len(kept),
+            "characters": sum(len(part.text) for part in parts if isinstance(part, TextPart)),
+        }
+        if found["images"] < self.min_images:
+            return None, f"{found['images']} images, fewer than min_images {self.min_images}"
+        for name, number in found.items():
+            most = getattr(self, f"max_{name}")
+            if most is not None and number > most:
+                return None, f"{number} {name}, more than max_{name} {most}"
+        return conversation, None
 
     def rated_too_low(self, rating: dict[str, int]) -> str | None:
         for name, least in self.min_ratings.items():
             if name in rating and rating[name] < least:
                 return f"rated below {least} in {name}"
-        return None
-
-    def limit_broken_by(self, conversation: Conversation, turns: int) -> str | None:
-        images = len(conversation.images)
-        parts = (part for message in conversation.messages for part in message.parts)
-        characters = sum(len(part.text) for part in parts if isinstance(part, TextPart))
-        if images < self.min_images:
-            return f"{images} images, fewer than min_images {self.min_images}"
-        if self.max_images is not None and images > self.max_images:
-            return f"{images} images, more than max_images {self.max_images}"
-        if self.max_turns is not None and turns > self.max_turns:
-            return f"{turns} turns, more than max_turns {self.max_turns}"
-        if self.max_characters is not None and characters > self.max_characters:
-            return f"{characters} characters, more than max_characters {self.max_characters}"
         return None
 
 

@@ -21,20 +21,21 @@ from smol_hf.data.records.dialogue import (
     is_marked,
     media_first,
     place_media,
-    read_turn,
-    said,
+    read_turns,
     with_system,
 )
 from smol_hf.data.records.fields import Fields, label, list_of_objects
-from smol_hf.data.records.media import Media, media_parts, media_under
+from smol_hf.data.records.media import media_parts, media_under
 from smol_hf.data.records.messages import conversation_of
 from smol_hf.data.records.ratings import written_ratings
 from smol_hf.data.records.registry import Place, adapter
 from smol_hf.data.records.tools import tools_of, with_content
-from smol_hf.data.records.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys
+from smol_hf.data.records.turn_keys import SYSTEM_KEYS
 
+TURNS, KEYS = "conversations", ("from", "value")
+SOURCES = ("data_source", "source", "metadata.dataset")
 MEDIA_KEYS = ("image", "images", "video", "videos")
-READ = ("conversations", *MEDIA_KEYS, *SYSTEM_KEYS, "tools", "source", "data_source", "metadata", "turn_ratings")
+READ = (TURNS, *MEDIA_KEYS, *SYSTEM_KEYS, "tools", "source", "data_source", "metadata", "turn_ratings")
 
 
 @adapter(
@@ -48,23 +49,26 @@ READ = ("conversations", *MEDIA_KEYS, *SYSTEM_KEYS, "tools", "source", "data_sou
         "lmms-lab/LLaVA-ReCap-558K",
         "Lin-Chen/ShareGPT4V",
     ),
-    shape=("conversations",),
+    shape=(TURNS,),
     fields=READ,
 )
 def read_llava(record: dict[str, Any], place: Place) -> Conversation:
     """Conversations in LLaVA's form, `<image>` at each image; or chat messages under the same key."""
-    turns = list_of_objects(Fields(record, place, "llava").given("conversations"), "conversations", place.where)
+    turns = list_of_objects(Fields(record, place, "llava").given(TURNS), TURNS, place.where)
+    source = label(record, *SOURCES)
     if all("role" in turn and "content" in with_content(turn) for turn in turns):
-        conversation = conversation_of(record, turns, "conversations", place)
-        return replace(conversation, source=source_of(record))
+        return replace(conversation_of(record, turns, TURNS, place), source=source)
     images = media_under(record, "image", ImagePart, place)
     videos = media_under(record, "video", VideoPart, place)
-    turns, ignored = read_turns(turns, place.where)
-    waiting = media_of_placeholders(images, videos, "video" in record or "videos" in record)
+    turns, ignored = read_turns(turns, KEYS, TURNS, place.where)
+    media = images or videos
+    waiting = {"<image>": media, "<video>": videos or media}
+    if not ("video" in record or "videos" in record or any(isinstance(part, VideoPart) for part in media)):
+        del waiting["<video>"]
     messages = with_system(place_media(turns, waiting, place.where), record, place.where)
     ratings = written_ratings(record, place) if "turn_ratings" in record else ()
     tools = tools_of(record, place.where) if "tools" in record else ()
-    return Conversation(place.where, tuple(messages), source_of(record), ratings, ignored, tools)
+    return Conversation(place.where, tuple(messages), source, ratings, ignored, tools)
 
 
 @adapter("llava_video", datasets=("lmms-lab/LLaVA-Video-178K",), fields=READ)
@@ -78,8 +82,8 @@ def read_llava_video(record: dict[str, Any], place: Place) -> Conversation:
     ]
     videos = media_parts(paths, "video", VideoPart, place)
     turns, ignored = turns_of(fields)
-    waiting = media_of_placeholders([], videos, True)
-    messages = with_system(place_media(turns, waiting, place.where), record, place.where)
+    messages = place_media(turns, dict.fromkeys(PLACEHOLDERS, videos), place.where)
+    messages = with_system(messages, record, place.where)
     tools = tools_of(record, place.where)
     return Conversation(place.where, tuple(messages), folder, ignored=ignored, tools=tools)
 
@@ -94,37 +98,16 @@ def read_unmarked(record: dict[str, Any], place: Place) -> Conversation:
     videos = media_under(record, "video", VideoPart, place)
     turns, ignored = turns_of(fields)
     if is_marked(turns, PLACEHOLDERS):
-        messages = place_media(turns, media_of_placeholders(images, videos, True), place.where)
+        media = images or videos
+        messages = place_media(turns, {"<image>": media, "<video>": videos or media}, place.where)
     else:
-        texts = [said(role, text, trained=trained, fields=fields) for role, text, trained, fields in turns]
-        messages = media_first(texts, images + videos, place.where)
+        messages = media_first(place_media(turns, {}, place.where), images + videos, place.where)
     messages = with_system(messages, record, place.where)
     tools = tools_of(record, place.where)
-    return Conversation(place.where, tuple(messages), source_of(record), ignored=ignored, tools=tools)
+    return Conversation(place.where, tuple(messages), label(record, *SOURCES), ignored=ignored, tools=tools)
 
 
 def turns_of(fields: Fields) -> tuple[list[Turn], tuple[str, ...]]:
     """Read the turns of a record, and the names of their ignored fields."""
     where = fields.place.where
-    return read_turns(list_of_objects(fields.given("conversations"), "conversations", where), where)
-
-
-def read_turns(turns: list[dict], where: str) -> tuple[list[Turn], tuple[str, ...]]:
-    ignored = ()
-    if any(len(turn) > 2 for turn in turns):
-        ignored = ignored_turn_keys(turns, ("from", "value", *TRAIN_KEYS), "conversations")
-    return [read_turn(turn, ("from", "value"), number, where) for number, turn in enumerate(turns, start=1)], ignored
-
-
-def media_of_placeholders(images: list[Media], videos: list[Media], knows_videos: bool) -> dict[str, list[Media]]:
-    """Return placeholder → its media."""
-    if images and videos:
-        return {"<image>": images, "<video>": videos}
-    media = images or videos
-    knows_videos = knows_videos or any(isinstance(part, VideoPart) for part in media)
-    return {"<image>": media, "<video>": media} if knows_videos else {"<image>": media}
-
-
-def source_of(record: dict[str, Any]) -> str:
-    metadata = record.get("metadata")
-    return label(record, "data_source", "source") or (label(metadata, "dataset") if isinstance(metadata, dict) else "")
+    return read_turns(list_of_objects(fields.given(TURNS), TURNS, where), KEYS, TURNS, where)

@@ -13,7 +13,15 @@ from __future__ import annotations
 from typing import Any
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart, VideoPart
-from smol_hf.data.records.dialogue import is_marked, media_first, place_media, read_turn, role_of, text_of, with_system
+from smol_hf.data.records.dialogue import (
+    is_marked,
+    media_first,
+    place_media,
+    read_turns,
+    role_of,
+    text_of,
+    with_system,
+)
 from smol_hf.data.records.fields import Fields, label, list_of_objects
 from smol_hf.data.records.media import HINT, Media, is_none, media_parts, media_under
 from smol_hf.data.records.ratings import written_ratings
@@ -78,7 +86,7 @@ def renamed(turn: dict) -> dict:
 
 
 def plain_messages(turns: list[dict], media_by_kind: dict[str, list[Media]], where: str) -> list[Message]:
-    texts = [read_turn(turn, ("role", "content"), number, where) for number, turn in enumerate(turns, start=1)]
+    texts, _ = read_turns(turns, ("role", "content"), "messages", where)
     waiting = {f"<{name}>": media for name, media in media_by_kind.items() if media}
     if is_marked(texts, waiting):
         return place_media(texts, waiting, where)

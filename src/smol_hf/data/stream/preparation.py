@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from smol_hf.data.conversation import Conversation, ImagePart, SampleError, TextPart, TooLongError
+from smol_hf.data.conversation import MODALITIES, Conversation, ImagePart, SampleError, TextPart, TooLongError
 from smol_hf.data.media.fast_images import fast_tiles
 from smol_hf.data.media.images import image_size, load_image
 from smol_hf.data.stream.shortening import SampleVersion, shortened
@@ -31,13 +31,16 @@ class MeasuredSequence:
 class MeasuredSample:
     """A tokenised conversation with places for its images, which are not decoded.
 
-    It is one sequence, or several that do not see each other, see `chat_turns`. `lost`: the parts that it lost to fit
-    the context. `number`: of a sequence in its conversation, see `units`.
+    It is one sequence, or several that do not see each other, see `chat_turns`. `num_tokens`, `num_tiles`: of all
+    sequences. `lost`: the parts that it lost to fit the context. `number`: of a sequence in its conversation, see
+    `units`.
     """
 
     conversation: Conversation
     sequences: list[MeasuredSequence]
     longest_edge: int
+    num_tokens: int
+    num_tiles: int
     lost: str = ""
     number: int = 0
 
@@ -50,24 +53,19 @@ class MeasuredSample:
         return [each for sequence in self.sequences for each in sequence.labels]
 
     @property
-    def num_tokens(self) -> int:
-        return sum(len(sequence.input_ids) for sequence in self.sequences)
-
-    @property
-    def num_tiles(self) -> int:
-        return sum(sequence.num_tiles for sequence in self.sequences)
-
-    @property
     def units(self) -> list[MeasuredSample]:
         """The independent parts of rows: a sample for each sequence."""
-        return [replace(self, sequences=[each], number=number) for number, each in enumerate(self.sequences)]
+        return [
+            replace(self, sequences=[each], num_tokens=len(each.input_ids), num_tiles=each.num_tiles, number=number)
+            for number, each in enumerate(self.sequences)
+        ]
 
 
 @dataclass
 class ReadySample:
     """One sequence for the collator: `input_ids` and `labels` (tokens,), `tiles` uint8 (tiles, 3, side, side).
 
-    `modality`: see `Conversation`; `lost`, `number`: see `MeasuredSample`. Tensors pass from workers to the trainer
+    `modality`: one of `MODALITIES`; `lost`, `number`: see `MeasuredSample`. Tensors pass from workers to the trainer
     through shared memory.
     """
 
@@ -140,12 +138,8 @@ class SampleWork:
             SampleError: for a record or an image that cannot be used, or without a trained token.
             FilteredOutError, TooLongError: for a record that the filters reject, or that does not fit.
         """
-        return self.fitted(self.conversation(source, where, record))
-
-    def conversation(self, source: int, where: str, record: Any) -> Conversation:
-        """Read a record. Raises SampleError for one that cannot be read, or that the filters reject."""
         reader = self.readers[source]
-        return record if reader is None else reader(where, record)
+        return self.fitted(record if reader is None else reader(where, record))
 
     def fitted(self, conversation: Conversation) -> MeasuredSample:
         """Measure a conversation, and shorten it if it does not fit. Raises the errors of `prepare`."""
@@ -171,9 +165,12 @@ class SampleWork:
             # The first token has no context to predict it; in a packed row, only another sample.
             labels[0] = IGNORE_INDEX
             sequences.append(MeasuredSequence(input_ids, labels, images, sum(tiles[:images])))
-        return MeasuredSample(conversation, sequences, shape.longest_edge, lost)
+        num_tokens = sum(len(sequence.input_ids) for sequence in sequences)
+        num_tiles = sum(sequence.num_tiles for sequence in sequences)
+        return MeasuredSample(conversation, sequences, shape.longest_edge, num_tokens, num_tiles, lost)
 
     def shorter(self, sample: MeasuredSample) -> MeasuredSample:
+        """Return the sample with the smallest loss that makes it fit. Raises TooLongError if none suffices."""
         whole = SampleVersion(sample.conversation, sample.longest_edge)
 
         def tokens(shape: SampleVersion) -> int:
@@ -181,7 +178,11 @@ class SampleWork:
 
         shape, lost = shortened(whole, self.too_long, self.processor.tile_size, tokens, self.context_length)
         if shape is None:
-            raise TooLongError(sample.conversation.sample_id, reason_too_long(sample, self.context_length))
+            lengths = [len(sequence.input_ids) for sequence in sample.sequences]
+            number, length = next(each for each in enumerate(lengths, start=1) if each[1] > self.context_length)
+            which = f" in sequence {number} of {len(lengths)} (one for each answer)" if len(lengths) > 1 else ""
+            problem = f"{length} tokens{which}, more than context_length {self.context_length}"
+            raise TooLongError(sample.conversation.sample_id, problem)
         return self.measured(shape, lost)
 
     def encode(self, source: int, sample: MeasuredSample) -> ReadySample:
@@ -201,19 +202,7 @@ class SampleWork:
             torch.tensor(sequence.input_ids),
             torch.tensor(sequence.labels),
             torch.from_numpy(tiles),
-            conversation.modality,
+            MODALITIES[min(len(conversation.images), 2)],  # a video is not measured
             sample.lost,
             sample.number,
         )
-
-
-def reason_too_long(sample: MeasuredSample, context_length: int) -> str:
-    """Return the reason to leave out a sample, with its first sequence that does not fit."""
-    number, tokens = next(
-        (number, len(each.input_ids))
-        for number, each in enumerate(sample.sequences, start=1)
-        if len(each.input_ids) > context_length
-    )
-    total = len(sample.sequences)
-    where = f" in sequence {number} of {total} (one for each answer)" if total > 1 else ""
-    return f"{tokens} tokens{where}, more than context_length {context_length}"

@@ -125,14 +125,15 @@ def measure(plan: Plan, source: int, where: str, record: Any, verify_images: boo
     """Return the size of a record, and note its images and fields in `result`. Raises SampleError."""
     if isinstance(record, SampleError):
         raise record
-    conversation = plan.work.conversation(source, where, record)
+    reader = plan.work.readers[source]
+    conversation = record if reader is None else reader(where, record)
     note_images(result, source, conversation)
     sample = plan.work.fitted(conversation)
     if verify_images:
         for image in sample.conversation.images:
             load_image(image, sample.conversation.sample_id)
     size = size_of(sample)
-    note_use(result, source, sample.conversation, plan.work.readers[source])
+    note_use(result, source, sample.conversation, reader)
     return size
 
 
