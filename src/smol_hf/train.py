@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_config
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.files import UnreachableError
-from smol_hf.processing.bounded_rendering import EndlessTemplateError
+from smol_hf.processing.chat_rendering import EndlessTemplateError
 from smol_hf.publishing.adapter import publish_adapter
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.publishing.run_facts import origin_facts, run_facts

@@ -49,7 +49,7 @@ def make_old(folder):
         if (folder / name).is_file() and "auto_map" in (config := json.loads((folder / name).read_text())):
             config["auto_map"] = dict(list(config["auto_map"].items())[:1])
             (folder / name).write_text(json.dumps(config))
-    missing = folder / "bounded_rendering.py"
+    missing = folder / "chat_rendering.py"
     if missing.exists():
         missing.unlink()
 

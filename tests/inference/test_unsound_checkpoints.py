@@ -11,7 +11,7 @@ from helpers import build_model, build_processor
 from safetensors.torch import load_file, save_file
 
 from smol_hf.commands.main import main
-from smol_hf.processing.bounded_rendering import EndlessTemplateError, render_bounded
+from smol_hf.processing.chat_rendering import EndlessTemplateError, render_bounded
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.publishing.space.local_app import serve_locally
 from smol_hf.training.model.sound_checkpoint import UnsoundCheckpointError, refuse_unsound_config

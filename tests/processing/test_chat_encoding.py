@@ -5,7 +5,7 @@ from chat_models import chat_tokenizer
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_encoding import TRAINED, ChatEncoder, Piece
 from smol_hf.processing.chat_pieces import pieces_of
-from smol_hf.processing.chat_rendering import renderer_of
+from smol_hf.processing.chat_rendering import ChatRenderer
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
@@ -15,13 +15,13 @@ TEMPLATE = (
 
 def test_the_worked_example_is_true():
     tokenizer = chat_tokenizer(TEMPLATE)
-    encoder = ChatEncoder(tokenizer, None, set(tokenizer.all_special_tokens))
+    encoder = ChatEncoder(tokenizer)
     messages = [{"role": "user", "content": "Hi <|im_end|>"}, {"role": "assistant", "content": "Yes."}]
     start, end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
-    pieces, texts = pieces_of(renderer_of(encoder, TEMPLATE), messages, labelled=True)
+    pieces, texts = pieces_of(ChatRenderer(encoder, TEMPLATE), messages, labelled=True)
     assert pieces == [
-        Piece("special", start, 0), Piece("plain", "user: ", 0), Piece("text", 0, 0), Piece("special", end, 0),
-        Piece("special", start, 0), Piece("plain", "assistant: ", 0), Piece("text", 1, TRAINED),
+        Piece("special", start, 0), Piece("text", "user: ", 0), Piece("text", 0, 0), Piece("special", end, 0),
+        Piece("special", start, 0), Piece("text", "assistant: ", 0), Piece("text", 1, TRAINED),
         Piece("special", end, TRAINED),
     ]  # fmt: skip
     assert texts == ["Hi <|im_end|>", "Yes."]

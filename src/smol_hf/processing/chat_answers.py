@@ -6,10 +6,11 @@ that ends a turn. The text of an answer must not change when more messages follo
 another text than it must generate.
 """
 
+import json
 from itertools import pairwise
 
 from .chat_encoding import TRAINED, UNTRAINED
-from .chat_format import EXAMPLE, ChatTemplateError, RewrittenAnswerError, is_trained, placeholder_of
+from .chat_format import EXAMPLE, PLACEHOLDER, ChatTemplateError, RewrittenAnswerError, is_trained, placeholder_of
 
 REWRITTEN = (
     "the chat template changes the answer in message {number} when more messages follow, so the model would not learn "
@@ -24,9 +25,9 @@ def find_ending(renderer):
     Raises:
         ChatTemplateError: if no special token ends an answer.
     """
-    messages, _ = renderer.with_placeholders(EXAMPLE)
-    text, spans = renderer.render(messages, marked=renderer.is_marked)
     answer = placeholder_of(1)
+    question, _ = EXAMPLE
+    text, spans = renderer.text([question, {"role": "assistant", "content": answer}], marked=renderer.is_marked)
     if answer not in text:
         raise ChatTemplateError("the chat template does not write the assistant's messages")
     begin = text.index(answer) + len(answer)
@@ -123,3 +124,24 @@ def flagged_spans(spans, trained):
     if len(spans) != len(trained):
         raise ChatTemplateError(f"{found}, so a turn cannot be left untrained: {remedy}")
     return [(*span, TRAINED if is_kept else UNTRAINED) for span, is_kept in zip(spans, trained)]
+
+
+def check_places(renderer, messages, numbers, text, spans):
+    """Raise ChatTemplateError for a text that is not written once, and for an answer outside the generated spans.
+
+    `messages` have placeholders; `numbers` are those that the template writes.
+    """
+    for index, message in enumerate(messages, start=1):
+        name, is_answer = f"message {index} ({message['role']})", is_trained(message)
+        for number in map(int, PLACEHOLDER.findall(json.dumps(message["content"], ensure_ascii=False))):
+            if number not in numbers:
+                raise ChatTemplateError(f"the chat template does not write {name}")
+            if numbers.count(number) > 1:
+                raise ChatTemplateError(f"the chat template writes {name} more than once")
+            place = text.index(placeholder_of(number))
+            if is_answer and spans and not any(start <= place < end for start, end, _ in spans):
+                if renderer.is_marked:
+                    raise ChatTemplateError(f"the chat template does not mark {name} as generated")
+                raise ChatTemplateError(f"the chat template ends {name} before its text")
+        if not spans and is_answer:
+            raise ChatTemplateError("the chat template marks no text as generated")

@@ -9,8 +9,8 @@ A worked example. ⟨n⟩ is the placeholder of text n (PLACEHOLDER), and ⟦…
     messages   user: "Hi <|im_end|>"   assistant: "Yes."
     template   {% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}
     rendered   <|im_start|>user: ⟨0⟩<|im_end|><|im_start|>assistant: ⟦⟨1⟩<|im_end|>⟧
-    pieces     special <|im_start|>   plain "user: "        text 0            special <|im_end|>
-               special <|im_start|>   plain "assistant: "   text 1, TRAINED   special <|im_end|>, TRAINED
+    pieces     special <|im_start|>   text "user: "        text 0            special <|im_end|>
+               special <|im_start|>   text "assistant: "   text 1, TRAINED   special <|im_end|>, TRAINED
     ids        [<|im_start|>] + ids of "user: Hi <|im_end|>" as plain text + [<|im_end|>]
                + [<|im_start|>] + ids of "assistant: " + ids of "Yes." + [<|im_end|>]
     labels     -100 for each of these, except for the ids of "Yes." and the last <|im_end|>
@@ -24,26 +24,31 @@ from typing import NamedTuple
 from .chat_format import IGNORE_INDEX, PLACEHOLDER
 from .plain_tokenizer import plain_tokenizer
 
+LONGEST_SHORT_TEXT, SHORT_TEXTS_KEPT = 64, 4096
 TRAINED, UNTRAINED = 1, 2  # text that the assistant generates, with labels and without
 
 
 class Piece(NamedTuple):
     """A part of a rendered conversation.
 
-    `kind` decides the meaning of `value`: "plain" (the template's text), "text" (the number of a text of the
-    conversation), "special" (a token id) or "image" (None). `flag` is TRAINED or UNTRAINED in generated text, else 0.
+    `kind` decides the meaning of `value`: "text" (the template's text, or the number of a text of the conversation),
+    "special" (a token id) or "image" (None). `flag` is TRAINED or UNTRAINED in generated text, else 0.
     """
 
     kind: str
-    value: object
+    value: str | int | None
     flag: int
 
 
 class ChatEncoder:
-    """Tokenises conversations for one tokenizer. The tokens of an image replace `image_token` of a template."""
+    """Tokenises conversations for one tokenizer. The tokens of an image replace `image_token` of a template.
 
-    def __init__(self, tokenizer, image_token, control_tokens):
+    `control_tokens` are special even if the tokenizer's file does not mark them so.
+    """
+
+    def __init__(self, tokenizer, image_token=None, control_tokens=()):
         self.image_token = image_token
+        control_tokens = {*control_tokens, *tokenizer.all_special_tokens}
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special} | control_tokens
         self.special_ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special}
         named = tokenizer.special_tokens_map.items()
@@ -51,8 +56,9 @@ class ChatEncoder:
         self.plain = plain_tokenizer(tokenizer, control_tokens)
         longest_first = sorted(special, key=len, reverse=True)
         self.piece = re.compile(f"({PLACEHOLDER.pattern})|({'|'.join(map(re.escape, longest_first))})")
-        self.renderers = {}  # of each chat template, see `chat_rendering.renderer_of`
-        self.short_runs = {}
+        self.renderers = {}  # chat template → its `ChatRenderer`
+        self.image_blocks = {}  # style and grid of an image → its token ids
+        self.short_texts = {}  # text, such as the template's own words → its token ids
 
     def encode_prompt(self, prompt, image_blocks):
         """Encode a prompt that a template has already made, with all special tokens → (input_ids, labels)."""
@@ -78,7 +84,7 @@ class ChatEncoder:
 
         Args:
             spans: (start, end, TRAINED or UNTRAINED) of generated text.
-            texts: False: placeholders are plain text.
+            texts: False: placeholders are text.
             images: False: the image token is an ordinary special token.
         """
         generated = bytearray(len(rendered) + 1)
@@ -89,7 +95,7 @@ class ChatEncoder:
             yield from plain_pieces(rendered[position : match.start()], generated, position)
             position, flag = match.end(), generated[match.start()]
             if match.group(2) is not None:
-                yield Piece("text", int(match.group(2)), flag) if texts else Piece("plain", match.group(0), flag)
+                yield Piece("text", int(match.group(2)) if texts else match.group(0), flag)
             elif match.group(0) == self.image_token and images:
                 yield Piece("image", None, 0)
             else:
@@ -99,52 +105,40 @@ class ChatEncoder:
     def encode_pieces(self, pieces, texts, image_blocks) -> tuple[list[int], list[int]]:
         """`Piece`s → (input_ids, labels), two lists of equal length; labels are -100 outside trained text.
 
+        The text between two special tokens is tokenised as one string, cut where generated text begins or ends.
+
         Args:
             texts, image_blocks: the texts by number, and the tokens of each image in reading order.
 
         Raises:
             ValueError: if the number of image pieces differs from the number of blocks.
         """
-        input_ids, labels, run = [], [], []
-        blocks, shown = iter(image_blocks), 0
-        for piece in pieces:
-            if piece.kind in ("plain", "text"):
-                run.append(piece if piece.kind == "plain" else piece._replace(value=texts[piece.value]))
-                continue
-            self.encode_run(run, input_ids, labels)
-            ids = [piece.value] if piece.kind == "special" else next(blocks, ())
+        input_ids, labels, shown = [], [], 0
+        for (kind, flag), group in groupby(pieces, key=attrgetter("kind", "flag")):
+            values = [piece.value for piece in group]
+            if kind == "special":
+                ids = values
+            elif kind == "image":
+                ids = [each for block in image_blocks[shown : shown + len(values)] for each in block]
+                shown += len(values)
+            else:
+                text = "".join(texts[value] if isinstance(value, int) else value for value in values)
+                ids = self.short_texts.get(text)
+                if ids is None:
+                    ids = self.plain.encode(text, add_special_tokens=False).ids
+                    if len(text) <= LONGEST_SHORT_TEXT and len(self.short_texts) < SHORT_TEXTS_KEPT:
+                        self.short_texts[text] = ids
             input_ids += ids
-            labels += ids if piece.flag == TRAINED else [IGNORE_INDEX] * len(ids)
-            shown += piece.kind == "image"
-        self.encode_run(run, input_ids, labels)
+            labels += ids if flag == TRAINED else [IGNORE_INDEX] * len(ids)
         if shown != len(image_blocks):
             raise ValueError(f"the text shows {shown} images, but {len(image_blocks)} were given: give one for each")
         return input_ids, labels
 
-    def encode_run(self, run, input_ids, labels):
-        """Tokenise the text between two special tokens as one string, split where generated text begins or ends."""
-        for flag, pieces in groupby(run, key=attrgetter("flag")):
-            ids = self.tokenise("".join(piece.value for piece in pieces))
-            input_ids += ids
-            labels += ids if flag == TRAINED else [IGNORE_INDEX] * len(ids)
-        run.clear()
-
-    def tokenise(self, text):
-        """Plain text → ids. Short texts, such as the template's own words, are cached."""
-        ids = self.short_runs.get(text)
-        if ids is None:
-            ids = self.plain.encode(text, add_special_tokens=False).ids
-            if len(text) <= 64:
-                if len(self.short_runs) >= 4096:
-                    self.short_runs.clear()
-                self.short_runs[text] = ids
-        return ids
-
 
 def plain_pieces(text, flags, start):
-    """Plain `Piece`s of `text` within which `flags[start + i]` is constant."""
+    """`Piece`s of `text` within which `flags[start + i]` is constant."""
     first = 0
     for i in range(1, len(text) + 1):
         if i == len(text) or flags[start + i] != flags[start + first]:
-            yield Piece("plain", text[first:i], flags[start + first])
+            yield Piece("text", text[first:i], flags[start + first])
             first = i

@@ -73,54 +73,11 @@ TURN_MARK = "trained"  # a message with the value False gets no labels
 IMAGE_TYPES = ("image", "image_url")
 REASONING = ("reasoning_content", "reasoning", "thinking")  # names of one field; each template reads one of them
 PLACEHOLDER = re.compile("\ue000([0-9]+)\ue001")  # of a text, by its number
+placeholder_of = "\ue000{}\ue001".format
 EXAMPLE = (
     {"role": "user", "content": "Who wrote this?"},
     {"role": "assistant", "content": "Nobody knows, sadly."},
 )
-
-
-def placeholder_of(number):
-    return f"\ue000{number}\ue001"
-
-
-def write_messages(messages, forms, write):
-    """Apply `write` to each text of messages, in a form of content that the template reads.
-
-    `forms`: see `content_forms`. Images become `{"type": "image"}`.
-    """
-    return [{**message, "content": write_content(message.get("content"), forms, write)} for message in messages]
-
-
-def write_content(content, forms, write):
-    if content is None:
-        return None
-    if isinstance(content, str):
-        return write(content) if "text" in forms else [{"type": "text", "text": write(content)}]
-    types = [part_type(part) for part in content]
-    if "parts" not in forms and set(types) <= {"text"}:
-        return write("".join(part["text"] for part in content))
-    return [
-        {"type": "image"} if kind == "image" else {**part, "text": write(part["text"])}
-        for kind, part in zip(types, content)
-    ]
-
-
-def part_type(part):
-    """Return "text" or "image". Raises ValueError for another type of part, and for a text part without a text."""
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind in IMAGE_TYPES:
-        return "image"
-    if kind != "text":
-        raise ValueError(f"a part has the type {kind!r}: use text or image")
-    if not isinstance(part.get("text"), str):
-        raise ValueError('a text part has no text: write {"type": "text", "text": …}')
-    return kind
-
-
-def number_of_images(messages):
-    """Count the image parts of messages."""
-    contents = [message.get("content") for message in messages]
-    return sum(part_type(part) == "image" for parts in contents if isinstance(parts, list) for part in parts)
 
 
 def is_trained(message):

@@ -1,20 +1,73 @@
-"""A rendered conversation → pieces for `chat_encoding`.
+"""Messages → pieces for `chat_encoding`.
 
 The template is rendered twice. First with a placeholder for each text: special tokens are recognised only in this
-rendering, which contains only the template's own text. Then with the texts themselves, because some templates change
-them: they trim a text, or remove reasoning. The changed text is the one that is tokenised.
+rendering, which contains only the template's own text. It is cached. Then with the texts themselves, because some
+templates change them: they trim a text, or remove reasoning. The changed text is the one that is tokenised.
 """
 
 import json
 
-from .chat_answers import written_answers
-from .chat_format import PLACEHOLDER, TURN_MARK, ChatTemplateError, is_trained, placeholder_of
+from .chat_answers import check_places, written_answers
+from .chat_format import IMAGE_TYPES, PLACEHOLDER, TURN_MARK, ChatTemplateError, placeholder_of
 
 SKELETONS_KEPT, LONGEST_KEY = 1024, 8192
 TRIMMED = (
     str, str.strip, str.lstrip, str.rstrip,
     lambda text: text.strip("\n"), lambda text: text.lstrip("\n"), lambda text: text.rstrip("\n"),
 )  # fmt: skip
+
+
+def part_type(part):
+    """Return "text" or "image". Raises ValueError for another type of part, and for a text part without a text."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in IMAGE_TYPES:
+        return "image"
+    if kind != "text":
+        raise ValueError(f"a part has the type {kind!r}: use text or image")
+    if not isinstance(part.get("text"), str):
+        raise ValueError('a text part has no text: write {"type": "text", "text": …}')
+    return kind
+
+
+def content_forms(renderer):
+    """Find the forms of `content` that a template reads: "text", "parts" or both; both if neither is found."""
+    text, found = placeholder_of(0), []
+    for form, content in (("text", text), ("parts", [{"type": "text", "text": text}])):
+        try:
+            written, _ = renderer.render([{"role": "user", "content": content}])
+        except ChatTemplateError:  # a form that it does not read
+            continue
+        if text in written and not any(name in written for name in ("'text'", '"text"')):
+            found.append(form)
+    return tuple(found) or ("text", "parts")
+
+
+def with_placeholders(messages, forms):
+    """Write messages in a form that the template reads, see `content_forms`. Images become {"type": "image"}.
+
+    Returns (messages with a placeholder for each text, messages with the texts, texts by number). Empty texts stay,
+    because templates treat them differently.
+    """
+    shells, complete, texts = [], [], []
+    for message in messages:
+        content = shell = message.get("content")
+        if content is not None:
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            parts = [part if part_type(part) == "text" else {"type": "image"} for part in parts]
+            as_text = "text" in forms if isinstance(content, str) else "parts" not in forms
+            as_text = as_text and all(part["type"] == "text" for part in parts)
+            if as_text:
+                parts = [{"type": "text", "text": "".join(part["text"] for part in parts)}]
+            marked = []
+            for part in parts:
+                if part["type"] == "text":
+                    texts.append(part["text"])
+                    part = {**part, "text": placeholder_of(len(texts) - 1) if part["text"] else ""}
+                marked.append(part)
+            content, shell = (parts[0]["text"], marked[0]["text"]) if as_text else (parts, marked)
+        complete.append({**message, "content": content})
+        shells.append({**message, "content": shell})
+    return shells, complete, texts
 
 
 def pieces_of(renderer, messages, labelled, *settings):
@@ -25,45 +78,41 @@ def pieces_of(renderer, messages, labelled, *settings):
     Raises:
         ChatTemplateError: if generated text is unknown, or if a text would become a special token.
     """
-    encoder = renderer.encoder
-    refuse_special_tokens(renderer, messages)
-    shells, texts = renderer.with_placeholders(messages)
-    messages = renderer.in_its_form(messages)
-    literals, numbers, pieces = skeleton_of(renderer, shells, labelled, *settings)
+    shells, messages, texts = with_placeholders(messages, renderer.forms)
+    key = json.dumps([shells, labelled, *settings], default=str)
+    literals, numbers, pieces = renderer.skeletons.get(key) or skeleton_of(renderer, key, shells, labelled, *settings)
     text, _ = renderer.render(messages, *settings[:2])
-    found = fitted(text, literals, [texts[number] for number in numbers])
-    if found is not None:
-        written = dict(zip(numbers, found))
-        return pieces, [written.get(number, "") for number in range(len(texts))]
+    written = [texts[number] for number in numbers]
+    if text != literals[0] + "".join(each + after for each, after in zip(written, literals[1:])):
+        written = trimmed_texts(text, literals, written)
+    if written is not None:
+        by_number = dict(zip(numbers, written))
+        return pieces, [by_number.get(number, "") for number in range(len(texts))]
     for number, message in enumerate(messages, start=1):
-        if special := encoder.special_in(message["content"]):
+        if special := renderer.encoder.special_in(message["content"]):
             raise ChatTemplateError(
                 f"the chat template changes the texts of messages, and message {number} holds {special!r}, which "
                 "would become a special token: remove it"
             )
     text, spans = written_answers(renderer, messages, *settings) if labelled else (text, ())
-    return list(encoder.split(text, spans, texts=False)), []
+    return list(renderer.encoder.split(text, spans, texts=False)), []
 
 
-def refuse_special_tokens(renderer, messages):
-    """Raise ChatTemplateError for a special token in a field without placeholders, such as a tool call."""
+def skeleton_of(renderer, key, messages, labelled, *settings):
+    """Render messages with placeholders → (literal text around them, their numbers, `Piece`s), and cache it.
+
+    Raises:
+        ChatTemplateError: also for a special token in a field without placeholders, such as a tool call.
+    """
     fields = [
-        (f"{key} of message {number}", value)
+        (f"{name} of message {number}", value)
         for number, message in enumerate(messages, start=1)
-        for key, value in message.items()
-        if key not in ("content", TURN_MARK)
+        for name, value in message.items()
+        if name not in ("content", TURN_MARK)
     ]
-    fields += [(key, renderer.variables.get(key)) for key in ("tools", "documents")]
-    for name, value in fields:
+    for name, value in [*fields, *((name, renderer.variables.get(name)) for name in ("tools", "documents"))]:
         if special := renderer.encoder.special_in(value, placeholders=True):
             raise ChatTemplateError(f"{name} holds {special!r}, which would become a special token: remove it")
-
-
-def skeleton_of(renderer, messages, labelled, *settings):
-    """Render messages with placeholders → (literal text around them, their numbers, `Piece`s), cached."""
-    key = json.dumps([messages, labelled, *settings], default=str)
-    if key in renderer.skeletons:
-        return renderer.skeletons[key]
     if labelled:
         text, spans = written_answers(renderer, messages, *settings)
     else:
@@ -80,34 +129,8 @@ def skeleton_of(renderer, messages, labelled, *settings):
     return skeleton
 
 
-def check_places(renderer, messages, numbers, text, spans):
-    """Raise ChatTemplateError for a text that is not written once, and for an answer outside the generated spans."""
-    for index, message in enumerate(messages, start=1):
-        name, is_answer = f"message {index} ({message['role']})", is_trained(message)
-        for number in numbers_in(message["content"]):
-            if number not in numbers:
-                raise ChatTemplateError(f"the chat template does not write {name}")
-            if numbers.count(number) > 1:
-                raise ChatTemplateError(f"the chat template writes {name} more than once")
-            place = text.index(placeholder_of(number))
-            if is_answer and spans and not any(start <= place < end for start, end, _ in spans):
-                if renderer.is_marked:
-                    raise ChatTemplateError(f"the chat template does not mark {name} as generated")
-                raise ChatTemplateError(f"the chat template ends {name} before its text")
-        if not spans and is_answer:
-            raise ChatTemplateError("the chat template marks no text as generated")
-
-
-def numbers_in(content):
-    """List the numbers of the placeholders in a message's content."""
-    texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content or ()]
-    return [int(match.group(1)) for text in texts for match in PLACEHOLDER.finditer(text)]
-
-
-def fitted(text, literals, texts):
+def trimmed_texts(text, literals, texts):
     """Find the texts, unchanged or trimmed, between the template's own words; None if they are changed otherwise."""
-    if text == literals[0] + "".join(each + after for each, after in zip(texts, literals[1:])):
-        return texts
     if not text.startswith(literals[0]):
         return None
     position, found = len(literals[0]), []

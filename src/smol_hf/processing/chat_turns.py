@@ -7,15 +7,8 @@ template writes before it at that time. Each sequence repeats the images, tools 
 
 from typing import NamedTuple
 
-from .chat_format import (
-    EXAMPLE,
-    TURN_MARK,
-    ChatTemplateError,
-    RewrittenAnswerError,
-    is_trained,
-    number_of_images,
-    untrained,
-)  # fmt: skip
+from .chat_format import EXAMPLE, TURN_MARK, ChatTemplateError, RewrittenAnswerError, is_trained, untrained
+from .chat_pieces import part_type
 
 # Keys of a message that the template may omit. Those of a tool's result repeat the call.
 OPTIONAL = ("role", "content", TURN_MARK, "name", "tool_call_id")
@@ -29,29 +22,32 @@ class TrainedSequence(NamedTuple):
     num_images: int
 
 
-def encode_turns(renderer, messages, image_blocks=lambda number: ()):
+def encode_turns(renderer, messages, image_sizes=(), image_blocks=list):
     """Encode a conversation as `TrainedSequence`s.
 
     Args:
         renderer: a `ChatRenderer`, with the conversation's tools.
         messages: see `ChatRenderer.encode`.
-        image_blocks: n → the tokens of each of the first n images, for a conversation with only these.
+        image_sizes: of the images of the conversation.
+        image_blocks: sizes of images → the tokens of each, for a conversation with only these images.
 
     Raises:
         ChatTemplateError: see `ChatRenderer.encode`; also for a field that the template does not write.
     """
-
-    def encoded(messages):
-        number = number_of_images(messages)
-        input_ids, labels = renderer.encode(messages, image_blocks(number), refuse_rewritten=True)
-        return TrainedSequence(input_ids, labels, number)
-
     refuse_unwritten_fields(renderer, messages)
     try:
-        return [encoded(messages)]
+        ids, labels = renderer.encode(messages, image_blocks(image_sizes), refuse_rewritten=True)
+        return [TrainedSequence(ids, labels, len(image_sizes))]
     except RewrittenAnswerError:
-        ends = [end for end, message in enumerate(messages, start=1) if is_trained(message)]
-        return [encoded([*untrained(messages[: end - 1]), messages[end - 1]]) for end in ends]
+        sequences = []
+    shown = 0
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        shown += sum(part_type(part) == "image" for part in content) if isinstance(content, list) else 0
+        if is_trained(message):
+            seen, blocks = [*untrained(messages[:index]), message], image_blocks(image_sizes[:shown])
+            sequences.append(TrainedSequence(*renderer.encode(seen, blocks, refuse_rewritten=True), shown))
+    return sequences
 
 
 def rewrites_answers(processor):
@@ -69,37 +65,24 @@ def refuse_unwritten_fields(renderer, messages):
     also be inside the marks, if the template marks generated text.
     """
     for index, message in enumerate(messages):
-        before = messages[:index]
         for key in [key for key, value in message.items() if key not in OPTIONAL and value is not None]:
             shorter = {name: value for name, value in message.items() if name != key}
-            refuse_unwritten(
-                f"message {index + 1} has {key!r}",
-                key,
-                parts_written(renderer, [*before, message]),
-                parts_written(renderer, [*before, shorter]),
-                is_trained(message) and renderer.is_marked,
-            )
+            complete, without = [*messages[:index], message], [*messages[:index], shorter]
+            marked = is_trained(message) and renderer.is_marked
+            refuse_unwritten(f"message {index + 1} has", key, (renderer, complete), (renderer, without), marked)
     if renderer.variables.get("tools"):
-        bare = renderer.with_tools(None)
-        refuse_unwritten(
-            "has 'tools'", "tools", parts_written(renderer, messages), parts_written(bare, messages), False
-        )
+        refuse_unwritten("has", "tools", (renderer, messages), (renderer.with_tools(None), messages), False)
 
 
-def refuse_unwritten(field, key, complete, without, is_marked):
-    if complete is None or without is None:
-        return
-    remedy = f"remove it, train without it (ignore_fields: [{key}]), or choose another chat_template"
-    if complete[0] == without[0]:
-        raise ChatTemplateError(f"{field}, which the chat template does not write: {remedy}")
-    if is_marked and complete[1] == without[1]:
-        raise ChatTemplateError(f"{field}, which the chat template does not mark as generated: {remedy}")
-
-
-def parts_written(renderer, messages):
-    """Render messages → (text, its marked parts), or None if the template rejects them."""
+def refuse_unwritten(owner, key, complete, without, is_marked):
+    """Raise ChatTemplateError if the pairs (renderer, messages) `complete` and `without` the key are written alike."""
     try:
-        text, spans = renderer.render(renderer.in_its_form(messages), marked=renderer.is_marked)
+        written = [renderer.text(messages, marked=renderer.is_marked) for renderer, messages in (complete, without)]
     except ChatTemplateError:
-        return None
-    return text, "".join(text[start:end] for start, end in spans)
+        return  # the template rejects them, which is another error
+    remedy = f"remove it, train without it (ignore_fields: [{key}]), or choose another chat_template"
+    if written[0][0] == written[1][0]:
+        raise ChatTemplateError(f"{owner} {key!r}, which the chat template does not write: {remedy}")
+    generated = ["".join(text[start:end] for start, end in spans) for text, spans in written]
+    if is_marked and generated[0] == generated[1]:
+        raise ChatTemplateError(f"{owner} {key!r}, which the chat template does not mark as generated: {remedy}")

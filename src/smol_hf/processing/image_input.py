@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import numpy as np
 from PIL import Image, ImageOps
 
-from .chat_format import part_type
+from .chat_pieces import part_type
 from .image_pixels import as_array, flatten_to_rgb, from_array
 
 URLS = ("http://", "https://", "data:image/")

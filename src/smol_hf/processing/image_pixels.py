@@ -12,25 +12,18 @@ LAYOUTS = ("channels_first", "channels_last")
 def flatten_to_rgb(image):
     """Convert to 8-bit RGB without alpha. Transparent parts become white.
 
+    Grey values of 16-bit and 32-bit integers and floats are scaled, which Pillow's own conversion would clip.
+
     Raises:
-        ValueError: see `to_eight_bits`.
+        ValueError: for values of unknown range (floats outside [0, 1], integers above 65535).
     """
     if image.mode.startswith(("I", "F")):
-        image = to_eight_bits(image)
+        image = Image.fromarray(bytes_of(np.asarray(image)))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def to_eight_bits(image):
-    """Scale 16-bit and 32-bit integer and float grey values to 8 bits, which Pillow's own conversion would clip.
-
-    Raises:
-        ValueError: for values of unknown range (floats outside [0, 1], integers above 65535).
-    """
-    return Image.fromarray(bytes_of(np.asarray(image)))
 
 
 def bytes_of(values):
@@ -98,32 +91,29 @@ def middle(image, width, height):
     return image.crop((left, top, left + width, top + height))
 
 
-def planes(image):
-    """Convert a PIL image in RGB to uint8 (3, height, width)."""
-    return np.asarray(image).transpose(2, 0, 1)
-
-
 def canvas(grid, tile_size):
     """Return (height, width) in pixels of a grid (rows, columns) of tiles; the grid (0, 0) is a single tile."""
     rows, columns = grid
     return max(rows, 1) * tile_size, max(columns, 1) * tile_size
 
 
-def tiles_of(pixels, overview, overview_first=False):
+def tiles_of(image, overview, overview_first=False):
     """Cut an image into its tiles: uint8 (rows · columns + 1, 3, side, side), row by row.
 
     Args:
-        pixels: uint8 (3, rows · side, columns · side), or None for an image of one tile.
-        overview: uint8 (3, side, side), the tile after the others, or before them with `overview_first`.
+        image: in RGB, rows · side high and columns · side wide; an image of one tile is only its overview.
+        overview: side · side pixels, the tile after the others, or before them with `overview_first`.
     """
-    side = overview.shape[-1]
-    rows, columns = (pixels.shape[1] // side, pixels.shape[2] // side) if pixels is not None else (0, 0)
-    tiles = np.empty((rows * columns + 1, 3, side, side), dtype=np.uint8)
-    tiles[0 if overview_first else -1] = overview
-    if pixels is not None:
+    pixels, overview = np.asarray(image), np.asarray(overview)  # (height, width, 3)
+    side = len(overview)
+    rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
+    number = rows * columns if rows * columns > 1 else 0
+    tiles = np.empty((number + 1, 3, side, side), dtype=np.uint8)
+    tiles[0 if overview_first else -1] = overview.transpose(2, 0, 1)
+    if number:
         squares = tiles[1:] if overview_first else tiles[:-1]
-        grid = pixels.reshape(3, rows, side, columns, side)
-        squares.reshape(rows, columns, 3, side, side)[...] = grid.transpose(1, 3, 0, 2, 4)
+        grid = pixels.reshape(rows, side, columns, side, 3)
+        squares.reshape(rows, columns, 3, side, side)[...] = grid.transpose(0, 2, 4, 1, 3)
     return tiles
 
 

@@ -10,7 +10,7 @@
 To add a style, write a class with these methods and name it in `STYLES`.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from .chat_format import IMAGE_TOKEN, image_block, image_tokens, tile_token
@@ -31,6 +31,12 @@ class ImageStyle:
 
     def __post_init__(self):
         """Raise ValueError for settings that exclude each other."""
+
+    def check(self, tokenizer):
+        """Raise ValueError if a tokenizer lacks one of `control_tokens`."""
+        vocabulary = tokenizer.get_vocab()
+        if missing := [token for token in self.control_tokens if token not in vocabulary]:
+            raise ValueError(f"the tokenizer lacks {len(missing)} tokens for images, first {missing[0]}: add them")
 
     @cached_property
     def tiler(self):
@@ -125,14 +131,9 @@ class NanoVLMStyle(ImageStyle):
 STYLES = {"smolvlm": SmolVLMStyle, "nanovlm": NanoVLMStyle, "crop": CropStyle, "plain": PlainStyle}
 
 
-def build_style(processor):
-    """Build the style of a processor. Raises ValueError for an unknown name, and for settings that do not fit."""
-    name = processor.image_style
-    if name not in STYLES:
-        raise ValueError(f"image_style {name!r}: choose one of {', '.join(STYLES)}")
-    return style_of(name, *(getattr(processor, field.name) for field in fields(ImageStyle)))
-
-
 @lru_cache(maxsize=64)
 def style_of(name, *settings):
+    """Return the style of these settings, see `ImageStyle`. Raises ValueError for those that exclude each other."""
+    if name not in STYLES:
+        raise ValueError(f"image_style {name!r}: choose one of {', '.join(STYLES)}")
     return STYLES[name](*settings)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from .image_pixels import canvas, flatten_to_rgb, middle, planes, resize, tiles_of
+from .image_pixels import canvas, flatten_to_rgb, middle, resize, tiles_of
 
 LONGEST_SIDE = 4096  # pixels; no image is enlarged beyond it
 BICUBIC = Image.Resampling.BICUBIC
@@ -34,6 +34,7 @@ class ImageTiler:
     longest_edge: int
     do_image_splitting: bool = True
     enlarge_images: bool = True
+    overview_first = False
 
     def __post_init__(self):
         if self.tile_size < 1 or self.longest_edge < 1:
@@ -82,12 +83,7 @@ class ImageTiler:
         grid = self.grid(image.height, image.width)
         image = resize(image, *self.resized(image.height, image.width))
         image = resize(image, *canvas(grid, self.tile_size))
-        overview = resize(image, self.tile_size, self.tile_size)
-        return self.in_order(grid, planes(image), planes(overview))
-
-    def in_order(self, grid, pixels, overview):
-        """Cut an image of the size of its grid, and add its overview; both are uint8 (3, height, width)."""
-        return tiles_of(pixels if grid != (0, 0) else None, overview)
+        return tiles_of(image, resize(image, self.tile_size, self.tile_size))
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,8 @@ class MiddleSquare:
             width, height = image.size
         # transformers rounds the longer side down
         size = (int(side * height / width), side) if width <= height else (side, int(side * width / height))
-        return tiles_of(None, planes(middle(resize(image, *size, BICUBIC), side, side)))
+        tile = middle(resize(image, *size, BICUBIC), side, side)
+        return tiles_of(tile, tile)
 
 
 @dataclass(frozen=True)
@@ -123,6 +120,7 @@ class OverviewFirst:
     tile_size: int
     longest_edge: int
     enlarge_images: bool = False
+    overview_first = True
 
     @property
     def max_tiles_per_side(self):
@@ -144,7 +142,4 @@ class OverviewFirst:
         grid = self.grid(image.height, image.width)
         image = resize(image, *canvas(grid, side), BICUBIC)
         overview = resize(image, side, side, Image.Resampling.BILINEAR)
-        return self.in_order(grid, planes(image), planes(overview))
-
-    def in_order(self, grid, pixels, overview):
-        return tiles_of(pixels if grid != (0, 0) else None, overview, overview_first=True)
+        return tiles_of(image, overview, self.overview_first)

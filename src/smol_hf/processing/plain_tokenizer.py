@@ -19,12 +19,6 @@ def plain_tokenizer(tokenizer, control_tokens):
     return plain
 
 
-def vocabulary_key(tokenizer):
-    """Return the parts of a tokenizer on which a `ChatEncoder` depends, to detect changes."""
-    added = [(number, str(token), token.special) for number, token in tokenizer.added_tokens_decoder.items()]
-    return tokenizer, added, tokenizer.special_tokens_map
-
-
 def write_portable_tokenizer_config(folder):
     """Rewrite a saved `tokenizer_config.json` in the form that transformers 4.57 and 5.x read."""
     path = folder / "tokenizer_config.json"

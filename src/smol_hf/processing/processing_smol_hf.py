@@ -16,9 +16,9 @@ import numpy as np
 from .batching import EncodedSample, sizes_of
 from .chat_encoding import ChatEncoder
 from .chat_format import DEFAULT_CHAT_TEMPLATE, IMAGE_TOKEN
+from .chat_rendering import ChatRenderer
 from .chat_turns import encode_turns, refuse_unwritten_fields
-from .image_styles import build_style
-from .plain_tokenizer import vocabulary_key
+from .image_styles import style_of
 from .processor_calls import Cache, ProcessorCalls
 
 
@@ -35,8 +35,7 @@ class SmolHFProcessor(ProcessorCalls):
         enlarge_images: enlarge small images to `longest_edge` too.
         image_style: the tiles and tokens of images, see `image_styles`.
 
-    Raises:
-        ValueError: if the tokenizer lacks a token, which is named; for options that exclude each other.
+    Raises ValueError if the tokenizer lacks a token, which is named, and for options that exclude each other.
     """
 
     attributes = ["tokenizer"]  # pyright: ignore - this list and the next are properties in transformers 5's base
@@ -47,27 +46,19 @@ class SmolHFProcessor(ProcessorCalls):
         self, tokenizer, tile_size=512, image_seq_len=64, longest_edge=None, do_image_splitting=True,
         chat_template=None, image_token=IMAGE_TOKEN, image_style="smolvlm", enlarge_images=True,
     ):  # fmt: skip
-        self.tile_size = tile_size
-        self.image_seq_len = image_seq_len
-        self.longest_edge = longest_edge or tile_size
-        self.do_image_splitting = do_image_splitting
-        self.image_token = image_token
-        self.image_style = image_style
-        self.enlarge_images = enlarge_images
+        self.tile_size, self.image_seq_len, self.longest_edge = tile_size, image_seq_len, longest_edge or tile_size
+        self.do_image_splitting, self.enlarge_images = do_image_splitting, enlarge_images
+        self.image_token, self.image_style = image_token, image_style
         super().__init__(tokenizer, chat_template=chat_template or DEFAULT_CHAT_TEMPLATE)
-        self.check_tokens()
+        self.style.check(tokenizer)
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         self._cache = Cache()
 
-    def check_tokens(self):
-        vocabulary = self.tokenizer.get_vocab()
-        if missing := [token for token in self.control_tokens if token not in vocabulary]:
-            raise ValueError(f"the tokenizer lacks {len(missing)} tokens for images, first {missing[0]}: add them")
-
     @property
     def style(self):
-        """The `ImageStyle` of these settings. Raises ValueError for settings that exclude each other."""
-        return build_style(self)
+        """The `ImageStyle` of the current settings. Raises ValueError for settings that exclude each other."""
+        settings = self.tile_size, self.longest_edge, self.do_image_splitting, self.enlarge_images, self.image_token
+        return style_of(self.image_style, *settings)
 
     @property
     def tiler(self):
@@ -79,12 +70,23 @@ class SmolHFProcessor(ProcessorCalls):
 
     @property
     def encoder(self):
-        key = self.control_tokens, vocabulary_key(self.tokenizer)
+        """The `ChatEncoder`, built again if the tokenizer or the tokens of images have changed."""
+        tokenizer, control_tokens = self.tokenizer, self.style.control_tokens
+        key = control_tokens, tokenizer, len(tokenizer), tokenizer.special_tokens_map
         if self._cache.get("key") != key:
-            self._cache.clear()
-            control = {*self.control_tokens, *self.tokenizer.all_special_tokens}
-            self._cache.update(key=key, encoder=ChatEncoder(self.tokenizer, self.image_token, control))
+            self._cache.update(key=key, encoder=ChatEncoder(tokenizer, self.image_token, control_tokens))
         return self._cache["encoder"]
+
+    def renderer(self, chat_template=None):
+        """Return the renderer of a chat template, given as text or by name, or of the processor's own."""
+        named = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        template = named.get(chat_template or "default", chat_template)
+        if template is None:
+            raise ValueError(f"the processor has no chat template 'default': choose one of {sorted(named)}")
+        encoder = self.encoder
+        if template not in encoder.renderers:
+            encoder.renderers[template] = ChatRenderer(encoder, template)
+        return encoder.renderers[template]
 
     def with_settings(self, **settings):
         """Copy the processor with other settings, such as `longest_edge`. Raises ValueError for missing tokens."""
@@ -92,32 +94,31 @@ class SmolHFProcessor(ProcessorCalls):
             return self
         other = copy.copy(self)
         other.__dict__.update(settings)
-        other.check_tokens()
+        other.style.check(self.tokenizer)
         if set(other.control_tokens) <= set(self.control_tokens):
-            other._cache.update(key=(other.control_tokens, vocabulary_key(other.tokenizer)), encoder=self.encoder)
+            encoder, (_, *tokenizer) = self.encoder, self._cache["key"]
+            other._cache.update(key=(other.control_tokens, *tokenizer), encoder=encoder)
         return other
 
     def image_block_ids(self, height, width):
-        """Return the token ids of an image of this size. There are few grids, so each is tokenised only once."""
-        key = (*self.tiler.grid(height, width), self.image_seq_len)
-        if key not in self._cache:
-            self._cache[key] = self.encoder.encode_block(self.style.write(*key))
-        return self._cache[key]
+        """Return the token ids of one image of this size."""
+        return self.image_blocks([(height, width)])[0]
 
     def image_blocks(self, sizes):
         """Return the token ids of each image of a conversation, from their (height, width) in reading order."""
-        encoder = self.encoder  # first, because it clears the cached blocks of another tokenizer
-        blocks = [self.image_block_ids(*size) for size in sizes]
-        if len(blocks) < 2:
-            return blocks
-        names = [self.style.write_before(index, len(blocks)) for index in range(len(blocks))]
-        return [encoder.encode_block(name) + block if name else block for name, block in zip(names, blocks)]
+        encoder, style, blocks = self.encoder, self.style, []
+        for size in sizes:
+            key = style, *style.tiler.grid(*size), self.image_seq_len
+            if key not in encoder.image_blocks:  # there are few grids
+                encoder.image_blocks[key] = encoder.encode_block(style.write(*key[1:]))
+            blocks.append(encoder.image_blocks[key])
+        if len(blocks) > 1:
+            names = [encoder.encode_block(style.write_before(index, len(blocks))) for index in range(len(blocks))]
+            blocks = [name + block for name, block in zip(names, blocks)]
+        return blocks
 
     def encode_text(self, messages, image_sizes, add_generation_prompt=False, chat_template=None):
-        """Encode messages and the (height, width) of their images → (input_ids, labels).
-
-        Raises ChatTemplateError for unknown generated text or unwritten fields, ValueError for missing image sizes.
-        """
+        """Encode messages and the (height, width) of their images, see `ChatRenderer.encode`."""
         renderer = self.renderer(chat_template)
         if not add_generation_prompt:
             refuse_unwritten_fields(renderer, messages)
@@ -126,25 +127,24 @@ class SmolHFProcessor(ProcessorCalls):
     def encode_turns(self, messages, image_sizes=(), tools=None):
         """Encode a conversation as its trained sequences, see `chat_turns.encode_turns`."""
         renderer = self.renderer().with_tools(tools) if tools else self.renderer()
-        return encode_turns(renderer, messages, lambda number: self.image_blocks(image_sizes[:number]))
+        return encode_turns(renderer, messages, image_sizes, self.image_blocks)
 
     def encode(self, messages, images=(), add_generation_prompt=False, chat_template=None):
         """Encode messages and their PIL images (in reading order) → `EncodedSample`. Answers have labels."""
-        encoded = self.encode_text(messages, sizes_of(images), add_generation_prompt, chat_template)
-        return EncodedSample(*encoded, self.tiles(images))
+        input_ids, labels = self.encode_text(messages, sizes_of(images), add_generation_prompt, chat_template)
+        return EncodedSample(input_ids, labels, self.tiles(images))
 
     def tiles(self, images):
         """PIL images → uint8 (tiles, 3, side, side), all tiles of all images in order."""
         none = np.zeros((0, 3, self.tile_size, self.tile_size), dtype=np.uint8)
-        return np.concatenate([none, *(self.tiler.tiles(image) for image in images)])
+        return np.concatenate([none, *map(self.style.tiler.tiles, images)])
 
 
 # transformers 4.57 copies only the files that this file names into its cache, not the files that those name.
-from .bounded_rendering import render_bounded  # noqa: E402, F401
 from .chat_answers import find_ending  # noqa: E402, F401
 from .chat_pieces import pieces_of  # noqa: E402, F401
-from .chat_rendering import ChatRenderer  # noqa: E402, F401
 from .image_input import images_of  # noqa: E402, F401
-from .image_pixels import planes  # noqa: E402, F401
+from .image_pixels import canvas  # noqa: E402, F401
 from .image_tiling import ImageTiler  # noqa: E402, F401
+from .plain_tokenizer import plain_tokenizer  # noqa: E402, F401
 from .processor_options import read_options  # noqa: E402, F401

@@ -8,7 +8,7 @@ from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 
 from .batching import DEFAULT, EncodedSample, batch_of, sizes_of, stacked_tiles
 from .chat_encoding import ChatEncoder
-from .chat_rendering import ChatRenderer, renderer_of
+from .chat_rendering import ChatRenderer
 from .image_input import groups_of, images_of, is_image, is_image_place, is_text
 from .plain_tokenizer import write_portable_tokenizer_config
 from .processor_options import options_and_variables, read_options
@@ -28,20 +28,13 @@ class ProcessorCalls(ProcessorMixin):
     encoder: ChatEncoder
     image_token: str
     image_token_id: int
+    renderer: Callable[..., ChatRenderer]
     with_settings: Callable[..., Any]
 
     @property
     def image_processor(self):
         """The processor itself, because transformers' pipelines make batches of images with it."""
         return self
-
-    def renderer(self, chat_template=None, variables=None):
-        """Return the renderer of a chat template, given as text or by name; None: the processor's own."""
-        named = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
-        template = named.get(chat_template or "default", chat_template)
-        if template is None:
-            raise ValueError(f"the processor has no chat template 'default': choose one of {sorted(named)}")
-        return ChatRenderer(self.encoder, template, variables) if variables else renderer_of(self.encoder, template)
 
     def __getstate__(self):
         # A data loader's worker receives the processor without its encoder, and builds it again.
@@ -69,17 +62,18 @@ class ProcessorCalls(ProcessorMixin):
             raise ValueError("the conversation is empty: give a list of messages")
         if add_generation_prompt and continue_final_message:
             raise ValueError("add_generation_prompt and continue_final_message exclude each other: choose one")
-        template = self.renderer(chat_template).template
-        options, variables = options_and_variables(kwargs, template)
+        renderer = self.renderer(chat_template)
+        options, variables = options_and_variables(kwargs, renderer.template)
         options.update(processor_kwargs or {})
-        given = {"tools": tools, "documents": documents, **variables}
-        renderer = self.renderer(
-            chat_template, {name: value for name, value in given.items() if value is not None or name in variables}
-        )
+        given = {"tools": tools, "documents": documents}
+        variables = {**{name: value for name, value in given.items() if value is not None}, **variables}
+        if variables:
+            renderer = ChatRenderer(self.encoder, renderer.template, variables)
         batched = isinstance(conversation[0], (list, tuple)) or hasattr(conversation[0], "messages")
         conversations = [getattr(each, "messages", each) for each in (conversation if batched else [conversation])]
         if not tokenize:
-            texts = [renderer.text(each, add_generation_prompt, continue_final_message) for each in conversations]
+            ends = add_generation_prompt, continue_final_message
+            texts = [renderer.text(each, *ends)[0] for each in conversations]
             return texts if batched else texts[0]
         if return_tensors is not None:
             options["return_tensors"] = return_tensors

@@ -13,7 +13,7 @@ from smol_hf.data.stream.preparation import MeasuredSample, SampleWork
 from smol_hf.data.stream.shortening import SampleVersion
 from smol_hf.processing.chat_encoding import ChatEncoder
 from smol_hf.processing.chat_format import EXAMPLE, ChatTemplateError
-from smol_hf.processing.chat_rendering import ChatRenderer, renderer_of
+from smol_hf.processing.chat_rendering import ChatRenderer
 from smol_hf.processing.chat_turns import TrainedSequence, encode_turns, refuse_unwritten_fields
 
 
@@ -30,7 +30,7 @@ class TextChat:
     # Read by `SampleWork`; there are no images.
     longest_edge = 0
     tile_size = 1
-    image_token_id = None
+    image_token_id, image_seq_len = None, 1
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         if tokenizer.chat_template is None:
@@ -47,11 +47,11 @@ class TextChat:
 
     @cached_property
     def encoder(self) -> ChatEncoder:
-        return ChatEncoder(self.tokenizer, None, set(self.tokenizer.all_special_tokens))
+        return ChatEncoder(self.tokenizer)
 
-    @property
+    @cached_property
     def renderer(self) -> ChatRenderer:
-        return renderer_of(self.encoder, self.template)
+        return ChatRenderer(self.encoder, self.template)
 
     @property
     def end_of_turn(self) -> tuple[str, str]:
@@ -92,7 +92,7 @@ class TextChat:
     def check(self) -> None:
         """Raise ChatTemplateError for a template or a tokenizer that cannot be trained with."""
         ending, _ = self.end_of_turn
-        text = self.renderer.text(EXAMPLE)
+        text, _ = self.renderer.text(EXAMPLE)
         whole = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         pieces = list(self.encoder.split(text, (), texts=False, images=False))
         if self.encoder.encode_pieces(pieces, (), ())[0] != whole:

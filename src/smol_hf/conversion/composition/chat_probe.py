@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from smol_hf.processing.bounded_rendering import render_bounded
+from smol_hf.processing.chat_rendering import render_bounded
 
 
 def write_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], template: str) -> str:

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from smol_hf.data.conversation import ImagePart
 from smol_hf.data.media.images import image_size, load_image
-from smol_hf.processing.image_pixels import canvas
+from smol_hf.processing.image_pixels import canvas, tiles_of
 from smol_hf.processing.image_tiling import MiddleSquare
 
 IMAGE_RESIZING = ("exact", "fast")
@@ -26,16 +26,15 @@ def fast_tiles(part: ImagePart, where: str, tiler) -> np.ndarray:
     Raises:
         SampleError: as `load_image`.
     """
-    grid = tiler.grid(*image_size(part, where))
-    size = canvas(grid, tiler.tile_size)
+    size = canvas(tiler.grid(*image_size(part, where)), tiler.tile_size)
     image = load_image(part, where, at_least=size)
     if isinstance(tiler, MiddleSquare):
         return tiler.tiles(image)
-    seen = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    seen = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, height, width)
     pixels = resize(seen, *size)
     smaller = min(seen, pixels, key=torch.Tensor.numel)  # both show the whole image
     overview = resize(smaller, tiler.tile_size, tiler.tile_size)
-    return tiler.in_order(grid, pixels.numpy(), overview.numpy())
+    return tiles_of(pixels.permute(1, 2, 0), overview.permute(1, 2, 0), tiler.overview_first)
 
 
 def resize(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -112,15 +112,17 @@ def read_turns(turns: list[dict], keys: tuple[str, str], name: str, where: str) 
         SampleError: for a missing, wrong or unsupported value.
     """
     result, ignored = [], ()
+    role_key, text_key = keys
     if any(turn.keys() - keys for turn in turns):
         ignored = ignored_turn_keys(turns, (*keys, *TRAIN_KEYS), name)
     for number, turn in enumerate(turns, start=1):
-        role, fields, trained = role_of(turn, keys[0], number, where), {}, True
+        role, fields, trained = role_of(turn, role_key, number, where), {}, True
         if turn.keys() - keys:
             fields = turn_fields(turn, role, number, where)
             trained = is_trained(turn, role, number, where)
-            turn = with_content(turn, keys[1])
-        result.append(Turn(role, text_of(turn, keys[1], number, where), trained, fields))
+            turn = with_content(turn, text_key)
+        text = turn[text_key] if text_key in turn else needed(turn, text_key, number, where)
+        result.append(Turn(role, checked_text(text, where, f"message {number}: {text_key!r}"), trained, fields))
     return result, ignored
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,7 +118,7 @@ class SampleWork:
         self,
         processor,
         context_length: int,
-        readers: list[Callable[[str, Any], Conversation] | None],
+        readers: Sequence[Any],
         *,
         too_long: Sequence[str] = (),
         image_resizing: str = "exact",
@@ -134,15 +134,14 @@ class SampleWork:
     def prepare(self, source: int, where: str, record: Any) -> MeasuredSample:
         """Measure tokens and tiles of a record, from its texts and the headers of its images.
 
+        Args:
+            record: of the source, or the conversation that its reader made of it.
+
         Raises:
             SampleError: for a record or an image that cannot be used, or without a trained token.
             FilteredOutError, TooLongError: for a record that the filters reject, or that does not fit.
         """
-        reader = self.readers[source]
-        return self.fitted(record if reader is None else reader(where, record))
-
-    def fitted(self, conversation: Conversation) -> MeasuredSample:
-        """Measure a conversation, and shorten it if it does not fit. Raises the errors of `prepare`."""
+        conversation = record if isinstance(record, Conversation) else self.readers[source](where, record)
         sample = self.measured(SampleVersion(conversation, self.processor.longest_edge))
         if any(len(sequence.input_ids) > self.context_length for sequence in sample.sequences):
             sample = self.shorter(sample)
@@ -159,12 +158,12 @@ class SampleWork:
             turns = processor.encode_turns(messages, sizes, conversation.tools)
         except ChatTemplateError as error:
             raise SampleError(conversation.sample_id, str(error)) from error
-        tiles = [rows * columns + 1 for rows, columns in (processor.tiler.grid(*size) for size in sizes)]
         sequences = []
         for input_ids, labels, images in turns:
             # The first token has no context to predict it; in a packed row, only another sample.
             labels[0] = IGNORE_INDEX
-            sequences.append(MeasuredSequence(input_ids, labels, images, sum(tiles[:images])))
+            num_tiles = input_ids.count(processor.image_token_id) // processor.image_seq_len
+            sequences.append(MeasuredSequence(input_ids, labels, images, num_tiles))
         num_tokens = sum(len(sequence.input_ids) for sequence in sequences)
         num_tiles = sum(sequence.num_tiles for sequence in sequences)
         return MeasuredSample(conversation, sequences, shape.longest_edge, num_tokens, num_tiles, lost)

@@ -128,7 +128,7 @@ def measure(plan: Plan, source: int, where: str, record: Any, verify_images: boo
     reader = plan.work.readers[source]
     conversation = record if reader is None else reader(where, record)
     note_images(result, source, conversation)
-    sample = plan.work.fitted(conversation)
+    sample = plan.work.prepare(source, where, conversation)
     if verify_images:
         for image in sample.conversation.images:
             load_image(image, sample.conversation.sample_id)
