@@ -14,6 +14,7 @@ from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
 VOCAB_SIZE = 96
 IMAGE_TOKEN_ID = 5
 SIDE = 6  # patches of a tile's side
+KEEP_CLASS_TOKEN = {"vision_feature_select_strategy": "full"}
 
 TEXT_SIZES = {
     "vocab_size": VOCAB_SIZE,
@@ -149,3 +150,14 @@ def build_tokenizer():
 def build_processor(**changes):
     settings = {"tile_size": 32, "image_seq_len": 4, "longest_edge": 64}
     return SmolHFProcessor(build_tokenizer(), **{**settings, **changes})
+
+
+def training_inputs(config, seed=0):
+    ids = image_prompt(config, images=2, seed=seed) + random_text(5, seed + 9)
+    labels = [-100] * (len(ids) - 4) + ids[-4:]
+    return {
+        "input_ids": one_row(ids),
+        "pixel_values": random_tiles(2, seed=seed),
+        "labels": one_row(labels),
+        "use_cache": False,
+    }

@@ -1,37 +1,17 @@
 """Options of the processor: each is honoured as transformers' processors honour it, or refused by name."""
 
-import base64
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from chat_models import SMOLVLM_LIKE
-from modeling.builders import build_processor, build_tokenizer, vlm_config
-from PIL import Image
+from modeling.builders import build_processor, build_tokenizer
+from processing.chats import PROMPT, TEXTS, ask, picture
 from transformers import AutoProcessor
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from smol_hf import SmolHFProcessor
-from smol_hf.modeling.vision import normalize_tiles
-
-PROMPT = "User:<image>What is it?"
-TEXTS = ["What?", "What is in the picture, please?"]
-
-
-def page(height=40, width=64, seed=0):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def ask(part, *more):
-    return [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}, *more]
-
-
-def prepared(processor, part, **options):
-    return processor.apply_chat_template(ask(part), tokenize=True, return_dict=True, return_tensors="pt", **options)
-
 
 # -- texts ------------------------------------------------------------------------------------------------------------
 
@@ -70,11 +50,11 @@ def test_a_prompt_is_cut_where_it_may_be_and_an_image_never(processor):
     with pytest.raises(ValueError, match=f"{len(whole)} tokens, but max_length is 4"):
         processor(text=TEXTS[1], max_length=4)
     with pytest.raises(ValueError, match="would cut an image"):
-        processor(text=PROMPT, images=page(), truncation=True, max_length=9)
+        processor(text=PROMPT, images=picture(), truncation=True, max_length=9)
 
 
 def test_image_tokens_are_marked(processor):
-    batch = processor(text=PROMPT, images=page(), return_mm_token_type_ids=True)
+    batch = processor(text=PROMPT, images=picture(), return_mm_token_type_ids=True)
     ids, types = batch["input_ids"][0], batch["mm_token_type_ids"][0]
     assert types == [int(each == processor.image_token_id) for each in ids] and sum(types) == 5 * 4
 
@@ -92,7 +72,7 @@ def test_trls_collator_sees_a_pair_as_it_is_alone(processor):
     def pair(question, chosen):
         said = [[{"role": role, "content": text}] for role, text in (("assistant", chosen), ("assistant", "no"))]
         prompt = [{"role": "user", "content": question}]
-        return {"images": [page()], "prompt": prompt, "chosen": said[0], "rejected": said[1]}
+        return {"images": [picture()], "prompt": prompt, "chosen": said[0], "rejected": said[1]}
 
     collate = DataCollatorForVisionPreference(processor=processor)
     alone = collate([pair("What?", "4")])
@@ -102,101 +82,6 @@ def test_trls_collator_sees_a_pair_as_it_is_alone(processor):
         assert rows[0] == rows[1]
     for mask in both["attention_mask"].tolist():
         assert mask == sorted(mask, reverse=True), "no padding between a prompt and its answer"
-
-
-# -- images -----------------------------------------------------------------------------------------------------------
-
-
-def test_sizes_and_tiles_are_those_of_the_call(processor):
-    plain = build_processor(longest_edge=32)
-    for options in ({"size": {"longest_edge": 32}}, {"images_kwargs": {"size": {"longest_edge": 32}}}):
-        batch = processor(text=PROMPT, images=page(), return_tensors="pt", **options)
-        expected = plain(text=PROMPT, images=page(), return_tensors="pt")
-        assert torch.equal(batch["input_ids"], expected["input_ids"])
-        assert torch.equal(batch["pixel_values"], expected["pixel_values"])
-    whole = prepared(processor, {"type": "image", "image": page()}, do_image_splitting=False)
-    assert whole["pixel_values"].shape == (1, 1, 3, 32, 32)
-    fewer = processor(text=PROMPT, images=page(), image_seq_len=1)["input_ids"][0]
-    assert fewer.count(processor.image_token_id) == 5
-    assert processor(text=PROMPT, images=page(), return_tensors="pt")["pixel_values"].shape[1] == 5
-    assert processor.longest_edge == 64
-
-
-def test_pixels_are_rescaled_and_normalised_on_demand(processor):
-    tiles = processor(images=page(), return_tensors="pt")["pixel_values"]
-    assert tiles.dtype == torch.uint8
-    negative = processor(images=page(), do_rescale=True, rescale_factor=-1, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(negative, -tiles.float())
-    half = [0.5] * 3
-    ready = processor(images=page(), do_normalize=True, image_mean=half, image_std=half, return_tensors="pt")
-    expected = normalize_tiles(tiles[0], vlm_config(), torch.float32)
-    torch.testing.assert_close(ready["pixel_values"][0], expected)
-
-
-def encoded(image):
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return base64.b64encode(stream.getvalue()).decode()
-
-
-SHAPES = {
-    "PIL": lambda image: {"type": "image", "image": image},
-    "channels last": lambda image: {"type": "image", "image": np.asarray(image)},
-    "channels first": lambda image: {"type": "image", "image": np.asarray(image).transpose(2, 0, 1)},
-    "tensor": lambda image: {"type": "image", "image": torch.tensor(np.asarray(image)).permute(2, 0, 1)},
-    "floats": lambda image: {"type": "image", "image": torch.tensor(np.asarray(image) / 255).permute(2, 0, 1)},
-    "base64 key": lambda image: {"type": "image", "base64": encoded(image)},
-    "base64": lambda image: {"type": "image", "image": encoded(image)},
-    "bytes": lambda image: {"type": "image", "image": base64.b64decode(encoded(image))},
-    "data URL": lambda image: {"type": "image", "url": "data:image/png;base64," + encoded(image)},
-    "OpenAI": lambda image: {
-        "type": "image_url", "image_url": {"url": "data:image/png;base64," + encoded(image), "detail": "low"},
-    },
-    "OpenAI, short": lambda image: {"type": "image_url", "image_url": "data:image/png;base64," + encoded(image)},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_an_image_is_the_same_in_every_shape(processor, shape):
-    expected, given = (prepared(processor, SHAPES[each](page())) for each in ("PIL", shape))
-    for name in expected:
-        assert torch.equal(given[name], expected[name]), name
-
-
-def test_arrays_that_could_be_read_in_two_ways_need_the_layout(processor):
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 4), dtype=np.uint8)
-    with pytest.raises(ValueError, match="input_data_format"):
-        processor(images=pixels)
-    first = processor(images=pixels, input_data_format="channels_first")["pixel_values"]
-    expected = processor(images=Image.fromarray(pixels.transpose(1, 2, 0)))["pixel_values"]
-    assert torch.equal(first, expected)
-
-
-def test_images_come_without_text_before_it_and_in_one_array(processor):
-    images = [page(seed=seed) for seed in range(2)]
-    alone = processor(images=images, return_tensors="pt")
-    assert set(alone) == {"pixel_values", "pixel_attention_mask"}
-    assert torch.equal(alone["pixel_values"][0, :5], processor(images=images[0])["pixel_values"][0])
-    batch = processor(images=np.stack([np.asarray(image) for image in images]), text=[PROMPT] * 2)
-    for call in (
-        processor([PROMPT] * 2, images),
-        processor(images, [PROMPT] * 2),
-        processor(text=[PROMPT] * 2, images=[[image] for image in images]),
-    ):
-        assert call["input_ids"] == batch["input_ids"] and torch.equal(call["pixel_values"], batch["pixel_values"])
-    assert processor(TEXTS)["input_ids"] == processor(text=TEXTS)["input_ids"]
-    mixed = processor(text=[PROMPT, "no image"], images=[[images[0]], None])
-    assert mixed["pixel_attention_mask"][:, :, 0, 0].sum(1).tolist() == [5, 0]
-
-
-@pytest.mark.parametrize("text", ["你好世界" * 30, "https-free,text-without-a-space;" * 5, "été" * 50])
-def test_a_long_text_without_a_space_is_a_text(processor, text):
-    assert processor(text)["input_ids"] == processor(text=text)["input_ids"]
-    assert processor([text, text])["input_ids"] == processor(text=[text, text])["input_ids"]
-    written = io.BytesIO()
-    page().save(written, "PNG")
-    for encode in (base64.b64encode, base64.encodebytes):  # in one line, and in several
-        assert set(processor(encode(written.getvalue()).decode())) == {"pixel_values", "pixel_attention_mask"}
 
 
 # -- the chat template ------------------------------------------------------------------------------------------------
@@ -230,11 +115,11 @@ def test_tools_and_variables_reach_the_template():
 
 @pytest.mark.parametrize("answer", ["4", "4 and ", [{"type": "text", "text": "It is"}]])
 def test_the_last_message_is_continued(processor, answer):
-    chat = ask({"type": "image", "image": page()}, {"role": "assistant", "content": answer})
+    chat = ask({"type": "image", "image": picture()}, {"role": "assistant", "content": answer})
     text = processor.apply_chat_template(chat, continue_final_message=True)
     assert text.endswith("Assistant: " + (answer if isinstance(answer, str) else answer[0]["text"]))
     ids = processor.apply_chat_template(chat, tokenize=True, continue_final_message=True)
-    assert ids == processor(text=text, images=page())["input_ids"][0]
+    assert ids == processor(text=text, images=picture())["input_ids"][0]
     with pytest.raises(ValueError, match="exclude each other"):
         processor.apply_chat_template(chat, continue_final_message=True, add_generation_prompt=True)
 
@@ -264,7 +149,9 @@ def test_what_is_unknown_is_an_error(processor, option):
     with pytest.raises(TypeError, match="takes no"):
         processor(text=TEXTS, **option)
     with pytest.raises(TypeError, match="takes no"):
-        processor.apply_chat_template(ask({"type": "image", "image": page()}), tokenize=True, processor_kwargs=option)
+        processor.apply_chat_template(
+            ask({"type": "image", "image": picture()}), tokenize=True, processor_kwargs=option
+        )
 
 
 def test_a_misspelt_name_is_shown_the_right_one(processor):
@@ -296,7 +183,7 @@ def test_a_misspelt_name_is_shown_the_right_one(processor):
 )  # fmt: skip
 def test_what_is_never_done_is_an_error(processor, option, complaint):
     with pytest.raises(ValueError, match=complaint):
-        processor(text=PROMPT, images=np.asarray(page()), **option)
+        processor(text=PROMPT, images=np.asarray(picture()), **option)
 
 
 def test_nothing_to_prepare_is_an_error(processor):
@@ -317,7 +204,7 @@ def test_options_may_be_grouped(processor):
         "text_kwargs": {"padding": "max_length", "max_length": 176},
         "images_kwargs": {"do_rescale": True, "rescale_factor": -1},
     }
-    batch = processor(text=PROMPT, images=page(), **groups)
+    batch = processor(text=PROMPT, images=picture(), **groups)
     assert batch["input_ids"].shape == (1, 176) and batch["pixel_values"].max() <= 0
 
 
@@ -326,7 +213,7 @@ def test_options_may_be_grouped(processor):
 
 def test_a_saved_processor_is_the_same(tmp_path):
     first = build_processor(longest_edge=96, enlarge_images=False)
-    first(text=PROMPT, images=page())
+    first(text=PROMPT, images=picture())
     settings = json.loads(first.to_json_string())
     assert (settings["tile_size"], settings["longest_edge"], settings["enlarge_images"]) == (32, 96, False)
     files = first.save_pretrained(tmp_path)
@@ -337,7 +224,7 @@ def test_a_saved_processor_is_the_same(tmp_path):
         assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()
     changed = AutoProcessor.from_pretrained(tmp_path, longest_edge=32)
     assert changed.longest_edge == 32
-    assert set(first(text=PROMPT, images=page())) == set(first.model_input_names)
+    assert set(first(text=PROMPT, images=picture())) == set(first.model_input_names)
 
 
 def settings_of(processor):

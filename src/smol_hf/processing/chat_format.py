@@ -40,19 +40,6 @@ def image_tokens(max_tiles_per_side):
     return [FAKE_IMAGE_TOKEN, IMAGE_TOKEN, GLOBAL_IMAGE_TOKEN, END_OF_UTTERANCE_TOKEN, *tiles]
 
 
-def image_block(rows, columns, image_seq_len):
-    """Write the tokens of an image cut into this grid, as a string: the grid row by row, then the overview."""
-    features = IMAGE_TOKEN * image_seq_len
-    block = ""
-    for row in range(1, rows + 1):
-        for column in range(1, columns + 1):
-            block += FAKE_IMAGE_TOKEN + tile_token(row, column) + features
-        block += "\n"
-    if rows:
-        block += "\n"
-    return block + FAKE_IMAGE_TOKEN + GLOBAL_IMAGE_TOKEN + features + FAKE_IMAGE_TOKEN
-
-
 # -- messages: {"role": …, "content": a text, or parts with a "type"} -------------------------------------------------
 
 

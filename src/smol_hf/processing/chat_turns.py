@@ -22,22 +22,23 @@ class TrainedSequence(NamedTuple):
     num_images: int
 
 
-def encode_turns(renderer, messages, image_sizes=(), image_blocks=list):
+def encode_turns(renderer, messages, image_sizes=(), image_blocks=None):
     """Encode a conversation as `TrainedSequence`s.
 
     Args:
         renderer: a `ChatRenderer`, with the conversation's tools.
         messages: see `ChatRenderer.encode`.
         image_sizes: of the images of the conversation.
-        image_blocks: sizes of images → the tokens of each, for a conversation with only these images.
+        image_blocks: sizes of images → the tokens of each, for a conversation with only these images; None: no images.
 
     Raises:
         ChatTemplateError: see `ChatRenderer.encode`; also for a field that the template does not write.
     """
     refuse_unwritten_fields(renderer, messages)
     try:
-        ids, labels = renderer.encode(messages, image_blocks(image_sizes), refuse_rewritten=True)
-        return [TrainedSequence(ids, labels, len(image_sizes))]
+        blocks = image_blocks(image_sizes) if image_blocks else ()
+        input_ids, labels = renderer.encode(messages, blocks, refuse_rewritten=True)
+        return [TrainedSequence(input_ids, labels, len(image_sizes))]
     except RewrittenAnswerError:
         sequences = []
     shown = 0
@@ -45,8 +46,10 @@ def encode_turns(renderer, messages, image_sizes=(), image_blocks=list):
         content = message.get("content")
         shown += sum(part_type(part) == "image" for part in content) if isinstance(content, list) else 0
         if is_trained(message):
-            seen, blocks = [*untrained(messages[:index]), message], image_blocks(image_sizes[:shown])
-            sequences.append(TrainedSequence(*renderer.encode(seen, blocks, refuse_rewritten=True), shown))
+            seen = [*untrained(messages[:index]), message]
+            blocks = image_blocks(image_sizes[:shown]) if image_blocks else ()
+            input_ids, labels = renderer.encode(seen, blocks, refuse_rewritten=True)
+            sequences.append(TrainedSequence(input_ids, labels, shown))
     return sequences
 
 

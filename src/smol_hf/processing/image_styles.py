@@ -13,7 +13,7 @@ To add a style, write a class with these methods and name it in `STYLES`.
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from .chat_format import IMAGE_TOKEN, image_block, image_tokens, tile_token
+from .chat_format import FAKE_IMAGE_TOKEN, GLOBAL_IMAGE_TOKEN, IMAGE_TOKEN, image_tokens, tile_token
 from .image_tiling import ImageTiler, MiddleSquare, OverviewFirst
 
 NANOVLM_GLOBAL_TOKEN = "<|global_image|>"
@@ -102,7 +102,15 @@ class SmolVLMStyle(ImageStyle):
         return image_tokens(self.tiler.max_tiles_per_side)
 
     def write(self, rows, columns, image_seq_len):
-        return image_block(rows, columns, image_seq_len)
+        features = IMAGE_TOKEN * image_seq_len
+        block = ""
+        for row in range(1, rows + 1):
+            for column in range(1, columns + 1):
+                block += FAKE_IMAGE_TOKEN + tile_token(row, column) + features
+            block += "\n"
+        if rows:
+            block += "\n"
+        return block + FAKE_IMAGE_TOKEN + GLOBAL_IMAGE_TOKEN + features + FAKE_IMAGE_TOKEN
 
 
 class NanoVLMStyle(ImageStyle):

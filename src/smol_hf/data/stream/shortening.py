@@ -6,7 +6,7 @@ Texts and images are never cut. A shortened sample is counted and named, as one 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from smol_hf.data.conversation import Conversation, ImagePart
@@ -42,68 +42,52 @@ def shortened(
     """
     said = []
     for loss in losses:
-        whole, shapes = shape, list(smaller(shape, loss, tile_size))
-        if not shapes:
+        *smaller, complete = versions(shape, loss, tile_size)
+        if not smaller:
             continue
-        fitting = bisect.bisect_right(shapes, most, key=measure)  # the smallest comes first
-        shape = shapes[max(fitting - 1, 0)]
-        said.append(described(shape, loss, whole, tile_size))
+        fitting = bisect.bisect_right(smaller, most, key=measure)
+        kept = max(fitting, 1)
+        shape = smaller[kept - 1]
+        said.append({
+            "tiles": f"longest_edge {shape.longest_edge}",
+            "pages": f"{len(shape.conversation.images)} of {len(complete.conversation.images)} pages",
+            "turns": f"{kept} of {len(smaller) + 1} turns",
+        }[loss])  # fmt: skip
         if fitting:
             return shape, ", ".join(said)
     return None, ""
 
 
-def described(shape: SampleVersion, loss: str, whole: SampleVersion, tile_size: int) -> str:
-    if loss == "tiles":
-        return f"longest_edge {shape.longest_edge}"
-    if loss == "pages":
-        return f"{len(shape.conversation.images)} of {len(whole.conversation.images)} pages"
-    return f"{len(losable_parts(shape, loss, tile_size))} of {len(losable_parts(whole, loss, tile_size))} turns"
+def versions(shape: SampleVersion, loss: str, tile_size: int) -> list[SampleVersion]:
+    """List the versions of a sample after a loss, the smallest first and the complete one last.
 
-
-def losable_parts(shape: SampleVersion, loss: str, tile_size: int) -> list:
-    """List the parts that can be lost, except the first.
-
-    They are steps of the longest edge, pages of messages that show several, or turns (questions with answers).
+    They differ by a step of the longest edge, by a page of a message that shows several, or by a turn (a question with
+    its answer). The first page of a message and the first turn are never lost.
     """
+    conversation = shape.conversation
+    messages = conversation.messages
     if loss == "tiles":
-        return list(range(0, shape.longest_edge, tile_size)) if shape.conversation.images else []
-    if loss == "pages":
-        return [None, *further_pages(shape.conversation)]
-    return [message for message in shape.conversation.messages if message.role == "assistant"]
+        edges = range(tile_size, shape.longest_edge, tile_size) if conversation.images else ()
+        return [*(replace(shape, longest_edge=edge) for edge in edges), shape]
+    if loss == "turns":
+        ends = [number for number, message in enumerate(messages, start=1) if message.role == "assistant"][:-1]
+        ratings = conversation.turn_ratings
+        shorter = [
+            replace(conversation, messages=messages[:end], turn_ratings=ratings[:number])
+            for number, end in enumerate(ends, start=1)
+        ]
+    else:
+        pages = []  # (message, part) of those that may be lost
+        for number, message in enumerate(messages):
+            pages += [(number, place) for place, part in enumerate(message.parts) if isinstance(part, ImagePart)][1:]
+        shorter = [without_pages(conversation, pages[kept:]) for kept in range(len(pages))]
+    return [*(replace(shape, conversation=each) for each in shorter), shape]
 
 
-def smaller(shape: SampleVersion, loss: str, tile_size: int) -> Iterator[SampleVersion]:
-    """Yield the versions with at least one part, the smallest first, without the complete one."""
-    for kept in range(1, len(losable_parts(shape, loss, tile_size))):
-        if loss == "tiles":
-            yield replace(shape, longest_edge=kept * tile_size)
-        elif loss == "pages":
-            yield replace(shape, conversation=first_pages(shape.conversation, kept))
-        else:
-            yield replace(shape, conversation=first_turns(shape.conversation, kept))
-
-
-def further_pages(conversation: Conversation) -> list[tuple[int, int]]:
-    """Return (message, part) of the images that are not the first of their message, which is never lost."""
-    places = []
-    for number, message in enumerate(conversation.messages):
-        places += [(number, place) for place, part in enumerate(message.parts) if isinstance(part, ImagePart)][1:]
-    return places
-
-
-def first_pages(conversation: Conversation, kept: int) -> Conversation:
-    """Keep the first `kept` - 1 of the further pages."""
-    lost = set(further_pages(conversation)[kept - 1 :])
+def without_pages(conversation: Conversation, lost: list[tuple[int, int]]) -> Conversation:
+    """Remove the parts at these places (message, part)."""
     messages = [
         replace(message, parts=tuple(part for place, part in enumerate(message.parts) if (number, place) not in lost))
         for number, message in enumerate(conversation.messages)
     ]
     return replace(conversation, messages=tuple(messages))
-
-
-def first_turns(conversation: Conversation, kept: int) -> Conversation:
-    """Cut a conversation after answer number `kept`."""
-    ends = [index for index, message in enumerate(conversation.messages, start=1) if message.role == "assistant"]
-    ratings = conversation.turn_ratings[:kept]
-    return replace(conversation, messages=conversation.messages[: ends[kept - 1]], turn_ratings=ratings)
