@@ -29,7 +29,7 @@ def test_each_epoch_every_row_is_read_once(shape, lanes):
     for epoch in range(3):
         read = [row for order in orders for row in rows_of(order, epoch)]
         assert Counter(read) == Counter(everything)
-        assert all(order.locate(order.begin(epoch))[0] == epoch for order in orders if order.length(epoch))
+        assert all(order.locate(order.begin(epoch))[0] == epoch for order in orders if rows_of(order, epoch))
 
 
 def test_epochs_seeds_and_sources_differ():
@@ -42,12 +42,14 @@ def test_epochs_seeds_and_sources_differ():
 
 def test_a_lane_reads_each_of_its_blocks_in_one_go():
     order = SourceOrder("s", [10] * 40, False, 0, 1, 4)
-    blocks = [order.locate(number)[1] for number in range(order.length(0))]
+    blocks = [order.locate(number)[1] for number in range(order.begin(1))]
     assert len(blocks) == 100 and sum(a != b for a, b in zip(blocks, blocks[1:])) == 9
 
 
 def test_the_left_over_row_is_not_always_the_same_lanes():
-    lanes = {lane for epoch in range(40) for lane in range(4) if SourceOrder("s", [1], True, 0, lane, 4).length(epoch)}
+    lanes = {
+        lane for epoch in range(40) for lane in range(4) if rows_of(SourceOrder("s", [1], True, 0, lane, 4), epoch)
+    }
     assert lanes == {0, 1, 2, 3}
 
 

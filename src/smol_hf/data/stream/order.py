@@ -85,11 +85,6 @@ class SourceOrder:
         own = permutation[self.first_of(epoch) :: self.lanes].copy()  # a view would keep all of it
         return own, np.concatenate([[0], np.cumsum([] if self.by_row else self.sizes[own])])
 
-    def _length(self, epoch: int) -> int:
-        if self.by_row:
-            return max(0, -(-(self.total - self.first_of(epoch)) // self.lanes))
-        return int(self.epoch_plan(epoch)[1][-1])
-
     def rows_of_lanes(self, epoch: int) -> list[int]:
         """Return the rows of each lane in an epoch, if blocks are dealt."""
         sizes = self.sizes[generator(*self.key, "epoch", epoch).permutation(len(self.sizes))]
@@ -98,13 +93,13 @@ class SourceOrder:
 
     def begin(self, epoch: int) -> int:
         """Return the rows that this lane reads before an epoch."""
-        while len(self.begins) <= epoch:
-            self.begins.append(self.begins[-1] + self._length(len(self.begins) - 1))
+        for before in range(len(self.begins) - 1, epoch):
+            if self.by_row:
+                length = max(0, -(-(self.total - self.first_of(before)) // self.lanes))
+            else:
+                length = int(self.epoch_plan(before)[1][-1])
+            self.begins.append(self.begins[-1] + length)
         return self.begins[epoch]
-
-    def length(self, epoch: int) -> int:
-        """Return the rows that this lane reads in an epoch."""
-        return self.begin(epoch + 1) - self.begin(epoch)
 
     def locate(self, number: int) -> tuple[int, int, int]:
         """(epoch, block, row in it) of the lane's n-th row, counted over all epochs from 0."""

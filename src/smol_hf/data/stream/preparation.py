@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -128,8 +129,9 @@ class SampleWork:
 
     def with_readers(self, readers: list) -> SampleWork:
         """Return the same work on other sources."""
-        options = {"too_long": self.too_long, "image_resizing": self.image_resizing}
-        return type(self)(self.processor, self.context_length, readers, **options)
+        other = copy.copy(self)
+        other.readers = readers
+        return other
 
     def prepare(self, source: int, where: str, record: Any) -> MeasuredSample:
         """Measure tokens and tiles of a record, from its texts and the headers of its images.
