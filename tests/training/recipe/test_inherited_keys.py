@@ -20,7 +20,6 @@ from smol_hf.data.digits import build_pages
 from smol_hf.training import preference
 from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments
 from smol_hf.training.recipe.inherited_keys import INHERITED, inherited_names
-from smol_hf.training.recipe.key_table import page
 from smol_hf.training.recipe.keys import default_of
 from smol_hf.training.recipe.recipes import parse_recipe
 from smol_hf.training.recipe.values import RecipeError
@@ -286,12 +285,6 @@ def test_a_value_that_cannot_work_in_dpo_is_one_line_before_the_run(recipe, mess
     with pytest.raises(RecipeError) as refused:
         parse_recipe({"output_dir": "unused", "use_cpu": True, **recipe}, *[preference.ARGUMENT_CLASSES] * 2)
     assert message in str(refused.value) and "\n" not in str(refused.value)
-
-
-def test_the_page_of_keys_is_that_of_the_declaration():
-    assert (Path(__file__).parents[3] / "docs" / "recipe_keys.md").read_text("utf-8") == page(), (
-        "write it again: python -m smol_hf.training.recipe.key_table > docs/recipe_keys.md"
-    )
 
 
 # Keys whose effect other tests look at.
