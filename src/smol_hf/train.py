@@ -51,7 +51,7 @@ def run(command_line: Sequence[str], classes: tuple[type, ...], after: Callable[
         folder = write_result(run, trainer)
         if after is not None:
             after(folder)
-        if (result := run.task.result(trainer)) is not None:
+        if (result := run.result(trainer)) is not None:
             sys.stdout.write(json.dumps(result) + "\n")
 
     with run_folder(Path(arguments[-1].output_dir)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -35,8 +34,8 @@ def build_on_meta(target: Target) -> PreTrainedModel:
         SmolHFTextConfig.model_type: SmolHFForCausalLM._from_config,
     }
     with torch.device("meta"), configuration_errors(target.name, target.config):
-        build: Callable[..., Any] = classes.get(target.config.model_type, AutoModelForCausalLM.from_config)
-        model = build(target.config)
+        build = classes.get(target.config.model_type, AutoModelForCausalLM.from_config)
+        model: Any = build(target.config)
     model.to(getattr(torch, target.dtype))
     for part, path in part_modules(model).items():
         model.get_submodule(path).requires_grad_(part not in target.frozen)

@@ -25,11 +25,7 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"
 
 
 def measure(arguments: dict) -> dict[str, float]:
-    """Run this module with the arguments of `estimate`. Returns `peak` in bytes and `seconds_per_step`.
-
-    Raises:
-        RuntimeError: if the process fails, for example because memory runs out.
-    """
+    """Run this module with the arguments of `estimate`. Raises RuntimeError if the process fails."""
     command = [sys.executable, "-m", "smol_hf.estimate.measured_step", json.dumps(arguments)]
     finished = subprocess.run(command, env={**os.environ, **MALLOC}, capture_output=True, text=True)
     if finished.returncode:

@@ -26,7 +26,6 @@ class TrainingLoader:
         batch_size: rows of a batch.
         batches_per_epoch: batches after which an iteration ends. A run that resumes inside an epoch gets the rest.
         total_batches: of the run; None: unlimited.
-        batches_before: batches that were trained before this loader was made.
     """
 
     def __init__(
@@ -37,11 +36,10 @@ class TrainingLoader:
         batch_size: int,
         batches_per_epoch: int,
         total_batches: int | None = None,
-        batches_before: int = 0,
     ):
         self.stream, self.collator = stream, collator
         self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
-        self.batches, self.total_batches = batches_before, total_batches
+        self.batches, self.total_batches = 0, total_batches  # a resumed run sets the batches that it trained before
         self.finished_lanes: set[int] = set()
         self.rows = iter(stream)
 
@@ -57,12 +55,15 @@ class TrainingLoader:
     def next_batch(self) -> dict[str, Any]:
         rows = self.next_rows()
         samples = [sample for row in rows for sample in row.samples]
+        drawn: Counter[str] = Counter()
+        for row in rows:
+            drawn.update({self.stream.plan.sources[index].name: number for index, number in row.drawn.items()})
         self.batches += 1
         return {
             **self.collator(samples),
             "sample_ids": [sample.sample_id for sample in samples],
             "shortened": [(each.sample_id, each.lost) for each in samples if each.lost and each.number == 0],
-            "drawn": self.drawn(rows),
+            "drawn": drawn,
             "skipped": [fault for row in rows for fault in row.faults],
             "counts": count_rows_of_batch(rows),
             "finished": self.finished,
@@ -83,11 +84,6 @@ class TrainingLoader:
             else:
                 full += 1
         return rows
-
-    def drawn(self, rows: list[Row]) -> Counter:
-        """Return the number of samples read for these rows, by source."""
-        names = [source.name for source in self.stream.plan.sources]
-        return Counter({names[index]: sum(row.drawn.get(index, 0) for row in rows) for index in range(len(names))})
 
     def state_dict(self) -> dict[str, Any]:
         return self.stream.state_dict()

@@ -6,9 +6,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -39,19 +40,6 @@ class StopAfterStep(TrainerCallback):
         self.agreed = 0  # the signal that all processes stop for
         self.process = os.getpid()
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals during the training. Python delivers them to the main thread only."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self.receive) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def receive(self, number: int, frame) -> None:
         """Note the first signal, and end the process at a second one."""
         if os.getpid() != self.process:  # a forked worker: its parent decides
@@ -80,7 +68,7 @@ def train_until_stopped(trainer: Trainer, checkpoint: Path | None) -> None:
     """Train to the end. Raises Interrupted if a signal ended the training, after a checkpoint was saved."""
     stop = StopAfterStep()
     trainer.add_callback(stop)
-    with stop.listening():
+    with handling(SIGNALS, stop.receive):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     trainer.remove_callback(stop)
     if stop.agreed:
@@ -92,18 +80,22 @@ def train_until_stopped(trainer: Trainer, checkpoint: Path | None) -> None:
         )
 
 
-@contextmanager
-def terminable() -> Iterator[None]:
+def terminable() -> AbstractContextManager[None]:
     """Raise Interrupted at SIGTERM, as Python raises KeyboardInterrupt at SIGINT."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def raise_interrupted(number, frame):
         raise Interrupted(number)
 
-    before = signal.signal(signal.SIGTERM, raise_interrupted)
+    return handling((signal.SIGTERM,), raise_interrupted)
+
+
+@contextmanager
+def handling(signals: Sequence[signal.Signals], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle these signals inside the context. Python delivers them to the main thread only."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in signals} if in_main_thread else {}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -128,7 +128,8 @@ def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
         return f"a data worker process died ({died}): often for lack of memory, so lower dataloader_num_workers"
     if isinstance(error, OSError) and error.errno in CAUSES:
         return CAUSES[error.errno].format(path=error.filename or output_dir)
-    if "os error 28" in text or ("inline_container" in text and is_full(output_dir)):  # of Rust; of torch.save
+    is_full = shutil.disk_usage(output_dir).free < FULL_BELOW if "inline_container" in text else False  # of torch.save
+    if is_full or "os error 28" in text:  # of Rust
         return CAUSES[errno.ENOSPC].format(path=output_dir)
     return None
 
@@ -143,7 +144,3 @@ def error_of_worker(error: BaseException) -> BaseException:
     except RuntimeError as of_torch:
         return of_torch
     return RuntimeError(f"DataLoader worker closed its pipe: {type(error).__name__}")
-
-
-def is_full(folder: Path) -> bool:
-    return shutil.disk_usage(folder).free < FULL_BELOW
