@@ -14,11 +14,10 @@ from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
 from smol_hf.data.digits import build_pages
 from smol_hf.data.report.skipped import SkippedSamples
-from smol_hf.training.loader import FACTS
+from smol_hf.training.loader import FACTS, Validation
 from smol_hf.training.model.parts import part_of
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.trainer import SmolTrainer
-from smol_hf.training.validation import Validation
 
 
 def test_padded_packed_and_accumulated_batches_train_alike(tmp_path):

@@ -119,34 +119,25 @@ def context_length(asked: int | None, config: PretrainedConfig) -> int:
     return asked
 
 
-def length_of_context(arguments: DataArguments) -> int:
-    """Return the context length, which is known once the model is built."""
-    assert arguments.context_length is not None
-    return arguments.context_length
-
-
-def work_of(data: Data, processor, arguments: DataArguments) -> Any:
-    """Return the work of the data stream on the records."""
-    if arguments.documents is not None:
-        return TokenWork()
-    is_text_only = is_language_model(processor)
-    return (TextChatWork if is_text_only else SampleWork)(
-        chat_of(processor) if is_text_only else processor,
-        length_of_context(arguments),
-        data.readers,
-        too_long=arguments.too_long,
-        image_resizing=arguments.image_resizing,
-    )
-
-
 def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrainingArguments, lanes: int) -> Plan:
     """Return the plan of a run's rows."""
+    assert arguments.context_length is not None  # it is known once the model is built
+    work: Any = TokenWork()
+    if arguments.documents is None:
+        is_text_only = is_language_model(processor)
+        work = (TextChatWork if is_text_only else SampleWork)(
+            chat_of(processor) if is_text_only else processor,
+            arguments.context_length,
+            data.readers,
+            too_long=arguments.too_long,
+            image_resizing=arguments.image_resizing,
+        )
     is_packed = arguments.sample_packing or arguments.documents is not None
     return Plan(
         data.sources,
         data.weights,
-        work_of(data, processor, arguments),
-        length_of_context(arguments),
+        work,
+        arguments.context_length,
         seed=training.data_seed if training.data_seed is not None else training.seed,
         rounds=None if training.max_steps > 0 else math.ceil(training.num_train_epochs),
         lanes=lanes,

@@ -21,10 +21,9 @@ from smol_hf.text.documents.readers import Documents, open_documents, unescaped
 from smol_hf.text.documents.records import Records
 from smol_hf.text.documents.token_cache import TokenCache, caches_folder, tokenise
 from smol_hf.text.documents.token_source import TokenSource, TokenWork
-from smol_hf.training.data import length_of_context
+from smol_hf.training.loader import Validation
 from smol_hf.training.log.console import ProgressLines
 from smol_hf.training.recipe.data_arguments import DataArguments
-from smol_hf.training.validation import Validation
 
 TOKENIZER_CHARACTERS = 50_000_000  # from which a recipe without a tokenizer gets one
 
@@ -90,7 +89,8 @@ class DocumentData:
         train = cache_of(self.documents, self.held_out, self.limit)
         other = cache_of(self.validation, HeldOut(), None) if self.validation is not None else None
         ignored = sorted(self.documents.ignored()) if isinstance(self.documents, Records) else []
-        return TokenisedDocuments(self.documents.name, train, other, length_of_context(arguments), ignored)
+        assert arguments.context_length is not None  # it is known once the model is built
+        return TokenisedDocuments(self.documents.name, train, other, arguments.context_length, ignored)
 
 
 @dataclass

@@ -28,7 +28,7 @@ from smol_hf.training.data import (
     trainable,
 )
 from smol_hf.training.document_data import DocumentData, TokenisedDocuments
-from smol_hf.training.loader import load_data_state
+from smol_hf.training.loader import Validation, load_data_state
 from smol_hf.training.log.console import LogCallback
 from smol_hf.training.log.mixture_report import describe_failed, print_shares, save_mixture
 from smol_hf.training.log.startup_summary import (
@@ -47,7 +47,6 @@ from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
 from smol_hf.training.run import Run
 from smol_hf.training.trainer import SmolTrainer
-from smol_hf.training.validation import Validation
 
 TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokenizer gets one
 
@@ -80,15 +79,11 @@ class SupervisedRun(Run):
         self.data_arguments.context_length = context_length(self.data_arguments.context_length, model.config)
         return model, processor
 
-    def prepare(self) -> None:
-        """Prepare the data for the plan, once the processor is known."""
-
     def name_unusable(self) -> None:
         """Name the unusable samples of the plan."""
 
     def measure(self):
         arguments, processes = self.arguments, PartialState().num_processes
-        self.prepare()
         if self.validation is None and arguments.eval_strategy != IntervalStrategy.NO:
             raise RecipeError(
                 f"eval_strategy {IntervalStrategy(arguments.eval_strategy).value} has nothing to evaluate: it needs "
@@ -199,13 +194,14 @@ class DocumentRun(SupervisedRun):
     def texts(self):
         return self.documents.texts()
 
-    def prepare(self):
+    def measure(self):
         with recipe_errors("the documents cannot be tokenised"):
             self.tokenised = self.documents.tokenise(self.processor, self.data_arguments, self.console)
         self.tokenised.settle(self.skipped)
         self.data, self.validation = self.tokenised.data(), self.tokenised.validation()
         if self.validation is None:
             self.arguments.eval_strategy = IntervalStrategy.NO
+        super().measure()
 
     def collator(self):
         """Stack rows of documents, which are full. Flash attention takes one row of any length."""

@@ -21,13 +21,12 @@ from smol_hf.data.report.shortened_samples import ShortenedSamples
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.training.checkpoint.saving import CheckpointsOfARun
-from smol_hf.training.loader import FACTS, TrainingLoader
+from smol_hf.training.loader import FACTS, TrainingLoader, Validation, summed
 from smol_hf.training.log.counters import RunCounters
 from smol_hf.training.log.first_batches import FirstBatches
 from smol_hf.training.model.new_tokens import freeze_schedule, train_rows_of_new_tokens
 from smol_hf.training.model.parts import FreezeCallback, group_part, parameter_groups, schedule_parts
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
-from smol_hf.training.validation import Validation, summed
 
 # TRL and transformers need a dataset, but the rows come from the plan.
 PLACEHOLDER = Dataset.from_dict({"sample_id": ["the rows come from the plan"]})

@@ -54,7 +54,7 @@ def parse(*words):
         (("--text_config.vocab_size", "10"), "has 10 tokens, but the tokenizer 304"),
         (("stray",), "write --key value"),
         (("--model", "x", "--scale_factor", "4"), "scale_factor exclude each other"),
-        (("--learning_rate", "nan"), "learning_rate is nan"),
+        (("--learning_rate", "nan"), "learning_rate is 'nan': it must be a number"),
         (("--learning_rate", "null"), "learning_rate is null"),
         (("--learning_rate", "0"), "nothing is trained"),
         (("--data", "null"), "data is null"),

@@ -15,7 +15,7 @@ from smol_hf.training.recipe.values import RecipeError
         ({"report_to": "tensorbord"}, "report_to: unknown tracker 'tensorbord': did you mean 'tensorboard'"),
         ({"report_to": ["clearml"]}, "report_to: clearml is not installed"),
         ({"run_name": "first"}, "run_name has no effect without report_to"),
-        ({"adam_beta1": 1.5}, "adam_beta1 is 1.5: it must be at least 0 and below 1"),
+        ({"adam_beta1": 1.5}, "adam_beta1 is 1.5: it must be below 1"),
         ({"weight_decay": -1}, "weight_decay is -1.0: it must be at least 0"),
         ({"max_grad_norm": -1}, "max_grad_norm is -1.0: it must be at least 0"),
         ({"max_grad_norm": math.nan}, "max_grad_norm is nan"),

@@ -86,9 +86,9 @@ def parameter_table(model: nn.Module, schedule: FreezeSchedule) -> Table:
     table.add_column("trained at first", justify="right")
     table.add_column("learning rate")
     for part, count in counts.items():
-        frozen = schedule.is_frozen(part, 0)
-        rate = f"{schedule.learning_rates[part]:g}" if schedule.ever_trains(part) else "frozen"
-        if frozen and schedule.ever_trains(part):
+        frozen, peak = schedule.is_frozen(part, 0), schedule.learning_rates[part]
+        rate = f"{peak:g}" if peak else "frozen"
+        if frozen and peak:
             rate += f", from step {schedule.unfreeze_vision_at_step}"
         table.add_row(part, f"{count['total']:,}", "0" if frozen else f"{count['trainable']:,}", rate)
     if schedule.new_token_weights:

@@ -129,11 +129,6 @@ def lora_config(
     )
 
 
-def path_of(model: PreTrainedModel, wanted: nn.Module | None) -> str:
-    """Return the path of a module in the model."""
-    return next(path for path, module in model.named_modules() if module is wanted)
-
-
 def trainable_tokens(tokens: list[str] | None, model: PreTrainedModel, tokenizer) -> dict[str, list[int]] | None:
     """Return the ids of trained tokens by the name of the embeddings. Raises RecipeError for an unknown token."""
     if not tokens:
@@ -142,8 +137,12 @@ def trainable_tokens(tokens: list[str] | None, model: PreTrainedModel, tokenizer
     for token in tokens:
         if token not in vocabulary:
             raise RecipeError(f"lora_trainable_tokens: the tokenizer has no {token!r}")
-    embeddings = path_of(model, model.get_input_embeddings())
-    return {embeddings.rpartition(".")[2]: [vocabulary[token] for token in tokens]}
+    name = path_of(model, model.get_input_embeddings()).rpartition(".")[2]
+    return {name: [vocabulary[token] for token in tokens]}
+
+
+def path_of(model: PreTrainedModel, wanted: nn.Module | None) -> str:
+    return next(path for path, module in model.named_modules() if module is wanted)
 
 
 def add_adapters(

@@ -242,11 +242,13 @@ def convert(key: str, value: Any, annotation: Any) -> Any:
         value = BOOLEANS.get(str(value).lower(), value)
     if item in (str, int, float) and isinstance(value, item):
         value = [value]
+    if item is float and isinstance(value, list):
+        value = [float(each) if type(each) is int else each for each in value]
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         value = float(repr(value))
     for kind in kinds:
-        is_enum = isinstance(kind, type) and issubclass(kind, enum.Enum)
-        if is_enum and value not in (names := [each.value for each in kind]):
+        names = [each.value for each in kind] if isinstance(kind, type) and issubclass(kind, enum.Enum) else None
+        if names is not None and value not in names:
             raise ValueError(f"{key} is {value!r}{nearest(str(value), names)} (known: {', '.join(names)})")
     return value
 
