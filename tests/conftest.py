@@ -17,8 +17,10 @@ SLOW = {
     "test_check", "test_combinations", "test_compile", "test_memory", "test_native_folder", "test_text_step",
     "test_travelling_code",
     # training
-    "test_chat", "test_distributed", "test_documents", "test_estimate", "test_failed_sources",
-    "test_inherited_keys", "test_inherited_keys_of_dpo", "test_interruption", "test_lora", "test_precision",
+    "test_chat", "test_distributed", "test_documents", "test_documents_refused", "test_documents_resumed",
+    "test_estimate", "test_failed_sources",
+    "test_inherited_keys", "test_inherited_keys_of_dpo", "test_interruption", "test_lora", "test_lora_refused",
+    "test_precision", "test_refused_values",
     "test_older_runs", "test_preference", "test_resume",
     "test_resume_policies", "test_run_folder", "test_counters",
     # publishing and whole runs

@@ -27,8 +27,7 @@ from smol_hf.publishing.adapter import publish_adapter
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoint.checkpoints import CheckpointError
-from smol_hf.training.checkpoint.interruption import Interrupted, terminable
-from smol_hf.training.checkpoint.run_folder import RunError, run_folder
+from smol_hf.training.checkpoint.interruption import Interrupted, RunError, run_folder, terminable
 from smol_hf.training.log.console import read_log
 from smol_hf.training.recipe.key_help import USAGE, help_text
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
@@ -51,7 +50,7 @@ def run(command_line: Sequence[str], classes: tuple[type, ...], after: Callable[
         folder = write_result(run, trainer)
         if after is not None:
             after(folder)
-        if (result := run.task.result(trainer)) is not None:
+        if (result := run.result(trainer)) is not None:
             sys.stdout.write(json.dumps(result) + "\n")
 
     with run_folder(Path(arguments[-1].output_dir)):

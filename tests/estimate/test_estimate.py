@@ -9,8 +9,7 @@ from PIL import Image
 
 from smol_hf.commands.main import main
 from smol_hf.conversion.convert import convert
-from smol_hf.estimate.estimate import estimate, image_tokens
-from smol_hf.estimate.measured_step import measure
+from smol_hf.estimate.estimate import estimate, image_tokens, measure
 from smol_hf.estimate.target import find_target
 from smol_hf.support.resources import resource_path
 from smol_hf.training.model.composition import build_config_and_processor

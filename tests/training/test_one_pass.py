@@ -20,7 +20,15 @@ from smol_hf.data.sources.json_source import JsonSource
 from smol_hf.data.stream import size_cache
 from smol_hf.data.stream.size_cache import entry_of
 from smol_hf.text.chat import TextChat
-from smol_hf.training.data import Progress, fingerprint, measure_data, open_data, plan_of, rows_of_the_run
+from smol_hf.training.data import (
+    describe_progress,
+    fingerprint,
+    measure_data,
+    open_data,
+    plan_of,
+    rows_of_the_run,
+)
+from smol_hf.training.log.console import ProgressLines
 from smol_hf.training.recipe.data_arguments import DataArguments
 
 RECORDS = 12
@@ -267,10 +275,10 @@ def test_of_several_processes_one_measures(data):
 def test_the_progress_is_shown_every_few_seconds_by_the_main_process(monkeypatch):
     now, said = [0.0], []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    progress, silent = Progress(SimpleNamespace(print=said.append), 100), Progress(None, 100)
-    for _ in range(100):
+    progress, silent = ProgressLines(SimpleNamespace(print=said.append)), ProgressLines(None)
+    for done in range(1, 101):
         now[0] += 0.25
-        progress()
-        silent()
+        progress.show(lambda seconds, done=done: describe_progress(done, 100, seconds))
+        silent.show(pytest.fail)
     assert len(said) == 4
     assert said[0] == "measuring the data: 21 of 100 records, 4 per second, 20 s left"

@@ -7,38 +7,15 @@ import shutil
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from helpers import build_model, build_processor, plan_for
 from safetensors.torch import load_file
+from tiny_trainers import build_trainer, losses
 from transformers import AutoModelForImageTextToText
 
-from smol_hf.data.collator import SmolCollator
-from smol_hf.data.digits import build_pages
 from smol_hf.train import main
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.recipes import parse_recipe
 from smol_hf.training.recipe.values import RecipeError
-from smol_hf.training.trainer import NonFiniteError, SmolTrainer
-
-
-def build_trainer(folder, *, number=32, rounds=None, **options):
-    torch.manual_seed(0)
-    processor = build_processor(longest_edge=32)
-    pages = [page.conversation for page in build_pages(number, seed=0, split="train")]
-    defaults = {
-        "output_dir": str(folder), "max_steps": 3, "per_device_train_batch_size": 4, "logging_steps": 1,
-        "save_strategy": "no", "use_cpu": True, "learning_rate": 1e-3, "lr_scheduler_type": "constant",
-    }  # fmt: skip
-    return SmolTrainer(
-        model=build_model(processor),
-        args=SmolTrainingArguments(**{**defaults, **options}),
-        plan=plan_for(pages, processor, **({} if rounds is None else {"rounds": rounds, "lanes": 4})),
-        processing_class=processor,
-        data_collator=SmolCollator(processor),
-    )
-
-
-def losses(trainer):
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+from smol_hf.training.trainer import NonFiniteError
 
 
 def skipped_steps(trainer):
@@ -122,7 +99,12 @@ def test_an_overflow_that_no_scale_explains_counts(float16, tmp_path):
 
 def test_with_a_scaler_too_a_step_without_samples_leaves_the_weights_alone(float16, tmp_path):
     trainer = build_trainer(
-        tmp_path, number=5, rounds=1, max_steps=20, per_device_train_batch_size=1, weight_decay=0.1
+        tmp_path,
+        number=5,
+        plan={"rounds": 1},
+        max_steps=20,
+        per_device_train_batch_size=1,
+        weight_decay=0.1,
     )
     seen = weights_after_each_step(float16(trainer, scale=2.0**10))
     trainer.train()

@@ -1,4 +1,4 @@
-"""The trainer's loss, its counters, and what it does with steps that are not finite."""
+"""The trainer's loss and its counters."""
 
 import json
 import math
@@ -7,63 +7,33 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import blind, build_model, build_processor, plan_for, ready
+from tiny_trainers import build_trainer, losses, weights
 from transformers import TrainerCallback
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
 from smol_hf.data.digits import build_pages
 from smol_hf.data.report.skipped import SkippedSamples
-from smol_hf.training.loader import FACTS
-from smol_hf.training.log.console import read_log
+from smol_hf.training.loader import FACTS, Validation
 from smol_hf.training.model.parts import part_of
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
-from smol_hf.training.trainer import NonFiniteError, SmolTrainer
-from smol_hf.training.validation import Validation
-
-
-def pages_plan(processor, number, blind_every=0):
-    """Pages of digits; with `blind_every` every so many samples have no image."""
-    conversations: list[Conversation] = []
-    for index, page in enumerate(build_pages(number, seed=0, split="train", turns=3)):
-        is_blind = blind_every and index % blind_every == 0
-        conversations.append(blind(page.conversation) if is_blind else page.conversation)
-    return plan_for(conversations, processor)
-
-
-def build_trainer(folder, *, collator=SmolCollator, packing=False, number=32, blind_every=0, **options):
-    torch.manual_seed(0)
-    processor = build_processor(longest_edge=32)
-    model = build_model(processor)
-    defaults = {
-        "output_dir": str(folder), "max_steps": 3, "per_device_train_batch_size": 4, "logging_steps": 1,
-        "save_strategy": "no", "use_cpu": True, "learning_rate": 1e-3, "lr_scheduler_type": "constant",
-    }  # fmt: skip
-    return SmolTrainer(
-        model=model,
-        args=SmolTrainingArguments(**{**defaults, **options}),
-        plan=pages_plan(processor, number, blind_every),
-        processing_class=processor,
-        data_collator=collator(processor, packing=packing),
-    )
-
-
-def losses(trainer):
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
-def weights(trainer):
-    return {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+from smol_hf.training.trainer import SmolTrainer
 
 
 def test_padded_packed_and_accumulated_batches_train_alike(tmp_path):
     runs = {
-        "padded": build_trainer(tmp_path / "a", blind_every=3),
-        "packed": build_trainer(tmp_path / "b", packing=True, blind_every=3),
+        "padded": build_trainer(tmp_path / "a", turns=3, blind_every=3),
+        "packed": build_trainer(tmp_path / "b", turns=3, packing=True, blind_every=3),
         "accumulated": build_trainer(
-            tmp_path / "c", per_device_train_batch_size=1, gradient_accumulation_steps=4, blind_every=3
+            tmp_path / "c", turns=3, per_device_train_batch_size=1, gradient_accumulation_steps=4, blind_every=3
         ),
         "packed and accumulated": build_trainer(
-            tmp_path / "d", packing=True, per_device_train_batch_size=2, gradient_accumulation_steps=2, blind_every=3
+            tmp_path / "d",
+            turns=3,
+            packing=True,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            blind_every=3,
         ),
     }
     for trainer in runs.values():
@@ -90,13 +60,13 @@ class WithoutLabels(SmolCollator):
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_run_whose_first_batches_have_no_label_stops(tmp_path, steps):
-    trainer = build_trainer(tmp_path, collator=WithoutLabels, max_steps=steps, gradient_accumulation_steps=2)
+    trainer = build_trainer(tmp_path, turns=3, collator=WithoutLabels, max_steps=steps, gradient_accumulation_steps=2)
     with pytest.raises(SampleError, match=rf"the first {min(steps, 3)} steps have no token with a label"):
         trainer.train()
 
 
 def test_a_run_goes_on_where_some_of_the_first_batches_have_labels(tmp_path):
-    trainer = build_trainer(tmp_path, collator=WithoutLabels, max_steps=4)
+    trainer = build_trainer(tmp_path, turns=3, collator=WithoutLabels, max_steps=4)
     trainer.data_collator.number = 2
     trainer.train()
     assert trainer.state.global_step == 4
@@ -124,7 +94,7 @@ def test_a_packed_batch_has_the_gradients_of_the_padded_one():
 
 def test_a_packed_run_gives_the_model_no_mask_and_no_cache(tmp_path):
     """Either would let samples of a row see each other, and nothing would say so."""
-    trainer = build_trainer(tmp_path, packing=True, max_steps=2)
+    trainer = build_trainer(tmp_path, turns=3, packing=True, max_steps=2)
     given, forward = [], trainer.model.forward
 
     def recorded(*arguments, **inputs):
@@ -143,14 +113,17 @@ def test_a_packed_run_gives_the_model_no_mask_and_no_cache(tmp_path):
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path):
-    plain, checkpointed = build_trainer(tmp_path / "a"), build_trainer(tmp_path / "b", gradient_checkpointing=True)
+    plain, checkpointed = (
+        build_trainer(tmp_path / "a", turns=3),
+        build_trainer(tmp_path / "b", turns=3, gradient_checkpointing=True),
+    )
     plain.train()
     checkpointed.train()
     assert losses(plain) == pytest.approx(losses(checkpointed), abs=1e-6)
 
 
 def test_the_books_count_what_the_batches_hold(tmp_path):
-    trainer = build_trainer(tmp_path, blind_every=4, gradient_accumulation_steps=2)
+    trainer = build_trainer(tmp_path, turns=3, blind_every=4, gradient_accumulation_steps=2)
     batches = []
     collator = trainer.data_collator
     trainer.data_collator = lambda rows: batches.append(collator(rows)) or batches[-1]
@@ -168,88 +141,13 @@ def test_the_books_count_what_the_batches_hold(tmp_path):
     assert {"learning_rate_vision", "learning_rate_connector", "learning_rate_text"} <= last.keys()
 
 
-class Poisoned(SmolCollator):
-    """Turns the pixels of chosen samples into infinities, as a damaged file or an overflow would."""
-
-    poison: tuple = ()
-
-    def __call__(self, samples):
-        batch = super().__call__(samples)
-        if {sample.sample_id for sample in samples} & set(self.poison):
-            batch["pixel_values"] = torch.full(batch["pixel_values"].shape, math.inf)
-        return batch
-
-
-def sample_order(trainer):
-    return [ids for batch in trainer.get_train_dataloader() for ids in [batch["sample_ids"]]]
-
-
-def poisoned_trainer(folder, bad_steps, **options):
-    order = sample_order(build_trainer(folder / "order", max_steps=8))
-    trainer = build_trainer(folder / "run", collator=Poisoned, **options)
-    trainer.data_collator.poison = tuple(order[step][0] for step in bad_steps)
-    return trainer, order
-
-
-def test_a_step_that_is_not_finite_changes_nothing_and_is_named(tmp_path):
-    trainer, order = poisoned_trainer(tmp_path, bad_steps=[1], max_steps=3)
-    seen = []
-    inner = trainer._maybe_log_save_evaluate
-    trainer._maybe_log_save_evaluate = lambda *a, **k: (seen.append(weights(trainer)), inner(*a, **k))
-    trainer.train()
-    unchanged = [all(torch.equal(before[n], after[n]) for n in before) for before, after in zip(seen, seen[1:])]
-    assert unchanged[:2] == [True, False], "step 2 is skipped, step 3 is not"
-    logged = losses(trainer)
-    assert math.isfinite(logged[0]) and math.isnan(logged[1]) and math.isfinite(logged[2])
-    assert all(torch.isfinite(weight).all() for weight in trainer.model.parameters())
-    (line,) = (tmp_path / "run" / "skipped_steps.jsonl").read_text().splitlines()
-    entry = json.loads(line)
-    assert entry["step"] == 2 and sorted(entry["samples"]) == sorted(order[1])
-    assert trainer.state.log_history[-2]["total_skipped_steps"] == 1
-
-
-def test_a_mean_over_a_window_leaves_the_bad_step_out(tmp_path):
-    trainer, _ = poisoned_trainer(tmp_path, bad_steps=[1], max_steps=4, logging_steps=4, logging_first_step=False)
-    trainer.train()
-    (loss,) = losses(trainer)
-    assert math.isfinite(loss) and loss > 1, "neither NaN nor pulled down by a zero"
-
-
-def test_three_in_a_row_stop_the_run_with_names(tmp_path):
-    trainer, order = poisoned_trainer(tmp_path, bad_steps=[1, 2, 3], max_steps=6)
-    with pytest.raises(NonFiniteError) as stopped:
-        trainer.train()
-    assert "step 4" in str(stopped.value) and "3. such step in a row" in str(stopped.value)
-    assert all(name in str(stopped.value) for name in order[3])
-    two_and_two, _ = poisoned_trainer(tmp_path / "again", bad_steps=[0, 1, 3, 4], max_steps=6)
-    two_and_two.train()
-
-
-def test_a_model_with_broken_weights_is_not_saved(tmp_path):
-    trainer = build_trainer(tmp_path)
-    with torch.no_grad():
-        trainer.model.connector.proj.weight[0, 0] = math.nan
-    with pytest.raises(ValueError, match=r"1 weights hold NaN or infinity, first connector\.proj\.weight"):
-        trainer.save_model(str(tmp_path / "saved"))
-    assert not list((tmp_path / "saved").glob("*.safetensors"))
-
-
 def test_text_only_steps_touch_the_vision_path_and_leave_it_as_it_is(tmp_path):
-    trainer = build_trainer(tmp_path, blind_every=1, max_steps=2, weight_decay=0.0)
+    trainer = build_trainer(tmp_path, turns=3, blind_every=1, max_steps=2, weight_decay=0.0)
     before = weights(trainer)
     trainer.train()
     for name, weight in weights(trainer).items():
         if part_of(name) != "text":
             assert torch.equal(weight, before[name]), name
-
-
-def test_log_lines_are_json_even_when_a_loss_is_not_a_number(tmp_path):
-    from smol_hf.training.log.console import LogCallback
-
-    trainer, _ = poisoned_trainer(tmp_path, bad_steps=[1])
-    trainer.add_callback(LogCallback(tmp_path / "run"))
-    trainer.train()
-    assert [entry["loss"] for entry in read_log(tmp_path / "run") if "loss" in entry][1] is None
 
 
 def test_a_sample_found_damaged_while_training_is_named_and_the_run_ends_with_the_data(tmp_path):
@@ -319,7 +217,7 @@ def test_a_step_without_samples_leaves_the_weights_alone(tmp_path):
 
 def test_validation_makes_logits_of_labelled_positions_alone(tmp_path):
     """The others would be the largest tensor of the pass. The loss is that of all logits."""
-    trainer = build_trainer(tmp_path, number=4)
+    trainer = build_trainer(tmp_path, turns=3, number=4)
     validation = Validation(replace(trainer.plan, rounds=1))
     seen = []
     head = trainer.model.get_output_embeddings()

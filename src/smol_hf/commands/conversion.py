@@ -151,8 +151,7 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
 
 
 def run_estimate(arguments: argparse.Namespace) -> None:
-    from smol_hf.estimate.estimate import estimate
-    from smol_hf.estimate.measured_step import measure
+    from smol_hf.estimate.estimate import estimate, measure
 
     step = {
         name: getattr(arguments, name)

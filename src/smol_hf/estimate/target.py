@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
-from smol_hf.auto import AutoConfig, AutoProcessor
+from smol_hf.auto import AutoProcessor
 from smol_hf.estimate.traced_step import StepShape
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.processing.image_tiling import ImageTiler
@@ -22,7 +22,7 @@ from smol_hf.training.model.composition import build_config_and_processor, texts
 from smol_hf.training.model.lora import freeze_what_has_no_adapter
 from smol_hf.training.model.parts import PARTS
 from smol_hf.training.model.presets import PRESETS, TEXT, preset_config
-from smol_hf.training.model.sound_checkpoint import configuration_errors, refuse_unsound_config
+from smol_hf.training.model.text_composition import read_config
 from smol_hf.training.recipe.keys import check_values
 from smol_hf.training.recipe.model_arguments import LoraArguments, ModelArguments
 from smol_hf.training.recipe.recipes import load_arguments
@@ -52,11 +52,7 @@ class Target:
 
 
 def find_target(name: str) -> Target:
-    """Resolve the name of a preset, a recipe, or a folder with a checkpoint of smol_hf or a language model.
-
-    Raises:
-        RecipeError: for any other name.
-    """
+    """Resolve a preset, a recipe, or a folder of a checkpoint. Raises RecipeError for any other name."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return target_of_recipe(path)
@@ -66,9 +62,7 @@ def find_target(name: str) -> Target:
         config, processor = build_config_and_processor(ModelArguments(preset=name), ())  # as training builds them
         return Target(name, config, tiler=processor.tiler)
     if (path / "config.json").is_file():
-        with configuration_errors(name, PretrainedConfig.get_config_dict(path)[0]):
-            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        refuse_unsound_config(config, name)
+        config = read_config(name, trust_remote_code=False)
         if isinstance(config, SmolHFConfig):
             return Target(name, config, tiler=tiler_of(path, config))
         if getattr(config, "vision_config", None) is not None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

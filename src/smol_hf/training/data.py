@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from rich.console import Console
+from transformers import PretrainedConfig
 
 from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.digits import build_pages
@@ -28,7 +29,6 @@ from smol_hf.data.mixture.mixture import (
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
 from smol_hf.data.sources.source import BlockCache, MadeSource
-from smol_hf.data.stream.lane import Work
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.size_cache import digest_images, measured
 from smol_hf.data.stream.stream import Plan
@@ -37,22 +37,18 @@ from smol_hf.support.formatting import duration
 from smol_hf.support.tokenizer_of import is_language_model
 from smol_hf.text.chat import TextChatWork
 from smol_hf.text.documents.token_source import TokenCount, TokenWork
+from smol_hf.training.log.console import ProgressLines
 from smol_hf.training.model.chat_template import chat_of
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
+from smol_hf.training.recipe.values import RecipeError
 
-SECONDS_BETWEEN_LINES = 5
+DEFAULT_CONTEXT_LENGTH = 2048
 GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable
 
 
 def open_data(arguments: DataArguments, seed: int) -> Data:
-    """Open the sources of `data`.
-
-    Raises:
-        FileNotFoundError: for a missing file.
-        SampleError: for a file that cannot be read as a whole.
-        ValueError: for a missing adapter or filter.
-    """
+    """Open the sources of `data`. Raises FileNotFoundError, SampleError, ValueError."""
     if arguments.mixture is not None:
         data = open_mixture(
             arguments.mixture,
@@ -110,34 +106,38 @@ def digits(arguments: DataArguments, seed: int) -> MadeSource:
     return MadeSource("digits", arguments.num_pages, make, fingerprint=print_of)
 
 
-def length_of_context(arguments: DataArguments) -> int:
-    """Return the context length, which is known once the model is built."""
-    assert arguments.context_length is not None
-    return arguments.context_length
-
-
-def work_of(data: Data, processor, arguments: DataArguments) -> Work:
-    """Return the work of the data stream on the records."""
-    if arguments.documents is not None:
-        return TokenWork()
-    is_text_only = is_language_model(processor)
-    return (TextChatWork if is_text_only else SampleWork)(
-        chat_of(processor) if is_text_only else processor,
-        length_of_context(arguments),
-        data.readers,
-        too_long=arguments.too_long,
-        image_resizing=arguments.image_resizing,
-    )
+def context_length(asked: int | None, config: PretrainedConfig) -> int:
+    """Return the asked length, or the model's positions up to 2048. Raises RecipeError for too few positions."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or DEFAULT_CONTEXT_LENGTH
+    if asked is None:
+        return min(positions, DEFAULT_CONTEXT_LENGTH)
+    if asked > positions:
+        raise RecipeError(
+            f"context_length {asked} is more than the {positions} positions of the language model "
+            "(text_config.max_position_embeddings)"
+        )
+    return asked
 
 
 def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrainingArguments, lanes: int) -> Plan:
     """Return the plan of a run's rows."""
+    assert arguments.context_length is not None  # it is known once the model is built
+    work: Any = TokenWork()
+    if arguments.documents is None:
+        is_text_only = is_language_model(processor)
+        work = (TextChatWork if is_text_only else SampleWork)(
+            chat_of(processor) if is_text_only else processor,
+            arguments.context_length,
+            data.readers,
+            too_long=arguments.too_long,
+            image_resizing=arguments.image_resizing,
+        )
     is_packed = arguments.sample_packing or arguments.documents is not None
     return Plan(
         data.sources,
         data.weights,
-        work_of(data, processor, arguments),
-        length_of_context(arguments),
+        work,
+        arguments.context_length,
         seed=training.data_seed if training.data_seed is not None else training.seed,
         rounds=None if training.max_steps > 0 else math.ceil(training.num_train_epochs),
         lanes=lanes,
@@ -169,11 +169,17 @@ def measure_data(
         digest_images(data.found, arguments.verify_images)
         return plan, data
     state = PartialState()
-    progress = Progress(console if state.is_main_process else None, sum(map(len, data.sources)))
+    progress = ProgressLines(console if state.is_main_process else None)
+    total, count = sum(map(len, data.sources)), itertools.count(1)
+
+    def advance() -> None:
+        done = next(count)
+        progress.show(lambda seconds: describe_progress(done, total, seconds))
+
     data.found = measured(
         plan,
         verify_images=arguments.verify_images,
-        advance=progress,
+        advance=advance,
         leads=state.is_local_main_process,
         wait=state.wait_for_everyone,
     )
@@ -188,21 +194,12 @@ def measure_data(
     return plan, data
 
 
-class Progress:
-    """A line every few seconds while records are measured, with their number and rate."""
-
-    def __init__(self, console: Console | None, total: int):
-        self.console, self.total, self.done = console, total, 0
-        self.started = self.last = time.monotonic()
-
-    def __call__(self) -> None:
-        self.done += 1
-        if self.console is not None and (now := time.monotonic()) - self.last > SECONDS_BETWEEN_LINES:
-            self.last, rate = now, self.done / (now - self.started)
-            self.console.print(
-                f"measuring the data: {self.done:,} of {self.total:,} records, {rate:,.0f} per second, "
-                f"{duration((self.total - self.done) / rate)} left"
-            )
+def describe_progress(done: int, total: int, seconds: float) -> str:
+    rate = done / seconds
+    return (
+        f"measuring the data: {done:,} of {total:,} records, {rate:,.0f} per second, "
+        f"{duration((total - done) / rate)} left"
+    )
 
 
 def rows_of_the_run(plan: Plan, data: Data, epochs: float, processes: int = 1) -> int:

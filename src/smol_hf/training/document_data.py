@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +21,11 @@ from smol_hf.text.documents.readers import Documents, open_documents, unescaped
 from smol_hf.text.documents.records import Records
 from smol_hf.text.documents.token_cache import TokenCache, caches_folder, tokenise
 from smol_hf.text.documents.token_source import TokenSource, TokenWork
-from smol_hf.training.data import length_of_context
+from smol_hf.training.loader import Validation
+from smol_hf.training.log.console import ProgressLines
 from smol_hf.training.recipe.data_arguments import DataArguments
-from smol_hf.training.validation import Validation
 
 TOKENIZER_CHARACTERS = 50_000_000  # from which a recipe without a tokenizer gets one
-SECONDS_BETWEEN_LINES = 10
 
 
 @dataclass
@@ -77,7 +75,13 @@ class DocumentData:
         folder = caches_folder(arguments.documents_cache)
 
         def cache_of(documents: Documents, held_out: HeldOut, limit: int | None) -> TokenCache:
-            progress = Progress(console, documents.name) if writes else Progress()
+            lines = ProgressLines(console if writes else None)
+
+            def progress(text_bytes: int, tokens: int) -> None:
+                lines.show(
+                    lambda _: f"tokenising {documents.name}: {text_bytes / 1e6:,.0f} MB, {compact(tokens)} tokens"
+                )
+
             return tokenise(
                 documents, tokenizer, held_out, folder=folder, limit=limit, writes=writes, progress=progress
             )
@@ -85,20 +89,8 @@ class DocumentData:
         train = cache_of(self.documents, self.held_out, self.limit)
         other = cache_of(self.validation, HeldOut(), None) if self.validation is not None else None
         ignored = sorted(self.documents.ignored()) if isinstance(self.documents, Records) else []
-        return TokenisedDocuments(self.documents.name, train, other, length_of_context(arguments), ignored)
-
-
-class Progress:
-    """A line every few seconds while documents are tokenised."""
-
-    def __init__(self, console: Console | None = None, name: str = ""):
-        self.console, self.name = console, name
-        self.last = time.monotonic()
-
-    def __call__(self, text_bytes: int, tokens: int) -> None:
-        if self.console is not None and time.monotonic() - self.last > SECONDS_BETWEEN_LINES:
-            self.last = time.monotonic()
-            self.console.print(f"tokenising {self.name}: {text_bytes / 1e6:,.0f} MB, {compact(tokens)} tokens")
+        assert arguments.context_length is not None  # it is known once the model is built
+        return TokenisedDocuments(self.documents.name, train, other, arguments.context_length, ignored)
 
 
 @dataclass
@@ -112,11 +104,7 @@ class TokenisedDocuments:
     ignored: list[str] = field(default_factory=list)  # unused fields of the records
 
     def settle(self, skipped: SkippedSamples) -> None:
-        """Decide by the faults whether the run may begin.
-
-        Raises:
-            SampleError: see `SkippedSamples.settle`; and for too little text.
-        """
+        """Decide by the faults whether the run may begin. Raises SampleError, also for too little text."""
         caches = {self.name: self.cache}
         if self.validation_cache is not None:
             caches["validation"] = self.validation_cache

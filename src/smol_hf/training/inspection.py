@@ -13,14 +13,13 @@ from smol_hf.data.sources.source import Head
 from smol_hf.data.stream.stream import Plan
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.support.tokenizer_of import tokenizer_of
-from smol_hf.training.data import open_data, plan_of
+from smol_hf.training.data import context_length, open_data, plan_of
 from smol_hf.training.model.composition import build_config_and_processor, texts_of
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.recipes import apply_overrides, parse_command_line, parse_recipe, read_recipe
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
 from smol_hf.training.supervised import TOKENIZER_SAMPLES
-from smol_hf.training.task import context_length
 
 DEFAULT_SEED = 42  # TrainingArguments'
 SAYS_THE_MODEL = ("model", "preset", "vision_config", "text_config", "tokenizer")
@@ -55,15 +54,12 @@ class Inspection:
 
 
 def read_keys(config: str | None, keys: dict[str, Any], words: list[str]) -> dict[str, Any]:
-    """Read a recipe and override some of its keys.
+    """Read a recipe and override some of its keys. Raises RecipeError.
 
     Args:
         config: path of the recipe, or None.
         keys: overrides, except those that are None.
         words: further overrides as on the command line, `--key value`; `--a.b` sets a key of a mapping.
-
-    Raises:
-        RecipeError: if the recipe cannot be read or a key has no value.
     """
     _, overrides = parse_command_line(words)
     recipe = read_recipe(config) if config is not None else {}
@@ -71,11 +67,7 @@ def read_keys(config: str | None, keys: dict[str, Any], words: list[str]) -> dic
 
 
 def open_recipe(recipe: dict[str, Any]) -> tuple[Data, ModelArguments, DataArguments, int]:
-    """Open the data of a recipe without its training keys. Returns (data, model keys, data keys, seed of the order).
-
-    Raises:
-        RecipeError, SampleError, FileNotFoundError: see `open_data`.
-    """
+    """Open the data of a recipe. Returns (data, model keys, data keys, seed). Raises the errors of `open_data`."""
     parsed: Any = parse_recipe(recipe, (ModelArguments, DataArguments))
     model_arguments, data_arguments = parsed
     if data_arguments.documents is not None:
@@ -109,11 +101,11 @@ def inspect(recipe: dict[str, Any], *, seed: int | None = None) -> Inspection:
             trust_remote_code=bool(recipe.get("trust_remote_code", False)),
         )
     data_arguments.context_length = context_length(data_arguments.context_length, config)
-    if seed is None:
-        seed = recipe_seed if recipe.get("data_seed") is None else recipe["data_seed"]
-    one_round: Any = SimpleNamespace(seed=seed, data_seed=None, max_steps=0, num_train_epochs=1)
+    given = (seed, recipe.get("data_seed"), recipe_seed)
+    order: int = next(each for each in given if each is not None)
+    one_round: Any = SimpleNamespace(seed=order, data_seed=None, max_steps=0, num_train_epochs=1)
     plan = plan_of(data, processor, data_arguments, one_round, data_arguments.data_lanes)
-    return Inspection(data, plan, processor, model_arguments, data_arguments, seed)
+    return Inspection(data, plan, processor, model_arguments, data_arguments, order)
 
 
 def list_entries(recipe: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,9 +7,9 @@ import json
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from datasets import Dataset
-from transformers import PretrainedConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from smol_hf.data.conversation import SampleError
@@ -30,10 +30,11 @@ from smol_hf.training.recipe.arguments import DPOArguments
 from smol_hf.training.recipe.data_arguments import PreferenceArguments
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError
-from smol_hf.training.task import Task
+from smol_hf.training.run import Run
 from smol_hf.training.trainer import NonFiniteError
 
 ARGUMENT_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
+DEFAULT_LENGTH = 1024  # of a model that does not limit its positions
 METRICS = ("loss", "rewards/margins", "rewards/accuracies")  # of the last step, printed at the end
 
 
@@ -88,108 +89,98 @@ def margins(logs: dict, prefix: str = "") -> str:
     )
 
 
-class PreferenceTask(Task):
+class PreferenceRun(Run):
     """Pairs of a preferred and a rejected answer."""
 
     arguments: DPOArguments
     data_arguments: PreferenceArguments
     pairs: Preferences
     validation: Preferences | None = None
+    validation_source: Source | None = None
 
     def check(self):
-        if self.run.model_arguments.model is None:
+        if self.model_arguments.model is None:
             raise RecipeError("model is missing: name the language model that learns, a folder or a Hub id")
         if self.arguments.evaluates != self.data_arguments.validates:
             raise RecipeError("eval_strategy and validation_data (or validation_split) need each other")
         super().check()
 
     def open(self):
-        self.source, self.validation_source = open_sources(self.data_arguments)
+        keys = self.data_arguments
+        of_hub: dict[str, Any] = {
+            "config": keys.dataset_config, "revision": keys.dataset_revision, "download": keys.dataset_download,
+        }  # fmt: skip
+        self.source = open_location(keys.data, split=keys.dataset_split, **of_hub).source
+        keys.dataset_revision = of_hub["revision"] = self.source.revision  # for the saved recipe
+        if keys.validation_data is not None:
+            self.validation_source = open_location(keys.validation_data, split=keys.validation_split).source
+        elif keys.validation_split is not None:
+            self.validation_source = open_location(keys.data, split=keys.validation_split, **of_hub).source
 
     def build(self):
-        run, keys, trusts = self.run, self.run.model_arguments, self.arguments.trust_remote_code
+        keys, trusts = self.model_arguments, self.arguments.trust_remote_code
         if not is_text_only(keys, False, trusts):
             raise RecipeError(
                 f"{keys.model} is a vision-language model, but preferences are text-only: name a language model"
             )
         model, tokenizer = build_language_model(keys, (), chat=True, trust_remote_code=trusts)
-        asked = "max_length" in run.recipe
-        self.arguments.max_length = longest_pair(self.arguments.max_length, model.config, asked=asked)
-        self.encoder = PreferenceEncoder(tokenizer, self.arguments.max_length)
+        positions: int = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_LENGTH
+        length = self.arguments.max_length or positions
+        if "max_length" in self.recipe and length > positions:
+            raise RecipeError(f"max_length {length} is more than the {positions} positions of the model")
+        self.arguments.max_length = min(length, positions)
+        self.encoder = PreferenceEncoder(tokenizer, min(length, positions))
         self.peft_config = lora_config(keys, model, tokenizer=tokenizer) if keys.use_peft else None
         return model, tokenizer
 
     def measure(self):
-        ignored, skipped = self.data_arguments.ignore_fields, self.run.skipped
+        ignored = self.data_arguments.ignore_fields
         self.pairs = read_preferences(self.source, self.encoder, ignored)
         found = {self.source.name: self.pairs}
         if self.validation_source is not None:
             self.validation = read_preferences(self.validation_source, self.encoder, ignored)
             found[f"validation: {self.source.name}"] = self.validation
-        skipped.keeps_earlier = False  # all records were read again
-        settle(skipped, found)
+        self.skipped.keeps_earlier = False  # all records were read again
+        settle(self.skipped, found)
 
     def facts(self):
         return {"data_fingerprint": self.source.fingerprint, "samples": self.pairs.total, "failed_sources": {}}
 
     def trainer(self):
-        run = self.run
         needs_reference = self.peft_config is None and not self.arguments.precompute_ref_log_probs
         return PreferenceTrainer(
-            model=run.model,
-            ref_model=copy.deepcopy(run.model) if needs_reference else None,
+            model=self.model,
+            ref_model=copy.deepcopy(self.model) if needs_reference else None,
             args=self.arguments,
             train_dataset=Dataset.from_dict(self.pairs.rows),
             eval_dataset=Dataset.from_dict(self.validation.rows) if self.validation is not None else None,
-            processing_class=run.processor,
-            callbacks=[PreferenceLog(run.output_dir)],
+            processing_class=self.processor,
+            callbacks=[PreferenceLog(self.output_dir)],
             peft_config=self.peft_config,
-            run_state=run.run_state,
+            run_state=self.run_state,
         )
 
-    def announce(self, trainer, counts, changes):
-        run, is_chat = self.run, self.encoder.chat is not None
-        how = "turns of a conversation" if is_chat else "continuations of a text (no chat template)"
-        lines = [f"{self.pairs.usable:,} pairs from {self.source.name}, {how}; {run.skipped.summary()}"]
-        if warning := rank_warning(trainer.model, run.model_arguments.lora_r):
+    def describe(self, trainer, changes):
+        how = (
+            "turns of a conversation"
+            if self.encoder.chat is not None
+            else "continuations of a text (no chat template)"
+        )
+        lines = [f"{self.pairs.usable:,} pairs from {self.source.name}, {how}; {self.skipped.summary()}"]
+        if warning := rank_warning(trainer.model, self.model_arguments.lora_r):
             lines.append(warning)
-        for line in [*lines, *describe_ignored(self.pairs.ignored), *changes]:
-            run.console.print(line, soft_wrap=True)
+        return [*lines, *describe_ignored(self.pairs.ignored), *changes]
 
     def save_shares(self, trainer=None):
         rows, used = self.pairs.total, self.pairs.usable
         sources = [{"name": self.source.name, "rows": rows, "samples": used, "realised_share": 1.0}]
         text = json.dumps({"sources": sources}, indent=1) + "\n"
-        (self.run.output_dir / MIXTURE).write_text(text, encoding="utf-8")
+        (self.output_dir / MIXTURE).write_text(text, encoding="utf-8")
 
     def result(self, trainer):
         logged = [entry for entry in trainer.state.log_history if "loss" in entry]
         result = {name: logged[-1][name] for name in METRICS} if logged else {}
-        return result | {"steps": trainer.state.global_step, "checkpoint": str(self.run.output_dir / "checkpoint")}
-
-
-def open_sources(arguments: PreferenceArguments) -> tuple[Source, Source | None]:
-    """Return the training and the validation source. Raises the errors of `open_location`."""
-    of_hub = {
-        "config": arguments.dataset_config, "revision": arguments.dataset_revision,
-        "download": arguments.dataset_download,
-    }  # fmt: skip
-    source = open_location(arguments.data, split=arguments.dataset_split, **of_hub).source
-    arguments.dataset_revision = source.revision  # for the saved recipe
-    if not arguments.validates:
-        return source, None
-    if arguments.validation_data is not None:
-        return source, open_location(arguments.validation_data, split=arguments.validation_split).source
-    of_hub["revision"] = source.revision
-    return source, open_location(arguments.data, split=arguments.validation_split, **of_hub).source
-
-
-def longest_pair(max_length: int | None, config: PretrainedConfig, asked: bool) -> int:
-    """Return the recipe's `max_length`, by default at most the model's positions. Raises RecipeError for too many."""
-    positions = int(getattr(config.get_text_config(), "max_position_embeddings", None) or DPOArguments.max_length or 0)
-    if asked and max_length is not None and max_length > positions:
-        raise RecipeError(f"max_length {max_length} is more than the {positions} positions of the model")
-    return min(max_length or positions, positions)
+        return result | {"steps": trainer.state.global_step, "checkpoint": str(self.output_dir / "checkpoint")}
 
 
 def settle(skipped: SkippedSamples, found: dict[str, Preferences]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,55 +18,82 @@ from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.training.checkpoint.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.checkpoint.interruption import train_until_stopped
 from smol_hf.training.checkpoint.same_run import check_same_run, settings_for_resume
-from smol_hf.training.log.run_record import hardware, versions, write_run
+from smol_hf.training.log.run_record import hardware, resolve_recipe, versions, write_run
 from smol_hf.training.model.parts import count_parameters
-from smol_hf.training.preference import PreferenceTask
-from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments
-from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
+from smol_hf.training.recipe.data_arguments import PreferenceArguments
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
-from smol_hf.training.supervised import ConversationTask, DocumentTask
-from smol_hf.training.task import Task
 
 
-class Run:
+class Run(ABC):
     """A run in four steps: `setup`, `load_data`, `build_model`, `fit`. All processes take them together.
 
     A run writes into `output_dir`: `recipe.yaml` (resolved), `run.json` (versions, seed, data fingerprint, training
     time), `mixture.json` (planned and realised shares), `log.jsonl`, `checkpoint-<step>/`, and if needed
     `skipped.jsonl`, `shortened.jsonl` and `skipped_steps.jsonl`.
 
+    The steps call the abstract methods, which depend on the kind of the data, in the order below.
+
     Args:
         recipe: keys and values as the user gave them.
-        arguments: of the training. Their class and the key `documents` decide the `Task` of the run.
     """
 
     checkpoint: Path | None
     model: PreTrainedModel
     processor: Any  # of a text-only model its tokenizer
     run_state: dict[str, Any]  # content of `run.json`
+    ends_with_the_data = False  # True if `max_steps` was counted, not asked for
 
-    def __init__(
-        self,
-        recipe: dict[str, Any],
-        model_arguments: ModelArguments,
-        data_arguments: DataArguments | PreferenceArguments,
-        arguments: SmolTrainingArguments | DPOArguments,
-    ):
+    def __init__(self, recipe: dict[str, Any], model_arguments: ModelArguments, data_arguments: Any, arguments: Any):
         self.recipe, self.arguments = recipe, arguments
         self.model_arguments, self.data_arguments = model_arguments, data_arguments
         self.output_dir = Path(str(arguments.output_dir))
         self.console = Console(highlight=False, markup=False)
         self.is_main_process = PartialState().is_main_process
-        self.task: Task = task_class(data_arguments)(self)
+
+    def check(self) -> None:
+        """Raise RecipeError for keys that contradict each other."""
+        refuse_model_in_the_way(self.model_arguments.model, self.output_dir)
+
+    @abstractmethod
+    def open(self) -> None:
+        """Open the sources of the data. Raises FileNotFoundError, SampleError, ValueError."""
+
+    @abstractmethod
+    def build(self) -> tuple[PreTrainedModel, Any]:
+        """Build or load the model and its processor. Raises RecipeError."""
+
+    @abstractmethod
+    def measure(self) -> None:
+        """Count the data before the first step, and name each unusable sample. Raises SampleError, RecipeError."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Return `data_fingerprint`, `samples` and `failed_sources`, for `run.json`."""
+
+    @abstractmethod
+    def trainer(self) -> Trainer:
+        """Build the trainer of the model."""
+
+    @abstractmethod
+    def describe(self, trainer: Any, changes: list[str]) -> list[Any]:
+        """Return lines and tables about the run. `changes`: sentences about the keys that a resumed run changes."""
+
+    @abstractmethod
+    def save_shares(self, trainer: Any = None) -> None:
+        """Write `mixture.json`: the planned shares, and after the training (`trainer`) the realised ones."""
+
+    def finish(self, trainer: Any) -> dict[str, Any]:
+        """Complete the counters and the validation after the training. Returns facts for `run.json`."""
+        return {}
+
+    def result(self, trainer: Any) -> dict[str, Any] | None:
+        """Return the line of JSON that the command prints last, or None."""
+        return None
 
     def setup(self) -> None:
-        """Check the keys, choose the checkpoint to resume from, set the seed, and begin the list of skipped samples.
-
-        Raises:
-            RecipeError: for keys that contradict each other. CheckpointError: if no checkpoint can be resumed.
-        """
-        self.task.check()
+        """Check the keys, choose the checkpoint, set the seed. Raises RecipeError, CheckpointError."""
+        self.check()
         self.checkpoint, messages = choose_checkpoint(self.output_dir, self.arguments.resume_from_checkpoint)
         for message in messages if self.is_main_process else ():
             self.console.print(message)
@@ -83,14 +111,14 @@ class Run:
     def load_data(self) -> None:
         """Open the sources of the data. Raises RecipeError, SampleError, FileNotFoundError."""
         with recipe_errors("the data cannot be built"):
-            self.task.open()
+            self.open()
 
     def build_model(self) -> None:
         """Build or load `model` and `processor`. Raises RecipeError."""
         if self.is_main_process and self.model_arguments.model is None and self.model_arguments.tokenizer is None:
             self.console.print("no tokenizer is named: training one on the texts of the data")
         with recipe_errors("the model cannot be built"):
-            self.model, self.processor = self.task.build()
+            self.model, self.processor = self.build()
 
     def fit(self, publish: Callable[[Run, Trainer], None] | None = None) -> Trainer:
         """Measure the data, train from the beginning or from the checkpoint, and publish the result.
@@ -102,27 +130,31 @@ class Run:
             RecipeError, SampleError, CheckpointError, NonFiniteError: the message says what to do.
             Interrupted: after a signal ended the training and a checkpoint was saved.
         """
-        self.task.measure()
+        self.measure()
+        every_key = (self.model_arguments, self.data_arguments, self.arguments)
         self.run_state = {
-            **self.task.facts(),
+            **self.facts(),
             "seed": self.arguments.seed,
-            **settings_for_resume(self.model_arguments, self.data_arguments, self.arguments),
+            **settings_for_resume(*every_key),
             "versions": versions(),
         }
         changes = check_same_run(self.checkpoint, self.run_state) if self.checkpoint is not None else []
-        trainer: Any = self.task.trainer()
+        trainer: Any = self.trainer()
         trainer.remove_callback(PrinterCallback)
         if self.arguments.disable_tqdm:
             trainer.remove_callback(ProgressCallback)
         counts = count_parameters(trainer.model)
         resumed_at = step_of(self.checkpoint) if self.checkpoint is not None else 0  # rotation may delete it
         if self.is_main_process:
-            self.task.announce(trainer, counts, [f"changed from step {resumed_at:,} on: {each}" for each in changes])
+            for line in self.describe(trainer, [f"changed from step {resumed_at:,} on: {each}" for each in changes]):
+                self.console.print(line, soft_wrap=isinstance(line, str))
+            resolved = resolve_recipe(self.recipe, *every_key)
+            if self.ends_with_the_data:
+                del resolved["max_steps"]
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            resolved = yaml.safe_dump(self.task.resolved(), sort_keys=False)
-            (self.output_dir / "recipe.yaml").write_text(resolved, encoding="utf-8")
+            (self.output_dir / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
             write_run(self.output_dir, self.run_state)
-            self.task.save_shares()
+            self.save_shares()
 
         started = time.perf_counter()
         train_until_stopped(trainer, self.checkpoint)
@@ -133,10 +165,10 @@ class Run:
             "hardware": hardware(),
             "parameters": {part: count["total"] for part, count in counts.items()},
         }
-        self.run_state |= self.task.finish(trainer)
+        self.run_state |= self.finish(trainer)
         if self.is_main_process:
             write_run(self.output_dir, self.run_state)
-            self.task.save_shares(trainer)
+            self.save_shares(trainer)
         if publish is not None:
             if trainer.state.global_step == 0:
                 raise RecipeError("no step was trained: there is nothing to publish")
@@ -146,17 +178,31 @@ class Run:
         return trainer
 
 
-def task_class(data_arguments: DataArguments | PreferenceArguments) -> type[Task]:
-    """Return the class of the task for these keys."""
-    if isinstance(data_arguments, PreferenceArguments):
-        return PreferenceTask
-    return ConversationTask if data_arguments.documents is None else DocumentTask
-
-
 def train(recipe, model_arguments, data_arguments, arguments, publish=None) -> Trainer:
-    """Take the four steps of a `Run`, and return the trainer with the trained model."""
-    run = Run(recipe, model_arguments, data_arguments, arguments)
+    """Take the four steps of the `Run` for these keys, and return the trainer with the trained model."""
+    from smol_hf.training.preference import PreferenceRun
+    from smol_hf.training.supervised import ConversationRun, DocumentRun
+
+    if isinstance(data_arguments, PreferenceArguments):
+        kind: type[Run] = PreferenceRun
+    else:
+        kind = ConversationRun if data_arguments.documents is None else DocumentRun
+    run = kind(recipe, model_arguments, data_arguments, arguments)
     run.setup()
     run.load_data()
     run.build_model()
     return run.fit(publish)
+
+
+def refuse_model_in_the_way(model: str | None, output_dir: Path) -> None:
+    """Raise RecipeError if the model is missing, is an adapter, or would be overwritten by the run."""
+    if model is None:
+        return
+    path = Path(model)
+    if not path.exists() and (path.is_absolute() or len(path.parts) != 2 or path.parent.is_dir()):
+        raise RecipeError(f"there is no checkpoint {model}")  # and it cannot be an id of the Hub
+    if Path(model, "adapter_config.json").is_file():
+        raise RecipeError(f"{model} is an adapter: merge it with its base first (smol-hf merge)")
+    for name in ("checkpoint", "adapter"):
+        if (output_dir / name).resolve() == path.resolve():
+            raise RecipeError(f"{model} would be overwritten by the result of this run: choose another output_dir")

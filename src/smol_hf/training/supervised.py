@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -19,17 +18,25 @@ from smol_hf.data.report.shortened_samples import ShortenedSamples
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
 from smol_hf.training.checkpoint.same_run import rows_of_a_step
-from smol_hf.training.data import fingerprint, measure_data, open_data, plan_of, rows_of_the_run, trainable
+from smol_hf.training.data import (
+    context_length,
+    fingerprint,
+    measure_data,
+    open_data,
+    plan_of,
+    rows_of_the_run,
+    trainable,
+)
 from smol_hf.training.document_data import DocumentData, TokenisedDocuments
-from smol_hf.training.loader import load_data_state
+from smol_hf.training.loader import Validation, load_data_state
 from smol_hf.training.log.console import LogCallback
-from smol_hf.training.log.mixture_report import print_failed, print_shares, save_mixture
-from smol_hf.training.log.preview import print_parameter_table
+from smol_hf.training.log.mixture_report import describe_failed, print_shares, save_mixture
 from smol_hf.training.log.startup_summary import (
     describe_images,
     describe_samples,
     describe_turns,
     describe_vocabulary,
+    parameter_table,
     warnings_of,
 )
 from smol_hf.training.model.composition import build_model_and_processor, texts_of
@@ -38,14 +45,13 @@ from smol_hf.training.model.packed_rows import refuse_seeing_others
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
-from smol_hf.training.task import Task, context_length
+from smol_hf.training.run import Run
 from smol_hf.training.trainer import SmolTrainer
-from smol_hf.training.validation import Validation
 
 TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokenizer gets one
 
 
-class SupervisedTask(Task):
+class SupervisedRun(Run):
     """Rows of a data plan, stacked by `SmolCollator`."""
 
     arguments: SmolTrainingArguments
@@ -60,7 +66,7 @@ class SupervisedTask(Task):
         raise NotImplementedError
 
     def build(self):
-        keys = self.run.model_arguments
+        keys = self.model_arguments
         model, processor = build_model_and_processor(
             keys, self.texts(), documents=self.of_documents, trust_remote_code=self.arguments.trust_remote_code
         )
@@ -73,24 +79,20 @@ class SupervisedTask(Task):
         self.data_arguments.context_length = context_length(self.data_arguments.context_length, model.config)
         return model, processor
 
-    def prepare(self) -> None:
-        """Prepare the data for the plan, once the processor is known."""
-
     def name_unusable(self) -> None:
         """Name the unusable samples of the plan."""
 
     def measure(self):
         arguments, processes = self.arguments, PartialState().num_processes
-        self.prepare()
         if self.validation is None and arguments.eval_strategy != IntervalStrategy.NO:
             raise RecipeError(
                 f"eval_strategy {IntervalStrategy(arguments.eval_strategy).value} has nothing to evaluate: it needs "
                 "documents with a held-out part (validation_fraction), or validation_documents"
             )
         lanes, self.states = self.data_arguments.data_lanes, {}
-        if self.run.checkpoint is not None:
-            lanes, self.states = load_data_state(self.run.checkpoint)
-        self.plan = plan_of(self.data, self.run.processor, self.data_arguments, arguments, lanes)
+        if self.checkpoint is not None:
+            lanes, self.states = load_data_state(self.checkpoint)
+        self.plan = plan_of(self.data, self.processor, self.data_arguments, arguments, lanes)
         with recipe_errors("the data cannot be shared"):
             RowStream(self.plan, 0, processes, arguments.dataloader_num_workers)
         self.name_unusable()
@@ -114,23 +116,22 @@ class SupervisedTask(Task):
         }
 
     def collator(self) -> SmolCollator:
-        return SmolCollator(self.run.processor, packing=self.data_arguments.sample_packing)
+        return SmolCollator(self.processor, packing=self.data_arguments.sample_packing)
 
     def trainer(self):
-        run = self.run
-        shortened = Path(run.output_dir / "shortened.jsonl")
+        shortened = self.output_dir / "shortened.jsonl"
         return SmolTrainer(
-            model=run.model,
+            model=self.model,
             args=self.arguments,
             plan=self.plan,
             data_states=self.states,
             rows_per_epoch=self.rows_per_epoch,
-            processing_class=run.processor,
+            processing_class=self.processor,
             data_collator=self.collator(),
-            callbacks=[LogCallback(run.output_dir, run.run_state["failed_sources"])],
-            run_state=run.run_state,
-            skipped=run.skipped,
-            shortened=ShortenedSamples(shortened, run.checkpoint is not None, writes=run.is_main_process),
+            callbacks=[LogCallback(self.output_dir, self.run_state["failed_sources"])],
+            run_state=self.run_state,
+            skipped=self.skipped,
+            shortened=ShortenedSamples(shortened, self.checkpoint is not None, writes=self.is_main_process),
             mixture=self.mixture,
             validation=self.validation,
         )
@@ -139,28 +140,19 @@ class SupervisedTask(Task):
         """Return sentences about the samples and their use."""
         raise NotImplementedError
 
-    def announce(self, trainer, counts, changes):
-        run = self.run
-        for line in [*self.describe_data(), *changes, *describe_turns(self.plan.work), *self.mixture.other_sizes()]:
-            run.console.print(line, soft_wrap=True)
+    def describe(self, trainer, changes):
+        lines = [*self.describe_data(), *changes, *describe_turns(self.plan.work), *self.mixture.other_sizes()]
         if self.mixture.failed:
-            print_failed(run.console, self.mixture)
-        if not is_language_model(run.processor):
-            run.console.print(describe_images(run.processor), soft_wrap=True)
-        for line in warnings_of(self.arguments, run.model, run.model_arguments.lora_r):
-            run.console.print(line, soft_wrap=True)
-        print_parameter_table(counts, trainer.freeze_schedule)
-
-    def resolved(self):
-        resolved = super().resolved()
-        if self.ends_with_the_data:
-            del resolved["max_steps"]  # it was counted, not asked for
-        return resolved
+            lines += describe_failed(self.mixture)
+        if not is_language_model(self.processor):
+            lines.append(describe_images(self.processor))
+        lines += warnings_of(self.arguments, self.model, self.model_arguments.lora_r)
+        return [*lines, parameter_table(trainer.model, trainer.freeze_schedule)]
 
     def save_shares(self, trainer=None):
-        save_mixture(self.run.output_dir, self.mixture, None if trainer is None else trainer.counters)
+        save_mixture(self.output_dir, self.mixture, None if trainer is None else trainer.counters)
         if trainer is not None and len(self.mixture.names) > 1:
-            print_shares(self.run.console, self.mixture, trainer.counters)
+            print_shares(self.console, self.mixture, trainer.counters)
 
     def finish(self, trainer) -> dict[str, Any]:
         facts = {"tokens_per_second": trainer.counters.rate()}
@@ -169,11 +161,11 @@ class SupervisedTask(Task):
                 trainer.evaluate()
             facts["validation"] = trainer.validated
         if not trainer.counters.gather()["samples"]:
-            raise SampleError("data", f"no sample could be trained on: {self.run.skipped.summary()}")
+            raise SampleError("data", f"no sample could be trained on: {self.skipped.summary()}")
         return facts
 
 
-class ConversationTask(SupervisedTask):
+class ConversationRun(SupervisedRun):
     """Answers of an assistant, in conversations with or without images."""
 
     def open(self):
@@ -183,16 +175,14 @@ class ConversationTask(SupervisedTask):
         return texts_of(self.data.conversations(TOKENIZER_SAMPLES))
 
     def name_unusable(self):
-        self.plan, self.data = measure_data(
-            self.plan, self.data, self.data_arguments, self.run.skipped, self.run.console
-        )
+        self.plan, self.data = measure_data(self.plan, self.data, self.data_arguments, self.skipped, self.console)
 
     def describe_data(self):
         steps = self.arguments.max_steps if self.ends_with_the_data else None
-        return describe_samples(self.data, self.data_arguments, self.run.skipped, steps)
+        return describe_samples(self.data, self.data_arguments, self.skipped, steps)
 
 
-class DocumentTask(SupervisedTask):
+class DocumentRun(SupervisedRun):
     """Plain texts, tokenised once before the run. A part of them is held out for validation."""
 
     of_documents = True
@@ -204,26 +194,27 @@ class DocumentTask(SupervisedTask):
     def texts(self):
         return self.documents.texts()
 
-    def prepare(self):
+    def measure(self):
         with recipe_errors("the documents cannot be tokenised"):
-            self.tokenised = self.documents.tokenise(self.run.processor, self.data_arguments, self.run.console)
-        self.tokenised.settle(self.run.skipped)
+            self.tokenised = self.documents.tokenise(self.processor, self.data_arguments, self.console)
+        self.tokenised.settle(self.skipped)
         self.data, self.validation = self.tokenised.data(), self.tokenised.validation()
         if self.validation is None:
             self.arguments.eval_strategy = IntervalStrategy.NO
+        super().measure()
 
     def collator(self):
         """Stack rows of documents, which are full. Flash attention takes one row of any length."""
-        in_one = "flash" in self.run.model_arguments.attn_implementation
+        in_one = "flash" in self.model_arguments.attn_implementation
         row_length = None if in_one else self.data_arguments.context_length
-        return SmolCollator(self.run.processor, packing=True, row_length=row_length)
+        return SmolCollator(self.processor, packing=True, row_length=row_length)
 
     def describe_data(self):
-        lines = self.tokenised.describe(self.run.skipped)
-        return [*lines, describe_vocabulary(self.run.processor, self.run.model.config)]
+        lines = self.tokenised.describe(self.skipped)
+        return [*lines, describe_vocabulary(self.processor, self.model.config)]
 
     def result(self, trainer):
-        facts, validated = self.run.run_state, trainer.validated or {}
+        facts, validated = self.run_state, trainer.validated or {}
         return {
             "validation_loss": validated.get("loss"),
             "perplexity": validated.get("perplexity"),
@@ -232,5 +223,5 @@ class DocumentTask(SupervisedTask):
             "parameters": sum(facts["parameters"].values()),
             "steps": facts["steps"],
             "seconds": round(facts["train_seconds"], 2),
-            "checkpoint": str(self.run.output_dir / "checkpoint"),
+            "checkpoint": str(self.output_dir / "checkpoint"),
         }

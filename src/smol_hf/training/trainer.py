@@ -21,14 +21,12 @@ from smol_hf.data.report.shortened_samples import ShortenedSamples
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.training.checkpoint.saving import CheckpointsOfARun
-from smol_hf.training.loader import FACTS, TrainingLoader
+from smol_hf.training.loader import FACTS, TrainingLoader, Validation, summed
 from smol_hf.training.log.counters import RunCounters
-from smol_hf.training.log.first_labels import FirstLabels
-from smol_hf.training.log.preview import print_label_preview
+from smol_hf.training.log.first_batches import FirstBatches
 from smol_hf.training.model.new_tokens import freeze_schedule, train_rows_of_new_tokens
 from smol_hf.training.model.parts import FreezeCallback, group_part, parameter_groups, schedule_parts
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
-from smol_hf.training.validation import Validation, summed
 
 # TRL and transformers need a dataset, but the rows come from the plan.
 PLACEHOLDER = Dataset.from_dict({"sample_id": ["the rows come from the plan"]})
@@ -104,8 +102,8 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         self.skipped = SkippedSamples() if skipped is None else skipped
         self.shortened = ShortenedSamples() if shortened is None else shortened
         self.counters = RunCounters(self.accelerator, mixture or PlannedMixture.of_plan(plan))
-        self.previewed = False
-        self.first_labels = FirstLabels(args.max_steps, args.gradient_accumulation_steps)
+        prints = self.is_world_process_zero()
+        self.first_batches = FirstBatches(args.max_steps, args.gradient_accumulation_steps, prints)
         self.step_loss = torch.zeros((), device=args.device)
         self.step_sample_ids: list[str] = []
         self.met: list[tuple] = []  # of each batch since `exchange_met`: used, drawn, skipped, shortened
@@ -141,10 +139,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
             self.step_sample_ids += sample_ids
             self.met.append((len(sample_ids), facts["drawn"], facts["skipped"], facts["shortened"]))
             self.data_ended = facts["finished"]
-            if not self.previewed and self.is_world_process_zero():
-                print_label_preview(self.processing_class, inputs, sample_ids)
-            self.previewed = True
-            self.first_labels.check(inputs["labels"], num_items_in_batch)
+            self.first_batches.look(self.processing_class, inputs, sample_ids, num_items_in_batch)
         outputs = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)
         loss = outputs.loss
         if model.training and outputs.get("token_losses") is not None:  # native classes of transformers have none
@@ -185,20 +180,20 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         loss, norm = loss / self.accelerator.num_processes, float(torch.as_tensor(grad_norm))
         self.exchange_met(named > 0)
         finite = math.isfinite(loss) and math.isfinite(norm)
-        overflow = math.isfinite(loss) and not finite and self.loss_scale() > 1
+        scaler = self.accelerator.scaler  # of float16
+        overflow = math.isfinite(loss) and not finite and scaler is not None and scaler.get_scale() > 1
         self.counters.close_step(finite or overflow)
-        if not samples:
-            self.drop_gradients(model)
-        elif overflow:  # float16: the scaler begins far too high by design, leaves the step out and halves itself
-            self.drop_gradients(model)
+        if not samples or not finite:  # an optimizer leaves parameters without gradients, and their moments, unchanged
+            model.zero_grad()
+        if samples and overflow:  # float16: the scaler begins far too high by design, and halves itself
             self.window_losses.append(loss)
             if self.is_world_process_zero():
                 self.counters.add_skipped_step()
-        elif finite:
+        elif samples and finite:
             self.window_losses.append(loss)
             self.nonfinite_in_a_row = 0
-        else:
-            self.skip_step(model, loss, norm)
+        elif samples:
+            self.skip_step(loss, norm)
         if not unfinished:  # every lane of every process gave all that it has
             self.control.should_training_stop = self.control.should_log = True
             self.control.should_save = self.args.save_strategy == SaveStrategy.STEPS
@@ -219,18 +214,8 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
             self.shortened.note(shortened)
         self.met = []
 
-    def loss_scale(self) -> float:
-        """Return the factor of float16's loss, which keeps small gradients from vanishing; 1 for other types."""
-        return 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()
-
-    def drop_gradients(self, model) -> None:
-        """Remove the gradients: an optimizer leaves parameters without them, and their moments, unchanged."""
-        for parameter in model.parameters():
-            parameter.grad = None
-
-    def skip_step(self, model, loss: float, norm: float) -> None:
-        """Drop a step that is not finite, name its samples, and raise NonFiniteError after too many in a row."""
-        self.drop_gradients(model)
+    def skip_step(self, loss: float, norm: float) -> None:
+        """Name the samples of a step that is not finite, and raise NonFiniteError after too many in a row."""
         self.nonfinite_in_a_row += 1
         step = self.state.global_step + 1
         sample_ids = gather_object(list(self.step_sample_ids))

@@ -17,7 +17,7 @@ from tiny_runs import dpo_words, pretrain_words, signal_after, train_words
 
 from smol_hf.commands.main import main
 from smol_hf.training.checkpoint.checkpoints import list_checkpoints, verify
-from smol_hf.training.checkpoint.interruption import ONE_SIGNAL, StopAfterStep
+from smol_hf.training.checkpoint.interruption import ONE_SIGNAL, SIGNALS, StopAfterStep, handling
 from smol_hf.training.log.console import read_log
 
 COMMANDS = {
@@ -128,7 +128,7 @@ def rank_one(launcher):
 def test_a_second_signal_stops_at_once_unless_a_launcher_only_passed_the_first_one_on(pause):
     child = os.fork()
     if not child:
-        with StopAfterStep().listening():
+        with handling(SIGNALS, StopAfterStep().receive):
             signal.raise_signal(signal.SIGINT)
             time.sleep(pause)
             signal.raise_signal(signal.SIGTERM)

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from helpers import build_model, build_processor
+from adapter_runs import KINDS, adapter_words
+from helpers import build_processor
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, SmolVLMForConditionalGeneration
@@ -15,62 +16,10 @@ from transformers import AutoModelForImageTextToText, SmolVLMForConditionalGener
 from smol_hf import train
 from smol_hf.commands.main import main as smol_hf
 from smol_hf.conversion.convert import convert
-from smol_hf.conversion.formats.tensor_names import ConversionError
-from smol_hf.conversion.merge import merge
 from smol_hf.inference.answering import load_checkpoint
 from smol_hf.training.log.console import read_log
 from smol_hf.training.model.lora import add_adapters
 from smol_hf.training.recipe.model_arguments import ModelArguments
-from smol_hf.training.recipe.recipes import load_arguments
-from smol_hf.training.recipe.values import RecipeError
-
-KINDS = {
-    "lora on the text": {},
-    "lora on all parts": {"lora_parts": "[text, vision, connector]"},
-    "dora, connector whole": {"use_dora": True, "lora_parts": "[text, vision]", "connector_learning_rate": 1e-2},
-    "qlora, connector whole": {"load_in_4bit": True, "connector_learning_rate": 1e-2},
-    "eight bits": {"load_in_8bit": True, "lora_target_modules": "all-linear"},
-    "encoder whole, unfrozen later": {"vision_learning_rate": 1e-2, "unfreeze_vision_at_step": 3},
-    "a new token": {"lora_trainable_tokens": '["<end_of_utterance>"]'},
-}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base") / "base"
-    torch.manual_seed(0)
-    processor = build_processor(longest_edge=32)
-    model = build_model(processor)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-def command_line(base, output, **keys):
-    recipe = {
-        "model": base, "output_dir": output, "use_peft": True, "lora_r": 4, "data": "digits", "num_pages": 40,
-        "per_device_train_batch_size": 4, "max_steps": 6, "save_steps": 3, "logging_steps": 1, "use_cpu": True,
-        "learning_rate": 1e-2, "lora_dropout": 0.1, **keys,
-    }  # fmt: skip
-    return [
-        word
-        for key, value in recipe.items()
-        for word in (f"--{key}", str(value).lower() if value is True else str(value))
-    ]
-
-
-@pytest.fixture(scope="module")
-def trained(base, tmp_path_factory):
-    """kind → the folder of its run, trained when it is first asked for."""
-    runs = {}
-
-    def run(kind):
-        if kind not in runs:
-            runs[kind] = tmp_path_factory.mktemp("run") / "run"
-            assert train.main(command_line(base, runs[kind], **KINDS[kind])) == 0
-        return runs[kind]
-
-    return run
 
 
 def losses(run):
@@ -143,7 +92,7 @@ def test_a_run_with_adapters_resumes_exactly(kind, base, trained, tmp_path):
     for name in ("checkpoint-6", "checkpoint", "adapter"):
         shutil.rmtree(part / name)
     (part / "log.jsonl").unlink()
-    assert train.main(command_line(base, part, **KINDS[kind], resume_from_checkpoint=True)) == 0
+    assert train.main(adapter_words(base, part, **KINDS[kind], resume_from_checkpoint=True)) == 0
     assert losses(part) == losses(whole)
     first, second = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (whole, part))
     assert set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
@@ -260,121 +209,10 @@ def test_adapters_get_the_same_gradients_under_checkpointing(reentrant, base):
 def test_a_rank_above_the_width_and_an_unfreezing_after_the_end_are_warned_of(base, tmp_path, capsys):
     keys = {"lora_r": 33, "max_steps": 1}
     late = {"vision_learning_rate": 1e-3, "unfreeze_vision_at_step": 1}
-    assert train.main(command_line(base, tmp_path / "a", **keys, **late)) == 0
+    assert train.main(adapter_words(base, tmp_path / "a", **keys, **late)) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "warning: lora_r 33 is more than the width of 14 of 14 layers with adapters (the narrowest has 16)" in said
     assert "warning: unfreeze_vision_at_step 1 is not before the end of the run (1 steps)" in said
     late["unfreeze_vision_at_step"], keys["lora_r"], keys["max_steps"] = 1, 16, 2
-    assert train.main(command_line(base, tmp_path / "b", **keys, **late)) == 0
+    assert train.main(adapter_words(base, tmp_path / "b", **keys, **late)) == 0
     assert "warning" not in capsys.readouterr().out
-
-
-# Bad input ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"lora_parts": "[text, visoin]"}, "choose from vision, connector, text"),
-        ({"lora_parts": "[]"}, "choose from vision, connector, text"),
-        ({"lora_target_modules": "[q_porj]"}, "no linear layer 'q_porj' in text: did you mean 'q_proj'"),
-        ({"lora_target_modules": "[lm_head]"}, "no linear layer 'lm_head'"),
-        ({"lora_parts": "[text, connector]", "lora_target_modules": "[q_proj]"}, "q_proj are no layers of connector"),
-        ({"lora_parts": "[vision]", "lora_trainable_tokens": '["a"]'}, "add text to lora_parts"),
-        ({"load_in_4bit": True, "load_in_8bit": True}, "load_in_4bit and load_in_8bit exclude each other"),
-        ({"use_bnb_nested_quant": True}, "no effect without load_in_4bit"),
-        ({"model": "./nowhere"}, "there is no checkpoint ./nowhere"),
-        ({"lora_r": 0}, "lora_r is 0"),
-        ({"lora_dropout": 1}, "lora_dropout is 1"),
-        ({"bnb_4bit_quant_type": "nf3"}, "choose nf4 or fp4"),
-        ({"lora_trainable_tokens": '["<nowhere>"]'}, "the tokenizer has no '<nowhere>'"),
-        ({"text_learning_rate": 0, "connector_learning_rate": 1e-3}, "text_learning_rate 0 freezes them"),
-        ({"unfreeze_vision_at_step": 3}, "the encoder has no adapters"),
-        ({"use_peft": "false"}, "lora_r has no effect without use_peft"),
-    ],
-)
-def test_a_recipe_that_cannot_mean_it_is_refused(keys, message, base, tmp_path, capsys):
-    assert train.main(command_line(base, tmp_path / "run", **keys)) == 1
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-def test_adapters_need_a_checkpoint(tmp_path):
-    with pytest.raises(RecipeError, match="use_peft needs model"):
-        load_arguments(["--use_peft", "true", "--output_dir", str(tmp_path)])
-
-
-def damaged(adapter, folder, change):
-    shutil.copytree(adapter, folder)
-    weights = folder / "adapter_model.safetensors"
-    change(folder, weights, load_file(weights))
-    return folder
-
-
-def without_a_tensor(folder, weights, tensors):
-    tensors.pop(min(tensors))
-    save_file(tensors, weights)
-
-
-def with_a_wrong_shape(folder, weights, tensors):
-    name = min(tensors)
-    save_file({**tensors, name: tensors[name][:1].clone()}, weights)
-
-
-def with_an_unknown_tensor(folder, weights, tensors):
-    save_file({**tensors, "base_model.model.else.lora_A.weight": torch.zeros(2, 2)}, weights)
-
-
-def with_nan(folder, weights, tensors):
-    name = min(tensors)
-    save_file({**tensors, name: torch.full_like(tensors[name], torch.nan)}, weights)
-
-
-def cut_off(folder, weights, tensors):
-    weights.write_bytes(weights.read_bytes()[:500])
-
-
-def pickled(folder, weights, tensors):
-    weights.unlink()
-    torch.save(tensors, folder / "adapter_model.bin")
-
-
-def of_another_kind(folder, weights, tensors):
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "PREFIX_TUNING"}))
-
-
-def without_base(folder, weights, tensors):
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "./gone"}))
-
-
-def for_other_layers(folder, weights, tensors):
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["nowhere"]}))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (without_a_tensor, "is missing"),
-        (with_a_wrong_shape, "but the model needs"),
-        (with_an_unknown_tensor, "the model has no tensor"),
-        (with_nan, "contains NaN or infinity"),
-        (cut_off, "damaged or cut off"),
-        (pickled, "adapter_model.safetensors is missing"),
-        (of_another_kind, "only LoRA and DoRA"),
-        (without_base, "folder or Hub id with --base"),
-        (for_other_layers, "does not fit the model"),
-    ],
-)
-def test_a_damaged_adapter_is_refused_and_nothing_is_written(change, message, trained, tmp_path):
-    folder = damaged(trained("lora on the text") / "adapter", tmp_path / "adapter", change)
-    with pytest.raises(ConversionError, match=message):
-        merge(str(folder), tmp_path / "merged")
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
-
-
-def test_where_a_checkpoint_is_wanted_an_adapter_is_called_one(trained, tmp_path):
-    with pytest.raises(ConversionError, match="is an adapter: merge it"):
-        convert(str(trained("lora on the text") / "adapter"), tmp_path / "out")

@@ -2,36 +2,18 @@
 
 import pytest
 import torch
-from helpers import build_model, build_processor, plan_for
+from helpers import build_model, build_processor
+from tiny_trainers import build_trainer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from smol_hf.data.collator import SmolCollator
-from smol_hf.data.digits import build_pages
 from smol_hf.training.model.parts import FreezeSchedule, count_parameters, part_of, schedule_parts
-from smol_hf.training.recipe.arguments import SmolTrainingArguments
-from smol_hf.training.trainer import SmolTrainer
 
 STEPS, UNFREEZE = 6, 3
 
 
-def build_trainer(folder, **options):
-    torch.manual_seed(0)
-    processor = build_processor(longest_edge=32)
-    model = build_model(processor)
-    pages = [page.conversation for page in build_pages(24, seed=0, split="train")]
-    defaults = {
-        "output_dir": str(folder), "max_steps": STEPS, "per_device_train_batch_size": 4, "logging_steps": 1,
-        "save_strategy": "no", "use_cpu": True, "learning_rate": 1e-2, "weight_decay": 0.1,
-        "lr_scheduler_type": "constant",
-    }  # fmt: skip
-    arguments = SmolTrainingArguments(**{**defaults, **options})
-    return SmolTrainer(
-        model=model,
-        args=arguments,
-        plan=plan_for(pages, processor),
-        processing_class=processor,
-        data_collator=SmolCollator(processor),
-    )
+def build(folder, **options):
+    defaults = {"number": 24, "max_steps": STEPS, "learning_rate": 1e-2, "weight_decay": 0.1}
+    return build_trainer(folder, **{**defaults, **options})
 
 
 class Snapshots:
@@ -61,7 +43,7 @@ class Snapshots:
 
 
 def test_the_encoder_moves_exactly_from_the_step_of_its_unfreezing(tmp_path):
-    trainer = build_trainer(tmp_path, unfreeze_vision_at_step=UNFREEZE)
+    trainer = build(tmp_path, unfreeze_vision_at_step=UNFREEZE)
     snapshots = Snapshots(trainer)
     trainer.train()
     assert snapshots.moved("vision") == [step >= UNFREEZE for step in range(STEPS)]
@@ -71,7 +53,7 @@ def test_the_encoder_moves_exactly_from_the_step_of_its_unfreezing(tmp_path):
 
 
 def test_rate_zero_freezes_a_part_for_good_even_from_decay(tmp_path):
-    trainer = build_trainer(tmp_path, connector_learning_rate=0.0, vision_learning_rate=1e-3)
+    trainer = build(tmp_path, connector_learning_rate=0.0, vision_learning_rate=1e-3)
     snapshots = Snapshots(trainer)
     trainer.train()
     assert not any(snapshots.moved("connector"))
@@ -81,7 +63,7 @@ def test_rate_zero_freezes_a_part_for_good_even_from_decay(tmp_path):
 
 
 def test_every_parameter_is_in_one_group_and_decay_is_for_matrices(tmp_path):
-    trainer = build_trainer(tmp_path, unfreeze_vision_at_step=UNFREEZE)
+    trainer = build(tmp_path, unfreeze_vision_at_step=UNFREEZE)
     trainer.create_optimizer()
     groups = trainer.optimizer.param_groups
     held = [id(weight) for group in groups for weight in group["params"]]
@@ -94,7 +76,7 @@ def test_every_parameter_is_in_one_group_and_decay_is_for_matrices(tmp_path):
 
 def test_nothing_to_train_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="learning rate 0"):
-        build_trainer(tmp_path, learning_rate=0.0).train()
+        build(tmp_path, learning_rate=0.0).train()
 
 
 def test_counts_of_parts_cover_the_model():

@@ -1,4 +1,4 @@
-"""Recipes: nothing is guessed, and every shipped one builds its model."""
+"""Keys and values of a recipe: nothing is guessed."""
 
 import json
 import math
@@ -6,23 +6,13 @@ import re
 
 import pytest
 import yaml
-from chat_models import save_base
-from helpers import TEXTS, build_model, build_processor
-from modeling import builders
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
-from smol_hf.data.mixture.mixture import parse_entries
-from smol_hf.modeling.label_loss import IGNORE_INDEX
-from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE
 from smol_hf.support.resources import resource_path
-from smol_hf.support.tokenizer_of import is_language_model
-from smol_hf.text.tokenizer_training import train_text_tokenizer
 from smol_hf.training import preference
-from smol_hf.training.log.run_record import resolve_recipe
-from smol_hf.training.model.composition import build_config_and_processor, build_model_and_processor, with_preset
-from smol_hf.training.model.presets import TINY_SIGLIP
+from smol_hf.training.data import context_length
+from smol_hf.training.model.composition import build_model_and_processor
 from smol_hf.training.recipe.data_arguments import DataArguments
-from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.recipes import (
     ARGUMENT_CLASSES,
     load_arguments,
@@ -33,123 +23,10 @@ from smol_hf.training.recipe.recipes import (
 )
 from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.run import train
-from smol_hf.training.task import context_length
-
-MIXTURES = sorted(resource_path("recipes", "mixtures").glob("*.yaml"))
-RECIPES = sorted(set(resource_path("recipes").rglob("*.yaml")) - set(MIXTURES))
 
 
 def parse(*words):
     return load_arguments(["--output_dir", "unused", *words])
-
-
-DPO = [path for path in RECIPES if path.stem.startswith("dpo")]
-
-
-@pytest.mark.parametrize("path", DPO, ids=lambda path: path.stem)
-def test_every_shipped_recipe_of_preferences_parses(path):
-    recipe, model_arguments, data, arguments = load_arguments(["--config", str(path)], preference.ARGUMENT_CLASSES)
-    assert arguments.output_dir == f"runs/{path.stem}" and arguments.evaluates == data.validates
-    assert model_arguments.model == f"runs/{path.stem.replace('dpo', 'chat')}/checkpoint"
-    resolved = resolve_recipe(recipe, model_arguments, data, arguments)
-    assert recipe.items() <= resolved.items() and yaml.safe_dump(resolved)
-
-
-@pytest.mark.parametrize(
-    "path", [path for path in RECIPES if path not in DPO], ids=lambda path: f"{path.parent.name}/{path.stem}"
-)
-def test_every_shipped_recipe_parses_and_builds_its_model(path, tmp_path):
-    _, model_arguments, data, arguments = load_arguments(["--config", str(path)])
-    if model_arguments.model is not None and path.parent.name == "text":  # a recipe that goes on from a checkpoint:
-        model_arguments.model = str(save_base(tmp_path, "ours"))  # here from a tiny one
-        model, tokenizer = build_model_and_processor(model_arguments, TEXTS, documents=data.documents is not None)
-        positions = model_arguments.max_position_embeddings or 128
-        assert model.config.max_position_embeddings == positions
-        assert (tokenizer.chat_template is not None) == (model_arguments.chat_template is not None)
-    elif model_arguments.model is not None:
-        model_arguments.model = str(tmp_path)
-        build_model(build_processor()).save_pretrained(tmp_path)
-        build_processor().save_pretrained(tmp_path)
-    if model_arguments.tokenizer is not None:  # on the Hub: here a small one takes its place
-        model_arguments.tokenizer = str(tmp_path / "tokenizer")
-        train_text_tokenizer(TEXTS, vocab_size=300).save_pretrained(model_arguments.tokenizer)
-    config, processor = build_config_and_processor(model_arguments, TEXTS, documents=data.documents is not None)
-    if is_language_model(processor):
-        assert config.vocab_size >= len(processor)
-    else:
-        model, processor = build_model_and_processor(model_arguments, TEXTS)
-        assert processor.image_seq_len == model.config.image_seq_len
-        assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id
-    assert arguments.output_dir
-
-
-@pytest.mark.parametrize("path", MIXTURES, ids=lambda path: path.stem)
-def test_every_shipped_mixture_is_that_of_a_recipe(path):
-    mixtures = [load_arguments(["--config", str(recipe)])[2].mixture for recipe in RECIPES if recipe not in DPO]
-    assert read_mixture(f"recipes/mixtures/{path.name}") in mixtures
-    _, _, data_arguments, _ = parse("--mixture", f"recipes/mixtures/{path.name}", "--data_root", "here")
-    assert len(parse_entries(data_arguments.mixture)) == path.read_text(encoding="utf-8").count("\n- {")
-
-
-def test_a_mixture_may_have_a_file_of_its_own(tmp_path):
-    (tmp_path / "mine.yaml").write_text("- {data: a.jsonl, weight: 2}\n- {data: b.jsonl, samples: 10}\n")
-    (tmp_path / "recipe.yaml").write_text("mixture: mine.yaml\noutput_dir: runs/x\n")
-    entries = [{"data": "a.jsonl", "weight": 2}, {"data": "b.jsonl", "samples": 10}]
-    recipe, _, arguments, _ = load_arguments(["--config", str(tmp_path / "recipe.yaml")])
-    assert arguments.mixture == recipe["mixture"] == entries, "what is saved with the run is the list"
-    assert parse("--mixture", str(tmp_path / "mine.yaml"))[2].mixture == entries
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "mine.yaml does not exist"),
-        ("data: a.jsonl", "a mixture is a list of entries"),
-        ("- a.jsonl", "a mixture is a list of entries"),
-        ("- {data: a, data: b}", "duplicate key 'data'"),
-    ],
-)
-def test_a_file_that_holds_no_mixture_is_refused(text, message, tmp_path):
-    if text is not None:
-        (tmp_path / "mine.yaml").write_text(text)
-    (tmp_path / "recipe.yaml").write_text("mixture: mine.yaml\noutput_dir: runs/x\n")
-    with pytest.raises(RecipeError, match=message):
-        load_arguments(["--config", str(tmp_path / "recipe.yaml")])
-
-
-def test_a_preset_is_a_model_whose_values_may_be_changed():
-    _, arguments, _, _ = parse("--preset", "tiny-vlm", "--text_config.num_hidden_layers", "3", "--longest_edge", "128")
-    model, processor = build_model_and_processor(arguments, ["What?"])
-    assert model.config.text_config.num_hidden_layers == 3
-    assert model.config.text_config.hidden_size == model.config.vision_config.hidden_size == 64
-    assert processor.tile_size == 64 and processor.tiler.max_tiles_per_side == 2
-
-
-def test_llavas_preset_reads_the_layer_before_the_last():
-    _, arguments, _, _ = parse("--preset", "llava-smollm2-1.7b")
-    arguments = with_preset(arguments)
-    assert arguments.vision_feature_layer == -2 and arguments.connector_type == "mlp"
-    assert arguments.image_mean == [0.48145466, 0.4578275, 0.40821073]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"), [("tiny-vml", "did you mean 'tiny-vlm'"), ("tiny-vlm", "a text-only model")]
-)
-def test_a_preset_that_cannot_be_built_is_refused(name, message):
-    _, arguments, _, _ = parse("--preset", name)
-    with pytest.raises(RecipeError, match=message):
-        build_model_and_processor(arguments, [], documents=True)
-
-
-def test_a_preset_of_a_language_model_is_one_alone_unless_it_gets_an_encoder():
-    _, arguments, _, _ = parse("--preset", "tiny-text")
-    model, tokenizer = build_model_and_processor(arguments, ["What?"])
-    assert is_language_model(tokenizer) and isinstance(model, SmolHFForCausalLM)
-    assert model.config.vocab_size == 512 >= len(tokenizer)
-    sees = [f"--vision_config.{key}={value}" for key, value in TINY_SIGLIP.items()]
-    _, arguments, _, _ = parse("--preset", "tiny-text", *sees)
-    model, _ = build_model_and_processor(arguments, ["What?"])
-    assert model.config.vision_config.image_size == 64 and model.config.text_config.num_hidden_layers == 2
 
 
 @pytest.mark.parametrize(
@@ -177,7 +54,7 @@ def test_a_preset_of_a_language_model_is_one_alone_unless_it_gets_an_encoder():
         (("--text_config.vocab_size", "10"), "has 10 tokens, but the tokenizer 304"),
         (("stray",), "write --key value"),
         (("--model", "x", "--scale_factor", "4"), "scale_factor exclude each other"),
-        (("--learning_rate", "nan"), "0 (frozen) or positive"),
+        (("--learning_rate", "nan"), "learning_rate is 'nan': it must be a number"),
         (("--learning_rate", "null"), "learning_rate is null"),
         (("--learning_rate", "0"), "nothing is trained"),
         (("--data", "null"), "data is null"),
@@ -380,27 +257,6 @@ def test_defaults_of_other_kinds_of_runs_and_recipes_of_older_runs_are_accepted(
         load_arguments(["--config", str(path), "--do_image_splitting", "false"], preference.ARGUMENT_CLASSES)
 
 
-def test_a_template_whose_answers_cannot_be_labelled_is_refused_before_the_run(tmp_path):
-    """Without marks, labels follow from what a template writes; where it ends nothing they cannot."""
-    processor = build_processor()
-    build_model(processor).save_pretrained(tmp_path)
-    ends = "{% for m in messages %}{{ m.role }}:{% for p in m.content %}{{ p.text }}{% endfor %}<end_of_utterance>\n"
-    ends += "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
-    for template, problem in ((ends, None), (ends.replace("<end_of_utterance>", ""), "generation would not stop")):
-        processor.chat_template = template
-        processor.save_pretrained(tmp_path)
-        arguments = ModelArguments(model=str(tmp_path))
-        if problem is None:
-            _, loaded = build_config_and_processor(arguments, TEXTS)
-            messages = [{"role": role, "content": text} for role, text in (("user", "Hi?"), ("assistant", "Yes."))]
-            _, labels = loaded.encode_text(messages, [])
-            trained = [label for label in labels if label != IGNORE_INDEX]
-            assert loaded.tokenizer.decode(trained) == "Yes.<end_of_utterance>"
-        else:
-            with pytest.raises(RecipeError, match=problem):
-                build_config_and_processor(arguments, TEXTS)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -425,14 +281,3 @@ def test_a_mapping_of_another_shape_on_the_command_line_is_refused_by_name(value
     ) as refused:
         parse_command_line(["--lr_scheduler_kwargs", value])
     assert len(str(refused.value)) < 250
-
-
-def test_a_template_whose_marked_answers_do_not_end_is_refused(tmp_path):
-    last = ("<end_of_utterance>{% endgeneration %}", "{% endgeneration %}<end_of_utterance>")
-    template = DEFAULT_CHAT_TEMPLATE.replace(*last)
-    for name, text in (("sound", DEFAULT_CHAT_TEMPLATE), ("endless", template)):
-        builders.vlm_config().save_pretrained(tmp_path / name)
-        builders.build_processor(chat_template=text).save_pretrained(tmp_path / name)
-    build_config_and_processor(ModelArguments(model=str(tmp_path / "sound")), ())
-    with pytest.raises(RecipeError, match=r"endless cannot be trained on conversations: .*generation would not stop"):
-        build_config_and_processor(ModelArguments(model=str(tmp_path / "endless")), ())

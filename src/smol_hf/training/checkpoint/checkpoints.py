@@ -96,19 +96,6 @@ def step_of(checkpoint: Path) -> int:
     return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
 
 
-def newest_valid_checkpoint(output_dir: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint that verifies, and the reason for each rejected newer one."""
-    rejected = []
-    for folder in list_checkpoints(output_dir):
-        try:
-            verify(folder)
-        except CheckpointError as error:
-            rejected.append(str(error))
-            continue
-        return folder, rejected
-    return None, rejected
-
-
 def choose_checkpoint(output_dir: Path, resume: str | bool | None) -> tuple[Path | None, list[str]]:
     """Return the checkpoint to resume from, and messages for the user.
 
@@ -122,8 +109,7 @@ def choose_checkpoint(output_dir: Path, resume: str | bool | None) -> tuple[Path
     if output_dir.exists() and not output_dir.is_dir():
         raise CheckpointError(f"{output_dir} is a file: output_dir must be a folder")
     if resume in (None, False, "false", "False"):
-        existing = list_checkpoints(output_dir)
-        if existing:
+        if existing := list_checkpoints(output_dir):
             raise CheckpointError(
                 f"{output_dir} holds {existing[0].name} of an earlier run: resume it with "
                 "--resume_from_checkpoint true (smol-hf pretrain: --resume), or choose another output_dir"
@@ -134,10 +120,14 @@ def choose_checkpoint(output_dir: Path, resume: str | bool | None) -> tuple[Path
             raise CheckpointError(f"there is no checkpoint {resume} to resume from")
         verify(Path(resume))
         return Path(resume), [f"resuming from {resume}"]
-    checkpoint, rejected = newest_valid_checkpoint(output_dir)
-    messages = [f"not resuming from {reason}" for reason in rejected]
-    if checkpoint is None and rejected:
+    rejected: list[str] = []
+    for checkpoint in list_checkpoints(output_dir):
+        try:
+            verify(checkpoint)
+        except CheckpointError as error:
+            rejected.append(str(error))
+            continue
+        return checkpoint, [*(f"not resuming from {each}" for each in rejected), f"resuming from {checkpoint.name}"]
+    if rejected:
         raise CheckpointError("no checkpoint can be resumed from:\n  " + "\n  ".join(rejected))
-    if checkpoint is None:
-        return None, [f"{output_dir} holds no checkpoint yet: starting at step 0"]
-    return checkpoint, [*messages, f"resuming from {checkpoint.name}"]
+    return None, [f"{output_dir} holds no checkpoint yet: starting at step 0"]

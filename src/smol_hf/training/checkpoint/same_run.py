@@ -97,11 +97,7 @@ def paths_in(name: str | None, patterns: tuple[str, ...]) -> list[Path]:
 def check_same_run(checkpoint: Path, run_state: dict) -> list[str]:
     """Compare a run with the one that it resumes, and note its changes in `run_state["changes"]`.
 
-    Returns:
-        The changes of this resumption, such as `learning_rate 0.01 → 0.001`.
-
-    Raises:
-        CheckpointError: for a change that is not allowed, with the old and the new value.
+    Returns the changes of this resumption, such as `learning_rate 0.01 → 0.001`. Raises CheckpointError for others.
     """
     before = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
     if changed := other_failures(before.get("failed_sources", {}), run_state["failed_sources"]):

@@ -19,6 +19,7 @@ from smol_hf.training.loader import TrainingLoader, save_data_state
 from smol_hf.training.log.counters import FILE_NAME as COUNTERS
 from smol_hf.training.log.counters import RunCounters
 from smol_hf.training.log.mixture_report import load_counters, save_mixture
+from smol_hf.training.log.run_record import write_run
 from smol_hf.training.model.parts import FreezeSchedule
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class WholeCheckpoints(TrainerBase):
                 self.state.best_model_checkpoint = str(run_dir / f"checkpoint-{self.state.best_global_step}")
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
             self.write_state(folder, gathered)
-            (folder / "run.json").write_text(json.dumps(self.run_state, indent=1) + "\n", encoding="utf-8")
+            write_run(folder, self.run_state)
             write_manifest(folder, self.state.global_step)
             move_into_place(folder, run_dir / name)
             incomplete.rmdir()
@@ -79,13 +80,14 @@ class WholeCheckpoints(TrainerBase):
         self.accelerator.wait_for_everyone()
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        groups = getattr(self.optimizer, "param_groups", [])
+        optimizer: Any = self.optimizer
         # The state of torch brings back the settings that it was saved with, but the recipe's settings count.
+        groups = optimizer.param_groups if checkpoint is not None else []
         asked = [{key: group[key] for key in OF_THE_RECIPE if key in group} for group in groups]
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or self.is_deepspeed_enabled:
+        if checkpoint is None:
             return
-        groups = self.optimizer.param_groups  # loading replaced them
+        groups = optimizer.param_groups  # loading replaced them
         for group, values in zip(groups, asked, strict=True):
             group.update(values)
         schedule = self.lr_scheduler
@@ -108,7 +110,7 @@ class CheckpointsOfARun(WholeCheckpoints):
 
     def gather_state(self):
         assert self.loader is not None  # it is made before the first step
-        return self.counters.gather(), gather_object([self.loader.state_dict()])
+        return self.counters.gather(), gather_object([self.loader.stream.state_dict()])
 
     def write_state(self, folder, gathered):
         totals, states = gathered

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from smol_hf.support.formatting import compact, duration
 
 FILE_NAME = "log.jsonl"
 SOURCES_SHOWN = 12
+SECONDS_BETWEEN_LINES = 5
 
 
 class LogCallback(TrainerCallback):
@@ -73,6 +75,21 @@ class LogCallback(TrainerCallback):
             f"({logs['trained_token_fraction']:.0%} trained)  {logs['samples_per_second']:.1f} samples/s  "
             f"{self.time_left(state)} left{skipped}{losses_in_words(logs)}{given_up_in_words(logs)}"
         )
+
+
+class ProgressLines:
+    """Prints a line every few seconds. Without a console it prints nothing."""
+
+    def __init__(self, console: Console | None):
+        self.console = console
+        self.started = self.last = time.monotonic()
+
+    def show(self, line: Callable[[float], str]) -> None:
+        """Print the line, which is a function of the seconds since the start, if it is time."""
+        now = time.monotonic()
+        if self.console is not None and now - self.last > SECONDS_BETWEEN_LINES:
+            self.last = now
+            self.console.print(line(now - self.started))
 
 
 def step_of(state) -> str:

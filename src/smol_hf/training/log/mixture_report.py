@@ -77,12 +77,9 @@ def load_counters(folder: Path, planned: PlannedMixture) -> torch.Tensor:
     return torch.tensor([[row.get(name, 0) for name in COLUMNS] for row in rows], dtype=torch.long)
 
 
-def print_failed(console: Console, planned: PlannedMixture) -> None:
-    """Print the sources that are left out, with the reasons, and the shares before and after."""
+def describe_failed(planned: PlannedMixture) -> list[str | Table]:
+    """Return the sources that are left out, with the reasons, and a table of the shares before and after."""
     total = len(planned.names) + len(planned.failed)
-    console.print(f"left out of the mixture, {len(planned.failed)} of {total} sources:")
-    for each in planned.failed:
-        console.print(f"  {each.name}: {each.reason}", soft_wrap=True)
     table = Table("source", "modality", "share before", "share now")
     before, now = shares_before(planned), [*shares(planned.records), *[0.0] * len(planned.failed)]
     names = [*planned.names, *(each.name for each in planned.failed)]
@@ -93,7 +90,11 @@ def print_failed(console: Console, planned: PlannedMixture) -> None:
     for modality, share in by_modality(modalities, now).items() if any(modalities) else ():
         old = percent(by_modality(modalities, known)[modality]) if len(known) == len(before) else "unknown"
         table.add_row(f"all of {modality}", "", old, percent(share), style="bold")
-    console.print(table)
+    return [
+        f"left out of the mixture, {len(planned.failed)} of {total} sources:",
+        *(f"  {each.name}: {each.reason}" for each in planned.failed),
+        table,
+    ]
 
 
 def print_shares(console: Console, planned: PlannedMixture, counters: RunCounters) -> None:

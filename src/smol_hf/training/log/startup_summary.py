@@ -1,7 +1,8 @@
-"""The summary before the first step: samples, tiling of images, vocabulary, warnings."""
+"""The summary before the first step: samples, tiling of images, vocabulary, warnings, parameters."""
 
 from __future__ import annotations
 
+from rich.table import Table
 from torch import nn
 
 from smol_hf.data.mixture.mixture import Data
@@ -10,6 +11,7 @@ from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.record_use import describe_sources
 from smol_hf.processing.chat_turns import rewrites_answers
 from smol_hf.training.model.lora import rank_warning
+from smol_hf.training.model.parts import NEW_TOKENS, FreezeSchedule, count_parameters
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
 
@@ -74,3 +76,25 @@ def warnings_of(arguments: SmolTrainingArguments, model: nn.Module, lora_r: int)
     if rank := rank_warning(model, lora_r):
         lines.append(rank)
     return lines
+
+
+def parameter_table(model: nn.Module, schedule: FreezeSchedule) -> Table:
+    """Return a table of the parameters of each part: total, trained at the first step, and the peak learning rate."""
+    counts = count_parameters(model)
+    table = Table("part", title="Parameters", title_justify="left")
+    table.add_column("total", justify="right")
+    table.add_column("trained at first", justify="right")
+    table.add_column("learning rate")
+    for part, count in counts.items():
+        frozen, peak = schedule.is_frozen(part, 0), schedule.learning_rates[part]
+        rate = f"{peak:g}" if peak else "frozen"
+        if frozen and peak:
+            rate += f", from step {schedule.unfreeze_vision_at_step}"
+        table.add_row(part, f"{count['total']:,}", "0" if frozen else f"{count['trainable']:,}", rate)
+    if schedule.new_token_weights:
+        table.add_row("rows of new tokens", "in text", "all", f"{schedule.learning_rates[NEW_TOKENS]:g}")
+    total = sum(count["total"] for count in counts.values())
+    trained = sum(count["trainable"] for part, count in counts.items() if not schedule.is_frozen(part, 0))
+    table.add_section()
+    table.add_row("all", f"{total:,}", f"{trained:,}", "")
+    return table

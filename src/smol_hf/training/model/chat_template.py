@@ -32,24 +32,15 @@ TEMPLATES = {"chatml": CHATML, "smollm2": SMOLLM2}
 TURN_TOKENS = ("<|im_start|>", "<|im_end|>")
 
 
-def tokens_of(name: str | None) -> tuple[str, ...]:
-    """Return the special tokens of a shipped template. Those of a file are the tokenizer's own."""
-    return TURN_TOKENS if name in TEMPLATES else ()
-
-
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, arguments: ModelArguments, chat: bool) -> list[str]:
     """Give the tokenizer the recipe's chat template with its special tokens, and let a turn end what it writes.
 
-    Returns:
-        The tokens that it lacked.
-
-    Raises:
-        RecipeError: for a missing template or one that does not fit the tokenizer; for tokens that it lacks if
-            adapters are trained, which hold no embeddings.
+    Returns the tokens that it lacked. Raises RecipeError for a template that is missing or does not fit.
     """
     name = arguments.chat_template
+    turn_tokens = TURN_TOKENS if name in TEMPLATES else ()  # a template of a file has those of the tokenizer
     vocabulary = tokenizer.get_vocab()
-    lacking = [token for token in tokens_of(name) if token not in vocabulary]
+    lacking = [token for token in turn_tokens if token not in vocabulary]
     if lacking and arguments.use_peft:
         raise RecipeError(
             f"chat_template {name} needs {' and '.join(lacking)}, which {arguments.model} has no embeddings for, and "
@@ -57,7 +48,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, arguments: ModelArgume
         )
     if name is not None:
         tokenizer.chat_template = read_template(name)
-        special = [AddedToken(token, special=True, normalized=False) for token in tokens_of(name)]
+        special = [AddedToken(token, special=True, normalized=False) for token in turn_tokens]
         tokenizer.add_tokens(special, special_tokens=True)
     if chat and tokenizer.chat_template is not None:
         tokenizer.eos_token = chat_of(tokenizer).end_of_turn[1]

@@ -25,14 +25,14 @@ from smol_hf.processing.chat_format import (
 from smol_hf.processing.image_tiling import ImageTiler
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
-from smol_hf.training.model.config_keys import check_keys
-from smol_hf.training.model.presets import TEXT, TILING, VISION, preset_config
+from smol_hf.training.model.presets import TEXT, preset_settings
 from smol_hf.training.model.sound_checkpoint import refuse_unsound_config
 from smol_hf.training.model.text_composition import (
     SPECIAL_IDS,
     build_language_model,
     build_text_config_and_tokenizer,
     change_positions,
+    check_keys,
     check_vocabulary,
     end_with_text,
     load_model,
@@ -83,8 +83,8 @@ def is_text_only(arguments: ModelArguments, documents: bool, trust_remote_code: 
         sees = getattr(config, "vision_config", None) is not None
         name = arguments.model
     elif arguments.preset is not None:
-        preset_config(arguments.preset)
-        sees, name = arguments.preset not in TEXT or arguments.vision_config is not None, f"preset {arguments.preset}"
+        sees = "vision_config" in preset_settings(arguments.preset) or arguments.vision_config is not None
+        name = f"preset {arguments.preset}"
     else:
         sees, name = not documents or arguments.vision_config is not None, "a model with vision_config"
     if sees and documents:
@@ -101,11 +101,7 @@ def is_text_only(arguments: ModelArguments, documents: bool, trust_remote_code: 
 def build_config_and_processor(
     arguments: ModelArguments, texts: Iterable[str], *, documents: bool = False, trust_remote_code: bool = False
 ) -> tuple[PretrainedConfig, SmolHFProcessor | PreTrainedTokenizerBase]:
-    """Build the part of `build_model_and_processor` that decides about tokens and tiles, without weights.
-
-    Raises:
-        RecipeError: for keys that do not exist or contradict each other.
-    """
+    """Build the parts that decide about tokens and tiles, without weights. Raises RecipeError."""
     if is_text_only(arguments, documents, trust_remote_code):
         return build_text_config_and_tokenizer(
             arguments, texts, chat=not documents, trust_remote_code=trust_remote_code
@@ -136,12 +132,7 @@ def build_config_and_processor(
 
 def with_preset(arguments: ModelArguments) -> ModelArguments:
     """Return the arguments with the preset's values for the missing ones; mappings are merged. Raises RecipeError."""
-    preset = arguments.preset
-    if preset is None:
-        return arguments
-    preset_config(preset)  # raises for an unknown name
-    settings = VISION.get(preset) or {"text_config": TEXT[preset]}
-    settings = {**settings, **TILING.get(preset, {})}
+    settings = {} if arguments.preset is None else preset_settings(arguments.preset)
     values = {}
     for name, value in settings.items():
         if isinstance(value, dict):

@@ -27,11 +27,7 @@ LINEAR_LAYERS = (nn.Linear, Conv1D)
 
 
 def freeze_what_has_no_adapter(arguments: LoraArguments, training_arguments) -> None:
-    """Set the learning rate 0 for each part without adapters and without a learning rate of its own.
-
-    Raises:
-        RecipeError: for a frozen part with adapters, or an unfreezing without effect.
-    """
+    """Set the learning rate 0 for parts without adapters and without a rate of their own. Raises RecipeError."""
     for part in PARTS:
         key = f"{part}_learning_rate"
         rate = getattr(training_arguments, key)
@@ -47,11 +43,7 @@ def freeze_what_has_no_adapter(arguments: LoraArguments, training_arguments) -> 
 
 
 def quantization_config(arguments: LoraArguments, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """Return the settings for four or eight bits in the language model; encoder, connector and head keep `dtype`.
-
-    Raises:
-        RecipeError: if bitsandbytes is missing.
-    """
+    """Return the settings of 4 or 8 bits for the language model. Raises RecipeError without bitsandbytes."""
     if not (arguments.load_in_4bit or arguments.load_in_8bit):
         return None
     try:
@@ -98,13 +90,10 @@ def linear_layers(model: PreTrainedModel, parts: list[str]) -> list[str]:
 def lora_config(
     arguments: LoraArguments, model: PreTrainedModel, trained_whole: Sequence[str] = (), tokenizer=None
 ) -> LoraConfig:
-    """Return PEFT's configuration of the adapters.
+    """Return PEFT's configuration of the adapters. Raises RecipeError for a missing part, layer or token.
 
     Args:
         trained_whole: trained parts without adapters. They are saved with the adapter.
-
-    Raises:
-        RecipeError: for parts, layers or tokens that the model does not have.
     """
     modules = part_modules(model)
     for part in arguments.lora_parts:
@@ -140,11 +129,6 @@ def lora_config(
     )
 
 
-def path_of(model: PreTrainedModel, wanted: nn.Module | None) -> str:
-    """Return the path of a module in the model."""
-    return next(path for path, module in model.named_modules() if module is wanted)
-
-
 def trainable_tokens(tokens: list[str] | None, model: PreTrainedModel, tokenizer) -> dict[str, list[int]] | None:
     """Return the ids of trained tokens by the name of the embeddings. Raises RecipeError for an unknown token."""
     if not tokens:
@@ -153,8 +137,12 @@ def trainable_tokens(tokens: list[str] | None, model: PreTrainedModel, tokenizer
     for token in tokens:
         if token not in vocabulary:
             raise RecipeError(f"lora_trainable_tokens: the tokenizer has no {token!r}")
-    embeddings = path_of(model, model.get_input_embeddings())
-    return {embeddings.rpartition(".")[2]: [vocabulary[token] for token in tokens]}
+    name = path_of(model, model.get_input_embeddings()).rpartition(".")[2]
+    return {name: [vocabulary[token] for token in tokens]}
+
+
+def path_of(model: PreTrainedModel, wanted: nn.Module | None) -> str:
+    return next(path for path, module in model.named_modules() if module is wanted)
 
 
 def add_adapters(

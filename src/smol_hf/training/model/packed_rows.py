@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from transformers import PreTrainedModel
 
@@ -32,28 +29,21 @@ def refuse_seeing_others(model: PreTrainedModel, what: str) -> None:
     rows[1, :LENGTH] += 1
     positions = torch.arange(LENGTH).repeat(1, 2)
     rows, positions = (rows % vocabulary).to(model.device), positions.to(model.device)
-    with inference_on_any_device(model):
+    training, attention = model.training, model.config._attn_implementation
+    model.eval()
+    if attention is not None and "flash" in attention:  # it needs a GPU
+        model.config._attn_implementation = "sdpa"
+    try:
         first, second = (
             model(input_ids=row.unsqueeze(0), position_ids=positions, use_cache=False).logits[0, LENGTH:]
             for row in rows
         )
+    finally:
+        model.train(training)
+        model.config._attn_implementation = attention
     allowed = max(ROUNDING, torch.finfo(first.dtype).eps) * float(first.abs().max())
     if float((first - second).abs().max()) > allowed:
         raise RecipeError(
             f"{what} puts several samples into a row, but {model.config.model_type} does not keep them apart: each "
             "would be predicted from those before it. Use another architecture, such as llama"
         )
-
-
-@contextmanager
-def inference_on_any_device(model: PreTrainedModel) -> Iterator[None]:
-    """Switch dropout off, and flash attention, which needs a GPU, to sdpa."""
-    training, attention = model.training, model.config._attn_implementation
-    model.eval()
-    if attention is not None and "flash" in attention:
-        model.config._attn_implementation = "sdpa"
-    try:
-        yield
-    finally:
-        model.train(training)
-        model.config._attn_implementation = attention

@@ -88,13 +88,9 @@ class FreezeSchedule:
         """Return True if a part does not learn at a step."""
         return self.learning_rates[part] == 0 or (part == "vision" and step < self.unfreeze_vision_at_step)
 
-    def ever_trains(self, part: str) -> bool:
-        """Return True if a part learns at some step."""
-        return self.learning_rates[part] > 0
-
     def ever_trains_parameter(self, name: str) -> bool:
         """Return True if a parameter learns at some step."""
-        return self.ever_trains(self.part_of(name)) and (is_adapter_weight(name) or not self.adapters_only)
+        return self.learning_rates[self.part_of(name)] > 0 and (is_adapter_weight(name) or not self.adapters_only)
 
     def factor(self, part: str, step: int) -> float:
         """Return the factor of the common schedule: 0 while frozen, then rising over the part's own warmup."""

@@ -7,6 +7,7 @@ Sources: the `config.json` of HuggingFaceTB/SmolLM-*, SmolLM2-*, SmolLM3-3B, Smo
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
@@ -68,27 +69,28 @@ TEXT = {
     "tiny-text": llama_style(64, 128, 2, 4, 2, 10000.0, 512, 512),
 }  # fmt: skip
 
-# SmolVLM has an untied head.
+# SmolVLM has an untied head. Models without `longest_edge` see an image as one tile.
 SMOLVLM_TEXT = {"vocabulary": 49280, "tie_word_embeddings": False}
 VISION = {
     "smolvlm2-256m": {
         "vision_config": SIGLIP_BASE_512, "text_config": small(100000.0, 8192, **SMOLVLM_TEXT), "scale_factor": 4,
+        "longest_edge": 2048,
     },
     "smolvlm2-500m": {
         "vision_config": SIGLIP_BASE_512, "text_config": medium(100000.0, 8192, **SMOLVLM_TEXT), "scale_factor": 4,
+        "longest_edge": 2048,
     },
     "smolvlm2-2.2b": {
-        "vision_config": SIGLIP_SO400M_384,
-        "text_config": large(273768.0, 8192, **SMOLVLM_TEXT),
-        "scale_factor": 3,
+        "vision_config": SIGLIP_SO400M_384, "text_config": large(273768.0, 8192, **SMOLVLM_TEXT), "scale_factor": 3,
+        "longest_edge": 1536,
     },
     "nanovlm-222m": {
         "vision_config": SIGLIP_BASE_224, "text_config": small(100000.0, 8192), "scale_factor": 2, "image_token_id": 4,
         "image_mean": [0.0] * 3, "image_std": [1.0] * 3,
     },
     "nanovlm-450m": {
-        "vision_config": SIGLIP_BASE_512, "text_config": medium(100000.0, 8192, vocabulary=49218),
-        "scale_factor": 4, "image_token_id": 49152, "image_mean": [0.0] * 3, "image_std": [1.0] * 3,
+        "vision_config": SIGLIP_BASE_512, "text_config": medium(100000.0, 8192, vocabulary=49218), "scale_factor": 4,
+        "longest_edge": 2048, "image_token_id": 49152, "image_mean": [0.0] * 3, "image_std": [1.0] * 3,
     },
     "llava-smollm2-1.7b": {
         "vision_config": CLIP_LARGE_336, "text_config": large(130000.0, 8192, vocabulary=49280),
@@ -101,22 +103,19 @@ VISION = {
     },
 }  # fmt: skip
 
-# Tiling of the published processors; the other models see one tile.
-TILING = {
-    "smolvlm2-256m": {"longest_edge": 2048},
-    "smolvlm2-500m": {"longest_edge": 2048},
-    "smolvlm2-2.2b": {"longest_edge": 1536},
-    "nanovlm-450m": {"longest_edge": 2048},
-}
-
 PRESETS = (*TEXT, *VISION)
+
+
+def preset_settings(name: str) -> dict[str, Any]:
+    """Return the keys of a published model. Raises RecipeError for an unknown name."""
+    if name not in PRESETS:
+        raise RecipeError(f"unknown preset {name!r}{nearest(name, list(PRESETS))}")
+    return copy.deepcopy({"text_config": TEXT[name]} if name in TEXT else VISION[name])
 
 
 def preset_config(name: str) -> SmolHFConfig | SmolHFTextConfig:
     """Return the configuration of a published model. Raises RecipeError for an unknown name."""
-    if name in TEXT:
-        return SmolHFTextConfig(**copy.deepcopy(TEXT[name]))
-    if name in VISION:
-        settings = copy.deepcopy(VISION[name])
-        return SmolHFConfig(**{**settings, "text_config": SmolHFTextConfig(**settings["text_config"])})
-    raise RecipeError(f"unknown preset {name!r}{nearest(name, list(PRESETS))}")
+    settings = preset_settings(name)
+    settings.pop("longest_edge", None)  # of its processor
+    settings["text_config"] = SmolHFTextConfig(**settings["text_config"])
+    return settings["text_config"] if name in TEXT else SmolHFConfig(**settings)

@@ -78,9 +78,26 @@ def is_finite(weight: torch.Tensor) -> bool:
 
 def refuse_unsound_config(config: PretrainedConfig | dict, checkpoint: str | Path) -> None:
     """Raise UnsoundCheckpointError for a configuration with an impossible size or a number that is not finite."""
+    for key, value in settings_of(config):
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if isinstance(value, int) and value > LARGEST.get(key, value):
+            problem = f"{key} is {value:,}, but no model has more than {LARGEST[key]:,}"
+        elif isinstance(value, int) and value < 0 and key in LARGEST:
+            problem = f"{key} is {value}"
+        elif key not in MAY_BE_INFINITE and not all(map(is_finite_value, numbers)):
+            problem = f"{key} of its configuration holds NaN or infinity"
+        else:
+            continue
+        raise UnsoundCheckpointError(f"{checkpoint}: {problem}: correct its configuration")
+
+
+def settings_of(config: PretrainedConfig | dict) -> Iterator[tuple[str, Any]]:
+    """Yield (key, value) of a configuration, the inner configurations first."""
     values = config if isinstance(config, dict) else config.to_dict()
-    refuse_oversized(values, checkpoint)
-    refuse_nonfinite_values(values, checkpoint)
+    for value in values.values():
+        if isinstance(value, dict):
+            yield from settings_of(value)
+    yield from values.items()
 
 
 @contextmanager
@@ -89,55 +106,23 @@ def configuration_errors(checkpoint: str | Path, config: PretrainedConfig | dict
     try:
         yield
     except (StrictDataclassError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        values = config.to_dict() if isinstance(config, PretrainedConfig) else config or {}
-        key, value = next(unusable_values(values), (None, None))
+        unusable = (setting for setting in settings_of(config or {}) if is_unusable(*setting))
+        key, value = next(unusable, (None, None))
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         what = f"its configuration has the unusable value {key}: {json.dumps(value)}" if key else reason
         raise UnsoundCheckpointError(f"{checkpoint}: {what}; correct its configuration") from error
 
 
-def unusable_values(values: dict) -> Iterator[tuple[str, Any]]:
-    """Yield (key, value) of sizes that are not positive and of unknown activations; inner parts first."""
-    for value in values.values():
-        if isinstance(value, dict):
-            yield from unusable_values(value)
-    for key, value in values.items():
-        is_size = key in LARGEST and key not in OPTIONAL and not isinstance(value, (list, tuple))
-        if (is_size and (not isinstance(value, int) or value <= 0)) or (
-            key in ACTIVATIONS and not (isinstance(value, str) and value in ACT2FN)
-        ):
-            yield key, value
+def is_unusable(key: str, value: Any) -> bool:
+    """Return True for a size that is not positive, and for an unknown activation."""
+    if key in ACTIVATIONS:
+        return not (isinstance(value, str) and value in ACT2FN)
+    is_size = key in LARGEST and key not in OPTIONAL and not isinstance(value, (list, tuple))
+    return is_size and (not isinstance(value, int) or value <= 0)
 
 
-def refuse_nonfinite_values(values: dict, checkpoint: str | Path) -> None:
-    """Raise UnsoundCheckpointError for NaN or infinity in these values and inner dictionaries."""
-    for key, value in values.items():
-        if isinstance(value, dict) and "__float__" not in value:  # how transformers writes a number that JSON lacks
-            refuse_nonfinite_values(value, checkpoint)
-            continue
-        numbers = value if isinstance(value, (list, tuple)) else [value]
-        if key not in MAY_BE_INFINITE and not all(map(is_usable, numbers)):
-            raise UnsoundCheckpointError(
-                f"{checkpoint}: {key} of its configuration holds NaN or infinity: correct its configuration"
-            )
-
-
-def is_usable(value) -> bool:
-    """Return True unless a value of a configuration is NaN or infinity."""
+def is_finite_value(value: Any) -> bool:
+    """Return False for NaN and infinity. transformers writes them to JSON as {"__float__": "NaN"}."""
     if isinstance(value, dict) and "__float__" in value:
         value = float(value["__float__"])
     return not isinstance(value, float) or math.isfinite(value)
-
-
-def refuse_oversized(values: dict, checkpoint: str | Path) -> None:
-    """Raise UnsoundCheckpointError for a configuration with an implausible size."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            refuse_oversized(value, checkpoint)
-        elif key in LARGEST and isinstance(value, int) and value < 0:
-            raise UnsoundCheckpointError(f"{checkpoint}: {key} is {value}: correct its configuration")
-        elif isinstance(value, int) and value > LARGEST.get(key, value):
-            raise UnsoundCheckpointError(
-                f"{checkpoint}: {key} is {value:,}, but no model has more than {LARGEST[key]:,}: correct its "
-                "configuration"
-            )

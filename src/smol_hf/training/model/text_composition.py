@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
 from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+from smol_hf.support.formatting import nearest
 from smol_hf.text.tokenizer_training import train_text_tokenizer
 from smol_hf.training.model.chat_template import add_embeddings, end_with_turns, prepare_tokenizer
-from smol_hf.training.model.config_keys import check_keys, config_class_of
 from smol_hf.training.model.lora import quantization_config
 from smol_hf.training.model.presets import TEXT
 from smol_hf.training.model.sound_checkpoint import configuration_errors, load_sound, refuse_unsound_config
@@ -27,13 +28,10 @@ SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 def build_language_model(
     arguments: ModelArguments, texts: Iterable[str], *, chat: bool = False, trust_remote_code: bool = False
 ):
-    """Return (model, tokenizer) in `arguments.dtype`: loaded, or built from the other keys.
+    """Return (model, tokenizer) in `arguments.dtype`: loaded, or built from the other keys. Raises RecipeError.
 
     Args:
         chat: whether the model learns from conversations, so that a turn ends what it writes.
-
-    Raises:
-        RecipeError: for keys that do not exist or contradict each other.
     """
     config, tokenizer, added = build_text_config_and_tokenizer(
         arguments, texts, chat=chat, trust_remote_code=trust_remote_code
@@ -140,3 +138,27 @@ def end_with_text(model: PreTrainedModel, tokenizer) -> None:
     """Let generation use the tokenizer's special tokens: it ends at the end of a text."""
     for name in SPECIAL_IDS:
         setattr(model.generation_config, name, getattr(tokenizer, name))
+
+
+def check_keys(name: str, values: dict) -> None:
+    """Raise RecipeError for a key that the configuration of `model_type` lacks: transformers accepts misspelt keys."""
+    config_class = config_class_of(name, values["model_type"])
+    known = {
+        *config_class().to_dict(),
+        *inspect.signature(config_class.__init__).parameters,
+        *(config_class.attribute_map or {}),
+        "rope_theta",
+        "vision_use_head",
+    }
+    for key in values:
+        if key not in known:
+            raise RecipeError(f"{name}: unknown key {key!r}{nearest(key, sorted(known))}")
+
+
+def config_class_of(name: str, model_type: str) -> type[PretrainedConfig]:
+    """Return the configuration class of a model_type. Raises RecipeError for an unknown one."""
+    if model_type == SmolHFTextConfig.model_type:
+        return SmolHFTextConfig
+    if model_type not in CONFIG_MAPPING:
+        raise RecipeError(f"{name}: unknown model_type {model_type!r}{nearest(model_type, list(CONFIG_MAPPING))}")
+    return CONFIG_MAPPING[model_type]

@@ -97,10 +97,6 @@ class SmolTrainingArguments(Defaults, SFTConfig):
 
     def __post_init__(self):
         check_run(self)
-        if self.learning_rate is None:
-            raise ValueError("learning_rate is null: it needs a value, such as 1e-4")
-        if not 0 <= self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate is {self.learning_rate}: {RATE['wanted']}")
         if not any(self.part_learning_rates().values()):
             raise ValueError("every part has learning rate 0, so nothing is trained: set learning_rate")
         if self.vision_learning_rate == 0 and self.unfreeze_vision_at_step:
@@ -185,8 +181,8 @@ class DPOArguments(Defaults, DPOConfig):
 
     def __post_init__(self):
         check_run(self)
-        if self.learning_rate is None or not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate is {self.learning_rate}: it must be positive")
+        if self.learning_rate == 0:
+            raise ValueError("learning_rate is 0: it must be positive")
         super().__post_init__()
         check_libraries(self)
         for name in self.loss_type:

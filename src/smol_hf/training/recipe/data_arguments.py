@@ -3,6 +3,7 @@
 # ruff: noqa: RUF009 (`key` makes a field)
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +18,9 @@ IN_A_MIXTURE = ("mixture",)  # each entry of a mixture has this key
 OF_RECORDS = ("documents", "mixture")  # documents are plain texts
 
 
-def of_source(default: Any, text: str, **options: Any) -> Any:
-    """Declare a key whose effect the fingerprint of the data covers."""
-    return key(default, text, resume=OnResume.DATA, **options)
-
-
-def of_conversations(default: Any, text: str, **options: Any) -> Any:
-    return key(default, text, runs=Runs.CONVERSATIONS, **options)
-
-
-def of_documents(default: Any, text: str, **options: Any) -> Any:
-    return key(default, text, runs=Runs.DOCUMENTS, **options)
+of_source = functools.partial(key, resume=OnResume.DATA)  # the fingerprint of the data covers its effect
+of_conversations = functools.partial(key, runs=Runs.CONVERSATIONS)
+of_documents = functools.partial(key, runs=Runs.DOCUMENTS)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from trl.trainer.sft_config import SFTConfig
 from smol_hf.support.formatting import nearest
 from smol_hf.support.key_values import type_problem
 from smol_hf.training.recipe.inherited_keys import INHERITED, inherited_names
-from smol_hf.training.recipe.keys import default_of, in_words
+from smol_hf.training.recipe.keys import check_value, default_of
 
 # These optimizers step during the backward pass, or need their own groups of parameters.
 OTHER_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo")
@@ -54,35 +54,22 @@ def refuse_inherited(arguments: SFTConfig | DPOConfig) -> None:
     types, entries = typing.get_type_hints(type(arguments)), type(arguments).__dataclass_fields__
     for name in inherited_names(command):
         value = getattr(arguments, name)
-        if value == default_of(entries[name]) or (name in INHERITED and value in INHERITED[name].allowed):
+        has_default = value == default_of(entries[name]) and not type_problem(value, types[name])
+        if has_default or (name in INHERITED and value in INHERITED[name].allowed):
             continue
-        if value is None and type(None) not in typing.get_args(types[name]):
-            raise ValueError(f"{name} is null: it needs a value; leave the line out for the default")
-        if problem := type_problem(value, types[name]):
-            raise ValueError(f"{name} is {value!r}: {problem}")
-        refuse_value(arguments, command, name, value)
+        if (key := INHERITED.get(name)) is None:
+            raise ValueError(f"{name} is not supported by this version of smol_hf: leave it out")
+        if reason := getattr(key, command):
+            raise ValueError(f"{name} {reason}")
+        check_value(name, value, key, types[name])
+        if key.needs is not None and not CONDITIONS[key.needs](arguments):
+            raise ValueError(f"{name} has no effect without {key.needs}")
     if arguments.save_strategy == "best":
         for name in ("eval_strategy", "metric_for_best_model"):
             has_default = name == "metric_for_best_model" and arguments.load_best_model_at_end  # then it is the loss
             if not has_default and not is_on(getattr(arguments, name)):
                 raise ValueError(f"save_strategy best needs {name}: it saves after the best evaluation")
     refuse_trackers(arguments)
-
-
-def refuse_value(arguments: SFTConfig | DPOConfig, command: str, name: str, value: Any) -> None:
-    """Refuse the value of one key. Raises ValueError."""
-    key = INHERITED.get(name)
-    if key is None:
-        raise ValueError(f"{name} is not supported by this version of smol_hf: leave it out")
-    reason = getattr(key, command)
-    if reason:
-        raise ValueError(f"{name} {reason}")
-    if key.values and value not in key.values:
-        raise ValueError(f"{name} is {value!r}: choose {' or '.join(key.values)}")
-    if key.crossed(value):
-        raise ValueError(f"{name} is {value}: it must be {in_words(key.bounds)}")
-    if key.needs is not None and not CONDITIONS[key.needs](arguments):
-        raise ValueError(f"{name} has no effect without {key.needs}")
 
 
 def tracker_names(arguments: SFTConfig | DPOConfig) -> list[str]:

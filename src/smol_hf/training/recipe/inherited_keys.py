@@ -56,7 +56,8 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "average_tokens_across_devices": Key(dpo="has no effect: DPO averages pairs, not tokens"),
     },
     "Optimizer and schedule": {
-        **same("learning_rate lr_scheduler_type", Key(CHANGE, recorded=True)),
+        "learning_rate": Key(CHANGE, recorded=True, least=0),
+        "lr_scheduler_type": Key(CHANGE, recorded=True),
         "lr_scheduler_kwargs": Key(CHANGE),
         **same("warmup_steps weight_decay max_grad_norm", Key(CHANGE, recorded=True, least=0)),
         "optim": Key(recorded=True),

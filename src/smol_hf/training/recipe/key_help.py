@@ -1,6 +1,6 @@
 """Help for the recipe keys of a command, from a generated file, so that it imports no library.
 
-`python -m smol_hf.training.recipe.key_table` writes the file again.
+`python docs/recipe_keys.py` writes the file again.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
-from smol_hf.support.key_values import base_of, type_problem
+from smol_hf.support.key_values import type_problem
 
 
 class OnResume(enum.Enum):
@@ -148,30 +148,19 @@ def check_values(arguments: Any) -> None:
     """Refuse values of our keys that are null, of another type, or outside their bounds. Raises ValueError."""
     types = typing.get_type_hints(type(arguments))
     for entry, key in own_keys(arguments):
-        value = getattr(arguments, entry.name)
-        if value is None and entry.default is not None:
-            default = default_of(entry)
-            raise ValueError(f"{entry.name} is null: it needs a value, or leave the line out for {default!r}")
-        problem = type_problem(value, types[entry.name])
-        if value is not None and not problem:
-            if key.values and value not in key.values:
-                names = [str(each) for each in key.values]
-                problem = f"choose {' or '.join(names)}" if len(names) == 2 else f"choose one of {', '.join(names)}"
-            elif crossed := key.crossed(value):
-                problem = key.wanted or f"it must be {in_words(crossed)}"
-        if problem:
-            raise ValueError(f"{entry.name} is {value!r}: {problem}")
+        check_value(entry.name, getattr(arguments, entry.name), key, types[entry.name])
 
 
-def refuse_unquoted(recipe: dict[str, Any], classes: tuple[type, ...]) -> None:
-    """Refuse a number, a date, true or false for a key whose value is text. Raises ValueError.
-
-    Written out again, such a value can differ from the text of the recipe (`007`, `1e3`).
-    """
-    for arguments in classes:
-        for name, annotation in typing.get_type_hints(arguments).items():
-            value, wanted = recipe.get(name), base_of(annotation)
-            if wanted not in (str, list[str]) or isinstance(value, str):  # one text is also a list
-                continue
-            if problem := type_problem(value, wanted):
-                raise ValueError(f"{name} is {value!r}: {problem}")
+def check_value(name: str, value: Any, key: Key, annotation: Any) -> None:
+    """Refuse a value that is null, of another type, or outside the bounds of its key. Raises ValueError."""
+    if value is None and type(None) not in typing.get_args(annotation):
+        raise ValueError(f"{name} is null: it needs a value; leave the line out for the default")
+    problem = type_problem(value, annotation)
+    if value is not None and not problem:
+        if key.values and value not in key.values:
+            names = [str(each) for each in key.values]
+            problem = f"choose {' or '.join(names)}" if len(names) == 2 else f"choose one of {', '.join(names)}"
+        elif crossed := key.crossed(value):
+            problem = key.wanted or f"it must be {in_words(crossed)}"
+    if problem:
+        raise ValueError(f"{name} is {value!r}: {problem}")

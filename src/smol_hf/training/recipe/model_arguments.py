@@ -3,6 +3,7 @@
 # ruff: noqa: RUF009 (`key` makes a field)
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,7 @@ ALL_LINEAR = "all-linear"  # PEFT's name for the default
 NEW = {"excluded_by": ("model",)}  # a checkpoint has its own
 
 
-def of_images(default: Any, text: str, **options: Any) -> Any:
-    """Declare a key of a vision-language model."""
-    return key(default, text, runs=Runs.CONVERSATIONS, **options)
+of_images = functools.partial(key, runs=Runs.CONVERSATIONS)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
+import enum
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,6 @@ import yaml
 from transformers import TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils.import_utils import is_flash_attn_2_available, is_kernels_available
-from trl.scripts.utils import TrlParser
 
 from smol_hf.data.mixture.entry_keys import without_deleted_keys
 from smol_hf.support.formatting import nearest
@@ -26,28 +25,19 @@ from smol_hf.support.shipped_recipes import find_recipe
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
 from smol_hf.training.recipe.inherited_keys import key_of
-from smol_hf.training.recipe.keys import Runs, default_of, refuse_other_runs, refuse_unquoted
+from smol_hf.training.recipe.keys import Runs, default_of, refuse_other_runs
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError, UsageError, kinds_of, read_yaml, value_of
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
 SWITCHES = ("resume_from_checkpoint",)  # keys whose value is text or true
+BOOLEANS = {**dict.fromkeys(("true", "yes", "1"), True), **dict.fromkeys(("false", "no", "0"), False)}
 LONGEST_SHOWN = 100  # characters of a value in an error
 RECORDED_WITH = ("run.json", "config.json")  # files in the folder of a recipe that a run saved
 
 
-class Parser(TrlParser):
-    """TRL's parser for dataclasses, whose errors are raised and whose options cannot be abbreviated."""
-
-    def __init__(self, dataclass_types: Any):
-        super().__init__(dataclass_types, allow_abbrev=False)
-
-    def add_argument(self, *names: str, key: Any = None, **options: Any):
-        """Leave out `key`, which TRL takes over from the metadata of a field."""
-        return super().add_argument(*names, **options)
-
-    def error(self, message: str):
-        raise RecipeError(message)
+def types_of(classes: tuple[type, ...]) -> dict[str, Any]:
+    return {name: hint for each in classes for name, hint in typing.get_type_hints(each).items()}
 
 
 def known_keys(classes: tuple[type, ...] = ARGUMENT_CLASSES) -> list[str]:
@@ -74,11 +64,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def read_mixture(name: str, folder: Path = Path()) -> list[dict[str, Any]]:
-    """Read the YAML file of a mixture, in `folder` or shipped with the package (`recipes/mixtures/…`).
-
-    Raises:
-        RecipeError: if the file is missing or is not a list of entries.
-    """
+    """Read the YAML file of a mixture, in `folder` or shipped (`recipes/mixtures/…`). Raises RecipeError."""
     path = folder / name
     if not path.is_file():
         try:
@@ -101,14 +87,11 @@ def read_file(path: Path) -> Any:
 def parse_command_line(
     arguments: Sequence[str], classes: tuple[type, ...] = ARGUMENT_CLASSES
 ) -> tuple[str | None, dict[str, Any]]:
-    """Split `--config FILE --key value --dotted.key=value` into FILE and overrides.
+    """Split `--config FILE --key value --dotted.key=value` into FILE and overrides. Raises UsageError.
 
     The type of a key in `classes` decides how its value is read (see `values.value_of`); a switch needs none.
-
-    Raises:
-        UsageError: for words without a key, a key without its value, and a key that is given twice.
     """
-    types = {name: hint for each in classes for name, hint in typing.get_type_hints(each).items()} | {"config": str}
+    types = types_of(classes) | {"config": str}
     overrides: dict[str, Any] = {}
     waiting = list(arguments)
     while waiting:
@@ -215,18 +198,11 @@ def parse_recipe(
                 raise UsageError(f"unknown key {key!r}{nearest(str(key), known)}")
         if isinstance(recipe.get("mixture"), str):
             recipe = {**recipe, "mixture": read_mixture(recipe["mixture"])}
-        refuse_unquoted({key: recipe[key] for key in recipe if key not in SWITCHES}, classes)
-        parser, words, wanted = Parser(classes), [], known_keys(classes)
-        for key in (each for each in recipe if each in wanted):
-            value = recipe[key]
-            holds_mappings = isinstance(value, list) and any(isinstance(each, dict) for each in value)
-            if value is None or isinstance(value, dict) or value == [] or holds_mappings:
-                parser.set_defaults(**{key: value})
-            elif isinstance(value, list):
-                words += [f"--{key}", *map(word, value)]
-            else:
-                words.append(f"--{key}={word(value)}")
-        parsed = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+        types = types_of(classes)
+        values = {key: convert(key, value, types[key]) for key, value in recipe.items() if key in known_keys(classes)}
+        parsed = tuple(
+            each(**{key: value for key, value in values.items() if key in known_keys((each,))}) for each in classes
+        )
     except RecipeError:
         raise
     except (TypeError, ValueError) as error:
@@ -251,19 +227,36 @@ def refuse_what_cannot_train(model: ModelArguments, training: SmolTrainingArgume
         raise RecipeError("fp16 scales the gradients of float32 weights, and dtype is float16: set dtype: float32")
 
 
-def word(value: Any) -> str:
-    """Write a value as on a command line."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value if isinstance(value, str) else json.dumps(value) if isinstance(value, (list, dict)) else repr(value)
+def convert(key: str, value: Any, annotation: Any) -> Any:
+    """Convert a value to the type of its key: one value can be a list, text a number, and a whole number a number.
+
+    Values of other types are refused later. Written out again, they can differ from the text of the recipe (`007`).
+    """
+    if key in SWITCHES:
+        return str(value).lower() if isinstance(value, bool) else value
+    kinds = kinds_of(annotation)
+    (item,) = typing.get_args(kinds[0]) if typing.get_origin(kinds[0]) is list else (None,)
+    if isinstance(value, str) and str not in kinds and item is None:
+        value = value_of(value, annotation)
+    if bool in kinds:
+        value = BOOLEANS.get(str(value).lower(), value)
+    if item in (str, int, float) and isinstance(value, item):
+        value = [value]
+    if item is float and isinstance(value, list):
+        value = [float(each) if type(each) is int else each for each in value]
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        value = float(repr(value))
+    for kind in kinds:
+        names = [each.value for each in kind] if isinstance(kind, type) and issubclass(kind, enum.Enum) else None
+        if names is not None and value not in names:
+            raise ValueError(f"{key} is {value!r}{nearest(str(value), names)} (known: {', '.join(names)})")
+    return value
 
 
 def load_arguments(command_line: Sequence[str], classes: tuple[type, ...] = ARGUMENT_CLASSES) -> tuple[Any, ...]:
     """Return the recipe and the model, data and training arguments of `--config FILE` and overrides.
 
-    Raises:
-        RecipeError: see `combine` and `parse_recipe`; also for a key that has no effect in this kind of run. The saved
-            recipe of an older run may contain such keys.
+    Raises RecipeError, also for a key without effect in this kind of run, unless it is of a saved recipe.
     """
     path, overrides = parse_command_line(command_line, classes)
     recorded = path is not None and any(Path(path).with_name(name).is_file() for name in RECORDED_WITH)

@@ -87,12 +87,9 @@ def kinds_of(annotation: Any) -> tuple[Any, ...]:
 def value_of(text: str, annotation: Any) -> Any:
     """Convert a word of the command line to the value of a key of this type.
 
-    Text stays as it is written, quotes and `#` included; `null` is None. Lists (`[a, b]`)
-    and mappings (`{a: 1}`) are read as YAML, the texts of a list of texts as they are written. Anything else is a
-    scalar of YAML, or text that is refused later.
-
-    Raises:
-        yaml.YAMLError: for a list or a mapping that is not closed, or has a duplicate key.
+    Text stays as it is written, quotes and `#` included; `null` is None. Lists (`[a, b]`) and mappings (`{a: 1}`) are
+    read as YAML, the texts of a list of texts as they are written. Anything else is a scalar of YAML, or text that is
+    refused later. Raises yaml.YAMLError for a list or a mapping that is not closed, or has a duplicate key.
     """
     kinds = kinds_of(annotation)
     containers = {typing.get_origin(kind) or kind: kind for kind in kinds}

@@ -1,41 +1,58 @@
-"""Tables before the first step: the parts of the model, and the trained tokens of the first batch."""
+"""Look at the first batches of a run: print samples with their trained tokens, and refuse a run without labels."""
 
 from __future__ import annotations
 
 from itertools import groupby
 
+import torch
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from smol_hf.data.conversation import SampleError
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.support.tokenizer_of import tokenizer_of
-from smol_hf.training.model.parts import NEW_TOKENS, FreezeSchedule
 
+FIRST_STEPS = 3
 SHOWN_SAMPLES = 3
 SHOWN_TOKENS = 400
 
 
-def print_parameter_table(counts: dict[str, dict[str, int]], schedule: FreezeSchedule) -> None:
-    """Print the parameters of each part: total, trained at the first step, and the peak learning rate."""
-    table = Table(title="Parameters", title_justify="left")
-    table.add_column("part")
-    table.add_column("total", justify="right")
-    table.add_column("trained at first", justify="right")
-    table.add_column("learning rate")
-    for part, count in counts.items():
-        frozen = schedule.is_frozen(part, 0)
-        rate = f"{schedule.learning_rates[part]:g}" if schedule.ever_trains(part) else "frozen"
-        if frozen and schedule.ever_trains(part):
-            rate += f", from step {schedule.unfreeze_vision_at_step}"
-        table.add_row(part, f"{count['total']:,}", "0" if frozen else f"{count['trainable']:,}", rate)
-    if schedule.new_token_weights:
-        table.add_row("rows of new tokens", "in text", "all", f"{schedule.learning_rates[NEW_TOKENS]:g}")
-    total = sum(count["total"] for count in counts.values())
-    trained = sum(count["trainable"] for part, count in counts.items() if not schedule.is_frozen(part, 0))
-    table.add_section()
-    table.add_row("all", f"{total:,}", f"{trained:,}", "")
-    Console().print(table)
+class FirstBatches:
+    """Prints the first batch, and counts the labelled tokens of the first steps.
+
+    Args:
+        steps: optimizer steps of the run.
+        batches_per_step: batches of a process in each of them.
+        prints: False in processes other than the first.
+    """
+
+    def __init__(self, steps: int, batches_per_step: int, prints: bool):
+        self.steps = min(FIRST_STEPS, max(steps, 1))
+        self.unlabelled_left = self.steps * batches_per_step
+        self.prints = prints
+
+    def look(self, processor, batch: dict, sample_ids: list[str], labelled: torch.Tensor | int | None) -> None:
+        """Look at one batch.
+
+        Args:
+            labelled: labelled tokens of the whole step in all processes, if they were counted.
+
+        Raises:
+            SampleError: after the last of the first batches, if none had a label.
+        """
+        if self.prints:
+            print_label_preview(processor, batch, sample_ids)
+        self.prints = False
+        if not self.unlabelled_left:
+            return
+        number = int((batch["labels"] != IGNORE_INDEX).sum() if labelled is None else labelled)
+        self.unlabelled_left = 0 if number else self.unlabelled_left - 1
+        if not number and not self.unlabelled_left:
+            raise SampleError(
+                "data",
+                f"the first {self.steps} steps have no token with a label, so nothing would be learned: look at the "
+                "labels with smol-hf data preview, and check the chat template and the untrained turns",
+            )
 
 
 def print_label_preview(processor, batch: dict, sample_ids: list[str]) -> None:

@@ -1,9 +1,7 @@
-"""Generate docs/recipe_keys.md and the help of the recipe keys from their declarations.
+"""Write `docs/recipe_keys.md`, and the help of the recipe keys (`recipe_keys.json`), from their declarations.
 
-`python -m smol_hf.training.recipe.key_table > docs/recipe_keys.md` writes both again.
+python docs/recipe_keys.py > docs/recipe_keys.md
 """
-
-from __future__ import annotations
 
 import json
 import sys
@@ -21,7 +19,7 @@ from smol_hf.training.recipe.model_arguments import ModelArguments
 
 INTRODUCTION = """# Keys of a recipe
 
-This page is generated: `python -m smol_hf.training.recipe.key_table > docs/recipe_keys.md`.
+This page is generated: `python docs/recipe_keys.py > docs/recipe_keys.md`.
 
 A key works, or it is refused with the reason given here. A refused key may have its default value. Values outside the
 bounds are refused. `pretrain` has the keys of `train`.
