@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from transformers import LlamaConfig, SmolLM3Config
 
-from smol_hf.conversion.formats.tensor_names import ConversionError, refuse_other_values
+from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming, refuse_other_values
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
+NAMES = Renaming([("model.", "model."), ("lm_head.", "lm_head.")], ignored=[r"\.rotary_emb\.inv_freq$"])
 SHARED = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "hidden_act", "max_position_embeddings", "attention_bias", "mlp_bias",

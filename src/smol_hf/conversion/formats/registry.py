@@ -16,14 +16,11 @@ from transformers import (
 )
 
 from smol_hf.conversion.formats import gpt, llama, llava, nanovlm, smolvlm
-from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming, reader_of
+from smol_hf.conversion.formats.tensor_names import ConversionError, reader_of
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
-
-UNCHANGED = Renaming([("model.", "model."), ("lm_head.", "lm_head.")], ignored=[r"\.rotary_emb\.inv_freq$"])
-rename_llama = reader_of(UNCHANGED)  # in both directions
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,7 @@ class Format:
     native_class: type[PreTrainedModel] = PreTrainedModel
 
 
+rename_llama = reader_of(llama.NAMES)  # in both directions
 LLAMA = Format("llama", llama.read_llama, rename_llama, llama.write_llama, rename_llama, LlamaForCausalLM)
 SMOLLM3 = Format("smollm3", llama.read_smollm3, rename_llama, llama.write_smollm3, rename_llama, SmolLM3ForCausalLM)
 GPT2 = Format("gpt2", gpt.read_gpt2, gpt.from_gpt2, gpt.write_gpt2, gpt.to_gpt2, GPT2LMHeadModel)
@@ -69,15 +67,9 @@ OURS = {
 }
 
 
-def source_format(config: dict) -> Format | None:
-    """Return the format of a folder with this config.json; None if it is ours.
-
-    Raises:
-        ConversionError: if the model type is unsupported.
-    """
+def source_format(config: dict) -> Format:
+    """Return the format of a foreign model with this config.json."""
     model_type = config.get("model_type")
-    if model_type in OURS:
-        return None
     if nanovlm.is_nanovlm(config):
         return NANOVLM
     if model_type in FORMATS:
@@ -87,20 +79,17 @@ def source_format(config: dict) -> Format | None:
 
 
 def native_format(config: PretrainedConfig, to: str) -> Format:
-    """Return the format named `to`; "native" chooses the one that fits our model.
-
-    Raises:
-        ConversionError: if the format is unknown, only read, or for other models.
-    """
-    if to != "native":
-        written = [name for name, each in FORMATS.items() if each.write_config is not None]
-        if to not in written:
-            raise ConversionError(f"--to {to}: choose native or one of {', '.join(written)}")
-        if (to == "smolvlm") != (config.model_type == SmolHFConfig.model_type):
-            raise ConversionError(f"--to {to}: the source is a {config.model_type} model")
-        return FORMATS[to]
-    if config.model_type == SmolHFConfig.model_type:
-        return SMOLVLM
-    if config.position_embedding_type == "learned":
-        return GPT2
-    return SMOLLM3 if 0 in config.no_rope_layers else LLAMA
+    """Return the format named `to`; "native" chooses the one that fits our model."""
+    is_vlm = isinstance(config, SmolHFConfig)
+    if to == "native":
+        if is_vlm:
+            return SMOLVLM
+        if config.position_embedding_type == "learned":
+            return GPT2
+        return SMOLLM3 if 0 in config.no_rope_layers else LLAMA
+    written = [name for name, each in FORMATS.items() if each.write_config is not None]
+    if to not in written:
+        raise ConversionError(f"--to {to}: choose native or one of {', '.join(written)}")
+    if (to == "smolvlm") != is_vlm:
+        raise ConversionError(f"--to {to}: the source is a {config.model_type} model")
+    return FORMATS[to]
