@@ -11,19 +11,29 @@ from smol_hf.support.formatting import nearest
 from smol_hf.training.recipe.values import RecipeError
 
 
-def check_keys(name: str, values: dict) -> None:
-    """Raise RecipeError for a key that the configuration of `model_type` does not have."""
+def check_keys(name: str, values: dict | None, model_type: str) -> None:
+    """Raise RecipeError for a key that the configuration does not have, or text as the value of a number.
+
+    Args:
+        model_type: of values without `model_type`.
+    """
+    values = {"model_type": model_type, **(values or {})}
     config_class = config_class_of(name, values["model_type"])
+    defaults = config_class().to_dict()
     known = {
-        *config_class().to_dict(),
+        *defaults,
         *inspect.signature(config_class.__init__).parameters,
         *(config_class.attribute_map or {}),
         "rope_theta",
         "vision_use_head",
     }
-    for key in values:
+    for key, value in values.items():
         if key not in known:
             raise RecipeError(f"{name}: unknown key {key!r}{nearest(key, sorted(known))}")
+        default = defaults.get(key)
+        if isinstance(value, str) and isinstance(default, (int, float)):
+            kind = "true or false" if isinstance(default, bool) else "a number"
+            raise RecipeError(f"{name}.{key} is {value!r}: it must be {kind}")
 
 
 def config_class_of(name: str, model_type: str) -> type[PretrainedConfig]:

@@ -88,6 +88,7 @@ def build_text_config_and_tokenizer(
         check_vocabulary(config.get_text_config().vocab_size, tokenizer, f"the model {arguments.model}")
         return config, tokenizer, prepare_tokenizer(tokenizer, arguments, chat)
     text_config = {**TEXT.get(arguments.preset or "", {}), **(arguments.text_config or {})}
+    check_keys("text_config", text_config, SmolHFTextConfig.model_type)
     if arguments.tokenizer is not None:
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer, trust_remote_code=trust_remote_code)
     else:
@@ -102,7 +103,6 @@ def new_text_config(text_config: dict, tokenizer) -> PretrainedConfig:
     text_config = dict(text_config)
     refuse_unsound_config(text_config, "text_config")
     model_type = text_config.pop("model_type", SmolHFTextConfig.model_type)
-    check_keys("text_config", {"model_type": model_type, **text_config})
     text_config.setdefault("vocab_size", len(tokenizer))
     check_vocabulary(text_config["vocab_size"], tokenizer, "text_config")
     for name in SPECIAL_IDS:
