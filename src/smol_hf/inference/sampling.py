@@ -85,13 +85,11 @@ class Sampling:
             arguments["repetition_penalty"] = self.repetition_penalty
         if self.temperature > 0:
             # in the order of `generate`
-            options = ((TopKLogitsWarper, self.top_k), (TopPLogitsWarper, self.top_p), (MinPLogitsWarper, self.min_p))
-            warpers = [warper(value) for warper, value in options if value is not None]
+            options: dict = {TopKLogitsWarper: self.top_k, TopPLogitsWarper: self.top_p, MinPLogitsWarper: self.min_p}
+            warpers = [warper(value) for warper, value in options.items() if value is not None]
             seeds = [random.getrandbits(32) if self.seed is None else self.seed + row for row in rows]
-            draw = Draw(seeds, device)
-            arguments["logits_processor"] = LogitsProcessorList(
-                [TemperatureLogitsWarper(self.temperature), *warpers, draw]
-            )
+            processors = [TemperatureLogitsWarper(self.temperature), *warpers, Draw(seeds, device)]
+            arguments["logits_processor"] = LogitsProcessorList(processors)
         return arguments
 
 

@@ -101,7 +101,7 @@ def compose(
         chat_template=chat.template,
     )
     end = tokenizer.convert_tokens_to_ids(chat.end_token)
-    ends = list(dict.fromkeys([end, *end_token_ids(text_folder, language_model)]))
+    ends: list = list(dict.fromkeys([end, *end_token_ids(text_folder, language_model)]))
     vocabulary = max(len(tokenizer), embedding_rows(language_model))
     extend_embeddings(language_model, rows_in_use, vocabulary)
     for name in SPECIAL_IDS:

@@ -7,7 +7,7 @@ import re
 import torch
 from transformers import GPT2Config
 
-from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming, refuse_other_values, settle_head
+from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming, refuse_other_values
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
 NAMES = Renaming(
@@ -73,7 +73,7 @@ def write_gpt2(config: SmolHFTextConfig) -> GPT2Config:
     return GPT2Config(**keys, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=config.attention_dropout)
 
 
-def from_gpt2(tensors: dict, config: SmolHFTextConfig) -> dict:
+def from_gpt2(tensors: dict) -> dict:
     """Convert GPT-2's tensors to ours.
 
     transformers' Conv1D stores matrices as (in, out): they are transposed. nanoGPT stores (out, in). The fused matrix,
@@ -91,9 +91,7 @@ def from_gpt2(tensors: dict, config: SmolHFTextConfig) -> dict:
             split |= {name.replace("c_attn", letter): part for letter, part in zip("qkv", tensor.chunk(3))}
         else:
             split[name] = tensor
-    ours = NAMES.to_ours(split)
-    settle_head(ours, config)
-    return {name: tensor.contiguous() for name, tensor in ours.items()}
+    return {name: tensor.contiguous() for name, tensor in NAMES.to_ours(split).items()}
 
 
 def to_gpt2(tensors: dict, config: SmolHFTextConfig) -> dict:

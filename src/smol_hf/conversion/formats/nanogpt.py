@@ -13,7 +13,7 @@ import torch
 
 from smol_hf.conversion.formats import llama
 from smol_hf.conversion.formats.gpt import from_gpt2, gpt_config
-from smol_hf.conversion.formats.tensor_names import ConversionError, reader_of
+from smol_hf.conversion.formats.tensor_names import ConversionError, without_tied_head
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
 # (pattern of a tensor name, family that has it, advice)
@@ -66,7 +66,7 @@ def read_pt(
         if rope_theta is not None:
             raise ConversionError("--rope-theta: this model's positions are learned, not rotary")
         config = nanogpt_config(tensors, sizes, num_attention_heads)
-        return config, from_gpt2(tensors, config)
+        return config, without_tied_head(from_gpt2(tensors), config)
     if any(".self_attn.q_proj." in name for name in tensors):
         return llama_style(tensors, sizes, num_attention_heads, rope_theta)
     for pattern, family, advice in OTHER_FAMILIES:
@@ -148,4 +148,4 @@ def llama_style(tensors: dict, sizes: dict, num_attention_heads: int | None, rop
         norm_eps=sizes.get("rms_norm_eps", 1e-5),
         tie_word_embeddings=is_tied(tensors, "lm_head.weight", "model.embed_tokens.weight"),
     )
-    return config, reader_of(llama.NAMES)(tensors, config)
+    return config, without_tied_head(llama.NAMES.to_ours(tensors), config)

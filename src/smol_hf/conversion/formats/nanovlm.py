@@ -105,7 +105,7 @@ def image_token_id(config: dict) -> int:
     return base + list(config["vlm_extra_tokens"]).index("image_token")
 
 
-def from_nanovlm(tensors: dict, config: SmolHFConfig) -> dict:
+def from_nanovlm(tensors: dict) -> dict:
     split = {}
     for name, tensor in tensors.items():
         if FUSED.search(name):
@@ -114,10 +114,4 @@ def from_nanovlm(tensors: dict, config: SmolHFConfig) -> dict:
             split[name] = tensor.squeeze(0)
         else:
             split[name] = tensor
-    ours = NAMES.to_ours(split)
-    head, embeddings = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
-    if config.text_config.tie_word_embeddings:
-        # safetensors keeps one of two tensors that share memory, either of them.
-        ours.setdefault(embeddings, ours.get(head))
-        ours.pop(head, None)
-    return {name: tensor.contiguous() for name, tensor in ours.items()}
+    return {name: tensor.contiguous() for name, tensor in NAMES.to_ours(split).items()}

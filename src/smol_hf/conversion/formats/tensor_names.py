@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -56,30 +56,23 @@ def _rename(tensors: dict, rows: list[tuple[str, str]]) -> dict:
     return renamed
 
 
-def settle_head(tensors: dict, config, prefix: str = "") -> None:
-    """Remove the head if it is tied to the embeddings.
+def without_tied_head(tensors: dict, config) -> dict:
+    """Remove the head from our tensors if it is tied to the embeddings. A file may have either of them, or both.
 
     A head that is declared tied but differs is kept, and declared untied: transformers computes with it too.
     """
     text = config.get_text_config()
-    head, embeddings = tensors.get(f"{prefix}lm_head.weight"), tensors.get(f"{prefix}model.embed_tokens.weight")
-    if head is None or not text.tie_word_embeddings:
-        return
-    if embeddings is None or head.is_meta or (head.shape == embeddings.shape and torch.equal(head, embeddings)):
-        del tensors[f"{prefix}lm_head.weight"]
+    prefix = "" if text is config else "language_model."
+    head, embeddings = f"{prefix}lm_head.weight", f"{prefix}model.embed_tokens.weight"
+    if head not in tensors or not text.tie_word_embeddings:
+        return tensors
+    tensors = {embeddings: tensors[head], **tensors}
+    first, second = tensors[head], tensors[embeddings]
+    if first.is_meta or (first.shape == second.shape and torch.equal(first, second)):
+        del tensors[head]
     else:
         text.tie_word_embeddings = config.tie_word_embeddings = False
-
-
-def reader_of(names: Renaming, prefix: str = "") -> Callable[[dict, Any], dict]:
-    """Return the `to_ours` of a format that only renames. `prefix`: of the language model in our names."""
-
-    def to_ours(tensors: dict, config) -> dict:
-        ours = names.to_ours(tensors)
-        settle_head(ours, config, prefix)
-        return ours
-
-    return to_ours
+    return tensors
 
 
 def refuse_other_values(config, wanted: dict[str, Any], target: str) -> None:
