@@ -95,8 +95,8 @@ def test_front_matter_says_what_the_hub_needs():
 
 def test_the_written_card_loads_again(tmp_path):
     arguments = {"model_name": "someone/digits", "config": CONFIG, "parameters": PARAMETERS, "metrics": METRICS}
-    path = write_model_card(tmp_path / "checkpoint", **arguments)
-    assert path == tmp_path / "checkpoint" / "README.md"
+    path = write_model_card(tmp_path, **arguments)
+    assert path == tmp_path / "README.md"
     card = ModelCard.load(path)
     assert card.data.pipeline_tag == "image-text-to-text"
     assert {result.metric_value for result in card.data.eval_results} == {0.9733, 0.18, 0.95, 0.05, 0.99}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import BatchEncoding, GenerationConfig, PreTrainedTokenizerBase
 
-from smol_hf.auto import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from smol_hf.conversion.checkpoint_files import is_adapter, read_json
 from smol_hf.conversion.merge import load_adapter, locate_base, read_adapter_config
 from smol_hf.support.formatting import one_line
@@ -23,7 +23,6 @@ from smol_hf.training.model.sound_checkpoint import (
     load_sound,
     refuse_unsound_config,
 )
-from smol_hf.training.model.text_composition import read_config
 
 
 def load_checkpoint(
@@ -46,10 +45,11 @@ def load_checkpoint(
         raise FileNotFoundError(f"there is no checkpoint folder {checkpoint}")
     adapter = read_adapter_config(path) if is_adapter(path) else None
     base = locate_base(adapter, None, {}) if adapter is not None else checkpoint
-    if Path(base).is_dir():
-        refuse_unsound_config(read_json(Path(base) / "config.json"), base)
-    with errors_on_one_line():
-        config = read_config(str(base), trust_remote_code)
+    values = read_json(Path(base) / "config.json") if Path(base).is_dir() else {}
+    refuse_unsound_config(values, base)
+    with errors_on_one_line(), configuration_errors(base, values):
+        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+    refuse_unsound_config(config, base)
     sees_images = getattr(config, "vision_config", None) is not None
     processor = load_processor(AutoProcessor if sees_images else AutoTokenizer, checkpoint, trust_remote_code)
     if (image_processor := getattr(processor, "image_processor", None)) is not None:

@@ -45,15 +45,7 @@ class Generation:
 
 @torch.inference_mode()
 def generate(
-    model,
-    tokenizer,
-    inputs,
-    sampling: Sampling,
-    *,
-    max_new_tokens: int,
-    chat: bool,
-    rows: Sequence[int] = (0,),
-    streamer=None,
+    model, tokenizer, inputs, sampling: Sampling, *, max_new_tokens: int, chat: bool, rows=(0,), streamer=None
 ) -> list[Generation]:
     """Continue a left-padded batch.
 

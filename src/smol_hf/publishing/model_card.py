@@ -124,7 +124,7 @@ def render_model_card(
 
 
 def write_model_card(folder: str | Path, **card: Any) -> Path:
-    """Write `render_model_card(**card)` to README.md in `folder` (created if missing) and return its path.
+    """Write `render_model_card(**card)` to README.md in `folder` and return its path.
 
     By default, `chat` and `loss_plot` follow from the chat template and the plot in the folder.
     """
@@ -133,7 +133,6 @@ def write_model_card(folder: str | Path, **card: Any) -> Path:
         card.setdefault("loss_plot", LOSS_PLOT)
     card.setdefault("chat", has_chat_template(folder))
     text = render_model_card(**card)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "README.md"
     path.write_text(text, encoding="utf-8", newline="\n")
     return path

@@ -118,17 +118,15 @@ def publish_space(
             f"{space.model_id} is a local folder: publish it first, then its Space with the same OWNER/NAME"
         )
     api, name = HfApi(token=token), space.repository
-    try:
-        with hub_errors(name, "prepared"):
+    with hub_errors(name, "prepared"):
+        try:
             model = api.model_info(space.model_id, revision=space.revision)
-    except PublishError as error:
-        if isinstance(error.__cause__, (RepositoryNotFoundError, RevisionNotFoundError)):
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             where = f"{space.model_id} (revision {space.revision})" if space.revision else space.model_id
             raise PublishError(
                 f"{where} is not on the Hub, or this login cannot see it: publish the model first "
                 f"(smol-hf publish CHECKPOINT {space.model_id} --yes)"
             ) from error
-        raise
     with hub_errors(name, "written to"):
         api.create_repo(name, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
         before = api.space_info(name)
