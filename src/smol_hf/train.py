@@ -23,8 +23,7 @@ from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_co
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.files import UnreachableError
 from smol_hf.processing.chat_rendering import EndlessTemplateError
-from smol_hf.publishing.adapter import publish_adapter
-from smol_hf.publishing.checkpoint import publish_checkpoint
+from smol_hf.publishing.checkpoint import publish_adapter, publish_checkpoint
 from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoint.checkpoints import CheckpointError
 from smol_hf.training.checkpoint.interruption import Interrupted, RunError, run_folder, terminable

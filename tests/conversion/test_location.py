@@ -8,8 +8,8 @@ from processes import call
 from safetensors.torch import load_file
 from servers import Hub, serve
 
+from smol_hf.conversion.checkpoint_files import locate
 from smol_hf.conversion.formats.tensor_names import ConversionError
-from smol_hf.conversion.location import locate
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import io
 
 import pytest
 import torch
-from helpers import build_model, build_processor
 from PIL import Image
 
 from smol_hf.commands.main import main
@@ -12,17 +11,6 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.inference.answering import load_checkpoint, prompt_inputs
 from smol_hf.inference.chat import Chat
 from smol_hf.publishing.checkpoint import publish_checkpoint
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    torch.manual_seed(0)
-    processor = build_processor()
-    model = build_model(processor).eval()
-    with torch.no_grad():  # small initial weights would repeat one token whatever they read
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight) * 0.3)
-    return model, processor
 
 
 @pytest.fixture

@@ -5,7 +5,10 @@ from helpers import build_model, build_processor, memorise
 from PIL import Image
 
 from smol_hf.publishing.checkpoint import publish_checkpoint
+from smol_hf.support.resources import resource_path
 
+APP = resource_path("hub_templates", "space")
+MODULES = sorted(path.stem for path in APP.glob("*.py"))
 QUESTION = "What is this?"
 ANSWER = "This is a page of red paper. Nobody wrote on it, so there is nothing to read here but the colour of the sea."
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from smol_hf import SmolHFForConditionalGeneration, SmolHFProcessor
 from smol_hf.commands.main import main
-from smol_hf.publishing.adapter import publish_adapter
+from smol_hf.publishing.checkpoint import publish_adapter
 from smol_hf.publishing.contents import PublishError, look_into
 from smol_hf.publishing.disclosures import LOCAL_PATH, SECRET, shorten
 from smol_hf.publishing.plan import plan

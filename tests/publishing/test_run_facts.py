@@ -65,7 +65,7 @@ def test_the_data_are_named_with_the_licences_that_are_known(output, tmp_path):
     assert hub.startswith("| [someone/pages/en](https://huggingface.co/datasets/someone/pages) | 25.0% |")
     assert file.startswith("| [charts](https://huggingface.co/datasets/other/charts) ") and "see its page" in file
     assert mine == "| `mine.jsonl` | 25.0% | 1,000 | not known here |"
-    path = write_model_card(tmp_path / "card", model_name="m", config={"vocab_size": 3}, parameters={}, **facts)
+    path = write_model_card(tmp_path, model_name="m", config={"vocab_size": 3}, parameters={}, **facts)
     card = ModelCard.load(path)
     assert card.data.datasets == ["other/charts", "someone/pages"]
     for line in (digits, hub, file, mine, "| Hardware | 4 × NVIDIA H100 80GB HBM3 |", "| Time | 1 h 2 min |"):

@@ -11,7 +11,7 @@ from trl import chat_template_utils as trl_templates
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart, TooLongError
 from smol_hf.data.stream.preparation import SampleWork
-from smol_hf.inference.text_prompts import chat_ids
+from smol_hf.inference.answering import chat_ids
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_turns import rewrites_answers
 from smol_hf.text.chat import ChatTemplateError, TextChat, TextChatWork

@@ -75,7 +75,7 @@ def run_space(arguments: argparse.Namespace) -> None:
 
     from smol_hf.publishing.plan import MAIN
     from smol_hf.publishing.space.space import plan_space
-    from smol_hf.publishing.space.space_upload import publish_space
+    from smol_hf.publishing.upload import publish_space
 
     for option in ("create_pr", "shorten_paths", "allow_paths", "replace_weights"):
         if getattr(arguments, option):
@@ -109,7 +109,7 @@ def run_space(arguments: argparse.Namespace) -> None:
     else:
         done = publish_space(space, private=arguments.private, message=arguments.message, token=arguments.token)
         console.print(f"{'' if done.is_new else 'nothing to change: '}{done.url}, commit {done.commit}")
-        if done.needs_token:
+        if done.private:
             console.print(f"warning: {space.model_id} is private: give the Space a secret HF_TOKEN with read access")
 
 

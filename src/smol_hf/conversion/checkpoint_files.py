@@ -1,4 +1,4 @@
-"""Read tensors and configurations from untrusted files. No code in them is executed."""
+"""Locate checkpoints, and read tensors and configurations from their files. No code in them is executed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.support.formatting import one_line
 from smol_hf.training.checkpoint.checkpoints import suggest_checkpoint
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Files that a conversion reads: no code, and only weights in the two layouts of transformers.
+WANTED = [
+    "*.json", "*.txt", "*.jinja", "*.model", "model*.safetensors", "pytorch_model*.bin", "tokenizer*",
+]  # fmt: skip
+
+
+def locate(
+    source: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    files: list[str] = WANTED,
+) -> Path:
+    """Return the folder (or `.pt` file) that `source` names. A Hub id is downloaded first, only its `files`."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise ConversionError(f"{source}: no such file or folder (a Hub id has the form owner/name)")
+    try:
+        folder = snapshot_download(
+            source, revision=revision, token=token, local_files_only=local_files_only, allow_patterns=files
+        )
+    except LocalEntryNotFoundError as error:
+        where = "in the local cache" if local_files_only else "here, and the Hub could not be reached"
+        raise ConversionError(f"{source}: not found {where} ({one_line(error)})") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ConversionError(f"{source}: cannot be downloaded from the Hub: {one_line(error)}") from error
+    return Path(folder)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -50,11 +83,15 @@ def read_json(path: Path) -> dict:
     return value
 
 
+def write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def weight_files(folder: Path) -> list[Path]:
     """List the weight files of a folder in transformers' layout: one file, or shards.
 
     Raises:
-        ConversionError: if no weights exist, a shard is missing, or the index names files in other folders.
+        ConversionError: if a file is missing, or the index names files in other folders.
     """
     for whole, name in zip(WHOLE, INDEXES):  # the order in which transformers looks
         if (folder / whole).is_file():
@@ -99,17 +136,11 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_torch_file(path: Path) -> dict[str, Any]:
-    """Read a dictionary from a file of `torch.save`, with `weights_only=True`: only tensors and plain values.
-
-    Raises:
-        ConversionError: if reading the file would run code, or the file is damaged.
-    """
+    """Read a dictionary from a file of `torch.save`. Raise ConversionError if that would run code."""
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), error
-        )
+        reason = next((line.strip() for line in str(error).splitlines() if "global" in line.lower()), error)
         raise ConversionError(
             f"{path}: refused, it contains more than tensors and plain values, and reading it could run code "
             f"({reason}). If you trust the file, load it yourself and save its tensors with safetensors"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
-from smol_hf.conversion.checkpoint_files import is_adapter, read_json, read_torch_file, read_weights
+from smol_hf.conversion.checkpoint_files import is_adapter, locate, read_json, read_torch_file, read_weights
 from smol_hf.conversion.formats.nanogpt import read_pt
 from smol_hf.conversion.formats.native_folder import finish_native_folder
 from smol_hf.conversion.formats.processors import (
@@ -23,12 +22,12 @@ from smol_hf.conversion.formats.processors import (
 )
 from smol_hf.conversion.formats.registry import OURS, Format, native_format, source_format
 from smol_hf.conversion.formats.tensor_names import ConversionError
-from smol_hf.conversion.location import locate
 from smol_hf.conversion.meta_check import model_of
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.support.atomic import atomic_folder
+from smol_hf.support.formatting import one_line
 
 TORCH_FILES = (".pt", ".pth", ".bin")
 
@@ -62,39 +61,39 @@ def convert(
     """
     started = time.monotonic()
     output = Path(output)
-    refuse_occupied(output)
+    check_output(output)
     fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
     path = locate(source, **fetch)
-    tokenizer_folder = locate(tokenizer, **fetch) if tokenizer else None
-    refuse_output_inside(output, path, *([tokenizer_folder] if tokenizer_folder else []))
-    if tokenizer_folder is not None and not has_tokenizer(tokenizer_folder):
+    texts = locate(tokenizer, **fetch) if tokenizer else path
+    check_output(output, path, texts)
+    if tokenizer and not has_tokenizer(texts):
         raise ConversionError(f"--tokenizer {tokenizer}: no tokenizer found; expected {' or '.join(VOCABULARIES)}")
-    config_json = {}
-    if path.is_file():
-        if path.suffix not in TORCH_FILES:
-            raise ConversionError(f"{path}: a single file must be one of {', '.join(TORCH_FILES)}")
-        refuse_target(to)
-        config, tensors = read_pt(
-            read_torch_file(path), num_attention_heads=num_attention_heads, rope_theta=rope_theta
-        )
-        kind, target, model = "pt", config.model_type, model_of(SmolHFForCausalLM, config, tensors)
-        finish = save_text_files(tokenizer_folder, None)
+    if not path.is_file() and (num_attention_heads is not None or rope_theta is not None):
+        raise ConversionError("--num-attention-heads and --rope-theta are for .pt files: a folder has its config")
+    config_json = {} if path.is_file() else read_config_json(path)
+    kind = "pt" if path.is_file() else config_json.get("model_type")
+    processor = ours = None
+    if kind in OURS:
+        target, model, ours = export(path, config_json, to or "native")
     else:
-        if num_attention_heads is not None or rope_theta is not None:
-            raise ConversionError("--num-attention-heads and --rope-theta are for .pt files: a folder has its config")
-        refuse_other_trainers(path)
-        config_json = read_json(path / "config.json")
-        found = source_format(config_json)
-        if found is None:
-            kind = config_json["model_type"]
-            target, model, finish = export(path, config_json, to or "native", tokenizer_folder)
+        if to not in (None, "smol_hf"):
+            raise ConversionError(f"--to {to}: convert the foreign checkpoint to ours first, then ours to {to}")
+        if path.is_file():
+            model = read_pt_file(path, num_attention_heads, rope_theta)
         else:
-            refuse_target(to)
-            model, finish = read_foreign(path, config_json, found, tokenizer_folder)
-            kind, target = found.name, model.config.model_type
+            found = source_format(config_json)
+            kind = found.name
+            model, processor = read_foreign(path, config_json, found, texts)
+        target = model.config.model_type
     with atomic_output(output) as incomplete:
         model.save_pretrained(incomplete)
-        finish(incomplete, model)
+        if processor is not None:
+            processor.save_pretrained(incomplete)
+        else:
+            copy_tokenizer(texts, incomplete)
+        write_generation_config(path, incomplete)
+        if ours is not None:
+            finish_native_folder(path, incomplete, ours)
     return {
         "source": kind,
         "target": target,
@@ -106,11 +105,19 @@ def convert(
     }
 
 
-def refuse_other_trainers(folder: Path) -> None:
-    """Raise ConversionError for the output folder of another training program, and name the file to convert."""
+def read_pt_file(path: Path, num_attention_heads: int | None, rope_theta: float | None) -> PreTrainedModel:
+    if path.suffix not in TORCH_FILES:
+        raise ConversionError(f"{path}: a single file must be one of {', '.join(TORCH_FILES)}")
+    content = read_torch_file(path)
+    config, tensors = read_pt(content, num_attention_heads=num_attention_heads, rope_theta=rope_theta)
+    return model_of(SmolHFForCausalLM, config, tensors)
+
+
+def read_config_json(folder: Path) -> dict:
+    """Read config.json. For the output folder of another training program, name the file to convert."""
     files = sorted(path.name for path in folder.iterdir() if path.suffix in TORCH_FILES)
     if (folder / "config.json").is_file() or not files or is_adapter(folder):
-        return
+        return read_json(folder / "config.json")
     if "lit_model.pth" in files:
         raise ConversionError(
             f"{folder} is a folder of LitGPT: run `litgpt convert_from_litgpt {folder} OUT` first; a Llama-style "
@@ -129,48 +136,32 @@ def missing_files(output: Path, config: dict) -> list[str]:
     return [f"it has no {what}, so it cannot generate text: convert again with --tokenizer {name}"]
 
 
-def refuse_occupied(output: Path) -> None:
+def check_output(output: Path, *sources: Path) -> None:
+    """Raise FileExistsError if `output` is not empty, and ConversionError if it is inside a source."""
     output = output.expanduser().resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} exists and is not empty: choose another folder")
-
-
-def refuse_output_inside(output: Path, *sources: Path) -> None:
-    """Raise ConversionError if `output` is inside one of the folders that are read."""
-    place = output.expanduser().resolve()
     for source in sources:
-        if source.is_dir() and source.expanduser().resolve() in (place, *place.parents):
+        if source.is_dir() and source.expanduser().resolve() in (output, *output.parents):
             raise ConversionError(f"{output} is inside {source}: choose an output outside the source")
 
 
-def refuse_target(to: str | None) -> None:
-    if to not in (None, "smol_hf"):
-        raise ConversionError(f"--to {to}: convert the foreign checkpoint to ours first, then ours to {to}")
-
-
-def read_foreign(path: Path, config_json: dict, found: Format, tokenizer_folder: Path | None):
+def read_foreign(path: Path, config_json: dict, found: Format, texts: Path):
+    """Return our model, and its processor if it is a vision-language model with a tokenizer in `texts`."""
     with unusable_values(path):
         config = found.read_config(config_json)
     tensors = found.to_ours(read_weights(path), config)
-    texts = tokenizer_folder or path
-    if isinstance(config, SmolHFConfig):
-        if found.name != "nanovlm":
-            config.image_mean, config.image_std = image_numbers(path)
-        model = model_of(SmolHFForConditionalGeneration, config, tensors)
-        processor = read_processor(texts, path, config, found.name)
-
-        def finish(folder: Path, model: PreTrainedModel) -> None:
-            if processor is not None:
-                processor.save_pretrained(folder)
-            if found.name == "nanovlm" and processor is not None:  # only its tokenizer names the end token
-                tokenizer, generation = processor.tokenizer, model.generation_config
-                generation.eos_token_id = tokenizer.eos_token_id
-                generation.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
-                generation.save_pretrained(folder)
-            write_generation_config(path, folder, model)
-
-        return model, finish
-    return model_of(SmolHFForCausalLM, config, tensors), save_text_files(texts, path)
+    if not isinstance(config, SmolHFConfig):
+        return model_of(SmolHFForCausalLM, config, tensors), None
+    if found.name != "nanovlm":
+        config.image_mean, config.image_std = image_numbers(path)
+    model = model_of(SmolHFForConditionalGeneration, config, tensors)
+    processor = read_processor(texts, path, config, found.name)
+    if found.name == "nanovlm" and processor is not None:  # only its tokenizer names the end token
+        tokenizer, generation = processor.tokenizer, model.generation_config
+        generation.eos_token_id = tokenizer.eos_token_id
+        generation.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+    return model, processor
 
 
 @contextmanager
@@ -181,29 +172,17 @@ def unusable_values(path: Path):
     except ConversionError:
         raise
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = one_line(f"{type(error).__name__}: {error}")
         raise ConversionError(f"{path / 'config.json'}: a value is unusable: {reason}") from error
 
 
-def save_text_files(texts: Path | None, source: Path | None) -> Callable[[Path, PreTrainedModel], None]:
-    """Return a function that adds the tokenizer of `texts` and the generation config of `source` to a folder."""
-
-    def finish(folder: Path, model: PreTrainedModel) -> None:
-        if texts is not None:
-            copy_tokenizer(texts, folder)
-        if source is not None:
-            write_generation_config(source, folder, model)
-
-    return finish
-
-
-def write_generation_config(source: Path, folder: Path, model: PreTrainedModel) -> None:
+def write_generation_config(source: Path, folder: Path) -> None:
     if (source / "generation_config.json").is_file():
         GenerationConfig.from_pretrained(source).save_pretrained(folder)
 
 
-def export(path: Path, config_json: dict, to: str, tokenizer_folder: Path | None):
-    """Return (target, model of transformers' class, function that completes its folder)."""
+def export(path: Path, config_json: dict, to: str):
+    """Return (target, model of transformers' class, our configuration)."""
     config_class, _ = OURS[config_json["model_type"]]
     with unusable_values(path):
         config = config_class.from_dict(config_json)
@@ -212,12 +191,7 @@ def export(path: Path, config_json: dict, to: str, tokenizer_folder: Path | None
         native = target.write_config(config)
     refuse_other_image_styles(path)
     model = model_of(target.native_class, native, target.to_theirs(read_weights(path), config))
-
-    def finish(folder: Path, model: PreTrainedModel) -> None:
-        save_text_files(tokenizer_folder or path, path)(folder, model)
-        finish_native_folder(path, folder, config)
-
-    return target.name, model, finish
+    return target.name, model, config
 
 
 def refuse_other_image_styles(path: Path) -> None:
@@ -251,6 +225,6 @@ def atomic_output(output: Path):
     try:
         with atomic_folder(output) as incomplete:
             yield incomplete
-            refuse_occupied(output)
+            check_output(output)
     except SafetensorError as error:
         raise OSError(f"{output} could not be written: {error}") from error

@@ -14,24 +14,18 @@ from smol_hf.conversion.checkpoint_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     is_adapter,
+    locate,
     read_json,
     read_safetensors,
     read_weights,
 )
-from smol_hf.conversion.convert import (
-    atomic_output,
-    parameters_per_part,
-    refuse_occupied,
-    refuse_output_inside,
-    write_generation_config,
-)
+from smol_hf.conversion.convert import atomic_output, check_output, parameters_per_part, write_generation_config
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError
-from smol_hf.conversion.location import locate
-from smol_hf.conversion.meta_check import model_of
+from smol_hf.conversion.meta_check import compare_tensors, model_of
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
-from smol_hf.training.model.sound_checkpoint import load_sound, refuse_unsound_config
+from smol_hf.training.model.sound_checkpoint import load_sound, nonfinite, refuse_unsound_config
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -64,12 +58,12 @@ def merge(
     """
     started = time.monotonic()
     output = Path(output)
-    refuse_occupied(output)
+    check_output(output)
     fetch = {"token": token, "local_files_only": local_files_only}
     folder = locate(adapter, revision=revision, **fetch)
     config = read_adapter_config(folder)
     base_folder = locate_base(config, base, fetch)
-    refuse_output_inside(output, folder, base_folder)
+    check_output(output, folder, base_folder)
     merged = merge_weights(base_folder, folder, config, dtype)
     is_vlm = merged.config.model_type == SmolHFConfig.model_type
     needed = "processor_config.json" if is_vlm else "tokenizer_config.json"
@@ -81,7 +75,7 @@ def merge(
             reader = SmolHFProcessor if is_vlm else AutoTokenizer
             reader.from_pretrained(texts, trust_remote_code=False).save_pretrained(incomplete)
         for source in (base_folder, folder):  # an adapter may have end tokens of its own
-            write_generation_config(source, incomplete, merged)
+            write_generation_config(source, incomplete)
     return {
         "base": str(base_folder),
         "source": str(folder),
@@ -131,11 +125,7 @@ def refuse_tied(adapted: PeftModel) -> None:
 
 
 def load_adapter(model, folder: Path, config: LoraConfig) -> PeftModel:
-    """Load the folder's adapter into the model.
-
-    Raises:
-        ConversionError: if the tensors are not exactly those of the adapter, or the file is damaged.
-    """
+    """Load the folder's adapter into the model. Raise ConversionError for missing, unknown or damaged tensors."""
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     path = folder / ADAPTER_WEIGHTS
@@ -144,19 +134,9 @@ def load_adapter(model, folder: Path, config: LoraConfig) -> PeftModel:
         adapted = get_peft_model(model, config)
     except ValueError as error:
         raise ConversionError(f"{folder}: the adapter does not fit the model: {error}") from error
-    places = {name: tensor.shape for name, tensor in get_peft_model_state_dict(adapted).items()}
-    for name in sorted({*places, *tensors}):
-        if name not in tensors:
-            raise ConversionError(f"{path}: {name} is missing")
-        tensor, needed = tensors[name], places.get(name)
-        if needed is None:
-            raise ConversionError(f"{path}: the model has no tensor {name}")
-        if tensor.shape != needed:
-            raise ConversionError(f"{path}: {name} is {tuple(tensor.shape)}, but the model needs {tuple(needed)}")
-        if not tensor.is_floating_point():
-            raise ConversionError(f"{path}: {name} has dtype {tensor.dtype}, but must be floating point")
-        if not torch.isfinite(tensor.float()).all():
-            raise ConversionError(f"{path}: {name} contains NaN or infinity")
+    compare_tensors(get_peft_model_state_dict(adapted), tensors, f"the adapter {folder}")
+    if broken := nonfinite(tensors.items()):
+        raise ConversionError(f"{path}: {broken[0]} contains NaN or infinity")
     set_peft_model_state_dict(adapted, tensors)
     return adapted
 

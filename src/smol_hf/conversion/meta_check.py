@@ -31,13 +31,18 @@ def model_of(model_class: type[PreTrainedModel], config: PretrainedConfig, tenso
 def compare_with(model: PreTrainedModel, tensors: dict) -> None:
     """Raise ConversionError unless names and shapes of `tensors` are those of the model, tied weights once."""
     tied = getattr(model, "all_tied_weights_keys", None) or {}
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
+    expected = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    compare_tensors(expected, tensors, type(model).__name__)
+
+
+def compare_tensors(expected: dict, tensors: dict, target: str) -> None:
+    """Raise ConversionError unless names and shapes of `tensors` are the expected ones."""
     missing = sorted(expected.keys() - tensors.keys())
     unused = sorted(tensors.keys() - expected.keys())
     wrong = [
-        f"{name} is {tuple(tensors[name].shape)} instead of {tuple(shape)}"
-        for name, shape in expected.items()
-        if name in tensors and tensors[name].shape != shape
+        f"{name} is {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
     ]
     faults = [
         f"{len(found)} tensors {what}, first {found[0]}"
@@ -45,4 +50,4 @@ def compare_with(model: PreTrainedModel, tensors: dict) -> None:
         if found
     ]
     if faults:
-        raise ConversionError(f"the weights do not fit {type(model).__name__}: " + "; ".join(faults))
+        raise ConversionError(f"the weights do not fit {target}: " + "; ".join(faults))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from transformers import BatchEncoding, GenerationConfig, PreTrainedTokenizerBas
 from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from smol_hf.conversion.checkpoint_files import is_adapter, read_json
 from smol_hf.conversion.merge import load_adapter, locate_base, read_adapter_config
-from smol_hf.inference.text_prompts import chat_ids
+from smol_hf.support.formatting import one_line
 from smol_hf.support.tokenizer_of import is_language_model, padding_token_id
+from smol_hf.text.chat import TextChat
 from smol_hf.training.model.sound_checkpoint import (
     UnsoundCheckpointError,
     configuration_errors,
@@ -47,10 +49,9 @@ def load_checkpoint(
     refuse_unsound_config(values, base)
     with errors_on_one_line(), configuration_errors(base, values):
         config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
-    sees_images = getattr(config, "vision_config", None) is not None
     refuse_unsound_config(config, base)
-    read_processor = load_processor if sees_images else load_tokenizer
-    processor = read_processor(checkpoint, trust_remote_code)
+    sees_images = getattr(config, "vision_config", None) is not None
+    processor = load_processor(AutoProcessor if sees_images else AutoTokenizer, checkpoint, trust_remote_code)
     if (image_processor := getattr(processor, "image_processor", None)) is not None:
         refuse_unsound_config(image_processor.to_dict(), checkpoint)
     auto_class = AutoModelForImageTextToText if sees_images else AutoModelForCausalLM
@@ -84,28 +85,19 @@ def errors_on_one_line() -> Iterator[None]:
     except UnsoundCheckpointError:
         raise
     except (OSError, ValueError) as error:
-        raise OSError(" ".join(str(error).split())) from error
+        raise OSError(one_line(error)) from error
 
 
-def load_processor(checkpoint: str | Path, trust_remote_code: bool):
+def load_processor(auto_class, checkpoint: str | Path, trust_remote_code: bool):
+    """Load a processor or a tokenizer. Raise ValueError if it is missing or does not load."""
     try:
-        return AutoProcessor.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
-    except ImportError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"the processor of {checkpoint} does not load ({reason}). Use the checkpoint of smol_hf instead of its "
-            "native export: its processor needs no other package"
-        ) from error
-
-
-def load_tokenizer(checkpoint: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
+        return auto_class.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{checkpoint} has no tokenizer that loads ({reason}): add its files to the folder"
-        ) from error
+        what = "processor" if auto_class is AutoProcessor else "tokenizer"
+        advice = "add its files to the folder"
+        if isinstance(error, ImportError):
+            advice = "use the checkpoint of smol_hf, which needs no other package, instead of its native export"
+        raise ValueError(f"{checkpoint} has no {what} that loads ({one_line(error)}): {advice}") from error
 
 
 def prompt_inputs(processor, conversations: list[list[dict]], device):
@@ -117,6 +109,38 @@ def prompt_inputs(processor, conversations: list[list[dict]], device):
         conversations, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
     return inputs.to(device)
+
+
+def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Encode a text to be continued, without special tokens. An empty text becomes the start token or the end token.
+
+    Raises:
+        ValueError: for an empty text if the tokenizer has neither token.
+    """
+    ids: list = list(tokenizer(text, split_special_tokens=True)["input_ids"])
+    ids = ids or [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None][:1]
+    if not ids:
+        raise ValueError("the prompt is empty, and the tokenizer has no start token: write a prompt")
+    return ids
+
+
+def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list[int]:
+    """Encode a conversation and the generation prompt by the tokenizer's chat template.
+
+    User text never becomes a special token.
+
+    Raises:
+        ValueError: if the chat template is missing, or refuses the messages.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError("this language model has no chat template, it only continues text: use smol-hf generate")
+    return chat_of(tokenizer, tokenizer.get_chat_template()).prompt_ids(messages)
+
+
+@lru_cache(maxsize=2)
+def chat_of(tokenizer: PreTrainedTokenizerBase, template: str) -> TextChat:
+    """Cache the chat of a tokenizer with its current `template`."""
+    return TextChat(tokenizer)
 
 
 def left_padded(tokenizer, rows: list[list[int]], device) -> BatchEncoding:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from smol_hf.inference.answering import prompt_inputs
-from smol_hf.inference.generation import Generation, room_after
+from smol_hf.inference.generation import Generation, room_after, stream
 from smol_hf.inference.prompts import check_text, load_images, user_turn
-from smol_hf.inference.run import stream_turn
 from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS, Sampling
+from smol_hf.support.tokenizer_of import tokenizer_of
 
 COMMANDS = {
     "/image FILE": "show an image with the next question",
@@ -49,8 +49,9 @@ class Chat:
         messages = [*self.messages, user_turn(text, self.waiting_images)]
         inputs = prompt_inputs(self.processor, [messages], self.model.device)
         room = room_after(self.model, inputs["input_ids"].shape[1], "chat")
-        limit = min(self.sampling.max_new_tokens or DEFAULT_MAX_NEW_TOKENS, room)
-        self.last = yield from stream_turn(self.model, self.processor, inputs, self.sampling, limit)
+        options = {"max_new_tokens": min(self.sampling.max_new_tokens or DEFAULT_MAX_NEW_TOKENS, room), "chat": True}
+        tokenizer = tokenizer_of(self.processor)
+        self.last = yield from stream(self.model, tokenizer, inputs, self.sampling, **options)
         answer = {"role": "assistant", "content": [{"type": "text", "text": self.last.text}]}
         self.messages, self.waiting_images = [*messages, answer], []
 

@@ -14,7 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCrite
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS, Sampling
-from smol_hf.support.tokenizer_of import padding_token_id
+from smol_hf.support.tokenizer_of import padding_token_id, token_ids
 
 # The cleanup of old tokenizers would change spaces.
 DECODING = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -45,13 +45,14 @@ class Generation:
 
 @torch.inference_mode()
 def generate(
-    model, tokenizer, inputs, sampling: Sampling, *, max_new_tokens: int, rows: Sequence[int] = (0,), streamer=None
+    model, tokenizer, inputs, sampling: Sampling, *, max_new_tokens: int, chat: bool, rows=(0,), streamer=None
 ) -> list[Generation]:
     """Continue a left-padded batch.
 
     Args:
         inputs: `input_ids` (batch, sequence), `attention_mask`, and images if any.
         max_new_tokens: of this batch, see `new_tokens_for`.
+        chat: remove the space with which a chat template begins an answer.
         rows: index of each row in the run; the random numbers for a row depend only on it.
     """
     length = inputs["input_ids"].shape[1]
@@ -72,10 +73,11 @@ def generate(
     new_tokens = output[:, length:].tolist()
     seconds = time.perf_counter() - started
     stopped = stop.stopped_at.tolist() if stop is not None else [0] * len(new_tokens)
-    return [
-        Generation(*finish(tokenizer, row, ends, stopped_at, sampling.stop), seconds, len(new_tokens))
-        for row, stopped_at in zip(new_tokens, stopped)
-    ]
+    results = []
+    for row, stopped_at in zip(new_tokens, stopped):
+        text, count, reason = finish(tokenizer, row, ends, stopped_at, sampling.stop)
+        results.append(Generation(text.lstrip() if chat else text, count, reason, seconds, len(new_tokens)))
+    return results
 
 
 def finish(
@@ -120,8 +122,7 @@ class NewTextStop(StoppingCriteria):
 def end_tokens(model, tokenizer) -> list[int]:
     """Return the end tokens of the model, or of the tokenizer if the model has none."""
     ends = model.generation_config.eos_token_id
-    ends = tokenizer.eos_token_id if ends is None else ends
-    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    return token_ids(tokenizer.eos_token_id if ends is None else ends)
 
 
 def room_after(model, length: int, where: str) -> int:
@@ -133,13 +134,10 @@ def room_after(model, length: int, where: str) -> int:
 
 
 def new_tokens_for(model, length: int, where: str, max_new_tokens: int | None) -> int:
-    """Return the limit of new tokens for a prompt.
+    """Return the limit of new tokens for a prompt. Raise SampleError if the model does not have enough positions.
 
     Args:
         max_new_tokens: the requested limit; None: `DEFAULT_MAX_NEW_TOKENS`, or the remaining positions if fewer.
-
-    Raises:
-        SampleError: if the model does not have enough positions.
     """
     room = room_after(model, length, where)
     if max_new_tokens is not None and max_new_tokens > room:
@@ -151,8 +149,8 @@ def new_tokens_for(model, length: int, where: str, max_new_tokens: int | None) -
     return max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, room)
 
 
-def stream(model, tokenizer, inputs, sampling: Sampling, *, max_new_tokens: int):
-    """Yield the continuation of one prompt in pieces of text, and return its `Generation`.
+def stream(model, tokenizer, inputs, sampling: Sampling, **options):
+    """Yield the continuation of one prompt in pieces of text, and return its `Generation`. `options`: of `generate`.
 
     No piece contains half a character or a part of a stop string. Errors of the generating thread are raised here.
     """
@@ -162,16 +160,15 @@ def stream(model, tokenizer, inputs, sampling: Sampling, *, max_new_tokens: int)
 
     def work():
         try:
-            results.extend(
-                generate(model, tokenizer, inputs, sampling, max_new_tokens=max_new_tokens, streamer=streamer)
-            )
+            results.extend(generate(model, tokenizer, inputs, sampling, streamer=streamer, **options))
         except BaseException as error:  # noqa: BLE001 (the caller raises it)
             failures.append(error)
             streamer.end()
 
     thread = Thread(target=work, daemon=True)
     thread.start()
-    yield from before_stop(streamer, sampling.stop)
+    pieces = before_stop(streamer, sampling.stop)
+    yield from without_start(pieces) if options["chat"] else pieces
     thread.join()
     if failures:
         raise failures[0]
@@ -194,3 +191,12 @@ def before_stop(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
         yield waiting[:safe]
         waiting = waiting[safe:]
     yield waiting
+
+
+def without_start(pieces: Iterator[str]) -> Iterator[str]:
+    """Remove white space from the beginning of the text."""
+    for piece in pieces:
+        if piece := piece.lstrip():
+            yield piece
+            break
+    yield from pieces

@@ -47,7 +47,6 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"file of prompts not found: {path}")
-    read_line = read_object if path.suffix in JSON_LINES else read_text
     prompts = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         where = f"{path}:{number}"
@@ -55,15 +54,13 @@ def read_prompts(path: str | Path) -> list[Prompt]:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\r")
         except UnicodeDecodeError as error:
             raise SampleError(where, f"not valid UTF-8 at byte {error.start} of the line: save it as UTF-8") from error
-        if text.strip():
-            prompts.append(read_line(text, where, path.parent))
+        if text.strip() and path.suffix in JSON_LINES:
+            prompts.append(read_object(text, where, path.parent))
+        elif text.strip():
+            prompts.append(Prompt(text, where=where, keys={"prompt": text}))
     if not prompts:
         raise SampleError(str(path), "contains no prompt: write one on each line")
     return prompts
-
-
-def read_text(line: str, where: str, folder: Path) -> Prompt:
-    return Prompt(line, where=where, keys={"prompt": line})
 
 
 def read_object(line: str, where: str, folder: Path) -> Prompt:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.inference.answering import left_padded, prompt_inputs
+from smol_hf.inference.answering import left_padded, plain_ids, prompt_inputs
 from smol_hf.inference.generation import Generation, generate, new_tokens_for, stream
 from smol_hf.inference.prompts import Prompt, check_text, load_images, user_turn
 from smol_hf.inference.sampling import Sampling
-from smol_hf.inference.text_prompts import plain_ids
 from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
 
 
@@ -73,33 +72,11 @@ class Generator:
             for start in range(0, len(alike), batch_size):
                 rows = alike[start : start + batch_size]
                 inputs = self.inputs([prompts[row] for row in rows])
-                for each in generate(self.model, tokenizer, inputs, self.sampling, max_new_tokens=limit, rows=rows):
-                    yield strip_start(each) if self.chat else each
+                options = {"max_new_tokens": limit, "chat": self.chat, "rows": rows}
+                yield from generate(self.model, tokenizer, inputs, self.sampling, **options)
 
     def stream(self, prompt: Prompt):
         """Yield the answer to one prompt in pieces, and return its `Generation`."""
-        limit = self.new_tokens(prompt)
+        options = {"max_new_tokens": self.new_tokens(prompt), "chat": self.chat}
         inputs = self.inputs([prompt])
-        if self.chat:
-            return (yield from stream_turn(self.model, self.processor, inputs, self.sampling, limit))
-        tokenizer = tokenizer_of(self.processor)
-        return (yield from stream(self.model, tokenizer, inputs, self.sampling, max_new_tokens=limit))
-
-
-def strip_start(generation: Generation) -> Generation:
-    """Remove the space with which a chat template begins an answer."""
-    return replace(generation, text=generation.text.lstrip())
-
-
-def stream_turn(model, processor, inputs, sampling: Sampling, max_new_tokens: int):
-    """Stream a turn in a chat, as `stream`."""
-    begun = False
-    pieces = stream(model, tokenizer_of(processor), inputs, sampling, max_new_tokens=max_new_tokens)
-    while True:
-        try:
-            piece = next(pieces)
-        except StopIteration as stopped:
-            return strip_start(stopped.value)
-        piece = piece if begun else piece.lstrip()
-        begun = begun or bool(piece)
-        yield piece
+        return (yield from stream(self.model, tokenizer_of(self.processor), inputs, self.sampling, **options))

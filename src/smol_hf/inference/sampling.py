@@ -77,32 +77,20 @@ class Sampling:
             "do_sample": False,  # `Draw`, the last of the logits processors, samples
             "num_beams": 1,
             "use_cache": self.cache != "none",
-            "temperature": None,
-            "top_k": None,
-            "top_p": None,
-            "min_p": None,
+            **dict.fromkeys(("temperature", "top_k", "top_p", "min_p")),
         }
         if self.cache == "static":
             arguments["cache_implementation"] = "static"
         if self.repetition_penalty is not None:
             arguments["repetition_penalty"] = self.repetition_penalty
         if self.temperature > 0:
-            arguments["logits_processor"] = LogitsProcessorList([*self.warpers(), Draw(self.seeds(rows), device)])
+            # in the order of `generate`
+            options: dict = {TopKLogitsWarper: self.top_k, TopPLogitsWarper: self.top_p, MinPLogitsWarper: self.min_p}
+            warpers = [warper(value) for warper, value in options.items() if value is not None]
+            seeds = [random.getrandbits(32) if self.seed is None else self.seed + row for row in rows]
+            processors = [TemperatureLogitsWarper(self.temperature), *warpers, Draw(seeds, device)]
+            arguments["logits_processor"] = LogitsProcessorList(processors)
         return arguments
-
-    def warpers(self) -> list[LogitsProcessor]:
-        """List the warpers in the order of `generate`."""
-        warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(self.temperature)]
-        if self.top_k is not None:
-            warpers.append(TopKLogitsWarper(self.top_k))
-        if self.top_p is not None:
-            warpers.append(TopPLogitsWarper(self.top_p))
-        if self.min_p is not None:
-            warpers.append(MinPLogitsWarper(self.min_p))
-        return warpers
-
-    def seeds(self, rows: Sequence[int]) -> list[int]:
-        return [random.getrandbits(32) if self.seed is None else self.seed + row for row in rows]
 
 
 class Draw(LogitsProcessor):

@@ -14,9 +14,10 @@ from safetensors import safe_open
 
 from smol_hf.conversion.checkpoint_files import read_json, weight_files
 from smol_hf.conversion.formats.registry import OURS
-from smol_hf.publishing.contents import Contents, PublishError, one_line
+from smol_hf.publishing.contents import Contents, PublishError
 from smol_hf.publishing.disclosures import local_paths, read_text, shorten
 from smol_hf.publishing.model_card import has_chat_template, render_model_card
+from smol_hf.support.formatting import one_line
 
 CARD = "README.md"
 # The line of the card's example that names the checkpoint.
@@ -32,11 +33,9 @@ def edits_of(contents: Contents, repository: str, *, license: str | None, shorte
         repository: replaces the folder's name in the card's example, and a title `checkpoint` or `adapter`.
         license: identifier of the Hub, for the card's front matter.
         shorten_paths: write absolute paths without their folders.
-
-    Raises:
-        PublishError: if the card is missing or cannot be read.
     """
-    texts = {CARD: read_card(contents) if CARD in contents.files else new_card(contents, repository)}
+    texts = {CARD: read_text(contents, CARD) if CARD in contents.files else new_card(contents, repository)}
+    front_matter(texts[CARD], contents.folder / CARD)  # raises if the card cannot be read
     if shorten_paths:
         found = {each.name for each in local_paths(contents)} - {CARD}
         texts |= {name: read_text(contents, name) for name in sorted(found)}
@@ -50,11 +49,7 @@ def edits_of(contents: Contents, repository: str, *, license: str | None, shorte
 
 
 def new_card(contents: Contents, repository: str) -> str:
-    """Write a card for a converted, merged or composed checkpoint: what the model is and how to load it.
-
-    Raises:
-        PublishError: for an adapter or a foreign model class: their facts are unknown.
-    """
+    """Write a card for a converted, merged or composed checkpoint: what the model is and how to load it."""
     config = {} if contents.is_adapter else read_json(contents.folder / "config.json")
     if config.get("model_type") not in OURS:
         raise PublishError(f"{contents.folder / CARD} is missing: write a model card with a licence first")
@@ -62,7 +57,6 @@ def new_card(contents: Contents, repository: str) -> str:
         model_name=repository,
         config=config,
         parameters={"total": sum(map(count_numbers, weight_files(contents.folder)))},
-        language=None,
         chat=has_chat_template(contents.folder),
     )
 
@@ -71,13 +65,6 @@ def count_numbers(path: Path) -> int:
     """Count the numbers in a file of weights by its header."""
     with safe_open(path, framework="numpy") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.offset_keys())
-
-
-def read_card(contents: Contents) -> str:
-    path = contents.folder / CARD
-    text = read_text(contents, CARD)
-    front_matter(text, path)
-    return text
 
 
 def front_matter(text: str, path: Path) -> dict:

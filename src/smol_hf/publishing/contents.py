@@ -37,10 +37,6 @@ class PublishError(ValueError):
     """A folder cannot be published, or an upload failed; the message says what to do."""
 
 
-def one_line(error: object) -> str:
-    return " ".join(str(error).split())
-
-
 @dataclass(frozen=True)
 class Contents:
     """The files of a folder. `files` (paths relative to `folder`) are published; `left_out`: path → reason."""
@@ -63,8 +59,8 @@ def look_into(folder: str | Path) -> Contents:
     """Sort the files of a published checkpoint or adapter into those that are published and the others.
 
     Raises:
-        PublishError: if the folder is not a published checkpoint (with the folder to use instead, if known), weights
-            are missing, damaged or pickled, or a link leads out of the folder.
+        PublishError: if the folder is not a published checkpoint, weights are missing, damaged or pickled, or a link
+            leads out of the folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -98,11 +94,9 @@ def look_into(folder: str | Path) -> Contents:
     used = {path.name for path in weights}
     if not used & {ADAPTER_WEIGHTS, *WHOLE}:
         used |= set(INDEXES)
-    for name in [name for name in files if name.endswith(".safetensors") or name in INDEXES]:
-        if name not in used:
-            files.remove(name)
-            left_out[name] = "not part of the weights that are loaded"
-    return Contents(folder, adapter, tuple(files), left_out)
+    unused = {name for name in files if name.endswith(".safetensors") or name in INDEXES} - used
+    left_out |= dict.fromkeys(sorted(unused), "not part of the weights that are loaded")
+    return Contents(folder, adapter, tuple(name for name in files if name not in unused), left_out)
 
 
 def refuse_other_folders(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safetensors import safe_open
 
@@ -31,9 +31,8 @@ class Disclosure:
     line: int
     text: str
 
-    @property
-    def where(self) -> str:
-        return f"{self.name}:{self.line}"
+    def __str__(self) -> str:
+        return f"{self.name}:{self.line} ({self.text})"
 
 
 def read_text(contents: Contents, name: str) -> str:
@@ -41,12 +40,6 @@ def read_text(contents: Contents, name: str) -> str:
         return (contents.folder / name).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise PublishError(f"{contents.folder / name} is not UTF-8 (byte {error.start})") from error
-
-
-def metadata(contents: Contents, name: str) -> str:
-    """Read the texts in the header of a file of weights as one line."""
-    with safe_open(contents.folder / name, framework="numpy") as file:
-        return json.dumps(file.metadata() or {})
 
 
 def matches(name: str, text: str, pattern: re.Pattern) -> Iterator[Disclosure]:
@@ -58,15 +51,17 @@ def matches(name: str, text: str, pattern: re.Pattern) -> Iterator[Disclosure]:
 def secrets(contents: Contents) -> list[Disclosure]:
     """Find texts that look like a token or a private key, shortened so that they can be printed."""
     texts = {name: read_text(contents, name) for name in contents.texts}
-    texts |= {name: metadata(contents, name) for name in contents.files if name.endswith(".safetensors")}
+    for name in contents.files:
+        if name.endswith(".safetensors"):
+            with safe_open(contents.folder / name, framework="numpy") as file:
+                texts[name] = json.dumps(file.metadata() or {})
     found = [each for name, text in texts.items() for each in matches(name, text, SECRET)]
-    return [Disclosure(each.name, each.line, f"{each.text[:6]}…") for each in found]
+    return [replace(each, text=f"{each.text[:6]}…") for each in found]
 
 
 def local_paths(contents: Contents) -> list[Disclosure]:
     """Find absolute paths in configurations, card and recipe, not in code and vocabularies."""
-    names = [name for name in contents.texts if name.endswith((".json", ".md", ".yaml"))]
-    names = [name for name in names if name not in VOCABULARIES]
+    names = [name for name in contents.texts if name.endswith((".json", ".md", ".yaml")) and name not in VOCABULARIES]
     return [each for name in names for each in matches(name, read_text(contents, name), LOCAL_PATH)]
 
 

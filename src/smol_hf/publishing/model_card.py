@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 import html
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import yaml
@@ -16,7 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from smol_hf.publishing.loss_plot import FILE_NAME as LOSS_PLOT
-from smol_hf.support.formatting import compact, duration, is_number, percent
+from smol_hf.support.formatting import compact, is_number, one_line, percent
 from smol_hf.support.resources import resource_path
 
 # The transformers releases with which a checkpoint's code is tested (`make test-transformers`).
@@ -24,6 +24,10 @@ TESTED_TRANSFORMERS = ("4.57.6", "5.23.0", "5.24.0")
 
 _NAMELESS = ("checkpoint", "merged", "adapter")
 _PART_NAMES = {"vision": "Vision encoder", "connector": "Connector", "text": "Language model", "total": "**Total**"}
+_METRICS = {
+    "exact_match": "exact match",
+    "blind_exact_match": "exact match with the image removed (blind baseline)",
+}
 _CREDENTIALS = ("hub_token", "push_to_hub_token")
 # A longer recipe is collapsed.
 _OPEN_RECIPE_LINES = 40
@@ -43,7 +47,7 @@ def render_model_card(
     datasets: Sequence[str] | None = None,
     base_models: str | Sequence[str] | None = None,
     license: str | None = None,
-    language: str | Sequence[str] | None = None,
+    language: str | None = None,
     example_question: str = "What is in this picture?",
     chat: bool = False,
     loss_plot: str | None = None,
@@ -54,8 +58,8 @@ def render_model_card(
         model_name: name of the model; in the example, its path or Hub id.
         config: the model's configuration (or its dictionary); a vision-language model has a `vision_config`.
         parameters: number of parameters by part: any of `vision`, `connector`, `text`, and `total`.
-        metrics: `exact_match` (a fraction of 1); optional `blind_exact_match`, `questions`, `per_kind` (kind → the
-            same three), `train_seconds`, `seed`.
+        metrics: `exact_match` (a fraction of 1); optional `blind_exact_match`, `questions`, and `per_kind` (kind → the
+            same three).
         recipe: the resolved recipe, shown as YAML without credentials of the Hub.
         versions: package → version.
         data_description: Markdown about the training data.
@@ -63,7 +67,7 @@ def render_model_card(
         datasets: ids of the training data on the Hub, for the front matter.
         base_models: Hub ids or paths of the models the weights come from; ids also go to the front matter.
         license: a licence identifier of the Hub, such as `apache-2.0`.
-        language: ISO 639 code or codes.
+        language: ISO 639 code.
         example_question: question in the example of a vision-language model.
         chat: the example of a text model uses the chat template.
         loss_plot: file name of a plot of the losses in the card's folder.
@@ -71,11 +75,12 @@ def render_model_card(
     metrics = metrics or {}
     vision = _get(config, "vision_config")
     task = "image-text-to-text" if vision is not None else "text-generation"
-    scores = _score_rows(metrics)
+    scores = _scores(metrics)
     base_models = [base_models] if isinstance(base_models, str) else list(base_models or [])
-    results = _eval_results(task, metrics)
+    rows = [_score_row(kind, each) for kind, each in scores.items()]
+    results = [result for kind, each in scores.items() for result in _eval_results(task, kind, each)]
     data = ModelCardData(
-        language=language if isinstance(language, str) or language is None else list(language),
+        language=language,
         license=license,
         library_name="transformers",
         pipeline_tag=task,
@@ -85,7 +90,8 @@ def render_model_card(
         model_name=model_name if results else None,
         eval_results=results or None,
     )
-    recipe_text = _recipe_text(recipe) if recipe else None
+    shown = {key: value for key, value in (recipe or {}).items() if key not in _CREDENTIALS}
+    recipe_text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100).rstrip() if recipe else ""
     total = parameters.get("total")
     card = ModelCard.from_template(
         data,
@@ -103,23 +109,22 @@ def render_model_card(
         chat=chat,
         loss_plot=loss_plot,
         validated="Validation loss" in (training or {}),
-        scores=scores,
-        has_blind=any(row["blind"] for row in scores),
+        scores=rows,
+        has_blind=any(row["blind"] for row in rows),
         questions=f"{metrics['questions']:,}" if is_number(metrics.get("questions")) else None,
         data_description=data_description.strip() if data_description else None,
         training={_inline(label): _inline(text) for label, text in (training or {}).items()},
-        train_time=duration(metrics["train_seconds"]) if is_number(metrics.get("train_seconds")) else None,
-        seed=metrics.get("seed"),
         recipe=recipe_text,
-        fence=_fence(recipe_text or ""),
-        folded=recipe_text is not None and recipe_text.count("\n") >= _OPEN_RECIPE_LINES,
+        # longer than every run of backticks in the recipe
+        fence="`" * max([3, *(len(run) + 1 for run in re.findall("`{3,}", recipe_text))]),
+        folded=recipe_text.count("\n") >= _OPEN_RECIPE_LINES,
         versions={_inline(name): _inline(version) for name, version in (versions or {}).items()},
     )
     return str(card).rstrip() + "\n"
 
 
 def write_model_card(folder: str | Path, **card: Any) -> Path:
-    """Write `render_model_card(**card)` to README.md in `folder` (created if missing) and return its path.
+    """Write `render_model_card(**card)` to README.md in `folder` and return its path.
 
     By default, `chat` and `loss_plot` follow from the chat template and the plot in the folder.
     """
@@ -128,7 +133,6 @@ def write_model_card(folder: str | Path, **card: Any) -> Path:
         card.setdefault("loss_plot", LOSS_PLOT)
     card.setdefault("chat", has_chat_template(folder))
     text = render_model_card(**card)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "README.md"
     path.write_text(text, encoding="utf-8", newline="\n")
     return path
@@ -140,97 +144,70 @@ def _get(config: Any, name: str) -> Any:
 
 def _part_rows(config: Any, parameters: Mapping[str, int]) -> list[dict[str, str]]:
     """Return a row for each part in `parameters`: name, description, size."""
-    text = _get(config, "text_config")
+    text, is_shuffle = _get(config, "text_config"), _get(config, "connector_type") == "pixel_shuffle"
+    tiles = "tiles of {image_size} × {image_size} pixels in patches of {patch_size} × {patch_size}"
+    scale = ["scale factor {scale_factor}"] if is_shuffle else []
+    layers = ["`{model_type}`", "{num_hidden_layers} layers of width {hidden_size}"]
     descriptions = {
-        "vision": _describe_vision(_get(config, "vision_config")),
-        "connector": _describe_connector(config),
-        "text": _describe_text(config if text is None else text),
+        "vision": _describe(_get(config, "vision_config"), *layers, tiles),
+        "connector": _describe(config, "`{connector_type}`", *scale, "{image_seq_len} tokens for a tile"),
+        "text": _describe(
+            config if text is None else text,
+            *layers,
+            "vocabulary of {vocab_size:,}",
+            "up to {max_position_embeddings:,} positions",
+        ),
     }
-    rows = []
-    for part, number in parameters.items():
-        name = _PART_NAMES.get(part, part.replace("_", " ").capitalize())
-        rows.append({"name": _inline(name), "what": descriptions.get(part, ""), "number": f"{number:,}"})
-    return rows
+    return [
+        {"name": _PART_NAMES[part], "what": descriptions.get(part, ""), "number": f"{number:,}"}
+        for part, number in parameters.items()
+    ]
 
 
-def _describe_vision(config: Any) -> str:
-    image, patch = _get(config, "image_size"), _get(config, "patch_size")
-    tile = f"tiles of {image} × {image} pixels" if isinstance(image, int) else ""
-    patches = f"patches of {patch} × {patch}" if isinstance(patch, int) else ""
-    return _join(_describe_layers(config), " in ".join(filter(None, (tile, patches))))
+def _describe(config: Any, *pieces: str) -> str:
+    """Format the pieces with values of a configuration. A piece with a missing value is left out."""
+    found = []
+    for piece in pieces:
+        values = {name: _get(config, name) for _, name, *_ in Formatter().parse(piece) if name}
+        if all(isinstance(value, (int, str)) for value in values.values()):
+            found.append(piece.format(**values))
+    return ", ".join(found)
 
 
-def _describe_connector(config: Any) -> str:
-    kind, tokens = _get(config, "connector_type"), _get(config, "image_seq_len")
-    factor = f"scale factor {_get(config, 'scale_factor')}" if kind == "pixel_shuffle" else ""
-    return _join(f"`{kind}`" if kind else "", factor, f"{tokens} tokens for a tile" if is_number(tokens) else "")
-
-
-def _describe_text(config: Any) -> str:
-    vocabulary, context = _get(config, "vocab_size"), _get(config, "max_position_embeddings")
-    return _join(
-        _describe_layers(config),
-        f"vocabulary of {vocabulary:,}" if is_number(vocabulary) else "",
-        f"up to {context:,} positions" if is_number(context) else "",
-    )
-
-
-def _describe_layers(config: Any) -> str:
-    kind, layers, width = (_get(config, name) for name in ("model_type", "num_hidden_layers", "hidden_size"))
-    sizes = f"{layers} layers of width {width}" if is_number(layers) and is_number(width) else ""
-    return _join(f"`{kind}`" if kind else "", sizes)
-
-
-def _join(*pieces: str) -> str:
-    return ", ".join(filter(None, pieces))
-
-
-def _score_rows(metrics: Mapping[str, Any]) -> list[dict[str, str | None]]:
-    """Return the rows of the table of results, the overall score first; none without an overall score."""
+def _scores(metrics: Mapping[str, Any]) -> dict[str | None, Mapping[str, Any]]:
+    """Return {kind of question: its scores}, with None for all questions; empty without an overall score."""
     if not is_number(metrics.get("exact_match")):
-        return []
-    rows = []
-    for name, scores in (("**all**", metrics), *((_inline(kind), s) for kind, s in _kinds(metrics))):
-        blind, questions = scores.get("blind_exact_match"), scores.get("questions")
-        rows.append(
-            {
-                "name": name,
-                "score": percent(scores["exact_match"]),
-                "blind": percent(blind) if blind is not None and is_number(blind) else None,
-                "questions": f"{questions:,}" if is_number(questions) else None,
-            }
-        )
-    return rows
-
-
-def _kinds(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+        return {}
     per_kind = metrics.get("per_kind") or {}
-    return [(str(kind), scores) for kind, scores in per_kind.items() if is_number(scores.get("exact_match"))]
+    return {None: metrics} | {kind: each for kind, each in per_kind.items() if is_number(each.get("exact_match"))}
 
 
-def _eval_results(task: str, metrics: Mapping[str, Any]) -> list[EvalResult]:
-    """Return the scores for the front matter's model-index, as fractions of 1."""
-    if not is_number(metrics.get("exact_match")):
-        return []
-    results = []
-    for kind, scores in ((None, metrics), *_kinds(metrics)):
-        for metric, name in (
-            ("exact_match", "exact match"),
-            ("blind_exact_match", "exact match with the image removed (blind baseline)"),
-        ):
-            if is_number(scores.get(metric)):
-                results.append(
-                    EvalResult(
-                        task_type=task,
-                        dataset_type="held-out",
-                        dataset_name="held-out questions" + (f": {kind}" if kind else ""),
-                        dataset_config=kind,
-                        metric_type=metric,
-                        metric_name=name,
-                        metric_value=round(float(scores[metric]), 4),
-                    )
-                )
-    return results
+def _score_row(kind: str | None, scores: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return a row of the table of results."""
+    blind, questions = scores.get("blind_exact_match"), scores.get("questions")
+    return {
+        "name": "**all**" if kind is None else _inline(kind),
+        "score": percent(scores["exact_match"]),
+        "blind": percent(blind) if blind is not None and is_number(blind) else None,
+        "questions": f"{questions:,}" if is_number(questions) else None,
+    }
+
+
+def _eval_results(task: str, kind: str | None, scores: Mapping[str, Any]) -> list[EvalResult]:
+    """Return scores for the front matter's model-index, as fractions of 1."""
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type="held-out",
+            dataset_name="held-out questions" + (f": {kind}" if kind else ""),
+            dataset_config=kind,
+            metric_type=metric,
+            metric_name=name,
+            metric_value=round(float(scores[metric]), 4),
+        )
+        for metric, name in _METRICS.items()
+        if is_number(scores.get(metric))
+    ]
 
 
 def is_hub_id(model: str) -> bool:
@@ -253,29 +230,6 @@ def has_chat_template(folder: Path) -> bool:
     return in_config or (folder / "chat_template.jinja").is_file()
 
 
-def _recipe_text(recipe: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True, width=100).rstrip()
-
-
-def _plain(value: Any) -> Any:
-    """Convert `value` to types of YAML: paths, torch types and others become text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items() if key not in _CREDENTIALS}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, enum.Enum):
-        return _plain(value.value)
-    for kind in (bool, int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    return value if value is None else str(value)
-
-
 def _inline(text: object) -> str:
     """Escape text for a heading or a table cell: one line, no HTML, no cell border."""
-    return html.escape(" ".join(str(text).split()), quote=False).replace("|", "\\|")
-
-
-def _fence(text: str) -> str:
-    """Return a code fence longer than every run of backticks in `text`."""
-    return "`" * max([3, *(len(run) + 1 for run in re.findall(r"`{3,}", text))])
+    return html.escape(one_line(text), quote=False).replace("|", "\\|")

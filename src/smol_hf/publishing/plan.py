@@ -10,9 +10,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, read_json, strings_in
-from smol_hf.publishing.card_edits import CARD, changed_lines, edits_of, front_matter, read_card
+from smol_hf.publishing.card_edits import CARD, changed_lines, edits_of, front_matter
 from smol_hf.publishing.contents import LARGE, Contents, PublishError, is_text, look_into
-from smol_hf.publishing.disclosures import LOCAL_PATH, local_paths, secrets
+from smol_hf.publishing.disclosures import LOCAL_PATH, local_paths, read_text, secrets
 from smol_hf.publishing.model_card import is_hub_id
 
 MAIN = "main"
@@ -77,13 +77,12 @@ def plan(
     """Plan to publish a checkpoint folder to `repository` (owner/name). Nothing is written or sent.
 
     Raises:
-        PublishError: if the folder cannot be published: see `look_into` and `edits_of`. Faults that can be corrected
-            are in `problems` instead.
+        PublishError: if the folder cannot be published. Faults that can be corrected are in `problems` instead.
     """
     refuse_bad_names(repository, branch)
     contents = look_into(folder)
     edits = edits_of(contents, repository, license=license, shorten_paths=shorten_paths)
-    card = edits.get(CARD) or read_card(contents)
+    card = edits.get(CARD) or read_text(contents, CARD)
     named = front_matter(card, contents.folder / CARD).get("license")
     licenses = tuple(str(each) for each in (named if isinstance(named, list) else [named]) if each)
     problems = []
@@ -128,7 +127,7 @@ def refuse_bad_names(repository: str, branch: str) -> None:
 
 
 def listed(found: Sequence) -> str:
-    shown = ", ".join(f"{each.where} ({each.text})" for each in found[:SHOWN])
+    shown = ", ".join(map(str, found[:SHOWN]))
     return shown + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
 
 

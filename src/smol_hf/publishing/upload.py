@@ -10,15 +10,20 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, INDEXES, read_json
-from smol_hf.publishing.contents import NETWORK_ERRORS, HTTPError, PublishError, one_line
+from smol_hf.publishing.contents import NETWORK_ERRORS, HTTPError, PublishError
 from smol_hf.publishing.plan import MAIN, Publication
 from smol_hf.support.atomic import atomic_file
+from smol_hf.support.formatting import one_line
+
+if TYPE_CHECKING:
+    from smol_hf.publishing.space.space import Space
 
 LOG_IN = "log in with `hf auth login`, set HF_TOKEN, or give --token; the token needs write access"
 AGAIN = "Run the command again: files that arrived are not sent again"
@@ -27,22 +32,23 @@ OF_THE_HUB = (".gitattributes",)
 
 @dataclass(frozen=True)
 class Published:
-    """A finished publication.
+    """A published checkpoint or Space.
 
     Args:
-        revision: the branch, or the branch of the pull request.
         is_new: False if nothing had changed; then there is no new commit.
+        private: whether the model's repository is private.
+        revision: the branch, or the branch of the pull request.
         verified: number of files whose hashes were compared.
         others: further files of the repository.
     """
 
     url: str
-    revision: str
     commit: str
     is_new: bool
     private: bool
-    verified: int
-    others: tuple[str, ...]
+    revision: str = MAIN
+    verified: int = 0
+    others: tuple[str, ...] = ()
 
 
 def publish(publication: Publication, *, token: str | None = None, replace_weights: bool = False) -> Published:
@@ -53,8 +59,8 @@ def publish(publication: Publication, *, token: str | None = None, replace_weigh
         replace_weights: in the same commit, delete earlier weights that these files do not overwrite.
 
     Raises:
-        PublishError: if the publication has problems, the Hub refuses, the repository has other weights, the upload
-            was interrupted (a new call continues it), or the files on the Hub differ from those that were sent.
+        PublishError: if the publication has problems, the Hub refuses, the repository has other weights, the files on
+            the Hub differ from those that were sent, or the upload was interrupted (a new call continues it).
     """
     if publication.problems:
         raise PublishError("\n".join(publication.problems))
@@ -99,12 +105,50 @@ def publish(publication: Publication, *, token: str | None = None, replace_weigh
     )
 
 
-def prepare(api: HfApi, publication: Publication) -> ModelInfo:
-    """Create repository and branch if they are missing, and return their state before the upload.
+def publish_space(
+    space: Space, *, private: bool = False, message: str | None = None, token: str | None = None
+) -> Published:
+    """Create the Space if it is missing, and send its files; other files in it are kept.
 
     Raises:
-        PublishError: if the publication must be private, but the repository is public.
+        PublishError: if the Space has no name, its model is not on the Hub, or the Hub refuses.
     """
+    if space.repository is None:
+        raise PublishError(
+            f"{space.model_id} is a local folder: publish it first, then its Space with the same OWNER/NAME"
+        )
+    api, name = HfApi(token=token), space.repository
+    with hub_errors(name, "prepared"):
+        try:
+            model = api.model_info(space.model_id, revision=space.revision)
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            where = f"{space.model_id} (revision {space.revision})" if space.revision else space.model_id
+            raise PublishError(
+                f"{where} is not on the Hub, or this login cannot see it: publish the model first "
+                f"(smol-hf publish CHECKPOINT {space.model_id} --yes)"
+            ) from error
+    with hub_errors(name, "written to"):
+        api.create_repo(name, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
+        before = api.space_info(name)
+        if private and not before.private:
+            raise PublishError(f"{name} exists and is public: make it private first, or leave out --private")
+        commit = api.create_commit(
+            name,
+            repo_type="space",
+            operations=[CommitOperationAdd(path, content) for path, content in space.files.items()],
+            commit_message=message or f"The Space of {space.model_id}, by smol_hf",
+            parent_commit=before.sha,
+        )
+    return Published(
+        url=f"{api.endpoint}/spaces/{name}",
+        commit=commit.oid,
+        is_new=commit.oid != before.sha,
+        private=bool(model.private),
+    )
+
+
+def prepare(api: HfApi, publication: Publication) -> ModelInfo:
+    """Create repository and branch if they are missing, and return their state before the upload."""
     repository, branch = publication.repository, publication.branch
     if not publication.create_pr:
         api.create_repo(repository, private=publication.private, exist_ok=True)
@@ -189,13 +233,12 @@ def reason_of(error: HfHubHTTPError, repository: str) -> str:
     status = error.response.status_code
     said = one_line(error.server_message).rstrip(".") if error.server_message else error.response.reason_phrase
     answer = f"the Hub answered {status} ({said})"
-    if status == 401 or (isinstance(error, RepositoryNotFoundError) and status != 404):
-        return f"{answer}: {LOG_IN}"
-    if status == 403:
-        owner = repository.split("/")[0]
-        return f"{answer}: this login has no write access; join {owner}, or use a token with write access"
-    if status == 404:
-        return f"{answer}: the repository or branch is missing, or this login cannot see it; {LOG_IN}"
-    if status in (409, 412):
-        return f"{answer}: the repository was changed meanwhile; run the command again"
-    return answer
+    changed = "the repository was changed meanwhile; run the command again"
+    advice = {
+        401: LOG_IN,
+        403: f"this login has no write access; join {repository.split('/')[0]}, or use a token with write access",
+        404: f"the repository or branch is missing, or this login cannot see it; {LOG_IN}",
+        409: changed,
+        412: changed,
+    }
+    return f"{answer}: {advice[status]}" if status in advice else answer

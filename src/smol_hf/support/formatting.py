@@ -48,3 +48,8 @@ def nearest(key: str, known: Sequence[str]) -> str:
     """Return a hint for an unknown word: the most similar known one, if any."""
     match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f": did you mean {match[0]!r}?" if match else ""
+
+
+def one_line(text: object) -> str:
+    """Join the lines of a text, such as a library's error, with single spaces."""
+    return " ".join(str(text).split())

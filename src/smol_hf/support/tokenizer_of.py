@@ -18,3 +18,8 @@ def is_language_model(processor) -> bool:
 def padding_token_id(tokenizer) -> int:
     """Return the id that fills rows up. Any token serves: the mask hides it, and it has no label."""
     return next(each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if each is not None)
+
+
+def token_ids(value: int | list[int] | None) -> list[int]:
+    """Return the ids of an `eos_token_id`, which is one id, a list of ids, or None."""
+    return [] if value is None else [value] if isinstance(value, int) else list(value)

@@ -101,9 +101,9 @@ def for_other_layers(folder, weights, tensors):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without_a_tensor, "is missing"),
-        (with_a_wrong_shape, "but the model needs"),
-        (with_an_unknown_tensor, "the model has no tensor"),
+        (without_a_tensor, "1 tensors are missing, first"),
+        (with_a_wrong_shape, "1 tensors have another shape, first"),
+        (with_an_unknown_tensor, "1 tensors are unknown, first"),
         (with_nan, "contains NaN or infinity"),
         (cut_off, "damaged or cut off"),
         (pickled, "adapter_model.safetensors is missing"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
 from smol_hf import modeling, processing
-from smol_hf.conversion.checkpoint_files import is_adapter, read_json
-from smol_hf.conversion.convert import atomic_output, refuse_occupied, refuse_output_inside
+from smol_hf.conversion.checkpoint_files import is_adapter, read_json, write_json
+from smol_hf.conversion.convert import atomic_output, check_output
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
@@ -30,11 +29,7 @@ PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokeniz
 
 
 def auto_maps(folder: Path) -> dict[str, dict[str, str]]:
-    """Return {configuration file: the `auto_map` that this package writes} for a checkpoint or adapter of ours.
-
-    Raises:
-        ConversionError: if the folder has another model type.
-    """
+    """Return {configuration file: the `auto_map` that this package writes} for a checkpoint or adapter of ours."""
     maps = {}
     if is_adapter(folder):
         is_vlm = (folder / "processor_config.json").is_file()
@@ -79,11 +74,8 @@ def outdated_code(folder: Path) -> list[str]:
     """Name our modules that differ from this package's, that are missing, or that are no longer used."""
     expected = code_of(auto_maps(folder))
     present = {name: folder / name for name in code_in(folder)}
-    return sorted(
-        name
-        for name in {*expected, *present}
-        if name not in expected or name not in present or expected[name].read_bytes() != present[name].read_bytes()
-    )
+    same = {name for name in {*expected} & {*present} if expected[name].read_bytes() == present[name].read_bytes()}
+    return sorted({*expected, *present} - same)
 
 
 def refresh_code(source: str, output: str | Path) -> dict:
@@ -98,10 +90,10 @@ def refresh_code(source: str, output: str | Path) -> dict:
     """
     started = time.monotonic()
     folder, output = Path(source).expanduser(), Path(output)
-    refuse_occupied(output)
+    check_output(output)
     if not folder.is_dir():
         raise ConversionError(f"{source}: --refresh-code takes a folder; download the checkpoint first (hf download)")
-    refuse_output_inside(output, folder)
+    check_output(output, folder)
     if (folder / "trainer_state.json").is_file():
         raise ConversionError(
             f"{source} is a training state, which resumes with the installed code: it needs no refresh"
@@ -118,9 +110,7 @@ def refresh_code(source: str, output: str | Path) -> dict:
         for name, path in expected.items():
             shutil.copyfile(path, incomplete / name)
         for name, auto_map in maps.items():
-            config = {**read_json(folder / name), "auto_map": auto_map}
-            text = json.dumps(config, indent=2, ensure_ascii=False)
-            (incomplete / name).write_text(text + "\n", encoding="utf-8")
+            write_json(incomplete / name, {**read_json(folder / name), "auto_map": auto_map})
     return {
         "source": str(folder),
         "output": str(output),

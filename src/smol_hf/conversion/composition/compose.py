@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
+from smol_hf.conversion.checkpoint_files import locate
 from smol_hf.conversion.composition.composed_chat import choose_chat_format
 from smol_hf.conversion.composition.composition_check import check_composition
-from smol_hf.conversion.composition.parts import (
-    end_token_ids,
-    read_text,
-    read_tokenizer,
-    read_vision,
-)
-from smol_hf.conversion.convert import atomic_output, parameters_per_part, refuse_occupied, refuse_output_inside
+from smol_hf.conversion.composition.parts import end_token_ids, read_text, read_tokenizer, read_vision
+from smol_hf.conversion.convert import atomic_output, check_output, parameters_per_part
 from smol_hf.conversion.formats.processors import image_numbers
 from smol_hf.conversion.formats.tensor_names import ConversionError
-from smol_hf.conversion.location import locate
 from smol_hf.conversion.meta_check import model_of
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.connector import build_connector
@@ -31,7 +27,8 @@ from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.processing.image_tiling import ImageTiler
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.model.composition import extend_tokenizer, prepare_generation
-from smol_hf.training.model.new_tokens import extend_embeddings
+from smol_hf.training.model.new_tokens import embedding_rows, extend_embeddings
+from smol_hf.training.model.text_composition import SPECIAL_IDS
 
 LARGEST_SCALE_FACTOR = 4  # SmolVLM2-256M's and -500M's
 
@@ -58,12 +55,9 @@ def compose(
 
     Args:
         scale_factor: of pixel_shuffle; by default the largest up to 4 that divides the patches of a side.
-        longest_edge: longer side of an image in pixels after resizing; by default four tiles with pixel_shuffle
-            (SmolVLM), one tile with the other connectors (LLaVA).
+        longest_edge: by default four tiles with pixel_shuffle (SmolVLM), one with the other connectors (LLaVA).
         vision_feature_layer: by default the last; for CLIP the last but one, as in LLaVA.
-        keep_text_class: keep transformers' class for a language model that our decoder can compute.
-        extend_context: new `max_position_embeddings` (SmolVLM2: 16384).
-        rope_theta: new base of the rotary positions for the longer context (SmolVLM2: 273000).
+        extend_context: new `max_position_embeddings`.
         chat_template: "keep" the language model's own and add images; "smolvlm"; or the path of a template.
 
     Returns:
@@ -71,13 +65,12 @@ def compose(
         `chat_template` (a description), `end_tokens`, `own_class` (why transformers' class was kept, or None).
 
     Raises:
-        ConversionError: if the parts do not fit (with the numbers that would work), or the composed model computes
-            other results than its parts. Nothing is written then.
+        ConversionError: if the parts do not fit, or compute other results together. Nothing is written then.
         FileExistsError: if `output` is not empty.
     """
     started = time.monotonic()
     output = Path(output)
-    refuse_occupied(output)
+    check_output(output)
     if scale_factor is not None and connector != "pixel_shuffle":
         raise ConversionError(f"--scale-factor is only for pixel_shuffle: {connector} makes one token of each patch")
     for name, number in (("scale-factor", scale_factor), ("longest-edge", longest_edge), ("rope-theta", rope_theta)):
@@ -85,7 +78,7 @@ def compose(
             raise ConversionError(f"--{name} is {number}: it must be a number above 0")
     fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
     vision_folder, text_folder = locate(vision, **fetch), locate(text, **fetch)
-    refuse_output_inside(output, vision_folder, text_folder)
+    check_output(output, vision_folder, text_folder)
     vision_config, vision_tensors = read_vision(vision_folder)
     language_model, own_class = read_text(text_folder, keep_class=keep_text_class)
     extend_positions(language_model.config, extend_context, rope_theta)
@@ -94,12 +87,11 @@ def compose(
         vision_folder, vision_config, language_model.config, connector, scale_factor, vision_feature_layer
     )
     tile = int(config.image_side)
-    if longest_edge is None:
-        longest_edge = 4 * tile if connector == "pixel_shuffle" else tile
-    tiler = ImageTiler(tile, longest_edge, longest_edge > tile)
+    longest_edge = longest_edge or (4 * tile if connector == "pixel_shuffle" else tile)
+    grid = ImageTiler(tile, longest_edge, longest_edge > tile).max_tiles_per_side
     tokenizer = read_tokenizer(text_folder)
     chat = choose_chat_format(tokenizer, chat_template)
-    rows_in_use = extend_tokenizer(tokenizer, tiler.max_tiles_per_side, keeps_tokens=chat.keeps_tokens)
+    rows_in_use = extend_tokenizer(tokenizer, grid, keeps_tokens=chat.keeps_tokens)
     processor = SmolHFProcessor(
         tokenizer,
         tile_size=tile,
@@ -108,12 +100,13 @@ def compose(
         do_image_splitting=longest_edge > tile,
         chat_template=chat.template,
     )
-    ends = [tokenizer.convert_tokens_to_ids(chat.end_token), *end_token_ids(text_folder, language_model)]
-    vocabulary = max(len(tokenizer), len(next(language_model.get_input_embeddings().parameters())))
+    end = tokenizer.convert_tokens_to_ids(chat.end_token)
+    ends: list = list(dict.fromkeys([end, *end_token_ids(text_folder, language_model)]))
+    vocabulary = max(len(tokenizer), embedding_rows(language_model))
     extend_embeddings(language_model, rows_in_use, vocabulary)
-    for each in (config.text_config, config):
-        each.pad_token_id, each.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
-        each.eos_token_id = tokenizer.eos_token_id
+    for name in SPECIAL_IDS:
+        for each in (config.text_config, config):
+            setattr(each, name, getattr(tokenizer, name))
     config.text_config.vocab_size = vocabulary
     config.image_token_id = processor.image_token_id
     config.new_tokens = [rows_in_use, len(tokenizer)]  # training/model/new_tokens.py trains these rows in every stage
@@ -121,10 +114,7 @@ def compose(
     prepare_generation(model, processor)
     end_with(model, tokenizer, ends)
     parameters = parameters_per_part(model)
-
-    def change_positions(config) -> None:
-        extend_positions(config, extend_context, rope_theta)
-
+    change_positions = partial(extend_positions, extend_context=extend_context, rope_theta=rope_theta)
     with atomic_output(output) as incomplete:
         model.save_pretrained(incomplete)
         processor.save_pretrained(incomplete)
@@ -140,14 +130,14 @@ def compose(
         "longest_edge": longest_edge,
         "image_tokens_per_tile": config.image_seq_len,
         "chat_template": chat.description,
-        "end_tokens": tokenizer.convert_ids_to_tokens(list(dict.fromkeys(ends))),
+        "end_tokens": tokenizer.convert_ids_to_tokens(ends),
         "own_class": own_class,
         "seconds": round(time.monotonic() - started, 2),
     }
 
 
 def end_with(model: PreTrainedModel, tokenizer, ends: list[int]) -> None:
-    """Let generation end with any of `ends`, and suppress none of them."""
+    """Let generation end with any of `ends` and the tokenizer's own end token, and suppress none of them."""
     ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
     generation = model.generation_config
     generation.eos_token_id = ends if len(ends) > 1 else ends[0]
@@ -162,9 +152,12 @@ def composed_config(
     scale_factor: int | None,
     vision_feature_layer: int | None,
 ) -> SmolHFConfig:
-    mean, std = image_numbers(vision_folder)
     if vision_feature_layer is None:
         vision_feature_layer = -2 if vision_config["model_type"] == "clip_vision_model" else -1
+    layers = vision_config["num_hidden_layers"]
+    if not -layers - 1 <= vision_feature_layer <= layers:
+        raise ConversionError(f"--vision-feature-layer is {vision_feature_layer}: the encoder has {layers} layers")
+    mean, std = image_numbers(vision_folder)
     settings = {
         "text_config": text_config,
         "vision_config": vision_config,
@@ -173,9 +166,6 @@ def composed_config(
         "image_std": std,
         "image_token_id": 0,
     }
-    layers = vision_config["num_hidden_layers"]
-    if not -layers - 1 <= vision_feature_layer <= layers:
-        raise ConversionError(f"--vision-feature-layer is {vision_feature_layer}: the encoder has {layers} layers")
     try:
         side = SmolHFConfig(**settings, connector_type="linear").patches_per_side
         fitting = [factor for factor in range(1, LARGEST_SCALE_FACTOR + 1) if side % factor == 0]
@@ -215,15 +205,18 @@ def join_parts(
     connector = build_connector(config)
     connector.apply(draft._init_weights)
     tied = getattr(draft, "all_tied_weights_keys", None) or {}
-    tensors = {f"vision_model.{name}": tensor for name, tensor in vision_tensors.items()}
-    tensors |= {f"connector.{name}": tensor for name, tensor in connector.state_dict().items()}
-    tensors |= {f"language_model.{name}": tensor for name, tensor in language_model.state_dict().items()}
-    kept = {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-        if name not in tied
+    parts = {
+        "vision_model": vision_tensors,
+        "connector": connector.state_dict(),
+        "language_model": language_model.state_dict(),
     }
-    return model_of(SmolHFForConditionalGeneration, config, kept)
+    tensors = {
+        f"{part}.{name}": tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for part, tensors_of_part in parts.items()
+        for name, tensor in tensors_of_part.items()
+        if f"{part}.{name}" not in tied
+    }
+    return model_of(SmolHFForConditionalGeneration, config, tensors)
 
 
 def shapes_of(config: SmolHFConfig) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
-from smol_hf.conversion.composition.chat_probe import write_chat
+from smol_hf.conversion.formats.processors import write_chat
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE, END_OF_UTTERANCE_TOKEN, FAULTS, IMAGE_TOKEN
 from smol_hf.text.chat import ChatTemplateError, TextChat
@@ -55,11 +55,7 @@ class ChatFormat:
 
 
 def choose_chat_format(tokenizer: PreTrainedTokenizerBase, choice: str) -> ChatFormat:
-    """Return the chat format for "keep", "smolvlm" or the path of a template.
-
-    Raises:
-        ConversionError: if the template cannot be read, writes no images, or does not end answers.
-    """
+    """Return the chat format for "keep", "smolvlm" or the path of a template."""
     if choice == "smolvlm":
         return ChatFormat(DEFAULT_CHAT_TEMPLATE, END_OF_UTTERANCE_TOKEN, False, "SmolVLM's chat template")
     if choice != "keep":

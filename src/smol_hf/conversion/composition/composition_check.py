@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from smol_hf.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
+from smol_hf.support.formatting import one_line
 
 TEXT = "The quick brown fox jumps over 13 lazy dogs. What happens next?"
 NEW_TOKENS = 3
@@ -32,9 +33,6 @@ def check_composition(
     Args:
         rows: vocabulary size of the source; the logits of later tokens are not compared.
         change_config: function that changes the source's configuration as the composed one was changed.
-
-    Raises:
-        ConversionError: with the first fault.
     """
     tokenizer = AutoTokenizer.from_pretrained(text_folder, trust_remote_code=False)
     ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
@@ -112,4 +110,4 @@ def failures_as(reason: str) -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        raise ConversionError(f"{reason}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise ConversionError(f"{reason}: {type(error).__name__}: {one_line(error)[:300]}") from error

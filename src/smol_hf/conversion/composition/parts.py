@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from smol_hf.auto import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
+from smol_hf.conversion.formats import llama
 from smol_hf.conversion.formats.processors import VOCABULARIES, has_tokenizer
-from smol_hf.conversion.formats.registry import FORMATS, OURS, UNCHANGED
+from smol_hf.conversion.formats.registry import FORMATS, OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.meta_check import compare_with, model_of
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
@@ -21,6 +21,7 @@ from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.sub_configs import build_sub_config
 from smol_hf.modeling.vision import build_vision_model
+from smol_hf.support.tokenizer_of import token_ids
 from smol_hf.training.model.sound_checkpoint import refuse_unsound_config
 
 VISION_TYPES = ("siglip_vision_model", "siglip2_vision_model", "clip_vision_model", "dinov2")
@@ -34,9 +35,6 @@ def read_vision(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 
     Returns:
         The configuration as a dictionary, and the tensors by the names in our `vision_model`.
-
-    Raises:
-        ConversionError: for another kind of model, or if tensors of the encoder are missing.
     """
     config = read_json(folder / "config.json")
     refuse_unsound_config(config, folder)
@@ -56,21 +54,10 @@ def read_vision(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     config = {name: value for name, value in config.items() if name in known or name == "model_type"}
     if model_type.startswith("siglip"):
         config["vision_use_head"] = False  # the head pools the patches into one vector
-    weight_files(folder)
     sub_config = build_sub_config(config, {"model_type": model_type})
     with torch.device("meta"):
         model_class = type(AutoModel.from_config(sub_config))
-    try:
-        model, loading = model_class.from_pretrained(
-            folder, config=sub_config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except (SafetensorError, OSError, pickle.UnpicklingError) as error:
-        raise ConversionError(f"{folder}: the weights are damaged or unsafe ({error})") from error
-    refuse_missing_tensors(folder, loading)
-    wrong = sorted(loading["mismatched_keys"])
-    if wrong:
-        name, found, needed = wrong[0]
-        raise ConversionError(f"{folder}: {name} is {tuple(found)} instead of {tuple(needed)}")
+    model = load(model_class, folder, "has damaged or unsafe weights", config=sub_config)
     return config, dict(getattr(model, "vision_model", model).state_dict())
 
 
@@ -91,9 +78,6 @@ def read_own_vision(folder: Path, config: dict) -> tuple[dict, dict[str, torch.T
 def read_text(folder: Path, *, keep_class: bool = False) -> tuple[PreTrainedModel, str | None]:
     """Read a language model: as our decoder if that computes it exactly, else as transformers' class.
 
-    Args:
-        keep_class: always use transformers' class.
-
     Returns:
         The model, and the reason why our decoder cannot represent it (None if it can, or with `keep_class`).
     """
@@ -102,7 +86,7 @@ def read_text(folder: Path, *, keep_class: bool = False) -> tuple[PreTrainedMode
     model_type = config.get("model_type")
     if model_type == SmolHFTextConfig.model_type:
         config = SmolHFTextConfig.from_dict(config)
-        return model_of(SmolHFForCausalLM, config, UNCHANGED.to_ours(read_weights(folder))), None
+        return model_of(SmolHFForCausalLM, config, llama.NAMES.to_ours(read_weights(folder))), None
     if model_type in OURS:
         raise ConversionError(
             f"{folder} is already a vision-language model: give the language model that it was composed of"
@@ -116,41 +100,36 @@ def read_text(folder: Path, *, keep_class: bool = False) -> tuple[PreTrainedMode
             reason = str(error)
         else:
             return model_of(SmolHFForCausalLM, own, found.to_ours(read_weights(folder), own)), None
+    problem = "is not a causal language model of transformers"
+    return load(AutoModelForCausalLM, folder, problem, trust_remote_code=False), reason
+
+
+def load(model_class, folder: Path, problem: str, **options) -> PreTrainedModel:
+    """Load a model. Raise ConversionError with `problem`, or with a tensor that is missing or has another shape."""
     weight_files(folder)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", output_loading_info=True, trust_remote_code=False
+        model, loading = model_class.from_pretrained(
+            folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except (ValueError, OSError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
-        raise ConversionError(f"{folder} is not a causal language model of transformers: {error}") from error
-    model, loading = loaded
-    refuse_missing_tensors(folder, loading)
-    return model, reason
-
-
-def refuse_missing_tensors(folder: Path, loading: dict) -> None:
+        raise ConversionError(f"{folder} {problem}: {error}") from error
     if missing := sorted(loading["missing_keys"]):
         raise ConversionError(f"{folder}: {len(missing)} tensors are missing, first {missing[0]}")
+    for name, found, needed in sorted(loading["mismatched_keys"]):
+        raise ConversionError(f"{folder}: {name} is {tuple(found)} instead of {tuple(needed)}")
+    return model
 
 
 def end_token_ids(folder: Path, language_model: PreTrainedModel) -> list[int]:
     """List all end tokens of the language model of `folder`."""
-    configs: list[PretrainedConfig | GenerationConfig] = [language_model.config]
+    ids = token_ids(getattr(language_model.config, "eos_token_id", None))
     if (folder / "generation_config.json").is_file():
-        configs.append(GenerationConfig.from_pretrained(folder))
-    ids: list[int] = []
-    for config in configs:
-        found = getattr(config, "eos_token_id", None)
-        ids += [] if found is None else [found] if isinstance(found, int) else list(found)
+        ids += token_ids(GenerationConfig.from_pretrained(folder).eos_token_id)
     return list(dict.fromkeys(ids))
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Read the tokenizer of a language model; new tokens can be appended to it.
-
-    Raises:
-        ConversionError: if it does not load, is a slow one, or has gaps in its ids.
-    """
+    """Read the tokenizer of a language model. Raise ConversionError unless tokens can be appended to it."""
     if not has_tokenizer(folder):
         # transformers would make an empty tokenizer, and all embeddings would be free for new tokens.
         raise ConversionError(f"{folder}: no tokenizer; expected one of {', '.join(VOCABULARIES)}")

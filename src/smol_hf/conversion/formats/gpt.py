@@ -7,7 +7,7 @@ import re
 import torch
 from transformers import GPT2Config
 
-from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming, refuse_other_values, settle_head
+from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming, refuse_other_values
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
 NAMES = Renaming(
@@ -27,7 +27,24 @@ NAMES = Renaming(
     ],
     ignored=[r"\.attn\.(masked_)?bias$"],  # the causal mask, a tensor in older files
 )
+# our key → GPT-2's
+KEYS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "n_embd",
+    "intermediate_size": "n_inner",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+    "hidden_act": "activation_function",
+    "norm_eps": "layer_norm_epsilon",
+    "initializer_range": "initializer_range",
+    "tie_word_embeddings": "tie_word_embeddings",
+    "bos_token_id": "bos_token_id",
+    "eos_token_id": "eos_token_id",
+    "pad_token_id": "pad_token_id",
+}
 MATRIX = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
+STYLE = {"norm_type": "layer_norm", "position_embedding_type": "learned", "gated_mlp": False}
 FUSED = re.compile(r"\.attn\.c_attn\.(weight|bias)$")
 
 
@@ -36,51 +53,27 @@ def read_gpt2(config: dict) -> SmolHFTextConfig:
     native = GPT2Config.from_dict(config)
     plain = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
     refuse_other_values(native, plain, "our decoder")
-    return gpt_config(
-        vocab_size=native.vocab_size,
-        hidden_size=native.n_embd,
-        intermediate_size=native.n_inner or 4 * native.n_embd,
-        num_hidden_layers=native.n_layer,
-        num_attention_heads=native.n_head,
-        max_position_embeddings=native.n_positions,
-        hidden_act=native.activation_function,
-        norm_eps=native.layer_norm_epsilon,
-        initializer_range=native.initializer_range,
-        tie_word_embeddings=native.tie_word_embeddings,
-        bos_token_id=native.bos_token_id,
-        eos_token_id=native.eos_token_id,
-        pad_token_id=native.pad_token_id,
-    )
+    native.n_inner = native.n_inner or 4 * native.n_embd
+    return gpt_config(**{ours: getattr(native, theirs) for ours, theirs in KEYS.items()})
 
 
 def gpt_config(*, bias: bool = True, **fields) -> SmolHFTextConfig:
     """Configure our decoder in GPT style. `bias`: its matrices and norms have biases."""
-    return SmolHFTextConfig(
-        norm_type="layer_norm", norm_bias=bias, position_embedding_type="learned", gated_mlp=False,
-        attention_bias=bias, mlp_bias=bias, **fields,
-    )  # fmt: skip
+    return SmolHFTextConfig(**STYLE, norm_bias=bias, attention_bias=bias, mlp_bias=bias, **fields)
 
 
 def write_gpt2(config: SmolHFTextConfig) -> GPT2Config:
     """Write GPT-2's configuration. Raise ConversionError, naming the key, if GPT-2 cannot represent the decoder."""
-    style = {"norm_type": "layer_norm", "position_embedding_type": "learned", "gated_mlp": False}
-    refuse_other_values(config, style, "GPT2LMHeadModel")
+    refuse_other_values(config, STYLE, "GPT2LMHeadModel")
     if config.num_key_value_heads != config.num_attention_heads:
         raise ConversionError("num_key_value_heads: GPT2LMHeadModel does not support grouped heads")
     if config.head_dim * config.num_attention_heads != config.hidden_size:
         raise ConversionError("head_dim: GPT2LMHeadModel needs hidden_size / num_attention_heads")
-    return GPT2Config(
-        vocab_size=config.vocab_size, n_embd=config.hidden_size, n_inner=config.intermediate_size,
-        n_layer=config.num_hidden_layers, n_head=config.num_attention_heads,
-        n_positions=config.max_position_embeddings, activation_function=config.hidden_act,
-        layer_norm_epsilon=config.norm_eps, initializer_range=config.initializer_range,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=config.attention_dropout,
-        tie_word_embeddings=config.tie_word_embeddings, bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id,
-    )  # fmt: skip
+    keys = {theirs: getattr(config, ours) for ours, theirs in KEYS.items()}
+    return GPT2Config(**keys, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=config.attention_dropout)
 
 
-def from_gpt2(tensors: dict, config: SmolHFTextConfig) -> dict:
+def from_gpt2(tensors: dict) -> dict:
     """Convert GPT-2's tensors to ours.
 
     transformers' Conv1D stores matrices as (in, out): they are transposed. nanoGPT stores (out, in). The fused matrix,
@@ -98,9 +91,7 @@ def from_gpt2(tensors: dict, config: SmolHFTextConfig) -> dict:
             split |= {name.replace("c_attn", letter): part for letter, part in zip("qkv", tensor.chunk(3))}
         else:
             split[name] = tensor
-    ours = NAMES.to_ours(split)
-    settle_head(ours, config)
-    return {name: tensor.contiguous() for name, tensor in ours.items()}
+    return {name: tensor.contiguous() for name, tensor in NAMES.to_ours(split).items()}
 
 
 def to_gpt2(tensors: dict, config: SmolHFTextConfig) -> dict:

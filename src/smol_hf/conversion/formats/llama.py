@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from transformers import LlamaConfig, SmolLM3Config
 
-from smol_hf.conversion.formats.tensor_names import ConversionError, refuse_other_values
+from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming, refuse_other_values, without_tied_head
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
+NAMES = Renaming([("model.", "model."), ("lm_head.", "lm_head.")], ignored=[r"\.rotary_emb\.inv_freq$"])
 SHARED = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "hidden_act", "max_position_embeddings", "attention_bias", "mlp_bias",
@@ -63,6 +64,11 @@ def _written(config: SmolHFTextConfig) -> dict:
         "rope_parameters": dict(config.rope_parameters),
         "use_cache": True,
     }
+
+
+def to_llama(tensors: dict, config: SmolHFTextConfig) -> dict:
+    """Convert our tensors to Llama's and SmolLM3's, which have the same names."""
+    return NAMES.to_theirs(without_tied_head(tensors, config))
 
 
 def refuse_other_than_llama(config: SmolHFTextConfig, target: str) -> None:

@@ -11,8 +11,9 @@ import re
 
 import torch
 
+from smol_hf.conversion.formats import llama
 from smol_hf.conversion.formats.gpt import from_gpt2, gpt_config
-from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.conversion.formats.tensor_names import ConversionError, without_tied_head
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
 # (pattern of a tensor name, family that has it, advice)
@@ -33,11 +34,7 @@ OTHER_FAMILIES = (
         "Meta's Llama release",
         "convert it with transformers' convert_llama_weights_to_hf.py first",
     ),
-    (
-        r"^layers\.\d+\.attn\.q_proj\.",
-        "torchtune",
-        "save it with torchtune's FullModelHFCheckpointer first",
-    ),
+    (r"^layers\.\d+\.attn\.q_proj\.", "torchtune", "save it with torchtune's FullModelHFCheckpointer first"),
     (
         r"^gpt_neox\.layers\.\d+\.attention\.query_key_value\.",
         "GPT-NeoX",
@@ -55,9 +52,6 @@ def read_pt(
     Args:
         num_attention_heads: required if the file does not contain it; no tensor shows it.
         rope_theta: of a Llama-style state dict, 10,000 by default; no tensor shows it.
-
-    Raises:
-        ConversionError: if the file contains no model, or a size is missing or wrong.
     """
     tensors = next((content[key] for key in ("model", "model_state", "state_dict") if key in content), content)
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(x, torch.Tensor) for x in tensors.values()):
@@ -72,7 +66,7 @@ def read_pt(
         if rope_theta is not None:
             raise ConversionError("--rope-theta: this model's positions are learned, not rotary")
         config = nanogpt_config(tensors, sizes, num_attention_heads)
-        return config, from_gpt2(tensors, config)
+        return config, without_tied_head(from_gpt2(tensors), config)
     if any(".self_attn.q_proj." in name for name in tensors):
         return llama_style(tensors, sizes, num_attention_heads, rope_theta)
     for pattern, family, advice in OTHER_FAMILIES:
@@ -139,7 +133,6 @@ def llama_style(tensors: dict, sizes: dict, num_attention_heads: int | None, rop
     if query.shape[0] % number:
         raise ConversionError(f"{query.shape[0]} query channels do not split into {number} attention heads")
     head_dim = query.shape[0] // number
-    tied = is_tied(tensors, "lm_head.weight", "model.embed_tokens.weight")
     config = SmolHFTextConfig(
         vocab_size=tensors["model.embed_tokens.weight"].shape[0],
         hidden_size=query.shape[1],
@@ -153,9 +146,6 @@ def llama_style(tensors: dict, sizes: dict, num_attention_heads: int | None, rop
         max_position_embeddings=sizes.get("max_position_embeddings", 2048),
         rope_parameters={"rope_type": "default", "rope_theta": rope_theta or sizes.get("rope_theta", 10000.0)},
         norm_eps=sizes.get("rms_norm_eps", 1e-5),
-        tie_word_embeddings=tied,
+        tie_word_embeddings=is_tied(tensors, "lm_head.weight", "model.embed_tokens.weight"),
     )
-    kept = {name: x for name, x in tensors.items() if not name.endswith(".rotary_emb.inv_freq")}
-    if tied:
-        kept.pop("lm_head.weight", None)
-    return config, kept
+    return config, without_tied_head(llama.NAMES.to_ours(tensors), config)

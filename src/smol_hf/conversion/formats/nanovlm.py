@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import re
 
-from transformers import AddedToken
-
-from smol_hf.conversion.composition.chat_probe import write_chat
 from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
-from smol_hf.processing.image_styles import NANOVLM_GLOBAL_TOKEN
 
 NAMES = Renaming(
     [
@@ -36,6 +32,27 @@ NAMES = Renaming(
     ],
     ignored=[r"\.rotary_embd\.inv_freq$"],
 )
+# our key → nanoVLM's
+TEXT_KEYS = {
+    "vocab_size": "lm_vocab_size",
+    "hidden_size": "lm_hidden_dim",
+    "intermediate_size": "lm_inter_dim",
+    "num_hidden_layers": "lm_n_blocks",
+    "num_attention_heads": "lm_n_heads",
+    "num_key_value_heads": "lm_n_kv_heads",
+    "norm_eps": "lm_rms_eps",
+    "max_position_embeddings": "lm_max_position_embeddings",
+    "tie_word_embeddings": "lm_tie_weights",
+}
+VISION_KEYS = {
+    "hidden_size": "vit_hidden_dim",
+    "intermediate_size": "vit_inter_dim",
+    "num_hidden_layers": "vit_n_blocks",
+    "num_attention_heads": "vit_n_heads",
+    "image_size": "vit_img_size",
+    "patch_size": "vit_patch_size",
+    "layer_norm_eps": "vit_ln_eps",
+}
 # It writes the same text as nanoVLM's own template, adds images, and marks generated text.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -48,7 +65,6 @@ CHAT_TEMPLATE = (
     "{% elif part['type'] == 'image' %}IMAGE_TOKEN{% endif %}{% endfor %}<|im_end|>{% endif %}{{ '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-PROBE = [{"role": role, "content": role.upper()} for role in ("system", "user", "assistant", "user")]
 FUSED = re.compile(r"\.attn\.qkv_proj\.(weight|bias)$")
 
 
@@ -57,46 +73,20 @@ def is_nanovlm(config: dict) -> bool:
 
 
 def read_nanovlm(config: dict) -> SmolHFConfig:
-    """Read nanoVLM's configuration. Its encoder takes pixels in [0, 1], hence mean 0 and deviation 1.
-
-    Raises:
-        ConversionError: for an encoder that pools into a class token, or a missing key.
-    """
+    """Read nanoVLM's configuration. Its encoder takes pixels in [0, 1], hence mean 0 and deviation 1."""
     if config.get("vit_cls_flag"):
         raise ConversionError("vit_cls_flag: an encoder that returns only its class token is unsupported")
     if config.get("lm_attn_scaling", 1.0) != 1.0:
         raise ConversionError(f"lm_attn_scaling {config['lm_attn_scaling']}: only 1.0 is supported")
-    try:
-        text = SmolHFTextConfig(
-            vocab_size=config["lm_vocab_size"],
-            hidden_size=config["lm_hidden_dim"],
-            intermediate_size=config["lm_inter_dim"],
-            num_hidden_layers=config["lm_n_blocks"],
-            num_attention_heads=config["lm_n_heads"],
-            num_key_value_heads=config["lm_n_kv_heads"],
-            norm_eps=config["lm_rms_eps"],
-            max_position_embeddings=config["lm_max_position_embeddings"],
-            tie_word_embeddings=config["lm_tie_weights"],
-            rope_parameters={"rope_type": "default", "rope_theta": float(config["lm_re_base"])},
-        )
-        vision = {
-            "model_type": "siglip_vision_model",
-            "hidden_size": config["vit_hidden_dim"],
-            "intermediate_size": config["vit_inter_dim"],
-            "num_hidden_layers": config["vit_n_blocks"],
-            "num_attention_heads": config["vit_n_heads"],
-            "image_size": config["vit_img_size"],
-            "patch_size": config["vit_patch_size"],
-            "layer_norm_eps": config["vit_ln_eps"],
-            "hidden_act": "gelu_pytorch_tanh",
-        }
-        scale_factor = config["mp_pixel_shuffle_factor"]
-    except KeyError as error:
-        raise ConversionError(f"nanoVLM's config.json has no {error}") from None
+    if absent := sorted({*TEXT_KEYS.values(), *VISION_KEYS.values(), "lm_re_base"} - config.keys()):
+        raise ConversionError(f"nanoVLM's config.json has no {absent[0]!r}")
+    text = {ours: config[theirs] for ours, theirs in TEXT_KEYS.items()}
+    vision = {ours: config[theirs] for ours, theirs in VISION_KEYS.items()}
+    rope = {"rope_type": "default", "rope_theta": float(config["lm_re_base"])}
     return SmolHFConfig(
-        text_config=text,
-        vision_config=vision,
-        scale_factor=scale_factor,
+        text_config=SmolHFTextConfig(**text, rope_parameters=rope),
+        vision_config={"model_type": "siglip_vision_model", "hidden_act": "gelu_pytorch_tanh", **vision},
+        scale_factor=config["mp_pixel_shuffle_factor"],
         image_token_id=image_token_id(config),
         image_mean=[0.0] * 3,
         image_std=[1.0] * 3,
@@ -115,33 +105,7 @@ def image_token_id(config: dict) -> int:
     return base + list(config["vlm_extra_tokens"]).index("image_token")
 
 
-def processor_options(config: dict, tokenizer) -> dict:
-    """Return the processor's options for images and chats, and add nanoVLM's tokens to the tokenizer.
-
-    Raises:
-        ConversionError: if the new tokens do not get the ids of their embeddings, or chats are not in ChatML.
-    """
-    extra = config.get("vlm_extra_tokens")
-    if not extra:
-        return {"image_style": "plain", "do_image_splitting": False}
-    if extra["image_token"] not in tokenizer.get_vocab():
-        base = config["lm_vocab_size"] - config.get("extra_token_amount", len(extra))
-        if len(tokenizer) != base:
-            raise ConversionError(f"the tokenizer has {len(tokenizer)} tokens, but nanoVLM's began with {base}")
-        tokenizer.add_tokens([AddedToken(token, special=True) for token in extra.values()], special_tokens=True)
-    tokenizer.padding_side = "left"
-    theirs = config.get("lm_chat_template")
-    if theirs is not None and write_chat(tokenizer, PROBE, theirs) != write_chat(tokenizer, PROBE, CHAT_TEMPLATE):
-        raise ConversionError("lm_chat_template does not write ChatML, the only supported chat format")
-    common = {"chat_template": CHAT_TEMPLATE.replace("IMAGE_TOKEN", extra["image_token"])}
-    if extra.get("global_image_token") != NANOVLM_GLOBAL_TOKEN:
-        return {**common, "image_style": "plain", "do_image_splitting": False}
-    longest_edge = config.get("max_img_size", config["vit_img_size"])
-    enlarge = bool(config.get("resize_to_max_side_len", False))
-    return {**common, "image_style": "nanovlm", "longest_edge": longest_edge, "enlarge_images": enlarge}
-
-
-def from_nanovlm(tensors: dict, config: SmolHFConfig) -> dict:
+def from_nanovlm(tensors: dict) -> dict:
     split = {}
     for name, tensor in tensors.items():
         if FUSED.search(name):
@@ -150,10 +114,4 @@ def from_nanovlm(tensors: dict, config: SmolHFConfig) -> dict:
             split[name] = tensor.squeeze(0)
         else:
             split[name] = tensor
-    ours = NAMES.to_ours(split)
-    head, embeddings = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
-    if config.text_config.tie_word_embeddings:
-        # safetensors keeps one of two tensors that share memory, either of them.
-        ours.setdefault(embeddings, ours.get(head))
-        ours.pop(head, None)
-    return {name: tensor.contiguous() for name, tensor in ours.items()}
+    return {name: tensor.contiguous() for name, tensor in NAMES.to_ours(split).items()}

@@ -7,17 +7,11 @@ configuration, and special tokens in the form of transformers 4.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from smol_hf.conversion.checkpoint_files import read_json
+from smol_hf.conversion.checkpoint_files import read_json, write_json
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.processing.chat_format import (
-    END_OF_UTTERANCE_TOKEN,
-    FAKE_IMAGE_TOKEN,
-    GLOBAL_IMAGE_TOKEN,
-    IMAGE_TOKEN,
-)
+from smol_hf.processing.chat_format import END_OF_UTTERANCE_TOKEN, FAKE_IMAGE_TOKEN, GLOBAL_IMAGE_TOKEN, IMAGE_TOKEN
 
 # SmolVLM2's template: ours without the marks of generated text, which other engines do not support.
 NATIVE_CHAT_TEMPLATE = (
@@ -36,12 +30,11 @@ def finish_native_folder(source: Path, folder: Path, config) -> None:
     rope = text.get("rope_parameters") or {}
     if "rope_theta" in rope:
         text["rope_theta"] = rope["rope_theta"]
-    if not isinstance(config, SmolHFConfig):
-        write_json(folder / "config.json", native)
-        return
-    text["architectures"] = ["VLlama3ForCausalLM"]
+    is_vlm = isinstance(config, SmolHFConfig)
+    if is_vlm:
+        text["architectures"] = ["VLlama3ForCausalLM"]
     write_json(folder / "config.json", native)
-    if (source / "processor_config.json").is_file():
+    if is_vlm and (source / "processor_config.json").is_file():
         write_processor_files(source, folder, config)
 
 
@@ -73,46 +66,38 @@ def write_processor_files(source: Path, folder: Path, config: SmolHFConfig) -> N
         "video_processor_type": "SmolVLMVideoProcessor",
         "video_sampling": {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": tile}},
     }
-    template = native_template(ours.get("chat_template") or read_template(source))
-    write_json(folder / "preprocessor_config.json", image)
-    write_json(folder / "video_preprocessor_config.json", video)
-    write_json(
-        folder / "processor_config.json",
-        {
-            "image_processor": image,
-            "video_processor": video,
-            "image_seq_len": ours["image_seq_len"],
-            "processor_class": "SmolVLMProcessor",
-        },
-    )
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    tokenizer = read_json(folder / "tokenizer_config.json")
-    tokenizer["chat_template"] = template
-    tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
-    tokenizer["processor_class"] = "SmolVLMProcessor"
-    tokenizer["add_bos_token"] = False
-    named = {
+    processor = {
+        "image_processor": image,
+        "video_processor": video,
+        "image_seq_len": ours["image_seq_len"],
+        "processor_class": "SmolVLMProcessor",
+    }
+    special_tokens = {
         "image_token": IMAGE_TOKEN,
         "fake_image_token": FAKE_IMAGE_TOKEN,
         "end_of_utterance_token": END_OF_UTTERANCE_TOKEN,
         "global_image_token": GLOBAL_IMAGE_TOKEN,
     }
-    tokenizer |= named
-    tokenizer["extra_special_tokens"] = named
+    template = native_template(ours.get("chat_template"), source / "chat_template.jinja")
+    tokenizer = read_json(folder / "tokenizer_config.json") | special_tokens
+    tokenizer |= {
+        "extra_special_tokens": special_tokens,
+        "chat_template": template,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "processor_class": "SmolVLMProcessor",
+        "add_bos_token": False,
+    }
+    write_json(folder / "preprocessor_config.json", image)
+    write_json(folder / "video_preprocessor_config.json", video)
+    write_json(folder / "processor_config.json", processor)
     write_json(folder / "tokenizer_config.json", tokenizer)
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
-def read_template(source: Path) -> str:
-    path = source / "chat_template.jinja"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def native_template(template: str) -> str:
+def native_template(template: str | None, path: Path) -> str:
     """Replace our template by SmolVLM2's. From another one remove the marks of generated text."""
+    if not template:
+        template = path.read_text(encoding="utf-8") if path.is_file() else ""
     if "end_of_utterance" in template and "{% generation %}" in template:
         return NATIVE_CHAT_TEMPLATE
     return template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-
-
-def write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

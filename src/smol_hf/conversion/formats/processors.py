@@ -5,15 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AddedToken, PreTrainedTokenizerBase
 
 from smol_hf.auto import AutoTokenizer
 from smol_hf.conversion.checkpoint_files import read_json
-from smol_hf.conversion.composition.chat_probe import write_chat
 from smol_hf.conversion.formats import nanovlm
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.processing.chat_rendering import render_bounded
 from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE, FAULTS
+from smol_hf.processing.image_styles import NANOVLM_GLOBAL_TOKEN
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 
 TOKENIZER_FILES = (
@@ -29,6 +30,7 @@ PROBES: tuple[list[dict], ...] = (
         {"role": "user", "content": [{"type": "text", "text": "Bye."}]},
     ],
 )
+NANOVLM_PROBE = [{"role": role, "content": role.upper()} for role in ("system", "user", "assistant", "user")]
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -37,7 +39,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    for name in TOKENIZER_FILES:
+    for name in TOKENIZER_FILES if has_tokenizer(source) else ():
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
 
@@ -68,15 +70,12 @@ def read_processor(texts: Path, source: Path, config: SmolHFConfig, kind: str) -
     Args:
         texts: folder of the tokenizer and chat template.
         source: folder of the model.
-
-    Raises:
-        ConversionError: if the tokenizer has no image token.
     """
     if not has_tokenizer(texts):
         return None
     tokenizer = AutoTokenizer.from_pretrained(texts, trust_remote_code=False)
     if kind == "nanovlm":
-        options = nanovlm.processor_options(read_json(source / "config.json"), tokenizer)
+        options = nanovlm_options(read_json(source / "config.json"), tokenizer)
     elif kind == "llava":
         options = llava_options(image_processor_of(source), config.image_side)
     else:
@@ -109,6 +108,29 @@ def llava_options(numbers: dict, side: int) -> dict:
     return {"image_style": "crop" if crops else "plain", "do_image_splitting": False}
 
 
+def nanovlm_options(config: dict, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Read the options from config.json, and add nanoVLM's tokens to the tokenizer."""
+    extra = config.get("vlm_extra_tokens")
+    if not extra:
+        return {"image_style": "plain", "do_image_splitting": False}
+    if extra["image_token"] not in tokenizer.get_vocab():
+        base = config["lm_vocab_size"] - config.get("extra_token_amount", len(extra))
+        if len(tokenizer) != base:
+            raise ConversionError(f"the tokenizer has {len(tokenizer)} tokens, but nanoVLM's began with {base}")
+        tokenizer.add_tokens([AddedToken(token, special=True) for token in extra.values()], special_tokens=True)
+    tokenizer.padding_side = "left"
+    templates = (config.get("lm_chat_template") or nanovlm.CHAT_TEMPLATE, nanovlm.CHAT_TEMPLATE)
+    theirs, ours = (write_chat(tokenizer, NANOVLM_PROBE, each) for each in templates)
+    if theirs != ours:
+        raise ConversionError("lm_chat_template does not write ChatML, the only supported chat format")
+    common = {"chat_template": nanovlm.CHAT_TEMPLATE.replace("IMAGE_TOKEN", extra["image_token"])}
+    if extra.get("global_image_token") != NANOVLM_GLOBAL_TOKEN:
+        return {**common, "image_style": "plain", "do_image_splitting": False}
+    longest_edge = config.get("max_img_size", config["vit_img_size"])
+    enlarge = bool(config.get("resize_to_max_side_len", False))
+    return {**common, "image_style": "nanovlm", "longest_edge": longest_edge, "enlarge_images": enlarge}
+
+
 def template_of(source: Path, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Read the source's chat template. If ours writes the same text, use ours: it marks generated text."""
     template = tokenizer.chat_template
@@ -137,3 +159,10 @@ def render_probe(tokenizer: PreTrainedTokenizerBase, probe: list[dict], template
             f"the chat template cannot write a message with an image ({error}): put a template that can into "
             "chat_template.jinja"
         ) from error
+
+
+def write_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], template: str) -> str:
+    """Render the messages and the generation prompt, to see what the template does. Raise FAULTS if it refuses."""
+    arguments = {**tokenizer.special_tokens_map, "conversations": [messages], "chat_template": template}
+    (text,), _ = render_bounded(add_generation_prompt=True, **arguments)
+    return text

@@ -16,14 +16,11 @@ from transformers import (
 )
 
 from smol_hf.conversion.formats import gpt, llama, llava, nanovlm, smolvlm
-from smol_hf.conversion.formats.tensor_names import ConversionError, Renaming, reader_of
+from smol_hf.conversion.formats.tensor_names import ConversionError, without_tied_head
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
-
-UNCHANGED = Renaming([("model.", "model."), ("lm_head.", "lm_head.")], ignored=[r"\.rotary_emb\.inv_freq$"])
-rename_llama = reader_of(UNCHANGED)  # in both directions
 
 
 @dataclass(frozen=True)
@@ -32,33 +29,37 @@ class Format:
 
     Args:
         read_config: config.json → our configuration.
-        to_ours: (their tensors by name, our configuration) → our tensors.
+        rename: their tensors by name → our tensors.
         write_config, to_theirs: the other direction; None for a format that is only read.
         native_class: class of transformers that a written checkpoint has.
     """
 
     name: str
     read_config: Callable[[dict], PretrainedConfig]
-    to_ours: Callable[[dict, Any], dict]
+    rename: Callable[[dict], dict]
     write_config: Callable[[Any], PretrainedConfig] | None = None
     to_theirs: Callable[[dict, Any], dict] | None = None
     native_class: type[PreTrainedModel] = PreTrainedModel
 
+    def to_ours(self, tensors: dict, config: PretrainedConfig) -> dict:
+        """Convert their tensors to those of our configuration, which may change: see `without_tied_head`."""
+        return without_tied_head(self.rename(tensors), config)
 
-LLAMA = Format("llama", llama.read_llama, rename_llama, llama.write_llama, rename_llama, LlamaForCausalLM)
-SMOLLM3 = Format("smollm3", llama.read_smollm3, rename_llama, llama.write_smollm3, rename_llama, SmolLM3ForCausalLM)
+
+rename = llama.NAMES.to_ours
+LLAMA = Format("llama", llama.read_llama, rename, llama.write_llama, llama.to_llama, LlamaForCausalLM)
+SMOLLM3 = Format("smollm3", llama.read_smollm3, rename, llama.write_smollm3, llama.to_llama, SmolLM3ForCausalLM)
 GPT2 = Format("gpt2", gpt.read_gpt2, gpt.from_gpt2, gpt.write_gpt2, gpt.to_gpt2, GPT2LMHeadModel)
-rename_smolvlm = reader_of(smolvlm.NAMES, "language_model.")
 SMOLVLM = Format(
     "smolvlm",
     smolvlm.read_smolvlm,
-    rename_smolvlm,
+    smolvlm.NAMES.to_ours,
     smolvlm.write_smolvlm,
     smolvlm.to_smolvlm,
     SmolVLMForConditionalGeneration,
 )
-IDEFICS3 = Format("idefics3", smolvlm.read_smolvlm, rename_smolvlm)
-LLAVA = Format("llava", llava.read_llava, reader_of(llava.NAMES, "language_model."))
+IDEFICS3 = Format("idefics3", smolvlm.read_smolvlm, smolvlm.NAMES.to_ours)
+LLAVA = Format("llava", llava.read_llava, llava.NAMES.to_ours)
 NANOVLM = Format("nanovlm", nanovlm.read_nanovlm, nanovlm.from_nanovlm)
 
 FORMATS = {each.name: each for each in (LLAMA, SMOLLM3, GPT2, SMOLVLM, IDEFICS3, LLAVA, NANOVLM)}
@@ -69,15 +70,9 @@ OURS = {
 }
 
 
-def source_format(config: dict) -> Format | None:
-    """Return the format of a folder with this config.json; None if it is ours.
-
-    Raises:
-        ConversionError: if the model type is unsupported.
-    """
+def source_format(config: dict) -> Format:
+    """Return the format of a foreign model with this config.json."""
     model_type = config.get("model_type")
-    if model_type in OURS:
-        return None
     if nanovlm.is_nanovlm(config):
         return NANOVLM
     if model_type in FORMATS:
@@ -87,20 +82,17 @@ def source_format(config: dict) -> Format | None:
 
 
 def native_format(config: PretrainedConfig, to: str) -> Format:
-    """Return the format named `to`; "native" chooses the one that fits our model.
-
-    Raises:
-        ConversionError: if the format is unknown, only read, or for other models.
-    """
-    if to != "native":
-        written = [name for name, each in FORMATS.items() if each.write_config is not None]
-        if to not in written:
-            raise ConversionError(f"--to {to}: choose native or one of {', '.join(written)}")
-        if (to == "smolvlm") != (config.model_type == SmolHFConfig.model_type):
-            raise ConversionError(f"--to {to}: the source is a {config.model_type} model")
-        return FORMATS[to]
-    if config.model_type == SmolHFConfig.model_type:
-        return SMOLVLM
-    if config.position_embedding_type == "learned":
-        return GPT2
-    return SMOLLM3 if 0 in config.no_rope_layers else LLAMA
+    """Return the format named `to`; "native" chooses the one that fits our model."""
+    is_vlm = isinstance(config, SmolHFConfig)
+    if to == "native":
+        if is_vlm:
+            return SMOLVLM
+        if config.position_embedding_type == "learned":
+            return GPT2
+        return SMOLLM3 if 0 in config.no_rope_layers else LLAMA
+    written = [name for name, each in FORMATS.items() if each.write_config is not None]
+    if to not in written:
+        raise ConversionError(f"--to {to}: choose native or one of {', '.join(written)}")
+    if (to == "smolvlm") != is_vlm:
+        raise ConversionError(f"--to {to}: the source is a {config.model_type} model")
+    return FORMATS[to]

@@ -25,11 +25,7 @@ VISION = (
 
 
 def read_smolvlm(config: dict) -> SmolHFConfig:
-    """Read SmolVLM's configuration. Its processor has the mean and deviation of the pixels: see `image_numbers`.
-
-    Raises:
-        ConversionError: for a text model other than Llama.
-    """
+    """Read SmolVLM's configuration. Its processor has the mean and deviation of the pixels: see `image_numbers`."""
     native = (Idefics3Config if config["model_type"] == "idefics3" else SmolVLMConfig).from_dict(config)
     text = native.text_config
     assert isinstance(text, PretrainedConfig)  # `from_dict` built it
@@ -86,7 +82,5 @@ def write_smolvlm(config: SmolHFConfig) -> SmolVLMConfig:
 
 def to_smolvlm(tensors: dict, config: SmolHFConfig) -> dict:
     """Convert our tensors to SmolVLM's. A tied head is written too: mlx-vlm requires it."""
-    tensors = dict(tensors)
-    if "language_model.lm_head.weight" not in tensors:
-        tensors["language_model.lm_head.weight"] = tensors["language_model.model.embed_tokens.weight"].clone()
-    return NAMES.to_theirs(tensors)
+    head, embeddings = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
+    return NAMES.to_theirs(tensors if head in tensors else {**tensors, head: tensors[embeddings].clone()})

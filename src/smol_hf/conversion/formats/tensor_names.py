@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,35 +17,34 @@ class Renaming:
     """A table of tensor names.
 
     Args:
-        rows: pairs (theirs, ours); `{i}` matches a number. A row that ends with a dot renames a prefix, another row a
-            complete name. The first matching row applies, so several of their names may become one of ours.
+        rows: pairs (theirs, ours); `{i}`, once in a name, matches a number. A name that ends with a dot is a prefix,
+            another one is complete. The first matching row applies: several of their names may become one of ours.
         ignored: regular expressions of their tensors that are not kept (masks, position numbers).
     """
 
-    def __init__(self, rows: Iterable[tuple[str, str]], ignored: Iterable[str] = ()):
-        rows = list(rows)
-        self.there = [(_pattern(theirs), ours) for theirs, ours in rows]
-        self.back = [(_pattern(ours), theirs) for theirs, ours in rows]
-        self.ignored = [re.compile(pattern) for pattern in ignored]
+    def __init__(self, rows: Iterable[tuple[str, str]], ignored: Iterable[str]):
+        self.rows = list(rows)
+        self.ignored = re.compile("|".join(ignored))
 
     def to_ours(self, tensors: dict) -> dict:
         """Rename their tensors. Raise ConversionError if a name is unknown, or two names become one."""
-        kept = {name: tensor for name, tensor in tensors.items() if not any(p.search(name) for p in self.ignored)}
-        return _rename(kept, self.there)
+        kept = {name: tensor for name, tensor in tensors.items() if not self.ignored.search(name)}
+        return _rename(kept, self.rows)
 
     def to_theirs(self, tensors: dict) -> dict:
         """Rename our tensors. Raise ConversionError as `to_ours` does."""
-        return _rename(tensors, self.back)
+        return _rename(tensors, [(ours, theirs) for theirs, ours in self.rows])
 
 
-def _pattern(row: str) -> re.Pattern:
-    return re.compile(re.escape(row).replace(r"\{i\}", r"(\d+)") + ("(.+)" if row.endswith(".") else "$"))
-
-
-def _rename(tensors: dict, rows: list[tuple[re.Pattern, str]]) -> dict:
+def _rename(tensors: dict, rows: list[tuple[str, str]]) -> dict:
+    patterns = []
+    for old, new in rows:
+        end = "" if old.endswith(".") else "$"
+        pattern = re.escape(old).replace(r"\{i\}", r"(\d+)") + end
+        patterns.append((re.compile(f"^{pattern}"), new.replace("{i}", r"\1")))
     renamed, unknown = {}, []
     for name, tensor in tensors.items():
-        new = _new_name(name, rows)
+        new = next((pattern.sub(new, name) for pattern, new in patterns if pattern.match(name)), None)
         if new is None:
             unknown.append(name)
         elif new in renamed:
@@ -57,45 +56,23 @@ def _rename(tensors: dict, rows: list[tuple[re.Pattern, str]]) -> dict:
     return renamed
 
 
-def _new_name(name: str, rows: list[tuple[re.Pattern, str]]) -> str | None:
-    for pattern, template in rows:
-        match = pattern.match(name)
-        if match:
-            parts = list(match.groups())
-            while "{i}" in template:
-                template = template.replace("{i}", parts.pop(0), 1)
-            return template + "".join(parts)
-    return None
-
-
-def settle_head(tensors: dict, config, prefix: str = "") -> None:
-    """Remove the head if it is tied to the embeddings.
+def without_tied_head(tensors: dict, config) -> dict:
+    """Remove the head from our tensors if it is tied to the embeddings. A file may have either of them, or both.
 
     A head that is declared tied but differs is kept, and declared untied: transformers computes with it too.
     """
     text = config.get_text_config()
-    head, embeddings = tensors.get(f"{prefix}lm_head.weight"), tensors.get(f"{prefix}model.embed_tokens.weight")
-    if head is None or not text.tie_word_embeddings:
-        return
-    if embeddings is None or head.is_meta or (head.shape == embeddings.shape and torch.equal(head, embeddings)):
-        del tensors[f"{prefix}lm_head.weight"]
+    prefix = "" if text is config else "language_model."
+    head, embeddings = f"{prefix}lm_head.weight", f"{prefix}model.embed_tokens.weight"
+    if head not in tensors or not text.tie_word_embeddings:
+        return tensors
+    tensors = {embeddings: tensors[head], **tensors}
+    first, second = tensors[head], tensors[embeddings]
+    if first.is_meta or (first.shape == second.shape and torch.equal(first, second)):
+        del tensors[head]
     else:
         text.tie_word_embeddings = config.tie_word_embeddings = False
-
-
-def reader_of(names: Renaming, prefix: str = "") -> Callable[[dict, Any], dict]:
-    """Return the function (their tensors, our configuration) → our tensors of a format that only renames.
-
-    Args:
-        prefix: of the language model in our names.
-    """
-
-    def to_ours(tensors: dict, config) -> dict:
-        ours = names.to_ours(tensors)
-        settle_head(ours, config, prefix)
-        return ours
-
-    return to_ours
+    return tensors
 
 
 def refuse_other_values(config, wanted: dict[str, Any], target: str) -> None:

@@ -19,7 +19,7 @@ from smol_hf.data.sources.files import is_remote
 from smol_hf.data.sources.hub_dataset import hub_id
 from smol_hf.data.sources.location import open_location
 from smol_hf.inference.prompts import read_prompts
-from smol_hf.publishing.contents import one_line
+from smol_hf.support.formatting import one_line
 from smol_hf.text.preferences import preference_of, records_of
 from smol_hf.training.data import open_data
 from smol_hf.training.document_data import DocumentData

@@ -47,10 +47,4 @@ def serve_locally(
         space.write(folder)
         sys.path.insert(0, folder)  # the app also runs without this package
         app = importlib.import_module("app")
-        app.serve(
-            space.settings,
-            trust_remote_code=trust_remote_code,
-            server_name=host,
-            server_port=port,
-            share=share,
-        )
+        app.serve(space.settings, trust_remote_code=trust_remote_code, server_name=host, server_port=port, share=share)

@@ -6,13 +6,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import SpaceCard, SpaceCardData, snapshot_download
-from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub import SpaceCard, SpaceCardData
 
-from smol_hf.conversion.checkpoint_files import read_json
+from smol_hf.conversion.checkpoint_files import locate, read_json
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.publishing.card_edits import CARD, front_matter
-from smol_hf.publishing.contents import NETWORK_ERRORS, PublishError, one_line
+from smol_hf.publishing.contents import PublishError
 from smol_hf.publishing.model_card import has_chat_template, is_hub_id, name_of
 from smol_hf.publishing.plan import refuse_bad_names
 from smol_hf.publishing.space.examples import as_settings, examples_of
@@ -20,6 +19,7 @@ from smol_hf.support.resources import resource_path
 
 GRADIO = "6.31.0"  # version that a Space installs
 SETTINGS = "space.json"
+FACTS = ["*.json", "*.jinja", "recipe.yaml", CARD]  # files of a model without weights and code
 # Kind of the model → emoji, short description (at most 60 characters), beginning of the README.
 KINDS = {
     "image": ("🔎", "A small model that answers questions about images", "A page to ask about images: the demo"),
@@ -54,11 +54,7 @@ class Space:
         return json.loads(self.files[SETTINGS])
 
     def write(self, folder: str | Path) -> Path:
-        """Write its files.
-
-        Raises:
-            FileExistsError: if the folder contains something other than a Space of smol_hf.
-        """
+        """Write its files. Raise FileExistsError if the folder contains something other than a Space of smol_hf."""
         folder = Path(folder)
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / SETTINGS).is_file()):
             raise FileExistsError(f"{folder} contains something other than a Space of smol_hf: choose another folder")
@@ -90,8 +86,8 @@ def plan_space(
 
     Raises:
         FileNotFoundError, SampleError: if the file of examples cannot be read.
-        PublishError: if the Hub does not allow a name, or the model is unavailable.
-        ConversionError: if the configuration of the checkpoint cannot be read.
+        PublishError: if the Hub does not allow a name.
+        ConversionError: if the model is unavailable, or its configuration cannot be read.
     """
     model_id = repository or checkpoint
     on_the_hub = not Path(model_id).is_dir()
@@ -103,7 +99,7 @@ def plan_space(
         raise PublishError(
             f"{model_id} is a local folder: a Space on the Hub needs a model on the Hub; give OWNER/NAME"
         )
-    folder = Path(checkpoint) if Path(checkpoint).is_dir() else fetch_facts(checkpoint, revision, token)
+    folder = locate(checkpoint, revision=revision, token=token, files=FACTS)
     config = read_json(folder / "config.json")
     kind = "image" if config.get("vision_config") else "chat" if has_chat_template(folder) else "text"
     title = name_of(model_id)
@@ -126,16 +122,6 @@ def plan_space(
     files[CARD] = card.encode()
     files = {name: files[name] for name in sorted(files)} | images
     return Space(space_name, settings["model_id"], revision, files, offered.note)
-
-
-def fetch_facts(model_id: str, revision: str | None, token: str | None) -> Path:
-    """Download a repository without weights and code."""
-    try:
-        patterns = ["*.json", "*.jinja", "recipe.yaml", CARD]
-        return Path(snapshot_download(model_id, revision=revision, token=token, allow_patterns=patterns))
-    except (*NETWORK_ERRORS, HFValidationError, OfflineModeIsEnabled) as error:
-        reason = one_line(error)
-        raise PublishError(f"{model_id} is not a local folder and cannot be downloaded ({reason})") from error
 
 
 def license_of(folder: Path) -> str | None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from smol_hf.support.formatting import nearest
+from smol_hf.support.tokenizer_of import token_ids
 from smol_hf.text.chat import ChatTemplateError, TextChat
 from smol_hf.training.model.new_tokens import embedding_rows, extend_embeddings
 from smol_hf.training.recipe.model_arguments import ModelArguments
@@ -98,8 +99,6 @@ def add_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, a
 
 def end_with_turns(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Let generation also end with a turn."""
-    ends = model.generation_config.eos_token_id
-    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     model.config.get_text_config().eos_token_id = tokenizer.eos_token_id
-    ends = list(dict.fromkeys([tokenizer.eos_token_id, *ends]))
+    ends = list(dict.fromkeys([tokenizer.eos_token_id, *token_ids(model.generation_config.eos_token_id)]))
     model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]

@@ -117,6 +117,8 @@ def build_config_and_processor(
         change_positions(config, arguments)
         return config, processor
     arguments = with_preset(arguments)
+    check_keys("vision_config", arguments.vision_config, DEFAULT_VISION_CONFIG["model_type"])
+    check_keys("text_config", arguments.text_config, SmolHFTextConfig.model_type)
     tokenizer = build_tokenizer(arguments, texts, trust_remote_code)
     config = build_config(arguments, tokenizer)
     processor = SmolHFProcessor(
@@ -220,8 +222,6 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
     refuse_unsound_config({"vision_config": vision_config, "text_config": text_config}, "the recipe")
     vision_config.setdefault("model_type", DEFAULT_VISION_CONFIG["model_type"])
     text_config.setdefault("model_type", SmolHFTextConfig.model_type)
-    check_keys("vision_config", vision_config)
-    check_keys("text_config", text_config)
     check_vocabulary(text_config.setdefault("vocab_size", len(tokenizer)), tokenizer, "text_config")
     text_config |= {name: getattr(tokenizer, name) for name in SPECIAL_IDS}
     try:

@@ -86,6 +86,7 @@ def build_text_config_and_tokenizer(
         check_vocabulary(config.get_text_config().vocab_size, tokenizer, f"the model {arguments.model}")
         return config, tokenizer, prepare_tokenizer(tokenizer, arguments, chat)
     text_config = {**TEXT.get(arguments.preset or "", {}), **(arguments.text_config or {})}
+    check_keys("text_config", text_config, SmolHFTextConfig.model_type)
     if arguments.tokenizer is not None:
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer, trust_remote_code=trust_remote_code)
     else:
@@ -100,7 +101,6 @@ def new_text_config(text_config: dict, tokenizer) -> PretrainedConfig:
     text_config = dict(text_config)
     refuse_unsound_config(text_config, "text_config")
     model_type = text_config.pop("model_type", SmolHFTextConfig.model_type)
-    check_keys("text_config", {"model_type": model_type, **text_config})
     text_config.setdefault("vocab_size", len(tokenizer))
     check_vocabulary(text_config["vocab_size"], tokenizer, "text_config")
     for name in SPECIAL_IDS:
@@ -140,19 +140,28 @@ def end_with_text(model: PreTrainedModel, tokenizer) -> None:
         setattr(model.generation_config, name, getattr(tokenizer, name))
 
 
-def check_keys(name: str, values: dict) -> None:
-    """Raise RecipeError for a key that the configuration of `model_type` lacks: transformers accepts misspelt keys."""
+def check_keys(name: str, values: dict | None, model_type: str) -> None:
+    """Raise RecipeError for a key that the configuration does not have, or text as the value of a number.
+
+    transformers accepts misspelt keys. `model_type`: of values without one.
+    """
+    values = {"model_type": model_type, **(values or {})}
     config_class = config_class_of(name, values["model_type"])
+    defaults = config_class().to_dict()
     known = {
-        *config_class().to_dict(),
+        *defaults,
         *inspect.signature(config_class.__init__).parameters,
         *(config_class.attribute_map or {}),
         "rope_theta",
         "vision_use_head",
     }
-    for key in values:
+    for key, value in values.items():
         if key not in known:
             raise RecipeError(f"{name}: unknown key {key!r}{nearest(key, sorted(known))}")
+        default = defaults.get(key)
+        if isinstance(value, str) and isinstance(default, (int, float)):
+            kind = "true or false" if isinstance(default, bool) else "a number"
+            raise RecipeError(f"{name}.{key} is {value!r}: it must be {kind}")
 
 
 def config_class_of(name: str, model_type: str) -> type[PretrainedConfig]:
