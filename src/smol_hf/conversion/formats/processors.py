@@ -12,8 +12,8 @@ from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.formats import nanovlm
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.processing.chat_rendering import render_bounded
 from smol_hf.processing.chat_format import DEFAULT_CHAT_TEMPLATE, FAULTS
+from smol_hf.processing.chat_rendering import render_bounded
 from smol_hf.processing.image_styles import NANOVLM_GLOBAL_TOKEN
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 
