@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,9 @@ def read_preferences(source: Source, encoder: PreferenceEncoder, ignore_fields: 
     """Tokenise all pairs of a source. The records are read without the fields `ignore_fields`."""
     unread = frozenset(ignore_fields)
     found, run = Preferences(), 0
-    for where, record in records_of(source):
+    for where, record in source.rows():
+        if record is None:
+            continue
         try:
             if isinstance(record, SampleError):
                 raise record
@@ -64,12 +66,6 @@ def read_preferences(source: Source, encoder: PreferenceEncoder, ignore_fields: 
             run = run + 1 if is_fault else 0
             found.longest_run = max(found.longest_run, run)
     return found
-
-
-def records_of(source: Source) -> Iterator[tuple[str, Any]]:
-    """Yield the place and the content of each record."""
-    for block in range(len(source.block_sizes)):
-        yield from ((where, record) for where, record in source.read_block(block) if record is not None)
 
 
 class PreferenceEncoder:

@@ -17,7 +17,7 @@ from smol_hf.data.mixture.failed_sources import FailedSource, refuse_failed
 from smol_hf.data.records import find_adapter
 from smol_hf.data.records.filters import Filters, RecordReader
 from smol_hf.data.sources.location import KINDS, open_location
-from smol_hf.data.sources.source import BlockCache, Source
+from smol_hf.data.sources.source import Source
 from smol_hf.data.stream.mixing import scaled_weights
 from smol_hf.data.stream.survey import Survey
 from smol_hf.support.formatting import nearest
@@ -60,11 +60,8 @@ class Data:
 
         A sample is a conversation, or the error of its record.
         """
-        cache = BlockCache(self.sources)
         for index, source in enumerate(self.sources):
-            places = ((block, row) for block, rows in enumerate(source.block_sizes) for row in range(rows))
-            for block, row in itertools.islice(places, number):
-                where, record = cache.row(index, block, row)
+            for where, record in itertools.islice(source.rows(), number):
                 if record is None:
                     continue
                 try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import itertools
 import json
 import posixpath
@@ -83,7 +82,7 @@ def file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise ImportError(f"{url} needs a package that is not installed: {advice}") from error
 
 
-class RemoteFile(io.RawIOBase):
+class RemoteFile:
     """A file of fsspec. Network failures raise `UnreachableError`, after the retries of the file system's library."""
 
     def __init__(self, url: str, ahead: bool):
@@ -93,30 +92,18 @@ class RemoteFile(io.RawIOBase):
         with reaching(url):
             self.inner = system.open(path, "rb", **cache)
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self.inner.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self.inner.tell()
-
-    def readinto(self, buffer) -> int:
+    def read(self, size: int = -1) -> bytes:
         with reaching(self.url):
-            content = self.inner.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
+            return self.inner.read(size)
 
-    def close(self) -> None:
-        if not self.closed:
-            inner = getattr(self, "inner", None)
-            if inner is not None:
-                inner.close()
-        super().close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __enter__(self) -> RemoteFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.inner.close()
 
 
 def network_errors() -> tuple[type[BaseException], ...]:
