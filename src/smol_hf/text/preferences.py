@@ -44,7 +44,7 @@ def read_preferences(source: Source, encoder: PreferenceEncoder, ignore_fields: 
     """Tokenise all pairs of a source. The records are read without the fields `ignore_fields`."""
     unread = frozenset(ignore_fields)
     found, run = Preferences(), 0
-    for where, record in source.rows():
+    for where, record in source.all_rows():
         if record is None:
             continue
         try:

@@ -5,7 +5,6 @@ import pickle
 import sys
 import types
 
-import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -25,14 +24,6 @@ from smol_hf.data.sources.parquet_source import ParquetSource
 from smol_hf.data.sources.source import JoinedSource
 
 RECORDS = [{"id": number, "text": "é" * (number % 40)} for number in range(300)]
-
-
-@pytest.fixture
-def memory():
-    """fsspec's files in memory: as far away as a bucket, and nothing is asked of a network."""
-    system = fsspec.filesystem("memory")
-    yield system
-    system.rm("/", recursive=True)
 
 
 def rows(source):

@@ -61,7 +61,7 @@ class Data:
         A sample is a conversation, or the error of its record.
         """
         for index, source in enumerate(self.sources):
-            for where, record in itertools.islice(source.rows(), number):
+            for where, record in itertools.islice(source.all_rows(), number):
                 if record is None:
                     continue
                 try:

@@ -11,6 +11,7 @@ import itertools
 import json
 import posixpath
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,12 @@ def is_remote(url: str) -> bool:
 
 def local_path(url: str) -> Path:
     return Path(re.sub(r"^(file|local)://", "", url))
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free bytes of the disk that `folder` is on, or will be."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free
 
 
 def file_name(url: str) -> str:

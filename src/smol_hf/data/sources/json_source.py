@@ -75,7 +75,7 @@ class JsonSource(Source):
     def read_block(self, block: int) -> list[tuple[str, Any]]:
         return self.read_rows(int(self.firsts[block]), int(self.firsts[block + 1]))
 
-    def rows(self) -> Iterator[tuple[str, Any]]:
+    def all_rows(self) -> Iterator[tuple[str, Any]]:
         for first, last in itertools.pairwise(blocks_of(self.starts, self.ends).tolist()):
             yield from self.read_rows(first, last)
 

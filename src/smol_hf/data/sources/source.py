@@ -46,7 +46,7 @@ class Source(ABC):
         The record is a `SampleError` for a row that cannot be parsed, and None for no row (a blank line).
         """
 
-    def rows(self) -> Iterator[tuple[str, Any]]:
+    def all_rows(self) -> Iterator[tuple[str, Any]]:
         """Yield (where, record) of all rows in order, see `read_block`."""
         for block in range(len(self.block_sizes)):
             yield from self.read_block(block)
@@ -146,9 +146,9 @@ class JoinedSource(Source):
         part, inside = self.place(block)
         return part.read_block(inside)
 
-    def rows(self) -> Iterator[tuple[str, Any]]:
+    def all_rows(self) -> Iterator[tuple[str, Any]]:
         for part in self.parts:
-            yield from part.rows()
+            yield from part.all_rows()
 
 
 class MadeSource(Source):

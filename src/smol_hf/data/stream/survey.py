@@ -108,7 +108,7 @@ def survey(plan: Plan, *, verify_images: bool = False, advance: Callable[[], Any
     result = Survey()
     for index, source in enumerate(plan.sources):
         names = result.rows.setdefault(index, [])
-        for where, record in source.rows():
+        for where, record in source.all_rows():
             if advance is not None:
                 advance()
             names.append(None if record is None else where)

@@ -10,6 +10,7 @@ from typing import Any
 from smol_hf.data.conversation import SampleError
 
 CHUNK = 1 << 18  # characters, at most, of a piece
+PIECE = 1 << 14  # the same of a piece that begins with a word
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Document:
     Attributes:
         where: its name in messages: `corpus.jsonl:12`, `notes/a.txt`, `book.txt:3` (the third document of a
             file with a separator).
-        chunks: its text in order, in pieces of 1 to `CHUNK` characters. They must be read before the next document.
-            Reading them may raise SampleError.
+        chunks: its text in order, in pieces of 1 to `CHUNK` characters. They can be read once, before the next
+            document. Reading them may raise SampleError.
     """
 
     where: str
@@ -60,23 +61,6 @@ def slices(text: str) -> Iterator[str]:
     """Yield the text in pieces of at most `CHUNK` characters."""
     for start in range(0, len(text), CHUNK):
         yield text[start : start + CHUNK]
-
-
-class Rereadable:
-    """Chunks that are read anew in each iteration.
-
-    Args:
-        read: returns an iterator over them.
-    """
-
-    def __init__(self, read: Callable[[], Iterator[str]]):
-        self.read = read
-
-    def __iter__(self) -> Iterator[str]:
-        return self.read()
-
-
-PIECE = 1 << 14  # characters
 
 
 class Reading:

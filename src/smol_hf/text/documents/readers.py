@@ -15,11 +15,9 @@ from smol_hf.data.sources.location import (
     resolve_location,
 )
 from smol_hf.support.sample_lists import LEDGERS
-from smol_hf.text.documents.document import CHUNK, Document, Documents
+from smol_hf.text.documents.document import Documents
 from smol_hf.text.documents.records import Records
 from smol_hf.text.documents.texts import TextFiles
-
-__all__ = ["CHUNK", "TEXT_KEY", "Document", "Documents", "open_documents", "unescaped"]
 
 TEXT_KEY = "text"
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
