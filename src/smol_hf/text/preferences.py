@@ -101,9 +101,9 @@ class PreferenceEncoder:
         else:
             try:
                 prompt = self.chat.prompt_ids(pair.prompt, pair.tools)
-                chosen = {"role": "assistant", "content": pair.chosen, **pair.chosen_fields}
-                rejected = {"role": "assistant", "content": pair.rejected, **pair.rejected_fields}
-                answers = [self.answer(self.chat, pair, prompt, message) for message in (chosen, rejected)]
+                contents = ((pair.chosen, pair.chosen_fields), (pair.rejected, pair.rejected_fields))
+                messages = ({"role": "assistant", "content": text, **fields} for text, fields in contents)
+                answers = [self.answer(self.chat, pair, prompt, message) for message in messages]
             except ChatTemplateError as error:
                 raise SampleError(where, str(error)) from error
         if answers[0] == answers[1]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.media.images import MAXIMUM_BYTES
-from smol_hf.data.mixture.entry_keys import check_entry, without_deleted_keys
+from smol_hf.data.mixture.entry_keys import check_entry, named, without_deleted_keys
 from smol_hf.data.mixture.failed_sources import FailedSource, refuse_failed
 from smol_hf.data.records import find_adapter
 from smol_hf.data.records.filters import Filters, RecordReader
@@ -153,10 +153,8 @@ def parse_entries(entries: list[dict[str, Any]]) -> list[MixtureEntry]:
         where = f"mixture, entry {number}"
         if not isinstance(keys, dict):
             raise ValueError(f"{where}: {keys!r} is no mapping of keys, such as {{data: my.jsonl, weight: 2}}")
-        try:
+        with named(where_of(where, keys)):
             keys = without_deleted_keys(keys)
-        except ValueError as error:
-            raise ValueError(f"{where_of(where, keys)}: {error}") from error
         for key in keys:
             if key not in known:
                 raise ValueError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")

@@ -99,7 +99,7 @@ class RemoteFile:
         with reaching(url):
             self.inner = system.open(path, "rb", **cache)
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int = -1) -> Any:
         with reaching(self.url):
             return self.inner.read(size)
 

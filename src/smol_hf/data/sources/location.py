@@ -132,7 +132,8 @@ def resolve_location(
         with reaching(path):
             is_folder = system.isdir(inside)
     else:
-        raise FileNotFoundError(missing_file(path))
+        advice = f"; a dataset of the Hub is also called {PREFIX}{path}" if ID.fullmatch(path) else ""
+        raise FileNotFoundError(f"the data file {path} does not exist{advice}")
     if not is_folder:
         return Location(path, files=[path])
     root = path.rstrip("/") if is_remote(path) else os.path.realpath(local_path(path))
@@ -147,11 +148,6 @@ def refuse_dataset_keys(data: str, **given: str | bool | None) -> None:
     """Raise ValueError for keys of a Hub dataset if `data` names files."""
     if useless := [key for key, value in given.items() if value not in (None, False)]:
         raise ValueError(f"{' and '.join(useless)} belong to a dataset of the Hub, and {data} names files")
-
-
-def missing_file(data: str) -> str:
-    advice = f"; a dataset of the Hub is also called {PREFIX}{data}" if ID.fullmatch(data) else ""
-    return f"the data file {data} does not exist{advice}"
 
 
 def open_files(urls: Sequence[str], name: str) -> Opened:

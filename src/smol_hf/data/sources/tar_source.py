@@ -26,7 +26,7 @@ from smol_hf.data.sources.files import (
     remote_fingerprint,
 )
 from smol_hf.data.sources.fingerprints import digests_of
-from smol_hf.data.sources.members import TEXTS, ending, in_order, is_used, record_of
+from smol_hf.data.sources.members import TEXTS, USED, ending, in_order, record_of
 from smol_hf.data.sources.source import Source
 
 BLOCK = tarfile.BLOCKSIZE
@@ -121,7 +121,7 @@ class TarSource(Source):
     def record(self, block: int, url: str, where: str) -> dict[str, Any]:
         first, last = int(self.firsts[block]), int(self.firsts[block + 1])
         spans = dict(zip(self.names[first:last].to_pylist(), self.spans[first:last].tolist()))
-        used = {name: (offset, size) for name, (offset, size) in spans.items() if is_used(name)}
+        used = {name: (offset, size) for name, (offset, size) in spans.items() if name.lower().endswith(USED)}
         contents = read_spans(url, used, where)
         texts = {name: content for name, content in contents.items() if name.lower().endswith(TEXTS)}
         media = {

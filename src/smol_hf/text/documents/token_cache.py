@@ -67,7 +67,7 @@ class TokenCache:
         try:
             facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             facts["counts"] = {part: Counts(**counts) for part, counts in facts["counts"].items()}
-            facts["faults"] = [fault_of(each) for each in facts["faults"]]
+            facts["faults"] = [SampleError(*each) for each in facts["faults"]]
             cache = cls(folder, **facts)
             cache.check_files()
         except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError) as error:
@@ -93,12 +93,6 @@ class TokenCache:
         (folder / FACTS).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
 
 
-def fault_of(saved: list[str]) -> SampleError:
-    fault = SampleError(*saved[:2])
-    fault.source = saved[2]
-    return fault
-
-
 class Tokens:
     """Texts → ids. No text of a document becomes a special token.
 
@@ -119,9 +113,6 @@ class Tokens:
 
     def encode(self, text: str) -> list[int]:
         return self.engine.encode(text, add_special_tokens=False).ids
-
-    def encode_all(self, texts: list[str]) -> list[list[int]]:
-        return [each.ids for each in self.engine.encode_batch_fast(texts, add_special_tokens=False)]
 
     @property
     def fingerprint(self) -> str:
@@ -157,11 +148,6 @@ class PartWriter:
             file.close()
 
 
-def cache_key(documents: Documents, held_out: HeldOut, tokens: Tokens, limit: int | None) -> str:
-    facts = [VERSION, documents.fingerprint, tokens.fingerprint, asdict(held_out), limit]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-
-
 def caches_folder(asked: str | None) -> Path:
     return Path(asked) if asked is not None else Path(cached_assets_path("smol_hf", "tokens"))
 
@@ -189,7 +175,8 @@ def tokenise(
         ValueError: see `Tokens` and `cutting.pieces`.
     """
     tokens = Tokens(tokenizer)
-    key = cache_key(documents, held_out, tokens, limit)
+    facts = [VERSION, documents.fingerprint, tokens.fingerprint, asdict(held_out), limit]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
     place = folder / key
     while not writes and not place.is_dir():
         time.sleep(0.2)  # a barrier would time out; if the writer fails, the launcher ends all processes
@@ -279,7 +266,7 @@ class Writing:
 
     def flush(self) -> None:
         texts = [argument for _, argument in self.queue if isinstance(argument, str)]
-        encoded = self.tokens.encode_all(texts)
+        encoded = [each.ids for each in self.tokens.engine.encode_batch_fast(texts, add_special_tokens=False)]
         self.text_bytes += sum(len(text.encode("utf-8")) for text in texts)
         self.written += sum(map(len, encoded))
         self.progress(self.text_bytes, self.written)
