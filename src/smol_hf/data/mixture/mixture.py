@@ -6,7 +6,7 @@ import itertools
 import typing
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +40,23 @@ class Data:
     entries: list[MixtureEntry] = field(default_factory=list)  # of a mixture, one for each source
     failed: list[FailedSource] = field(default_factory=list)  # that it names and that are left out
 
-    def first_here(self, number: int) -> Iterator[tuple[int, Conversation | SampleError]]:
-        """Yield as `samples`, for the first `number` records of each source of local files."""
-        here = [
-            index
-            for index, (source, reader) in enumerate(zip(self.sources, self.readers))
-            if reader is not None and not source.remote
-        ]
-        local = replace(self, sources=[self.sources[index] for index in here],
-                        readers=[self.readers[index] for index in here])  # fmt: skip
-        return ((here[index], sample) for index, sample in local.samples(number))
-
     def conversations(self, number: int | None = None) -> Iterator[Conversation]:
         """Yield the usable samples in the order of the files, of the first `number` records of each source."""
         return (sample for _, sample in self.samples(number) if isinstance(sample, Conversation))
 
-    def samples(self, number: int | None = None) -> Iterator[tuple[int, Conversation | SampleError]]:
+    def samples(
+        self, number: int | None = None, *, local_only: bool = False
+    ) -> Iterator[tuple[int, Conversation | SampleError]]:
         """Yield (source, sample) of the first `number` records of each source, in the order of the files.
 
         A sample is a conversation, or the error of its record.
+
+        Args:
+            local_only: only sources of local files.
         """
         for index, source in enumerate(self.sources):
+            if local_only and (source.remote or self.readers[index] is None):
+                continue
             for where, record in itertools.islice(source.all_rows(), number):
                 if record is None:
                     continue

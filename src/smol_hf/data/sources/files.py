@@ -6,6 +6,7 @@ No connection is kept: each process opens the files that it reads.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import itertools
 import json
@@ -174,7 +175,7 @@ def for_each(function: Callable[[str], Any], urls: list[str]) -> list[Any]:
 
 
 def has_pattern(text: str) -> bool:
-    return bool(BRACES.search(text)) or any(letter in text for letter in "*?[")
+    return bool(BRACES.search(text)) or glob.has_magic(text)
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -202,7 +203,7 @@ def find_files(pattern: str) -> list[str]:
     for each in expand_braces(pattern):
         system, path = file_system(each)
         with reaching(each):
-            candidates = system.glob(path) if any(letter in each for letter in "*?[") else [path]
+            candidates = system.glob(path) if glob.has_magic(each) else [path]
             paths = [path for path in candidates if system.isfile(path)]
         if not paths:
             raise FileNotFoundError(f"there is no data file {each}" + (f" (of {pattern})" if each != pattern else ""))

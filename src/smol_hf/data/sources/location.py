@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from smol_hf.data.conversation import SampleError
@@ -33,19 +34,16 @@ from smol_hf.data.sources.tar_source import TarSource
 from smol_hf.support.sample_lists import LEDGERS
 
 
-def open_json(kind: type[JsonLinesSource] | type[JsonArraySource]) -> Callable[[str, list[str]], Source]:
-    def open_files(name: str, urls: list[str]) -> Source:
-        labels = labels_of(urls)
-        parts = for_each(lambda url: kind(name, url, labels[url]), sorted(urls))
-        return parts[0] if len(parts) == 1 else JoinedSource(name, parts)
-
-    return open_files
+def open_json(kind: Callable[[str, str, str], Source], name: str, urls: list[str]) -> Source:
+    labels = labels_of(urls)
+    parts = for_each(lambda url: kind(name, url, labels[url]), sorted(urls))
+    return parts[0] if len(parts) == 1 else JoinedSource(name, parts)
 
 
 KINDS: dict[str, Callable[[str, list[str]], Source]] = {
-    ".jsonl": open_json(JsonLinesSource),
-    ".ndjson": open_json(JsonLinesSource),
-    ".json": open_json(JsonArraySource),
+    ".jsonl": partial(open_json, JsonLinesSource),
+    ".ndjson": partial(open_json, JsonLinesSource),
+    ".json": partial(open_json, JsonArraySource),
     ".parquet": ParquetSource,
     ".tar": TarSource,
 }

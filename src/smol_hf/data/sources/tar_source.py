@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow
+from fsspec.utils import merge_offset_ranges
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.files import (
@@ -137,27 +138,20 @@ class TarSource(Source):
 def read_spans(url: str, spans: dict[str, tuple[int, int]], where: str) -> dict[str, bytes]:
     """Return contents by name, of (offset, size) each. Neighbouring members are read at once."""
     contents: dict[str, bytes] = {}
-    for group in together(spans):
-        begin = spans[group[0]][0]
-        end = sum(spans[group[-1]])
+    merged: Any = merge_offset_ranges(
+        [url] * len(spans),
+        [offset for offset, _ in spans.values()],
+        [offset + size for offset, size in spans.values()],
+        max_gap=GAP,
+    )
+    for begin, end in zip(*merged[1:]):
         piece = read_range(url, begin, end)
         if len(piece) < end - begin:
             raise SampleError(where, "the shard is shorter than when the run began: was it written anew?")
-        for name in group:
-            offset, size = spans[name]
-            contents[name] = piece[offset - begin : offset - begin + size]
+        for name, (offset, size) in spans.items():
+            if begin <= offset and offset + size <= end:
+                contents[name] = piece[offset - begin : offset - begin + size]
     return contents
-
-
-def together(spans: dict[str, tuple[int, int]]) -> list[list[str]]:
-    """Names in the order of their places, in groups without large gaps."""
-    groups: list[list[str]] = []
-    for name in sorted(spans, key=lambda name: spans[name]):
-        if groups and spans[name][0] - sum(spans[groups[-1][-1]]) <= GAP:
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-    return groups
 
 
 def indexed(url: str, label: str) -> Shard:

@@ -88,8 +88,7 @@ def parquet_rows(source: ParquetSource, text_key: str) -> Iterator[tuple[str, An
         if url != checked:
             check_column(source, url, text_key)
             checked = url
-        first = source.first_rows[number]
-        places = (f"{source.prefix}{source.labels[url]}:{first + row}" for row in range(source.block_sizes[number]))
+        places = iter(source.places(number))
         try:
             with source.open(url, buffer_size=READ_AT_ONCE) as file:
                 for batch in file.iter_batches(rows_at_once(file, group, text_key), [group], [text_key]):

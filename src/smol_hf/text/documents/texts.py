@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,8 +17,6 @@ from smol_hf.text.documents.document import Document, Documents, slices
 from smol_hf.text.documents.plain_text import text_of
 
 ENDS = 1 << 20  # bytes at both ends of a large file that are compared
-_BOUNDARY = None  # marks the end of a document
-_END = ""  # no piece is empty
 
 
 class TextFiles(Documents):
@@ -84,34 +83,34 @@ def digest_of_ends(url: str, size: int) -> str:
 
 def separated(text: Iterable[str], separator: str, label: str) -> Iterator[Document | SampleError]:
     """Yield the documents of a file, named `label:1`, `label:2` and so on."""
-    stream, number = split(text, separator), 0
-    while True:
-        number += 1
-        where = f"{label}:{number}"
-        try:
-            first = next(stream, _END)
-        except SampleError as error:
-            yield SampleError(where, error.problem)
-            return
-        if first is _END:
-            if number == 1:
-                yield Document(where, ())
-            return
-        chunks = until_boundary(first, stream, where)
-        yield Document(where, chunks)
-        with contextlib.suppress(SampleError):
-            for _ in chunks:  # the unread rest
-                pass
+    number = 0
+    try:
+        for is_text, group in itertools.groupby(split(text, separator), key=lambda piece: piece is not None):
+            if is_text:
+                number += 1
+                yield Document(f"{label}:{number}", named(group, f"{label}:{number}"))
+                with contextlib.suppress(SampleError):
+                    for _ in group:  # the unread rest
+                        pass
+                continue
+            # A document is empty before the first separator, and between two of them.
+            for empty, _ in enumerate(group, start=int(number == 0)):
+                if empty:
+                    number += 1
+                    yield Document(f"{label}:{number}", ())
+    except SampleError as error:
+        yield SampleError(f"{label}:{number + 1}", error.problem)
+    else:
+        if number == 0:
+            yield Document(f"{label}:1", ())
 
 
-def until_boundary(piece: str | None, stream: Iterator[str | None], where: str) -> Iterator[str]:
-    """Yield the pieces up to the next boundary."""
-    while piece is not None:  # _BOUNDARY
-        yield piece
-        try:
-            piece = next(stream, _BOUNDARY)
-        except SampleError as error:
-            raise SampleError(where, error.problem) from error
+def named(chunks: Iterable[Any], where: str) -> Iterator[str]:
+    """Yield the chunks of a document. An error names the document instead of the file."""
+    try:
+        yield from chunks
+    except SampleError as error:
+        raise SampleError(where, error.problem) from error
 
 
 def split(text: Iterable[str], separator: str) -> Iterator[str | None]:
@@ -121,7 +120,7 @@ def split(text: Iterable[str], separator: str) -> Iterator[str | None]:
         *whole, rest = (rest + chunk).split(separator)
         for part in whole:
             yield from slices(part)
-            yield _BOUNDARY
+            yield None
         ready = max(len(rest) - len(separator) + 1, 0)  # a separator may have begun after this
         yield from slices(rest[:ready])
         rest = rest[ready:]
