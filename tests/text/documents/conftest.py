@@ -10,7 +10,7 @@ from smol_hf.text.tokenizer_training import train_text_tokenizer
 @pytest.fixture
 def little_pieces(monkeypatch):
     """Pieces of seven characters, so that every boundary falls somewhere."""
-    for module in (document, plain_text):
+    for module in (document, plain_text, records):
         monkeypatch.setattr(module, "CHUNK", 7)
     monkeypatch.setattr(records, "BATCH", 500)
     return 7

@@ -85,9 +85,8 @@ class ImageFolderSource(Source):
     def facts(self, url: str) -> list[Any]:
         if is_remote(url):
             return remote_fingerprint(url)
-        if is_image_file(url):
-            return [local_path(url).stat().st_size]
-        return [hash_file(local_path(url))]
+        path = local_path(url)
+        return [path.stat().st_size if is_image_file(url) else hash_file(path)]
 
     def take_metadata(self, urls: list[str]) -> None:
         named = set()

@@ -18,7 +18,7 @@ from smol_hf.data.sources.json_source import JsonSource
 from smol_hf.data.sources.parquet_source import ParquetSource, values_of
 from smol_hf.data.sources.source import JoinedSource, Source
 from smol_hf.support.formatting import nearest
-from smol_hf.text.documents.document import Document, Documents, slices
+from smol_hf.text.documents.document import CHUNK, Document, Documents, slices
 
 READ_AT_ONCE = 1 << 22  # bytes of a parquet file
 BATCH = 1 << 20  # bytes of text that are taken from a parquet file at once, unless a row is larger
@@ -144,7 +144,7 @@ def document_of(where: str, record: Any, text_key: str) -> Document | SampleErro
     for piece in slices(text):
         if not piece.isascii() and (at := lone_surrogate(piece)) is not None:
             return SampleError(where, f"{text_key!r} holds {at}, a lone surrogate (half of an escaped character)")
-    return Document(where, slices(text))
+    return Document(where, (text,) if 0 < len(text) <= CHUNK else slices(text))
 
 
 def lone_surrogate(text: str) -> str | None:
