@@ -9,6 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
+from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
 
 SPECIAL = (
@@ -116,3 +117,19 @@ def save_base(folder, kind="native", *without, head=1.0):
 
 def written(value):
     return json.dumps(value) if isinstance(value, (bool, list)) else str(value)
+
+
+def chat_messages(turns):
+    return [{"role": role, "content": text} for role, text in turns]
+
+
+def shown(tokenizer, ids, labels):
+    """The decoded text with what is labelled between ⟦ and ⟧."""
+    text, inside = "", False
+    for token, label in zip(ids, labels):
+        assert label in (token, IGNORE_INDEX)
+        if (label != IGNORE_INDEX) != inside:
+            inside = not inside
+            text += "⟦" if inside else "⟧"
+        text += tokenizer.decode([token])
+    return text + ("⟧" if inside else "")

@@ -2,6 +2,7 @@
 
 import os
 
+import fsspec
 import pytest
 
 # A process for each core (pytest-xdist) with one thread each: the models of the tests are too small for more.
@@ -34,3 +35,11 @@ def pytest_collection_modifyitems(items):
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.path.stem != "test_demo")  # the longest test begins first
+
+
+@pytest.fixture
+def memory():
+    """fsspec's files in memory: as far away as a bucket, and nothing is asked of a network."""
+    system = fsspec.filesystem("memory")
+    yield system
+    system.rm("/", recursive=True)

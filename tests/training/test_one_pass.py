@@ -48,19 +48,19 @@ def cache(tmp_path, monkeypatch):
 def counts(monkeypatch):
     """How often each record was read from its file, and adapted."""
     counted = {"read": Counter(), "adapted": Counter()}
-    captions, read_block = ADAPTERS["captions"], JsonSource.read_block
+    captions, read_rows = ADAPTERS["captions"], JsonSource.read_rows
 
     def read(record, place):
         counted["adapted"][place.where] += 1
         return captions.read(record, place)
 
-    def block(source, number):
-        rows = read_block(source, number)
+    def read_and_count(source, first, last):
+        rows = read_rows(source, first, last)
         counted["read"].update(where for where, _ in rows)
         return rows
 
     monkeypatch.setitem(ADAPTERS, "captions", dataclasses.replace(captions, read=read))
-    monkeypatch.setattr(JsonSource, "read_block", block)
+    monkeypatch.setattr(JsonSource, "read_rows", read_and_count)
     return counted
 
 

@@ -20,16 +20,13 @@ class SampleError(ValueError):
     `source` is the name of its data source, if known.
     """
 
-    source: str = ""
-
-    def __init__(self, where: str, problem: str):
+    def __init__(self, where: str, problem: str, source: str = ""):
         super().__init__(f"{where}: {problem}")
-        self.where = where
-        self.problem = problem
+        self.where, self.problem, self.source = where, problem, source
 
     def __reduce__(self):
-        # A worker of the data loader pickles what it raises: keep both arguments.
-        return type(self), (self.where, self.problem), {"source": self.source}
+        # A worker of the data loader pickles what it raises: keep all arguments.
+        return type(self), (self.where, self.problem, self.source)
 
 
 class LeftOutError(SampleError):

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 LEDGERS = ("skipped.jsonl", "shortened.jsonl")
+
+
+def line_of(entry: dict) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def append_entries(path: Path, entries: Iterable[dict]) -> None:
+    """Add entries to a file, which is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(map(line_of, entries))
 
 
 def whole_lines(path: Path) -> Iterator[dict]:

@@ -78,9 +78,8 @@ class TextChat:
 
     def prompt_ids(self, messages: list[dict], tools=None) -> list[int]:
         """Return the tokens up to the beginning of the assistant's turn. Raises ChatTemplateError."""
-        return self.renderer.with_tools(tools).encode(as_texts(messages), add_generation_prompt=True, labelled=False)[
-            0
-        ]
+        renderer = self.renderer.with_tools(tools)
+        return renderer.encode(as_texts(messages), add_generation_prompt=True, labelled=False)[0]
 
     def with_settings(self, longest_edge: int) -> TextChat:
         """Return the same object: the setting is of images only."""
@@ -113,9 +112,8 @@ class TextChatWork(SampleWork):
         return super().measured(shape, lost)
 
 
-def content_text(content: str | list[dict]) -> str:
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
-
-
 def as_texts(messages: Sequence[dict]) -> list[dict]:
-    return [{**message, "content": content_text(message["content"])} for message in messages]
+    """Return messages whose parts of text are joined."""
+    contents = [message["content"] for message in messages]
+    texts = [each if isinstance(each, str) else "".join(part["text"] for part in each) for each in contents]
+    return [{**message, "content": text} for message, text in zip(messages, texts)]

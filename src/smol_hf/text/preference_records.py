@@ -203,13 +203,11 @@ def of_conversations(where: str, prompt: Any, chosen: list[dict], rejected: list
         if before and before[: len(prompt)] != prompt:
             raise SampleError(where, "chosen begins differently from the prompt")
         before = before or prompt
-    (good, good_fields), (bad, bad_fields) = (content_and_fields(answer[-1]) for answer in (chosen, rejected))
-    return Preference(before, good, bad, chosen_fields=good_fields, rejected_fields=bad_fields)
-
-
-def content_and_fields(message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Split a message into its content and its other keys except the role."""
-    return message["content"], {key: value for key, value in message.items() if key not in ("role", "content")}
+    good, bad = chosen[-1], rejected[-1]
+    good_fields, bad_fields = (
+        {key: value for key, value in answer.items() if key not in ("role", "content")} for answer in (good, bad)
+    )
+    return Preference(before, good["content"], bad["content"], chosen_fields=good_fields, rejected_fields=bad_fields)
 
 
 def messages_of(value: Any, key: str, where: str) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,9 @@ def read_preferences(source: Source, encoder: PreferenceEncoder, ignore_fields: 
     """Tokenise all pairs of a source. The records are read without the fields `ignore_fields`."""
     unread = frozenset(ignore_fields)
     found, run = Preferences(), 0
-    for where, record in records_of(source):
+    for where, record in source.all_rows():
+        if record is None:
+            continue
         try:
             if isinstance(record, SampleError):
                 raise record
@@ -64,12 +66,6 @@ def read_preferences(source: Source, encoder: PreferenceEncoder, ignore_fields: 
             run = run + 1 if is_fault else 0
             found.longest_run = max(found.longest_run, run)
     return found
-
-
-def records_of(source: Source) -> Iterator[tuple[str, Any]]:
-    """Yield the place and the content of each record."""
-    for block in range(len(source.block_sizes)):
-        yield from ((where, record) for where, record in source.read_block(block) if record is not None)
 
 
 class PreferenceEncoder:
@@ -105,9 +101,9 @@ class PreferenceEncoder:
         else:
             try:
                 prompt = self.chat.prompt_ids(pair.prompt, pair.tools)
-                chosen = {"role": "assistant", "content": pair.chosen, **pair.chosen_fields}
-                rejected = {"role": "assistant", "content": pair.rejected, **pair.rejected_fields}
-                answers = [self.answer(self.chat, pair, prompt, message) for message in (chosen, rejected)]
+                contents = ((pair.chosen, pair.chosen_fields), (pair.rejected, pair.rejected_fields))
+                messages = ({"role": "assistant", "content": text, **fields} for text, fields in contents)
+                answers = [self.answer(self.chat, pair, prompt, message) for message in messages]
             except ChatTemplateError as error:
                 raise SampleError(where, str(error)) from error
         if answers[0] == answers[1]:

@@ -37,15 +37,11 @@ def train_text_tokenizer(
     texts: Iterable[str],
     *,
     vocab_size: int,
-    special_tokens: Sequence[str] = SPECIAL_TOKENS,
-    named: dict[str, str] = NAMED,
-    model_max_length: int = VERY_LARGE_INTEGER,
 ) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer as SmolLM2's, without a chat template; see `build_byte_level_tokenizer`.
 
     Args:
         texts: of any size, read once, in order, with some megabytes in memory.
-        named: `bos_token`, `eos_token`, `pad_token` → which of the special tokens it is.
 
     Raises:
         ValueError: if `vocab_size` is too small for the special tokens and the 256 bytes.
@@ -53,9 +49,9 @@ def train_text_tokenizer(
     return build_byte_level_tokenizer(
         (piece for text in texts for piece in at_words([text])),
         vocab_size=vocab_size,
-        special_tokens=special_tokens,
-        named=named,
-        model_max_length=model_max_length,
+        special_tokens=SPECIAL_TOKENS,
+        named=NAMED,
+        model_max_length=VERY_LARGE_INTEGER,
         min_frequency=MIN_FREQUENCY,
     )
 

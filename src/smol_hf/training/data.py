@@ -165,7 +165,7 @@ def measure_data(
         raise SampleError("data", "the data holds no sample")
     if not data.surveyed:
         skipped.expect({source.name: len(source) for source in data.sources})
-        data.found = survey_first(data.first_here(FIRST_RECORDS), data.readers)
+        data.found = survey_first(data.samples(FIRST_RECORDS, local_only=True), data.readers)
         digest_images(data.found, arguments.verify_images)
         return plan, data
     state = PartialState()

@@ -16,8 +16,9 @@ from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.stream import Plan
 from smol_hf.support.formatting import compact
+from smol_hf.text.documents.document import Documents
 from smol_hf.text.documents.held_out import HeldOut, Split
-from smol_hf.text.documents.readers import Documents, open_documents, unescaped
+from smol_hf.text.documents.readers import open_documents, unescaped
 from smol_hf.text.documents.records import Records
 from smol_hf.text.documents.token_cache import TokenCache, caches_folder, tokenise
 from smol_hf.text.documents.token_source import TokenSource, TokenWork

@@ -1,6 +1,5 @@
-"""Documents in files of tokens: no token lost or repeated, whole or not at all, in bounded memory."""
+"""Documents in files of tokens: complete or not at all, in bounded memory."""
 
-import itertools
 import json
 import os
 import resource
@@ -10,83 +9,14 @@ import sys
 import textwrap
 import time
 
-import numpy as np
 import pytest
-import torch
+from document_files import cache_of, documents_of, prose
 from processes import Forked
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
-from smol_hf.data.stream.stream import Plan, RowStream
-from smol_hf.modeling.label_loss import IGNORE_INDEX
-from smol_hf.text.documents.cutting import pieces
 from smol_hf.text.documents.held_out import HeldOut
 from smol_hf.text.documents.readers import open_documents
-from smol_hf.text.documents.token_cache import TokenCache, Tokens, tokenise
-from smol_hf.text.documents.token_source import TokenSource, TokenWork
+from smol_hf.text.documents.token_cache import TokenCache, tokenise
 from smol_hf.text.tokenizer_training import train_text_tokenizer
-
-WORDS = "the old king said that winter comes and 1234 ravens flew over snow-white hills, didn't they?".split()
-
-
-def prose(characters, seed=0):
-    """Words, lines and paragraphs; the same seed gives the same text."""
-    draws = np.random.default_rng(seed)
-    words, gaps = np.array(WORDS), np.array([" ", " ", " ", "\n", "\n\n", "  ", "\t"])
-    number = characters // 2 + 1
-    return "".join(np.stack([draws.choice(words, number), draws.choice(gaps, number)], axis=1).ravel())[:characters]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train_text_tokenizer([prose(20_000)], vocab_size=400)
-
-
-def metaspace():
-    """A tokenizer of SentencePiece's kind: a text is begun by a space, and spaces are part of words."""
-    inner = Tokenizer(models.BPE(byte_fallback=False, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    inner.decoder = decoders.Metaspace(prepend_scheme="always")
-    inner.train_from_iterator([prose(20_000)], trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", "</s>"]))
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
-
-
-def cache_of(path, tokenizer, folder, fraction=0.0, **options):
-    read = {name: options.pop(name) for name in ("separator", "text_key") if name in options}
-    return tokenise(open_documents(str(path), **read), tokenizer, HeldOut(fraction), folder=folder, **options)
-
-
-def documents_of(cache, part="train"):
-    tokens = np.fromfile(cache.folder / part / "tokens.bin", dtype=f"u{cache.token_bytes}")
-    ends = np.fromfile(cache.folder / part / "ends.bin", dtype=np.int64)
-    return [tokens[begin:end].tolist() for begin, end in itertools.pairwise([0, *ends])]
-
-
-# Cutting -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
-        ("bytes", prose(30_000)), ("bytes", "word" * 5000), ("bytes", "汉字没有空格" * 2000),
-        ("bytes", " " * 9000 + "end"), ("metaspace", prose(30_000)),
-    ],
-)  # fmt: skip
-def test_a_text_in_pieces_has_the_tokens_of_the_whole(kind, text, tokenizer):
-    tokens = Tokens(tokenizer if kind == "bytes" else metaspace())
-    chunks = [text[start : start + 777] for start in range(0, len(text), 777)]
-    found = list(pieces(chunks, tokens.encode, size=2000))
-    assert "".join(found) == text and max(map(len, found)) <= 2000
-    assert [token for piece in found for token in tokens.encode(piece)] == tokens.encode(text)
-
-
-def test_a_text_that_cannot_be_cut_for_a_tokenizer_is_refused():
-    """SentencePiece would put a space before the second piece of a word."""
-    with pytest.raises(ValueError, match="merges across every position"):
-        list(pieces(["word" * 5000], Tokens(metaspace()).encode, size=2000))
-
-
-# The files -----------------------------------------------------------------------------------------------------------
 
 
 def test_each_document_begins_and_ends_and_no_text_becomes_a_special_token(tmp_path, tokenizer):
@@ -233,97 +163,6 @@ def test_a_cache_that_was_damaged_is_refused(name, content, said, tmp_path, toke
     with pytest.raises(ValueError, match="were damaged after they were written") as error:
         cache_of(path, tokenizer, tmp_path / "caches")
     assert said in str(error.value) and f"{folder}" in str(error.value)
-
-
-# What is held out ----------------------------------------------------------------------------------------------------
-
-
-def test_of_few_documents_the_end_of_each_is_held_out(tmp_path, tokenizer):
-    folder = tmp_path / "texts"
-    folder.mkdir()
-    texts = {f"{name}.txt": prose(size, size) for name, size in (("a", 40_000), ("b", 400_000), ("c", 3000))}
-    for name, text in texts.items():
-        (folder / name).write_text(text)
-    cache = cache_of(folder, tokenizer, tmp_path / "caches", 0.1)
-    edge = tokenizer.eos_token_id
-    train, held = ([tokenizer.decode([t for t in each if t != edge]) for each in documents_of(cache, part)]
-                   for part in ("train", "validation"))  # fmt: skip
-    assert [head + tail for head, tail in zip(train, held)] == list(texts.values())
-    for head, tail in zip(train, held):
-        assert len(tail) == pytest.approx(0.1 * len(head + tail), abs=1000)
-        assert head.endswith("\n") or "\n" not in tail[:900]
-    assert cache.counts["validation"].text_bytes == sum(map(len, held))
-    assert all(each[-1] != edge for each in documents_of(cache)), "what is cut off does not end there"
-
-
-def test_what_is_too_short_to_be_cut_stays_whole_with_its_end(tmp_path, tokenizer):
-    path = tmp_path / "texts.jsonl"
-    texts = ["a", "seven!!", "", prose(3000)]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    edge = tokenizer.eos_token_id
-    cache = cache_of(path, tokenizer, tmp_path / "caches", 0.05)
-    assert [each[-1] == edge for each in documents_of(cache)] == [True, True, False]
-    assert [each[-1] == edge for each in documents_of(cache, "validation")] == [True]
-    assert cache.empty == 1
-    cache = cache_of(path, tokenizer, tmp_path / "caches", 0.9)
-    assert tokenizer.decode(documents_of(cache, "validation")[0][1:-1]) == "a"
-    assert sum(each.documents for each in cache.counts.values()) == 5 and cache.empty == 1
-
-
-def test_of_many_documents_whole_ones_are_held_out(tmp_path, tokenizer):
-    path = tmp_path / "texts.jsonl"
-    texts = [f"Document {number}: {prose(50, number)}" for number in range(1000)]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    cache = cache_of(path, tokenizer, tmp_path / "caches", 0.1)
-    train, held = ([tokenizer.decode(each[1:-1]) for each in documents_of(cache, part)]
-                   for part in ("train", "validation"))  # fmt: skip
-    assert sorted(train + held) == sorted(texts) and 60 < len(held) < 140
-    fewer = tokenise(open_documents(str(path)), tokenizer, HeldOut(0.1, most=500), folder=tmp_path / "caches")
-    assert 500 <= fewer.counts["validation"].text_bytes < 600
-    assert sum(counts.documents for counts in fewer.counts.values()) == 1000
-    limited = cache_of(path, tokenizer, tmp_path / "caches", 0.1, limit=300)
-    assert limited.records == 300 == sum(counts.documents for counts in limited.counts.values())
-
-
-# Pieces and rows -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("context_length", [2, 16, 64])
-@pytest.mark.parametrize("most_blocks", [1_000_000, 7])
-def test_every_token_is_a_label_exactly_once(context_length, most_blocks, tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr("smol_hf.text.documents.token_source.MOST_BLOCKS", most_blocks)
-    path = tmp_path / "texts.jsonl"
-    texts = [prose(size, size) for size in (1, 2, 30, 61, 62, 63, 64, 65, 500, 1000)]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    cache = cache_of(path, tokenizer, tmp_path / "caches")
-    source = TokenSource("texts", cache.folder / "train", cache.key, cache.token_bytes, context_length)
-    plan = Plan([source], [1.0], TokenWork(), context_length, rounds=1, lanes=2, pool_size=8)
-    pairs = []
-    for rank in range(2):
-        stream = iter(RowStream(plan, rank, 2))
-        while not (row := next(stream)).finished:
-            assert sum(len(sample.input_ids) for sample in row.samples) <= context_length
-            for sample in row.samples:
-                ids, labels = sample.input_ids.tolist(), sample.labels.tolist()
-                assert labels[0] == IGNORE_INDEX and labels[1:] == ids[1:]
-                pairs += itertools.pairwise(ids)
-    expected = [pair for document in documents_of(cache) for pair in itertools.pairwise(document)]
-    assert sorted(pairs) == sorted(expected) and len(pairs) == cache.counts["train"].tokens - len(texts)
-
-
-def test_rows_read_by_workers_are_those_read_here(tmp_path, tokenizer):
-    path = tmp_path / "a.txt"
-    path.write_text(prose(20_000))
-    cache = cache_of(path, tokenizer, tmp_path / "caches")
-    source = TokenSource("a", cache.folder / "train", cache.key, cache.token_bytes, 32)
-    assert "tokens" not in source.__getstate__() and len(source.tokens)
-    plan = Plan([source], [1.0], TokenWork(), 32, rounds=1, lanes=4, pool_size=4)
-
-    def rows(workers):
-        stream = itertools.islice(RowStream(plan, workers=workers), 60)
-        return [torch.cat([sample.input_ids for sample in row.samples]).tolist() for row in stream]
-
-    assert rows(0) == rows(2)
 
 
 @pytest.mark.slow

@@ -27,14 +27,6 @@ _QUESTIONS: dict[str, tuple[str, Callable[[list[int]], str]]] = {
 # After one of these, the answers to all other questions could be copied.
 _READS_THE_PAGE = ("digit", "number", "larger", "sequence")
 
-_LAYOUTS = {
-    "digit": place_on_line,
-    "number": place_as_number,
-    "count": place_on_line,
-    "larger": place_on_line,
-    "side": place_on_line,
-}
-
 
 @dataclass(frozen=True)
 class Turn:
@@ -123,7 +115,8 @@ def _build_page(digits: DigitSet, index: int, seed: int, split: str, page_size: 
     rows = [draws.pick(digits.rows_by_label[label]) for label in _draw_labels(kind, draws)]
     asked = draws.pick(("left", "right")) if kind == "side" else kind
 
-    png, boxes = draw_page([digits.images[row] for row in rows], _LAYOUTS[kind], page_size, draws)
+    layout = place_as_number if kind == "number" else place_on_line
+    png, boxes = draw_page([digits.images[row] for row in rows], layout, page_size, draws)
     placed = [
         PlacedDigit(int(digits.label[row]), int(digits.index[row]), box) for row, box in zip(rows, boxes, strict=True)
     ]
@@ -132,20 +125,17 @@ def _build_page(digits: DigitSet, index: int, seed: int, split: str, page_size: 
     names = [asked]
     while len(names) < turns and names[-1] not in _READS_THE_PAGE:
         names.append("digit" if len(placed) == 1 else "sequence")
-    asked_turns = tuple(_turn(name, labels) for name in names)
 
-    messages = []
-    for turn in asked_turns:
+    asked_turns, messages = [], []
+    for name in names:
+        question, answer_of = _QUESTIONS[name]
+        answer = answer_of(labels)
+        asked_turns.append(Turn("side" if name in ("left", "right") else name, question, answer))
         image = () if messages else (ImagePart(content=png),)
-        messages.append(Message("user", (*image, TextPart(turn.question))))
-        messages.append(Message("assistant", (TextPart(turn.answer),)))
+        messages.append(Message("user", (*image, TextPart(question))))
+        messages.append(Message("assistant", (TextPart(answer),)))
     conversation = Conversation(f"digits/{split}/seed{seed}/page{index:06d}", tuple(messages))
-    return Page(conversation, asked_turns, tuple(placed))
-
-
-def _turn(asked: str, labels: list[int]) -> Turn:
-    question, answer = _QUESTIONS[asked]
-    return Turn("side" if asked in ("left", "right") else asked, question, answer(labels))
+    return Page(conversation, tuple(asked_turns), tuple(placed))
 
 
 def _draw_labels(kind: str, draws: PageDraws) -> list[int]:

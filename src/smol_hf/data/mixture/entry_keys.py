@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from smol_hf.data.conversation import MODALITIES
@@ -10,6 +11,7 @@ from smol_hf.data.records import find_adapter
 from smol_hf.data.records.filters import Filters
 from smol_hf.data.records.media import DOWNLOAD_FIRST
 from smol_hf.data.sources.hub_dataset import hub_id
+from smol_hf.data.sources.location import refuse_dataset_keys
 from smol_hf.support.key_values import is_name, type_problem
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-9, 1e6
@@ -44,21 +46,23 @@ def check_entry(keys: Mapping[str, Any], types: Mapping[str, Any], where: str) -
             raise ValueError(f"{where}: {key} is {'null' if value is None else repr(value)}: {problem}")
     if "weight" in keys and "samples" in keys:
         raise ValueError(f"{where}: weight and samples exclude each other: the one is a share, the other a number")
-    given = [key for key in OF_THE_HUB if keys.get(key) not in (None, False)]
-    # {data_root} is not known yet.
-    if given and "{" not in keys["data"] and hub_id(keys["data"]) is None:
-        raise ValueError(
-            f"{where}: {' and '.join(given)} belong to a dataset of the Hub, and {keys['data']} names files"
-        )
-    try:
+    if "{" not in keys["data"] and hub_id(keys["data"]) is None:  # {data_root} is not known yet
+        with named(where):
+            refuse_dataset_keys(keys["data"], **{key: keys.get(key) for key in OF_THE_HUB})
+    with named(f"{where}: filters"):
         Filters.from_mapping(keys.get("filters") or {})
-    except ValueError as error:
-        raise ValueError(f"{where}: filters: {error}") from error
     if keys.get("adapter") is not None:
-        try:
+        with named(f"{where}: adapter"):
             find_adapter(keys["adapter"])
-        except ValueError as error:
-            raise ValueError(f"{where}: adapter: {error}") from error
+
+
+@contextlib.contextmanager
+def named(where: str) -> Iterator[None]:
+    """Name the place of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def value_problem(key: str, value: Any, annotation: Any) -> str | None:

@@ -6,18 +6,18 @@ import itertools
 import typing
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.media.images import MAXIMUM_BYTES
-from smol_hf.data.mixture.entry_keys import check_entry, without_deleted_keys
+from smol_hf.data.mixture.entry_keys import check_entry, named, without_deleted_keys
 from smol_hf.data.mixture.failed_sources import FailedSource, refuse_failed
 from smol_hf.data.records import find_adapter
 from smol_hf.data.records.filters import Filters, RecordReader
 from smol_hf.data.sources.location import KINDS, open_location
-from smol_hf.data.sources.source import BlockCache, Source
+from smol_hf.data.sources.source import Source
 from smol_hf.data.stream.mixing import scaled_weights
 from smol_hf.data.stream.survey import Survey
 from smol_hf.support.formatting import nearest
@@ -40,31 +40,24 @@ class Data:
     entries: list[MixtureEntry] = field(default_factory=list)  # of a mixture, one for each source
     failed: list[FailedSource] = field(default_factory=list)  # that it names and that are left out
 
-    def first_here(self, number: int) -> Iterator[tuple[int, Conversation | SampleError]]:
-        """Yield as `samples`, for the first `number` records of each source of local files."""
-        here = [
-            index
-            for index, (source, reader) in enumerate(zip(self.sources, self.readers))
-            if reader is not None and not source.remote
-        ]
-        local = replace(self, sources=[self.sources[index] for index in here],
-                        readers=[self.readers[index] for index in here])  # fmt: skip
-        return ((here[index], sample) for index, sample in local.samples(number))
-
     def conversations(self, number: int | None = None) -> Iterator[Conversation]:
         """Yield the usable samples in the order of the files, of the first `number` records of each source."""
         return (sample for _, sample in self.samples(number) if isinstance(sample, Conversation))
 
-    def samples(self, number: int | None = None) -> Iterator[tuple[int, Conversation | SampleError]]:
+    def samples(
+        self, number: int | None = None, *, local_only: bool = False
+    ) -> Iterator[tuple[int, Conversation | SampleError]]:
         """Yield (source, sample) of the first `number` records of each source, in the order of the files.
 
         A sample is a conversation, or the error of its record.
+
+        Args:
+            local_only: only sources of local files.
         """
-        cache = BlockCache(self.sources)
         for index, source in enumerate(self.sources):
-            places = ((block, row) for block, rows in enumerate(source.block_sizes) for row in range(rows))
-            for block, row in itertools.islice(places, number):
-                where, record = cache.row(index, block, row)
+            if local_only and (source.remote or self.readers[index] is None):
+                continue
+            for where, record in itertools.islice(source.all_rows(), number):
                 if record is None:
                     continue
                 try:
@@ -156,10 +149,8 @@ def parse_entries(entries: list[dict[str, Any]]) -> list[MixtureEntry]:
         where = f"mixture, entry {number}"
         if not isinstance(keys, dict):
             raise ValueError(f"{where}: {keys!r} is no mapping of keys, such as {{data: my.jsonl, weight: 2}}")
-        try:
+        with named(where_of(where, keys)):
             keys = without_deleted_keys(keys)
-        except ValueError as error:
-            raise ValueError(f"{where_of(where, keys)}: {error}") from error
         for key in keys:
             if key not in known:
                 raise ValueError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")

@@ -10,7 +10,6 @@ import glob
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import filter_repo_objects, get_session
 
 from smol_hf.data.prepare.archives import extract_archive, is_archive, stem_of
-from smol_hf.data.sources.files import HTTPError
+from smol_hf.data.sources.files import HTTPError, free_bytes
 from smol_hf.data.sources.hub_dataset import hub_errors
 from smol_hf.support.hashing import git_hash, hash_file
 
@@ -238,14 +237,6 @@ def needed_bytes(downloads: Iterable[Download], *, extract: bool) -> int:
         needed += download.missing_size
         needed += EXTRACTED * sum(sizes[archive] for archive, _ in download.archives()) if extract else 0
     return int(needed * MARGIN)
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the free bytes of the disk that `folder` is on, or will be."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
 
 
 def refuse_full_disk(downloads: Sequence[Download], output: Path, *, extract: bool) -> None:

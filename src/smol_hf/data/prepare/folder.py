@@ -17,9 +17,10 @@ from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.prepare.records import Encoded
 from smol_hf.data.prepare.writers import WRITERS
 from smol_hf.data.report.reasons import reasons_of
-from smol_hf.data.report.skipped import SkippedSamples
+from smol_hf.data.report.skipped import entry_of
 from smol_hf.data.stream.record_use import RecordUse, is_outside
 from smol_hf.support.atomic import atomic_folder
+from smol_hf.support.sample_lists import append_entries
 
 SKIPPED = "skipped.jsonl"
 DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -82,24 +83,21 @@ def write_sources(
     faults: list[list[SampleError]] = [[] for _ in names]
     uses = [RecordUse() for _ in names]
     media_folders = [getattr(reader, "media_folder", None) for reader in data.readers]
-    with (folder / SKIPPED).open("w", encoding="utf-8") as skipped:
-        for index, sample in data.samples():
-            records[index] += 1
-            try:
-                if isinstance(sample, SampleError):
-                    raise sample
-                if not allow_outside:
-                    refuse_outside(sample, media_folders[index])
-                writers[index].write(sample, encoded_images(sample, verify_images))
-                uses[index].add(sample, media_folders[index])
-            except SampleError as fault:
-                fault.source = data.sources[index].name
-                faults[index].append(fault)
-                skipped.write(SkippedSamples.line(fault))
-            if advance is not None:
-                advance()
-    if not any(faults):
-        (folder / SKIPPED).unlink()
+    for index, sample in data.samples():
+        records[index] += 1
+        try:
+            if isinstance(sample, SampleError):
+                raise sample
+            if not allow_outside:
+                refuse_outside(sample, media_folders[index])
+            writers[index].write(sample, encoded_images(sample, verify_images))
+            uses[index].add(sample, media_folders[index])
+        except SampleError as fault:
+            fault.source = data.sources[index].name
+            faults[index].append(fault)
+            append_entries(folder / SKIPPED, [entry_of(fault)])
+        if advance is not None:
+            advance()
     for writer in writers:
         writer.close()
     if not any(writer.written for writer in writers):

@@ -138,13 +138,9 @@ def draw_samples(plan: Plan, number: int) -> Drawn:
 
 def data_url(image: Image.Image, side: int) -> str:
     """Return a copy of at most `side` pixels as a data: URL."""
-    small = max(image.size) <= PIXEL_ART
+    form, options = ("png", {"optimize": True}) if max(image.size) <= PIXEL_ART else ("jpeg", {"quality": QUALITY})
     image = image.copy()
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
-    if small:
-        image.save(stream, "PNG", optimize=True)
-    else:
-        image.save(stream, "JPEG", quality=QUALITY)
-    form = "png" if small else "jpeg"
+    image.save(stream, form, **options)
     return f"data:image/{form};base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -79,11 +79,7 @@ def filters_in_words(filters: Filters | None) -> str:
     """List the filters that differ from the defaults."""
     if filters is None:
         return "none"
-    given = {
-        entry.name: getattr(filters, entry.name)
-        for entry in dataclasses.fields(filters)
-        if getattr(filters, entry.name) != getattr(Filters(), entry.name)
-    }
+    given = {name: value for name, value in vars(filters).items() if value != getattr(Filters(), name)}
     return ", ".join(f"{name} {value}" for name, value in given.items()) or "none"
 
 

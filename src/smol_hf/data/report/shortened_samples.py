@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from smol_hf.support.sample_lists import whole_lines
+from smol_hf.support.sample_lists import append_entries, whole_lines
 
 
 @dataclass
@@ -34,10 +33,4 @@ class ShortenedSamples:
         new = [(name, lost) for name, lost in samples if name not in self.names]
         self.names |= {name for name, _ in new}
         if new and self.path is not None and self.writes:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(line(name, lost) for name, lost in new)
-
-
-def line(name: str, lost: str) -> str:
-    return json.dumps({"sample": name, "shortened": lost}, ensure_ascii=False) + "\n"
+            append_entries(self.path, ({"sample": name, "shortened": lost} for name, lost in new))

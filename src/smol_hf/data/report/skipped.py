@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from smol_hf.data.conversation import KIND_OF, KINDS, FilteredOutError, LeftOutError, SampleError
 from smol_hf.data.report.reasons import describe_sources
 from smol_hf.support.atomic import atomic_file
-from smol_hf.support.sample_lists import whole_lines
+from smol_hf.support.sample_lists import append_entries, line_of, whole_lines
 
 SHOWN = 10
 JUDGED_FROM = 100  # unusable samples, from which the share of a source without a survey is judged
@@ -127,9 +126,7 @@ class SkippedSamples:
             return  # met again in a later epoch
         self.known().add((fault.source, fault.where))
         if self.path is not None and self.writes:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(self.line(fault))
+            append_entries(self.path, [entry_of(fault)])
         if isinstance(fault, LeftOutError):
             self.left_out.append(fault)
             return
@@ -169,26 +166,20 @@ class SkippedSamples:
         for entry in whole_lines(self.path):
             source = entry.get("source", "")
             if (source, entry["sample"]) not in self.known():
-                fault = KINDS[entry.get("kind", "unusable")](entry["sample"], entry["reason"])
-                fault.source = source
+                fault = KINDS[entry.get("kind", "unusable")](entry["sample"], entry["reason"], source)
                 counted = self.earlier if self.policy == "stop" else self.faults
                 (self.left_out if isinstance(fault, LeftOutError) else counted).append(fault)
 
     def write(self) -> None:
         if self.path is None:
             return
-        lines = [self.line(fault) for fault in [*self.faults, *self.left_out, *self.earlier]]
+        lines = [line_of(entry_of(fault)) for fault in [*self.faults, *self.left_out, *self.earlier]]
         if lines:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(self.path) as file:  # other processes may be reading it
                 file.write_text("".join(lines), encoding="utf-8")
         else:
             self.path.unlink(missing_ok=True)
-
-    @staticmethod
-    def line(fault: SampleError) -> str:
-        entry = {"sample": fault.where, "reason": fault.problem, "kind": KIND_OF.get(type(fault), "unusable")}
-        return json.dumps(entry | {"source": fault.source}, ensure_ascii=False) + "\n"
 
     def summary(self) -> str:
         """Return one line for the log."""
@@ -198,3 +189,9 @@ class SkippedSamples:
         filtered = sum(isinstance(each, FilteredOutError) for each in self.left_out)
         too_long = f"{len(self.left_out) - filtered} longer than the context"
         return f"{too_long}, {filtered} filtered out" if filtered else too_long
+
+
+def entry_of(fault: SampleError) -> dict[str, str]:
+    """Return the entry of a sample in the list."""
+    kind = KIND_OF.get(type(fault), "unusable")
+    return {"sample": fault.where, "reason": fault.problem, "kind": kind, "source": fault.source}

@@ -62,8 +62,7 @@ def summary_of(found: Sequence[Size | SampleError]) -> dict[str, Any]:
 
 def distribution(values: Sequence[int]) -> dict[str, float]:
     """Return total, mean, median, 95th percentile and maximum; all 0 without values."""
-    if not values:
-        return {"total": 0, "mean": 0.0, "median": 0.0, "p95": 0.0, "max": 0}
+    values = values or [0]
     median, p95 = np.percentile(values, [50, 95])
     return {
         "total": int(np.sum(values)),

@@ -6,12 +6,13 @@ No connection is kept: each process opens the files that it reads.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
-import io
 import itertools
 import json
 import posixpath
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,12 @@ def local_path(url: str) -> Path:
     return Path(re.sub(r"^(file|local)://", "", url))
 
 
+def free_bytes(folder: Path) -> int:
+    """Return the free bytes of the disk that `folder` is on, or will be."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free
+
+
 def file_name(url: str) -> str:
     return url.rstrip("/").rpartition("/")[2]
 
@@ -83,7 +90,7 @@ def file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise ImportError(f"{url} needs a package that is not installed: {advice}") from error
 
 
-class RemoteFile(io.RawIOBase):
+class RemoteFile:
     """A file of fsspec. Network failures raise `UnreachableError`, after the retries of the file system's library."""
 
     def __init__(self, url: str, ahead: bool):
@@ -93,30 +100,18 @@ class RemoteFile(io.RawIOBase):
         with reaching(url):
             self.inner = system.open(path, "rb", **cache)
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self.inner.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self.inner.tell()
-
-    def readinto(self, buffer) -> int:
+    def read(self, size: int = -1) -> Any:
         with reaching(self.url):
-            content = self.inner.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
+            return self.inner.read(size)
 
-    def close(self) -> None:
-        if not self.closed:
-            inner = getattr(self, "inner", None)
-            if inner is not None:
-                inner.close()
-        super().close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __enter__(self) -> RemoteFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.inner.close()
 
 
 def network_errors() -> tuple[type[BaseException], ...]:
@@ -180,7 +175,7 @@ def for_each(function: Callable[[str], Any], urls: list[str]) -> list[Any]:
 
 
 def has_pattern(text: str) -> bool:
-    return bool(BRACES.search(text)) or any(letter in text for letter in "*?[")
+    return bool(BRACES.search(text)) or glob.has_magic(text)
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -208,7 +203,7 @@ def find_files(pattern: str) -> list[str]:
     for each in expand_braces(pattern):
         system, path = file_system(each)
         with reaching(each):
-            candidates = system.glob(path) if any(letter in each for letter in "*?[") else [path]
+            candidates = system.glob(path) if glob.has_magic(each) else [path]
             paths = [path for path in candidates if system.isfile(path)]
         if not paths:
             raise FileNotFoundError(f"there is no data file {each}" + (f" (of {pattern})" if each != pattern else ""))

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import posixpath
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -84,9 +85,8 @@ class ImageFolderSource(Source):
     def facts(self, url: str) -> list[Any]:
         if is_remote(url):
             return remote_fingerprint(url)
-        if is_image_file(url):
-            return [local_path(url).stat().st_size]
-        return [hash_file(local_path(url))]
+        path = local_path(url)
+        return [path.stat().st_size if is_image_file(url) else hash_file(path)]
 
     def take_metadata(self, urls: list[str]) -> None:
         named = set()
@@ -122,25 +122,21 @@ class ImageFolderSource(Source):
         return ImageRow(paths, record=rest)
 
     def take_text_files(self) -> None:
-        texts_of_stem: dict[str, list[str]] = {}
-        for text in self.texts:
-            texts_of_stem.setdefault(posixpath.splitext(text)[0], []).append(text)
-        images_of_stem: dict[str, list[str]] = {}
-        for image in self.images:
-            images_of_stem.setdefault(posixpath.splitext(image)[0], []).append(image)
-        for stem, images in images_of_stem.items():
-            texts = sorted(texts_of_stem.pop(stem, []))
+        by_stem: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+        for kind, names in enumerate((self.images, self.texts)):
+            for name in names:
+                by_stem[posixpath.splitext(name)[0]][kind].append(name)
+        for stem, (images, texts) in by_stem.items():
             if len(images) == 1 and texts:
-                self.rows.append((images[0], ImageRow(images, texts)))
+                self.rows.append((images[0], ImageRow(images, sorted(texts))))
                 continue
-            problem = f"has no caption: write it into {stem}.txt, or its record into {stem}.json"
-            if texts:
+            if not images:
+                problem = "no image has this name: add it, or delete the text"
+            elif texts:
                 problem = f"{' and '.join(images)} share one text: give each another name"
-            self.rows += [(image, SampleError(image, problem)) for image in images]
-        for texts in texts_of_stem.values():
-            self.rows += [
-                (text, SampleError(text, "no image has this name: add it, or delete the text")) for text in texts
-            ]
+            else:
+                problem = f"has no caption: write it into {stem}.txt, or its record into {stem}.json"
+            self.rows += [(name, SampleError(name, problem)) for name in images or texts]
 
     def read_block(self, block: int) -> list[tuple[str, Any]]:
         where, row = self.rows[block]

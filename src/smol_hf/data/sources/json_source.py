@@ -6,6 +6,7 @@ The file is read once to find the place of each record.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -72,13 +73,20 @@ class JsonSource(Source):
         return int(self.ends[last - 1] - self.starts[first])
 
     def read_block(self, block: int) -> list[tuple[str, Any]]:
-        first, last = int(self.firsts[block]), int(self.firsts[block + 1])
-        begin = int(self.starts[first])
-        content = read_range(self.path, begin, int(self.ends[last - 1]))
-        rows = []
-        for row in range(first, last):
-            where = f"{self.prefix}{self.label}:{self.numbers[row]}"
-            rows.append((where, self.parse(content[self.starts[row] - begin : self.ends[row] - begin], where)))
+        return self.read_rows(int(self.firsts[block]), int(self.firsts[block + 1]))
+
+    def all_rows(self) -> Iterator[tuple[str, Any]]:
+        for first, last in itertools.pairwise(blocks_of(self.starts, self.ends).tolist()):
+            yield from self.read_rows(first, last)
+
+    def read_rows(self, first: int, last: int) -> list[tuple[str, Any]]:
+        """Read the rows from `first` up to `last` with one request."""
+        starts, ends, numbers = (each[first:last].tolist() for each in (self.starts, self.ends, self.numbers))
+        begin, rows = starts[0], []
+        content = read_range(self.path, begin, ends[-1])
+        for start, end, number in zip(starts, ends, numbers):
+            where = f"{self.prefix}{self.label}:{number}"
+            rows.append((where, self.parse(content[start - begin : end - begin], where)))
         return rows
 
 
@@ -100,10 +108,10 @@ def parse_element(text: bytes, where: str) -> Any:
         return SampleError(where, f"not valid JSON: {error}")
 
 
-def parse_line(line: bytes, where: str) -> Any:
+def parse_line(text: bytes, where: str) -> Any:
     """Return the record of a line; None for a blank one, a `SampleError` for one that is not JSON."""
-    line = line.removeprefix(BYTE_ORDER_MARK) if where.endswith(":1") else line
-    return parse_element(line, where) if line.strip() else None
+    text = text.removeprefix(BYTE_ORDER_MARK) if where.endswith(":1") else text
+    return parse_element(text, where) if text.strip() else None
 
 
 class JsonLinesSource(JsonSource):

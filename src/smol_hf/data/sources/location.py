@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from smol_hf.data.conversation import SampleError
@@ -33,19 +34,16 @@ from smol_hf.data.sources.tar_source import TarSource
 from smol_hf.support.sample_lists import LEDGERS
 
 
-def open_json(kind: type[JsonLinesSource] | type[JsonArraySource]) -> Callable[[str, list[str]], Source]:
-    def open_files(name: str, urls: list[str]) -> Source:
-        labels = labels_of(urls)
-        parts = for_each(lambda url: kind(name, url, labels[url]), sorted(urls))
-        return parts[0] if len(parts) == 1 else JoinedSource(name, parts)
-
-    return open_files
+def open_json(kind: Callable[[str, str, str], Source], name: str, urls: list[str]) -> Source:
+    labels = labels_of(urls)
+    parts = for_each(lambda url: kind(name, url, labels[url]), sorted(urls))
+    return parts[0] if len(parts) == 1 else JoinedSource(name, parts)
 
 
 KINDS: dict[str, Callable[[str, list[str]], Source]] = {
-    ".jsonl": open_json(JsonLinesSource),
-    ".ndjson": open_json(JsonLinesSource),
-    ".json": open_json(JsonArraySource),
+    ".jsonl": partial(open_json, JsonLinesSource),
+    ".ndjson": partial(open_json, JsonLinesSource),
+    ".json": partial(open_json, JsonArraySource),
     ".parquet": ParquetSource,
     ".tar": TarSource,
 }
@@ -90,11 +88,10 @@ def open_location(
     location = resolve_location(data, config=config, split=split, revision=revision, download=download)
     if location.dataset is not None:
         return open_dataset(location.dataset)
-    path = location.path
-    opened = open_folder(path) if location.is_folder else open_files(location.files, file_name(path))
-    if is_remote(path):
+    opened = open_folder(location) if location.is_folder else open_files(location.files, file_name(location.path))
+    if is_remote(location.path):
         opened.source.remote = True
-        return replace(opened, dataset=repository_of(path))
+        return replace(opened, dataset=repository_of(location.path))
     return opened
 
 
@@ -104,12 +101,15 @@ class Location:
 
     Attributes:
         path: the path or URL; for a Hub file, at the current commit.
+        files: all files, of a folder also those in its subfolders.
+        root: the start of their names, of a folder or a dataset.
     """
 
     path: str
     dataset: HubDataset | None = None
     is_folder: bool = False
-    files: tuple[str, ...] = ()
+    files: Sequence[str] = ()
+    root: str = ""
 
 
 def resolve_location(
@@ -117,31 +117,35 @@ def resolve_location(
 ) -> Location:
     """Find out what `data` names. See `open_location` for the arguments and errors."""
     if (name := hub_id(data)) is not None:
-        return Location(data, find_dataset(name, config, split, revision, download))
+        dataset = find_dataset(name, config, split, revision, download)
+        return Location(data, dataset, files=dataset.files, root=dataset.root)
     refuse_dataset_keys(data, config=config, split=split, revision=revision, download=download)
     path = pinned(data)
     if not is_remote(path) and os.path.exists(local_path(path)):
         is_folder = local_path(path).is_dir()
     elif has_pattern(path):
-        return Location(path, files=tuple(find_files(path)))
+        return Location(path, files=find_files(path))
     elif is_remote(path):
         system, inside = file_system(path)
         with reaching(path):
             is_folder = system.isdir(inside)
     else:
-        raise FileNotFoundError(missing_file(path))
-    return Location(path, is_folder=is_folder, files=() if is_folder else (path,))
+        advice = f"; a dataset of the Hub is also called {PREFIX}{path}" if ID.fullmatch(path) else ""
+        raise FileNotFoundError(f"the data file {path} does not exist{advice}")
+    if not is_folder:
+        return Location(path, files=[path])
+    root = path.rstrip("/") if is_remote(path) else os.path.realpath(local_path(path))
+    files = list_folder(root)
+    if files and is_remote(root) and not files[0].startswith(root + "/"):  # memory:///x for memory://x
+        system, inside = file_system(root)
+        root = system.unstrip_protocol(inside).rstrip("/")
+    return Location(path, is_folder=True, files=files, root=root)
 
 
 def refuse_dataset_keys(data: str, **given: str | bool | None) -> None:
     """Raise ValueError for keys of a Hub dataset if `data` names files."""
     if useless := [key for key, value in given.items() if value not in (None, False)]:
         raise ValueError(f"{' and '.join(useless)} belong to a dataset of the Hub, and {data} names files")
-
-
-def missing_file(data: str) -> str:
-    advice = f"; a dataset of the Hub is also called {PREFIX}{data}" if ID.fullmatch(data) else ""
-    return f"the data file {data} does not exist{advice}"
 
 
 def open_files(urls: Sequence[str], name: str) -> Opened:
@@ -178,17 +182,16 @@ def compressed(where: str) -> SampleError:
     return SampleError(where, "is compressed: uncompress it, since no record in it can be read without all before it")
 
 
-def open_folder(folder: str) -> Opened:
+def open_folder(location: Location) -> Opened:
     """Open a folder of shards of one kind, or of images."""
-    folder = folder.rstrip("/") or "/"
-    root = folder if is_remote(folder) else os.path.realpath(local_path(folder))
-    name, urls = file_name(folder), list_folder(root)
-    if name in (".", ".."):
-        name = file_name(root)
-    root = pinned_root(root, urls)
+    folder, root, urls = location.path.rstrip("/") or "/", location.root, location.files
+    name = file_name(root if file_name(folder) in (".", "..") else folder)
     images = {posixpath.splitext(url)[0] for url in urls if is_image_file(url)}
-    captions = [url for url in urls if is_metadata(url) or posixpath.splitext(url)[0] in images] if images else []
-    captions = [url for url in captions if not is_image_file(url)]
+    captions = [
+        url
+        for url in urls
+        if images and not is_image_file(url) and (is_metadata(url) or posixpath.splitext(url)[0] in images)
+    ]
     shards = [
         url
         for url in urls
@@ -201,23 +204,15 @@ def open_folder(folder: str) -> Opened:
         both = f"{file_name(shards[0])} and {file_name(captions[0])}, which is about images"
         raise ValueError(f"the data folder {folder} has both {both}: name the file that is meant, or keep one of them")
     if images and not shards:
-        source: Source = ImageFolderSource(name, root, urls)
+        source: Source = ImageFolderSource(name, root, list(urls))
         return Opened(source, None if is_remote(folder) else Path(root), inside_only=True)
     if not shards:
         raise FileNotFoundError(nothing_in(folder, urls))
     opened = open_files(shards, name)
-    return Opened(opened.source, None if opened.media_folder is None else local_path(folder), opened.inside_only)
+    return opened if opened.media_folder is None else replace(opened, media_folder=local_path(folder))
 
 
-def pinned_root(root: str, urls: list[str]) -> str:
-    """Return the folder as the URLs of its files spell it (memory:///x for memory://x)."""
-    if not urls or not is_remote(root) or urls[0].startswith(root + "/"):
-        return root
-    system, path = file_system(root)
-    return system.unstrip_protocol(path).rstrip("/")
-
-
-def nothing_in(folder: str, urls: list[str]) -> str:
+def nothing_in(folder: str, urls: Sequence[str]) -> str:
     deeper = next((url for url in urls if url.lower().endswith(tuple(KINDS))), None)
     if deeper is not None:
         return (

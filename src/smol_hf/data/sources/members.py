@@ -16,11 +16,7 @@ from smol_hf.data.sources.json_source import parse_json
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 TEXTS = (".json", ".txt")
-
-
-def is_used(name: str) -> bool:
-    """Return True if a member of this name is part of a record."""
-    return name.lower().endswith(IMAGE_SUFFIXES + VIDEOS + TEXTS)
+USED = IMAGE_SUFFIXES + VIDEOS + TEXTS  # endings of the files that are part of a record
 
 
 def in_order(name: str) -> list:

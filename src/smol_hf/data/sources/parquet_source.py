@@ -109,10 +109,14 @@ class ParquetSource(Source):
     def bytes_of(self, block: int) -> int:
         return self.sizes[block]
 
+    def places(self, block: int) -> list[str]:
+        """Return the names of the rows of a block."""
+        start, first = f"{self.prefix}{self.labels[self.groups[block][0]]}", self.first_rows[block]
+        return [f"{start}:{first + row}" for row in range(self.block_sizes[block])]
+
     def read_block(self, block: int) -> list[tuple[str, Any]]:
         url, group = self.groups[block]
-        first = self.first_rows[block]
-        places = [f"{self.prefix}{self.labels[url]}:{first + row}" for row in range(self.block_sizes[block])]
+        places = self.places(block)
         try:
             with self.open(url) as file:
                 table = file.read_row_group(group, columns=self.columns)

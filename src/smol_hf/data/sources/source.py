@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,11 @@ class Source(ABC):
 
         The record is a `SampleError` for a row that cannot be parsed, and None for no row (a blank line).
         """
+
+    def all_rows(self) -> Iterator[tuple[str, Any]]:
+        """Yield (where, record) of all rows in order, see `read_block`."""
+        for block in range(len(self.block_sizes)):
+            yield from self.read_block(block)
 
     def bytes_of(self, block: int) -> int:
         """Return the approximate bytes of a block; 0 if unknown."""
@@ -140,6 +145,10 @@ class JoinedSource(Source):
     def read_block(self, block: int) -> list[tuple[str, Any]]:
         part, inside = self.place(block)
         return part.read_block(inside)
+
+    def all_rows(self) -> Iterator[tuple[str, Any]]:
+        for part in self.parts:
+            yield from part.all_rows()
 
 
 class MadeSource(Source):

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
+import pyarrow
+from fsspec.utils import merge_offset_ranges
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.files import (
@@ -25,7 +27,7 @@ from smol_hf.data.sources.files import (
     remote_fingerprint,
 )
 from smol_hf.data.sources.fingerprints import digests_of
-from smol_hf.data.sources.members import TEXTS, ending, in_order, is_used, record_of
+from smol_hf.data.sources.members import TEXTS, USED, ending, in_order, record_of
 from smol_hf.data.sources.source import Source
 
 BLOCK = tarfile.BLOCKSIZE
@@ -65,7 +67,9 @@ class TarSource(Source):
         self.files = self.urls
         labels = labels_of(self.urls)
         self.labels = [labels[url] for url in self.urls]
-        shards = for_each(lambda url: index_of(url, labels[url]), self.urls)
+        shards = for_each(
+            lambda url: Shard(**remembered(url, "tar 2", lambda: asdict(indexed(url, labels[url])))), self.urls
+        )
         self.note_interrupted(shards)
         self.keep(shards)
         facts = for_each(remote_fingerprint, [url for url in self.urls if is_remote(url)])
@@ -99,25 +103,26 @@ class TarSource(Source):
                 names += [name for name, _, _ in members]
                 spans += [(offset, size) for _, offset, size in members]
         self.block_sizes = np.ones(len(keys), dtype=np.int64)
-        self.keys, self.names = Words(keys), Words(names)
+        self.keys, self.names = (pyarrow.array(each, pyarrow.large_string()) for each in (keys, names))
         self.shard_of = np.array(shard_of, dtype=np.int32)
         self.firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self.spans = np.array(spans, dtype=np.int64).reshape(-1, 2)
 
     def read_block(self, block: int) -> list[tuple[str, Any]]:
         shard = int(self.shard_of[block])
-        where = f"{self.prefix}{self.labels[shard]}:{self.keys[block]}"
+        key = self.keys[block].as_py()
+        where = f"{self.prefix}{self.labels[shard]}:{key}"
         if block in self.faults:
             return [(where, SampleError(where, self.faults[block]))]
         try:
-            return [(where, self.record(block, self.urls[shard], where))]
+            return [(where, {"__key__": key, **self.record(block, self.urls[shard], where)})]
         except SampleError as fault:
             return [(where, fault)]
 
     def record(self, block: int, url: str, where: str) -> dict[str, Any]:
-        members = range(int(self.firsts[block]), int(self.firsts[block + 1]))
-        spans = {self.names[member]: self.spans[member].tolist() for member in members}
-        used = {name: (offset, size) for name, (offset, size) in spans.items() if is_used(name)}
+        first, last = int(self.firsts[block]), int(self.firsts[block + 1])
+        spans = dict(zip(self.names[first:last].to_pylist(), self.spans[first:last].tolist()))
+        used = {name: (offset, size) for name, (offset, size) in spans.items() if name.lower().endswith(USED)}
         contents = read_spans(url, used, where)
         texts = {name: content for name, content in contents.items() if name.lower().endswith(TEXTS)}
         media = {
@@ -126,51 +131,27 @@ class TarSource(Source):
             if name not in texts
         }
         record = record_of(texts, media, where)
-        unread = [self.names[member] for member in members if self.names[member] not in used]
-        return {"__key__": self.keys[block], **({"__unread__": unread} if unread else {}), **record}
-
-
-class Words:
-    """A list of texts in one piece of memory."""
-
-    def __init__(self, words: list[str]):
-        encoded = [word.encode("utf-8") for word in words]
-        self.ends = np.concatenate([[0], np.cumsum([len(word) for word in encoded], dtype=np.int64)])
-        self.content = b"".join(encoded)
-
-    def __getitem__(self, number: int) -> str:
-        return self.content[int(self.ends[number]) : int(self.ends[number + 1])].decode("utf-8")
+        unread = [name for name in spans if name not in used]
+        return {**({"__unread__": unread} if unread else {}), **record}
 
 
 def read_spans(url: str, spans: dict[str, tuple[int, int]], where: str) -> dict[str, bytes]:
     """Return contents by name, of (offset, size) each. Neighbouring members are read at once."""
     contents: dict[str, bytes] = {}
-    for group in together(spans):
-        begin = spans[group[0]][0]
-        end = sum(spans[group[-1]])
+    merged: Any = merge_offset_ranges(
+        [url] * len(spans),
+        [offset for offset, _ in spans.values()],
+        [offset + size for offset, size in spans.values()],
+        max_gap=GAP,
+    )
+    for begin, end in zip(*merged[1:]):
         piece = read_range(url, begin, end)
         if len(piece) < end - begin:
             raise SampleError(where, "the shard is shorter than when the run began: was it written anew?")
-        for name in group:
-            offset, size = spans[name]
-            contents[name] = piece[offset - begin : offset - begin + size]
+        for name, (offset, size) in spans.items():
+            if begin <= offset and offset + size <= end:
+                contents[name] = piece[offset - begin : offset - begin + size]
     return contents
-
-
-def together(spans: dict[str, tuple[int, int]]) -> list[list[str]]:
-    """Names in the order of their places, in groups without large gaps."""
-    groups: list[list[str]] = []
-    for name in sorted(spans, key=lambda name: spans[name]):
-        if groups and spans[name][0] - sum(spans[groups[-1][-1]]) <= GAP:
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-    return groups
-
-
-def index_of(url: str, label: str) -> Shard:
-    """`indexed`, once for each remote file and machine."""
-    return Shard(**remembered(url, "tar 2", lambda: asdict(indexed(url, label))))
 
 
 def indexed(url: str, label: str) -> Shard:

@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import astuple, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.record_use import RecordUse
 from smol_hf.data.stream.stream import Plan
 from smol_hf.data.stream.survey import Size, Survey, survey
+from smol_hf.support.atomic import atomic_file
 from smol_hf.support.cache_folders import lock_of
 from smol_hf.support.tokenizer_of import tokenizer_of
 
@@ -40,10 +41,6 @@ VERSION = 1
 KEPT = 32  # most recently used entries
 PACKAGE = Path(__file__).parents[1]
 VERSIONED = ("smol_hf", "transformers")  # packages that are compared by another fact
-
-
-class NotRememberedError(ValueError):
-    """Sizes that depend on a value that cannot be compared, such as a function without a file."""
 
 
 def measured(
@@ -62,53 +59,34 @@ def measured(
             read the leader's entry. Without a writable folder, each process measures.
         wait: a barrier of the processes of the run.
     """
-    path = entry_of(plan, verify_images)
-    if path is None:
-        wait()
-        return measure_now(plan, verify_images, advance)
-    with turn(path, leads, wait) as is_checked:
-        found = load(path)
-        if found is not None and not is_checked and not is_current(found, verify_images):
-            found = None
-            with contextlib.suppress(OSError):
-                path.unlink()  # so that no other process uses it
-        if found is None:
-            found = measure_now(plan, verify_images, advance)
-            if not is_checked:
-                save(path, found)
-        return found
-
-
-@contextlib.contextmanager
-def turn(path: Path, leads: bool, wait: Callable[[], Any]) -> Iterator[bool]:
-    """Let the leader go first. Yields whether another process of the run has just checked the entry."""
-    lock = None
-    with contextlib.suppress(OSError):
-        lock = lock_of(path.parent, path.stem)
-        if leads:
-            with contextlib.suppress(Timeout):  # another run measures the same data
+    path, lock = entry_of(plan, verify_images), None
+    with contextlib.suppress(OSError, Timeout):  # Timeout: another run measures the same data
+        if path is not None:
+            lock = lock_of(path.parent, path.stem)
+            if leads:
                 lock.acquire(blocking=False)
     wait()
-    if lock is None:
-        yield False
-        return
+    if path is None or lock is None:
+        return measure_now(plan, verify_images, advance)
     with contextlib.suppress(OSError):
         lock.acquire()
     try:
-        if not leads:
-            lock.release(force=True)  # the leader is done: all others read at once
-        yield not leads
+        if leads:
+            found = load(path)
+            if found is None or not is_current(found, verify_images):
+                found = measure_now(plan, verify_images, advance)
+                save(path, found)
+            return found
     finally:
         lock.release(force=True)
+    # The leader is done, and all others read at once.
+    return load(path) or measure_now(plan, verify_images, advance)
 
 
 def measure_now(plan: Plan, verify_images: bool, advance: Callable[[], Any] | None) -> Survey:
     found = survey(plan, verify_images=verify_images, advance=advance)
     digest_images(found, verify_images)
     return found
-
-
-# Images --------------------------------------------------------------------------------------------------------------
 
 
 def digest_images(found: Survey, read_images: bool) -> None:
@@ -135,49 +113,40 @@ def entry_of(plan: Plan, verify_images: bool) -> Path | None:
     work = plan.work
     if not isinstance(work, SampleWork) or not all(source.files for source in plan.sources):
         return None
+    facts = {
+        "version": VERSION,
+        "packages": sorted(f"{each.name} {each.version}" for each in importlib.metadata.distributions()),
+        "sources": [[each.name, each.prefix, each.fingerprint] for each in plan.sources],
+        "work": [type(work), work.context_length, work.too_long, work.image_resizing],
+        "readers": work.readers,
+        "verify_images": verify_images,
+    }
     try:
-        facts = {
-            "version": VERSION,
-            "packages": sorted(f"{each.name} {each.version}" for each in importlib.metadata.distributions()),
-            "code": [digest_of_code(each) for each in code_of(work)],
-            "sources": [[each.name, each.prefix, each.fingerprint, stats(each.files)] for each in plan.sources],
-            "work": [facts_of(type(work)), work.context_length, list(work.too_long), work.image_resizing],
-            "processor": digest_of_processor(work.processor),
-            "readers": facts_of(work.readers),
-            "verify_images": verify_images,
-        }
-        folder = Path(cached_assets_path("smol_hf", "sizes"))
-    except (NotRememberedError, OSError):
+        # Fingerprints sample large files.
+        stats = [(local_path(file), local_path(file).stat()) for source in plan.sources for file in source.files]
+        facts["files"] = [[path, each.st_size, each.st_mtime_ns] for path, each in stats]
+        facts["code"] = [digest_of_code(each) for each in code_of(work)]
+        facts["processor"] = digest_of_processor(work.processor)
+        name = hashlib.sha256(json.dumps(facts, default=comparable, sort_keys=True).encode()).hexdigest()
+        return Path(cached_assets_path("smol_hf", "sizes")) / f"{name}.json"
+    except (TypeError, OSError):
         return None
-    return folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
 
 
-def stats(files: Sequence[str]) -> list[list[Any]]:
-    """Return path, size and time of each file, because fingerprints sample large files."""
-    found = [(os.path.abspath(local_path(file)), local_path(file).stat()) for file in files]
-    return [[path, each.st_size, each.st_mtime_ns] for path, each in found]
-
-
-def facts_of(value: Any) -> Any:
-    """Return a value as JSON that is equal for equal values. Raises NotRememberedError for one without such a form."""
-    if value is None or isinstance(value, (str, int, float)):
-        return value
+def comparable(value: Any) -> Any:
+    """Return a form of a value for `json.dumps` that is equal for equal values. Raises TypeError if it has none."""
     if isinstance(value, Path):
         return os.path.abspath(value)
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
-    if is_dataclass(value):
-        return [facts_of(type(value)), {each.name: facts_of(getattr(value, each.name)) for each in fields(value)}]
-    if isinstance(value, dict):
-        return sorted([str(key), facts_of(each)] for key, each in value.items())
     if isinstance(value, (set, frozenset)):
-        return sorted(map(facts_of, value))
-    if isinstance(value, (list, tuple)):
-        return [facts_of(each) for each in value]
-    raise NotRememberedError(f"{type(value).__name__} has no form that can be compared")
+        return sorted(value)
+    if is_dataclass(value):
+        return [type(value), {each.name: getattr(value, each.name) for each in fields(value)}]
+    raise TypeError(f"{type(value).__name__} has no form that can be compared")
 
 
-def digest_of_processor(processor: Any) -> list[str]:
+def digest_of_processor(processor: Any) -> list[Any]:
     """Return digests of the saved files of the processor, or of a text-only model's tokenizer."""
     saved = processor if hasattr(processor, "save_pretrained") else tokenizer_of(processor)
     with tempfile.TemporaryDirectory() as folder:
@@ -185,37 +154,33 @@ def digest_of_processor(processor: Any) -> list[str]:
         paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         names = [path.relative_to(folder).as_posix() for path in paths]
         digests = digests_of_files(paths, whole=True)
-    return [facts_of(type(processor)), getattr(processor, "template", ""), *map(":".join, zip(names, digests))]
+    return [type(processor), getattr(processor, "template", ""), *zip(names, digests)]
 
 
 def code_of(work: SampleWork) -> list[Path]:
-    """Return the files and folders of code that determine sizes: ours, a checkpoint's, and adapters."""
+    """Return the files and folders of code that determine sizes: ours, a checkpoint's, and adapters.
+
+    Raises:
+        TypeError: for code without a file, and for an adapter whose imports are unknown.
+    """
     places = [PACKAGE]
     classes = (type(work), type(work.processor), type(tokenizer_of(work.processor)))
-    places += [file_of(each).parent for each in classes if each.__module__.partition(".")[0] not in VERSIONED]
+    places += [
+        Path(inspect.getfile(each)).parent for each in classes if each.__module__.partition(".")[0] not in VERSIONED
+    ]
     load_entry_points()
     for adapter in ADAPTERS.values():
         if adapter.read.__module__.startswith(MODULE_PREFIX):
-            raise NotRememberedError(f"the adapter {adapter.name} is a file of the user's, which may import others")
+            raise TypeError(f"the adapter {adapter.name} is a file of the user's, which may import others")
         package = sys.modules.get(adapter.package)
-        places += map(Path, getattr(package, "__path__", [file_of(adapter.read)]))
+        places += map(Path, getattr(package, "__path__", None) or [inspect.getfile(adapter.read)])
     return list(dict.fromkeys(places))
-
-
-def file_of(code: Any) -> Path:
-    try:
-        return Path(inspect.getfile(code))
-    except TypeError as error:
-        raise NotRememberedError(f"{code} has no file") from error
 
 
 def digest_of_code(place: Path) -> str:
     """Return the SHA-256 of a Python file, or of all Python files in a folder and its subfolders."""
     files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 # An entry ------------------------------------------------------------------------------------------------------------
@@ -235,15 +200,10 @@ def save(path: Path, found: Survey) -> None:
         for source, rows in found.rows.items()
     ]
     text = json.dumps({"read_whole": found.read_whole, "sources": sources}, separators=(",", ":"))
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    try:
-        unfinished.write_text(f"{digest_of_text(text)}\n{text}", encoding="ascii")
-        os.replace(unfinished, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        return
     with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)  # no other process may use the old one, even if the disk is full
+        with atomic_file(path) as file:
+            file.write_text(f"{digest_of_text(text)}\n{text}", encoding="ascii")
         entries = sorted(path.parent.glob("*.json"), key=lambda each: each.stat().st_mtime)
         for old in entries[:-KEPT]:
             old.unlink(missing_ok=True)
@@ -253,10 +213,10 @@ def load(path: Path) -> Survey | None:
     """Return the content of an entry; None for a missing or damaged one."""
     try:
         digest, _, text = path.read_text(encoding="ascii").partition("\n")
-        if digest != digest_of_text(text):
-            return None
         os.utime(path)
     except (OSError, UnicodeDecodeError):
+        return None
+    if digest != digest_of_text(text):
         return None
     saved = json.loads(text)
     found = Survey(read_whole=saved["read_whole"])
@@ -278,11 +238,14 @@ def packed(known: Size | SampleError) -> list[Any]:
 
 def unpacked(saved: list[Any]) -> Size | SampleError:
     if not isinstance(saved[0], str):
-        *numbers, units, number = saved
-        return Size(*numbers, tuple(map(unpacked, units)), number)
-    fault = KINDS[saved[0]](*saved[1:3])
-    fault.source = saved[3]
-    return fault
+        return size_of(saved)
+    kind, *facts = saved
+    return KINDS[kind](*facts)
+
+
+def size_of(saved: list[Any]) -> Size:
+    tokens, tiles, lost, trained, images, turns, units, number = saved
+    return Size(tokens, tiles, lost, trained, images, turns, tuple(map(size_of, units)), number)
 
 
 def digest_of_text(text: str) -> str:

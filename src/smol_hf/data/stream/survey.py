@@ -84,11 +84,14 @@ class Survey:
     def of_sources(self, places: dict[int, int]) -> Survey:
         """Return the survey of some sources, with new numbers (old → new)."""
         found = {(places[old], where): each for (old, where), each in self.found.items() if old in places}
-        use, rows, images = (
-            {places[old]: each for old, each in by_source.items() if old in places}
-            for by_source in (self.use, self.rows, self.images)
+        numbers = [(old, new) for old, new in places.items() if old in self.rows]
+        return Survey(
+            found,
+            {new: self.use[old] for old, new in numbers if old in self.use},
+            {new: self.rows[old] for old, new in numbers},
+            {new: self.images[old] for old, new in numbers if old in self.images},
+            self.read_whole,
         )
-        return Survey(found, use, rows, images, self.read_whole)
 
     @property
     def left_out(self) -> list[SampleError]:
@@ -102,22 +105,20 @@ def survey(plan: Plan, *, verify_images: bool = False, advance: Callable[[], Any
         verify_images: decode each image too, to find damaged ones before the run.
         advance: called after each row, to show progress.
     """
-    result, cache = Survey(), BlockCache(plan.sources)
+    result = Survey()
     for index, source in enumerate(plan.sources):
         names = result.rows.setdefault(index, [])
-        for block, rows in enumerate(source.block_sizes):
-            for row in range(rows):
-                where, record = cache.row(index, block, row)
-                if advance is not None:
-                    advance()
-                names.append(None if record is None else where)
-                if record is None:
-                    continue
-                try:
-                    result.found[index, where] = measure(plan, index, where, record, verify_images, result)
-                except SampleError as fault:
-                    fault.source = source.name
-                    result.found[index, where] = fault
+        for where, record in source.all_rows():
+            if advance is not None:
+                advance()
+            names.append(None if record is None else where)
+            if record is None:
+                continue
+            try:
+                result.found[index, where] = measure(plan, index, where, record, verify_images, result)
+            except SampleError as fault:
+                fault.source = source.name
+                result.found[index, where] = fault
     return result
 
 

@@ -1,9 +1,8 @@
 """Long texts in pieces whose tokens, joined, are the tokens of the whole text.
 
 A tokenizer splits a text into words before it merges bytes or letters, so most never merge across the space before a
-word. To be sure, the text around such a position is tokenised whole and in two. A
-text without such a position (base64,
-a language written without spaces) is cut at any position for which both agree.
+word. To be sure, the text around such a position is tokenised whole and in two. A text without such a position
+(base64, a language written without spaces) is cut at any position for which both agree.
 """
 
 from __future__ import annotations

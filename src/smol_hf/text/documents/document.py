@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from smol_hf.data.conversation import SampleError
 
 CHUNK = 1 << 18  # characters, at most, of a piece
+PIECE = 1 << 14  # the same of a piece that begins with a word
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Document:
     Attributes:
         where: its name in messages: `corpus.jsonl:12`, `notes/a.txt`, `book.txt:3` (the third document of a
             file with a separator).
-        chunks: its text in order, in pieces of 1 to `CHUNK` characters. They must be read before the next document.
-            Reading them may raise SampleError.
+        chunks: its text in order, in pieces of 1 to `CHUNK` characters. They can be read once, before the next
+            document. Reading them may raise SampleError.
     """
 
     where: str
@@ -62,23 +62,6 @@ def slices(text: str) -> Iterator[str]:
         yield text[start : start + CHUNK]
 
 
-class Rereadable:
-    """Chunks that are read anew in each iteration.
-
-    Args:
-        read: returns an iterator over them.
-    """
-
-    def __init__(self, read: Callable[[], Iterator[str]]):
-        self.read = read
-
-    def __iter__(self) -> Iterator[str]:
-        return self.read()
-
-
-PIECE = 1 << 14  # characters
-
-
 class Reading:
     """One pass over the texts of all sources. They take turns, so that each gives about the same up to `max_bytes`.
 
@@ -110,27 +93,26 @@ class Reading:
         self.sample: list[str] = []
 
     def __iter__(self) -> Iterator[str]:
-        # Pieces of each unfinished source, and the bytes that it gave.
-        left: list[list[Any]] = [[self.pieces_of(source), 0] for source in self.sources]
-        while left:
-            source = min(left, key=lambda each: each[1])
-            piece = next(source[0], None)
+        given = {self.pieces_of(source): 0 for source in self.sources}  # bytes of each unfinished source
+        while given:
+            pieces = min(given, key=given.__getitem__)
+            piece = next(pieces, None)
             if piece is None:
-                left.remove(source)
+                del given[pieces]
                 continue
-            content = piece.encode()
-            if self.max_bytes is not None and self.bytes + len(content) > self.max_bytes:
-                content = content[: self.max_bytes - self.bytes]
-                piece = content.decode(errors="ignore")  # without an incomplete character at the end
-                content = piece.encode()
+            size = len(piece.encode())
+            if self.max_bytes is not None and self.bytes + size > self.max_bytes:
+                # Without an incomplete character at the end.
+                piece = piece.encode()[: self.max_bytes - self.bytes].decode(errors="ignore")
+                size = len(piece.encode())
                 if not piece:
                     return
-            source[1] += len(content)
-            self.bytes += len(content)
+            given[pieces] += size
+            self.bytes += size
             if self.sampled < self.kept:
                 self.sample.append(piece)
-                self.sampled += len(content)
-            self.advance(len(content))
+                self.sampled += size
+            self.advance(size)
             yield piece
         self.all_read = True
 

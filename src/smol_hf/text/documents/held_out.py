@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.text.documents.readers import Document, Documents
+from smol_hf.text.documents.document import Document, Documents
 
 FEW = 100  # with fewer documents the end of each is held out
 NEAR = 1000  # characters within which a held-out end is moved to the beginning of a line
@@ -36,7 +36,6 @@ class HeldOut:
 class DocumentPart:
     """A document, or its part for training or validation."""
 
-    document: Document
     chunks: Iterable[str]
     is_held_out: bool = False
     ends: bool = True  # contains the end of the document
@@ -53,27 +52,21 @@ class Split:
     characters: int = field(default=0, init=False)  # held out so far
 
     def __iter__(self) -> Iterator[DocumentPart | SampleError]:
-        if not self.held_out.fraction:
-            for each in self.read():
-                yield each if isinstance(each, SampleError) else DocumentPart(each, each.chunks)
-        elif min(self.documents.count(), self.limit or FEW) < FEW:
+        if self.held_out.fraction and min(self.documents.count(), self.limit or FEW) < FEW:
             yield from self.ends()
-        else:
-            yield from self.whole()
+            return
+        for number, each in enumerate(self.read()):
+            if isinstance(each, SampleError):
+                yield each
+            elif self.characters < self.held_out.most and self.held_out.chooses(number):
+                yield DocumentPart(self.counted(each.chunks), is_held_out=True)
+            else:
+                yield DocumentPart(each.chunks)
 
     def read(self) -> Iterator[Document | SampleError]:
         for each in itertools.islice(self.documents, self.limit):
             self.records += 1
             yield each
-
-    def whole(self) -> Iterator[DocumentPart | SampleError]:
-        for number, each in enumerate(self.read()):
-            if isinstance(each, SampleError):
-                yield each
-            elif self.characters < self.held_out.most and self.held_out.chooses(number):
-                yield DocumentPart(each, self.counted(each.chunks), is_held_out=True)
-            else:
-                yield DocumentPart(each, each.chunks)
 
     def counted(self, chunks: Iterable[str]) -> Iterator[str]:
         for chunk in chunks:
@@ -89,11 +82,11 @@ class Split:
             if isinstance(each, SampleError):
                 yield each
             elif held in (0, length):  # too short to cut, or unreadable
-                yield DocumentPart(each, each.chunks, is_held_out=held > 0)
+                yield DocumentPart(each.chunks, is_held_out=held > 0)
             else:
                 before, after = halves(each.chunks, length - held)
-                yield DocumentPart(each, before, ends=False)
-                yield DocumentPart(each, after, is_held_out=True)
+                yield DocumentPart(before, ends=False)
+                yield DocumentPart(after, is_held_out=True)
 
 
 def length_of(document: Document | SampleError) -> int:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 
-from smol_hf.data.sources.files import file_name, is_remote, labels_of, list_folder, local_path
-from smol_hf.data.sources.hub_dataset import HubDataset
+from smol_hf.data.sources.files import file_name, is_remote, labels_of
 from smol_hf.data.sources.location import (
     COMPRESSED,
     KINDS,
     Location,
     files_source,
     open_dataset,
-    pinned_root,
     resolve_location,
 )
 from smol_hf.support.sample_lists import LEDGERS
-from smol_hf.text.documents.document import CHUNK, Document, Documents
+from smol_hf.text.documents.document import Documents
 from smol_hf.text.documents.records import Records
 from smol_hf.text.documents.texts import TextFiles
-
-__all__ = ["CHUNK", "TEXT_KEY", "Document", "Documents", "open_documents", "unescaped"]
 
 TEXT_KEY = "text"
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
@@ -57,46 +52,40 @@ def open_documents(
     if separator == "":
         raise ValueError("separator is empty: leave it out if a file is one document")
     named = resolve_location(location, config=config, split=split, revision=revision, download=download)
-    if named.dataset is not None:
-        return open_split(named.dataset, text_key, separator)
-    location = named.path
-    root, urls = files_of(named)
-    name = file_name(location)
+    dataset, name = named.dataset, named.dataset.name if named.dataset is not None else file_name(named.path)
+    urls = [url for url in named.files if not named.is_folder or file_name(url) not in LEDGERS]
+    if not urls:
+        raise FileNotFoundError(f"the data folder {named.path} holds no files")
     records = [url for url in urls if is_records(url)]
     texts = [url for url in urls if not is_records(url) and not COMPRESSED.search(url)]
     if records and texts:
         raise ValueError(
             f"{location} holds text ({file_name(texts[0])}) and records ({file_name(records[0])}): choose one of "
-            f"them by a folder or by a pattern such as {name}/*{ending(records[0])}"
+            f"them by a folder or by a pattern such as {file_name(location)}/*{ending(records[0])}"
         )
-    if not texts:
-        refuse_separator(name, separator)
-        source = files_source(name, urls)  # refuses archives, and several kinds
-        source.remote = is_remote(location)
-        return Records(source, text_key)
-    return text_files(name, labels_under(root, urls), text_key, separator)
-
-
-def open_split(dataset: HubDataset, text_key: str, separator: str | None) -> Documents:
-    """Open the documents of a split of a dataset of the Hub, at its commit."""
-    if any(is_records(url) or COMPRESSED.search(url) for url in dataset.files):
-        refuse_separator(dataset.name, separator)
-        return Records(open_dataset(dataset).source, text_key)
-    labels = {url: f"{dataset.name}/{label}" for url, label in labels_of(dataset.files).items()}
-    documents = text_files(dataset.name, labels, text_key, separator)
-    documents.revision = dataset.revision
-    return documents
-
-
-def text_files(name: str, labels: dict[str, str], text_key: str, separator: str | None) -> TextFiles:
-    if text_key != TEXT_KEY:
-        raise ValueError(f"text_key is for records ({', '.join(RECORDS)}), but {name} is text: remove it")
-    return TextFiles(name, labels, separator)
-
-
-def refuse_separator(name: str, separator: str | None) -> None:
+    if texts:
+        if text_key != TEXT_KEY:
+            raise ValueError(f"text_key is for records ({', '.join(RECORDS)}), but {name} is text: remove it")
+        documents = TextFiles(name, text_labels(named, urls), separator)
+        documents.revision = dataset.revision if dataset is not None else None
+        return documents
     if separator is not None:
         raise ValueError(f"separator is for text files, but {name} holds records, one document each: remove it")
+    if dataset is not None:
+        return Records(open_dataset(dataset).source, text_key)
+    source = files_source(name, urls)  # refuses archives, and several kinds
+    source.remote = is_remote(named.path)
+    return Records(source, text_key)
+
+
+def text_labels(location: Location, urls: list[str]) -> dict[str, str]:
+    """Name each file by its name; of several files, by the path from their common folder, with that folder."""
+    if location.dataset is not None:
+        return {url: f"{location.dataset.name}/{label}" for url, label in labels_of(urls).items()}
+    if len(urls) == 1:
+        return {urls[0]: file_name(urls[0])}
+    root = location.root or posixpath.commonpath([posixpath.dirname(url) for url in urls])
+    return {url: f"{file_name(root)}/{posixpath.relpath(url, root)}" for url in urls}
 
 
 def unescaped(separator: str) -> str:
@@ -110,22 +99,3 @@ def is_records(url: str) -> bool:
 
 def ending(url: str) -> str:
     return posixpath.splitext(file_name(url))[1]
-
-
-def files_of(location: Location) -> tuple[str, list[str]]:
-    """List (the common folder, files) of a folder or of files."""
-    if not location.is_folder:
-        urls = list(location.files)
-        return posixpath.commonpath([posixpath.dirname(url) for url in urls]), urls
-    root = location.path if is_remote(location.path) else os.path.realpath(local_path(location.path))
-    urls = [url for url in list_folder(root) if file_name(url) not in LEDGERS]
-    if not urls:
-        raise FileNotFoundError(f"the data folder {location.path} holds no files")
-    return pinned_root(root.rstrip("/"), urls), urls
-
-
-def labels_under(root: str, urls: list[str]) -> dict[str, str]:
-    """Name each file by its name; of several files, by the path from their common folder, with that folder."""
-    if len(urls) == 1:
-        return {urls[0]: file_name(urls[0])}
-    return {url: f"{file_name(root)}/{posixpath.relpath(url, root)}" for url in urls}

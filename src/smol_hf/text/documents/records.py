@@ -7,7 +7,6 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pyarrow
@@ -15,12 +14,11 @@ from pyarrow.parquet import ParquetFile
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.records.turn_keys import IDENTIFIERS, is_given
-from smol_hf.data.sources.files import read_range
-from smol_hf.data.sources.json_source import JsonSource, blocks_of
+from smol_hf.data.sources.json_source import JsonSource
 from smol_hf.data.sources.parquet_source import ParquetSource, values_of
 from smol_hf.data.sources.source import JoinedSource, Source
 from smol_hf.support.formatting import nearest
-from smol_hf.text.documents.document import CHUNK, Document, Documents, Rereadable, slices
+from smol_hf.text.documents.document import CHUNK, Document, Documents, slices
 
 READ_AT_ONCE = 1 << 22  # bytes of a parquet file
 BATCH = 1 << 20  # bytes of text that are taken from a parquet file at once, unless a row is larger
@@ -60,7 +58,7 @@ class Records(Documents):
 
     def __iter__(self) -> Iterator[Document | SampleError]:
         for part in self.parts:
-            rows = json_rows(part) if isinstance(part, JsonSource) else parquet_rows(part, self.text_key)
+            rows = part.all_rows() if isinstance(part, JsonSource) else parquet_rows(part, self.text_key)
             for where, record in rows:
                 if record is not None:
                     yield document_of(where, record, self.text_key)
@@ -76,23 +74,11 @@ class Records(Documents):
                 with part.open(part.groups[0][0]) as file:
                     found.update(name for name in file.schema_arrow.names if name not in (self.text_key, *IDENTIFIERS))
                 continue
-            for _, record in itertools.islice(json_rows(part), FIRST_ROWS):
+            for _, record in itertools.islice(part.all_rows(), FIRST_ROWS):
                 if isinstance(record, dict):
                     names = {str(name) for name, value in record.items() if is_given(value)}
                     found.update(names - {self.text_key, *IDENTIFIERS})
         return found
-
-
-def json_rows(source: JsonSource) -> Iterator[tuple[str, Any]]:
-    """Yield (where, record) as `read_block` does, with one request for many rows of a local file too."""
-    firsts = blocks_of(source.starts, source.ends)
-    for first, last in zip(firsts[:-1], firsts[1:]):
-        begin = source.starts[first]
-        content = read_range(source.path, int(begin), int(source.ends[last - 1]))
-        starts, ends = (source.starts[first:last] - begin).tolist(), (source.ends[first:last] - begin).tolist()
-        for start, end, number in zip(starts, ends, source.numbers[first:last].tolist()):
-            where = f"{source.prefix}{source.label}:{number}"
-            yield where, source.parse(content[start:end], where)
 
 
 def parquet_rows(source: ParquetSource, text_key: str) -> Iterator[tuple[str, Any]]:
@@ -102,8 +88,7 @@ def parquet_rows(source: ParquetSource, text_key: str) -> Iterator[tuple[str, An
         if url != checked:
             check_column(source, url, text_key)
             checked = url
-        first = source.first_rows[number]
-        places = (f"{source.prefix}{source.labels[url]}:{first + row}" for row in range(source.block_sizes[number]))
+        places = iter(source.places(number))
         try:
             with source.open(url, buffer_size=READ_AT_ONCE) as file:
                 for batch in file.iter_batches(rows_at_once(file, group, text_key), [group], [text_key]):
@@ -159,7 +144,7 @@ def document_of(where: str, record: Any, text_key: str) -> Document | SampleErro
     for piece in slices(text):
         if not piece.isascii() and (at := lone_surrogate(piece)) is not None:
             return SampleError(where, f"{text_key!r} holds {at}, a lone surrogate (half of an escaped character)")
-    return Document(where, (text,) if 0 < len(text) <= CHUNK else Rereadable(partial(slices, text)))
+    return Document(where, (text,) if 0 < len(text) <= CHUNK else slices(text))
 
 
 def lone_surrogate(text: str) -> str | None:

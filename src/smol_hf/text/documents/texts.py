@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.files import for_each, is_remote, local_path, read_range, remote_fingerprint
 from smol_hf.data.sources.fingerprints import are_read_whole, digests_of
 from smol_hf.data.sources.location import COMPRESSED, compressed
-from smol_hf.text.documents.document import Document, Documents, Rereadable, slices
+from smol_hf.text.documents.document import Document, Documents, slices
 from smol_hf.text.documents.plain_text import text_of
 
 ENDS = 1 << 20  # bytes at both ends of a large file that are compared
-_BOUNDARY = None  # marks the end of a document
-_END = ""  # no piece is empty
 
 
 class TextFiles(Documents):
@@ -40,35 +38,25 @@ class TextFiles(Documents):
         if not any(size for size, *_ in described):
             raise SampleError(name, "is empty" if len(self.urls) == 1 else "holds only empty files")
         if len(self.urls) == 1:
-            self.check(self.urls[0])
+            if COMPRESSED.search(self.urls[0]):
+                raise compressed(labels[self.urls[0]])
+            next(text_of(self.urls[0], labels[self.urls[0]]), None)
         facts = [separator, *contents(self.urls, described)]
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-    def check(self, url: str) -> None:
-        """Raise SampleError if the beginning of a file is not text."""
-        if COMPRESSED.search(url):
-            raise compressed(self.labels[url])
-        next(text_of(url, self.labels[url]), None)
 
     def __iter__(self) -> Iterator[Document | SampleError]:
         for url in self.urls:
             if COMPRESSED.search(url):
                 yield compressed(self.labels[url])
             elif self.separator is None:
-                yield Document(self.labels[url], Rereadable(partial(text_of, url, self.labels[url])))
+                yield Document(self.labels[url], text_of(url, self.labels[url]))
             else:
                 yield from separated(text_of(url, self.labels[url]), self.separator, self.labels[url])
 
     def count(self) -> int:
         if self.separator is None:
             return len(self.urls)
-        number = 0
-        for number, document in enumerate(self, 1):  # noqa: B007
-            if isinstance(document, Document):
-                with contextlib.suppress(SampleError):
-                    for _ in document.chunks:
-                        pass
-        return number
+        return sum(1 for _ in self)
 
 
 def contents(urls: list[str], described: list[list[Any]]) -> list[Any]:
@@ -93,51 +81,36 @@ def digest_of_ends(url: str, size: int) -> str:
     return hashlib.sha256(ends).hexdigest()
 
 
-class OnePass:
-    """The pieces of one document of a file with several. They can be read once, before the next document."""
-
-    def __init__(self, where: str, chunks: Iterator[str]):
-        self.where, self.chunks, self.passed = where, chunks, False
-
-    def __iter__(self) -> Iterator[str]:
-        if self.passed:
-            raise RuntimeError(f"{self.where} was skipped: read a document before the next one")
-        return self.chunks
-
-
 def separated(text: Iterable[str], separator: str, label: str) -> Iterator[Document | SampleError]:
     """Yield the documents of a file, named `label:1`, `label:2` and so on."""
-    stream, number = split(text, separator), 0
-    while True:
-        number += 1
-        where = f"{label}:{number}"
-        try:
-            first = next(stream, _END)
-        except SampleError as error:
-            yield SampleError(where, error.problem)
-            return
-        if first is _END:
-            if number == 1:
-                yield Document(where, ())
-            return
-        chunks = OnePass(where, until_boundary(first, stream, where))
-        yield Document(where, chunks)
-        chunks.passed = True
-        try:
-            for _ in chunks.chunks:  # the unread rest
-                pass
-        except SampleError as error:
-            yield error
+    number = 0
+    try:
+        for is_text, group in itertools.groupby(split(text, separator), key=lambda piece: piece is not None):
+            if is_text:
+                number += 1
+                yield Document(f"{label}:{number}", named(group, f"{label}:{number}"))
+                with contextlib.suppress(SampleError):
+                    for _ in group:  # the unread rest
+                        pass
+                continue
+            # A document is empty before the first separator, and between two of them.
+            for empty, _ in enumerate(group, start=int(number == 0)):
+                if empty:
+                    number += 1
+                    yield Document(f"{label}:{number}", ())
+    except SampleError as error:
+        yield SampleError(f"{label}:{number + 1}", error.problem)
+    else:
+        if number == 0:
+            yield Document(f"{label}:1", ())
 
 
-def until_boundary(piece: str | None, stream: Iterator[str | None], where: str) -> Iterator[str]:
-    """Yield the pieces up to the next boundary."""
-    while piece is not None:  # _BOUNDARY
-        yield piece
-        try:
-            piece = next(stream, _BOUNDARY)
-        except SampleError as error:
-            raise SampleError(where, error.problem) from error
+def named(chunks: Iterable[Any], where: str) -> Iterator[str]:
+    """Yield the chunks of a document. An error names the document instead of the file."""
+    try:
+        yield from chunks
+    except SampleError as error:
+        raise SampleError(where, error.problem) from error
 
 
 def split(text: Iterable[str], separator: str) -> Iterator[str | None]:
@@ -147,7 +120,7 @@ def split(text: Iterable[str], separator: str) -> Iterator[str | None]:
         *whole, rest = (rest + chunk).split(separator)
         for part in whole:
             yield from slices(part)
-            yield _BOUNDARY
+            yield None
         ready = max(len(rest) - len(separator) + 1, 0)  # a separator may have begun after this
         yield from slices(rest[:ready])
         rest = rest[ready:]

@@ -10,11 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,13 @@ import numpy as np
 from huggingface_hub import cached_assets_path
 
 from smol_hf.data.conversation import SampleError
+from smol_hf.data.sources.files import free_bytes
 from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
 from smol_hf.processing.plain_tokenizer import plain_tokenizer
 from smol_hf.support.cache_folders import making
 from smol_hf.text.documents.cutting import pieces
+from smol_hf.text.documents.document import Documents
 from smol_hf.text.documents.held_out import DocumentPart, HeldOut, Split
-from smol_hf.text.documents.readers import Documents
 
 VERSION = 2
 FACTS = "cache.json"
@@ -68,7 +67,7 @@ class TokenCache:
         try:
             facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             facts["counts"] = {part: Counts(**counts) for part, counts in facts["counts"].items()}
-            facts["faults"] = [fault_of(each) for each in facts["faults"]]
+            facts["faults"] = [SampleError(*each) for each in facts["faults"]]
             cache = cls(folder, **facts)
             cache.check_files()
         except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError) as error:
@@ -94,12 +93,6 @@ class TokenCache:
         (folder / FACTS).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
 
 
-def fault_of(saved: list[str]) -> SampleError:
-    fault = SampleError(*saved[:2])
-    fault.source = saved[2]
-    return fault
-
-
 class Tokens:
     """Texts → ids. No text of a document becomes a special token.
 
@@ -121,52 +114,38 @@ class Tokens:
     def encode(self, text: str) -> list[int]:
         return self.engine.encode(text, add_special_tokens=False).ids
 
-    def encode_all(self, texts: list[str]) -> list[list[int]]:
-        return [each.ids for each in self.engine.encode_batch_fast(texts, add_special_tokens=False)]
-
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps([self.engine.to_str(), self.begin, self.end]).encode()).hexdigest()
 
 
 class PartWriter:
-    """The files of one part, written document by document. An unusable document is taken back."""
+    """The files of one part, written document by document."""
 
     def __init__(self, folder: Path, tokens: Tokens):
         folder.mkdir(parents=True)
         self.type = tokens.type
         self.tokens, self.ends = (folder / "tokens.bin").open("wb"), (folder / "ends.bin").open("wb")
         self.counts = Counts()
-        self.begun_at = 0
-
-    def begin(self, token: int) -> None:
-        self.begun_at = self.tokens.tell()
-        self.add([token])
 
     def add(self, ids: list[int]) -> None:
         self.tokens.write(np.asarray(ids, dtype=self.type).tobytes())
 
-    def finish(self, token: int | None, text_bytes: int) -> None:
-        if token is not None:
-            self.add([token])
+    def finish(self, text_bytes: int) -> None:
+        """End a document; one of 0 bytes is removed."""
+        if not text_bytes:
+            self.tokens.seek(self.counts.tokens * self.type.itemsize)
+            self.tokens.truncate()
+            return
         end = self.tokens.tell() // self.type.itemsize
         self.ends.write(np.asarray(end, dtype=END).tobytes())
         self.counts = Counts(self.counts.documents + 1, end, self.counts.text_bytes + text_bytes)
-
-    def take_back(self) -> None:
-        self.tokens.seek(self.begun_at)
-        self.tokens.truncate()
 
     def close(self) -> None:
         for file in (self.tokens, self.ends):
             file.flush()
             os.fsync(file.fileno())
             file.close()
-
-
-def cache_key(documents: Documents, held_out: HeldOut, tokens: Tokens, limit: int | None) -> str:
-    facts = [VERSION, documents.fingerprint, tokens.fingerprint, asdict(held_out), limit]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
 def caches_folder(asked: str | None) -> Path:
@@ -196,7 +175,8 @@ def tokenise(
         ValueError: see `Tokens` and `cutting.pieces`.
     """
     tokens = Tokens(tokenizer)
-    key = cache_key(documents, held_out, tokens, limit)
+    facts = [VERSION, documents.fingerprint, tokens.fingerprint, asdict(held_out), limit]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
     place = folder / key
     while not writes and not place.is_dir():
         time.sleep(0.2)  # a barrier would time out; if the writer fails, the launcher ends all processes
@@ -207,14 +187,10 @@ def tokenise(
             if unfinished is not None:
                 write_cache(Split(documents, held_out, limit), tokens, unfinished, key, progress)
     except OSError as error:
-        problem = f"the tokens cannot be kept in {folder} ({error.strerror or error}; {free(folder)})"
+        free = f"{free_bytes(folder) / 1e9:.1f} GB are free there"
+        problem = f"the tokens cannot be kept in {folder} ({error.strerror or error}; {free})"
         raise OSError(f"{problem}: free space, or name another folder (--documents_cache)") from error
     return TokenCache.open(place)
-
-
-def free(folder: Path) -> str:
-    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    return f"{shutil.disk_usage(existing).free / 1e9:.1f} GB are free there"
 
 
 def write_cache(split: Split, tokens: Tokens, folder: Path, key: str, progress) -> None:
@@ -223,14 +199,14 @@ def write_cache(split: Split, tokens: Tokens, folder: Path, key: str, progress) 
     cache = TokenCache(folder, key, {}, tokens.type.itemsize)
     run = 0
     for part in split:
-        if isinstance(part, SampleError):
-            fault: SampleError | None = part
-        else:
-            fault, text_bytes = writing.document(part, writers["validation" if part.is_held_out else "train"])
-            cache.empty += not text_bytes and fault is None
-        run = 0 if fault is None else run + 1
-        cache.in_a_row = max(cache.in_a_row, run)
-        if fault is not None:
+        try:
+            if isinstance(part, SampleError):
+                raise part
+            cache.empty += not writing.document(part, writers["validation" if part.is_held_out else "train"])
+            run = 0
+        except SampleError as fault:
+            run += 1
+            cache.in_a_row = max(cache.in_a_row, run)
             fault.source = split.documents.name
             cache.faults.append(fault)
     writing.flush()
@@ -259,41 +235,43 @@ class Writing:
     def __init__(self, tokens: Tokens, progress: Callable[[int, int], Any]):
         self.tokens, self.progress = tokens, progress
         self.text_bytes = self.written = 0
-        self.queue: list[tuple[Callable[..., None], str | None]] = []  # actions; those with a text get its tokens
-        self.characters = 0
+        self.queue: list[tuple[Callable[[Any], None], Any]] = []  # (method of a writer, its argument or a text)
+        self.size = 0  # characters, and one for each other argument
 
-    def document(self, part: DocumentPart, writer: PartWriter) -> tuple[SampleError | None, int]:
-        """Write a document unless it is empty or faulty. Returns (its fault, bytes of its text)."""
-        begin, first, text_bytes = (partial(writer.begin, self.tokens.begin), None), len(self.queue), 0
-        self.queue.append(begin)
-        fault = None
+    def document(self, part: DocumentPart, writer: PartWriter) -> int:
+        """Write a document and return the bytes of its text. An empty or faulty one leaves nothing.
+
+        Raises:
+            SampleError: for an unusable document.
+        """
+        text_bytes = 0
+        self.put(writer.add, [self.tokens.begin])
         try:
             for text in pieces(part.chunks, self.tokens.encode):
                 text_bytes += len(text.encode("utf-8"))
-                self.queue.append((writer.add, text))
-                self.characters += len(text)
-                if self.characters >= AT_ONCE:
-                    self.flush()
-        except SampleError as error:
-            fault = error
-        if fault is not None or not text_bytes:
-            if begin in self.queue:
-                del self.queue[first:]
-            else:
-                self.queue.clear()
-                writer.take_back()
-            return fault, 0
-        self.queue.append((partial(writer.finish, self.tokens.end if part.ends else None, text_bytes), None))
-        return None, text_bytes
+                self.put(writer.add, text)
+        except SampleError:
+            self.put(writer.finish, 0)
+            raise
+        if part.ends:
+            self.put(writer.add, [self.tokens.end])
+        self.put(writer.finish, text_bytes)
+        return text_bytes
+
+    def put(self, action: Callable[[Any], None], argument: Any) -> None:
+        self.queue.append((action, argument))
+        self.size += len(argument) if isinstance(argument, str) else 1
+        if self.size >= AT_ONCE:
+            self.flush()
 
     def flush(self) -> None:
-        texts = [text for _, text in self.queue if text is not None]
-        encoded = self.tokens.encode_all(texts)
+        texts = [argument for _, argument in self.queue if isinstance(argument, str)]
+        encoded = [each.ids for each in self.tokens.engine.encode_batch_fast(texts, add_special_tokens=False)]
         self.text_bytes += sum(len(text.encode("utf-8")) for text in texts)
         self.written += sum(map(len, encoded))
         self.progress(self.text_bytes, self.written)
-        encoded = iter(encoded)
-        for action, text in self.queue:
-            action(*(() if text is None else (next(encoded),)))
+        ids = iter(encoded)
+        for action, argument in self.queue:
+            action(next(ids) if isinstance(argument, str) else argument)
         self.queue.clear()
-        self.characters = 0
+        self.size = 0

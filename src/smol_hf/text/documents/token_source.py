@@ -40,10 +40,7 @@ class TokenSource(Source):
         total = int(self.pieces_before[-1])
         self.together = max(-(-total // MOST_BLOCKS), 1)
         self.rows_anywhere = self.together == 1
-        sizes = np.full(-(-total // self.together), self.together, dtype=np.int64)
-        if total % self.together:
-            sizes[-1] = total % self.together
-        self.block_sizes = sizes
+        self.block_sizes = np.diff(np.append(np.arange(0, total, self.together), total))
         facts = f"{key} {self.folder.name} {context_length}"
         self.fingerprint = hashlib.sha256(facts.encode()).hexdigest()
 
