@@ -68,7 +68,7 @@ def build_plan(folder: Path):
     tokenizer = build_tiny_tokenizer(["User: Assistant: which digit how many number larger and\n\n"] * 3)
     processor = SmolHFProcessor(tokenizer, tile_size=32, image_seq_len=4)
     work = SampleWork(processor, 512, [lambda where, record: adapt(record, Place(where))] * 3)
-    return Plan([parquet, lines, array], [1.0, 2.0, 0.5], work, 512, seed=5, lanes=LANES, pool_size=8, max_tiles=12)
+    return Plan([parquet, lines, array], [1.0, 2.0, 0.5], work, 512, seed=5, lanes=LANES, pool_size=32, max_tiles=12)
 
 
 def read_state(folder: Path) -> dict:
@@ -132,7 +132,7 @@ def killed_run(data: Path, folder: Path, kills: int, total: int, choose: random.
                 process.join()
                 hit += 1
                 break
-            time.sleep(0.001)
+            time.sleep(0.005)
         if (folder / "restored.txt").exists():
             slowest = max(slowest, float((folder / "restored.txt").read_text() or 0))
         if process.exitcode == 0:
