@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-ROWS_BETWEEN_SAVES = 64  # a multiple of the lanes, as every batch of a run is of its processes
+ROWS_BETWEEN_SAVES = 32  # a multiple of the lanes, as every batch of a run is of its processes
 LANES = 16
 
 

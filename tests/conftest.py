@@ -19,10 +19,10 @@ SLOW = {
     # modeling and conversion
     "test_check", "test_combinations", "test_compile", "test_memory", "test_native_folder", "test_text_step",
     "test_travelling_code",
-    # training
-    "test_chat", "test_distributed", "test_documents", "test_estimate", "test_failed_sources",
-    "test_inherited_keys", "test_inherited_keys_of_dpo", "test_interruption", "test_lora", "test_precision",
-    "test_older_runs", "test_preference", "test_resume",
+    # training and inference
+    "test_chat", "test_data", "test_distributed", "test_documents", "test_estimate", "test_failed_sources",
+    "test_generate", "test_inherited_keys", "test_inherited_keys_of_dpo", "test_interruption", "test_lora",
+    "test_older_runs", "test_one_pass", "test_precision", "test_preference", "test_resume",
     "test_resume_policies", "test_run_folder", "test_counters",
     # publishing and whole runs
     "test_demo", "test_no_network", "test_space", "test_space_in_browser", "test_upload",
