@@ -45,6 +45,8 @@ $(VENV)/.docs: $(VENV)/.installed
 	touch $@
 
 test test-fast test-transformers test-newest test-lowest: export OMP_NUM_THREADS = 1
+# Compiled code and assertions of the tests are kept for the next run, also where this variable forbids it.
+test test-fast test-transformers test-newest test-lowest: export PYTHONDONTWRITEBYTECODE =
 
 test: lint
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGUMENTS)
@@ -54,6 +56,7 @@ test-fast: lint
 	$(BIN)/python $(PYTEST) -m "not slow" $(PYTEST_ARGUMENTS)
 
 test-all: export SMOL_HF_KILLS = 20
+test-all: export SMOL_HF_WHOLE_DEMO = yes
 test-all: test test-transformers test-newest test-lowest
 
 # Checkpoints between this environment and every transformers release that a model card names.

@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-ROWS_BETWEEN_SAVES = 64  # a multiple of the lanes, as every batch of a run is of its processes
+ROWS_BETWEEN_SAVES = 32  # a multiple of the lanes, as every batch of a run is of its processes
 LANES = 16
 
 
@@ -132,7 +132,7 @@ def killed_run(data: Path, folder: Path, kills: int, total: int, choose: random.
                 process.join()
                 hit += 1
                 break
-            time.sleep(0.001)
+            time.sleep(0.005)
         if (folder / "restored.txt").exists():
             slowest = max(slowest, float((folder / "restored.txt").read_text() or 0))
         if process.exitcode == 0:

@@ -10,16 +10,17 @@ its bigrams and unigrams, whose weights are chosen on the last tenth of the trai
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import math
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+from smol_hf.commands.main import main as smol_hf
 from smol_hf.text.documents.held_out import HeldOut, Split
 from smol_hf.text.documents.readers import open_documents
 
@@ -78,11 +79,15 @@ def trigram_bits(train: bytes, held_out: bytes) -> float:
 
 
 def pretrain(data: Path, preset: str, steps: int, folder: Path, *more: str) -> dict:
-    command = [sys.executable, "-m", "smol_hf.commands.main", "pretrain", "--data", str(data), "--preset", preset]
-    command += ["--steps", str(steps), "--output", str(folder / "run"), "--documents_cache", str(folder / "cache")]
-    command += [f"--validation_fraction={FRACTION}", "--save_strategy=no", "--num_checkpoints=null", *more]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    words = ["pretrain", "--data", str(data), "--preset", preset, "--steps", str(steps)]
+    words += ["--output", str(folder / "run"), "--documents_cache", str(folder / "cache")]
+    words += [f"--validation_fraction={FRACTION}", "--save_strategy=no", "--num_checkpoints=null", *more]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = smol_hf(words)
+    if code:
+        raise RuntimeError(f"smol-hf pretrain failed:\n{printed.getvalue()}")
+    return json.loads(printed.getvalue().strip().splitlines()[-1])
 
 
 def measure(data: Path, preset: str, seconds: float, steps: int | None, *more: str) -> dict:

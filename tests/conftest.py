@@ -1,5 +1,6 @@
 """Settings of every test run, and the files that `make test-fast` leaves out."""
 
+import gc
 import os
 
 import fsspec
@@ -7,6 +8,8 @@ import pytest
 
 # A process for each core (pytest-xdist) with one thread each: the models of the tests are too small for more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # a process of the compiler imports torch again
+gc.disable()  # until the tests are collected: imports make millions of objects, and hardly any garbage
 
 # Files whose tests train for long, launch processes or measure. Each area keeps files that are not named here.
 SLOW = {
@@ -17,16 +20,20 @@ SLOW = {
     # modeling and conversion
     "test_check", "test_combinations", "test_compile", "test_memory", "test_native_folder", "test_text_step",
     "test_travelling_code",
-    # training
-    "test_chat", "test_distributed", "test_documents", "test_documents_refused", "test_documents_resumed",
-    "test_estimate", "test_failed_sources",
+    # training and inference
+    "test_chat", "test_data", "test_distributed", "test_documents", "test_documents_refused", "test_documents_resumed",
+    "test_estimate", "test_failed_sources", "test_generate", "test_prompts",
     "test_inherited_keys", "test_inherited_keys_of_dpo", "test_interruption", "test_lora", "test_lora_refused",
-    "test_precision", "test_refused_values",
-    "test_older_runs", "test_preference", "test_resume",
+    "test_older_runs", "test_one_pass", "test_precision", "test_preference", "test_refused_values", "test_resume",
     "test_resume_policies", "test_run_folder", "test_counters",
     # publishing and whole runs
     "test_demo", "test_no_network", "test_space", "test_space_app", "test_space_in_browser", "test_upload",
 }  # fmt: skip
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Spare `make test-fast` the imports of the files that it leaves out."""
+    return True if config.option.markexpr == "not slow" and collection_path.stem in SLOW else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
@@ -34,7 +41,25 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: item.path.stem != "test_demo")  # the longest test begins first
+    # The longest test begins first and short ones end the run, so that no process waits for a long one.
+    items.sort(key=lambda item: (item.path.stem != "test_demo", item.get_closest_marker("slow") is None))
+
+
+def pytest_collection_finish():
+    freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    if nextitem is None or nextitem.path != item.path:
+        freeze()
+
+
+def freeze():
+    """Spare the garbage collector what stays until the end, such as modules. A Trainer collects after each run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conversion.native_models import llava, saved, smolvlm
+from conversion.native_models import llava, saved
 from helpers import build_model, build_processor
 from modeling.builders import randomise
 from safetensors.torch import load_file, save_file
@@ -56,9 +56,6 @@ def test_a_native_export_is_compared_with_transformers_own_class(checkpoint, tmp
     good, found = findings(tmp_path / "native")
     assert good, found
     assert found["logits"]["good"] and "modeling_smol_hf.py" not in found
-    saved(smolvlm, tmp_path / "bare")
-    good, found = findings(tmp_path / "bare")
-    assert found["tokenizer"]["value"] == "none in the folder" and found["logits"]["good"]
 
 
 def change_json(path, **changes):
@@ -119,9 +116,10 @@ def test_code_that_is_not_ours_is_not_run_without_consent(copy):
     assert "it was run" in found["loads without smol_hf"]["value"]
 
 
-def test_llava_takes_its_tiles_flat(tmp_path):
+def test_llava_takes_its_tiles_flat_and_needs_no_tokenizer(tmp_path):
     saved(llava, tmp_path / "llava")
     _, found = findings(tmp_path / "llava")
+    assert found["tokenizer"]["value"] == "none in the folder"
     assert found["logits"]["good"] and found["greedy tokens"]["good"]
 
 

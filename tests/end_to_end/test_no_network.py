@@ -20,7 +20,7 @@ resolve, socket.getaddrinfo = socket.getaddrinfo, refuse
 """
 COMMANDS = """
 from smol_hf.commands.main import main
-assert main(["demo", "--output", "demo", "--max-steps", "2", "--questions", "12"]) == 0
+assert main(["demo", "--output", "demo", "--max-steps", "2", "--questions", "12", "--num_pages", "50"]) == 0
 words = ["--model", "demo/checkpoint", "--data", "rows.jsonl", "--use_cpu", "--save_strategy", "no"]
 assert main(["train", *words, "--max_steps", "1", "--output_dir", "run"]) == 0
 assert main(["chat", "run/checkpoint", "--image", "page.png", "--prompt", "What?", "--max-new-tokens", "2"]) == 0

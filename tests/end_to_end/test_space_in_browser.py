@@ -11,10 +11,10 @@ from publishing.space_models import ANSWER, QUESTION, red_page, save_picture_che
 
 from smol_hf.commands.main import main
 
-pytest.importorskip("gradio", reason='the page needs Gradio: pip install "smol_hf[demo]"')
-playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright to drive a browser with")
 if find_browser() is None:
     pytest.skip("no Chromium to open the page in", allow_module_level=True)
+pytest.importorskip("gradio", reason='the page needs Gradio: pip install "smol_hf[demo]"')
+playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright to drive a browser with")
 
 # The texts that an element has had, each time that it changed.
 WATCH = """selector => {

@@ -6,7 +6,8 @@ import pytest
 import torch
 from helpers import build_model, build_processor
 from huggingface_hub import constants
-from servers import TOKEN, WritableHub, serve
+from publishing.writable_hub import TOKEN, WritableHub
+from servers import serve
 
 from smol_hf.publishing.checkpoint import publish_checkpoint
 

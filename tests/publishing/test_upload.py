@@ -11,7 +11,7 @@ import time
 
 import pytest
 from processes import fork_command
-from servers import TOKEN
+from publishing.writable_hub import TOKEN
 
 from smol_hf import SmolHFForConditionalGeneration, SmolHFProcessor
 from smol_hf.commands.main import main

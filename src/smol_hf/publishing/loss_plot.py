@@ -33,8 +33,8 @@ def plot_losses(folder: str | Path, log: list[dict]) -> Path | None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(7, 3.6))
+    axes = figure.add_axes((0.1, 0.14, 0.88, 0.83))  # left, bottom, width, height
     for label, (steps, losses, style) in lines.items():
         axes.plot(steps, losses, label=label, **style)
     axes.set(xlabel="step", ylabel="loss")

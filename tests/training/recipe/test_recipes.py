@@ -266,7 +266,7 @@ def test_defaults_of_other_kinds_of_runs_and_recipes_of_older_runs_are_accepted(
     [
         ("? [a, b]\n: 3\n", "line 1: a key is a single word, not a list or a mapping: ['a', 'b']"),
         ("seed: 1\nfilters: {? {a: 1} : 2}\n", "line 2: a key is a single word"),
-        ("seed: " + "[" * 3000 + "]" * 3000, "lists or mappings are nested too deeply"),
+        ("seed: " + "[" * 1000 + "]" * 1000, "lists or mappings are nested too deeply"),
     ],
 )
 def test_yaml_of_another_shape_is_one_sentence(text, message, tmp_path):
@@ -278,7 +278,7 @@ def test_yaml_of_another_shape_is_one_sentence(text, message, tmp_path):
         assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("value", ["{? [a] : 1}", "{a: " + "[" * 3000 + "]" * 3000 + "}"], ids=["key", "deep"])
+@pytest.mark.parametrize("value", ["{? [a] : 1}", "{a: " + "[" * 1000 + "]" * 1000 + "}"], ids=["key", "deep"])
 def test_a_mapping_of_another_shape_on_the_command_line_is_refused_by_name(value):
     with pytest.raises(
         RecipeError, match=r"^--lr_scheduler_kwargs .*(a key is a single word|nested too deeply)"
