@@ -112,6 +112,12 @@ def faults_of_messages(path):
                 yield f"{line}: {len(sentence.split())} words: {sentence}"
 
 
+def comments_of_recipe(path):
+    """The lines of comments, without commands and without names of datasets in records."""
+    lines = [line.partition("#")[2] for line in path.read_text("utf-8").splitlines() if not line.startswith("- {")]
+    return "\n".join(line for line in lines if not line.strip().startswith(("smol-hf ", "accelerate ")))
+
+
 def help_texts(parser):
     yield from filter(None, (parser.description, parser.epilog))
     for action in parser._actions:
@@ -147,6 +153,19 @@ def test_a_page_has_no_long_sentence(path):
 )
 def test_the_docstrings_of_a_clean_module_have_no_rejected_word(path):
     assert list(faults_of_module(path)) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_the_comments_of_a_recipe_have_no_rejected_word(path):
+    assert list(rejected_words(comments_of_recipe(path))) == []
+
+
+TEMPLATES = sorted(path for path in (ROOT / "hub_templates").rglob("*") if path.suffix in (".jinja", ".css", ".py"))
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_a_template_has_no_rejected_word(path):
+    assert list(rejected_words(path.read_text(encoding="utf-8"))) == []
 
 
 def test_messages_have_no_rejected_word_and_no_long_sentence():
