@@ -115,6 +115,8 @@ def describe_check(facts: dict) -> Iterator[Table]:
 
     table = Table(title=facts["checkpoint"], title_justify="left", show_header=False)
     for finding in facts["findings"]:
+        if finding["name"].endswith(".py") and not finding["value"].endswith("not as installed here"):
+            continue  # the finding "model code" covers it
         table.add_row({True: "✓", False: "✗", None: ""}[finding["good"]], finding["name"], finding["value"])
     yield table
 
@@ -166,7 +168,7 @@ def lora_keys(arguments: argparse.Namespace) -> dict | None:
 def describe_estimate(facts: dict) -> Iterator[str | Table]:
     yield parameter_table({**facts["parameters_per_part"], "total": facts["parameters"]})
     step, cost, memory = facts["step"], facts["flops"], facts["memory"]
-    yield f"a step of {step['rows']} × {step['length']} tokens and {step['tiles']} tiles, forward + backward:"
+    yield f"a step of {step['rows']} × {step['length']} tokens and {step['tiles']} tile(s), forward + backward:"
     per_tile = f", {cost['per_tile'] / 1e9:.4g} per tile" if "per_tile" in cost else ""
     yield f"  {cost['per_step'] / 1e9:,.1f} GFLOP, {cost['per_token'] / 1e9:.3g} per token{per_tile}"
     if "seconds_per_step" in facts:
@@ -176,7 +178,7 @@ def describe_estimate(facts: dict) -> Iterator[str | Table]:
         peak, seconds = facts["measured"]["peak"], facts["measured"]["seconds_per_step"]
         yield f"  measured here: peak {peak / 1e6:,.0f} MB, {seconds:.3g} s"
     for size, image in facts.get("pictures", {}).items():
-        yield f"  an image of {size}: {image['tiles']} tiles, {image['tokens']} tokens"
+        yield f"  an image of {size}: {image['tiles']} tile(s), {image['tokens']} tokens"
 
 
 CONVERT = (

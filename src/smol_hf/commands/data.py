@@ -132,7 +132,6 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add("--adapter", help="reader of the records (default: chosen by their keys)")
     add("--image-folder", help="base folder of image paths (default: the folder of the data)")
     add("--set", action="append", default=[], help=argparse.SUPPRESS)  # an older spelling of keys
-    parser.add_argument_group("recipe keys", "Set any other recipe key as --key value, such as --filters.max_turns 3.")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 OPTION = re.compile(r"--([A-Za-z_][\w.-]*)(=.*)?", flags=re.DOTALL)
 
+RECIPE_KEYS = "Set any other recipe key as --key value, such as --weight_decay 0.05 or --filters.max_turns 3."
+
 
 class Command(NamedTuple):
     """A command with its help, its options and its work.
@@ -76,6 +78,8 @@ class Parser(argparse.ArgumentParser):
                 command.add_arguments(parser)
                 if command.describe is not None:
                     add_json(parser)
+                if command.keys:
+                    parser.add_argument_group("recipe keys", RECIPE_KEYS)
             self.commands[name] = parser
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):

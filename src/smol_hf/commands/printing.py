@@ -67,9 +67,9 @@ def table(title: str, *columns: str, numbers: bool = False) -> Table:
 
 
 def describe_list(facts: dict[str, Any]) -> Iterator[Table]:
-    datasets = table("Hub datasets", "dataset", "adapter", "record")
+    datasets = table("Hub datasets", "dataset", "adapter")
     for each in facts["datasets"]:
-        datasets.add_row(each["dataset"], each["adapter"], each["records"])
+        datasets.add_row(each["dataset"], each["adapter"])
     yield datasets
     adapters = table("Adapters", "adapter", "record", "recognised by", "package")
     for each in facts["adapters"]:
