@@ -155,7 +155,7 @@ def parse_entries(entries: list[dict[str, Any]]) -> list[MixtureEntry]:
     for number, keys in enumerate(entries, start=1):
         where = f"mixture, entry {number}"
         if not isinstance(keys, dict):
-            raise ValueError(f"{where}: {keys!r} is no mapping of keys, such as {{data: my.jsonl, weight: 2}}")
+            raise ValueError(f"{where}: {keys!r} is not a mapping of keys, such as {{data: my.jsonl, weight: 2}}")
         try:
             keys = without_deleted_keys(keys)
         except ValueError as error:
