@@ -1,7 +1,7 @@
-"""A page to talk with a checkpoint, or to let it continue a text. `python app.py` serves it.
+"""A page to chat with a checkpoint, or to continue a text with it. `python app.py` serves it.
 
-The checkpoint is the `model_id` of space.json, or of the environment variable MODEL_ID: a folder or a repository of
-the Hub; MODEL_REVISION is a branch, tag or commit of it.
+The checkpoint is the `model_id` of space.json, or the environment variable MODEL_ID: a folder or a repository on the
+Hub. MODEL_REVISION is its branch, tag or commit.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ THEME = gr.themes.Soft(
     font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
     font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
 )
-INVITATION = "Write below, or begin with one of these."
+INVITATION = "Write a message below, or select an example."
 CSS = (FOLDER / "style.css").read_text(encoding="utf-8")
 
 
 def build(writer: Writer, settings: dict) -> gr.Blocks:
-    """The page.
+    """Build the page.
 
     Args:
-        settings: what space.json says: `model_id`, `title` and `examples`, each with a `text` and maybe `images`.
+        settings: the content of space.json: `model_id`, `title` and `examples`, each with a `text` and maybe `images`.
     """
     with gr.Blocks(
         title=settings["title"], fill_height=True, analytics_enabled=False, delete_cache=(3600, 86400)
@@ -49,7 +49,7 @@ def build(writer: Writer, settings: dict) -> gr.Blocks:
 
 
 def header(writer: Writer, settings: dict) -> str:
-    """Name and facts. A repository of the Hub is linked."""
+    """Return the name and facts of the model as HTML, with a link to its repository on the Hub."""
     kind = "Vision-language model" if writer.sees_images else "Chat model" if writer.chats else "Language model"
     facts = [kind, f"{compact(writer.parameters)} parameters"]
     if writer.positions:
@@ -83,7 +83,7 @@ def chat(writer: Writer, examples: list[dict]) -> None:
             async for written in followed(writer.answer, messages, sampling_of(*options)):
                 yield written
             if not written:
-                raise Problem("The model ended its answer before it began.")
+                raise Problem("The answer is empty: the model ended it at once.")
         except Problem as problem:
             yield gr.ChatMessage(content=str(problem), metadata={"title": NOTE})
 
@@ -99,8 +99,8 @@ def chat(writer: Writer, examples: list[dict]) -> None:
     )
     box_options = {"submit_btn": True, "stop_btn": True, "max_lines": 12, "autofocus": True, "elem_id": "prompt"}
     if writer.sees_images:
-        pictures = {"sources": ["upload"], "file_types": ["image"], "file_count": "multiple"}
-        box = gr.MultimodalTextbox(placeholder="Ask about a picture", **pictures, **box_options)
+        images = {"sources": ["upload"], "file_types": ["image"], "file_count": "multiple"}
+        box = gr.MultimodalTextbox(placeholder="Ask about an image", **images, **box_options)
     else:
         box = gr.Textbox(placeholder="Write a message", **box_options)
     gr.ChatInterface(
@@ -118,7 +118,7 @@ def chat(writer: Writer, examples: list[dict]) -> None:
 
 
 async def followed(write, prompt, sampling: Sampling) -> AsyncIterator[str]:
-    """What a method of the writer yields. The model stops where the visitor stops it, or leaves."""
+    """Yield what a method of the writer yields. Stop the model if the visitor presses Stop or closes the page."""
     stopped = Event()
     try:
         pieces = await asyncio.to_thread(write, prompt, sampling, stopped)
@@ -141,7 +141,7 @@ def continuation(writer: Writer, examples: list[dict]) -> None:
             async for written in followed(writer.continue_text, text, sampling_of(*options)):
                 yield shown(text, written)
             if not written:
-                raise Problem("The model ended the text here.")
+                raise Problem("The model added nothing: it ended the text here.")
         except Problem as problem:
             yield shown(text, "", str(problem))
 
@@ -154,7 +154,7 @@ def continuation(writer: Writer, examples: list[dict]) -> None:
         elem_id="prompt",
     )
     if examples:
-        gr.Examples([each["text"] for each in examples], prompt, label="Beginnings", elem_id="examples")
+        gr.Examples([each["text"] for each in examples], prompt, label="Examples", elem_id="examples")
     with gr.Row(elem_id="buttons"):
         start = gr.Button("Continue", variant="primary", elem_id="continue")
         stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
@@ -172,31 +172,31 @@ def continuation(writer: Writer, examples: list[dict]) -> None:
 
 
 def shown(text: str, written: str, problem: str = "") -> str:
-    """A text and what was written after it."""
+    """Return a text and its continuation as HTML."""
     if problem:
         return f'<p class="problem" role="alert">{html.escape(problem)}</p>'
     if not written:
-        return '<p class="empty">What the model writes appears here.</p>'
+        return '<p class="empty">The continuation appears here.</p>'
     return f'<p class="text" aria-live="polite"><span>{html.escape(text)}</span><ins>{html.escape(written)}</ins></p>'
 
 
 def sampling_controls(writer: Writer, render: bool = True) -> list:
-    """In the order of `sampling_of`. They begin at what the checkpoint's generation_config.json says."""
+    """Make the controls, in the order of `sampling_of`. The checkpoint's generation_config.json sets their values."""
     config = writer.model.generation_config
     own = {name: getattr(config, name, None) for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
-    if not config.do_sample:  # a reader of pictures is to be exact, a writer of texts is not
+    if not config.do_sample:  # greedy answers about images, varied texts
         own = {"temperature": 0.0 if writer.sees_images else 0.8, "repetition_penalty": own["repetition_penalty"]}
     penalty = own["repetition_penalty"] or 1
     most = min(2048, writer.positions or 2048)
     options = {"render": render}
     return [
-        gr.Slider(0, 2, own["temperature"], step=0.05, label="Temperature", info="0: always the likeliest", **options),
+        gr.Slider(0, 2, own["temperature"], step=0.05, label="Temperature", info="0: likeliest token", **options),
         gr.Slider(0.05, 1, own.get("top_p") or 1, step=0.05, label="Top-p", info="1: off", **options),
         gr.Slider(0, 200, own.get("top_k") or 0, step=1, label="Top-k", info="0: off", **options),
         gr.Slider(1, 2, penalty, step=0.05, label="Repetition penalty", info="1: off", **options),
-        gr.Slider(1, most, min(256, most), step=1, label="Longest answer", info="in tokens", **options),
+        gr.Slider(1, most, min(256, most), step=1, label="Maximum length", info="in tokens", **options),
         gr.Number(
-            -1, label="Seed", info="-1: another every time", precision=0, minimum=-1, maximum=LARGEST_SEED, **options
+            -1, label="Seed", info="-1: random", precision=0, minimum=-1, maximum=LARGEST_SEED, **options
         ),
     ]  # fmt: skip
 
@@ -216,10 +216,10 @@ def serve(settings: dict, *, trust_remote_code: bool = True, **options) -> None:
     """Load the checkpoint of `settings` and serve its page until the process is interrupted.
 
     Args:
-        options: of Gradio's `launch`.
+        options: options of Gradio's `launch`.
 
     Raises:
-        Problem: when the checkpoint cannot be loaded.
+        Problem: if the checkpoint cannot be loaded.
     """
     writer = load(settings["model_id"], settings.get("revision"), trust_remote_code=trust_remote_code)
     page = build(writer, settings)

@@ -1,4 +1,4 @@
-"""A folder or repository with a checkpoint → a `Writer`, and whether its weights are what was trained."""
+"""Load a `Writer` from a folder or repository, and check that its weights are complete."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,23 +13,23 @@ from writer import Problem, Writer, one_line
 SAFE_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 OTHER_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
-RANDOM = "Random weights: this model was never trained; what it writes means nothing."
+RANDOM = "Random weights: this model was never trained, so its answers have no meaning."
 
 
 def load(model_id: str, revision: str | None = None, *, trust_remote_code: bool = True) -> Writer:
-    """The checkpoint, on the GPU where there is one, ready to write.
+    """Load the checkpoint, onto the GPU if there is one.
 
     Args:
-        model_id: a folder, or a repository of the Hub (owner/name). One without weights gets random ones.
+        model_id: a folder, or a repository on the Hub (owner/name). Without weights, it gets random ones.
 
     Raises:
-        Problem: when there is no such checkpoint, or it cannot be used.
+        Problem: if the checkpoint is missing or unusable.
     """
     folder = Path(model_id) if Path(model_id).is_dir() else fetch(model_id, revision)
     if not (folder / "config.json").is_file():
         is_adapter = (folder / "adapter_config.json").is_file()
         advice = "it is an adapter: merge it with its base first" if is_adapter else "it has no config.json"
-        raise Problem(f"{model_id} is no checkpoint that can be loaded: {advice}")
+        raise Problem(f"{model_id} is not a checkpoint: {advice}")
     options = {"trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(folder, **options)
@@ -40,12 +40,12 @@ def load(model_id: str, revision: str | None = None, *, trust_remote_code: bool 
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise Problem(f"{model_id} cannot be loaded: {one_line(error)}") from error
     if sees_images and processor.chat_template is None:
-        raise Problem(f"{model_id} cannot be asked: its processor has no chat template")
+        raise Problem(f"{model_id} cannot answer prompts: its processor has no chat template")
     return Writer(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor, warning)
 
 
 def fetch(model_id: str, revision: str | None) -> Path:
-    """The folder of a repository, after downloading what is needed of it; from the cache when offline."""
+    """Download the necessary files of a repository and return their folder. Offline, use the cache."""
     try:
         try:
             names = [name for name in HfApi().list_repo_files(model_id, revision=revision) if "/" not in name]
@@ -55,7 +55,9 @@ def fetch(model_id: str, revision: str | None) -> Path:
         wanted = [name for name in matching(names, OTHER_FILES) if not name.endswith(".index.json")] + weights
         return Path(snapshot_download(model_id, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
-        raise Problem(f"{model_id} is no folder here, and the Hub did not give it: {one_line(error)}") from error
+        raise Problem(
+            f"{model_id} is not a local folder, and it cannot be downloaded from the Hub: {one_line(error)}"
+        ) from error
 
 
 def matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
@@ -63,7 +65,7 @@ def matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
 
 
 def read_or_draw(auto_class, folder: Path, config, options: dict):
-    """(model, warning): the weights of the folder; where it has none, random ones."""
+    """Return (model, warning). A folder without weights gives a model with random weights."""
     # Half precision is slow on most CPUs.
     dtype = "auto" if torch.cuda.is_available() else torch.float32
     names = [path.name for path in folder.iterdir()]
@@ -78,7 +80,7 @@ def read_or_draw(auto_class, folder: Path, config, options: dict):
     if missing := sorted(found["missing_keys"]):
         total = len({tensor.data_ptr() for tensor in model.parameters()})
         return model, (
-            f"Random weights: {len(missing):,} of this model's {total:,} tensors are not in its checkpoint "
-            f"(first: {missing[0]}), and nobody trained what stands in for them; do not rely on what it writes."
+            f"Random weights: {len(missing):,} of this model's {total:,} tensors are missing in its checkpoint "
+            f"(first: {missing[0]}) and were initialised randomly. Do not rely on its answers."
         )
     return model, ""

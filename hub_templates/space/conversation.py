@@ -1,4 +1,4 @@
-"""What the page keeps of a conversation → chat messages with their pictures."""
+"""Turn the page's record of a conversation into chat messages with images."""
 
 import struct
 import zlib
@@ -8,8 +8,8 @@ from writer import Problem
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MAXIMUM_PIXELS = 50_000_000
-NOTE = "Not answered"  # the title of what the page itself says; it belongs to no conversation
-# What Pillow's decoders raise about damaged files.
+NOTE = "Not answered"  # title of the page's own messages, which are not part of the conversation
+# Exceptions of Pillow's decoders for damaged files.
 DAMAGE = (
     OSError, ValueError, SyntaxError, EOFError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError,
     MemoryError, struct.error, zlib.error,
@@ -17,10 +17,10 @@ DAMAGE = (
 
 
 def messages_of(history: list[dict], text: str, files: list[str]) -> list[dict]:
-    """The turns so far, without those that got no answer, and the new one, pictures before words.
+    """Return the answered turns so far and the new one, with images before text.
 
     Raises:
-        Problem: for an empty turn, and for what is no picture or a damaged one.
+        Problem: if the new turn is empty, or a file is not an image or damaged.
     """
     kept: list[dict] = []
     for message in history:
@@ -30,14 +30,14 @@ def messages_of(history: list[dict], text: str, files: list[str]) -> list[dict]:
         while kept and kept[-1]["role"] == "user":
             kept.pop()
     turns = [{"role": message["role"], "content": parts_of(message["content"])} for message in kept]
-    turns.append({"role": "user", "content": [*map(picture, files), *words(text)]})
+    turns.append({"role": "user", "content": [*map(image_part, files), *text_parts(text)]})
     if not turns[-1]["content"]:
         raise Problem("Write something first.")
     return joined(turns)
 
 
 def joined(turns: list[dict]) -> list[dict]:
-    """Turns of one speaker in a row are one."""
+    """Join consecutive turns of one role."""
     messages: list[dict] = []
     for turn in turns:
         if messages and messages[-1]["role"] == turn["role"]:
@@ -48,24 +48,24 @@ def joined(turns: list[dict]) -> list[dict]:
 
 
 def parts_of(content) -> list[dict]:
-    """A message's content as Gradio has it: a text, or a list of texts and files."""
+    """Convert a message's content of Gradio: a text, or a list of texts and files."""
     if isinstance(content, str):
-        return words(content)
+        return text_parts(content)
     parts = []
     for part in content:
         if part["type"] == "text":
-            parts += words(part["text"])
+            parts += text_parts(part["text"])
         else:
-            parts.append(picture(part["file"]["path"]))
+            parts.append(image_part(part["file"]["path"]))
     return parts
 
 
-def words(text: str | None) -> list[dict]:
+def text_parts(text: str | None) -> list[dict]:
     return [{"type": "text", "text": text}] if text and text.strip() else []
 
 
-def picture(path: str) -> dict:
-    """A part of a message. Raises Problem for what cannot be shown."""
+def image_part(path: str) -> dict:
+    """Read an image as a part of a message. Raises Problem for a file that is not an image or damaged."""
     name = path.replace("\\", "/").split("/")[-1]
     try:
         image = Image.open(path, formats=FORMATS)
@@ -75,9 +75,7 @@ def picture(path: str) -> dict:
     except Problem:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise Problem(
-            f"{name} is not a picture that can be read here: it must be one of {', '.join(FORMATS)}."
-        ) from error
+        raise Problem(f"{name} is not an image in a supported format: {', '.join(FORMATS)}.") from error
     except DAMAGE as error:
         raise Problem(f"{name} is damaged or cut off: {error}") from error
     return {"type": "image", "image": image}

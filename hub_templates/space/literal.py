@@ -1,4 +1,4 @@
-"""Texts stand on the page as they were written: `<image>` is seven characters, not a picture. Markdown is rendered."""
+"""Display texts unchanged: `<image>` is shown as seven characters, not as an image. Markdown is rendered."""
 
 import re
 from collections.abc import Callable
@@ -9,12 +9,12 @@ ENTITY = re.compile(r"&(?=#?\w+;)")
 
 
 def escaped(text: str) -> str:
-    """What a browser shows as `text`. Only what it would take for a tag or an entity is changed."""
+    """Return the HTML that a browser displays as `text`. Only characters of tags and entities are replaced."""
     return outside_code(text, lambda piece: TAG.sub("&lt;", ENTITY.sub("&amp;", piece)))
 
 
 def unescaped(text: str) -> str:
-    """The text that `escaped` was given."""
+    """Reverse `escaped`."""
     return outside_code(text, lambda piece: piece.replace("&lt;", "<").replace("&amp;", "&"))
 
 
@@ -24,7 +24,7 @@ def outside_code(text: str, change: Callable[[str], str]) -> str:
 
 
 def literal(chatbot):
-    """The same chatbot, whose page shows texts literally."""
+    """Make a chatbot display texts literally, and return it."""
     to_page, from_page = chatbot.postprocess, chatbot.preprocess
 
     def postprocess(value):

@@ -1,4 +1,4 @@
-"""Prompts → what a loaded model writes after them, piece by piece, by transformers' `generate`."""
+"""Generate answers to prompts with a loaded model, piece by piece."""
 
 import logging
 import re
@@ -11,12 +11,12 @@ from transformers import BatchEncoding, StoppingCriteria, StoppingCriteriaList, 
 
 
 class Problem(ValueError):
-    """What a person can do something about, in one line."""
+    """A problem that the visitor can solve, described in one line."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. `temperature` 0 is greedy, `top_k` 0 is off, `seed` None is another every time."""
+    """Sampling options. `temperature` 0 is greedy, `top_k` 0 is off, `seed` None is random."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -26,7 +26,7 @@ class Sampling:
     seed: int | None = None
 
     def arguments(self) -> dict:
-        """The arguments of `generate`; what the checkpoint's own configuration says of sampling does not add to it."""
+        """Return arguments of `generate` that override the checkpoint's own sampling configuration."""
         drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
         samples = self.temperature > 0
         return {
@@ -43,8 +43,8 @@ class Writer:
     """A loaded checkpoint that answers one prompt at a time.
 
     Args:
-        processor: a tokenizer where the model sees no images.
-        warning: what its visitors must know of its weights, empty when there is nothing.
+        processor: a tokenizer for a text-only model.
+        warning: a warning about the weights for visitors, or an empty string.
     """
 
     model: object
@@ -62,12 +62,12 @@ class Writer:
 
     @property
     def chats(self) -> bool:
-        """Whether a prompt is a turn in a conversation; otherwise it is a text to be continued."""
+        """True if a prompt is a turn of a conversation. Otherwise it is a text to continue."""
         return self.processor.chat_template is not None
 
     @property
     def positions(self) -> int | None:
-        """How many tokens the model has room for, prompt and answer together."""
+        """Maximum number of tokens of prompt and answer together."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
@@ -75,7 +75,7 @@ class Writer:
         return sum(weight.numel() for weight in self.model.parameters())
 
     def continue_text(self, text: str, sampling: Sampling, stopped: Event | None = None) -> Iterator[str]:
-        """What the model has written after the text, as it grows, until `stopped` is set."""
+        """Yield the growing continuation of a text, until `stopped` is set."""
         ids = self.tokenizer(text, split_special_tokens=True)["input_ids"]
         if not ids:  # the beginning of a document
             beginnings = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
@@ -85,10 +85,10 @@ class Writer:
         return self.write(one_row(ids), sampling, stopped)
 
     def answer(self, messages: list[dict], sampling: Sampling, stopped: Event | None = None) -> Iterator[str]:
-        """The next turn of a conversation, as it grows, until `stopped` is set.
+        """Yield the growing answer of a conversation, until `stopped` is set.
 
         Args:
-            messages: of the chat format: `role`, and `content`, a list of parts that are texts or PIL images.
+            messages: chat messages with `role` and `content`, a list of parts that are texts or PIL images.
         """
         if not self.sees_images:
             inputs = one_row(self.chat_ids(messages))
@@ -104,8 +104,10 @@ class Writer:
         return (text.lstrip() for text in self.write(inputs, sampling, stopped))
 
     def chat_ids(self, messages: list[dict]) -> list[int]:
-        """The tokens of a conversation by the chat template. Special tokens are those that the template wrote: what
-        people wrote is put in afterwards, as ordinary characters."""
+        """Tokenise a conversation with the chat template.
+
+        Only the template writes special tokens. The texts of messages are inserted afterwards, as ordinary characters.
+        """
         texts = ["\n".join(part["text"] for part in message["content"]) for message in messages]
         shells = [{"role": message["role"], "content": f"\ue000{n}\ue001"} for n, message in enumerate(messages)]
         rendered = self.tokenizer.apply_chat_template(shells, tokenize=False, add_generation_prompt=True)
@@ -120,28 +122,27 @@ class Writer:
 
     @property
     def special_tokens(self) -> str:
-        """A pattern of all of them, without groups."""
+        """Pattern that matches any special token, without groups."""
         added = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         longest_first = sorted(added | set(self.tokenizer.all_special_tokens), key=len, reverse=True)
         return "|".join(map(re.escape, longest_first)) or "(?!)"
 
     def refuse_special_tokens(self, messages: list[dict]) -> None:
-        """Other processors would read them in a text as what the template writes."""
+        """Refuse special tokens in texts. Other processors would not distinguish them from the template's."""
         for message in messages:
             for part in message["content"]:
                 if found := re.search(self.special_tokens, part.get("text", "")):
-                    raise Problem(f"“{found[0]}” is a sign of control for this model: write it in another way.")
+                    raise Problem(f"“{found[0]}” is a special token of this model: write it differently.")
 
     def write(self, inputs, sampling: Sampling, stopped: Event | None) -> Iterator[str]:
-        """All that was written after the prompt, again with every piece. An error in the work is raised here."""
+        """Yield the complete text after the prompt each time it grows. Raises errors of the generating thread."""
         length = inputs["input_ids"].shape[1]
-        room = self.positions - length if self.positions else sampling.max_new_tokens
-        if room < 1:
-            raise Problem(
-                f"That is too long: {length:,} tokens, and the model has room for {self.positions:,} with its answer. "
-                + ("Shorten it, or begin a new conversation." if self.chats else "Shorten it.")
-            )
-        limit = min(room, sampling.max_new_tokens)
+        remaining = self.positions - length if self.positions else sampling.max_new_tokens
+        if remaining < 1:
+            advice = "Shorten it, or begin a new conversation." if self.chats else "Shorten it."
+            supported = f"the model supports {self.positions:,} with its answer"
+            raise Problem(f"The text is too long: it has {length:,} tokens, and {supported}. {advice}")
+        limit = min(remaining, sampling.max_new_tokens)
         return self.stream(inputs.to(self.model.device), sampling, limit, stopped or Event())
 
     def stream(self, inputs, sampling: Sampling, max_new_tokens: int, stopped: Event) -> Iterator[str]:
@@ -178,16 +179,16 @@ class Writer:
                 if piece:
                     yield written
         finally:
-            stopped.set()  # also where nobody listens any more
+            stopped.set()  # also if the page was closed
         thread.join()
         if failures and isinstance(failures[0], Exception):  # out of memory, numbers that are not finite
-            logging.getLogger(__name__).error("no more was written", exc_info=failures[0])
-            raise Problem(f"The model could not go on: {one_line(failures[0])}") from failures[0]
+            logging.getLogger(__name__).error("generation failed", exc_info=failures[0])
+            raise Problem(f"Generation failed: {one_line(failures[0])}") from failures[0]
         if failures:
             raise failures[0]
 
     def ends(self) -> dict:
-        """The model's tokens that end an answer, or its tokenizer's where it names none; and one for padding."""
+        """Return the end tokens of the model, or else of its tokenizer, and a padding token."""
         ends = self.model.generation_config.eos_token_id
         ends = self.tokenizer.eos_token_id if ends is None else ends
         padding = self.tokenizer.pad_token_id
@@ -196,7 +197,7 @@ class Writer:
 
 
 class Stop(StoppingCriteria):
-    """Someone pressed stop, or left."""
+    """Stop generation when the event is set: the visitor pressed Stop or closed the page."""
 
     def __init__(self, event: Event):
         self.event = event

@@ -8,8 +8,10 @@ import sys
 import pytest
 
 from smol_hf import __version__
+from smol_hf.commands.conversion import describe_check
 from smol_hf.commands.main import COMMANDS, build_parser, main
 from smol_hf.commands.parser import Group
+from smol_hf.commands.printing import print_parts
 from smol_hf.training.recipe.key_help import known_keys
 from smol_hf.training.recipe.recipes import known_keys as keys_of_classes
 
@@ -171,6 +173,21 @@ def test_the_old_spelling_serves_a_page_with_a_hint(monkeypatch, capsys):
         assert ("hint: smol-hf demo CHECKPOINT is now smol-hf serve CHECKPOINT" in hint) == (command == "demo")
     assert served[0] == served[1] and served[0][0] == ("runs/x",)
     assert served[0][1]["port"] == 7861 and served[0][1]["trust_remote_code"] is True
+
+
+def test_the_help_says_that_recipe_keys_can_be_set(capsys):
+    for command in (["pretrain"], ["demo"], ["data", "prepare"], ["data", "list"]):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        assert "Set any other recipe key as --key value" in capsys.readouterr().out
+
+
+def test_a_check_shows_only_code_that_differs(capsys):
+    code = [("decoder.py", "12 as installed here"), ("mine.py", "34 not as installed here")]
+    findings = [{"name": name, "value": value, "good": None} for name, value in code]
+    print_parts(describe_check({"checkpoint": "x", "findings": findings}))
+    shown = capsys.readouterr().out
+    assert "mine.py" in shown and "decoder.py" not in shown
 
 
 def completions(line):

@@ -129,13 +129,13 @@ def test_list_names_adapters_of_other_packages_and_those_that_are_broken(capsys,
 def test_stats_of_a_recipe_need_no_machine_that_trains_it(here, capsys):
     facts = facts_of(capsys, "stats", "--config", "recipe.yaml")
     assert facts["context_length"] == 256 and facts["first"] is None
-    pictures, texts = facts["sources"]
-    assert (pictures["usable"], texts["usable"], texts["left_out"]["filtered"]) == (3, 1, 1)
-    assert pictures["share_of_samples"] == pytest.approx(6 / 7)
+    images, texts = facts["sources"]
+    assert (images["usable"], texts["usable"], texts["left_out"]["filtered"]) == (3, 1, 1)
+    assert images["share_of_samples"] == pytest.approx(6 / 7)
     assert facts["packing"]["samples"] == 2 * 3 + 1 and facts["packing"]["truncated"] == 0
 
 
-def test_stats_of_some_records_keep_the_shares_of_the_whole(here, capsys):
+def test_stats_of_some_records_keep_the_shares_of_all(here, capsys):
     facts = facts_of(capsys, "stats", "--config", "recipe.yaml", "--number", "1")
     assert facts["first"] == 1 and [each["records"] for each in facts["sources"]] == [1, 1]
     assert facts["sources"][0]["share_of_samples"] == pytest.approx(3 * 2 / (3 * 2 + 2))

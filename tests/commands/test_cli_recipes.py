@@ -1,4 +1,4 @@
-"""The recipes of the package are found by name from any folder, and nothing is trained that nobody named."""
+"""The recipes of the package are found by name from any folder, and a run without named data is refused."""
 
 import pytest
 import yaml
@@ -59,7 +59,7 @@ def test_recipes_are_listed_shown_and_copied(elsewhere, capsys):
     assert "mine/my.yaml exists: name another file" in capsys.readouterr().err
 
 
-def test_a_copied_recipe_is_whole(elsewhere, capsys):
+def test_a_copied_recipe_is_complete(elsewhere, capsys):
     for name in ("smolvlm2_256m/last_stage", "smolvlm2_2b/last_stage"):
         assert main(["recipes", "copy", name, "copied.yaml"]) == 0
         original, *_ = load_arguments(["--config", name])

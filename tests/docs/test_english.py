@@ -1,4 +1,4 @@
-"""Plain English (CONTRIBUTING.md, Style): rejected words and question words, in documentation, help and docstrings."""
+"""Plain English (CONTRIBUTING.md, Style): rejected words, long sentences; pages, help, docstrings and messages."""
 
 import argparse
 import ast
@@ -79,6 +79,45 @@ def faults_of_module(path):
         yield from (f"{line}: {fault}" for fault in rejected_words(text))
 
 
+PRINTING = {"error", "warning", "warn", "info", "print", "write", "say", "print_parts"}  # functions that show a text
+
+
+def text_of(node):
+    """The text of a string, with `code` for each value of an f-string; None for other expressions."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=values):
+            return "".join("code" if isinstance(each, ast.FormattedValue) else each.value for each in values)
+
+
+def messages(path):
+    """(line, text) of strings in errors that are raised, in calls that print, and in yielded lines of output."""
+    inside = []  # of an f-string that is shown: its constants are not texts of their own
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        shows = isinstance(node, ast.Raise) or (isinstance(node, ast.Yield) and path.parent.name == "commands")
+        if isinstance(node, ast.Call):
+            shows = getattr(node.func, "attr", getattr(node.func, "id", "")) in PRINTING
+        for each in ast.walk(node) if shows else ():
+            if each not in inside and (text := text_of(each)) is not None:
+                inside += ast.walk(each)
+                yield each.lineno, text
+
+
+def faults_of_messages(path):
+    for line, text in messages(path):
+        yield from (f"{line}: {fault}" for fault in rejected_words(text))
+        for sentence in re.split(r"(?<=[.!?:;])\s+", text):
+            if len(sentence.split()) > LONGEST:
+                yield f"{line}: {len(sentence.split())} words: {sentence}"
+
+
+def comments_of_recipe(path):
+    """The lines of comments, without commands and without names of datasets in records."""
+    lines = [line.partition("#")[2] for line in path.read_text("utf-8").splitlines() if not line.startswith("- {")]
+    return "\n".join(line for line in lines if not line.strip().startswith(("smol-hf ", "accelerate ")))
+
+
 def help_texts(parser):
     yield from filter(None, (parser.description, parser.epilog))
     for action in parser._actions:
@@ -116,6 +155,23 @@ def test_the_docstrings_of_a_clean_module_have_no_rejected_word(path):
     assert list(faults_of_module(path)) == []
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_the_comments_of_a_recipe_have_no_rejected_word(path):
+    assert list(rejected_words(comments_of_recipe(path))) == []
+
+
+TEMPLATES = sorted(path for path in (ROOT / "hub_templates").rglob("*") if path.suffix in (".jinja", ".css", ".py"))
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_a_template_has_no_rejected_word(path):
+    assert list(rejected_words(path.read_text(encoding="utf-8"))) == []
+
+
+def test_messages_have_no_rejected_word_and_no_long_sentence():
+    assert [f"{path.relative_to(PACKAGE)}:{fault}" for path in CLEAN for fault in faults_of_messages(path)] == []
+
+
 def test_the_help_of_the_commands_has_no_rejected_word():
     found = [
         (parser.prog, list(rejected_words(text))) for parser in parsers(build_parser()) for text in help_texts(parser)
@@ -138,3 +194,10 @@ def test_a_question_word_and_a_rejected_word_in_a_docstring_are_found(tmp_path):
     module = Path(tmp_path / "module.py")
     module.write_text('"""What it does."""\n\n\ndef f():\n    """Return the\n\n    house.\n    """\n')
     assert [fault.partition(":")[0] for fault in faults_of_module(module)] == ["1", "4"]
+
+
+def test_a_rejected_word_and_a_long_sentence_in_a_message_are_found(tmp_path):
+    module = Path(tmp_path / "module.py")
+    long = "word " * 26
+    module.write_text(f"name = 'picture'\nraise ValueError(f'{{name}} is no image')\nprint('{long}')\nlen('house')\n")
+    assert [fault.partition(":")[0] for fault in faults_of_messages(module)] == ["2", "3"]

@@ -88,7 +88,7 @@ def test_a_picture_is_uploaded_and_a_streamed_answer_read(pages, browser, tmp_pa
         page.locator("#prompt input[type=file]").set_input_files(tmp_path / "broken.png")
         page.fill("#prompt textarea", "And <image> <b>this</b>?")
         page.keyboard.press("Enter")
-        page.get_by_text("broken.png is not a picture that can be read here").wait_for()
+        page.get_by_text("broken.png is not an image in a supported format").wait_for()
         assert shown.last.inner_text().strip() == "And <image> <b>this</b>?", "as it was typed"
         page.screenshot(path=tmp_path / "page-seeing.png")
 
@@ -97,7 +97,7 @@ def test_random_weights_are_said(pages, browser):
     with browser_page(browser, width=390, height=844) as page:
         page.goto(pages["random"].address)
         alert = page.get_by_role("alert").filter(has_text="Random weights")
-        assert alert.inner_text() == "Random weights: this model was never trained; what it writes means nothing."
+        assert alert.inner_text() == "Random weights: this model was never trained, so its answers have no meaning."
         page.fill("#prompt textarea", QUESTION)
         page.keyboard.press("Enter")
         playwright.expect(page.locator(ANSWERS).last).not_to_be_empty(timeout=60_000)
@@ -116,7 +116,7 @@ def test_a_text_is_continued(pages, browser):
         playwright.expect(page.locator("#stop")).to_be_disabled()
         page.fill("#prompt textarea", "too long " * 99)
         page.click("#continue")
-        page.get_by_text("the model has room for 128").wait_for()
+        page.get_by_text("the model supports 128").wait_for()
         for width in (1280, 390):
             page.set_viewport_size({"width": width, "height": 800})
             assert overflow(page) == 0

@@ -120,7 +120,7 @@ def test_what_is_no_checkpoint_is_said_in_a_line(app, pictures, tmp_path, change
 
 def test_what_is_too_long_is_said(app, talker):
     writer = app["checkpoint"].load(str(talker))
-    with pytest.raises(app["writer"].Problem, match=r"too long: .* tokens, and the model has room for 128"):
+    with pytest.raises(app["writer"].Problem, match=r"too long: .* tokens, and the model supports 128"):
         list(writer.answer([turn("word " * 100)], app["writer"].Sampling()))
 
 
@@ -156,7 +156,7 @@ def test_a_conversation_is_read_back(app, tmp_path):
     assert [message["role"] for message in messages] == ["user", "assistant", "user"]
     assert [part["type"] for part in messages[0]["content"]] == ["image", "text"]
     assert messages[2]["content"] == [text("Sure?")]
-    for given, problem in (("broken", "damaged or cut off"), ("notes", "not a picture")):
+    for given, problem in (("broken", "damaged or cut off"), ("notes", "not an image")):
         with pytest.raises(app["writer"].Problem, match=f"{given}.png is {problem}"):
             conversation.messages_of([], "What?", [str(tmp_path / f"{given}.png")])
     with pytest.raises(app["writer"].Problem, match="Write something"):

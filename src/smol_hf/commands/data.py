@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from smol_hf.commands.conversion import finish
+from smol_hf.commands import printing
 from smol_hf.commands.download import add_download, run_download
-from smol_hf.commands.parser import Command
+from smol_hf.commands.parser import Command, options_of
 
 UNSURVEYED = 10_000  # records per source that `stats` reads of remote data, unless --number says more
 
 
 def add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="RECIPE", help="also list the entries of this recipe's mixture")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
-def run_list(arguments: argparse.Namespace) -> None:
-    from smol_hf.commands.data_tables import print_list
+def run_list(arguments: argparse.Namespace) -> dict[str, Any]:
     from smol_hf.data.records.registry import catalog
 
     facts = catalog()
@@ -28,7 +24,7 @@ def run_list(arguments: argparse.Namespace) -> None:
         from smol_hf.training.inspection import list_entries, read_keys
 
         facts["mixture"] = list_entries(read_keys(arguments.config, {}, arguments.recipe_words))
-    finish(facts, arguments.json, print_list)
+    return facts
 
 
 def add_preview(parser: argparse.ArgumentParser) -> None:
@@ -37,19 +33,16 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--number", type=int, default=20, help="samples to show (default 20)")
     parser.add_argument("--output", default="preview.html", help="file to write (default preview.html)")
     parser.add_argument("--seed", type=int, help="seed of the sample order (default: the recipe's)")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
-def run_preview(arguments: argparse.Namespace) -> None:
-    from smol_hf.commands.data_tables import print_preview
+def run_preview(arguments: argparse.Namespace) -> dict[str, Any]:
     from smol_hf.data.report.preview_drawing import draw_samples
     from smol_hf.data.report.preview_page import write_page
     from smol_hf.support.tokenizer_of import is_language_model
     from smol_hf.training.inspection import inspect
     from smol_hf.training.log.startup_summary import describe_images
 
-    if arguments.number < 1:
-        raise ValueError(f"--number is {arguments.number}: it must be at least 1")
+    refuse_bad_number(arguments)
     found = inspect(keys_of(arguments), seed=arguments.seed)
     drawn = draw_samples(found.plan, arguments.number)
     facts = {
@@ -58,14 +51,19 @@ def run_preview(arguments: argparse.Namespace) -> None:
         "tokenizer": found.tokenizer,
     }
     if not is_language_model(found.processor):
-        facts["pictures"] = describe_images(found.processor)
+        facts["images"] = describe_images(found.processor)
     title = arguments.config if arguments.data is None else arguments.data
     page = write_page(arguments.output, drawn, found.data, found.plan, title=title, facts=facts)
     if not drawn.samples:
         raise ValueError(f"no record is usable: {page} lists the reasons; the first: {drawn.left_out[0]}")
-    shown = {"output": str(page), "shown": len(drawn.samples), "left_out": len(drawn.left_out)}
-    shown["repeated"] = drawn.repeated
-    finish({**shown, "drawn": sum(drawn.drawn.values()), "bytes": page.stat().st_size}, arguments.json, print_preview)
+    return {
+        "output": str(page),
+        "shown": len(drawn.samples),
+        "left_out": len(drawn.left_out),
+        "repeated": drawn.repeated,
+        "drawn": sum(drawn.drawn.values()),
+        "bytes": page.stat().st_size,
+    }
 
 
 def add_stats(parser: argparse.ArgumentParser) -> None:
@@ -74,18 +72,15 @@ def add_stats(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--number", type=int, help="read only the first NUMBER records of each source")
     parser.add_argument("--verify-images", action="store_true", help="decode each image to find damaged ones")
     parser.add_argument("--plot", metavar="FILE", help="draw the distributions (.png, .svg or .pdf)")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
-def run_stats(arguments: argparse.Namespace) -> None:
-    from smol_hf.commands.data_tables import print_stats
+def run_stats(arguments: argparse.Namespace) -> dict[str, Any]:
     from smol_hf.data.report.statistics import packing_forecast, statistics
     from smol_hf.data.stream.survey import survey
     from smol_hf.training.inspection import inspect
 
+    refuse_bad_number(arguments)
     number = arguments.number
-    if number is not None and number < 1:
-        raise ValueError(f"--number is {number}: it must be at least 1")
     found = inspect(keys_of(arguments))
     if not any(map(len, found.plan.sources)):
         raise ValueError(f"{arguments.data or arguments.config} holds no record: name data with records")
@@ -93,7 +88,7 @@ def run_stats(arguments: argparse.Namespace) -> None:
         number = UNSURVEYED
     if number is not None:
         found = found.first(number)
-    with progress(sum(map(len, found.plan.sources)), "measuring") as advance:
+    with printing.progress("measuring", sum(map(len, found.plan.sources))) as advance:
         surveyed = survey(found.plan, verify_images=arguments.verify_images, advance=advance)
     facts: dict[str, Any] = {
         "context_length": found.plan.context_length,
@@ -106,58 +101,50 @@ def run_stats(arguments: argparse.Namespace) -> None:
         from smol_hf.data.report.statistics_plot import plot_statistics
 
         facts["plot"] = str(plot_statistics(arguments.plot, found.plan, surveyed))
-    finish(facts, arguments.json, print_stats)
+    return facts
 
 
 def add_prepare(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write; must be empty or missing")
-    parser.add_argument(
-        "--format", choices=["parquet", "llava"], default="parquet", help="file format (default parquet)"
-    )
-    parser.add_argument("--rows-per-shard", type=int, help="samples per parquet file (default: about 500 MB)")
-    parser.add_argument("--verify-images", action="store_true", help="decode each image and leave out damaged ones")
-    parser.add_argument(
-        "--allow-outside",
-        action="store_true",
-        help="also copy images that are outside the image folder (default: an error)",
-    )
-    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    add = parser.add_argument
+    add("--output", required=True, metavar="FOLDER", help="folder to write; must be empty or missing")
+    add("--format", choices=["parquet", "llava"], default="parquet", help="file format (default parquet)")
+    add("--rows-per-shard", type=int, help="samples per parquet file (default: about 500 MB)")
+    add("--verify-images", action="store_true", help="decode each image and leave out damaged ones")
+    outside_help = "also copy images that are outside the image folder (default: an error)"
+    add("--allow-outside", action="store_true", help=outside_help)
 
 
-def run_prepare(arguments: argparse.Namespace) -> None:
-    from smol_hf.commands.data_tables import print_prepared
+def run_prepare(arguments: argparse.Namespace) -> dict[str, Any]:
     from smol_hf.data.prepare import prepare
     from smol_hf.training.inspection import open_recipe
 
     data, *_ = open_recipe(keys_of(arguments))
-    with progress(sum(map(len, data.sources)), "preparing") as advance:
-        facts = prepare(
-            data,
-            arguments.output,
-            form=arguments.format,
-            rows_per_shard=arguments.rows_per_shard,
-            verify_images=arguments.verify_images,
-            allow_outside=arguments.allow_outside,
-            advance=advance,
-        )
-    finish(facts, arguments.json, print_prepared)
+    options = options_of(arguments, "rows_per_shard", "verify_images", "allow_outside")
+    with printing.progress("preparing", sum(map(len, data.sources))) as advance:
+        return prepare(data, arguments.output, form=arguments.format, **options, advance=advance)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="?", metavar="DATA", help="file or folder of records, or digits")
-    parser.add_argument("--config", metavar="RECIPE", help="recipe that gives data, filters and model")
-    parser.add_argument("--adapter", help="reader of the records (default: chosen by their keys)")
-    parser.add_argument("--image-folder", help="base folder of image paths (default: the folder of the data)")
-    parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)  # an older spelling of keys
-    parser.add_argument_group("recipe keys", "Set any other recipe key as --key value, such as --filters.max_turns 3.")
+    add = parser.add_argument
+    add("data", nargs="?", metavar="DATA", help="file or folder of records, or digits")
+    add("--config", metavar="RECIPE", help="recipe that gives data, filters and model")
+    add("--adapter", help="reader of the records (default: chosen by their keys)")
+    add("--image-folder", help="base folder of image paths (default: the folder of the data)")
+    add("--set", action="append", default=[], help=argparse.SUPPRESS)  # an older spelling of keys
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="folder or Hub id of the checkpoint whose processor counts the tokens")
-    parser.add_argument("--preset", help="a published model's sizes instead of --model, such as smolvlm2-256m")
-    parser.add_argument("--tokenizer", help="tokenizer for --preset: folder or Hub id (default: train a small one)")
-    parser.add_argument("--context-length", type=int, help="maximum tokens per sample (default: the model's)")
+    add = parser.add_argument
+    add("--model", help="folder or Hub id of the checkpoint whose processor counts the tokens")
+    add("--preset", help="a published model's sizes instead of --model, such as smolvlm2-256m")
+    add("--tokenizer", help="tokenizer for --preset: folder or Hub id (default: train a small one)")
+    add("--context-length", type=int, help="maximum tokens per sample (default: the model's)")
+
+
+def refuse_bad_number(arguments: argparse.Namespace) -> None:
+    if arguments.number is not None and arguments.number < 1:
+        raise ValueError(f"--number is {arguments.number}: it must be at least 1")
 
 
 def keys_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -176,25 +163,13 @@ def keys_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return recipe
 
 
-@contextmanager
-def progress(total: int, words: str) -> Iterator[Callable[[], None]]:
-    """Show a progress bar, if there is a terminal. Yields a function that counts one step."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(words, total=total)
-        yield lambda: bar.advance(task)
-
-
 DATA_COMMANDS = {
     "list": Command(
         "list known datasets and adapters, and the sources of a recipe",
         "smol-hf data list --config recipes/quickstart/digits.yaml",
         add_list,
         run_list,
+        printing.describe_list,
         keys="train",
     ),
     "preview": Command(
@@ -202,6 +177,7 @@ DATA_COMMANDS = {
         "smol-hf data preview my.jsonl --model runs/demo/checkpoint --output preview.html",
         add_preview,
         run_preview,
+        printing.describe_preview,
         keys="train",
     ),
     "download": Command(
@@ -215,6 +191,7 @@ DATA_COMMANDS = {
         "smol-hf data stats my.jsonl --model runs/demo/checkpoint",
         add_stats,
         run_stats,
+        printing.describe_stats,
         keys="train",
     ),
     "prepare": Command(
@@ -222,6 +199,7 @@ DATA_COMMANDS = {
         "smol-hf data prepare my.jsonl --output prepared --format llava",
         add_prepare,
         run_prepare,
+        printing.describe_prepared,
         keys="train",
     ),
 }

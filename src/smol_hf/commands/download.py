@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smol_hf.commands.printing import print_parts
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def add_download(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="*", metavar="DATASET_OR_URL", help="Hub ids of datasets, or URLs")
-    parser.add_argument("--config", metavar="RECIPE", help="download the datasets of this recipe")
-    parser.add_argument(
-        "--output", required=True, metavar="FOLDER", help="folder to write, with a subfolder per dataset"
-    )
-    parser.add_argument("--dataset-config", metavar="NAME", help="download only the files of this configuration")
-    parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit (default: main)")
-    parser.add_argument(
-        "--include", action="append", metavar="PATTERN", help="download only matching files; repeatable"
-    )
-    parser.add_argument("--extract", action="store_true", help="extract each archive into a folder of the same name")
-    parser.add_argument("--yes", action="store_true", help="accept licences and sizes without a question")
+    add = parser.add_argument
+    add("what", nargs="*", metavar="DATASET_OR_URL", help="Hub ids of datasets, or URLs")
+    add("--config", metavar="RECIPE", help="download the datasets of this recipe")
+    add("--output", required=True, metavar="FOLDER", help="folder to write, with a subfolder per dataset")
+    add("--dataset-config", metavar="NAME", help="download only the files of this configuration")
+    add("--revision", metavar="REVISION", help="branch, tag or commit (default: main)")
+    add("--include", action="append", metavar="PATTERN", help="download only matching files; repeatable")
+    add("--extract", action="store_true", help="extract each archive into a folder of the same name")
+    add("--yes", action="store_true", help="accept licences and sizes without a question")
 
 
 def run_download(arguments: argparse.Namespace) -> None:
@@ -27,18 +31,17 @@ def run_download(arguments: argparse.Namespace) -> None:
 
     output = Path(arguments.output)
     downloads = plans(arguments, output)
-    refuse_twins(downloads)
-    show(downloads, output, arguments.extract)
+    refuse_duplicates(downloads)
+    print_parts(describe(downloads, output, arguments.extract))
     refuse_full_disk(downloads, output, extract=arguments.extract)
     if (found := doubts(downloads)) and not arguments.yes:
         confirm(found)
     for download in downloads:
         download_all(download, say)
         extracted = extract_all(download, say) if arguments.extract else 0
-        fetched = len(download.missing)
-        there = len(download.files) - fetched
+        fetched, present = len(download.missing), len(download.files) - len(download.missing)
         more = f", {extracted:,} archives extracted" if arguments.extract else ""
-        say(f"{download.name}: {fetched:,} files downloaded and verified, {there:,} already present{more}")
+        say(f"{download.name}: {fetched:,} files downloaded and verified, {present:,} already present{more}")
 
 
 def plans(arguments: argparse.Namespace, output: Path) -> list:
@@ -73,17 +76,16 @@ def datasets_of(recipe: str) -> list[tuple[str, dict]]:
     return list(found.values())
 
 
-def refuse_twins(downloads: list) -> None:
+def refuse_duplicates(downloads: list) -> None:
     """Refuse two URLs that would become the same file. Raises ValueError."""
-    places = [str(download.folder / file.name) for download in downloads if not download.revision
-              for file in download.files]  # fmt: skip
+    of_urls = [download for download in downloads if not download.revision]
+    places = [str(download.folder / file.name) for download in of_urls for file in download.files]
     for place in places:
         if places.count(place) > 1:
             raise ValueError(f"two URLs would both become {place}: download them into different folders")
 
 
-def show(downloads: list, output: Path, extract: bool) -> None:
-    from rich.console import Console
+def describe(downloads: list, output: Path, extract: bool) -> Iterator[str | Table]:
     from rich.table import Table
 
     from smol_hf.data.prepare.download import free_bytes, needed_bytes
@@ -92,15 +94,13 @@ def show(downloads: list, output: Path, extract: bool) -> None:
     for download in downloads:
         unknown = any(file.size is None for file in download.files)
         size = "unknown" if unknown else f"{download.size / 1e9:,.2f} GB"
-        gated = "yes, with access" if download.gated else "no"
-        table.add_row(
-            download.name, f"{len(download.files):,}", size, f"{download.missing_size / 1e9:,.2f} GB",
-            download.licence or "unknown", gated if download.revision else "",
-        )  # fmt: skip
-    console = Console()
-    console.print(table)
+        missing = f"{download.missing_size / 1e9:,.2f} GB"
+        gated = ("yes, with access" if download.gated else "no") if download.revision else ""
+        licence = download.licence or "unknown"
+        table.add_row(download.name, f"{len(download.files):,}", size, missing, licence, gated)
+    yield table
     needed = needed_bytes(downloads, extract=extract)
-    say(f"needs {needed / 1e9:,.2f} GB at {output}; {free_bytes(output) / 1e9:,.1f} GB are free")
+    yield f"needs {needed / 1e9:,.2f} GB at {output}; {free_bytes(output) / 1e9:,.1f} GB are free"
 
 
 def confirm(found: list[str]) -> None:

@@ -6,70 +6,61 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from smol_hf.commands.parser import Command
+from smol_hf.commands.parser import Command, options_of
 from smol_hf.support.atomic import atomic_file
 
 SAMPLING = (
-    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "seed", "stop", "cache",
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "seed", "stop", "cache"
 )  # fmt: skip
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="folder or Hub id of a vision-language or text-only checkpoint")
+    add = parser.add_argument
+    add("checkpoint", help="folder or Hub id of a vision-language or text-only checkpoint")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", help="one prompt; the answer is printed as it is generated; '' begins a new text")
-    what.add_argument(
-        "--prompts-file", metavar="FILE", help='a prompt per line, or .jsonl: {"prompt": …, "images": …}'
-    )
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="image file; repeatable")
-    parser.add_argument(
-        "--chat",
-        action=argparse.BooleanOptionalAction,
-        help="treat a prompt as a chat turn, or as text to continue (default: a turn if there is a chat template)",
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=8, help="prompts per batch (default 8); answers stay the same"
-    )
-    parser.add_argument("--output", metavar="FILE.jsonl", help="write the answers to this file, one JSON line each")
-    parser.add_argument("--json", action="store_true", help="print one JSON line per answer")
+    file_help = 'a prompt per line, or .jsonl: {"prompt": …, "images": …}'
+    what.add_argument("--prompts-file", metavar="FILE", help=file_help)
+    add_image(parser)
+    chat_help = "treat a prompt as a chat turn, or as text to continue (default: a turn if there is a chat template)"
+    add("--chat", action=argparse.BooleanOptionalAction, help=chat_help)
+    add("--batch-size", type=int, default=8, help="prompts per batch (default 8); answers stay the same")
+    add("--output", metavar="FILE.jsonl", help="write the answers to this file, one JSON line each")
+    add("--json", action="store_true", help="print one JSON line per answer")
     add_sampling(parser)
 
 
 def add_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint")
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="image file; repeatable")
+    add_image(parser)
     parser.add_argument("--prompt", help="one question (default: read questions and commands from the terminal)")
     parser.add_argument("--stats", action="store_true", help="print tokens and tokens/s of each answer on stderr")
     add_sampling(parser)
 
 
+def add_image(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="image file; repeatable")
+
+
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy; higher is more varied")
-    parser.add_argument("--top-k", type=int, help="sample from the K most likely tokens")
-    parser.add_argument("--top-p", type=float, help="sample from the most likely tokens with this total probability")
-    parser.add_argument("--min-p", type=float, help="drop tokens below this share of the highest probability")
-    parser.add_argument("--repetition-penalty", type=float, help="above 1, repeated tokens become less likely")
-    parser.add_argument(
-        "--max-new-tokens", type=int, help="maximum tokens of an answer (default 256, or to the context's end)"
-    )
-    parser.add_argument("--seed", type=int, help="seed of sampling; the batch size does not change the answers")
-    parser.add_argument(
-        "--stop", action="append", default=[], metavar="STRING", help="text that ends an answer; repeatable"
-    )
-    parser.add_argument(
-        "--cache", default="dynamic", help="key-value cache: dynamic (default), static (compiled) or none"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the GPU, if any)")
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        default="auto",
-        help="data type of the weights in memory (default auto: the saved type)",
-    )
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+    add = parser.add_argument
+    add("--temperature", type=float, default=0.0, help="0 (default) is greedy; higher is more varied")
+    add("--top-k", type=int, help="sample from the K most likely tokens")
+    add("--top-p", type=float, help="sample from the most likely tokens with this total probability")
+    add("--min-p", type=float, help="drop tokens below this share of the highest probability")
+    add("--repetition-penalty", type=float, help="above 1, repeated tokens become less likely")
+    add("--max-new-tokens", type=int, help="maximum tokens of an answer (default 256, or to the context's end)")
+    add("--seed", type=int, help="seed of sampling; the batch size does not change the answers")
+    add("--stop", action="append", default=[], metavar="STRING", help="text that ends an answer; repeatable")
+    add("--cache", default="dynamic", help="key-value cache: dynamic (default), static (compiled) or none")
+    add("--device", help="cpu, cuda, cuda:1, mps … (default: the GPU, if any)")
+    types = ("auto", "float32", "bfloat16", "float16")
+    type_help = "data type of the weights in memory (default auto: the saved type)"
+    add("--dtype", choices=types, default="auto", help=type_help)
+    add("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
 
 
 def load(arguments: argparse.Namespace):
@@ -78,8 +69,7 @@ def load(arguments: argparse.Namespace):
     from smol_hf.inference.answering import load_checkpoint
 
     transformers_logging.disable_progress_bar()
-    names = ("trust_remote_code", "device", "dtype")
-    return load_checkpoint(arguments.checkpoint, **{name: getattr(arguments, name) for name in names})
+    return load_checkpoint(arguments.checkpoint, **options_of(arguments, "trust_remote_code", "device", "dtype"))
 
 
 def run_generate(arguments: argparse.Namespace) -> None:
@@ -87,7 +77,7 @@ def run_generate(arguments: argparse.Namespace) -> None:
     from smol_hf.inference.run import Generator
     from smol_hf.inference.sampling import Sampling
 
-    sampling = Sampling(**{name: getattr(arguments, name) for name in SAMPLING})  # checked before a model is loaded
+    sampling = Sampling(**options_of(arguments, *SAMPLING))  # checked before a model is loaded
     if arguments.batch_size < 1:
         raise ValueError(f"batch_size is {arguments.batch_size}: it must be at least 1")
     if arguments.prompt is not None:
@@ -142,7 +132,7 @@ def run_chat(arguments: argparse.Namespace) -> None:
     from smol_hf.inference.chat import ENDING, Chat
     from smol_hf.inference.sampling import Sampling
 
-    sampling = {name: getattr(arguments, name) for name in SAMPLING}
+    sampling = options_of(arguments, *SAMPLING)
     Sampling(**sampling)  # checked before a model is loaded
     chat = Chat(*load(arguments), arguments.image, **sampling)
     if arguments.prompt is not None:
@@ -170,14 +160,8 @@ def print_answer(chat, question: str, stats: bool) -> None:
 
 def lines_from_terminal() -> Iterator[str]:
     """Read lines until an empty one or the end of the input."""
-    while True:
-        try:
-            question = input("> ").strip()
-        except EOFError:
-            return
-        if not question:
-            return
-        yield question
+    with suppress(EOFError):
+        yield from iter(lambda: input("> ").strip(), "")
 
 
 def write_stream(pieces):

@@ -15,6 +15,7 @@ from smol_hf.commands.conversion import CONVERSION_COMMANDS
 from smol_hf.commands.data import DATA_COMMANDS
 from smol_hf.commands.generation import GENERATION_COMMANDS
 from smol_hf.commands.parser import Command, Group, Parser
+from smol_hf.commands.printing import print_facts
 from smol_hf.commands.publishing import PUBLISHING_COMMANDS
 from smol_hf.commands.tokenizer import TOKENIZER_COMMANDS
 from smol_hf.commands.training import DEMO, RECIPE_COMMANDS, TRAINING_COMMANDS
@@ -81,7 +82,11 @@ def main(command_line: Sequence[str] | None = None) -> int:
         command = command.commands[arguments.subcommand]
     quiet_libraries()
     try:
-        return command.run(arguments) or 0
+        result = command.run(arguments)
+        if command.describe is None:
+            return result or 0
+        print_facts(result, arguments.json, command.describe)
+        return 0
     except (ValueError, OSError, RuntimeError) as error:
         from smol_hf.training.recipe.values import UsageError
 

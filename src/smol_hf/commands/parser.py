@@ -6,21 +6,31 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smol_hf.support.formatting import nearest
 from smol_hf.training.recipe.key_help import help_text, known_keys
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 OPTION = re.compile(r"--([A-Za-z_][\w.-]*)(=.*)?", flags=re.DOTALL)
+
+RECIPE_KEYS = "Set any other recipe key as --key value, such as --weight_decay 0.05 or --filters.max_turns 3."
 
 
 class Command(NamedTuple):
-    """A command with its help, its options and its work. `run` returns an exit code, None for 0."""
+    """A command with its help, its options and its work.
+
+    With `describe`, `run` returns facts. They are printed as the parts that `describe` yields, or as JSON. Without it,
+    `run` returns an exit code, None for 0.
+    """
 
     summary: str
     example: str
     add_arguments: Callable[[Parser], None]
-    run: Callable[[argparse.Namespace], int | None]
+    run: Callable[[argparse.Namespace], Any]
+    describe: Callable[[dict[str, Any]], Iterable[str | Table]] | None = None
     keys: str = ""  # `train` or `dpo`: its recipe keys are also options
 
 
@@ -29,6 +39,14 @@ class Group(NamedTuple):
 
     summary: str
     commands: dict[str, Command]
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of text and tables")
+
+
+def options_of(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in names}
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,6 +76,10 @@ class Parser(argparse.ArgumentParser):
                     name, description=description, epilog=f"example:\n  {command.example}", keys=command.keys, **look
                 )
                 command.add_arguments(parser)
+                if command.describe is not None:
+                    add_json(parser)
+                if command.keys:
+                    parser.add_argument_group("recipe keys", RECIPE_KEYS)
             self.commands[name] = parser
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from smol_hf.commands.parser import Command
+from smol_hf.commands.parser import Command, options_of
+from smol_hf.commands.printing import print_parts
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.table import Table
+
+
+def add_target(parser: Any) -> None:
+    """Add the options of an upload, to a parser or a group."""
+    add = parser.add_argument
+    add("--private", action="store_true", help="make the repository private")
+    add("--branch", default="main", help="target branch, created from main if missing (default main)")
+    add("--token", help="access token of the Hub (default: the token of this login)")
+    add("--license", help="licence for the model card, for example apache-2.0")
 
 
 def add_publish(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="folder of a published checkpoint or adapter")
-    parser.add_argument("repository", metavar="OWNER/NAME", nargs="?", help="Hub repository; created if missing")
-    parser.add_argument("--yes", action="store_true", help="upload (without --yes, only show what would be uploaded)")
-    parser.add_argument("--private", action="store_true", help="make the repository private")
-    parser.add_argument("--branch", default="main", help="target branch, created from main if missing (default main)")
-    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of a commit")
-    parser.add_argument("--message", help="commit message")
-    parser.add_argument("--token", help="access token of the Hub (default: the token of this login)")
-    parser.add_argument("--license", help="licence for the model card, for example apache-2.0")
+    add = parser.add_argument
+    add("checkpoint", help="folder of a published checkpoint or adapter")
+    add("repository", metavar="OWNER/NAME", nargs="?", help="Hub repository; created if missing")
+    add("--yes", action="store_true", help="upload (without --yes, only show what would be uploaded)")
+    add_target(parser)
+    add("--create-pr", action="store_true", help="open a pull request instead of a commit")
+    add("--message", help="commit message")
     paths = parser.add_mutually_exclusive_group()
     paths.add_argument("--shorten-paths", action="store_true", help="replace absolute paths by file names")
     paths.add_argument("--allow-paths", action="store_true", help="publish absolute paths of this machine")
-    parser.add_argument("--replace-weights", action="store_true", help="delete older weights in the repository")
+    add("--replace-weights", action="store_true", help="delete older weights in the repository")
     space = parser.add_argument_group("Space")
-    space.add_argument(
-        "--space",
-        action="store_true",
-        help="upload a page that runs the model, as OWNER/NAME-space, instead of the model",
-    )
+    space_help = "upload a page that runs the model, as OWNER/NAME-space, instead of the model"
+    space.add_argument("--space", action="store_true", help=space_help)
     space.add_argument("--space-name", metavar="OWNER/NAME", help="another name for the Space")
     space.add_argument("--space-output", metavar="FOLDER", help="write the Space to a folder instead")
     add_examples(space)
@@ -44,35 +50,29 @@ def run_publish(arguments: argparse.Namespace) -> None:
     if arguments.repository is None:
         raise ValueError("OWNER/NAME is missing: name the target repository on the Hub")
 
-    from rich.console import Console
-
     from smol_hf.publishing.plan import plan
     from smol_hf.publishing.upload import loading_lines, publish
 
     names = ("branch", "private", "create_pr", "message", "license", "shorten_paths", "allow_paths")
-    publication = plan(
-        arguments.checkpoint, arguments.repository, **{name: getattr(arguments, name) for name in names}
-    )
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    print_plan(console, publication)
+    publication = plan(arguments.checkpoint, arguments.repository, **options_of(arguments, *names))
+    print_parts(describe_plan(publication))
     if publication.problems:
         raise ValueError("\nerror: ".join(publication.problems))
     if not arguments.yes:
-        console.print("nothing was uploaded: add --yes to upload")
+        print_parts(["nothing was uploaded: add --yes to upload"])
         return
     done = publish(publication, token=arguments.token, replace_weights=arguments.replace_weights)
-    console.print(f"{done.url} ({'private' if done.private else 'public'})")
-    new = "" if done.is_new else "nothing to change: "
-    console.print(f"{new}verified {done.verified} files at commit {done.commit}")
+    unchanged = "" if done.is_new else "nothing to change: "
+    lines = [
+        f"{done.url} ({'private' if done.private else 'public'})",
+        f"{unchanged}verified {done.verified} files at commit {done.commit}",
+    ]
     if done.others:
-        console.print(f"the repository also holds {', '.join(done.others)} (unchanged)")
-    console.print(f"\n{loading_lines(publication, done.revision)}")
+        lines.append(f"the repository also holds {', '.join(done.others)} (unchanged)")
+    print_parts([*lines, "", loading_lines(publication, done.revision)])
 
 
 def run_space(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from smol_hf.publishing.plan import MAIN
     from smol_hf.publishing.space.space import plan_space
     from smol_hf.publishing.upload import publish_space
@@ -80,75 +80,70 @@ def run_space(arguments: argparse.Namespace) -> None:
     for option in ("create_pr", "shorten_paths", "allow_paths", "replace_weights"):
         if getattr(arguments, option):
             raise ValueError(f"--{option.replace('_', '-')} has no effect on a Space: leave it out")
-    space = plan_space(
-        arguments.checkpoint,
-        arguments.repository,
-        space_name=arguments.space_name,
-        revision=None if arguments.branch == MAIN else arguments.branch,
-        license=arguments.license,
-        token=arguments.token,
-        examples=arguments.examples,
-    )
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{space.model_id} → {f'spaces/{space.repository}' if space.repository else 'a Space'}")
-    table = Table()
-    for column in ("file", "bytes"):
-        table.add_column(column, justify="right" if column == "bytes" else "left")
-    for name, content in space.files.items():
-        table.add_row(name, f"{len(content):,}")
-    console.print(table, soft_wrap=False)
-    console.print(space.note)
-    if space.settings["examples"]:
-        console.print("warning: every visitor of the Space sees the examples")
-    console.print(f"README.md begins with\n{space.front_matter.rstrip()}")
+    revision = None if arguments.branch == MAIN else arguments.branch
+    options = options_of(arguments, "space_name", "license", "token", "examples")
+    space = plan_space(arguments.checkpoint, arguments.repository, revision=revision, **options)
+    print_parts(describe_space(space))
     if arguments.space_output:
         folder = space.write(arguments.space_output)
-        console.print(f"written to {folder}: python {folder / 'app.py'} serves it")
+        print_parts([f"written to {folder}: python {folder / 'app.py'} serves it"])
     elif not arguments.yes:
-        console.print("nothing was uploaded: add --yes to upload, or --space-output FOLDER to write it to a folder")
+        choice = "add --yes to upload, or --space-output FOLDER to write it to a folder"
+        print_parts([f"nothing was uploaded: {choice}"])
     else:
-        done = publish_space(space, private=arguments.private, message=arguments.message, token=arguments.token)
-        console.print(f"{'' if done.is_new else 'nothing to change: '}{done.url}, commit {done.commit}")
+        done = publish_space(space, **options_of(arguments, "private", "message", "token"))
+        print_parts([f"{'' if done.is_new else 'nothing to change: '}{done.url}, commit {done.commit}"])
         if done.private:
-            console.print(f"warning: {space.model_id} is private: give the Space a secret HF_TOKEN with read access")
+            warning = f"warning: {space.model_id} is private: give the Space a secret HF_TOKEN with read access"
+            print_parts([warning])
+
+
+def describe_space(space) -> Iterator[str | Table]:
+    from rich.table import Column, Table
+
+    yield f"{space.model_id} → {f'spaces/{space.repository}' if space.repository else 'a Space'}"
+    table = Table("file", Column("bytes", justify="right"))
+    for name, content in space.files.items():
+        table.add_row(name, f"{len(content):,}")
+    yield table
+    yield space.note
+    if space.settings["examples"]:
+        yield "warning: every visitor of the Space sees the examples"
+    yield f"README.md begins with\n{space.front_matter.rstrip()}"
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint (needs the package gradio)")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="host name or IP address (default 127.0.0.1, only this machine)"
-    )
-    parser.add_argument("--port", type=int, help="port (default: the first free port from 7860)")
-    parser.add_argument("--share", action="store_true", help="also serve at a public URL of Gradio")
-    parser.add_argument("--revision", help="branch, tag or commit of a Hub id")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+    add = parser.add_argument
+    add("checkpoint", help="folder or Hub id of a checkpoint (needs the package gradio)")
+    add("--host", default="127.0.0.1", help="host name or IP address (default 127.0.0.1, only this machine)")
+    add("--port", type=int, help="port (default: the first free port from 7860)")
+    add("--share", action="store_true", help="also serve at a public URL of Gradio")
+    add("--revision", help="branch, tag or commit of a Hub id")
+    add("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
     add_examples(parser)
 
 
-def add_examples(group) -> None:
-    group.add_argument(
-        "--examples",
-        metavar="FILE",
-        help="example prompts of the page, as in generate --prompts-file, or none (default: samples of the training "
-        "data, if the run is on this machine)",
+def add_examples(parser: Any) -> None:
+    help_text = (
+        "example prompts of the page, as in generate --prompts-file, or none (default: samples of the training data, "
+        "if the run is on this machine)"
     )
+    parser.add_argument("--examples", metavar="FILE", help=help_text)
 
 
 def run_serve(arguments: argparse.Namespace) -> None:
     from smol_hf.publishing.space.local_app import serve_locally
 
     names = ("revision", "host", "port", "share", "trust_remote_code", "examples")
-    serve_locally(arguments.checkpoint, **{name: getattr(arguments, name) for name in names})
+    serve_locally(arguments.checkpoint, **options_of(arguments, *names))
 
 
-def print_plan(console: Console, publication) -> None:
-    from rich.table import Table
+def describe_plan(publication) -> Iterator[str | Table]:
+    from rich.table import Column, Table
 
     contents = publication.contents
-    console.print(f"{contents.folder} → {publication.repository}")
-    table = Table()
-    for column in ("file", "bytes", ""):
-        table.add_column(column, justify="right" if column == "bytes" else "left")
+    yield f"{contents.folder} → {publication.repository}"
+    table = Table("file", Column("bytes", justify="right"), "")
     for name in contents.files:
         notes = ["LFS"] if publication.goes_by_lfs(name) else []
         if name in publication.edits:
@@ -156,16 +151,13 @@ def print_plan(console: Console, publication) -> None:
         table.add_row(name, f"{publication.size_of(name):,}", ", ".join(notes))
     table.add_section()
     table.add_row(f"{len(contents.files)} files", f"{publication.size:,}", "")
-    console.print(table, soft_wrap=False)
+    yield table
     where = f"a pull request to {publication.branch}" if publication.create_pr else f"branch {publication.branch}"
     visible = "private" if publication.private else "public, unless the repository exists and is private"
-    console.print(f"to {where}, {visible}; licence: {', '.join(publication.licenses) or 'none'}")
-    for name, reason in contents.left_out.items():
-        console.print(f"not uploaded: {name} ({reason})")
-    for line in publication.changes():
-        console.print(line)
-    for warning in publication.warnings:
-        console.print(f"warning: {warning}")
+    yield f"to {where}, {visible}; licence: {', '.join(publication.licenses) or 'none'}"
+    yield from (f"not uploaded: {name} ({reason})" for name, reason in contents.left_out.items())
+    yield from publication.changes()
+    yield from (f"warning: {warning}" for warning in publication.warnings)
 
 
 PUBLISHING_COMMANDS = {

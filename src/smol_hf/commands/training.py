@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from smol_hf.commands.parser import Command, Parser
-from smol_hf.commands.publishing import add_publish, run_publish
+from smol_hf.commands.publishing import add_publish, add_target, run_publish
 from smol_hf.training.recipe.key_help import USAGE
 
 RECIPE = ("recipes", "text", "pretrain.yaml")
 # Option of pretrain → key of the recipe, and help.
 OPTIONS = {
-    "--data": (
-        "documents",
-        "text file, folder or pattern of text files, .jsonl or .parquet file, or owner/name of a Hub dataset",
-    ),
+    "--data": ("documents", "text file, folder or pattern of text files, .jsonl or .parquet file, or a Hub dataset"),
     "--preset": ("preset", "sizes of the model, such as smollm-tiny or smollm2-135m"),
     "--model": ("model", "language model to continue from, instead of a new one (--preset)"),
     "--tokenizer": ("tokenizer", "folder or Hub id of a tokenizer (default: train one on the data)"),
@@ -45,23 +42,15 @@ def add_recipe(parser: Parser) -> None:
 
 
 def add_pretrain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", help="recipe (default recipes/text/pretrain.yaml, which ships with the package)")
+    add = parser.add_argument
+    add("--config", help="recipe (default recipes/text/pretrain.yaml, which ships with the package)")
     for option, (key, text) in OPTIONS.items():
-        parser.add_argument(option, dest=key, metavar=option.strip("-").upper(), help=text)
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="true",
-        dest="resume_from_checkpoint",
-        metavar="CHECKPOINT",
-        help="continue from the newest checkpoint of --output, or from CHECKPOINT",
-    )
+        add(option, dest=key, metavar=option.strip("-").upper(), help=text)
+    resume = add("--resume", nargs="?", const="true", dest="resume_from_checkpoint", metavar="CHECKPOINT")
+    resume.help = "continue from the newest checkpoint of --output, or from CHECKPOINT"
     hub = parser.add_argument_group("after training")
     hub.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the result, like smol-hf publish --yes")
-    hub.add_argument("--branch", default="main", help="target branch (default main)")
-    hub.add_argument("--private", action="store_true", help="make the repository private")
-    hub.add_argument("--token", help="access token of the Hub (default: the token of this login)")
-    hub.add_argument("--license", help="licence for the card, for example apache-2.0")
+    add_target(hub)
 
 
 def words_of(arguments: argparse.Namespace, more: Sequence[str]) -> list[str]:
@@ -125,13 +114,12 @@ def run_pretrain(arguments: argparse.Namespace) -> int:
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", default="runs/demo", help="folder to write (default runs/demo)")
-    parser.add_argument(
-        "--config", "--recipe", dest="recipe", metavar="RECIPE", help="recipe (default quickstart/digits)"
-    )
-    parser.add_argument("--questions", type=int, default=600, help="number of held-out questions (default 600)")
-    parser.add_argument("--max-steps", type=int, help="number of steps (default: the recipe's)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and their order (default 0)")
+    add = parser.add_argument
+    add("--output", default="runs/demo", help="folder to write (default runs/demo)")
+    add("--config", "--recipe", dest="recipe", metavar="RECIPE", help="recipe (default quickstart/digits)")
+    add("--questions", type=int, default=600, help="number of held-out questions (default 600)")
+    add("--max-steps", type=int, help="number of steps (default: the recipe's)")
+    add("--seed", type=int, default=0, help="seed of weights, data and their order (default 0)")
 
 
 def run_demo(arguments: argparse.Namespace) -> int | None:

@@ -1,5 +1,5 @@
 """The demo `smol-hf demo`: train a tiny model on embedded digits, score it, and write a report.
 
-Read `run` first (the three steps), then `isolated_load` (the process that answers without this package), `exact_match`
-(the score), `report` and `charts` (the page).
+Read `run` first (the three steps), then `isolated_load` (the process that answers without this package), `report` (the
+score and the page) and `charts` (its curves).
 """

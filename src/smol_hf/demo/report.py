@@ -1,11 +1,10 @@
-"""Write the report of a training run: one HTML file without scripts and external files."""
+"""Score the answers of the demo, and write its report: one HTML file without scripts and external files."""
 
 from __future__ import annotations
 
 import base64
-import math
-import struct
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,178 +12,132 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
+from PIL import Image
 
-from smol_hf.demo.charts import (
-    finite_losses,
-    loss_chart,
-    loss_rows,
-    rate_chart,
-    rate_series,
-    unfreeze_mark,
-    wants_log_scale,
-)
-from smol_hf.support.formatting import compact, duration, is_number, percent
+from smol_hf.data.digits import Page
+from smol_hf.demo.charts import PARTS, finite_losses, loss_chart, needs_log_scale, rate_chart
+from smol_hf.support.formatting import compact, duration, percent
 from smol_hf.support.resources import resource_path
 
 # Pages are enlarged by an integer factor up to this width in CSS pixels, so that all pixels have the same size.
-_GALLERY_IMAGE_WIDTH = 192
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_THROUGHPUT = {
-    "tokens_per_second": "Tokens per second",
-    "trained_tokens_per_second": "Trained tokens per second",
-    "samples_per_second": "Samples per second",
-}
-_SHOWN_ELSEWHERE = {"exact_match", "blind_exact_match", "questions", "train_seconds", "parameters", "seed"}
+GALLERY_IMAGE_WIDTH = 192
+GALLERY_SIZE = 30
+THROUGHPUT = ("tokens_per_second", "trained_tokens_per_second", "samples_per_second")
 
 
 @dataclass(frozen=True)
-class GalleryItem:
-    """A held-out page of the gallery. `image` is an encoded PNG, the other fields are plain text."""
+class Answered:
+    """A held-out page with the model's answer to its question, and the answer `blind` without the image."""
 
-    image: bytes
-    kind: str
-    question: str
+    page: Page
     answer: str
-    truth: str
+    blind: str
 
     @property
     def correct(self) -> bool:
-        """True if the answer is the truth, apart from surrounding white space."""
-        return self.answer.strip() == self.truth.strip()
+        return self.answer.strip() == self.page.answer
+
+
+def image_of(page: Page) -> bytes:
+    """Return the PNG file of a page."""
+    content = page.conversation.images[0].content
+    assert content is not None  # pages are drawn in memory
+    return content
+
+
+def score(answered: Sequence[Answered]) -> dict[str, Any]:
+    """Return `exact_match`, `blind_exact_match` (fractions of 1), `questions`, and the three again in `per_kind`."""
+
+    def fractions(chosen: Sequence[Answered]) -> dict[str, Any]:
+        return {
+            "exact_match": sum(each.correct for each in chosen) / len(chosen),
+            "blind_exact_match": sum(each.blind.strip() == each.page.answer for each in chosen) / len(chosen),
+            "questions": len(chosen),
+        }
+
+    kinds = sorted({each.page.kind for each in answered})
+    per_kind = {kind: fractions([each for each in answered if each.page.kind == kind]) for kind in kinds}
+    return {**fractions(answered), "per_kind": per_kind}
 
 
 def write_report(
-    path: str | Path,
+    path: Path,
     *,
     title: str,
-    metrics: Mapping[str, Any],
-    log_history: Sequence[Mapping[str, Any]],
-    gallery: Sequence[GalleryItem],
-) -> Path:
-    """Write the report to `path`, creating folders, and return the path. A section without data is left out.
+    metrics: dict[str, Any],
+    log: Sequence[dict[str, Any]],
+    answered: Sequence[Answered],
+    unfrozen_at: int,
+) -> None:
+    """Write the report.
 
     Args:
-        metrics: `exact_match` (a fraction of 1); optional `blind_exact_match`, `per_kind` (kind → `exact_match`,
-            `blind_exact_match`, `questions`), `questions`, `train_seconds`, `parameters`, `seed`, `versions` (package
-            → version). Other texts and numbers go to the table of facts.
-        log_history: the trainer's rows; those with `loss` and `step` are drawn.
-        gallery: pages; the first question of each kind explains the kind.
-
-    Raises:
-        ValueError: for metrics without `exact_match`, a loss without a step, or an image that is not a PNG.
+        metrics: the content of the demo's `metrics.json`.
+        log: the entries of the run's `log.jsonl`.
+        answered: the first `GALLERY_SIZE` are shown. The first question of each kind explains the kind.
+        unfrozen_at: step from which the image encoder is trained; 0 if it never was frozen.
     """
-    if not is_number(metrics.get("exact_match")):
-        raise ValueError(f"exact_match is {metrics.get('exact_match')!r}: metrics need it as a number")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters |= {"compact": compact, "duration": duration, "percent": percent}
     template = environment.from_string(resource_path("hub_templates", "report.html.jinja").read_text("utf-8"))
+    rows = [row for row in log if "loss" in row]
     html = template.render(
         title=title,
-        subtitle=_subtitle(metrics),
-        overall=_score("All questions", metrics),
-        kinds=[
-            {**_score(str(kind), scores), "example": next((i.question for i in gallery if i.kind == kind), None)}
-            for kind, scores in (metrics.get("per_kind") or {}).items()
-        ],
-        training=_training(log_history),
-        gallery=[_card(number, item) for number, item in enumerate(gallery, start=1)],
-        gallery_correct=sum(item.correct for item in gallery),
-        facts=_facts(metrics, log_history),
+        metrics=metrics,
+        examples={each.page.kind: each.page.question for each in reversed(answered)},
+        training=training_of(rows, unfrozen_at) if finite_losses(rows) else None,
+        gallery=[card(each) for each in answered[:GALLERY_SIZE]],
+        facts=facts_of(metrics, rows),
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8", newline="\n")
-    return path
 
 
-def _subtitle(metrics: Mapping[str, Any]) -> list[str]:
-    pieces = []
-    if is_number(metrics.get("parameters")):
-        pieces.append(f"{compact(metrics['parameters'])} parameters")
-    if is_number(metrics.get("train_seconds")):
-        pieces.append(f"trained in {duration(metrics['train_seconds'])}")
-    if is_number(metrics.get("questions")):
-        pieces.append(f"{metrics['questions']:,} held-out questions")
-    return pieces
-
-
-def _score(name: str, scores: Mapping[str, Any]) -> dict[str, Any]:
-    bars = []
-    for key, label, style in (
-        ("exact_match", "With the image", "seeing"),
-        ("blind_exact_match", "Image removed", "blind"),
-    ):
-        if is_number(scores.get(key)):
-            share = min(max(float(scores[key]), 0.0), 1.0)
-            bars.append({"label": label, "style": style, "text": percent(scores[key]), "width": f"{share * 100:.2f}"})
-    questions = scores.get("questions")
-    return {"name": name, "bars": bars, "questions": f"{questions:,}" if is_number(questions) else None}
-
-
-def _training(log_history: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    svg = loss_chart(log_history)
-    if svg is None:
-        return None
-    finite = finite_losses(log_history)
-    rates = rate_chart(log_history)
+def training_of(rows: Sequence[dict[str, Any]], unfrozen_at: int) -> dict[str, Any]:
+    """Return the charts and the facts below them."""
+    losses = finite_losses(rows)
+    steps = [row["step"] for row in rows]
+    mark = unfrozen_at if 0 < unfrozen_at <= steps[-1] else None
+    peaks = {part: max(row[f"learning_rate_{part}"] for row in rows) for part in PARTS}
     return {
-        "loss_svg": Markup(svg),
-        "rate_svg": Markup(rates) if rates else None,
-        "peaks": _peaks(log_history),
-        "log_scale": wants_log_scale([loss for _, loss in finite]),
-        "first": {"step": f"{finite[0][0]:,}", "loss": f"{finite[0][1]:.3g}"},
-        "last": {"step": f"{finite[-1][0]:,}", "loss": f"{finite[-1][1]:.3g}"},
-        "gaps": len(loss_rows(log_history)) - len(finite),
-        "unfrozen": unfreeze_mark(log_history) is not None,
+        "loss_svg": Markup(loss_chart(rows, mark)),
+        "rate_svg": Markup(rate_chart(rows)),
+        "peaks": [f"{part} {peak:.3g}" if peak else f"{part} 0 (frozen)" for part, peak in peaks.items()],
+        "log_scale": needs_log_scale(losses),
+        "first": f"{losses[0]:.3g} at step {steps[0]:,}",
+        "last": f"{losses[-1]:.3g} at step {steps[-1]:,}",
+        "gaps": len(rows) - len(losses),
+        "unfrozen": mark is not None,
     }
 
 
-def _peaks(log_history: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Describe the highest logged rate of each part."""
-    peaks = []
-    for name, points in rate_series(log_history).items():
-        rates = [rate for _, rate in points if not math.isnan(rate)]
-        if rates:
-            peaks.append(f"{name} {max(rates):.3g}" if max(rates) > 0 else f"{name} 0 (frozen)")
-    return peaks
+def card(answered: Answered) -> dict[str, Any]:
+    """Return a page of the gallery."""
+    png = image_of(answered.page)
+    with Image.open(io.BytesIO(png)) as image:
+        scale = max(1, GALLERY_IMAGE_WIDTH // max(image.size))
+        return {
+            "answered": answered,
+            "source": "data:image/png;base64," + base64.b64encode(png).decode(),
+            "width": image.width * scale,
+            "height": image.height * scale,
+        }
 
 
-def _card(number: int, item: GalleryItem) -> dict[str, Any]:
-    if item.image[:8] != _PNG_SIGNATURE or len(item.image) < 24:
-        raise ValueError(f"the image of gallery item {number} ({item.question!r}) is not a PNG")
-    width, height = struct.unpack(">II", item.image[16:24])
-    scale = max(1, _GALLERY_IMAGE_WIDTH // max(width, height, 1))
-    return {
-        "item": item,
-        "number": number,
-        "source": "data:image/png;base64," + base64.b64encode(item.image).decode("ascii"),
-        "width": width * scale,
-        "height": height * scale,
+def facts_of(metrics: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the rows of the table of facts."""
+    seconds = metrics["train_seconds"]
+    facts = {
+        "Held-out questions": f"{metrics['questions']:,}",
+        "Training time": f"{duration(seconds)} ({seconds:,.1f} s)",
+        "Steps": f"{metrics['steps']:,}",
+        "Parameters": f"{metrics['parameters']:,}",
+        "Seed": str(metrics["seed"]),
+        "Data fingerprint": metrics["data_fingerprint"],
     }
-
-
-def _facts(metrics: Mapping[str, Any], log_history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """List the rows of the table of facts."""
-    facts = []
-    for key, name, wording in (
-        ("questions", "Held-out questions", "{:,}".format),
-        ("train_seconds", "Training time", lambda seconds: f"{duration(seconds)} ({seconds:,.1f} s)"),
-        ("parameters", "Parameters", "{:,}".format),
-        ("seed", "Seed", str),
-    ):
-        if is_number(metrics.get(key)):
-            facts.append((name, wording(metrics[key])))
-    rows = loss_rows(log_history)
-    for key, name in _THROUGHPUT.items():
-        values = [row[key] for row in rows if is_number(row.get(key))]
-        if values:
+    for key in THROUGHPUT:
+        if values := [row[key] for row in rows if key in row]:
             middle = median(values)
-            facts.append((f"{name}, median", f"{middle:,.0f}" if middle >= 100 else f"{middle:.3g}"))
-    for key, value in metrics.items():
-        if key not in _SHOWN_ELSEWHERE and isinstance(value, (str, int, float)):
-            unknown = isinstance(value, float) and not math.isfinite(value)
-            facts.append((key.replace("_", " ").capitalize(), "not a finite number" if unknown else str(value)))
-    versions = metrics.get("versions") or {}
-    facts.extend((name, str(version)) for name, version in versions.items())
-    return facts
+            facts[f"{key.replace('_', ' ').capitalize()}, median"] = f"{middle:,.{0 if middle >= 100 else 1}f}"
+    return facts | metrics["versions"]

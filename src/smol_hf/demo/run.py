@@ -17,13 +17,12 @@ from pathlib import Path
 
 import yaml
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from smol_hf.auto import AutoConfig
-from smol_hf.data.digits import evaluation_questions
+from smol_hf.data.digits import Page, evaluation_questions
 from smol_hf.demo import isolated_load
-from smol_hf.demo.exact_match import Question, score
-from smol_hf.demo.report import GalleryItem, write_report
+from smol_hf.demo.report import Answered, image_of, score, write_report
 from smol_hf.publishing.model_card import write_model_card
 from smol_hf.publishing.run_facts import training_facts
 from smol_hf.support.formatting import duration, percent
@@ -34,7 +33,6 @@ from smol_hf.training.log.console import read_log
 from smol_hf.training.recipe.recipes import read_recipe
 
 EVALUATION_SEED = 1
-GALLERY_SIZE = 30
 MARK = ".demo"
 ISOLATED = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
 DATA_DESCRIPTION = (
@@ -65,13 +63,12 @@ def run(arguments: Namespace) -> int:
 
     console.rule("2/3  answer questions in a process without smol_hf")
     pages = evaluation_questions(arguments.questions, seed=EVALUATION_SEED, page_size=recipe["page_size"])
-    questions = [Question.of_page(page) for page in pages]
-    answers, blind_answers = answer_isolated(output / "checkpoint", questions)
+    answered = answer_isolated(output / "checkpoint", pages)
 
     console.rule("3/3  report")
     run = json.loads((output / "run.json").read_text(encoding="utf-8"))
     metrics = {
-        **score(questions, answers, blind_answers),
+        **score(answered),
         "train_seconds": run["train_seconds"],
         "parameters": sum(run["parameters"].values()),
         "seed": run["seed"],
@@ -80,16 +77,14 @@ def run(arguments: Namespace) -> int:
         "versions": run["versions"],
     }
     (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    gallery = [
-        GalleryItem(question.image, question.kind, question.text, answer, question.truth)
-        for question, answer in list(zip(questions, answers))[:GALLERY_SIZE]
-    ]
+    log = read_log(output)
     write_report(
         output / "report.html",
         title="A tiny model reads handwritten digits",
         metrics=metrics,
-        log_history=read_log(output),
-        gallery=gallery,
+        log=log,
+        answered=answered,
+        unfrozen_at=recipe["unfreeze_vision_at_step"],
     )
     config = AutoConfig.from_pretrained(output / "checkpoint")
     write_model_card(
@@ -101,10 +96,10 @@ def run(arguments: Namespace) -> int:
         recipe=recipe,
         versions=run["versions"],
         data_description=DATA_DESCRIPTION,
-        training=training_facts(run, read_log(output)),
+        training=training_facts(run, log),
         license="apache-2.0",
         language="en",
-        example_question=questions[0].text,
+        example_question=pages[0].question,
     )
     print_scores(console, metrics)
     console.print(f"open {output / 'report.html'}", soft_wrap=True)
@@ -131,12 +126,12 @@ def training_words(recipe_path: Path, output: Path, arguments: Namespace) -> lis
     return words + arguments.recipe_words
 
 
-def answer_isolated(checkpoint: Path, questions: list[Question]) -> tuple[list[str], list[str]]:
-    """Return (answers, answers without the image) of the checkpoint in a process that cannot import this package."""
+def answer_isolated(checkpoint: Path, pages: list[Page]) -> list[Answered]:
+    """Answer the questions of the pages, with and without the image, in a process that cannot import this package."""
     asked = [
-        {"image": base64.b64encode(question.image).decode() if shown else None, "text": question.text}
+        {"image": base64.b64encode(image_of(page)).decode() if shown else None, "text": page.question}
         for shown in (True, False)
-        for question in questions
+        for page in pages
     ]
     with tempfile.TemporaryDirectory() as folder:
         questions_path, answers_path = Path(folder, "questions.json"), Path(folder, "answers.json")
@@ -147,20 +142,17 @@ def answer_isolated(checkpoint: Path, questions: list[Question]) -> tuple[list[s
         if result.returncode:
             raise RuntimeError(f"answering failed with exit code {result.returncode}: see the messages above")
         answers = json.loads(answers_path.read_text(encoding="utf-8"))
-    return answers[: len(questions)], answers[len(questions) :]
+    return [Answered(*each) for each in zip(pages, answers, answers[len(pages) :])]
 
 
 def print_scores(console: Console, metrics: dict) -> None:
-    table = Table(title=f"{metrics['questions']} held-out questions, exact match", title_justify="left")
-    for column in ("kind", "questions", "score", "without the image"):
-        table.add_column(column, justify="left" if column == "kind" else "right")
-    for kind, scores in metrics["per_kind"].items():
-        add_score_row(table, kind, scores)
-    table.add_section()
-    add_score_row(table, "all", metrics)
+    numbers = [Column(name, justify="right") for name in ("questions", "score", "without the image")]
+    title = f"{metrics['questions']} held-out questions, exact match"
+    table = Table("kind", *numbers, title=title, title_justify="left")
+    for kind, scores in [*metrics["per_kind"].items(), ("all", metrics)]:
+        if kind == "all":
+            table.add_section()
+        shares = [percent(scores[key]) for key in ("exact_match", "blind_exact_match")]
+        table.add_row(kind, str(scores["questions"]), *shares)
     console.print(table)
     console.print(f"trained {metrics['parameters']:,} parameters in {duration(metrics['train_seconds'])}")
-
-
-def add_score_row(table: Table, name: str, scores: dict) -> None:
-    table.add_row(name, str(scores["questions"]), percent(scores["exact_match"]), percent(scores["blind_exact_match"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,7 +16,7 @@ UNFINISHED = ".unfinished"
 def lock_of(folder: Path, key: str, **options) -> FileLock:
     """Return the lock of a cache. The operating system releases the lock of a killed process."""
     (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / LOCKS / f"{key}.lock", **options)  # the system releases the lock of a killed process
+    return FileLock(folder / LOCKS / f"{key}.lock", **options)
 
 
 @contextmanager
@@ -25,7 +25,9 @@ def making(folder: Path, key: str) -> Iterator[Path | None]:
 
     Waits for another process that writes the same cache, and then yields None.
     """
-    remove_left_over(folder)
+    for left_over in folder.glob(f"*{UNFINISHED}"):  # of killed processes
+        with suppress(Timeout), lock_of(folder, left_over.name.removesuffix(UNFINISHED), blocking=False):
+            shutil.rmtree(left_over, ignore_errors=True)
     with lock_of(folder, key):
         place, unfinished = folder / key, folder / f"{key}{UNFINISHED}"
         if place.is_dir():
@@ -36,13 +38,3 @@ def making(folder: Path, key: str) -> Iterator[Path | None]:
             unfinished.rename(place)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def remove_left_over(folder: Path) -> None:
-    """Remove incomplete caches of killed processes."""
-    for unfinished in folder.glob(f"*{UNFINISHED}"):
-        try:
-            with lock_of(folder, unfinished.name.removesuffix(UNFINISHED), blocking=False):
-                shutil.rmtree(unfinished, ignore_errors=True)
-        except Timeout:  # another process writes it
-            continue

@@ -7,21 +7,14 @@ import typing
 import unicodedata
 from typing import Any
 
+# Type → one value, and several values.
 WORDS = {
-    str: "text",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    list: "a list",
-    dict: "a mapping",
-}
-PLURALS = {
-    str: "texts",
-    bool: "true or false",
-    int: "whole numbers",
-    float: "numbers",
-    list: "lists",
-    dict: "mappings",
+    str: ("text", "texts"),
+    bool: ("true or false", "true or false"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    list: ("a list", "lists"),
+    dict: ("a mapping", "mappings"),
 }
 
 
@@ -55,7 +48,7 @@ def type_problem(value: Any, annotation: Any) -> str | None:
     if is_of(value, kind) and (item is None or all(is_of(each, item) for each in value)):
         return None
     hint = ", so in quotes" if str in (kind, item) and not isinstance(value, (dict, str)) else ""
-    return f"it must be {WORDS[kind]}{f' of {PLURALS[item]}' if item is not None else ''}{hint}"
+    return f"it must be {WORDS[kind][0]}{f' of {WORDS[item][1]}' if item is not None else ''}{hint}"
 
 
 def is_name(value: str) -> bool:

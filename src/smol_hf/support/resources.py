@@ -21,14 +21,9 @@ def resource_path(*parts: str) -> Path:
     relative = PurePosixPath(*parts)
     if not relative.parts or relative.parts[0] not in RESOURCE_FOLDERS or ".." in relative.parts:
         raise FileNotFoundError(f"no resource '{relative}': it must be inside {' or '.join(RESOURCE_FOLDERS)}")
-    candidates = [root / relative for root in _roots()]
+    in_checkout = _PACKAGE.parent.name == "src"
+    candidates = [root / relative for root in ([_PACKAGE, _PACKAGE.parents[1]] if in_checkout else [_PACKAGE])]
     for candidate in candidates:
         if candidate.exists():
             return candidate
     raise FileNotFoundError(f"no resource '{relative}': looked for {' and '.join(map(str, candidates))}")
-
-
-def _roots() -> list[Path]:
-    """Return the parents of the resource folders: the installed package, then its source checkout."""
-    in_checkout = _PACKAGE.parent.name == "src"
-    return [_PACKAGE, _PACKAGE.parents[1]] if in_checkout else [_PACKAGE]

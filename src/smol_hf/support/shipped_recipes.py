@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from smol_hf.support.formatting import nearest
@@ -41,14 +42,8 @@ def find_recipe(name: str) -> Path:
 
 def purpose_of(path: Path) -> str:
     """Return the first sentence of the comment at the top of a recipe, on one line."""
-    words: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        words += line.lstrip("# ").split()
-        if words and words[-1].endswith("."):
-            break
-    text = " ".join(words)
+    comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    text = " ".join(" ".join(line.lstrip("# ") for line in comment).split())
     return text.partition(". ")[0].rstrip(".")
 
 

@@ -152,7 +152,7 @@ def test_keys_that_cannot_be_are_refused(keys, message):
 
 
 def test_what_is_no_entry_is_refused():
-    with pytest.raises(ValueError, match=r"entry 1: 'a\.jsonl' is no mapping"):
+    with pytest.raises(ValueError, match=r"entry 1: 'a\.jsonl' is not a mapping"):
         parse_entries(["a.jsonl"])
     with pytest.raises(ValueError, match="duplicate name 'x'"):
         parse_entries([{"data": "a.jsonl", "name": "x"}, {"data": "b.jsonl", "name": "x"}])

@@ -148,7 +148,7 @@ def parse_entries(entries: list[dict[str, Any]]) -> list[MixtureEntry]:
     for number, keys in enumerate(entries, start=1):
         where = f"mixture, entry {number}"
         if not isinstance(keys, dict):
-            raise ValueError(f"{where}: {keys!r} is no mapping of keys, such as {{data: my.jsonl, weight: 2}}")
+            raise ValueError(f"{where}: {keys!r} is not a mapping of keys, such as {{data: my.jsonl, weight: 2}}")
         with named(where_of(where, keys)):
             keys = without_deleted_keys(keys)
         for key in keys:

@@ -20,7 +20,7 @@ from smol_hf.data.sources.hub_dataset import hub_id
 from smol_hf.data.sources.location import open_location
 from smol_hf.inference.prompts import read_prompts
 from smol_hf.support.formatting import one_line
-from smol_hf.text.preferences import preference_of, records_of
+from smol_hf.text.preferences import preference_of
 from smol_hf.training.data import open_data
 from smol_hf.training.document_data import DocumentData
 from smol_hf.training.recipe.data_arguments import DataArguments
@@ -134,7 +134,8 @@ def of_recipe(recipe: dict) -> Iterator[tuple[str, list[ImagePart]]]:
             words = document[:MOST_CHARACTERS].split()
             yield " ".join(words[:BEGINNING]), []
     elif "beta" in recipe:  # preferences
-        for where, record in islice(records_of(open_location(arguments.data).source), MOST_RECORDS):
+        rows = (row for row in open_location(arguments.data).source.all_rows() if row[1] is not None)
+        for where, record in islice(rows, MOST_RECORDS):
             with suppress(SampleError):
                 messages: Any = preference_of(where, record, chats=True).prompt  # a list, since `chats` is True
                 yield messages[-1]["content"], []
