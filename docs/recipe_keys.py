@@ -15,8 +15,9 @@ from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArgu
 from smol_hf.training.recipe.inherited_keys import SECTIONS, inherited_names, key_of
 from smol_hf.training.recipe.key_help import FILE
 from smol_hf.training.recipe.keys import ALL, TRAIN, Key, Runs, default_of, in_words, own_keys
-from smol_hf.training.recipe.model_arguments import ModelArguments
+from smol_hf.training.recipe.model_arguments import LoraArguments, ModelArguments
 
+ADAPTERS = {entry.name for entry in fields(LoraArguments)}
 INTRODUCTION = """# Keys of a recipe
 
 This page is generated: `python docs/recipe_keys.py > docs/recipe_keys.md`.
@@ -31,10 +32,11 @@ The last column gives the effect of another value on a resumed run. A resumed ru
 `chat_template`, `adapter`, `tokenizer` or `model` (weights: with adapters and in `dpo`).
 """
 OURS = {
-    "The model and its adapters": ModelArguments,
+    "The model": ModelArguments,
     "The data of `smol-hf train`": DataArguments,
     "The preferences of `smol-hf dpo`": PreferenceArguments,
     "The training with `smol-hf train`": SmolTrainingArguments,
+    "Adapters": LoraArguments,
 }
 INHERITED_TITLE = """## Inherited keys
 
@@ -65,8 +67,16 @@ def page() -> str:
 
 def own_table(arguments: type) -> list[str]:
     rows = ["| key | default | meaning | runs | on resume |", "|---|---|---|---|---|"]
-    every = ALL if arguments is ModelArguments else Runs.PREFERENCES if arguments is PreferenceArguments else TRAIN
+    every = (
+        ALL
+        if arguments in (ModelArguments, LoraArguments)
+        else Runs.PREFERENCES
+        if arguments is PreferenceArguments
+        else TRAIN
+    )
     for entry, key in own_keys(arguments):
+        if entry.name in ADAPTERS and arguments is not LoraArguments:
+            continue  # ModelArguments inherits them
         runs = "all" if every in key.runs else str(key.runs)
         cells = [shown(default_of(entry)), escaped(meaning(entry)), runs, key.resume.value]
         rows.append(f"| `{entry.name}` | {' | '.join(cells)} |")
@@ -117,9 +127,10 @@ def escaped(text: str) -> str:
 def help_file() -> str:
     """Return the content of recipe_keys.json, which `key_help` reads."""
 
-    def entries(classes: tuple[type, ...], runs: Runs) -> dict[str, Any]:
+    def keys_of(classes: tuple[type, ...], runs: Runs) -> dict[str, Any]:
         own, others = {}, []
-        for entry in (entry for arguments in classes for entry in fields(arguments)):
+        entries = [entry for arguments in classes for entry in fields(arguments)]
+        for entry in sorted(entries, key=lambda entry: entry.name in ADAPTERS):
             if "key" in entry.metadata and runs & key_of(entry).runs:
                 default = in_yaml(default_of(entry))
                 own[entry.name] = meaning(entry) + (f" Default: {default}." if default not in ("", "[]") else "")
@@ -128,7 +139,7 @@ def help_file() -> str:
         return {"own": own, "others": " ".join(others)}
 
     commands = {"train": (recipes.ARGUMENT_CLASSES, TRAIN), "dpo": (preference.ARGUMENT_CLASSES, Runs.PREFERENCES)}
-    return json.dumps({name: entries(*each) for name, each in commands.items()}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({name: keys_of(*each) for name, each in commands.items()}, indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
