@@ -135,6 +135,9 @@ def load_adapter(model, folder: Path, config: LoraConfig) -> PeftModel:
     except ValueError as error:
         raise ConversionError(f"{folder}: the adapter does not fit the model: {error}") from error
     compare_tensors(get_peft_model_state_dict(adapted), tensors, f"the adapter {folder}")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ConversionError(f"{path}: {name} has dtype {tensor.dtype}, but must be floating point")
     if broken := nonfinite(tensors.items()):
         raise ConversionError(f"{path}: {broken[0]} contains NaN or infinity")
     set_peft_model_state_dict(adapted, tensors)

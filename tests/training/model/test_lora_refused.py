@@ -74,6 +74,11 @@ def with_nan(folder, weights, tensors):
     save_file({**tensors, name: torch.full_like(tensors[name], torch.nan)}, weights)
 
 
+def of_integers(folder, weights, tensors):
+    name = min(tensors)
+    save_file({**tensors, name: tensors[name].to(torch.int8)}, weights)
+
+
 def cut_off(folder, weights, tensors):
     weights.write_bytes(weights.read_bytes()[:500])
 
@@ -105,6 +110,7 @@ def for_other_layers(folder, weights, tensors):
         (with_a_wrong_shape, "1 tensors have another shape, first"),
         (with_an_unknown_tensor, "1 tensors are unknown, first"),
         (with_nan, "contains NaN or infinity"),
+        (of_integers, "has dtype torch.int8, but must be floating point"),
         (cut_off, "damaged or cut off"),
         (pickled, "adapter_model.safetensors is missing"),
         (of_another_kind, "only LoRA and DoRA"),

@@ -187,12 +187,20 @@ def test_the_context_is_that_of_the_language_model_by_default():
         ("image_mean", {}, "it must be a list of numbers"),
         ("do_image_splitting", {}, "it must be true or false"),
         ("lora_r", [], "it must be a whole number"),
+        ("longest_edge", "", "it must be a whole number"),
+        ("rope_theta", "", "it must be a number"),
     ],
 )
 def test_a_value_of_another_type_is_one_line_that_names_its_key(key, value, message):
     with pytest.raises(RecipeError) as refused:
         parse_recipe({"output_dir": "runs/x", key: value})
     assert re.match(f"{key} is .*: {message}", str(refused.value)) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["lora_r", "max_steps"])
+def test_a_number_beyond_floats_is_an_error_of_the_recipe(key):
+    with pytest.raises(RecipeError, match="too large"):
+        parse_recipe({"output_dir": "runs/x", key: 10**400})
 
 
 def test_types_are_looked_at_where_no_recipe_is_read():

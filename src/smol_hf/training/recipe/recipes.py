@@ -205,7 +205,7 @@ def parse_recipe(
         )
     except RecipeError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise RecipeError(str(error)) from error
     if issubclass(classes[-1], TrainingArguments):
         refuse_what_cannot_train(parsed[0], parsed[-1])
@@ -236,7 +236,7 @@ def convert(key: str, value: Any, annotation: Any) -> Any:
         return str(value).lower() if isinstance(value, bool) else value
     kinds = kinds_of(annotation)
     (item,) = typing.get_args(kinds[0]) if typing.get_origin(kinds[0]) is list else (None,)
-    if isinstance(value, str) and str not in kinds and item is None:
+    if isinstance(value, str) and value and str not in kinds and item is None:  # "" is no null
         value = value_of(value, annotation)
     if bool in kinds:
         value = BOOLEANS.get(str(value).lower(), value)
