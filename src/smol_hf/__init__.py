@@ -1,4 +1,4 @@
-"""Small vision-language models, native to Hugging Face transformers.
+"""Small vision-language and language models, native to Hugging Face transformers.
 
 The package imports no library until a public name is used. The first use also registers our models with transformers'
 Auto classes. A program that only uses the Auto classes writes `import smol_hf.auto`.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from smol_hf.commands.parser import Command, add_json, options_of
 from smol_hf.commands.printing import print_facts
+from smol_hf.support.formatting import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -167,7 +168,8 @@ def lora_keys(arguments: argparse.Namespace) -> dict | None:
 def describe_estimate(facts: dict) -> Iterator[str | Table]:
     yield parameter_table({**facts["parameters_per_part"], "total": facts["parameters"]})
     step, cost, memory = facts["step"], facts["flops"], facts["memory"]
-    yield f"a step of {step['rows']} × {step['length']} tokens and {step['tiles']} tile(s), forward + backward:"
+    tiles = counted(step["tiles"], "tile")
+    yield f"a step of {step['rows']} × {step['length']} tokens and {tiles}, forward + backward:"
     per_tile = f", {cost['per_tile'] / 1e9:.4g} per tile" if "per_tile" in cost else ""
     yield f"  {cost['per_step'] / 1e9:,.1f} GFLOP, {cost['per_token'] / 1e9:.3g} per token{per_tile}"
     if "seconds_per_step" in facts:
@@ -177,7 +179,7 @@ def describe_estimate(facts: dict) -> Iterator[str | Table]:
         peak, seconds = facts["measured"]["peak"], facts["measured"]["seconds_per_step"]
         yield f"  measured here: peak {peak / 1e6:,.0f} MB, {seconds:.3g} s"
     for size, image in facts.get("pictures", {}).items():
-        yield f"  an image of {size}: {image['tiles']} tile(s), {image['tokens']} tokens"
+        yield f"  an image of {size}: {counted(image['tiles'], 'tile')}, {image['tokens']} tokens"
 
 
 CONVERT = (

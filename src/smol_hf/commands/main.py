@@ -35,7 +35,7 @@ COMMANDS: dict[str, Command | Group] = {
 def build_parser() -> Parser:
     parser = Parser(
         prog="smol-hf",
-        description="Small vision-language models, native to Hugging Face transformers.",
+        description="Small vision-language and language models, native to Hugging Face transformers.",
         epilog="smol-hf COMMAND --help shows a command with an example.",
     )
     parser.add_argument("--version", action="version", version=f"smol_hf {__version__}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from smol_hf.support.formatting import compact, percent
+from smol_hf.support.formatting import compact, counted, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -89,7 +89,7 @@ def describe_list(facts: dict[str, Any]) -> Iterator[Table]:
 
 def describe_preview(facts: dict[str, Any]) -> Iterator[str]:
     yield (
-        f"{facts['shown']} samples of {facts['drawn']} records, {facts['left_out']} skipped, "
+        f"{counted(facts['shown'], 'sample')} of {counted(facts['drawn'], 'record')}, {facts['left_out']} skipped, "
         f"{facts['repeated']} repeated; written to {facts['output']} ({compact(facts['bytes'])}B)"
     )
 
@@ -107,7 +107,7 @@ def describe_stats(facts: dict[str, Any]) -> Iterator[str | Table]:
     yield (
         f"Packing (pool of {packing['pool_size']}): a round of {packing['samples']:,} samples fills "
         f"{packing['rows']:,} rows of {packing['context_length']:,} tokens, {percent(packing['fill'])} full, with "
-        f"{tiles['mean']:.1f} tiles (at most {tiles['max']:,}); {packing['truncated']} samples are truncated."
+        f"{tiles['mean']:.1f} tiles (at most {tiles['max']:,}); no sample is truncated."
     )
     if "plot" in facts:
         yield f"plot: {facts['plot']}"

@@ -211,7 +211,11 @@ def parameters_per_part(model: PreTrainedModel) -> dict[str, int]:
     inner = model if hasattr(model, "connector") else getattr(model, "model", model)
     parts = ("vision_model", "connector", "language_model", "text_model")
     modules = {name: getattr(inner, name) for name in parts if hasattr(inner, name)} | {"total": model}
-    return {name: sum(weight.numel() for weight in module.parameters()) for name, module in modules.items()}
+    numbers = {name: sum(weight.numel() for weight in module.parameters()) for name, module in modules.items()}
+    total = numbers.pop("total")
+    if numbers and sum(numbers.values()) < total:
+        numbers["lm_head"] = total - sum(numbers.values())  # a native class has it outside of its language model
+    return numbers | {"total": total}
 
 
 @contextmanager

@@ -44,6 +44,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def counted(number: int, noun: str) -> str:
+    """Format `1 file` and `1,200 files`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def nearest(key: str, known: Sequence[str]) -> str:
     """Return a hint for an unknown word: the most similar known one, if any."""
     match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)

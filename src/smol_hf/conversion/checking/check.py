@@ -23,6 +23,7 @@ from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.meta_check import compare_with
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
+from smol_hf.support.formatting import counted
 from smol_hf.support.hashing import hash_file
 from smol_hf.support.tokenizer_of import token_ids
 from smol_hf.training.model.sound_checkpoint import nonfinite, refuse_unsound_config
@@ -73,7 +74,7 @@ def check(checkpoint: str | Path, *, trust_remote_code: bool = False) -> dict:
 
 def check_files(folder: Path) -> list[Finding]:
     sizes = [path.stat().st_size for path in weight_files(folder)]
-    findings = [Finding("weights", f"{len(sizes)} file(s), {sum(sizes) / 1e6:.1f} MB")]
+    findings = [Finding("weights", f"{counted(len(sizes), 'file')}, {sum(sizes) / 1e6:.1f} MB")]
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     findings.append(Finding("pickled files", ", ".join(pickled) or "none", not pickled))
     for path in sorted(folder.glob("*.py")):

@@ -10,6 +10,7 @@ from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.record_use import describe_sources
 from smol_hf.processing.chat_turns import rewrites_answers
+from smol_hf.support.formatting import counted
 from smol_hf.training.model.lora import rank_warning
 from smol_hf.training.model.parts import NEW_TOKENS, FreezeSchedule, count_parameters
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
@@ -24,7 +25,7 @@ def describe_samples(data: Data, arguments: DataArguments, skipped: SkippedSampl
     """
     total = data.found.total or sum(len(source) for source in data.sources)
     names = ", ".join(source.name for source in data.sources)
-    lines = [f"{total - len(skipped):,} samples from {names}; {skipped.summary()}"]
+    lines = [f"{counted(total - len(skipped), 'sample')} from {names}; {skipped.summary()}"]
     if data.found.shortened:
         lines.append(f"{data.found.shortened:,} of them lose {' or '.join(arguments.too_long)} to fit")
     lines += describe_sources(data.found.use, [source.name for source in data.sources])
