@@ -75,6 +75,7 @@ def test_the_documentation_shows_every_command():
 
 
 def test_what_the_documentation_shows_runs_in_its_order(here, capsys):
+    shutil.rmtree(here / "prepared", ignore_errors=True)  # another test may have run before
     for line in SHOWN:
         assert main(shlex.split(line)[1:]) == 0, (line, capsys.readouterr().err)
     assert (here / "preview.html").stat().st_size > 5000
