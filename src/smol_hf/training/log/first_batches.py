@@ -82,22 +82,23 @@ def rows_of(batch: dict) -> tuple[list[list[int]], list[list[int]]]:
 
 
 def preview(processor, input_ids: list[int], labels: list[int], marks: bool = False) -> Text:
-    """Return the text of a sample with `<image>` tokens counted and trained text underlined.
+    """Return the text of a sample with image and padding tokens counted and trained text underlined.
 
     With `marks`, trained text is also between ⟦ and ⟧, for a log file.
     """
     text = Text()
     tokens = list(zip(input_ids[:SHOWN_TOKENS], labels))
     tokenizer, image_token_id = tokenizer_of(processor), getattr(processor, "image_token_id", None)
+    counted = {tokenizer.pad_token_id: tokenizer.pad_token, image_token_id: "<image>"}
 
     def kind(token):
         token_id, label = token
-        return token_id == image_token_id, label != IGNORE_INDEX
+        return counted.get(token_id), label != IGNORE_INDEX
 
-    for (is_image, trained), group in groupby(tokens, kind):
+    for (name, trained), group in groupby(tokens, kind):
         ids = [token_id for token_id, _ in group]
-        if is_image:
-            text.append(f"<image>×{len(ids)}", style="dim")
+        if name and not trained and (len(ids) > 1 or ids[0] == image_token_id):
+            text.append(f"{name}×{len(ids)}", style="dim")
         else:
             decoded = str(tokenizer.decode(ids)).replace("\n", "↵")
             decoded = f"⟦{decoded}⟧" if trained and marks else decoded
