@@ -14,7 +14,7 @@ PYTEST := -m pytest -n auto --dist worksteal
 OTHER_PYTHON := $(BIN)/python tests/modeling/older_transformers.py
 export TORCH LOWEST_TORCH
 
-.PHONY: install demo test test-fast test-all test-transformers test-newest test-lowest lint format docs clean
+.PHONY: install demo test test-fast style test-all test-transformers test-newest test-lowest lint format docs clean
 
 install: $(VENV)/.installed
 
@@ -27,10 +27,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/smol-hf demo --output runs/demo
 
-lint: install
+style: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+# Types take a minute, so `make test-fast` leaves them out.
+lint: style
 	$(BIN)/basedpyright --level error
 
 format: install
@@ -53,7 +56,7 @@ test: lint
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGUMENTS)
 
 # For daily work: the tests without the mark `slow`, some of each area.
-test-fast: lint
+test-fast: style
 	$(BIN)/python $(PYTEST) -m "not slow" $(PYTEST_ARGUMENTS)
 
 test-all: export SMOL_HF_KILLS = 20

@@ -89,11 +89,11 @@ def preview(processor, input_ids: list[int], labels: list[int], marks: bool = Fa
     text = Text()
     tokens = list(zip(input_ids[:SHOWN_TOKENS], labels))
     tokenizer, image_token_id = tokenizer_of(processor), getattr(processor, "image_token_id", None)
-    counted = {tokenizer.pad_token_id: tokenizer.pad_token, image_token_id: "<image>"}
 
     def kind(token):
         token_id, label = token
-        return counted.get(token_id), label != IGNORE_INDEX
+        padding = tokenizer.pad_token if token_id == tokenizer.pad_token_id else None
+        return "<image>" if token_id == image_token_id else padding, label != IGNORE_INDEX
 
     for (name, trained), group in groupby(tokens, kind):
         ids = [token_id for token_id, _ in group]
