@@ -14,11 +14,13 @@ gc.disable()  # until the tests are collected: imports make millions of objects,
 # Files whose tests train for long, launch processes or measure. Each area keeps files that are not named here.
 SLOW = {
     # commands and documentation
-    "test_commands_of_pages", "test_text_models_page",
+    "test_cli_data", "test_commands_of_pages", "test_mistakes", "test_text_models_page", "test_tutorials",
     # data
-    "test_fast_images", "test_hub_dataset", "test_kills", "test_text_tokenizer",
+    "test_bad_input", "test_bad_records", "test_digits", "test_fast_images", "test_hub_dataset", "test_kills",
+    "test_open_source", "test_stream", "test_text_tokenizer", "test_token_cache",
     # modeling and conversion
-    "test_check", "test_combinations", "test_compile", "test_memory", "test_native_folder", "test_text_step",
+    "test_attacks", "test_check", "test_combinations", "test_compose", "test_composed_chat", "test_presets",
+    "test_compile", "test_memory", "test_native_folder", "test_text_step",
     "test_travelling_code",
     # training and inference
     "test_chat", "test_data", "test_distributed", "test_documents", "test_documents_refused", "test_documents_resumed",

@@ -51,6 +51,7 @@ print(json.dumps(imported))
 """
 
 
+@pytest.mark.slow
 def test_help_and_the_package_import_no_library():
     """Counts modules instead of seconds, which a busy machine stretches."""
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=120)
