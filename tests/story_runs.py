@@ -13,6 +13,7 @@ SENTENCES = [
 ]
 TINY = ["--preset", "tiny-text", "--context_length", "64", "--per_device_train_batch_size", "4", "--use_cpu"]
 TINY += ["--logging_steps", "1", "--learning_rate", "3.0e-3", "--save_strategy", "no", "--documents_cache", "caches"]
+PRETRAIN = "pretrain --data story.txt --preset tiny-text --output runs/a --context-length 64".split()
 
 
 def run_story(*words, documents="story.txt", output="runs/a"):

@@ -11,7 +11,7 @@ import torch
 import yaml
 from helpers import model_of_preset
 from PIL import Image
-from story_runs import SENTENCES, TINY, run_story
+from story_runs import PRETRAIN, SENTENCES, TINY, run_story
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from smol_hf.commands.main import main
@@ -142,17 +142,7 @@ def test_a_language_model_goes_on_from_a_checkpoint_of_any_kind(here):
 
 
 def test_nothing_need_be_held_out(here, capsys):
-    words = [
-        "pretrain",
-        "--data",
-        "story.txt",
-        "--preset",
-        "tiny-text",
-        "--output",
-        "runs/a",
-        "--context-length",
-        "64",
-    ]
+    words = [*PRETRAIN]
     assert main([*words, "--steps", "2", "--validation_fraction", "0", "--documents_cache", "caches"]) == 0
     printed = capsys.readouterr().out
     assert json.loads(printed.strip().splitlines()[-1])["validation_loss"] is None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from story_runs import run_story
+from story_runs import PRETRAIN, run_story
 
 from smol_hf.commands.main import main
 from smol_hf.training.log.console import read_log
@@ -31,17 +31,7 @@ def test_a_run_that_is_resumed_goes_on_exactly(here):
 
 def test_a_run_outlives_the_checkpoint_that_it_was_resumed_from(here, capsys):
     """Which is rotated away; and what began the run need not be said again."""
-    words = [
-        "pretrain",
-        "--data",
-        "story.txt",
-        "--preset",
-        "tiny-text",
-        "--output",
-        "runs/a",
-        "--context-length",
-        "64",
-    ]
+    words = [*PRETRAIN]
     words += ["--documents_cache", "caches", "--use_cpu", "--save-interval", "1", "--keep", "1", "--log-interval", "1"]
     assert main([*words, "--steps", "2", "--lr_scheduler_type", "constant"]) == 0
     assert main(["pretrain", "--resume", "--output", "runs/a", "--steps", "4", "--use_cpu"]) == 0
@@ -53,17 +43,7 @@ def test_a_run_outlives_the_checkpoint_that_it_was_resumed_from(here, capsys):
 
 
 def test_more_steps_can_be_added_to_a_finished_run(here, capsys):
-    words = [
-        "pretrain",
-        "--data",
-        "story.txt",
-        "--preset",
-        "tiny-text",
-        "--output",
-        "runs/a",
-        "--context-length",
-        "64",
-    ]
+    words = [*PRETRAIN]
     words += ["--lr_scheduler_type", "constant", "--warmup_steps", "0", "--documents_cache", "caches", "--use_cpu"]
     words += ["--save-interval", "2", "--log-interval", "1"]
     assert main([*words, "--steps", "4"]) == 0

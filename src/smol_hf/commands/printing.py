@@ -46,8 +46,8 @@ def progress(words: str, total: int | None = None) -> Iterator[Callable[..., Non
     from rich import progress as bars
     from rich.console import Console
 
-    counted = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
-    columns = (bars.DownloadColumn(), bars.TimeElapsedColumn()) if total is None else counted
+    steps_of_total = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
+    columns = (bars.DownloadColumn(), bars.TimeElapsedColumn()) if total is None else steps_of_total
     console = Console(stderr=True)
     look = {"console": console, "transient": True, "disable": not console.is_terminal}
     with bars.Progress(bars.TextColumn("{task.description}"), *columns, **look) as bar:

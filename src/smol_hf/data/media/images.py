@@ -131,10 +131,8 @@ def image_size(part: ImagePart, where: str) -> tuple[int, int]:
             width, height = tags.get(IMAGE_WIDTH, image.width), tags.get(IMAGE_LENGTH, image.height)
             if image.format != "PNG" or has_late_tags(part):
                 exif = image.getexif()
-            else:
-                exif = Image.Image.getexif(
-                    image
-                )  # PNG's own decodes the whole image to look for tags after the pixels
+            else:  # PNG's own getexif decodes all pixels to look for tags after them
+                exif = Image.Image.getexif(image)
             return (width, height) if exif.get(ORIENTATION) in QUARTER_TURNS else (height, width)
         except DAMAGE as error:
             raise image_error(error, part, where, "cannot be read") from error
