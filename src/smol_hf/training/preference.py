@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -17,7 +15,7 @@ from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.sources.location import open_location
 from smol_hf.data.sources.source import Source
 from smol_hf.data.stream.record_use import describe_ignored
-from smol_hf.data.stream.stream import start_worker
+from smol_hf.data.stream.stream import obey_parent
 from smol_hf.text.preferences import PreferenceEncoder, Preferences, read_preferences
 from smol_hf.training.checkpoint.saving import WholeCheckpoints
 from smol_hf.training.loader import FILE_NAME as DATA_STATE
@@ -51,20 +49,18 @@ class PreferenceTrainer(WholeCheckpoints, DPOTrainer):
 
     def get_train_dataloader(self):
         loader = super().get_train_dataloader()
-        loader.worker_init_fn = partial(start_data_worker, loader.worker_init_fn)
+        obey_parent(loader.base_dataloader)
+        return loader
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        loader = super().get_eval_dataloader(eval_dataset)
+        obey_parent(loader.base_dataloader)
         return loader
 
     def write_state(self, folder, gathered):
         """Write the step, from which the position in the data follows."""
         state = json.dumps({"step": self.state.global_step})
         (folder / DATA_STATE).write_text(state, encoding="utf-8")
-
-
-def start_data_worker(start: Callable[[int], None] | None, worker: int) -> None:
-    """Set up a data worker that ignores signals from other processes than its parent."""
-    start_worker(worker)
-    if start is not None:
-        start(worker)
 
 
 class PreferenceLog(LogCallback):

@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT: the step is finished, a checkpoint saved, nothing published, and the run goes on exactly."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -96,6 +97,21 @@ def test_a_signal_to_the_group_of_a_run_on_preferences_with_workers_saves_the_st
     verify(list_checkpoints(output)[0])
 
 
+def test_signals_to_the_workers_alone_do_not_end_a_run_on_preferences(tmp_path):
+    """Each step is an epoch with new workers: a signal may come at any moment of a worker's start."""
+    keys = {"max_steps": 40, "save_strategy": "no", "dataloader_num_workers": 2, "per_device_train_batch_size": 8}
+    process = fork_command(dpo_words(tmp_path / "run", tmp_path, **keys), tmp_path / "printed.txt")
+    signalled = 0
+    while process.process.is_alive():
+        time.sleep(0.001)
+        for child in children_of(process.pid) if (tmp_path / "run/log.jsonl").exists() else []:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+                signalled += 1
+    code, said = process.wait()
+    assert code == 0 and signalled > 20, said
+
+
 def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path):
     """Started by torchrun, which stops the other process as well once one has ended."""
     output = tmp_path / "run"
@@ -119,9 +135,12 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path):
     assert not (output / "checkpoint").exists()
 
 
+def children_of(process):
+    return map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
+
+
 def rank_one(launcher):
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    return next(int(each) for each in children if b"LOCAL_RANK=1\0" in Path(f"/proc/{each}/environ").read_bytes())
+    return next(each for each in children_of(launcher) if b"LOCAL_RANK=1\0" in Path(f"/proc/{each}/environ").read_bytes())
 
 
 @pytest.mark.parametrize("pause", [0.0, ONE_SIGNAL + 0.1])

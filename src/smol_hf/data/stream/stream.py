@@ -7,11 +7,11 @@ run may continue with another R and W.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,16 +111,8 @@ class RowStream:
     def __iter__(self) -> Iterator[Row]:
         share = LaneShare(self.plan, self.rank, self.ranks, dict(self.states))
         # Workers give finished rows one by one, in turn, and prepare two each in advance.
-        loader = DataLoader(
-            share,
-            batch_size=None,
-            num_workers=self.workers,
-            worker_init_fn=start_worker,
-            generator=torch.Generator(),  # a draw from torch's global one would change dropout after a resume
-        )
-        with sigterm_blocked():
-            rows = iter(loader)
-        for row in rows:
+        generator = torch.Generator()  # a draw from torch's global one would change dropout after a resume
+        for row in obey_parent(DataLoader(share, batch_size=None, num_workers=self.workers, generator=generator)):
             self.states[row.lane] = row.state
             yield row
 
@@ -129,29 +121,38 @@ class RowStream:
         return {str(lane): state for lane, state in self.states.items()}
 
 
-def start_worker(worker: int) -> None:
-    """Set up a worker process with one thread, which obeys only signals of its parent.
+# `sigwaitinfo` tells who sent a signal. macOS and Windows lack it, and start workers in another way.
+TELLS_SENDERS = hasattr(signal, "sigwaitinfo")
+
+
+def obey_parent(loader: DataLoader) -> DataLoader:
+    """Let the workers of a loader ignore SIGINT, and SIGTERM from other processes than their parent.
 
     A terminal or a scheduler signals all processes of a run, but the training process decides when to end.
     """
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # blocked since the start by `sigterm_blocked`
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=end_with_parent, daemon=True).start()
+    if TELLS_SENDERS and loader.num_workers:
+        loader.multiprocessing_context = WorkerContext()
+    return loader
 
 
-@contextmanager
-def sigterm_blocked() -> Iterator[None]:
-    """Delay SIGTERM, so that no new worker is killed before it handles signals itself."""
-    if not hasattr(signal, "sigwaitinfo"):  # `start_worker` could not end the process
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+if TELLS_SENDERS:
+
+    class WorkerProcess(multiprocessing.context.ForkProcess):
+        def start(self):
+            """Start with SIGTERM blocked: it could end the new process before `run`."""
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            try:
+                super().start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+        def run(self):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            threading.Thread(target=end_with_parent, daemon=True).start()
+            super().run()
+
+    class WorkerContext(multiprocessing.context.ForkContext):
+        Process = WorkerProcess
 
 
 def end_with_parent() -> None:
