@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from smol_hf.auto import AutoModelForCausalLM
 from smol_hf.estimate.target import OPTIMIZERS, Target, resolve
-from smol_hf.estimate.traced_step import StepShape, count_flops, trace, training_step
+from smol_hf.estimate.traced_step import StepShape, trace, training_step
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
@@ -119,10 +119,10 @@ def estimate(
             f"{name} cannot be traced: its computation depends on values of tensors, as in SigLIP2 and mixtures of "
             "experts. Estimate a model of the same sizes without them"
         ) from error
-    states = traced["after_step"] - traced["weights"]
+    states = traced["states"]
     if target.lora is not None and (target.lora.load_in_4bit or target.lora.load_in_8bit):
         saved, largest = quantised_bytes(model, target.lora)
-        traced = {"weights": traced["weights"] - saved, "peak": traced["peak"] - saved + largest}
+        traced |= {"weights": traced["weights"] - saved, "peak": traced["peak"] - saved + largest}
     shared = traced["weights"] + gradients + states
     result: dict[str, Any] = {
         "target": name,
@@ -130,7 +130,7 @@ def estimate(
         "parameters_per_part": counts,
         "trained_parameters": sum(weight.numel() for weight in trained),
         "step": {"rows": shape.rows, "length": shape.length, "tiles": shape.tiles, "labelled": shape.labelled},
-        "flops": flops(target, shape),
+        "flops": flops(traced, shape),
         "memory": {
             "weights": traced["weights"] // shards,
             "gradients": gradients // shards,
@@ -183,14 +183,11 @@ def quantised_bytes(model: PreTrainedModel, lora: LoraArguments) -> tuple[int, i
     return saved, max(weight.numel() * weight.element_size() for weight in layers)
 
 
-def flops(target: Target, shape: StepShape) -> dict[str, float]:
-    """Count the FLOPs of a step, of a tile and of a token. A step without tiles separates the two."""
-    per_step = without_tiles = count_flops(build_on_meta(target), shape)
-    found: dict[str, float] = {"per_step": per_step}
-    if shape.tiles:
-        without_tiles = count_flops(build_on_meta(target), replace(shape, tiles=0))
-        found["per_tile"] = (per_step - without_tiles) / shape.tiles
-    return {**found, "per_token": without_tiles / (shape.rows * shape.length)}
+def flops(traced: dict[str, int], shape: StepShape) -> dict[str, float]:
+    """Return the FLOPs of a step, of a tile and of a token. A step without tiles separates the two."""
+    per_step, without_tiles = traced["flops"], traced["flops_without_tiles"]
+    per_tile = {"per_tile": (per_step - without_tiles) / shape.tiles} if shape.tiles else {}
+    return {"per_step": per_step, **per_tile, "per_token": without_tiles / (shape.rows * shape.length)}
 
 
 def measure(arguments: dict) -> dict[str, float]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 from transformers import PreTrainedModel
 
 from smol_hf.modeling.label_loss import token_losses
@@ -55,16 +55,37 @@ def training_step(model: Any, shape: StepShape, optimizer: torch.optim.Optimizer
         optimizer.zero_grad()
 
 
-class LiveBytes(TorchDispatchMode):
-    """Bytes of all live tensors, now and at the peak."""
+def attention_flops(query, key, value, *_, **__) -> int:
+    """Count two products, `queries · keysᵀ` and `weights · values`; each `(batch, heads, sequence, head_dim)`."""
+    batch, heads, queries, head_dim = query.shape
+    return 2 * batch * heads * queries * key.shape[2] * (head_dim + value.shape[3])
+
+
+def attention_backward_flops(gradient, query, key, value, *_, **__) -> int:
+    return 2 * attention_flops(query, key, value)
+
+
+# Torch has no formulas for fused attention on a CPU.
+FLOPS = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
+}
+
+
+class StepCounter(TorchDispatchMode):
+    """The FLOPs so far, and the bytes of all live tensors, now and at the peak."""
 
     def __init__(self):
         super().__init__()
-        self.now = self.peak = 0
+        self.flops = self.now = self.peak = 0
         self.known: set[int] = set()
 
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        result = function(*arguments, **(keywords or {}))
+    def __torch_dispatch__(self, function: Any, types, arguments=(), keywords=None):
+        keywords = keywords or {}
+        result = function(*arguments, **keywords)
+        if formula := FLOPS.get(function._overloadpacket):
+            self.flops += formula(*arguments, **keywords, out_val=result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self.add(leaf.untyped_storage())
@@ -84,31 +105,32 @@ class LiveBytes(TorchDispatchMode):
 
 
 def trace(model: PreTrainedModel, shape: StepShape, build_optimizer) -> dict[str, int]:
-    """Trace two steps of a model on the meta device as on a CPU, without computation and memory.
+    """Trace a step of a model on the meta device as on a CPU, without computation and memory.
 
-    Returns `weights`, `after_step` (weights and optimizer state) and `peak` in bytes.
+    The optimizer has its state already, as in each step but the first.
+
+    Returns `weights`, `states` (of the optimizer) and `peak` in bytes, the `flops` of the forward and backward pass,
+    and `flops_without_tiles`, those of a step whose rows have no image.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
-        model.to_empty(device="cpu")
-        model.tie_weights()
-        model.train()
-        weights = live.now
-        optimizer = build_optimizer([weight for weight in model.parameters() if weight.requires_grad])
-        training_step(model, shape, optimizer)
-        training_step(model, shape, optimizer)  # with the state of the optimizer
-        return {"weights": weights, "after_step": live.now, "peak": live.peak}
-
-
-def count_flops(model: PreTrainedModel, shape: StepShape) -> int:
-    """Count the FLOPs of the forward and backward pass of a model on the meta device.
-
-    Attention is eager, because torch does not count the FLOPs of its fused CPU kernel.
-    """
-    model.set_attn_implementation("eager")
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model.to_empty(device="cpu")
-        model.tie_weights()
-        model.train()
-        with FlopCounterMode(display=False) as counter:
-            training_step(model, shape)
-        return counter.get_total_flops()
+        with StepCounter() as step:
+            model.to_empty(device="cpu")
+            model.tie_weights()
+            model.train()
+            weights = step.now
+            trained = [weight for weight in model.parameters() if weight.requires_grad]
+            optimizer = build_optimizer(trained)
+            for weight in trained:
+                weight.grad = torch.zeros_like(weight)
+            optimizer.step()
+            optimizer.zero_grad()
+            states = step.now - weights
+            training_step(model, shape, optimizer)
+        without_tiles = step
+        if shape.tiles:
+            with StepCounter() as without_tiles:
+                training_step(model, replace(shape, tiles=0))
+    return {
+        "weights": weights, "states": states, "peak": step.peak, "flops": step.flops,
+        "flops_without_tiles": without_tiles.flops,
+    }  # fmt: skip

@@ -140,7 +140,9 @@ def children_of(process):
 
 
 def rank_one(launcher):
-    return next(each for each in children_of(launcher) if b"LOCAL_RANK=1\0" in Path(f"/proc/{each}/environ").read_bytes())
+    return next(
+        each for each in children_of(launcher) if b"LOCAL_RANK=1\0" in Path(f"/proc/{each}/environ").read_bytes()
+    )
 
 
 @pytest.mark.parametrize("pause", [0.0, ONE_SIGNAL + 0.1])
