@@ -8,7 +8,7 @@ from modeling.builders import ENCODERS, IMAGE_TOKEN_ID, SPECIAL_IDS, random_tile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from smol_hf import SmolHFConfig, SmolHFForCausalLM, SmolHFForConditionalGeneration, SmolHFTextConfig
-from smol_hf.estimate.traced_step import LiveBytes
+from smol_hf.estimate.traced_step import StepCounter
 
 TOKENS = 512
 SIZES = {
@@ -52,15 +52,15 @@ def peak_bytes(build, implementation, work):
         ids[:, 3 : 3 + model.config.image_seq_len] = IMAGE_TOKEN_ID
     if work == "forward":
         model.eval()
-        with torch.no_grad(), LiveBytes() as live:
+        with torch.no_grad(), StepCounter() as step:
             model(input_ids=ids, use_cache=False, **images)
-        return live.peak
+        return step.peak
     model.train()
     if work == "checkpointing":
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    with LiveBytes() as live:
+    with StepCounter() as step:
         model(input_ids=ids, labels=ids, use_cache=False, **images).loss.backward()
-    return live.peak
+    return step.peak
 
 
 @pytest.mark.parametrize("work", ["forward", "training", "checkpointing"])
@@ -74,6 +74,6 @@ def test_kept_states_are_seen_by_the_measure():
     model, _ = text()
     model.set_attn_implementation("eager")
     ids = torch.randint(10, SIZES["vocab_size"], (1, TOKENS))
-    with torch.no_grad(), LiveBytes() as live:
+    with torch.no_grad(), StepCounter() as step:
         model.eval()(ids, use_cache=False, output_attentions=True, output_hidden_states=True)
-    assert live.peak > 2 * peak_bytes(text, "eager", "forward")
+    assert step.peak > 2 * peak_bytes(text, "eager", "forward")
