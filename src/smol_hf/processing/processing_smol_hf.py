@@ -20,6 +20,8 @@ from .chat_rendering import ChatRenderer
 from .chat_turns import encode_turns, refuse_unwritten_fields
 from .image_styles import style_of
 from .processor_calls import Cache, ProcessorCalls
+from .video_sampling import VideoSampling
+from .video_text import FRAME, expand_videos
 
 
 class SmolHFProcessor(ProcessorCalls):
@@ -34,6 +36,9 @@ class SmolHFProcessor(ProcessorCalls):
         image_token: the token of one image feature; in a chat template, of a complete image.
         enlarge_images: enlarge small images to `longest_edge` too.
         image_style: the tiles and tokens of images, see `image_styles`.
+        video_fps, video_max_frames, video_min_frames: the frames that are chosen, see `video_sampling`.
+        video_frame_size: pixels to which the longer side of a frame is resized first; None: `tile_size`.
+        video_style: the text around frames, see `video_text`.
 
     Raises ValueError if the tokenizer lacks a token, which is named, and for options that exclude each other.
     """
@@ -45,10 +50,13 @@ class SmolHFProcessor(ProcessorCalls):
     def __init__(
         self, tokenizer, tile_size=512, image_seq_len=64, longest_edge=None, do_image_splitting=True,
         chat_template=None, image_token=IMAGE_TOKEN, image_style="smolvlm", enlarge_images=True,
+        video_fps=1.0, video_max_frames=64, video_min_frames=1, video_frame_size=None, video_style="smolvlm",
     ):  # fmt: skip
         self.tile_size, self.image_seq_len, self.longest_edge = tile_size, image_seq_len, longest_edge or tile_size
         self.do_image_splitting, self.enlarge_images = do_image_splitting, enlarge_images
         self.image_token, self.image_style = image_token, image_style
+        self.video_fps, self.video_max_frames, self.video_min_frames = video_fps, video_max_frames, video_min_frames
+        self.video_frame_size, self.video_style = video_frame_size or tile_size, video_style
         super().__init__(tokenizer, chat_template=chat_template or DEFAULT_CHAT_TEMPLATE)
         self.style.check(tokenizer)
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
@@ -63,6 +71,16 @@ class SmolHFProcessor(ProcessorCalls):
     @property
     def tiler(self):
         return self.style.tiler
+
+    @property
+    def frame_tiler(self):
+        """The tiler of video frames: each is one tile."""
+        return self.with_settings(do_image_splitting=False, longest_edge=self.video_frame_size).tiler
+
+    @property
+    def video_sampling(self):
+        """The `VideoSampling` of the current settings."""
+        return VideoSampling(self.video_fps, self.video_max_frames, self.video_min_frames)
 
     @property
     def control_tokens(self):
@@ -105,10 +123,15 @@ class SmolHFProcessor(ProcessorCalls):
         return self.image_blocks([(height, width)])[0]
 
     def image_blocks(self, sizes):
-        """Return the token ids of each image of a conversation, from their (height, width) in reading order."""
+        """Return the token ids of each image of a conversation, from their sizes in reading order.
+
+        Args:
+            sizes: (height, width) of each image, or FRAME.
+        """
         encoder, style, blocks = self.encoder, self.style, []
         for size in sizes:
-            key = style, *style.tiler.grid(*size), self.image_seq_len
+            grid = (0, 0) if size is FRAME else style.tiler.grid(*size)
+            key = style, *grid, self.image_seq_len
             if key not in encoder.image_blocks:  # there are few grids
                 encoder.image_blocks[key] = encoder.encode_block(style.write(*key[1:]))
             blocks.append(encoder.image_blocks[key])
@@ -117,17 +140,19 @@ class SmolHFProcessor(ProcessorCalls):
             blocks = [name + block for name, block in zip(names, blocks)]
         return blocks
 
-    def encode_text(self, messages, image_sizes, add_generation_prompt=False, chat_template=None):
-        """Encode messages and the (height, width) of their images, see `ChatRenderer.encode`."""
+    def encode_text(self, messages, media, add_generation_prompt=False, chat_template=None):
+        """Encode messages and the sizes of their images and videos, see `expand_videos` and `ChatRenderer.encode`."""
+        messages, sizes = expand_videos(messages, media, self.video_style)
         renderer = self.renderer(chat_template)
         if not add_generation_prompt:
             refuse_unwritten_fields(renderer, messages)
-        return renderer.encode(messages, self.image_blocks(image_sizes), add_generation_prompt)
+        return renderer.encode(messages, self.image_blocks(sizes), add_generation_prompt)
 
-    def encode_turns(self, messages, image_sizes=(), tools=None):
-        """Encode a conversation as its trained sequences, see `chat_turns.encode_turns`."""
+    def encode_turns(self, messages, media=(), tools=None):
+        """Encode a conversation as its trained sequences, see `expand_videos` and `chat_turns.encode_turns`."""
+        messages, sizes = expand_videos(messages, media, self.video_style)
         renderer = self.renderer().with_tools(tools) if tools else self.renderer()
-        return encode_turns(renderer, messages, image_sizes, self.image_blocks)
+        return encode_turns(renderer, messages, sizes, self.image_blocks)
 
     def encode(self, messages, images=(), add_generation_prompt=False, chat_template=None):
         """Encode messages and their PIL images (in reading order) → `EncodedSample`. Answers have labels."""
