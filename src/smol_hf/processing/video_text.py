@@ -1,39 +1,25 @@
-"""The prompt text of a video: an introduction, and the time before each frame.
+"""The prompt text of videos: an introduction, and the time before each frame.
 
 A video becomes text and single-tile images before the chat template is rendered. Training, `apply_chat_template`,
-`chat` and `generate` share this one function:
+`chat` and `generate` share this text:
 
     {"type": "video"}  →  "You are provided the following series of two frames from a 0:00:02 [H:MM:SS] video.\n"
                           "\nFrame from 00:00:" image  "\nFrame from 00:01:" image  "\n\n"
 """
 
 from datetime import timedelta
-from typing import NamedTuple
+
+from .chat_format import ChatTemplateError
+from .chat_pieces import part_type
+from .video_styles import introduce, text_part, video_style_of
 
 FRAME = None  # in a list of image sizes: a frame of a video, one tile at any size
+VIDEO = "<video>"  # in a prompt of `apply_chat_template(…, tokenize=False)`: a complete video
 ONES = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )  # fmt: skip
 TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-
-
-class VideoStyle(NamedTuple):
-    """The text before the frames, before each frame, and after the frames."""
-
-    introduction: str
-    frame: str
-    after: str
-
-
-# The text of transformers' SmolVLMProcessor, which other engines write too.
-STYLES = {
-    "smolvlm": VideoStyle(
-        "You are provided the following series of {count} frames from a {duration} [H:MM:SS] video.\n",
-        "\nFrame from {minutes:02d}:{seconds:02d}:",
-        "\n\n",
-    ),
-}
 
 
 def in_words(number):
@@ -51,38 +37,62 @@ def video_parts(frames, style):
 
     Args:
         frames: the `FrameTimes` of the video.
-        style: a key of `STYLES`.
+        style: a key of `video_styles.STYLES`.
     """
-    introduction, stamp, after = STYLES[style]
-    duration = timedelta(seconds=int(frames.duration))
-    text, parts = introduction.format(count=in_words(len(frames.times)), duration=duration), []
+    style = video_style_of(style)
+    duration = timedelta(seconds=frames.duration if style.with_fractions else int(frames.duration))
+    text, parts = style.introduction.format(count=in_words(len(frames.times)), duration=duration), []
     for time in frames.times:
-        text += stamp.format(minutes=int(time // 60), seconds=int(time % 60))
-        parts += [{"type": "text", "text": text}, {"type": "image"}]
+        text += style.frame.format(minutes=int(time // 60), seconds=int(time % 60))
+        parts += [text_part(text), {"type": "image"}]
         text = ""
-    return [*parts, {"type": "text", "text": after}]
+    return [*parts, text_part(style.after)] if style.after else parts
 
 
 def expand_videos(messages, media, style):
-    """Replace each video of a conversation by text and images → (messages, sizes of all images).
+    """Write each video of a conversation as text and images, and what the style adds → (messages, sizes of images).
 
     Args:
         messages: in which a video is a part {"type": "video"}.
         media: in reading order, the (height, width) of an image, or the `FrameTimes` of a video.
-        style: a key of `STYLES`.
 
     Returns:
         The messages, and for each image part (height, width), or FRAME for a frame.
     """
-    videos = iter(each for each in media if hasattr(each, "times"))
-    sizes = [size for each in media for size in ([FRAME] * len(each.times) if hasattr(each, "times") else [each])]
-    if len(sizes) == len(media):
-        return messages, sizes
-    expanded = []
+    messages = introduce(messages, style)
+    videos, expanded, shown = [each for each in media if hasattr(each, "times")], [], 0
     for message in messages:
-        content = message.get("content")
-        if isinstance(content, (list, tuple)):
-            written = [video_parts(next(videos), style) if part.get("type") == "video" else [part] for part in content]
-            message = {**message, "content": [part for parts in written for part in parts]}
+        if isinstance(message.get("content"), (list, tuple)):
+            parts = []
+            for part in message["content"]:
+                is_video = part_type(part) == "video"
+                parts += video_parts(videos[shown], style) if is_video and shown < len(videos) else [part]
+                shown += is_video
+            message = {**message, "content": parts}
         expanded.append(message)
-    return expanded, sizes
+    if shown != len(videos):
+        raise ValueError(f"the text shows {shown} videos, but {len(videos)} were given: give one for each")
+    return expanded, sizes_of_images(media)
+
+
+def expand_prompt(prompt, media, style, image_token):
+    """Write the videos of a prompt that shows them as VIDEO, see `expand_videos` → (prompt, sizes of images)."""
+    first, *others = prompt.split(VIDEO) if any(hasattr(each, "times") for each in media) else [prompt]
+    for video, after in zip((each for each in media if hasattr(each, "times")), others):
+        first += "".join(part.get("text", image_token) for part in video_parts(video, style)) + after
+    return first, sizes_of_images(media)
+
+
+def show_videos(renderer, messages, style, *ends):
+    """Render messages with VIDEO for each video. Raises ChatTemplateError for a template that does not write it."""
+    messages = introduce(messages, style)
+    text, _ = renderer.text(messages, *ends)
+    contents = [message["content"] for message in messages if isinstance(message.get("content"), (list, tuple))]
+    if text.count(VIDEO) < sum(part_type(part) == "video" for parts in contents for part in parts):
+        raise ChatTemplateError(f"the chat template does not write {VIDEO} for a video: set tokenize=True")
+    return text
+
+
+def sizes_of_images(media):
+    """Replace each video in a list of sizes by FRAME for each frame."""
+    return [size for each in media for size in ([FRAME] * len(each.times) if hasattr(each, "times") else [each])]
