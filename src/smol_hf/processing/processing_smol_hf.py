@@ -173,3 +173,5 @@ from .image_pixels import canvas  # noqa: E402, F401
 from .image_tiling import ImageTiler  # noqa: E402, F401
 from .plain_tokenizer import plain_tokenizer  # noqa: E402, F401
 from .processor_options import read_options  # noqa: E402, F401
+from .video_decoding import VideoError  # noqa: E402, F401
+from .video_reader import open_video  # noqa: E402, F401
