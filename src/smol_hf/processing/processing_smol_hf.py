@@ -97,6 +97,7 @@ from .image_tiling import ImageTiler  # noqa: E402, F401
 from .media_input import media_of  # noqa: E402, F401
 from .plain_tokenizer import plain_tokenizer  # noqa: E402, F401
 from .processor_options import read_options  # noqa: E402, F401
+from .video_decoding import VideoError  # noqa: E402, F401
 from .video_frames import FrameList  # noqa: E402, F401
 from .video_input import as_video  # noqa: E402, F401
 from .video_reader import open_video  # noqa: E402, F401

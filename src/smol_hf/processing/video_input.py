@@ -5,14 +5,18 @@ them. Their times come from `video_metadata`. Without it, they count as frames a
 (transformers counts 24 per second, which stamps the first 24 frames alike.) `do_sample_frames` changes the choice.
 """
 
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 from PIL import Image
 
+from .video_decoding import MissingReaderError, VideoError
 from .video_frames import FrameList, is_metadata
 from .video_reader import open_video
-from .video_sampling import MOST_FRAMES
+from .video_sampling import MOST_FRAMES, FrameTimes
 
 VIDEO_KEYS = ("video", "path", "url")
 URLS = ("http://", "https://")
@@ -20,18 +24,18 @@ FILE_URL = "file://"
 MOST_BYTES = 2**30  # of a download
 
 
-class ChosenVideo:
-    """A video and the indices of its chosen frames. `times` and `duration` are those of `FrameTimes`."""
+@dataclass(frozen=True)
+class ChosenVideo(FrameTimes):
+    """The chosen frames of a video, which are not decoded yet. The times of a part of a video begin at its start."""
 
-    def __init__(self, video, indices):
-        if len(indices) > MOST_FRAMES:
-            raise ValueError(f"a video has {len(indices)} frames, more than {MOST_FRAMES}: choose some of them")
-        self.video, self.indices = video, list(indices)
-        self.times, self.duration = tuple(video.times[index] for index in indices), video.duration
+    video: Any = field(default=None, repr=False)
+    indices: tuple = field(default=(), repr=False)
+    name: str = ""
 
     def frames(self):
-        """Decode the chosen frames one by one, as PIL images."""
-        return self.video.frames(self.indices)
+        """Decode the chosen frames one by one, as PIL images. Raises VideoError for a damaged video."""
+        with named(self.name):
+            yield from self.video.frames(self.indices)
 
 
 def video_in(part):
@@ -67,20 +71,46 @@ def as_video(value, sampling, options, metadata=None, start=None, end=None):
         if metadata is not None:
             raise ValueError("video_metadata is given twice, beside the frames and as an option: remove one")
         value, metadata = value
-    chooses = options.do_sample_frames
+    chooses, name = options.do_sample_frames, "of the call"
     if is_source(value):
         if metadata is not None:
             raise ValueError("video_metadata describes frames, but the video is a file with its own times: omit it")
-        video = open_source(value, options.allow_video_urls)
+        name = shown(value)
+        with named(name):
+            video = open_video(content_of(value, options.allow_video_urls))
         last, chooses = video.duration, chooses is not False
     else:
         video = FrameList([value] if is_frame(value) else value, metadata, sampling.fps, options.input_data_format)
         last = video.end
         if chooses and not video.has_times:
             raise ValueError("do_sample_frames needs the times of the frames: give video_metadata with fps")
-    if chooses or start is not None or end is not None:
-        return ChosenVideo(video, sampling.choose(video.times, last, start, end))
-    return ChosenVideo(video, range(len(video.times)))
+    if not chooses and start is None and end is None:
+        indices, times, duration = range(len(video.times)), video.times, video.duration
+    else:
+        with named(name):
+            indices = sampling.choose(video.times, last, start, end)
+        first = start or 0.0
+        times = [max(video.times[index] - first, 0.0) for index in indices]
+        duration = video.duration if start is None and end is None else min(last, last if end is None else end) - first
+    if len(times) > MOST_FRAMES:
+        raise ValueError(f"a video has {len(times)} frames, more than {MOST_FRAMES}: choose some of them")
+    return ChosenVideo(tuple(times), duration, video, tuple(indices), name)
+
+
+@contextmanager
+def named(name):
+    """Name the video in errors."""
+    try:
+        yield
+    except MissingReaderError:
+        raise  # the fault is not the video's
+    except (ValueError, OSError) as error:
+        raise VideoError(f"the video {name} cannot be used: {error}") from error
+
+
+def shown(source):
+    text = source if isinstance(source, str) else str(source) if isinstance(source, Path) else "in memory"
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def is_source(value):
@@ -93,13 +123,17 @@ def is_frame(value):
     return isinstance(value, Image.Image) or 0 < getattr(value, "ndim", 0) < 4
 
 
-def open_source(source, allow_urls):
-    """Open a video with `video_reader`. Raises ValueError for a URL that is not allowed, and for an unusable video."""
-    if isinstance(source, str) and source.startswith(URLS):
-        if not allow_urls:
-            raise ValueError(f"the video {source[:100]} is a URL: download it, or set allow_video_urls=True")
-        with urlopen(source, timeout=30) as answer:
-            source = answer.read(MOST_BYTES + 1)
-        if len(source) > MOST_BYTES:
-            raise ValueError(f"the video has more than {MOST_BYTES:,} bytes: download it, and give its path")
-    return open_video(source.removeprefix(FILE_URL) if isinstance(source, str) else source)
+def content_of(source, allow_urls):
+    """Return the path of a video, or its bytes, downloaded if `allow_urls`."""
+    if isinstance(source, (bytes, bytearray)):
+        return bytes(source)
+    source = str(source)
+    if not source.startswith(URLS):
+        return source.removeprefix(FILE_URL)
+    if not allow_urls:
+        raise ValueError("it is a URL: download it, or set allow_video_urls=True")
+    with urlopen(source, timeout=30) as answer:
+        content = answer.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes: download it, and give its path")
+    return content
