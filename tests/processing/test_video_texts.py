@@ -75,11 +75,17 @@ CHATS = {
 @pytest.mark.parametrize("name", CHATS)
 def test_tokens_are_those_of_transformers(processor, monkeypatch, name, frames):
     asked, videos = CHATS[name]
-    clips = iter([clip(frames, step=30 + 41 * number, duration=[None, 75.9, 3700.2][number]) for number in range(videos)])
+    clips = iter(
+        [clip(frames, step=30 + 41 * number, duration=[None, 75.9, 3700.2][number]) for number in range(videos)]
+    )
     kinds = [part["type"] for part in asked["content"] if part["type"] != "text"]
     media = [next(clips) if kind == "video" else SIZE for kind in kinds]
     answer = message("assistant", "A dog runs.")
-    for messages, prompt in (([asked], True), ([asked, answer], False), ([asked, answer, message("user", "Why?")], True)):
+    for messages, prompt in (
+        ([asked], True),
+        ([asked, answer], False),
+        ([asked, answer, message("user", "Why?")], True),
+    ):
         expected = transformers_ids(processor, messages, media, monkeypatch, add_generation_prompt=prompt)
         pixels = [[picture(40, 64)] * frames, [picture(48, 64)]]
         given = [pixels[0] if kind == "video" else pixels[1][0] for kind in kinds]
@@ -161,7 +167,9 @@ def test_other_templates_write_videos_too_or_say_so():
     processor = build_processor(chat_template=template)
     messages = [message("user", {"type": "video", "video": [picture()] * 2}, "What?")]
     ids = processor.apply_chat_template(messages, tokenize=True)
-    assert processor.tokenizer.decode(ids).startswith("You are provided the following series of two frames from a 0:00")
+    assert processor.tokenizer.decode(ids).startswith(
+        "You are provided the following series of two frames from a 0:00"
+    )
     with pytest.raises(ChatTemplateError, match="does not write <video>"):
         processor.apply_chat_template(messages)
 

@@ -77,10 +77,9 @@ class CallOptions:
 
     def settings(self, processor):
         """Return the settings of a `SmolHFProcessor` that this call changes. Raises ValueError for fixed ones."""
-        if self.max_image_size is not None:
-            if longest_edge_of("max_image_size", self.max_image_size) != processor.tile_size:
-                side = processor.tile_size
-                raise ValueError(f"max_image_size is fixed, since the encoder reads {side} pixels: omit it")
+        side = processor.tile_size
+        if self.max_image_size is not None and longest_edge_of("max_image_size", self.max_image_size) != side:
+            raise ValueError(f"max_image_size is fixed, since the encoder reads {side} pixels: omit it")
         changed = {}
         for name, setting in SETTINGS.items():
             value = getattr(self, name)

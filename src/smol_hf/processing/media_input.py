@@ -43,7 +43,10 @@ def media_of(conversations, reader):
     for messages in conversations:
         contents = [message.get("content") for message in messages]
         parts = [part for each in contents if each is not None and not isinstance(each, str) for part in each]
-        loaded = {"image": lambda part: reader.image(image_in(part)), "video": lambda part: reader.video(*video_in(part))}
+        loaded = {
+            "image": lambda part: reader.image(image_in(part)),
+            "video": lambda part: reader.video(*video_in(part)),
+        }
         media.append([loaded[kind](part) for part in parts if (kind := part_type(part)) != "text"])
     reader.check()
     return media
@@ -113,7 +116,11 @@ def flat_videos(videos):
     if is_source(videos) or is_frame(videos) or is_pair or getattr(videos, "ndim", 0) == 4:
         return [videos]
     videos = list(videos)
-    return [videos] if videos and all(map(is_frame, videos)) else [video for each in videos for video in flat_videos(each)]
+    return (
+        [videos]
+        if videos and all(map(is_frame, videos))
+        else [video for each in videos for video in flat_videos(each)]
+    )
 
 
 def flat_metadata(metadata):

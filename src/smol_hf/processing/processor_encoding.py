@@ -83,10 +83,10 @@ class ProcessorEncoding(ProcessorMixin):
         """
         encoder, style, blocks = self.encoder, self.style, []
         for size in sizes:
-            grid = (0, 0) if size is FRAME else style.tiler.grid(*size)
-            key = style, *grid, self.image_seq_len
+            rows, columns = (0, 0) if size is FRAME else style.tiler.grid(*size)
+            key = style, rows, columns, self.image_seq_len
             if key not in encoder.image_blocks:  # there are few grids
-                encoder.image_blocks[key] = encoder.encode_block(style.write(*key[1:]))
+                encoder.image_blocks[key] = encoder.encode_block(style.write(rows, columns, self.image_seq_len))
             blocks.append(encoder.image_blocks[key])
         images = [place for place, size in enumerate(sizes) if size is not FRAME]
         for index, place in enumerate(images if len(images) > 1 else ()):

@@ -1,8 +1,9 @@
 """A video in any form that the processor accepts → the chosen frames, with their times.
 
 The frames of a file are chosen by the processor's settings. Frames in memory are kept, since the caller has chosen
-them. Their times come from `video_metadata`. Without it, they count as frames at `video_fps`: by default one per second.
-(transformers counts 24 per second, which stamps the first 24 frames alike.) `do_sample_frames` changes the choice.
+them. Their times come from `video_metadata`. Without it, they count as frames at `video_fps`: by default one per
+second. (transformers counts 24 per second, which stamps the first 24 frames alike.) `do_sample_frames` changes the
+choice.
 """
 
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class ChosenVideo(FrameTimes):
 
 
 def video_in(part):
-    """Return (value, start, end) of a video part. Raises ValueError for a part without one video, or with other keys."""
+    """Return (value, start, end) of a video part. Raises ValueError for other keys, and without one video."""
     given = [part[key] for key in VIDEO_KEYS if part.get(key) is not None]
     if len(given) != 1:
         raise ValueError(
@@ -48,7 +49,9 @@ def video_in(part):
         )
     known = ("type", *VIDEO_KEYS, "start", "end")
     if others := [key for key, value in part.items() if key not in known and value is not None]:
-        raise ValueError(f"a video part has the key {others[0]!r}, which is not read: give it as an option of the call")
+        raise ValueError(
+            f"a video part has the key {others[0]!r}, which is not read: give it as an option of the call"
+        )
     return given[0], part.get("start"), part.get("end")
 
 

@@ -4,8 +4,8 @@
 
 The style `smolvlm2_training` is the text with which SmolVLM2 was trained (github.com/huggingface/smollm at a041759,
 vision/smolvlm2), with its texts around images and its system turn. It differs in three rare cases, where that code
-leaves out a video or rewrites earlier turns. Here every video is written, each has its introduction, also after a text,
-and the sentence after the media follows those of each message, not only of the last one.
+leaves out a video or rewrites earlier turns. Here every video is written. Each has its introduction, also after a
+text. The sentence after the media follows those of each message, not only of the last one.
 """
 
 from typing import NamedTuple
