@@ -63,7 +63,7 @@ class Writer:
     @property
     def sees_videos(self) -> bool:
         """True for our processor, and for one of transformers that prepares videos."""
-        return hasattr(self.processor, "video_sampling") or getattr(self.processor, "video_processor", None) is not None
+        return any(getattr(self.processor, name, None) for name in ("video_sampling", "video_processor"))
 
     @property
     def chats(self) -> bool:
@@ -93,7 +93,7 @@ class Writer:
         """Yield the growing answer of a conversation, until `stopped` is set.
 
         Args:
-            messages: chat messages with `role` and `content`, a list of parts: texts, PIL images, paths of videos.
+            messages: chat messages with `role` and `content`, a list of parts: texts, PIL images or paths of videos.
         """
         videos = [part["path"] for message in messages for part in message["content"] if part["type"] == "video"]
         if videos and not self.sees_videos:

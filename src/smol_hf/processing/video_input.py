@@ -72,7 +72,7 @@ def as_video(value, sampling, options, metadata=None, start=None, end=None):
     """
     if isinstance(value, tuple) and len(value) == 2 and is_metadata(value[1]):
         if metadata is not None:
-            raise ValueError("video_metadata is given twice, beside the frames and as an option: remove one")
+            raise ValueError("video_metadata is given twice, with the frames and as an option: remove one")
         value, metadata = value
     chooses, name = options.do_sample_frames, "of the call"
     if is_source(value):

@@ -48,20 +48,12 @@ STYLES = {
 }
 
 
-def video_style_of(name):
-    """Return a style by its name. Raises ValueError for an unknown one."""
-    if name not in STYLES:
-        raise ValueError(f"video_style {name!r}: choose one of {', '.join(STYLES)}")
-    return STYLES[name]
-
-
 def text_part(text):
     return {"type": "text", "text": text}
 
 
 def introduce(messages, style):
-    """Write what a style adds around videos: a system turn, and texts around the images and videos of a message."""
-    style = video_style_of(style)
+    """Write what a `VideoStyle` adds: a system turn, and texts around the images and videos of a message."""
     if style.system and not any(message.get("role") == "system" for message in messages):
         messages = [{"role": "system", "content": style.system}, *messages]
     if not style.after_media:

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from .chat_format import ChatTemplateError
 from .chat_pieces import part_type
-from .video_styles import introduce, text_part, video_style_of
+from .video_styles import STYLES, introduce, text_part
 
 FRAME = None  # in a list of image sizes: a frame of a video, one tile at any size
 VIDEO = "<video>"  # in a prompt of `apply_chat_template(…, tokenize=False)`: a complete video
@@ -20,6 +20,13 @@ ONES = (
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )  # fmt: skip
 TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
+
+def video_style_of(name):
+    """Return a style by its name. Raises ValueError for an unknown one."""
+    if name not in STYLES:
+        raise ValueError(f"video_style {name!r}: choose one of {', '.join(STYLES)}")
+    return STYLES[name]
 
 
 def in_words(number):
@@ -59,7 +66,7 @@ def expand_videos(messages, media, style):
     Returns:
         The messages, and for each image part (height, width), or FRAME for a frame.
     """
-    messages = introduce(messages, style)
+    messages = introduce(messages, video_style_of(style))
     videos, expanded, shown = [each for each in media if hasattr(each, "times")], [], 0
     for message in messages:
         if isinstance(message.get("content"), (list, tuple)):
@@ -85,7 +92,7 @@ def expand_prompt(prompt, media, style, image_token):
 
 def show_videos(renderer, messages, style, *ends):
     """Render messages with VIDEO for each video. Raises ChatTemplateError for a template that does not write it."""
-    messages = introduce(messages, style)
+    messages = introduce(messages, video_style_of(style))
     text, _ = renderer.text(messages, *ends)
     contents = [message["content"] for message in messages if isinstance(message.get("content"), (list, tuple))]
     if text.count(VIDEO) < sum(part_type(part) == "video" for parts in contents for part in parts):
