@@ -62,7 +62,10 @@ class ImagePart:
 
 @dataclass(frozen=True)
 class VideoPart:
-    """An encoded video: either its `content` (MP4, …) or the `path` of a file. `start`, `end`: seconds of a clip."""
+    """An encoded video: its `content` (MP4, …), or the `path` of a file or of a folder of frames, see `open_video`.
+
+    `start`, `end`: the part that is used, in seconds.
+    """
 
     content: bytes | None = None
     path: str | None = None
@@ -120,6 +123,11 @@ class Conversation:
     def images(self) -> list[ImagePart]:
         """Image parts in reading order."""
         return [part for message in self.messages for part in message.parts if isinstance(part, ImagePart)]
+
+    @property
+    def media(self) -> list[ImagePart | VideoPart]:
+        """Image and video parts in reading order."""
+        return [part for message in self.messages for part in message.parts if not isinstance(part, TextPart)]
 
     @property
     def videos(self) -> list[VideoPart]:
