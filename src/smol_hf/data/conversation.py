@@ -125,11 +125,6 @@ class Conversation:
         return [part for message in self.messages for part in message.parts if isinstance(part, ImagePart)]
 
     @property
-    def media(self) -> list[ImagePart | VideoPart]:
-        """Image and video parts in reading order."""
-        return [part for message in self.messages for part in message.parts if not isinstance(part, TextPart)]
-
-    @property
     def videos(self) -> list[VideoPart]:
         """Video parts in reading order."""
         return [part for message in self.messages for part in message.parts if isinstance(part, VideoPart)]

@@ -8,9 +8,10 @@ from functools import cached_property
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.conversation import SampleError
 from smol_hf.data.media.videos import ListedVideo
-from smol_hf.data.stream.preparation import SampleWork
+from smol_hf.data.stream.preparation import MeasuredSample, SampleWork
+from smol_hf.data.stream.shortening import SampleVersion
 from smol_hf.processing.chat_encoding import ChatEncoder
 from smol_hf.processing.chat_format import EXAMPLE, ChatTemplateError
 from smol_hf.processing.chat_rendering import ChatRenderer
@@ -105,12 +106,13 @@ class TextChat:
 class TextChatWork(SampleWork):
     """The work of a data stream on conversations for a text-only model; `processor` is a `TextChat`."""
 
-    def list_videos(self, conversation: Conversation) -> dict[int, ListedVideo]:
-        if conversation.media:
+    def measured(self, shape: SampleVersion, listed: dict[int, ListedVideo], lost: str = "") -> MeasuredSample:
+        conversation = shape.conversation
+        if conversation.images or conversation.videos:
             medium = "an image" if conversation.images else "a video"
             problem = f"has {medium}, but the model is text-only: smol-hf compose adds a vision encoder"
             raise SampleError(conversation.sample_id, problem)
-        return {}
+        return super().measured(shape, listed, lost)
 
 
 def as_texts(messages: Sequence[dict]) -> list[dict]:

@@ -43,7 +43,7 @@ class MeasuredSample:
 
     It is one sequence, or several that do not see each other, see `chat_turns`. `num_tokens`, `num_tiles`: of all
     sequences. `lost`: the parts that it lost to fit the context. `number`: of a sequence in its conversation, see
-    `units`. `videos`: the frames of each video.
+    `units`. `media`: its images and videos in reading order, each with its size or its frames.
     """
 
     conversation: Conversation
@@ -53,7 +53,12 @@ class MeasuredSample:
     num_tiles: int
     lost: str = ""
     number: int = 0
-    videos: tuple[ChosenFrames, ...] = ()
+    media: tuple[tuple[ImagePart | VideoPart, tuple[int, int] | ChosenFrames], ...] = ()
+
+    @property
+    def videos(self) -> list[ChosenFrames]:
+        """The frames of each video, in reading order."""
+        return [frames for _, frames in self.media if isinstance(frames, ChosenFrames)]
 
     @property
     def input_ids(self) -> list[int]:
@@ -90,12 +95,12 @@ class ReadySample:
     number: int = 0
 
 
-def template_messages(conversation: Conversation) -> list[dict]:
-    """Return the conversation in the chat format of processors, without its images and videos.
+def template_messages(conversation: Conversation) -> tuple[list[dict], list[ImagePart | VideoPart]]:
+    """Return the conversation in the chat format of processors, and its images and videos in reading order.
 
     An answer that gets no labels has `"trained": False`.
     """
-    messages = []
+    messages, media = [], []
     for message in conversation.messages:
         content = []
         for part in message.parts:
@@ -103,9 +108,10 @@ def template_messages(conversation: Conversation) -> list[dict]:
                 content.append({"type": "text", "text": part.text})
             else:
                 content.append({"type": "image" if isinstance(part, ImagePart) else "video"})
+                media.append(part)
         untrained = {"trained": False} if message.role == "assistant" and not message.is_learned else {}
         messages.append({**untrained, "role": message.role, "content": content, **message.fields})
-    return messages
+    return messages, media
 
 
 class SampleWork:
@@ -148,30 +154,29 @@ class SampleWork:
             FilteredOutError, TooLongError: for a record that the filters reject, or that does not fit.
         """
         conversation = record if isinstance(record, Conversation) else self.readers[source](where, record)
-        videos = self.list_videos(conversation)
-        sample = self.measured(SampleVersion(conversation, self.processor.longest_edge), videos)
+        listed: dict[int, ListedVideo] = {}
+        sample = self.measured(SampleVersion(conversation, self.processor.longest_edge), listed)
         if any(len(sequence.input_ids) > self.context_length for sequence in sample.sequences):
-            sample = self.shorter(sample, videos)
+            sample = self.shorter(sample, listed)
         if all(label == IGNORE_INDEX for sequence in sample.sequences for label in sequence.labels):
             raise SampleError(conversation.sample_id, "no token of it is trained, so nothing can be learned from it")
         return sample
 
-    def list_videos(self, conversation: Conversation) -> dict[int, ListedVideo]:
-        """Return the frames of each video, by the `id` of its part. Raises SampleError."""
-        return {id(part): ListedVideo(part, conversation.sample_id) for part in conversation.videos}
-
     def measured(self, shape: SampleVersion, listed: dict[int, ListedVideo], lost: str = "") -> MeasuredSample:
+        """Measure a version of a sample. `listed`: its videos, by the `id` of their part; new ones are added."""
         conversation = shape.conversation
-        messages = template_messages(conversation)
-        media = []
-        for part in conversation.media:
+        messages, parts = template_messages(conversation)
+        sizes = []
+        for part in parts:
             if isinstance(part, ImagePart):
-                media.append(image_size(part, conversation.sample_id))
-            else:
-                media.append(listed[id(part)].choose(shape.sampling(self.processor.video_sampling)))
+                sizes.append(image_size(part, conversation.sample_id))
+                continue
+            if id(part) not in listed:
+                listed[id(part)] = ListedVideo(part, conversation.sample_id)
+            sizes.append(listed[id(part)].choose(shape.sampling(self.processor.video_sampling)))
         processor = self.processor.with_settings(longest_edge=shape.longest_edge)
         try:
-            turns = processor.encode_turns(messages, media, conversation.tools)
+            turns = processor.encode_turns(messages, sizes, conversation.tools)
         except ChatTemplateError as error:
             raise SampleError(conversation.sample_id, str(error)) from error
         sequences = []
@@ -182,8 +187,8 @@ class SampleWork:
             sequences.append(MeasuredSequence(input_ids, labels, images, num_tiles))
         num_tokens = sum(len(sequence.input_ids) for sequence in sequences)
         num_tiles = sum(sequence.num_tiles for sequence in sequences)
-        videos = tuple(each for each in media if isinstance(each, ChosenFrames))
-        return MeasuredSample(conversation, sequences, shape.longest_edge, num_tokens, num_tiles, lost, videos=videos)
+        media = tuple(zip(parts, sizes))
+        return MeasuredSample(conversation, sequences, shape.longest_edge, num_tokens, num_tiles, lost, media=media)
 
     def shorter(self, sample: MeasuredSample, listed: dict[int, ListedVideo]) -> MeasuredSample:
         """Return the sample with the smallest loss that makes it fit. Raises TooLongError if none suffices."""
@@ -208,29 +213,31 @@ class SampleWork:
         """Decode the images and frames of a sample of one sequence. Raises SampleError for damaged ones."""
         [sequence] = sample.sequences
         conversation = sample.conversation
-        videos, name = iter(sample.videos), conversation.sample_id
-        processor = self.processor.with_settings(longest_edge=sample.longest_edge)
-        tiles, seen = [processor.tiles([])], 0
-        for part in conversation.media:
+        name, settings = conversation.sample_id, {"longest_edge": sample.longest_edge}
+        tiles, seen = [], 0
+        for part, size in sample.media:
             if seen == sequence.num_images:
                 break
+            seen += len(size.times) if isinstance(size, ChosenFrames) else 1
             if isinstance(part, VideoPart):
-                frames, tiler = next(videos), processor.frame_tiler
-                # One frame is in memory at a time, and only its tile is kept.
-                tiles += [tiler.tiles(image) for image in load_frames(part, frames, name)]
-                seen += len(frames.times)
+                assert isinstance(size, ChosenFrames)
+                tiler = self.processor.frame_tiler
+                # One frame is in memory at a time; its tile is kept.
+                tiles += [tiler.tiles(image) for image in load_frames(part, size, name)]
+            elif self.image_resizing == "fast":
+                tiles.append(fast_tiles(part, name, self.processor.with_settings(**settings).tiler))
             else:
-                is_fast = self.image_resizing == "fast"
-                tiler = processor.tiler
-                tiles.append(fast_tiles(part, name, tiler) if is_fast else tiler.tiles(load_image(part, name)))
-                seen += 1
+                image = load_image(part, name)
+                tiles.append(self.processor.with_settings(**settings).tiles([image]))
+        is_video = any(isinstance(part, VideoPart) for part, _ in sample.media)
+        modality = "video" if is_video else MODALITIES[min(len(sample.media), 2)]
         return ReadySample(
             name,
             source,
             torch.tensor(sequence.input_ids),
             torch.tensor(sequence.labels),
-            torch.from_numpy(np.concatenate(tiles)),
-            "video" if conversation.videos else MODALITIES[min(len(conversation.images), 2)],
+            torch.from_numpy(np.concatenate(tiles) if tiles else self.processor.tiles([])),
+            modality,
             sample.lost,
             sample.number,
         )

@@ -29,7 +29,11 @@ class SampleVersion:
 
     def sampling(self, sampling: VideoSampling) -> VideoSampling:
         """Limit the number of frames."""
-        return sampling if self.frames is None else replace(sampling, max_frames=self.frames, min_frames=1)
+        return (
+            sampling
+            if self.frames is None
+            else replace(sampling, max_frames=self.frames, min_frames=min(sampling.min_frames, self.frames))
+        )
 
 
 def check_losses(losses: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from smol_hf.data.conversation import Conversation, LeftOutError, SampleError, VideoPart
 from smol_hf.data.media.images import load_image
-from smol_hf.data.media.videos import files_of, load_frames
+from smol_hf.data.media.videos import ChosenFrames, files_of, load_frames
 from smol_hf.data.records.filters import exchanges_of
 from smol_hf.data.sources.source import BlockCache, Source
 from smol_hf.data.stream.preparation import MeasuredSample
@@ -136,9 +136,9 @@ def measure(plan: Plan, source: int, where: str, record: Any, verify_images: boo
     if verify_images:
         for image in sample.conversation.images:
             load_image(image, sample.conversation.sample_id)
-        for video, frames in zip(sample.conversation.videos, sample.videos):
-            for _ in load_frames(video, frames, sample.conversation.sample_id):
-                continue
+        for part, frames in sample.media:
+            if isinstance(part, VideoPart) and isinstance(frames, ChosenFrames):
+                deque(load_frames(part, frames, sample.conversation.sample_id), maxlen=0)
     size = size_of(sample)
     note_use(result, source, sample.conversation, reader)
     return size
@@ -161,9 +161,9 @@ def survey_first(data: Iterable[tuple[int, Conversation | SampleError]], readers
 
 def note_images(result: Survey, source: int, conversation: Conversation) -> None:
     files = result.images.setdefault(source, {})
-    for part in conversation.media:
-        if part.path is not None:
-            files.update(dict.fromkeys(files_of(part.path) if isinstance(part, VideoPart) else [part.path]))
+    files.update(dict.fromkeys(image.path for image in conversation.images if image.path is not None))
+    for video in conversation.videos:
+        files.update(dict.fromkeys([] if video.path is None else files_of(video.path)))
 
 
 def note_use(result: Survey, source: int, conversation: Conversation, reader: Any) -> None:
