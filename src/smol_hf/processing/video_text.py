@@ -76,7 +76,7 @@ def expand_videos(messages, media, style):
     """
     videos = iter(each for each in media if hasattr(each, "times"))
     sizes = [size for each in media for size in ([FRAME] * len(each.times) if hasattr(each, "times") else [each])]
-    if len(sizes) == len(media):
+    if not any(hasattr(each, "times") for each in media):
         return messages, sizes
     expanded = []
     for message in messages:
