@@ -15,8 +15,10 @@ from PIL import Image
 from .image_pixels import flatten_to_rgb, resize
 
 CONTAINERS = ("mov", "matroska", "mpegts", "avi", "gif", "asf", "flv", "mpeg", "ogg")  # FFmpeg's names
+READABLE = "MP4, MOV, MKV, WebM, TS, AVI, GIF, WMV, FLV, MPEG or OGV"
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 EARLIER = (0, 1, 10, 100, 10**5)  # seconds before a key frame from which decoding is tried: a seek may pass it
+SKIPPING = ("h264", "hevc")  # decoders that can leave out a frame without damage to others
 TURNS = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 
 
@@ -66,7 +68,7 @@ def opened(source):
         raise VideoError("it does not exist") from error
     except (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise VideoError(f"it is damaged, or not a video that can be read ({reason})") from error
+        raise VideoError(f"it is damaged, or not {READABLE} ({reason})") from error
 
 
 def is_hidden(packet, codec):
@@ -121,9 +123,11 @@ def frames_from(container, stream, stamp, key, wanted):
 
 
 def decoded(container, stream, wanted=None):
-    """Decode from the next key frame. Unwanted frames that no other refers to are left out."""
+    """Decode from the next key frame. In H.264 and HEVC, unwanted frames that no other refers to are left out."""
+    context = stream.codec_context
+    wants_all = wanted is None or context.name not in SKIPPING
     for packet in itertools.dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream)):
-        stream.codec_context.skip_frame = "DEFAULT" if wanted is None or packet.pts in wanted else "NONREF"
+        context.skip_frame = "DEFAULT" if wants_all or packet.pts in wanted else "NONREF"
         yield from packet.decode()
 
 

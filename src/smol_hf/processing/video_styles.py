@@ -56,8 +56,6 @@ def introduce(messages, style):
     """Write what a `VideoStyle` adds: a system turn, and texts around the images and videos of a message."""
     if style.system and not any(message.get("role") == "system" for message in messages):
         messages = [{"role": "system", "content": style.system}, *messages]
-    if not style.after_media:
-        return messages
     written, is_first = [], True
     for message in messages:
         parts = message.get("content")

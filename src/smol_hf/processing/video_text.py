@@ -44,9 +44,8 @@ def video_parts(frames, style):
 
     Args:
         frames: the `FrameTimes` of the video.
-        style: a key of `video_styles.STYLES`.
+        style: a `VideoStyle`.
     """
-    style = video_style_of(style)
     duration = timedelta(seconds=frames.duration if style.with_fractions else int(frames.duration))
     text, parts = style.introduction.format(count=in_words(len(frames.times)), duration=duration), []
     for time in frames.times:
@@ -62,11 +61,13 @@ def expand_videos(messages, media, style):
     Args:
         messages: in which a video is a part {"type": "video"}.
         media: in reading order, the (height, width) of an image, or the `FrameTimes` of a video.
+        style: a key of `STYLES`.
 
     Returns:
         The messages, and for each image part (height, width), or FRAME for a frame.
     """
-    messages = introduce(messages, video_style_of(style))
+    style = STYLES[style]
+    messages = introduce(messages, style) if style.after_media else messages
     videos, expanded, shown = [each for each in media if hasattr(each, "times")], [], 0
     for message in messages:
         if isinstance(message.get("content"), (list, tuple)):
@@ -79,20 +80,20 @@ def expand_videos(messages, media, style):
         expanded.append(message)
     if shown != len(videos):
         raise ValueError(f"the text shows {shown} videos, but {len(videos)} were given: give one for each")
-    return expanded, sizes_of_images(media)
+    return expanded, sizes_of_images(media) if videos else list(media)
 
 
 def expand_prompt(prompt, media, style, image_token):
     """Write the videos of a prompt that shows them as VIDEO, see `expand_videos` → (prompt, sizes of images)."""
     first, *others = prompt.split(VIDEO) if any(hasattr(each, "times") for each in media) else [prompt]
     for video, after in zip((each for each in media if hasattr(each, "times")), others):
-        first += "".join(part.get("text", image_token) for part in video_parts(video, style)) + after
+        first += "".join(part.get("text", image_token) for part in video_parts(video, STYLES[style])) + after
     return first, sizes_of_images(media)
 
 
 def show_videos(renderer, messages, style, *ends):
     """Render messages with VIDEO for each video. Raises ChatTemplateError for a template that does not write it."""
-    messages = introduce(messages, video_style_of(style))
+    messages = introduce(messages, STYLES[style]) if STYLES[style].after_media else messages
     text, _ = renderer.text(messages, *ends)
     contents = [message["content"] for message in messages if isinstance(message.get("content"), (list, tuple))]
     if text.count(VIDEO) < sum(part_type(part) == "video" for parts in contents for part in parts):
