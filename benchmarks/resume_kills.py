@@ -2,7 +2,8 @@
 
     python benchmarks/resume_kills.py [--kills 100] [--seed 0]
 
-The data are mixed (parquet in row groups, JSON lines, a JSON array; weights 1, 2 and 0.5), shuffled and packed. Each
+The data are mixed (parquet in row groups, JSON lines, a JSON array, parts of a video; weights 1, 2, 0.5 and 1),
+shuffled and packed. Each
 part runs in a process of its own that is killed with SIGKILL while it works, together with its workers; the next part
 goes on from the last state that was saved, with processes drawn from 1, 2, 4 and workers from 0, 1, 2, 4. (The
 processes of a part take turns in one, so that what they give is one sequence.) At the end the rows are compared with
@@ -18,6 +19,7 @@ import random
 import signal
 import tempfile
 import time
+import zlib
 from collections import Counter
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -51,6 +53,27 @@ def build_data(folder: Path) -> None:
     lines[17] = {"messages": []}  # one that cannot be used
     (folder / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (folder / "array.json").write_text(json.dumps(array), encoding="utf-8")
+    build_clip(folder / "clip.mp4")
+    films = []
+    for number in range(150):
+        video = {"type": "video", "video": "clip.mp4", "start": number / 10, "end": number / 10 + 1 + number % 4}
+        asked = {"role": "user", "content": [video, {"type": "text", "text": "which digit"}]}
+        films.append({"messages": [asked, {"role": "assistant", "content": str(number)}]})
+    (folder / "films.jsonl").write_text("".join(json.dumps(line) + "\n" for line in films), encoding="utf-8")
+
+
+def build_clip(path: Path) -> None:
+    """Write 20 seconds of frames that differ."""
+    import av
+    import numpy as np
+
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"preset": "ultrafast", "g": "20"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(200):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number, dtype=np.uint8))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def build_plan(folder: Path):
@@ -65,10 +88,12 @@ def build_plan(folder: Path):
     parquet = ParquetSource("pages", [str(path) for path in folder.glob("*.parquet")])
     parquet.rows_anywhere = False  # as large files are read: in row groups
     lines, array = JsonLinesSource("lines", folder / "lines.jsonl"), JsonArraySource("array", folder / "array.json")
+    films = JsonLinesSource("films", folder / "films.jsonl")
     tokenizer = build_tiny_tokenizer(["User: Assistant: which digit how many number larger and\n\n"] * 3)
     processor = SmolHFProcessor(tokenizer, tile_size=32, image_seq_len=4)
-    work = SampleWork(processor, 512, [lambda where, record: adapt(record, Place(where))] * 3)
-    return Plan([parquet, lines, array], [1.0, 2.0, 0.5], work, 512, seed=5, lanes=LANES, pool_size=32, max_tiles=12)
+    work = SampleWork(processor, 512, [lambda where, record: adapt(record, Place(where, folder))] * 4)
+    sources, weights = [parquet, lines, array, films], [1.0, 2.0, 0.5, 1.0]
+    return Plan(sources, weights, work, 512, seed=5, lanes=LANES, pool_size=32, max_tiles=12)
 
 
 def read_state(folder: Path) -> dict:
@@ -96,7 +121,8 @@ def child(data: Path, folder: Path, ranks: int, workers: int, total: int) -> Non
                 (folder / "restored.txt").write_text(str(time.perf_counter() - started))
             names = [sample.sample_id for sample in row.samples]
             tokens = sum(len(sample.input_ids) for sample in row.samples)
-            log.write(json.dumps([row.lane, names, tokens, [fault.where for fault in row.faults]]) + "\n")
+            pixels = zlib.crc32(b"".join(sample.tiles.numpy().tobytes() for sample in row.samples))
+            log.write(json.dumps([row.lane, names, tokens, pixels, [fault.where for fault in row.faults]]) + "\n")
             log.flush()
             if (number + 1) % ROWS_BETWEEN_SAVES == 0:
                 merged = {lane: value for stream in streams for lane, value in stream.state_dict().items()}

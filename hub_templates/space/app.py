@@ -99,8 +99,10 @@ def chat(writer: Writer, examples: list[dict]) -> None:
     )
     box_options = {"submit_btn": True, "stop_btn": True, "max_lines": 12, "autofocus": True, "elem_id": "prompt"}
     if writer.sees_images:
-        images = {"sources": ["upload"], "file_types": ["image"], "file_count": "multiple"}
-        box = gr.MultimodalTextbox(placeholder="Ask about an image", **images, **box_options)
+        kinds = ["image", "video"] if writer.sees_videos else ["image"]
+        files = {"sources": ["upload"], "file_types": kinds, "file_count": "multiple"}
+        asked = "Ask about an image or a video" if writer.sees_videos else "Ask about an image"
+        box = gr.MultimodalTextbox(placeholder=asked, **files, **box_options)
     else:
         box = gr.Textbox(placeholder="Write a message", **box_options)
     gr.ChatInterface(

@@ -1,4 +1,4 @@
-"""Turn the page's record of a conversation into chat messages with images."""
+"""Turn the page's record of a conversation into chat messages with images and videos."""
 
 import struct
 import zlib
@@ -7,6 +7,7 @@ from PIL import Image, UnidentifiedImageError
 from writer import Problem
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 MAXIMUM_PIXELS = 50_000_000
 NOTE = "Not answered"  # title of the page's own messages, which are not part of the conversation
 # Exceptions of Pillow's decoders for damaged files.
@@ -17,7 +18,7 @@ DAMAGE = (
 
 
 def messages_of(history: list[dict], text: str, files: list[str]) -> list[dict]:
-    """Return the answered turns so far and the new one, with images before text.
+    """Return the answered turns so far and the new one, with images and videos before text.
 
     Raises:
         Problem: if the new turn is empty, or a file is not an image or damaged.
@@ -30,7 +31,7 @@ def messages_of(history: list[dict], text: str, files: list[str]) -> list[dict]:
         while kept and kept[-1]["role"] == "user":
             kept.pop()
     turns = [{"role": message["role"], "content": parts_of(message["content"])} for message in kept]
-    turns.append({"role": "user", "content": [*map(image_part, files), *text_parts(text)]})
+    turns.append({"role": "user", "content": [*map(file_part, files), *text_parts(text)]})
     if not turns[-1]["content"]:
         raise Problem("Write something first.")
     return joined(turns)
@@ -56,12 +57,17 @@ def parts_of(content) -> list[dict]:
         if part["type"] == "text":
             parts += text_parts(part["text"])
         else:
-            parts.append(image_part(part["file"]["path"]))
+            parts.append(file_part(part["file"]["path"]))
     return parts
 
 
 def text_parts(text: str | None) -> list[dict]:
     return [{"type": "text", "text": text}] if text and text.strip() else []
+
+
+def file_part(path: str) -> dict:
+    """Make a part of a message of an image or a video. A video is read by the processor."""
+    return {"type": "video", "path": path} if path.lower().endswith(VIDEOS) else image_part(path)
 
 
 def image_part(path: str) -> dict:

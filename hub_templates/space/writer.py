@@ -61,6 +61,11 @@ class Writer:
         return self.processor is not self.tokenizer
 
     @property
+    def sees_videos(self) -> bool:
+        """True for our processor, and for one of transformers that prepares videos."""
+        return any(getattr(self.processor, name, None) for name in ("video_sampling", "video_processor"))
+
+    @property
     def chats(self) -> bool:
         """True if a prompt is a turn of a conversation. Otherwise it is a text to continue."""
         return self.processor.chat_template is not None
@@ -88,8 +93,11 @@ class Writer:
         """Yield the growing answer of a conversation, until `stopped` is set.
 
         Args:
-            messages: chat messages with `role` and `content`, a list of parts that are texts or PIL images.
+            messages: chat messages with `role` and `content`, a list of parts: texts, PIL images or paths of videos.
         """
+        videos = [part["path"] for message in messages for part in message["content"] if part["type"] == "video"]
+        if videos and not self.sees_videos:
+            raise Problem("This model takes no videos.")
         if not self.sees_images:
             inputs = one_row(self.chat_ids(messages))
         else:
@@ -100,7 +108,10 @@ class Writer:
                     [messages], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
                 )
             except ValueError as error:  # an animation, for example
-                raise Problem(one_line(error)) from error
+                problem = one_line(error)
+                for path in videos:  # of this machine
+                    problem = problem.replace(path, path.replace("\\", "/").split("/")[-1])
+                raise Problem(problem) from error
         return (text.lstrip() for text in self.write(inputs, sampling, stopped))
 
     def chat_ids(self, messages: list[dict]) -> list[int]:

@@ -16,6 +16,7 @@ from processes import run_script
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Idefics3Processor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE as SMOLVLM_TEMPLATE
 
 from smol_hf.auto import AutoModelForImageTextToText, AutoProcessor
 from smol_hf.conversion.convert import convert
@@ -28,7 +29,7 @@ MESSAGES = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "te
 def exported(tmp_path_factory):
     """(our model, our processor, the native folder, the folder converted back)."""
     place = tmp_path_factory.mktemp("export")
-    processor = build_processor()
+    processor = build_processor(video_fps=2.0, video_max_frames=9, video_frame_size=48)
     model = randomise(build_model(processor, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]))
     model.save_pretrained(place / "ours")
     processor.save_pretrained(place / "ours")
@@ -42,7 +43,8 @@ def picture():
 
 
 def encoded(model, processor):
-    messages = [{"role": "user", "content": [{"type": "image", "image": picture()}, MESSAGES[0]["content"][1]]}]
+    video = {"type": "video", "video": [picture()] * 3}
+    messages = [{"role": "user", "content": [{"type": "image", "image": picture()}, video, MESSAGES[0]["content"][1]]}]
     batch = processor.apply_chat_template(
         messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )
@@ -86,6 +88,29 @@ def test_its_processor_gives_the_same_tokens_and_pixels(exported):
     assert torch.equal(actual["input_ids"], expected["input_ids"])
     pixels = normalize_tiles(actual["pixel_values"][0], model.config, torch.float32)
     torch.testing.assert_close(pixels, torch.as_tensor(expected["pixel_values"])[0], rtol=0, atol=1e-6)
+
+
+def test_it_writes_and_samples_videos_as_we_do(exported):
+    _, _, native, back = exported
+    tokenizer = AutoTokenizer.from_pretrained(native)
+    messages = [{"role": "user", "content": [{"type": "video"}, MESSAGES[0]["content"][1]]}]
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert prompt == tokenizer.apply_chat_template(
+        messages, chat_template=SMOLVLM_TEMPLATE, tokenize=False, add_generation_prompt=True
+    )
+    video = json.loads((native / "video_preprocessor_config.json").read_text())
+    assert video["video_sampling"] == {"fps": 2.0, "max_frames": 9, "video_size": {"longest_edge": 48}}
+    again = AutoProcessor.from_pretrained(back)
+    assert (again.video_fps, again.video_max_frames, again.video_frame_size) == (2.0, 9, 48)
+
+
+def test_what_other_engines_cannot_do_with_videos_is_noted(exported, tmp_path):
+    model = exported[0]
+    processor = build_processor(video_style="smolvlm2_training", video_min_frames=4)
+    model.save_pretrained(tmp_path / "ours")
+    processor.save_pretrained(tmp_path / "ours")
+    notes = " ".join(convert(str(tmp_path / "ours"), tmp_path / "native")["notes"])
+    assert "instead of smolvlm2_training" in notes and "video_min_frames 4" in notes
 
 
 def test_it_has_what_other_engines_look_for(exported):

@@ -49,7 +49,7 @@ def test_the_modality_of_a_sample_is_its_number_of_images():
     assert [each.modality for each in ready(samples, build_processor())] == ["text", "image", *["multiimage"] * 2]
 
 
-def test_a_video_cannot_be_trained_on_yet(tmp_path):
+def test_a_missing_video_is_named(tmp_path):
     text = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
     video = {"video": "v.mp4", "conversations": [{"from": "human", "value": "<video>"}, {"from": "gpt", "value": "x"}]}
     path = tmp_path / "mine.jsonl"
@@ -58,7 +58,7 @@ def test_a_video_cannot_be_trained_on_yet(tmp_path):
     arguments = DataArguments(data=str(path), context_length=99)
     data = open_data(arguments, seed=0)
     plan = Plan(data.sources, [1.0], SampleWork(build_processor(), 99, data.readers), 99)
-    problem = r"mine\.jsonl:2: shows a video, and videos cannot be trained on yet: leave"
+    problem = r"mine\.jsonl:2: the video .*v\.mp4 cannot be used: it does not exist"
     with pytest.raises(SampleError, match=problem):
         measure_data(plan, data, arguments, SkippedSamples("stop"))
     skipped = SkippedSamples("skip", max_fraction=0.5)

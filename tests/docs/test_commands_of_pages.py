@@ -27,6 +27,7 @@ from transformers import (
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
+from video_clips import clip, even_times
 
 from smol_hf import dpo, train
 from smol_hf.commands.main import main
@@ -72,6 +73,7 @@ def place(tmp_path):
     (tmp_path / "pairs.jsonl").write_text("".join(blocks("preferences", "json")), encoding="utf-8")
     (tmp_path / "corpus.txt").write_text("Once upon a time a model of 3 layers read letters, again and again.\n" * 60)
     (tmp_path / "questions.txt").write_text("Which digit is on the left?\nHow many digits are on the page?\n")
+    (tmp_path / "clip.mp4").write_bytes(clip(even_times(20, 10)))
     return tmp_path
 
 
@@ -186,10 +188,12 @@ def test_the_page_is_served(place, tmp_path, monkeypatch):
 
 def test_the_programs_run_without_the_package(place):
     programs = [block for name in ("README", "chat_and_generate") for block in blocks(name, "python")]
-    assert len(programs) == 2
-    program = f"import sys; sys.modules['smol_hf'] = None\nfor program in {programs!r}: exec(program, {{}})"
+    assert len(programs) == 3
+    program = (
+        f"import sys; sys.modules['smol_hf'] = None\nnames = {{}}\nfor program in {programs!r}: exec(program, names)"
+    )
     result = subprocess.run([sys.executable, "-c", program], cwd=place, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0 and len(result.stdout.splitlines()) >= 2, result.stderr
+    assert result.returncode == 0 and len(result.stdout.splitlines()) >= 3, result.stderr
 
 
 @pytest.mark.parametrize("name", [name for name in page_names() if blocks(name, "yaml")])

@@ -7,6 +7,7 @@ from inference.answers import texts
 from inference.text_checkpoints import CHAT_TEMPLATE, POSITIONS, STORY, save_text_checkpoint
 from PIL import Image
 from transformers import AutoTokenizer
+from video_clips import clip, even_times
 
 from smol_hf.commands.main import main
 from smol_hf.data.conversation import SampleError
@@ -157,3 +158,72 @@ def test_a_checkpoint_that_cannot_be_loaded_is_named(checkpoint, tmp_path, capsy
     assert main(["generate", str(tmp_path), "--prompt", "A"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "no file named model.safetensors" in error and error.count("\n") == 1
+
+
+# -- videos -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A folder with two clips, an image, and prompts about them."""
+    folder = tmp_path_factory.mktemp("clips")
+    (folder / "two.mp4").write_bytes(clip(even_times(20, 10)))
+    (folder / "short.mp4").write_bytes(clip(even_times(5, 10)))
+    (folder / "broken.mp4").write_bytes((folder / "two.mp4").read_bytes()[:400])
+    Image.new("RGB", (50, 40), (200, 30, 30)).save(folder / "red.png")
+    (folder / "prompts.jsonl").write_text(
+        '{"prompt": "What?", "video": "two.mp4", "id": 7}\n'
+        '{"prompt": "Both?", "videos": ["two.mp4", "short.mp4"], "image": "red.png"}\n'
+    )
+    return folder
+
+
+def test_videos_are_seen_as_the_processor_sees_them(vlm, clips):
+    model, processor = load_checkpoint(vlm, device="cpu")
+    parts = [{"type": "video", "path": str(clips / "two.mp4")}, {"type": "text", "text": "What?"}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": parts}],
+        tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
+    )  # fmt: skip
+    assert inputs["pixel_values"].shape[1] == 2
+    tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    expected = processor.decode(tokens, skip_special_tokens=True).strip()
+    prompts = read_prompts(clips / "prompts.jsonl")
+    assert texts(vlm, prompts[:1], max_new_tokens=8) == [expected]
+    chat = Chat(model, processor, videos=[clips / "two.mp4"], max_new_tokens=8)
+    assert "".join(chat.say("What?")) == expected
+    assert texts(vlm, prompts, batch_size=2, max_new_tokens=8)[0] == expected
+
+
+def test_the_commands_take_videos(vlm, clips, capsys):
+    two = str(clips / "two.mp4")
+    assert main(["generate", str(vlm), "--video", two, "--prompt", "What?", "--max-new-tokens", "8"]) == 0
+    answer = capsys.readouterr().out
+    assert main(["chat", str(vlm), "--video", two, "--prompt", "What?", "--max-new-tokens", "8"]) == 0
+    assert capsys.readouterr().out == answer
+    lines = ["generate", str(vlm), "--prompts-file", str(clips / "prompts.jsonl"), "--json", "--max-new-tokens", "8"]
+    assert main(lines) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (first["video"], first["id"], first["text"] + "\n") == ("two.mp4", 7, answer)
+
+
+def test_a_video_is_shown_with_the_next_question(vlm, clips):
+    chat = Chat(*load_checkpoint(vlm, device="cpu"), max_new_tokens=4)
+    assert chat.obey(f"/video {clips}/two.mp4").endswith("two.mp4 (2.0 s, 2 frames) is shown with the next question")
+    "".join(chat.say("What?"))
+    assert [part["type"] for part in chat.messages[0]["content"]] == ["video", "text"] and not chat.waiting_videos
+    for line, complaint in (
+        ("/video", "needs the path of a file: /video clip.mp4"),
+        (f"/video {clips}/gone.mp4", "gone.mp4 does not exist"),
+        (f"/video {clips}/broken.mp4", "broken.mp4 cannot be used: it is damaged"),
+        (f"/video {clips}/red.png", "red.png cannot be used: it is damaged, or not a video"),
+    ):
+        with pytest.raises(SampleError if "/video " in line else ValueError, match=complaint):
+            chat.obey(line)
+    assert not chat.waiting_videos
+
+
+def test_a_text_model_is_not_shown_videos(checkpoint, clips, capsys):
+    command = ["generate", str(checkpoint), "--prompt", "A", "--video", str(clips / "two.mp4")]
+    assert main(command) == 1
+    assert "cannot be shown to a language model without an image encoder" in capsys.readouterr().err

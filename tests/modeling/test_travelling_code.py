@@ -84,7 +84,9 @@ def home(tmp_path_factory):
     pixels = np.random.default_rng(0).integers(0, 256, (50, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "picture.png")
     question = "What is in <image>\ue0000\ue001 {{ 1 }}<end_of_utterance>?"
-    parts = [{"type": "image", "path": str(folder / "picture.png")}, {"type": "text", "text": question}]
+    picture = str(folder / "picture.png")
+    video = {"type": "video", "video": [picture, picture]}  # frames: there is no video library elsewhere
+    parts = [{"type": "image", "path": picture}, video, {"type": "text", "text": question}]
     messages = [{"role": "user", "content": parts}]
     encoded = dict(prompt(processor, messages))
     note("vlm/AutoProcessor", encoded)

@@ -141,8 +141,8 @@ def test_text_reaches_templates_that_read_parts_alone_or_text_alone():
 @pytest.mark.parametrize(
     "option",
     [
-        {"paddding_side": "left"}, {"text_kwargs": {"paddding": True}}, {"images_kwargs": {"sizes": 3}}, {"fps": 2},
-        {"num_frames": 4}, {"videos_kwargs": {}}, {"nothing": None},
+        {"paddding_side": "left"}, {"text_kwargs": {"paddding": True}}, {"images_kwargs": {"sizes": 3}},
+        {"skip_secs": 1}, {"videos_kwargs": {"video_fps": 2}}, {"nothing": None},
     ],
 )  # fmt: skip
 def test_what_is_unknown_is_an_error(processor, option):
@@ -176,7 +176,7 @@ def test_a_misspelt_name_is_shown_the_right_one(processor):
         ({"size": "64"}, "size '64' is not supported"), ({"max_image_size": "32"}, "max_image_size '32' is not"),
         ({"max_image_size": {"longest_edge": 16}}, "the encoder reads 32"), ({"crop_size": 5}, "crop_size"),
         ({"do_normalize": True}, "needs image_mean"), ({"resample": 3}, "LANCZOS"),
-        ({"videos": [1]}, "leave out videos"),
+        ({"audio": [1]}, "leave out audio"),
         ({"padding": True, "text_kwargs": {"padding": False}}, "padding is given twice"),
         ({"padding": "max_length"}, "needs max_length"), ({"input_data_format": "last"}, "input_data_format 'last'"),
     ],
@@ -190,7 +190,7 @@ def test_nothing_to_prepare_is_an_error(processor):
     for tokenize in (True, False):
         with pytest.raises(ValueError, match="the conversation is empty"):
             processor.apply_chat_template([], tokenize=tokenize)
-    with pytest.raises(ValueError, match="neither text nor images were given"):
+    with pytest.raises(ValueError, match="neither text nor images nor videos were given"):
         processor()
     with pytest.raises(ValueError, match="a string or a list of strings"):
         processor(text=[[1, 2]])

@@ -144,8 +144,8 @@ def test_an_animation_and_a_part_of_another_type_are_refused(processor, tmp_path
     frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
     with pytest.raises(ValueError, match="has 2 frames"):
         as_image(tmp_path / "two.gif")
-    with pytest.raises(ValueError, match="type 'video': use text or image"):
-        processor.apply_chat_template([message("user", {"type": "video", "path": "x.mp4"})], tokenize=True)
+    with pytest.raises(ValueError, match="type 'audio': use text, image or video"):
+        processor.apply_chat_template([message("user", {"type": "audio", "path": "x.mp3"})], tokenize=True)
 
 
 # -- other families' pictures -----------------------------------------------------------------------------------------

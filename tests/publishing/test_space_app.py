@@ -5,11 +5,13 @@ import shutil
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from inference.text_checkpoints import CHAT_TEMPLATE, STORY, save_text_checkpoint
 from publishing.space_models import ANSWER, APP, MODULES, QUESTION, red_page, save_picture_checkpoint, text, turn
 from safetensors.torch import load_file, save_file
+from video_clips import clip, even_times
 
 from smol_hf.inference.answering import chat_ids, load_checkpoint
 from smol_hf.inference.prompts import Prompt
@@ -161,6 +163,25 @@ def test_a_conversation_is_read_back(app, tmp_path):
             conversation.messages_of([], "What?", [str(tmp_path / f"{given}.png")])
     with pytest.raises(app["writer"].Problem, match="Write something"):
         conversation.messages_of([], "  ", [])
+
+
+def test_a_video_is_shown_to_the_model(app, pictures, tmp_path):
+    (tmp_path / "clip.MP4").write_bytes(clip(even_times(30, 10)))
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "clip.MP4").read_bytes()[:400])
+    messages_of, sampling = app["conversation"].messages_of, app["writer"].Sampling(max_new_tokens=4)
+    writer = app["checkpoint"].load(str(pictures))
+    assert writer.sees_videos
+    messages = messages_of([], "What happens?", [str(tmp_path / "clip.MP4")])
+    assert [part["type"] for part in messages[0]["content"]] == ["video", "text"]
+    *_, answer = writer.answer(messages, sampling)
+    ours = Generator(*load_checkpoint(pictures), Options(max_new_tokens=4))
+    (expected,) = ours.answers([Prompt("What happens?", videos=(str(tmp_path / "clip.MP4"),))])
+    assert answer == expected.text
+    with pytest.raises(app["writer"].Problem, match=r"^the video cut\.mp4 cannot be used: it is damaged"):
+        writer.answer(messages_of([], "What?", [str(tmp_path / "cut.mp4")]), sampling)
+    writer.processor = SimpleNamespace(tokenizer=writer.tokenizer)
+    with pytest.raises(app["writer"].Problem, match="takes no videos"):
+        writer.answer(messages, sampling)
 
 
 @pytest.mark.parametrize(

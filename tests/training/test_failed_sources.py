@@ -91,17 +91,6 @@ def test_reweighting_is_visible_and_goes_on_with_the_same_sources(recipe, capsys
     assert "first fails now (the data file" in capsys.readouterr().err
 
 
-def test_videos_are_left_out_of_a_run_by_name(recipe, capsys):
-    keys = yaml.safe_load(recipe.read_text())
-    keys["mixture"] = keys["mixture"][:2]
-    keys["mixture"][1]["modality"] = "video"
-    recipe.write_text(yaml.safe_dump(keys))
-    assert run(recipe, "--max_steps", "1") == 1
-    assert "second: holds videos, and videos cannot be trained on yet" in capsys.readouterr().err
-    assert run(recipe, "--max_steps", "1", "--on_failed_source", "reweight") == 0
-    assert "all of video" in capsys.readouterr().out
-
-
 def test_without_a_number_the_shares_of_before_are_not_known(recipe, capsys):
     keys = yaml.safe_load(recipe.read_text())
     del keys["mixture"][2]["samples"]

@@ -22,9 +22,9 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", help="folder or Hub id of a vision-language or text-only checkpoint")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", help="one prompt; the answer is printed as it is generated; '' begins a new text")
-    file_help = 'a prompt per line, or .jsonl: {"prompt": …, "images": …}'
+    file_help = 'a prompt per line, or .jsonl: {"prompt": …, "images": …, "videos": …}'
     what.add_argument("--prompts-file", metavar="FILE", help=file_help)
-    add_image(parser)
+    add_media(parser)
     chat_help = "treat a prompt as a chat turn, or as text to continue (default: a turn if there is a chat template)"
     add("--chat", action=argparse.BooleanOptionalAction, help=chat_help)
     add("--batch-size", type=int, default=8, help="prompts per batch (default 8); answers stay the same")
@@ -35,14 +35,16 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 def add_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint")
-    add_image(parser)
+    add_media(parser)
     parser.add_argument("--prompt", help="one question (default: read questions and commands from the terminal)")
     parser.add_argument("--stats", action="store_true", help="print tokens and tokens/s of each answer on stderr")
     add_sampling(parser)
 
 
-def add_image(parser: argparse.ArgumentParser) -> None:
+def add_media(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="image file; repeatable")
+    video_help = "video file, or a folder of frames; repeatable; needs PyAV"
+    parser.add_argument("--video", action="append", default=[], metavar="FILE", help=video_help)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +75,7 @@ def load(arguments: argparse.Namespace):
 
 
 def run_generate(arguments: argparse.Namespace) -> None:
-    from smol_hf.inference.prompts import Prompt, read_prompts, with_images
+    from smol_hf.inference.prompts import Prompt, read_prompts, with_media
     from smol_hf.inference.run import Generator
     from smol_hf.inference.sampling import Sampling
 
@@ -84,7 +86,7 @@ def run_generate(arguments: argparse.Namespace) -> None:
         prompts = [Prompt(arguments.prompt, keys={"prompt": arguments.prompt})]
     else:
         prompts = read_prompts(arguments.prompts_file)
-    prompts = with_images(prompts, arguments.image)
+    prompts = with_media(prompts, arguments.image, arguments.video)
     with output_file(arguments.output) as output:
         generator = Generator(*load(arguments), sampling, arguments.chat)
         if arguments.prompt is not None and not (arguments.json or arguments.output):
@@ -134,7 +136,7 @@ def run_chat(arguments: argparse.Namespace) -> None:
 
     sampling = options_of(arguments, *SAMPLING)
     Sampling(**sampling)  # checked before a model is loaded
-    chat = Chat(*load(arguments), arguments.image, **sampling)
+    chat = Chat(*load(arguments), arguments.image, arguments.video, **sampling)
     if arguments.prompt is not None:
         print_answer(chat, arguments.prompt, arguments.stats)
         return
@@ -186,7 +188,7 @@ def statistics(answers: list) -> str:
 
 GENERATION_COMMANDS = {
     "chat": Command(
-        "chat with a checkpoint, also about images",
+        "chat with a checkpoint, also about images and videos",
         'smol-hf chat runs/demo/checkpoint --image page.png --prompt "Which digit is written here?"',
         add_chat,
         run_chat,

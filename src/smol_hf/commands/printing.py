@@ -118,7 +118,9 @@ def stats_tables(sources: list[dict[str, Any]]) -> tuple[Table, Table, Table]:
     columns = ("records", "usable", "unusable", "too long", "filtered", "% samples", "% tokens")
     samples = table("Samples", "source", *columns, numbers=True)
     tokens = table("Tokens per sample", "source", "mean", "median", "95 %", "max", "total", "trained", numbers=True)
-    others = table("Per sample", "source", "images", "max", "tiles", "max", "turns", "max", numbers=True)
+    has_videos = any(each["frames"]["total"] for each in sources)
+    counted_parts = ("images", *(("frames", "seconds") if has_videos else ()), "tiles", "turns")
+    others = table("Per sample", "source", *(cell for name in counted_parts for cell in (name, "max")), numbers=True)
     for each in sources:
         numbers = [each["records"], each["usable"], *each["left_out"].values()]
         shares = [percent(each[key]) if key in each else "" for key in ("share_of_samples", "share_of_tokens")]
@@ -127,7 +129,7 @@ def stats_tables(sources: list[dict[str, Any]]) -> tuple[Table, Table, Table]:
         lengths = [f"{round(length[key]):,}" for key in ("mean", "median", "p95", "max")]
         share = percent(trained / length["total"]) if length["total"] else ""
         tokens.add_row(each["name"], *lengths, compact(length["total"]), f"{compact(trained)} ({share})")
-        pairs = [(f"{each[key]['mean']:.1f}", f"{each[key]['max']:,}") for key in ("images", "tiles", "turns")]
+        pairs = [(f"{each[key]['mean']:.1f}", f"{round(each[key]['max'], 1):,}") for key in counted_parts]
         others.add_row(each["name"], *(cell for pair in pairs for cell in pair))
     return samples, tokens, others
 

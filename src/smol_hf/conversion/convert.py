@@ -53,7 +53,7 @@ def convert(
 
     Returns:
         `source`, `target` (kinds), `output`, `tensors`, `parameters` (per part and `total`), `notes` (missing
-        files), `seconds`.
+        files, and settings that the target cannot express), `seconds`.
 
     Raises:
         ConversionError: with the reason. Nothing is written then.
@@ -85,6 +85,7 @@ def convert(
             kind = found.name
             model, processor = read_foreign(path, config_json, found, texts)
         target = model.config.model_type
+    notes: list[str] = []
     with atomic_output(output) as incomplete:
         model.save_pretrained(incomplete)
         if processor is not None:
@@ -93,14 +94,14 @@ def convert(
             copy_tokenizer(texts, incomplete)
         write_generation_config(path, incomplete)
         if ours is not None:
-            finish_native_folder(path, incomplete, ours)
+            notes = finish_native_folder(path, incomplete, ours)
     return {
         "source": kind,
         "target": target,
         "output": str(output),
         "tensors": len(model.state_dict()),
         "parameters": parameters_per_part(model),
-        "notes": missing_files(output, config_json),
+        "notes": missing_files(output, config_json) + notes,
         "seconds": round(time.monotonic() - started, 2),
     }
 

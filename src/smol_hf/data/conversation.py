@@ -62,7 +62,10 @@ class ImagePart:
 
 @dataclass(frozen=True)
 class VideoPart:
-    """An encoded video: either its `content` (MP4, …) or the `path` of a file. `start`, `end`: seconds of a clip."""
+    """An encoded video: its `content` (MP4, …), or the `path` of a file or of a folder of frames, see `open_video`.
+
+    `start`, `end`: the part that is used, in seconds.
+    """
 
     content: bytes | None = None
     path: str | None = None

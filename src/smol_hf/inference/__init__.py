@@ -1,1 +1,1 @@
-"""Generate text with a checkpoint. Read `prompts`, `answering`, `generation`, then `run` and `chat`."""
+"""Generate text with a checkpoint. Read `prompts`, `media`, `answering`, `generation`, then `run` and `chat`."""

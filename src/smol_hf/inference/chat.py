@@ -8,15 +8,18 @@ from pathlib import Path
 
 from smol_hf.inference.answering import prompt_inputs
 from smol_hf.inference.generation import Generation, room_after, stream
-from smol_hf.inference.prompts import check_text, load_images, user_turn
+from smol_hf.inference.media import chosen_frames, load_images, user_turn, video_parts
+from smol_hf.inference.prompts import check_text
 from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS, Sampling
 from smol_hf.support.tokenizer_of import tokenizer_of
 
 COMMANDS = {
     "/image FILE": "show an image with the next question",
+    "/video FILE": "show a video with the next question",
     "/reset": "forget the conversation and begin a new one",
     "/help": "list these commands",
 }
+EXAMPLES = {"/image": "page.png", "/video": "clip.mp4"}
 HELP = "\n".join(f"  {name:<12} {meaning}" for name, meaning in COMMANDS.items())
 ENDING = "An empty line or Ctrl-D ends the chat."
 
@@ -26,16 +29,19 @@ class Chat:
 
     Args:
         processor: the processor or tokenizer from `load_checkpoint`.
-        images: paths of images shown with the first turn.
+        images, videos: paths of images and videos shown with the first turn.
         sampling: the options of `Sampling`. The positions of the model also limit the length of an answer.
 
     Raises:
-        ValueError: if an image cannot be read, or the model is text-only.
+        ValueError: if an image or a video cannot be read, or the model is text-only.
     """
 
-    def __init__(self, model, processor, images: Iterable[str | Path] = (), **sampling):
+    def __init__(
+        self, model, processor, images: Iterable[str | Path] = (), videos: Iterable[str | Path] = (), **sampling
+    ):
         self.model, self.processor = model, processor
         self.waiting_images = load_images(processor, images, "chat")
+        self.waiting_videos = video_parts(processor, videos, "chat")
         self.messages: list[dict] = []
         self.sampling = Sampling(**sampling)
         self.last: Generation | None = None  # the last complete answer
@@ -46,26 +52,31 @@ class Chat:
         An answer that fails or is not read to its end does not change the conversation.
         """
         check_text(text, "the question")
-        messages = [*self.messages, user_turn(text, self.waiting_images)]
+        messages = [*self.messages, user_turn(text, self.waiting_images, self.waiting_videos)]
         inputs = prompt_inputs(self.processor, [messages], self.model.device)
         room = room_after(self.model, inputs["input_ids"].shape[1], "chat")
         options = {"max_new_tokens": min(self.sampling.max_new_tokens or DEFAULT_MAX_NEW_TOKENS, room), "chat": True}
         tokenizer = tokenizer_of(self.processor)
         self.last = yield from stream(self.model, tokenizer, inputs, self.sampling, **options)
         answer = {"role": "assistant", "content": [{"type": "text", "text": self.last.text}]}
-        self.messages, self.waiting_images = [*messages, answer], []
+        self.messages, self.waiting_images, self.waiting_videos = [*messages, answer], [], []
 
-    def show(self, path: str | Path) -> None:
-        """Show an image with the next question, after those already added.
+    def show(self, path: str | Path, is_video: bool = False) -> str:
+        """Show an image or a video with the next question, after those already added, and return what it shows.
 
         Raises:
-            SampleError: if the image cannot be read, or the model is text-only.
+            SampleError: if it cannot be read, or the model is text-only.
         """
+        if is_video:
+            self.waiting_videos += video_parts(self.processor, [path], "chat")
+            return chosen_frames(self.processor, path, "chat")
         self.waiting_images += load_images(self.processor, [path], "chat")
+        width, height = self.waiting_images[-1].size
+        return f"{width} × {height} pixels"
 
     def reset(self) -> None:
-        """Forget the conversation, and the images that wait for a question."""
-        self.messages, self.waiting_images = [], []
+        """Forget the conversation, and the images and videos that wait for a question."""
+        self.messages, self.waiting_images, self.waiting_videos = [], [], []
 
     def obey(self, line: str) -> str | None:
         """Run a line that is a command, and return a message about it; None for a question.
@@ -77,13 +88,11 @@ class Chat:
         rest = rest.strip()
         if re.fullmatch("/[a-z]+", name) is None:  # a path, for example
             return None
-        if name == "/image" and rest:
+        if name in EXAMPLES and rest:
             path = Path(rest.strip("'\"")).expanduser()
-            self.show(path)
-            width, height = self.waiting_images[-1].size
-            return f"{path} ({width} × {height} pixels) is shown with the next question"
-        if name == "/image":
-            raise ValueError("/image needs the path of a file: /image page.png")
+            return f"{path} ({self.show(path, name == '/video')}) is shown with the next question"
+        if name in EXAMPLES:
+            raise ValueError(f"{name} needs the path of a file: {name} {EXAMPLES[name]}")
         if name == "/reset":
             self.reset()
             return "a new conversation begins"

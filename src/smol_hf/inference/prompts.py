@@ -1,4 +1,4 @@
-"""Prompts: a text on the command line or the lines of a file, with images."""
+"""Prompts: a text on the command line or the lines of a file, with images and videos."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from PIL import Image
-
-from smol_hf.data.conversation import ImagePart, SampleError
-from smol_hf.data.media.images import load_image
-from smol_hf.support.tokenizer_of import is_language_model
+from smol_hf.data.conversation import SampleError
 
 JSON_LINES = (".jsonl", ".ndjson")
 RESULT_KEYS = ("text", "tokens", "tokens_per_second", "finish_reason")
@@ -23,13 +19,14 @@ class Prompt:
 
     Args:
         text: no special token is read in it.
-        images: paths of images, shown before the text.
+        images, videos: paths; images are shown before videos, and both before the text.
         where: its name in errors: file and line.
         keys: of its line in the file; they are written with the answer.
     """
 
     text: str
     images: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
     where: str = "the prompt"
     keys: dict = field(default_factory=dict)
 
@@ -38,7 +35,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     """Read the prompts of a file, without blank lines.
 
     In a `.jsonl` file each line is an object: `prompt`, `image` (a path) or `images` (a list of paths) relative to the
-    file's folder, and any other keys. In another file each line is a prompt.
+    file's folder, `video` or `videos` likewise, and any other keys. In another file each line is a prompt.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -74,17 +71,23 @@ def read_object(line: str, where: str, folder: Path) -> Prompt:
     taken = [key for key in RESULT_KEYS if key in keys]
     if taken:
         raise SampleError(where, f"the key {taken[0]!r} is also a key of the answer: rename it")
-    if "image" in keys and "images" in keys:
-        raise SampleError(where, "has both image and images: put all images into images")
-    images = [keys["image"]] if "image" in keys else keys.get("images", [])
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise SampleError(where, "image must be a path, images a list of paths")
-    return Prompt(keys["prompt"], tuple(str(folder / image) for image in images), where, keys)
+    images, videos = (paths_of(keys, kind, where, folder) for kind in ("image", "video"))
+    return Prompt(keys["prompt"], images, videos, where, keys)
 
 
-def with_images(prompts: Iterable[Prompt], images: Sequence[str]) -> list[Prompt]:
-    """Show these images with each prompt, before its own."""
-    return [replace(prompt, images=(*images, *prompt.images)) for prompt in prompts]
+def paths_of(keys: dict, kind: str, where: str, folder: Path) -> tuple[str, ...]:
+    """Read `image` and `images`, or `video` and `videos`, of a line."""
+    if kind in keys and f"{kind}s" in keys:
+        raise SampleError(where, f"has both {kind} and {kind}s: put all {kind}s into {kind}s")
+    paths = [keys[kind]] if kind in keys else keys.get(f"{kind}s", [])
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise SampleError(where, f"{kind} must be a path, {kind}s a list of paths")
+    return tuple(str(folder / path) for path in paths)
+
+
+def with_media(prompts: Iterable[Prompt], images: Sequence[str], videos: Sequence[str]) -> list[Prompt]:
+    """Show these images and videos with each prompt, before its own."""
+    return [replace(prompt, images=(*images, *prompt.images), videos=(*videos, *prompt.videos)) for prompt in prompts]
 
 
 def check_text(text: str, where: str) -> None:
@@ -93,20 +96,3 @@ def check_text(text: str, where: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"{where} is not valid UTF-8 at character {error.start}") from error
-
-
-def load_images(processor, images: Iterable[str | Path], where: str) -> list[Image.Image]:
-    """Load images. Raise SampleError if one cannot be read, or the model is text-only."""
-    images = list(images)
-    if images and is_language_model(processor):
-        raise SampleError(
-            where,
-            f"{images[0]} cannot be shown to a language model without an image encoder: add one with smol-hf compose",
-        )
-    return [load_image(ImagePart(path=str(path)), where) for path in images]
-
-
-def user_turn(text: str, images: Iterable[Image.Image]) -> dict:
-    """Build a user message of the chat format."""
-    parts = [{"type": "image", "image": image} for image in images]
-    return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}

@@ -10,7 +10,8 @@ from typing import Any
 from smol_hf.data.conversation import SampleError
 from smol_hf.inference.answering import left_padded, plain_ids, prompt_inputs
 from smol_hf.inference.generation import Generation, generate, new_tokens_for, stream
-from smol_hf.inference.prompts import Prompt, check_text, load_images, user_turn
+from smol_hf.inference.media import load_images, refuse_text_only, user_turn, video_parts
+from smol_hf.inference.prompts import Prompt, check_text
 from smol_hf.inference.sampling import Sampling
 from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
 
@@ -42,14 +43,17 @@ class Generator:
     def inputs(self, prompts: Sequence[Prompt]):
         """Encode the prompts as one left-padded batch on the model's device."""
         if self.chat:
-            turns = [[user_turn(each.text, load_images(self.processor, each.images, each.where))] for each in prompts]
-            return prompt_inputs(self.processor, turns, self.model.device)
+            return prompt_inputs(self.processor, [[self.turn(each)] for each in prompts], self.model.device)
         for prompt in prompts:
-            if prompt.images:
-                load_images(self.processor, prompt.images, prompt.where)  # raises for a text-only model
-                raise SampleError(prompt.where, "an image is only allowed in a chat: leave out --no-chat")
+            if shown := [*prompt.images, *prompt.videos]:
+                refuse_text_only(self.processor, shown, prompt.where)
+                raise SampleError(prompt.where, f"{shown[0]} is only allowed in a chat: leave out --no-chat")
         tokenizer = tokenizer_of(self.processor)
         return left_padded(tokenizer, [plain_ids(tokenizer, each.text) for each in prompts], self.model.device)
+
+    def turn(self, prompt: Prompt) -> dict:
+        images = load_images(self.processor, prompt.images, prompt.where)
+        return user_turn(prompt.text, images, video_parts(self.processor, prompt.videos, prompt.where))
 
     def new_tokens(self, prompt: Prompt) -> int:
         """Return the limit of new tokens."""

@@ -111,6 +111,6 @@ def as_floats(pixels, options):
     return pixels
 
 
-def sizes_of(images):
-    """(height, width) of each PIL image."""
-    return [(image.height, image.width) for image in images]
+def sizes_of(media):
+    """(height, width) of each PIL image; a `ChosenVideo` stays."""
+    return [each if hasattr(each, "times") else (each.height, each.width) for each in media]

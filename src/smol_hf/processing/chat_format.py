@@ -22,7 +22,8 @@ DEFAULT_CHAT_TEMPLATE = (
     "<end_of_utterance>{% endgeneration %}{{ '\\n' }}"  # a bare line break after a block would be trimmed
     "{% else %}{% if parts and parts[0]['type'] != 'image' %} {% endif %}"
     "{% for part in parts %}{% if part['type'] == 'text' %}{{ part['text'] }}"
-    "{% elif part['type'] == 'image' %}<image>{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% elif part['type'] == 'image' %}<image>{% elif part['type'] == 'video' %}<video>{% endif %}{% endfor %}"
+    "<end_of_utterance>\n"
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )

@@ -18,12 +18,14 @@ TRIMMED = (
 
 
 def part_type(part):
-    """Return "text" or "image". Raises ValueError for another type of part, and for a text part without a text."""
+    """Return "text", "image" or "video". Raises ValueError for another type, and for a text part without a text."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in IMAGE_TYPES:
         return "image"
+    if kind == "video":
+        return kind
     if kind != "text":
-        raise ValueError(f"a part has the type {kind!r}: use text or image")
+        raise ValueError(f"a part has the type {kind!r}: use text, image or video")
     if not isinstance(part.get("text"), str):
         raise ValueError('a text part has no text: write {"type": "text", "text": …}')
     return kind
@@ -43,7 +45,7 @@ def content_forms(renderer):
 
 
 def with_placeholders(messages, forms):
-    """Write messages in a form that the template reads, see `content_forms`. Images become {"type": "image"}.
+    """Write messages in a form that the template reads, see `content_forms`. Images and videos keep only their type.
 
     Returns (messages with a placeholder for each text, messages with the texts, texts by number). Empty texts stay,
     because templates treat them differently.
@@ -53,7 +55,7 @@ def with_placeholders(messages, forms):
         content = shell = message.get("content")
         if content is not None:
             parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-            parts = [part if part_type(part) == "text" else {"type": "image"} for part in parts]
+            parts = [part if (kind := part_type(part)) == "text" else {"type": kind} for part in parts]
             as_text = "text" in forms if isinstance(content, str) else "parts" not in forms
             as_text = as_text and all(part["type"] == "text" for part in parts)
             if as_text:

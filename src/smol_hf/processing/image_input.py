@@ -1,4 +1,4 @@
-"""Images in any form that the processor accepts → PIL images, in reading order."""
+"""Images in any form that the processor accepts → PIL images."""
 
 import base64
 import binascii
@@ -8,10 +8,8 @@ import re
 from pathlib import Path
 from urllib.request import urlopen
 
-import numpy as np
 from PIL import Image, ImageOps
 
-from .chat_pieces import part_type
 from .image_pixels import as_array, flatten_to_rgb, from_array
 
 URLS = ("http://", "https://", "data:image/")
@@ -19,13 +17,6 @@ FILE_URL = "file://"
 IMAGE_KEYS = ("image", "image_url", "path", "url", "base64")
 LONGEST_PATH = 4096
 BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]+={0,2}\s*")
-
-
-def images_of(messages, layout=None):
-    """Load the images in the parts of a conversation, in reading order. `layout`: see `as_image`."""
-    contents = [message.get("content") for message in messages]
-    parts = [part for content in contents if content is not None and not isinstance(content, str) for part in content]
-    return [as_image(image_in(part), layout) for part in parts if part_type(part) == "image"]
 
 
 def image_in(part):
@@ -103,29 +94,3 @@ def is_image_place(value):
         or (len(each) > 100 and BASE64.fullmatch(each) is not None)
         for each in values
     )
-
-
-def groups_of(images, counts, layout=None):
-    """Load one list of images per prompt, from any structure that `SmolHFProcessor.__call__` takes.
-
-    Args:
-        counts: the number of images that each prompt shows; None without prompts.
-    """
-    if images is None:
-        return [[] for _ in counts]
-    if getattr(images, "ndim", 0) == 4:
-        images = list(images)  # a batch in one array
-    if not isinstance(images, (list, tuple)):
-        images = [images]
-    if any(isinstance(each, (list, tuple)) or each is None for each in images):
-        if counts is not None and len(images) != len(counts):
-            raise ValueError(f"{len(images)} lists of images were given for {len(counts)} texts: give one for each")
-        groups = [[] if group is None else group if isinstance(group, (list, tuple)) else [group] for group in images]
-        return [[as_image(image, layout) for image in group] for group in groups]
-    images = [as_image(image, layout) for image in images]
-    if counts is None:
-        return [images]
-    if len(images) != sum(counts):
-        raise ValueError(f"the text shows {sum(counts)} images, but {len(images)} were given: give one for each")
-    stops = np.cumsum(counts).tolist()
-    return [images[stop - count : stop] for stop, count in zip(stops, counts)]

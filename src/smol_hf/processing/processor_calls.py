@@ -1,44 +1,30 @@
 """The methods by which transformers' pipelines, trainers and users call a processor."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import BatchFeature
 
 from .batching import DEFAULT, EncodedSample, batch_of, sizes_of, stacked_tiles
-from .chat_encoding import ChatEncoder
 from .chat_rendering import ChatRenderer
-from .image_input import groups_of, images_of, is_image, is_image_place, is_text
+from .image_input import is_image, is_image_place, is_text
+from .media_input import MediaReader, media_alone, media_of, media_of_prompts
 from .plain_tokenizer import write_portable_tokenizer_config
+from .processor_encoding import ProcessorEncoding
 from .processor_options import options_and_variables, read_options
+from .video_sampling import VideoSampling
+from .video_text import expand_prompt, expand_videos, show_videos
 
 
-class Cache(dict):
-    """Values that are computed once. A copy of the processor begins with an empty cache."""
+class ProcessorCalls(ProcessorEncoding):
+    """The calls of a processor."""
 
-    def __deepcopy__(self, memo):
-        return Cache()
-
-
-class ProcessorCalls(ProcessorMixin):
-    """The calls of a processor that defines `encoder`, `image_blocks`, `tiles` and `with_settings`."""
-
-    tokenizer: PreTrainedTokenizerFast
-    encoder: ChatEncoder
-    image_token: str
-    image_token_id: int
-    renderer: Callable[..., ChatRenderer]
-    with_settings: Callable[..., Any]
+    video_sampling: VideoSampling
 
     @property
     def image_processor(self):
         """The processor itself, because transformers' pipelines make batches of images with it."""
         return self
-
-    def __getstate__(self):
-        # A data loader's worker receives the processor without its encoder, and builds it again.
-        return {**self.__dict__, "_cache": Cache()}
 
     def apply_chat_template(
         self, conversation, chat_template=None, tools=None, documents=None, add_generation_prompt=False,
@@ -48,7 +34,8 @@ class ProcessorCalls(ProcessorMixin):
         """Do the same as in transformers. With `tokenize=True`, texts never become special tokens.
 
         Images are given in the parts: `{"type": "image", "image": PIL image, array, base64, path or URL}` (or as
-        `path`, `url`, `base64`), or OpenAI's `{"type": "image_url", "image_url": {"url": …}}`.
+        `path`, `url`, `base64`), or OpenAI's `{"type": "image_url", "image_url": {"url": …}}`. Videos are given as
+        `{"type": "video", "video": …}` (or as `path`, `url`), see `video_input`.
 
         Args:
             processor_kwargs: options of `__call__`, which may be given by name too.
@@ -73,20 +60,20 @@ class ProcessorCalls(ProcessorMixin):
         conversations = [getattr(each, "messages", each) for each in (conversation if batched else [conversation])]
         if not tokenize:
             ends = add_generation_prompt, continue_final_message
-            texts = [renderer.text(each, *ends)[0] for each in conversations]
+            texts = [show_videos(renderer, each, self.video_style, *ends) for each in conversations]
             return texts if batched else texts[0]
         if return_tensors is not None:
             options["return_tensors"] = return_tensors
         options = self.options(options)
         at = self.with_settings(**options.settings(self))
-        encoded = []
-        for messages in conversations:
-            images = images_of(messages, options.input_data_format)
+        reader, encoded = MediaReader(at.video_sampling, options), []
+        for messages, media in zip(conversations, media_of(conversations, reader)):
+            messages, sizes = expand_videos(messages, sizes_of(media), self.video_style)
             input_ids, labels = renderer.encode(
-                messages, at.image_blocks(sizes_of(images)), add_generation_prompt, continue_final_message,
+                messages, at.image_blocks(sizes), add_generation_prompt, continue_final_message,
                 labelled=return_assistant_tokens_mask,
             )  # fmt: skip
-            encoded.append(EncodedSample(input_ids, labels, at.tiles(images)))
+            encoded.append(EncodedSample(input_ids, labels, at.tiles(media)))
         batch = at.pad(encoded, options, return_assistant_tokens_mask)
         if not batched and options.return_tensors is None:
             batch = {name: values[0] for name, values in batch.items()}
@@ -94,37 +81,39 @@ class ProcessorCalls(ProcessorMixin):
         return batch if return_dict else batch["input_ids"]
 
     def __call__(self, images: Any = None, text: Any = None, videos=None, audio=None, **kwargs):
-        """Encode prompts of `apply_chat_template(…, tokenize=False)`, with their special tokens, and their images.
+        """Encode prompts of `apply_chat_template(…, tokenize=False)`, with their special tokens, and their media.
 
         Args:
-            text: a string or a list of strings; None: only images are prepared.
+            text: a string or a list of strings; None: only images or videos are prepared.
             images: one image, a list in reading order of all prompts, or one list per prompt.
+            videos: one video or lists of them, each in a form of `video_input`. The text shows a video as `<video>`,
+                which stays text without `videos`.
             kwargs: see `processor_options`.
 
         Raises:
             TypeError: for an unknown option.
             ValueError: for an unsupported value.
         """
-        if videos is not None or audio is not None:
-            raise ValueError("this processor prepares texts and images: leave out videos and audio")
+        if audio is not None:
+            raise ValueError("this processor prepares texts, images and videos: leave out audio")
         if is_image(text) or (text is None and is_text(images) and not is_image_place(images)):
             images, text = text, images
-        if images is None and text is None:
-            raise ValueError("neither text nor images were given: give one or both")
+        if images is None and text is None and videos is None:
+            raise ValueError("neither text nor images nor videos were given: give one or more")
         options = self.options(kwargs)
         at = self.with_settings(**options.settings(self))
+        reader = MediaReader(at.video_sampling, options)
         if text is None:
-            groups = groups_of(images, None, options.input_data_format)
-            batch = stacked_tiles([at.tiles(group) for group in groups], options)
+            batch = stacked_tiles([at.tiles(media) for media in media_alone(images, videos, reader)], options)
             return BatchFeature(batch, tensor_type=options.return_tensors)
         texts = [text] if isinstance(text, str) else list(text)
         if not texts or not all(isinstance(prompt, str) for prompt in texts):
             raise ValueError("text must be a string or a list of strings")
-        counts = [prompt.count(self.image_token) for prompt in texts]
         encoded = []
-        for prompt, group in zip(texts, groups_of(images, counts, options.input_data_format)):
-            input_ids, labels = at.encoder.encode_prompt(prompt, at.image_blocks(sizes_of(group)))
-            encoded.append(EncodedSample(input_ids, labels, at.tiles(group)))
+        for prompt, media in zip(texts, media_of_prompts(texts, images, videos, self.image_token, reader)):
+            prompt, sizes = expand_prompt(prompt, sizes_of(media), self.video_style, self.image_token)
+            input_ids, labels = at.encoder.encode_prompt(prompt, at.image_blocks(sizes))
+            encoded.append(EncodedSample(input_ids, labels, at.tiles(media)))
         return BatchFeature(at.pad(encoded, options), tensor_type=options.return_tensors)
 
     def options(self, given):

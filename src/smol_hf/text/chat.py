@@ -9,6 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from smol_hf.data.conversation import SampleError
+from smol_hf.data.media.videos import ListedVideo
 from smol_hf.data.stream.preparation import MeasuredSample, SampleWork
 from smol_hf.data.stream.shortening import SampleVersion
 from smol_hf.processing.chat_encoding import ChatEncoder
@@ -105,11 +106,13 @@ class TextChat:
 class TextChatWork(SampleWork):
     """The work of a data stream on conversations for a text-only model; `processor` is a `TextChat`."""
 
-    def measured(self, shape: SampleVersion, lost: str = "") -> MeasuredSample:
-        if shape.conversation.images:
-            problem = "has an image, but the model is text-only: smol-hf compose adds a vision encoder"
-            raise SampleError(shape.conversation.sample_id, problem)
-        return super().measured(shape, lost)
+    def measured(self, shape: SampleVersion, listed: dict[int, ListedVideo], lost: str = "") -> MeasuredSample:
+        conversation = shape.conversation
+        if conversation.images or conversation.videos:
+            medium = "an image" if conversation.images else "a video"
+            problem = f"has {medium}, but the model is text-only: smol-hf compose adds a vision encoder"
+            raise SampleError(conversation.sample_id, problem)
+        return super().measured(shape, listed, lost)
 
 
 def as_texts(messages: Sequence[dict]) -> list[dict]:

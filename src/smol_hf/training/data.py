@@ -21,7 +21,6 @@ from smol_hf.data.mixture.mixture import (
     Data,
     MixtureEntry,
     can_be_surveyed,
-    leave_out,
     open_mixture,
     parse_entries,
     without_unusable,
@@ -41,7 +40,7 @@ from smol_hf.training.log.console import ProgressLines
 from smol_hf.training.model.chat_template import chat_of
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
-from smol_hf.training.recipe.values import RecipeError
+from smol_hf.training.recipe.values import RecipeError, recipe_errors
 
 DEFAULT_CONTEXT_LENGTH = 2048
 GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable
@@ -86,13 +85,6 @@ def with_revisions(mixture: list[dict[str, Any]], data: Data) -> list[dict[str, 
     ]
 
 
-def trainable(data: Data, arguments: DataArguments) -> Data:
-    """Drop the sources that training does not support, if the recipe allows it. Raises SampleError otherwise."""
-    videos = [number for number, entry in enumerate(data.entries) if entry.modality == "video"]
-    reason = "holds videos, and videos cannot be trained on yet"
-    return leave_out(data, dict.fromkeys(videos, reason), arguments.stopping, arguments.on_failed_source)
-
-
 def digits(arguments: DataArguments, seed: int) -> MadeSource:
     """Return the source of embedded digits. Raises ValueError for an unusable page size."""
     facts = {"seed": seed, "page_size": arguments.page_size, "turns": arguments.turns_per_page}
@@ -117,6 +109,23 @@ def context_length(asked: int | None, config: PretrainedConfig) -> int:
             "(text_config.max_position_embeddings)"
         )
     return asked
+
+
+def set_video_keys(processor, arguments: DataArguments) -> None:
+    """Give the processor the recipe's keys of videos; others keep its values.
+
+    Raises:
+        RecipeError: for keys that contradict each other, and for a text-only model.
+    """
+    names = ("video_fps", "video_max_frames", "video_min_frames", "video_frame_size", "video_style")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if given and is_language_model(processor):
+        raise RecipeError(f"{' and '.join(given)} have no effect on a text-only model: leave them out")
+    for name, value in given.items():
+        setattr(processor, name, value)
+    if given:
+        with recipe_errors("the frames of videos cannot be chosen"):
+            _ = processor.video_sampling
 
 
 def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrainingArguments, lanes: int) -> Plan:

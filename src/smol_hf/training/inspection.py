@@ -13,7 +13,7 @@ from smol_hf.data.sources.source import Head
 from smol_hf.data.stream.stream import Plan
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.support.tokenizer_of import tokenizer_of
-from smol_hf.training.data import context_length, open_data, plan_of
+from smol_hf.training.data import context_length, open_data, plan_of, set_video_keys
 from smol_hf.training.model.composition import build_config_and_processor, texts_of
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.model_arguments import ModelArguments
@@ -100,6 +100,7 @@ def inspect(recipe: dict[str, Any], *, seed: int | None = None) -> Inspection:
             texts_of(data.conversations(TOKENIZER_SAMPLES)),
             trust_remote_code=bool(recipe.get("trust_remote_code", False)),
         )
+    set_video_keys(processor, data_arguments)
     data_arguments.context_length = context_length(data_arguments.context_length, config)
     given = (seed, recipe.get("data_seed"), recipe_seed)
     order: int = next(each for each in given if each is not None)

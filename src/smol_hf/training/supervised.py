@@ -25,7 +25,7 @@ from smol_hf.training.data import (
     open_data,
     plan_of,
     rows_of_the_run,
-    trainable,
+    set_video_keys,
 )
 from smol_hf.training.document_data import DocumentData, TokenisedDocuments
 from smol_hf.training.loader import Validation, load_data_state
@@ -35,6 +35,7 @@ from smol_hf.training.log.startup_summary import (
     describe_images,
     describe_samples,
     describe_turns,
+    describe_videos,
     describe_vocabulary,
     parameter_table,
     warnings_of,
@@ -146,6 +147,8 @@ class SupervisedRun(Run):
             lines += describe_failed(self.mixture)
         if not is_language_model(self.processor):
             lines.append(describe_images(self.processor))
+            if any(use.videos for use in self.data.found.use.values()):
+                lines.append(describe_videos(self.processor))
         lines += warnings_of(self.arguments, self.model, self.model_arguments.lora_r)
         return [*lines, parameter_table(trainer.model, trainer.freeze_schedule)]
 
@@ -169,7 +172,12 @@ class ConversationRun(SupervisedRun):
     """Answers of an assistant, in conversations with or without images."""
 
     def open(self):
-        self.data = trainable(open_data(self.data_arguments, self.arguments.seed), self.data_arguments)
+        self.data = open_data(self.data_arguments, self.arguments.seed)
+
+    def build(self):
+        model, processor = super().build()
+        set_video_keys(processor, self.data_arguments)
+        return model, processor
 
     def texts(self):
         return texts_of(self.data.conversations(TOKENIZER_SAMPLES))

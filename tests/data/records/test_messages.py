@@ -87,3 +87,18 @@ def test_typed_parts_whose_missing_keys_arrow_filled_with_null():
         "image": "a.png",
     }
     check(record, conversation(user(FILM, "<image> <video>", A), assistant("Yes.")))
+
+
+def test_a_part_of_a_video_has_a_start_and_an_end():
+    def record(**part):
+        content = [{"type": "video", "video": "v.mp4", **part}, {"type": "text", "text": "Which?"}]
+        return {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "Red."}]}
+
+    video = VideoPart(path=str(MEDIA / "v.mp4"), start=1.5, end=4)
+    check(record(start=1.5, end=4), conversation(user(video, "Which?"), assistant("Red.")), arrow=False)
+    listed = {**record(start=1.5, end=4), "videos": ["v.mp4"]}
+    del listed["messages"][0]["content"][0]["video"]
+    check(listed, conversation(user(video, "Which?"), assistant("Red.")), arrow=False)
+    assert "a video with start '1:30': give seconds" in fault_of(record(start="1:30"))
+    assert "a video with end -1: give seconds" in fault_of(record(end=-1))
+    assert "a video from 5 s to 4 s: swap them" in fault_of(record(start=5, end=4))

@@ -47,7 +47,7 @@ def sharegpt(*texts, **keys):
 def trained(record):
     """What a vision-language model learns of the record."""
     processor = build_processor()
-    ids, labels = processor.encode_text(template_messages(adapt(record, PLACE)), [])
+    ids, labels = processor.encode_text(template_messages(adapt(record, PLACE))[0], [])
     assert all(label in (token, IGNORE_INDEX) for token, label in zip(ids, labels))
     return processor.tokenizer.decode([label for label in labels if label != IGNORE_INDEX])
 
@@ -101,7 +101,7 @@ def test_a_key_that_cannot_be_honoured_is_refused(keys, problem):
 def test_a_text_model_does_not_learn_an_unmarked_turn(template):
     tokenizer = chat_tokenizer(template)
     record = {"messages": [user("first?"), assistant("WRONG", weight=0), user("again?"), assistant("right")]}
-    ids, labels = TextChat(tokenizer).encode_text(template_messages(adapt(record, PLACE)))
+    ids, labels = TextChat(tokenizer).encode_text(template_messages(adapt(record, PLACE))[0])
     learned = tokenizer.decode([label for label in labels if label != IGNORE_INDEX])
     assert learned.startswith("right<|im_end|>") and "WRONG" in tokenizer.decode(ids)
     bare = [{key: each[key] for key in ("role", "content")} for each in record["messages"]]
@@ -164,7 +164,7 @@ def test_a_record_without_anything_to_train_is_refused(tmp_path):
     *refused, good = [sample for _, sample in open_data(DataArguments(data=rows), 0).samples()]
     assert [fault.problem[:18] for fault in refused] == ["no answer to train"] * 2
     processor = build_processor()
-    _, labels = processor.encode_text(template_messages(good), [])
+    _, labels = processor.encode_text(template_messages(good)[0], [])
     assert processor.tokenizer.decode([each for each in labels if each != IGNORE_INDEX]) == " b<end_of_utterance>"
 
 

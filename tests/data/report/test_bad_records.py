@@ -78,7 +78,7 @@ MEDIA = {
     "neither bytes nor path": (shown({"bytes": None, "path": None}), "placeholders but 0 images"),
     "bytes as text": (shown({"bytes": "iVBORw0KGgo="}), "must be an encoded file"),
     "bytes as numbers": (shown({"bytes": [137, 80]}), "must be an encoded file"),
-    "a video": ({"video": "a.mp4", "conversations": turns("<video>\nWhat?", "x")}, "videos cannot be trained on yet"),
+    "a video": ({"video": "a.mp4", "conversations": turns("<video>\nWhat?", "x")}, "used: it does not exist"),
 }
 RECORDS = {
     "nothing": ({}, "needs the key"),
@@ -206,7 +206,7 @@ def test_an_odd_text_is_read_as_it_stands(name, tmp_path):
     assert processor.image_token_id not in sample.input_ids
     trained = [token for token in sample.labels if token != -100]
     assert processor.tokenizer.decode(trained, clean_up_tokenization_spaces=False).count(text) >= 1
-    assert len(template_messages(conversation)) == 2
+    assert len(template_messages(conversation)[0]) == 2
 
 
 def test_records_of_strangers_stay_in_their_folder(tmp_path):

@@ -12,19 +12,24 @@ from pathlib import Path
 from smol_hf.conversion.checkpoint_files import read_json, write_json
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.processing.chat_format import END_OF_UTTERANCE_TOKEN, FAKE_IMAGE_TOKEN, GLOBAL_IMAGE_TOKEN, IMAGE_TOKEN
+from smol_hf.processing.video_sampling import VideoSampling
 
+VIDEO_SETTINGS = ("video_fps", "video_max_frames", "video_min_frames")  # in the order of `VideoSampling`
 # SmolVLM2's template: ours without the marks of generated text, which other engines do not support.
 NATIVE_CHAT_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
     "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
     "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
-    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% elif line['type'] == 'video' %}{{ '<video>' }}{% endif %}"
+    "{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 
 
-def finish_native_folder(source: Path, folder: Path, config) -> None:
-    """Complete `folder`, written by `save_pretrained` of the native class, from our checkpoint `source`."""
+def finish_native_folder(source: Path, folder: Path, config) -> list[str]:
+    """Complete `folder`, written by `save_pretrained` of the native class, from our checkpoint `source`.
+
+    Returns notes about what a native folder cannot express.
+    """
     native = read_json(folder / "config.json")
     text = native.get("text_config", native)
     rope = text.get("rope_parameters") or {}
@@ -35,12 +40,15 @@ def finish_native_folder(source: Path, folder: Path, config) -> None:
         text["architectures"] = ["VLlama3ForCausalLM"]
     write_json(folder / "config.json", native)
     if is_vlm and (source / "processor_config.json").is_file():
-        write_processor_files(source, folder, config)
+        return write_processor_files(source, folder, config)
+    return []
 
 
-def write_processor_files(source: Path, folder: Path, config: SmolHFConfig) -> None:
+def write_processor_files(source: Path, folder: Path, config: SmolHFConfig) -> list[str]:
     ours = read_json(source / "processor_config.json")
     tile = ours["tile_size"]
+    frame_size = {"longest_edge": ours.get("video_frame_size", tile)}  # checkpoints before videos lack these keys
+    sampling = VideoSampling(*(ours[name] for name in VIDEO_SETTINGS if name in ours))
     shared = {
         "do_convert_rgb": True,
         "do_rescale": True,
@@ -62,9 +70,9 @@ def write_processor_files(source: Path, folder: Path, config: SmolHFConfig) -> N
     }
     video = {
         **shared,
-        "size": {"longest_edge": tile},
+        "size": frame_size,
         "video_processor_type": "SmolVLMVideoProcessor",
-        "video_sampling": {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": tile}},
+        "video_sampling": {"fps": sampling.fps, "max_frames": sampling.max_frames, "video_size": frame_size},
     }
     processor = {
         "image_processor": image,
@@ -92,6 +100,13 @@ def write_processor_files(source: Path, folder: Path, config: SmolHFConfig) -> N
     write_json(folder / "processor_config.json", processor)
     write_json(folder / "tokenizer_config.json", tokenizer)
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    style, notes = ours.get("video_style", "smolvlm"), []
+    if style != "smolvlm":
+        differ = "so prompts differ from those of training"
+        notes.append(f"other engines write the texts of video_style smolvlm instead of {style}, {differ}")
+    if sampling.min_frames > 1:
+        notes.append(f"other engines know no least number of frames (video_min_frames {sampling.min_frames})")
+    return notes
 
 
 def native_template(template: str | None, path: Path) -> str:

@@ -79,7 +79,7 @@ def read_processor(texts: Path, source: Path, config: SmolHFConfig, kind: str) -
     elif kind == "llava":
         options = llava_options(image_processor_of(source), config.image_side)
     else:
-        options = smolvlm_options(image_processor_of(source))
+        options = smolvlm_options(image_processor_of(source)) | video_options(source)
     image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
     if image_token is None:
         raise ConversionError(
@@ -100,6 +100,20 @@ def smolvlm_options(numbers: dict) -> dict:
     splitting = bool(numbers.get("do_image_splitting", True))
     longest_edge = (numbers.get("size") or {}).get("longest_edge") if splitting else None
     return {"longest_edge": longest_edge, "do_image_splitting": splitting}
+
+
+def video_options(source: Path) -> dict:
+    """Read the choice of frames from the file that the source's version of transformers wrote."""
+    for name in ("video_preprocessor_config.json", "processor_config.json", "preprocessor_config.json"):
+        content = read_json(source / name) if (source / name).is_file() else {}
+        sampling = (content.get("video_processor") or content).get("video_sampling")
+        if sampling:
+            return {
+                "video_fps": sampling.get("fps", 1.0),
+                "video_max_frames": sampling.get("max_frames", 64),
+                "video_frame_size": (sampling.get("video_size") or {}).get("longest_edge"),
+            }
+    return {}
 
 
 def llava_options(numbers: dict, side: int) -> dict:

@@ -1,1 +1,1 @@
-"""Images of a sample: reading, limits and the fast resize."""
+"""Images and videos of a sample: reading, limits and the fast resize."""

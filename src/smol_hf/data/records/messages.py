@@ -4,12 +4,13 @@
  "images"?: [image, …], "videos"?: [video, …], "tools"?: [tool, …], "turn_ratings"?: see `ratings`}
 
 In typed parts, placeholders are text. A part of an image or a video names its file, or takes the next one of `images`
-or `videos`. In a plain text of the user, `<image>` and `<video>` are the places of such media. Media that no text
-mentions come first.
+or `videos`. A part of a video may have a `start` and an `end` in seconds. In a plain text of the user, `<image>` and
+`<video>` are the places of such media. Media that no text mentions come first.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, Part, SampleError, TextPart, VideoPart
@@ -28,11 +29,13 @@ from smol_hf.data.records.ratings import written_ratings
 from smol_hf.data.records.registry import Place, adapter
 from smol_hf.data.records.tools import tools_of, turn_fields, with_content
 from smol_hf.data.records.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys, is_given, is_trained
+from smol_hf.support.formatting import is_number
 
 KINDS = {"image": ImagePart, "video": VideoPart}
 # Other fields of chat messages.
 OTHER_FIELDS = ("image", "images", "video", "videos", "turn_ratings", "source", "tools", *SYSTEM_KEYS)
 CONVERSATIONS = ("messages", "conversations", "texts", "sentences", "global")
+SECONDS = ("start", "end")  # of a video
 PART_KEYS = ("type", "text", "image", "video", "path", "url", "image_url", "base64")
 
 
@@ -69,7 +72,10 @@ def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place:
     messages = with_system(messages, record, where)
     ignored = ignored_turn_keys(turns, ("role", "content", *TRAIN_KEYS), name)
     parts = [part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]]
-    ignored += ignored_turn_keys(parts, PART_KEYS, f"{name}[].content")
+    is_video = [part.get("type") == "video" for part in parts]
+    for kind, known in ((False, PART_KEYS), (True, (*PART_KEYS, *SECONDS))):
+        of_kind = (part for part, video in zip(parts, is_video) if video == kind)
+        ignored += ignored_turn_keys(of_kind, known, f"{name}[].content")
     for key in ("image", "image_url"):
         if any(isinstance(part.get(key), dict) and is_given(part[key].get(HINT)) for part in parts):
             ignored += (f"{name}[].content[].{key}.{HINT}",)
@@ -119,7 +125,7 @@ def typed_messages(turns: list[dict], media_by_kind: dict[str, list[Media]], pla
             elif role != "user":
                 raise SampleError(where, f"message {number} is the {role}'s and shows {kind}s: only users do")
             elif named := named_media(part, kind, number, place):
-                parts += named
+                parts += [clipped(each, part, number, where) for each in named]
             else:
                 used[kind] += 1
                 if used[kind] > len(media_by_kind[kind]):
@@ -129,7 +135,7 @@ def typed_messages(turns: list[dict], media_by_kind: dict[str, list[Media]], pla
                         f"{len(media_by_kind[kind])}: name the "
                         f"file in the part of type {kind!r}, or list it there",
                     )
-                parts.append(media_by_kind[kind][used[kind] - 1])
+                parts.append(clipped(media_by_kind[kind][used[kind] - 1], part, number, where))
         messages.append(Message(role, tuple(parts), is_trained(turn, role, number, where), fields))
     for kind, media in media_by_kind.items():
         if used[kind] != len(media):
@@ -144,3 +150,19 @@ def named_media(part: dict, kind: str, number: int, place: Place) -> list[Media]
     if len(given) > 1:
         raise SampleError(place.where, f"message {number} has a part with several {kind}s: keep one")
     return media_parts(given[0], f"{kind} of message {number}", KINDS[kind], place) if given else []
+
+
+def clipped(media: Media, part: dict, number: int, where: str) -> Media:
+    """Return a video with the `start` and `end` of its part. Raises SampleError for wrong ones."""
+    given = {key: part[key] for key in SECONDS if part.get(key) is not None}
+    if not given or not isinstance(media, VideoPart):
+        return media
+    for key, value in given.items():
+        if not is_number(value) or value < 0:
+            raise SampleError(where, f"message {number} has a video with {key} {value!r}: give seconds, 0 or more")
+    clip = replace(media, **given)
+    if clip.end is not None and clip.end <= (clip.start or 0):
+        raise SampleError(
+            where, f"message {number} has a video from {clip.start or 0:g} s to {clip.end:g} s: swap them"
+        )
+    return clip

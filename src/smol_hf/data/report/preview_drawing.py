@@ -7,20 +7,24 @@ import io
 import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import islice, zip_longest
 from typing import Any
 
 from PIL import Image
 
-from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.conversation import Conversation, SampleError, VideoPart
 from smol_hf.data.media.images import load_image
+from smol_hf.data.media.videos import load_frames
 from smol_hf.data.report.label_spans import Span, spans_of
 from smol_hf.data.stream.preparation import MeasuredSample, SampleWork
 from smol_hf.data.stream.stream import LaneShare, Plan
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.processing.video_text import FRAME
 
 SIDES = ((2, 384), (6, 256), (12, 160))  # (up to this number of images, longer side of each in pixels)
 SMALLEST_SIDE = 96
 IMAGES_SHOWN = 24  # of a sample
+FRAMES_SHOWN, FRAME_SIDE = 64, 128  # of a video, and the longer side of each in pixels
 LEFT_OUT_SEEN = 500  # unusable records, after which drawing stops
 PIXEL_ART = 128  # images up to this side keep every pixel
 QUALITY = 80
@@ -40,6 +44,15 @@ class Thumbnail:
 
 
 @dataclass(frozen=True)
+class FrameThumbnails:
+    """A video of a sample: its seconds, the tokens of a frame, and its frames as (seconds, data: URL or "")."""
+
+    duration: float
+    tokens: int
+    frames: list[tuple[float, str]]
+
+
+@dataclass(frozen=True)
 class DrawnSample:
     source: int
     conversation: Conversation
@@ -47,7 +60,7 @@ class DrawnSample:
     num_tokens: int
     num_trained: int
     num_tiles: int
-    thumbnails: list[Thumbnail]
+    thumbnails: list[Thumbnail | FrameThumbnails]  # in reading order
     lost: str = ""
 
 
@@ -75,7 +88,7 @@ class Whole:
 
 @dataclass
 class Look:
-    """The work of the stream, with a small copy of each image instead of its tiles."""
+    """The work of the stream, with a small copy of each image and frame instead of its tiles."""
 
     work: SampleWork
 
@@ -88,7 +101,10 @@ class Look:
         processor = self.work.processor.with_settings(longest_edge=sample.longest_edge)
         side = next((side for most, side in SIDES if len(conversation.images) <= most), SMALLEST_SIDE)
         thumbnails = []
-        for number, part in enumerate(conversation.images):
+        for number, (part, frames) in enumerate(sample.media):
+            if isinstance(part, VideoPart):
+                thumbnails.append(frame_thumbnails(part, frames, processor, conversation.sample_id))
+                continue
             image = load_image(part, conversation.sample_id)
             height, width = image.height, image.width
             rows, columns = processor.tiler.grid(height, width)
@@ -110,6 +126,13 @@ class Look:
             thumbnails,
             sample.lost,
         )
+
+
+def frame_thumbnails(part: VideoPart, chosen: Any, processor, where: str) -> FrameThumbnails:
+    images = load_frames(part, chosen, where)
+    urls = [data_url(image, FRAME_SIDE) for image in islice(images, FRAMES_SHOWN)]
+    frames = list(zip_longest(chosen.times, urls, fillvalue=""))
+    return FrameThumbnails(chosen.duration, len(processor.image_blocks([FRAME])[0]), frames)
 
 
 def draw_samples(plan: Plan, number: int) -> Drawn:

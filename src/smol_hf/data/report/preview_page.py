@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 
 import jinja2
 
-from smol_hf.data.conversation import ImagePart, TextPart
+from smol_hf.data.conversation import Conversation, ImagePart, VideoPart
 from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.records.filters import Filters
 from smol_hf.data.report.preview_drawing import Drawn, DrawnSample
 from smol_hf.data.report.reasons import reasons_of, skip_kind
 from smol_hf.data.stream.stream import Plan
-from smol_hf.support.formatting import percent
+from smol_hf.support.formatting import counted, percent
 from smol_hf.support.resources import resource_path
 
 CHARACTERS_SHOWN = 6000  # of a text
@@ -84,15 +85,16 @@ def filters_in_words(filters: Filters | None) -> str:
 
 
 def sample_facts(number: int, sample: DrawnSample, source: str) -> dict[str, Any]:
-    images = iter(range(len(sample.thumbnails)))
+    thumbnails, images = iter(sample.thumbnails), itertools.count(1)
     turns = []
     for message in sample.conversation.messages:
         parts = []
         for part in message.parts:
             if isinstance(part, ImagePart):
-                index = next(images)
-                parts.append({"image": sample.thumbnails[index], "number": index + 1})
-            elif isinstance(part, TextPart):
+                parts.append({"image": next(thumbnails), "number": next(images)})
+            elif isinstance(part, VideoPart):
+                parts.append({"video": next(thumbnails)})
+            else:
                 parts.append({"text": part.text[:CHARACTERS_SHOWN], "more": len(part.text[CHARACTERS_SHOWN:])})
         turns.append({"role": message.role, "parts": parts})
     spans, left = [], TOKENS_SHOWN
@@ -110,10 +112,17 @@ def sample_facts(number: int, sample: DrawnSample, source: str) -> dict[str, Any
         "tokens": sample.num_tokens,
         "trained": sample.num_trained,
         "tiles": sample.num_tiles,
-        "images": len(sample.thumbnails),
+        "media": media_in_words(sample.conversation),
         "turns": turns,
         "spans": spans,
         "hidden": hidden,
         "lost": sample.lost,
         "open": sample.num_tokens <= OPEN_UP_TO,
     }
+
+
+def media_in_words(conversation: Conversation) -> str:
+    """Return `2 images, 1 video`; `0 images` without any."""
+    images, videos = len(conversation.images), len(conversation.videos)
+    parts = [counted(images, "image")] if images or not videos else []
+    return ", ".join([*parts, counted(videos, "video")] if videos else parts)

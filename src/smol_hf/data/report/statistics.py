@@ -23,8 +23,8 @@ def statistics(plan: Plan, found: Survey) -> dict[str, Any]:
 
     Returns:
         `sources`: for each source its records, usable and left out samples by kind and reason, and the distributions
-        of tokens, trained tokens, images, tiles and turns of its usable samples, with its shares of the mixture and
-        the counts of `RecordUse`.
+        of tokens, trained tokens, images, frames and seconds of videos, tiles and turns of its usable samples, with
+        its shares of the mixture and the counts of `RecordUse`.
         `all`: the same of all sources together, each record counted once.
     """
     by_source = [[] for _ in plan.sources]
@@ -54,22 +54,24 @@ def summary_of(found: Sequence[Size | SampleError]) -> dict[str, Any]:
         "tokens": distribution([size.num_tokens for size in usable]),
         "trained_tokens": distribution([size.num_trained for size in usable]),
         "images": distribution([size.num_images for size in usable]),
+        "frames": distribution([size.num_frames for size in usable]),
+        "seconds": distribution([size.seconds for size in usable]),
         "tiles": distribution([size.num_tiles for size in usable]),
         "turns": distribution([size.num_turns for size in usable]),
         "histogram": histogram([size.num_tokens for size in usable]),
     }
 
 
-def distribution(values: Sequence[int]) -> dict[str, float]:
+def distribution(values: Sequence[float]) -> dict[str, float]:
     """Return total, mean, median, 95th percentile and maximum; all 0 without values."""
     values = values or [0]
     median, p95 = np.percentile(values, [50, 95])
     return {
-        "total": int(np.sum(values)),
+        "total": np.sum(values).item(),
         "mean": float(np.mean(values)),
         "median": float(median),
         "p95": float(p95),
-        "max": int(np.max(values)),
+        "max": np.max(values).item(),
     }
 
 

@@ -10,9 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from smol_hf.data.conversation import MODALITIES, Conversation, ImagePart, SampleError, TextPart, TooLongError
+from smol_hf.data.conversation import (
+    MODALITIES,
+    Conversation,
+    ImagePart,
+    SampleError,
+    TextPart,
+    TooLongError,
+    VideoPart,
+)
 from smol_hf.data.media.fast_images import fast_tiles
 from smol_hf.data.media.images import image_size, load_image
+from smol_hf.data.media.videos import ChosenFrames, ListedVideo, load_frames
 from smol_hf.data.stream.shortening import SampleVersion, shortened
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_format import ChatTemplateError
@@ -20,7 +29,7 @@ from smol_hf.processing.chat_format import ChatTemplateError
 
 @dataclass(frozen=True)
 class MeasuredSequence:
-    """Token ids and labels of equal length, for the conversation's first `num_images` images of `num_tiles` tiles."""
+    """Token ids and labels of equal length, for the first `num_images` images and frames, of `num_tiles` tiles."""
 
     input_ids: list[int]
     labels: list[int]
@@ -30,11 +39,11 @@ class MeasuredSequence:
 
 @dataclass
 class MeasuredSample:
-    """A tokenised conversation with places for its images, which are not decoded.
+    """A tokenised conversation with places for its images and videos, which are not decoded.
 
     It is one sequence, or several that do not see each other, see `chat_turns`. `num_tokens`, `num_tiles`: of all
     sequences. `lost`: the parts that it lost to fit the context. `number`: of a sequence in its conversation, see
-    `units`.
+    `units`. `media`: its images and videos in reading order, each with its size or its frames.
     """
 
     conversation: Conversation
@@ -44,6 +53,12 @@ class MeasuredSample:
     num_tiles: int
     lost: str = ""
     number: int = 0
+    media: tuple[tuple[ImagePart | VideoPart, tuple[int, int] | ChosenFrames], ...] = ()
+
+    @property
+    def videos(self) -> list[ChosenFrames]:
+        """The frames of each video, in reading order."""
+        return [frames for _, frames in self.media if isinstance(frames, ChosenFrames)]
 
     @property
     def input_ids(self) -> list[int]:
@@ -80,28 +95,23 @@ class ReadySample:
     number: int = 0
 
 
-def template_messages(conversation: Conversation) -> list[dict]:
-    """Return the conversation in the chat format of processors, without its images.
+def template_messages(conversation: Conversation) -> tuple[list[dict], list[ImagePart | VideoPart]]:
+    """Return the conversation in the chat format of processors, and its images and videos in reading order.
 
     An answer that gets no labels has `"trained": False`.
-
-    Raises:
-        SampleError: for a video, which is not supported yet.
     """
-    messages = []
+    messages, media = [], []
     for message in conversation.messages:
         content = []
         for part in message.parts:
             if isinstance(part, TextPart):
                 content.append({"type": "text", "text": part.text})
-            elif isinstance(part, ImagePart):
-                content.append({"type": "image"})
             else:
-                problem = "shows a video, and videos cannot be trained on yet: leave it out with on_bad_sample skip"
-                raise SampleError(conversation.sample_id, problem)
+                content.append({"type": "image" if isinstance(part, ImagePart) else "video"})
+                media.append(part)
         untrained = {"trained": False} if message.role == "assistant" and not message.is_learned else {}
         messages.append({**untrained, "role": message.role, "content": content, **message.fields})
-    return messages
+    return messages, media
 
 
 class SampleWork:
@@ -134,27 +144,36 @@ class SampleWork:
         return other
 
     def prepare(self, source: int, where: str, record: Any) -> MeasuredSample:
-        """Measure tokens and tiles of a record, from its texts and the headers of its images.
+        """Measure tokens and tiles of a record, from its texts, headers of images and times of frames.
 
         Args:
             record: of the source, or the conversation that its reader made of it.
 
         Raises:
-            SampleError: for a record or an image that cannot be used, or without a trained token.
+            SampleError: for a record, an image or a video that cannot be used, or without a trained token.
             FilteredOutError, TooLongError: for a record that the filters reject, or that does not fit.
         """
         conversation = record if isinstance(record, Conversation) else self.readers[source](where, record)
-        sample = self.measured(SampleVersion(conversation, self.processor.longest_edge))
+        listed: dict[int, ListedVideo] = {}
+        sample = self.measured(SampleVersion(conversation, self.processor.longest_edge), listed)
         if any(len(sequence.input_ids) > self.context_length for sequence in sample.sequences):
-            sample = self.shorter(sample)
+            sample = self.shorter(sample, listed)
         if all(label == IGNORE_INDEX for sequence in sample.sequences for label in sequence.labels):
             raise SampleError(conversation.sample_id, "no token of it is trained, so nothing can be learned from it")
         return sample
 
-    def measured(self, shape: SampleVersion, lost: str = "") -> MeasuredSample:
+    def measured(self, shape: SampleVersion, listed: dict[int, ListedVideo], lost: str = "") -> MeasuredSample:
+        """Measure a version of a sample. `listed`: its videos, by the `id` of their part; new ones are added."""
         conversation = shape.conversation
-        messages = template_messages(conversation)
-        sizes = [image_size(image, conversation.sample_id) for image in conversation.images]
+        messages, parts = template_messages(conversation)
+        sizes = []
+        for part in parts:
+            if isinstance(part, ImagePart):
+                sizes.append(image_size(part, conversation.sample_id))
+                continue
+            if id(part) not in listed:
+                listed[id(part)] = ListedVideo(part, conversation.sample_id)
+            sizes.append(listed[id(part)].choose(shape.sampling(self.processor.video_sampling)))
         processor = self.processor.with_settings(longest_edge=shape.longest_edge)
         try:
             turns = processor.encode_turns(messages, sizes, conversation.tools)
@@ -168,14 +187,18 @@ class SampleWork:
             sequences.append(MeasuredSequence(input_ids, labels, images, num_tiles))
         num_tokens = sum(len(sequence.input_ids) for sequence in sequences)
         num_tiles = sum(sequence.num_tiles for sequence in sequences)
-        return MeasuredSample(conversation, sequences, shape.longest_edge, num_tokens, num_tiles, lost)
+        media = tuple(zip(parts, sizes))
+        return MeasuredSample(conversation, sequences, shape.longest_edge, num_tokens, num_tiles, lost, media=media)
 
-    def shorter(self, sample: MeasuredSample) -> MeasuredSample:
+    def shorter(self, sample: MeasuredSample, listed: dict[int, ListedVideo]) -> MeasuredSample:
         """Return the sample with the smallest loss that makes it fit. Raises TooLongError if none suffices."""
         whole = SampleVersion(sample.conversation, sample.longest_edge)
+        if sample.videos:
+            fewest = self.processor.video_sampling.min_frames
+            whole = replace(whole, frames=max(len(each.times) for each in sample.videos), fewest_frames=fewest)
 
         def tokens(shape: SampleVersion) -> int:
-            return max(len(sequence.input_ids) for sequence in self.measured(shape).sequences)
+            return max(len(sequence.input_ids) for sequence in self.measured(shape, listed).sequences)
 
         shape, lost = shortened(whole, self.too_long, self.processor.tile_size, tokens, self.context_length)
         if shape is None:
@@ -184,26 +207,37 @@ class SampleWork:
             which = f" in sequence {number} of {len(lengths)} (one for each answer)" if len(lengths) > 1 else ""
             problem = f"{length} tokens{which}, more than context_length {self.context_length}"
             raise TooLongError(sample.conversation.sample_id, problem)
-        return self.measured(shape, lost)
+        return self.measured(shape, listed, lost)
 
     def encode(self, source: int, sample: MeasuredSample) -> ReadySample:
-        """Decode the images of a sample of one sequence. Raises SampleError for a damaged one."""
+        """Decode the images and frames of a sample of one sequence. Raises SampleError for damaged ones."""
         [sequence] = sample.sequences
         conversation = sample.conversation
-        name, images = conversation.sample_id, conversation.images[: sequence.num_images]
-        if self.image_resizing == "fast" and images:
-            tiler = self.processor.with_settings(longest_edge=sample.longest_edge).tiler
-            tiles = np.concatenate([fast_tiles(image, name, tiler) for image in images])
-        else:
-            decoded = [load_image(image, name) for image in images]
-            tiles = self.processor.with_settings(longest_edge=sample.longest_edge).tiles(decoded)
+        name, settings = conversation.sample_id, {"longest_edge": sample.longest_edge}
+        tiles, seen = [], 0
+        for part, size in sample.media:
+            if seen == sequence.num_images:
+                break
+            seen += len(size.times) if isinstance(size, ChosenFrames) else 1
+            if isinstance(part, VideoPart):
+                assert isinstance(size, ChosenFrames)
+                tiler = self.processor.frame_tiler
+                # One frame is in memory at a time; its tile is kept.
+                tiles += [tiler.tiles(image) for image in load_frames(part, size, name)]
+            elif self.image_resizing == "fast":
+                tiles.append(fast_tiles(part, name, self.processor.with_settings(**settings).tiler))
+            else:
+                image = load_image(part, name)
+                tiles.append(self.processor.with_settings(**settings).tiles([image]))
+        is_video = any(isinstance(part, VideoPart) for part, _ in sample.media)
+        modality = "video" if is_video else MODALITIES[min(len(sample.media), 2)]
         return ReadySample(
             name,
             source,
             torch.tensor(sequence.input_ids),
             torch.tensor(sequence.labels),
-            torch.from_numpy(tiles),
-            MODALITIES[min(len(conversation.images), 2)],  # a video is not measured
+            torch.from_numpy(np.concatenate(tiles) if tiles else self.processor.tiles([])),
+            modality,
             sample.lost,
             sample.number,
         )

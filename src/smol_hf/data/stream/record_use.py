@@ -20,7 +20,7 @@ class RecordUse:
     """Counts over the usable records of one source.
 
     `ignored`: records by the name of a non-empty unused field. `empty`: empty answers. `unmarked`: turns that records
-    mark as untrained. `outside`: image files outside the folder of images, such as `example`.
+    mark as untrained. `outside`: image files outside the folder of images, such as `example`. `videos`: their number.
     """
 
     ignored: Counter[str] = field(default_factory=Counter)
@@ -28,9 +28,11 @@ class RecordUse:
     unmarked: int = 0
     outside: int = 0
     example: str = ""
+    videos: int = 0
 
     def add(self, conversation: Conversation, folder: Path | None = None) -> None:
         """Count a record with images in `folder`."""
+        self.videos += len(conversation.videos)
         self.ignored.update(dict.fromkeys(conversation.ignored, 1))
         for message in conversation.messages:
             if message.role == "assistant" and not message.is_learned:

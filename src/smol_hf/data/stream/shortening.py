@@ -1,4 +1,4 @@
-"""Shorten samples that do not fit the context, if the recipe allows it: by tiles, pages or turns.
+"""Shorten samples that do not fit the context, if the recipe allows it: by tiles, frames, pages or turns.
 
 Texts and images are never cut. A shortened sample is counted and named, as one that is left out.
 """
@@ -10,16 +10,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from smol_hf.data.conversation import Conversation, ImagePart
+from smol_hf.processing.video_sampling import VideoSampling
 
-LOSSES = ("tiles", "pages", "turns")
+LOSSES = ("tiles", "frames", "pages", "turns")
 
 
 @dataclass(frozen=True)
 class SampleVersion:
-    """A version of a sample: its conversation, and the `longest_edge` of its images."""
+    """A version of a sample: its conversation, the `longest_edge` of its images, and the most frames of a video.
+
+    `frames`: None: as many as the processor chooses. `fewest_frames`: that a video keeps.
+    """
 
     conversation: Conversation
     longest_edge: int
+    frames: int | None = None
+    fewest_frames: int = 1
+
+    def sampling(self, sampling: VideoSampling) -> VideoSampling:
+        """Limit the number of frames."""
+        return (
+            sampling
+            if self.frames is None
+            else replace(sampling, max_frames=self.frames, min_frames=min(sampling.min_frames, self.frames))
+        )
 
 
 def check_losses(losses: Sequence[str]) -> None:
@@ -50,6 +64,7 @@ def shortened(
         shape = smaller[kept - 1]
         said.append({
             "tiles": f"longest_edge {shape.longest_edge}",
+            "frames": f"{shape.frames} of {complete.frames} frames",
             "pages": f"{len(shape.conversation.images)} of {len(complete.conversation.images)} pages",
             "turns": f"{kept} of {len(smaller) + 1} turns",
         }[loss])  # fmt: skip
@@ -61,14 +76,17 @@ def shortened(
 def versions(shape: SampleVersion, loss: str, tile_size: int) -> list[SampleVersion]:
     """List the versions of a sample after a loss, the smallest first and the complete one last.
 
-    They differ by a step of the longest edge, by a page of a message that shows several, or by a turn (a question with
-    its answer). The first page of a message and the first turn are never lost.
+    They differ by a step of the longest edge, by a frame of the longest videos, by a page of a message that shows
+    several, or by a turn (a question with its answer). The first page of a message and the first turn are never lost.
     """
     conversation = shape.conversation
     messages = conversation.messages
     if loss == "tiles":
         edges = range(tile_size, shape.longest_edge, tile_size) if conversation.images else ()
         return [*(replace(shape, longest_edge=edge) for edge in edges), shape]
+    if loss == "frames":
+        most = shape.frames or 0
+        return [*(replace(shape, frames=number) for number in range(shape.fewest_frames, most)), shape]
     if loss == "turns":
         ends = [number for number, message in enumerate(messages, start=1) if message.role == "assistant"][:-1]
         ratings = conversation.turn_ratings

@@ -37,7 +37,7 @@ from smol_hf.support.atomic import atomic_file
 from smol_hf.support.cache_folders import lock_of
 from smol_hf.support.tokenizer_of import tokenizer_of
 
-VERSION = 1
+VERSION = 2
 KEPT = 32  # most recently used entries
 PACKAGE = Path(__file__).parents[1]
 VERSIONED = ("smol_hf", "transformers")  # packages that are compared by another fact
@@ -244,8 +244,8 @@ def unpacked(saved: list[Any]) -> Size | SampleError:
 
 
 def size_of(saved: list[Any]) -> Size:
-    tokens, tiles, lost, trained, images, turns, units, number = saved
-    return Size(tokens, tiles, lost, trained, images, turns, tuple(map(size_of, units)), number)
+    *facts, units, number = saved
+    return Size(*facts, tuple(map(size_of, units)), number)
 
 
 def digest_of_text(text: str) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from smol_hf.data.conversation import Conversation, LeftOutError, SampleError
+from smol_hf.data.conversation import Conversation, LeftOutError, SampleError, VideoPart
 from smol_hf.data.media.images import load_image
+from smol_hf.data.media.videos import ChosenFrames, files_of, load_frames
 from smol_hf.data.records.filters import exchanges_of
 from smol_hf.data.sources.source import BlockCache, Source
 from smol_hf.data.stream.preparation import MeasuredSample
@@ -26,6 +27,8 @@ class Size:
     lost: str = ""
     num_trained: int = 0  # tokens with a label
     num_images: int = 0
+    num_frames: int = 0  # of its videos
+    seconds: float = 0.0  # of its videos
     num_turns: int = 0  # exchanges of user and assistant
     units: tuple[Size, ...] = ()  # the sequences of a conversation, if there are several
     number: int = 0  # of a unit
@@ -36,8 +39,8 @@ class Survey:
     """The size or the error of each record, by source and name.
 
     `use`: counts of fields, turns and images, by source. `rows`: the name of each row of a source in file order; None
-    for a row without a record. `images`: path of each image file of a source → its digest, or None if missing or not
-    yet known. `read_whole`: whether the digests are of all bytes.
+    for a row without a record. `images`: path of each file of an image or a video of a source → its digest,
+    or None if missing or not yet known. `read_whole`: whether the digests are of all bytes.
     """
 
     found: dict[tuple[int, str], Size | SampleError] = field(default_factory=dict)
@@ -102,7 +105,7 @@ def survey(plan: Plan, *, verify_images: bool = False, advance: Callable[[], Any
     """Measure each record of the plan's sources once, in the order of the files.
 
     Args:
-        verify_images: decode each image too, to find damaged ones before the run.
+        verify_images: decode each image and each chosen frame too, to find damaged ones before the run.
         advance: called after each row, to show progress.
     """
     result = Survey()
@@ -133,6 +136,9 @@ def measure(plan: Plan, source: int, where: str, record: Any, verify_images: boo
     if verify_images:
         for image in sample.conversation.images:
             load_image(image, sample.conversation.sample_id)
+        for part, frames in sample.media:
+            if isinstance(part, VideoPart) and isinstance(frames, ChosenFrames):
+                deque(load_frames(part, frames, sample.conversation.sample_id), maxlen=0)
     size = size_of(sample)
     note_use(result, source, sample.conversation, reader)
     return size
@@ -154,8 +160,10 @@ def survey_first(data: Iterable[tuple[int, Conversation | SampleError]], readers
 
 
 def note_images(result: Survey, source: int, conversation: Conversation) -> None:
-    images = result.images.setdefault(source, {})
-    images.update(dict.fromkeys(image.path for image in conversation.images if image.path is not None))
+    files = result.images.setdefault(source, {})
+    files.update(dict.fromkeys(image.path for image in conversation.images if image.path is not None))
+    for video in conversation.videos:
+        files.update(dict.fromkeys([] if video.path is None else files_of(video.path)))
 
 
 def note_use(result: Survey, source: int, conversation: Conversation, reader: Any) -> None:
@@ -171,6 +179,8 @@ def size_of(sample: MeasuredSample) -> Size:
         sample.lost,
         num_trained=sum(label != IGNORE_INDEX for label in sample.labels),
         num_images=len(sample.conversation.images),
+        num_frames=sum(len(video.times) for video in sample.videos),
+        seconds=sum(video.duration for video in sample.videos),
         num_turns=len(exchanges_of(sample.conversation)[1]),
         units=tuple(Size(each.num_tokens, each.num_tiles, number=each.number) for each in units),
     )

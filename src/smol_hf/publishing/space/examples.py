@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from smol_hf.data.conversation import Conversation, ImagePart, SampleError, TextPart
+from smol_hf.data.conversation import Conversation, ImagePart, SampleError, TextPart, VideoPart
 from smol_hf.data.digits import evaluation_questions
 from smol_hf.data.media.images import load_image
 from smol_hf.data.sources.files import is_remote
@@ -113,8 +113,10 @@ def of_digits() -> Iterator[Example]:
 
 
 def of_file(path: str, shows_images: bool) -> Iterator[Example]:
-    """Yield the prompts of a file. Raise SampleError for an image if the model has no image encoder."""
+    """Yield the prompts of a file. Raise SampleError for a video, and for an image without an image encoder."""
     for prompt in read_prompts(path):
+        if prompt.videos:
+            raise SampleError(prompt.where, "shows a video, and examples of a page show only images: remove it")
         if prompt.images and not shows_images:
             raise SampleError(prompt.where, "shows an image, but the model has no image encoder")
         parts = [ImagePart(path=image) for image in prompt.images]
@@ -141,7 +143,8 @@ def of_recipe(recipe: dict) -> Iterator[tuple[str, list[ImagePart]]]:
                 yield messages[-1]["content"], []
     else:
         for sample in open_data(arguments, seed=0).conversations(MOST_RECORDS):
-            yield question_of(sample)
+            if not any(isinstance(part, VideoPart) for message in sample.messages for part in message.parts):
+                yield question_of(sample)
 
 
 def question_of(sample: Conversation) -> tuple[str, list[ImagePart]]:

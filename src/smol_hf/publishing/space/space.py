@@ -114,8 +114,10 @@ def plan_space(
     template = resource_path("hub_templates", "space")
     files = {path.name: path.read_bytes() for path in sorted(template.iterdir()) if path.suffix in (".py", ".css")}
     requirements = (template / "requirements.txt").read_text(encoding="utf-8")
+    if kind == "image":
+        requirements += "av>=15\n"  # for videos
     if kind == "image" and config.get("model_type") not in OURS:
-        requirements += "torchvision\n"  # for processors of transformers' own models
+        requirements += "num2words\ntorchvision\n"  # for processors of transformers' own models
     files["requirements.txt"] = requirements.encode()
     files[SETTINGS] = (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode()
     card = render_card(kind, title, model_id, license or license_of(folder), on_the_hub, offered.of_digits)

@@ -10,6 +10,7 @@ from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.record_use import describe_sources
 from smol_hf.processing.chat_turns import rewrites_answers
+from smol_hf.processing.video_reader import reader_name
 from smol_hf.support.formatting import counted
 from smol_hf.training.model.lora import rank_warning
 from smol_hf.training.model.parts import NEW_TOKENS, FreezeSchedule, count_parameters
@@ -55,6 +56,15 @@ def describe_images(processor) -> str:
     return (
         f"an image is resized to {processor.longest_edge} pixels on its longer side and cut into tiles of "
         f"{tile} × {tile}, {tokens} tokens each, at most {side} × {side} and an overview"
+    )
+
+
+def describe_videos(processor) -> str:
+    """Say how videos are read, and how many frames they get."""
+    sampling = processor.video_sampling
+    return (
+        f"a video is read by {reader_name()} and becomes {sampling.min_frames} to {sampling.max_frames} frames, "
+        f"{sampling.fps:g} per second; a frame becomes one tile, {processor.image_seq_len} tokens"
     )
 
 

@@ -12,6 +12,8 @@ from smol_hf.data.media.images import MAXIMUM_BYTES
 from smol_hf.data.mixture.failed_sources import ON_FAILED
 from smol_hf.data.stream.mixing import STOPPING
 from smol_hf.data.stream.shortening import check_losses
+from smol_hf.processing.video_sampling import MOST_FRAMES
+from smol_hf.processing.video_text import STYLES
 from smol_hf.training.recipe.keys import TRAIN, OnResume, Runs, check_values, given, key, refuse_excluded
 
 IN_A_MIXTURE = ("mixture",)  # each entry of a mixture has this key
@@ -182,14 +184,41 @@ class DataArguments(DocumentArguments):
     )
     too_long: list[str] = of_conversations(
         list,
-        "Parts that a sample that is too long may lose, in this order: tiles (by a smaller longest_edge), pages (all "
-        "images of a message but the first), turns (the last questions). shortened.jsonl lists such samples.",
+        "Parts that a sample that is too long may lose, in this order: tiles (by a smaller longest_edge), frames (of "
+        "videos), pages (all images of a message but the first), turns (the last questions). shortened.jsonl lists "
+        "such samples.",
     )
     image_resizing: str = of_conversations(
         "exact",
         "Resizing of images. exact: the pixels of transformers' image processor. fast: one resize, about 4 times "
         "faster.",
         values=IMAGE_RESIZING,
+    )
+    video_fps: float | None = of_conversations(
+        None, "Frames of a video per second. Without it, the checkpoint's, or 1.", above=0
+    )
+    video_max_frames: int | None = of_conversations(
+        None,
+        "Maximum frames of a video. Longer videos get fewer per second. Without it, the checkpoint's, or 64.",
+        least=1,
+        most=MOST_FRAMES,
+    )
+    video_min_frames: int | None = of_conversations(
+        None,
+        "Minimum frames of a video, if it has them. Without it, the checkpoint's, or 1.",
+        least=1,
+        most=MOST_FRAMES,
+    )
+    video_frame_size: int | None = of_conversations(
+        None,
+        "Longer side of a frame after its first resize, in pixels. Without it, the checkpoint's, or the tile size. "
+        "Each frame becomes one tile.",
+        least=1,
+    )
+    video_style: str | None = of_conversations(
+        None,
+        "Text around the frames of a video; smolvlm is transformers' text. Without it, the checkpoint's, or smolvlm.",
+        values=tuple(STYLES),
     )
     sample_packing: bool = of_conversations(
         False, "Fill rows of context_length with several samples instead of padding. They do not attend to each other."

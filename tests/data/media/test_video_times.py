@@ -1,0 +1,141 @@
+"""The frame that is read is the one on screen at the chosen time, in every container and at every rate."""
+
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+from video_clips import clip, even_times, number_in, numbered
+
+from smol_hf.data.conversation import SampleError, VideoPart
+from smol_hf.data.media.videos import ListedVideo, load_frames
+from smol_hf.processing.video_decoding import MissingReaderError, VideoError
+from smol_hf.processing.video_reader import open_video, reader_name
+from smol_hf.processing.video_sampling import VideoSampling
+
+GAPS = np.random.default_rng(0).uniform(0.02, 2, 199)
+UNEVEN = [Fraction(int(1000 * time), 1000) for time in np.cumsum([0, *GAPS])]
+CLIPS = {
+    "24 fps": {"times": even_times(120, 24)},
+    "29.97 fps": {"times": even_times(120, Fraction(30000, 1001)), "bframes": 2},
+    "60 fps": {"times": even_times(120, 60), "bframes": 2},
+    "variable rate": {"times": UNEVEN},
+    "one frame": {"times": [0]},
+    "half a second": {"times": even_times(12, 24)},
+    "ten minutes": {"times": [3 * number for number in range(200)]},
+    "offset start": {"times": even_times(96, 24), "start": 5, "bframes": 2},
+    "fragmented": {"times": even_times(96), "movflags": "frag_keyframe+empty_moov"},
+    "key frames only": {"times": even_times(60), "gop": 1},
+    "one key frame": {"times": even_times(250), "gop": 500, "bframes": 2},
+    "10 bit": {"times": even_times(60), "pix_fmt": "yuv420p10le"},
+    "HEVC": {"times": even_times(60), "codec": "libx265", "pix_fmt": "yuv420p10le"},
+    "AV1": {"times": even_times(60), "codec": "libsvtav1"},
+    "mkv": {"times": UNEVEN, "form": "matroska", "bframes": 2},
+    "webm": {"times": even_times(90), "form": "webm", "codec": "libvpx-vp9"},
+    "webm of VP8": {"times": even_times(90), "form": "webm", "codec": "libvpx",
+                    "options": {"auto-alt-ref": "1", "lag-in-frames": "10"}},
+    "ts": {"times": even_times(120), "form": "mpegts", "bframes": 2},
+    "long ts": {"times": UNEVEN, "form": "mpegts"},
+    "avi": {"times": even_times(90), "form": "avi", "codec": "mpeg4"},
+    "avi with B-frames": {"times": even_times(90), "form": "avi", "bframes": 2},
+    "gif": {"times": even_times(30, 10), "form": "gif", "codec": "gif", "pix_fmt": "rgb8", "rate": 10},
+    "wmv": {"times": even_times(60), "form": "asf", "codec": "wmv2"},
+    "mov": {"times": even_times(30), "form": "mov", "codec": "mjpeg", "pix_fmt": "yuvj420p"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_the_frame_is_the_one_on_screen(name):
+    times = CLIPS[name]["times"]
+    video = open_video(clip(**CLIPS[name]))
+    precise = 0.002 if CLIPS[name].get("form", "mp4") in ("matroska", "webm", "asf", "mpegts") else 0.0001
+    assert np.allclose(video.times, [float(time) for time in times], rtol=0, atol=precise)
+    last = float(times[-1] - times[-2]) if len(times) > 1 else 1 / 30
+    assert video.duration == pytest.approx(float(times[-1]) + last, abs=0.04)
+    for number in (1, 7, 16):
+        chosen = VideoSampling(1000, number).choose(video.times, video.duration)
+        assert [number_in(image) for image in video.frames(chosen)] == chosen
+        assert number == 1 or (chosen[0] == 0 and chosen[-1] == len(times) - 1), "from the first to the last"
+
+
+@pytest.mark.parametrize("form", ["mp4", "mov"])
+@pytest.mark.parametrize("bframes", [0, 2])
+def test_frames_before_an_edit_list_are_decoded_but_not_shown(form, bframes):
+    """A muxer writes an edit list for negative times, as `ffmpeg -ss … -c copy` does."""
+    video = open_video(clip(even_times(96, 24), form, start=-1.25, gop=48, bframes=bframes))
+    assert len(video.times) == 66 and video.times[0] == 0 and video.duration == pytest.approx(2.75)
+    assert [number_in(image) for image in video.frames([0, 17, 18, 65])] == [30, 47, 48, 95]
+
+
+def test_thirty_seconds_are_sampled_to_the_last_one():
+    video = open_video(clip(even_times(300, 10)))
+    chosen = VideoSampling(1, 64).choose(video.times, video.duration)
+    times = [video.times[index] for index in chosen]
+    assert len(times) == 30 and times[0] == 0 and times[-1] == pytest.approx(29.9)
+    assert max(after - before for before, after in zip(times, times[1:])) < 1.2
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize("aspect", [None, 2, Fraction(1, 2)])
+def test_rotation_and_aspect_ratio_are_applied(degrees, aspect):
+    video = open_video(clip(even_times(8), codec="mjpeg", pix_fmt="yuvj420p", rotation=degrees, aspect=aspect))
+    [image] = video.frames([5])
+    width, height = {None: (64, 48), 2: (128, 48), Fraction(1, 2): (64, 96)}[aspect]
+    assert video.size == (height, width)
+    expected = np.rot90(np.asarray(Image.fromarray(numbered(5)).resize((width, height))), degrees // 90)
+    assert image.size == expected.shape[1::-1]
+    assert np.abs(np.asarray(image).astype(int) - expected).mean() < 8
+
+
+def test_frames_as_images(tmp_path):
+    for number, name in enumerate(["0009.5.png", "0012.png", "0020.25.png"]):
+        Image.fromarray(numbered(number)).save(tmp_path / name)
+    video = open_video(tmp_path)
+    assert video.times == [0, 2.5, 10.75] and video.duration == 19 and video.size == (48, 64)
+    assert [number_in(image) for image in video.frames([0, 2])] == [0, 2]
+    listed = open_video([(3, Image.fromarray(numbered(7))), (1.5, str(tmp_path / "0012.png"))])
+    assert listed.times == [0, 1.5] and [number_in(image) for image in listed.frames([0, 1])] == [1, 7]
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        ([], "it has no frames"),
+        (["frame1.png"], "name its frames by their times in seconds, such as 12.5.jpg"),
+        (["1.png", "1.0.jpg"], "each of its frames needs another time"),
+        (["nan.png"], "each of its frames needs another time"),
+        (["1.png"], "its frame .*1.png cannot be read"),
+    ],
+)
+def test_bad_folders_of_frames(tmp_path, names, problem):
+    for name in names:
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(VideoError, match=problem):
+        open_video(tmp_path)
+
+
+def test_a_part_of_a_video_has_its_own_times(tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip(even_times(240, 24)))
+    part = VideoPart(path=str(path), start=2.5, end=6.5)
+    chosen = ListedVideo(part, "rows:1").choose(VideoSampling(1, 64))
+    assert chosen.duration == 4 and chosen.times[0] == 0 and chosen.times[-1] == pytest.approx(4 - 1 / 24)
+    assert [number_in(image) for image in load_frames(part, chosen, "rows:1")] == [60, 91, 123, 155]
+    beyond = VideoPart(path=str(path), start=20.0, end=30.0)
+    with pytest.raises(
+        SampleError, match=r"rows:1: the video .*clip.mp4 cannot be used: no frame is on screen from 20"
+    ):
+        ListedVideo(beyond, "rows:1").choose(VideoSampling())
+
+
+def test_without_pyav_there_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingReaderError, match=r"^videos need PyAV, which is not installed: pip install av$"):
+        open_video(b"video")
+    with pytest.raises(MissingReaderError):
+        ListedVideo(VideoPart(content=b"video"), "rows:1")
+
+
+def test_the_reader_has_a_name():
+    assert reader_name().startswith("PyAV ") and "FFmpeg" in reader_name()
