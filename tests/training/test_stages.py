@@ -105,7 +105,7 @@ def test_a_chain_is_stopped_in_a_stage_and_goes_on_as_if_it_had_not_been(place, 
     Path("runs/last/checkpoint/config.json").write_text("{}")
     assert "stage 3 of 3 (last.yaml): the content of runs/last/checkpoint changed" in refusal(STAGES)
     Path("runs/text").rename("elsewhere")
-    told = refusal(STAGES[:4] + ["--seed", "1"])  # another first stage, below the one that continued the old one
+    told = refusal([*STAGES[:4], "--seed", "1"])  # another first stage, below the one that continued the old one
     assert "stage 2 of 2 (image.yaml) was trained with another recipe (seed 0 → 1)" in told
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -23,7 +24,7 @@ from smol_hf.text.documents.token_source import TokenWork
 from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments, settle_global_batch
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
-from smol_hf.training.recipe.values import RecipeError, UsageError, recipe_errors
+from smol_hf.training.recipe.values import RecipeError, UsageError
 from smol_hf.training.stages import read_stages
 
 
@@ -138,9 +139,18 @@ def length_of(
 
 
 def check_lanes(data: DataArguments, training: SmolTrainingArguments, processes: int) -> None:
-    with recipe_errors("the data cannot be shared"):
-        plan = Plan([], [], TokenWork(), 1, lanes=data.data_lanes)
+    plan = Plan([], [], TokenWork(), 1, lanes=data.data_lanes)
+    with one_sentence():
         RowStream(plan, 0, processes, training.dataloader_num_workers)
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn a ValueError about the numbers of a recipe into a RecipeError."""
+    try:
+        yield
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
 
 
 def check_steps(training: SmolTrainingArguments | DPOArguments, steps: int | None) -> None:
@@ -148,11 +158,11 @@ def check_steps(training: SmolTrainingArguments | DPOArguments, steps: int | Non
     if steps is None:
         return
     warmup = training.get_warmup_steps(steps)
-    if warmup >= steps:
+    if training.warmup_steps >= 1 and warmup >= steps:  # as a share of the run it always fits
         raise RecipeError(f"warmup_steps {warmup:,} is not before the end of the run, which has {steps:,} steps")
     if not isinstance(training, SmolTrainingArguments):
         return
-    with recipe_errors("the schedule does not fit the data"):
+    with one_sentence():
         training.check_schedule(steps)
     first, rise = training.unfreeze_vision_at_step, training.vision_warmup_steps
     if first + rise >= steps and first + rise:
@@ -198,6 +208,8 @@ def lines_of(facts: dict[str, Any]) -> Iterator[str | Table]:
         f"{counted(batch['processes'], 'process', 'es')} = {batch['global']:,}"
     )
     names = {"steps": "{:,}", "samples": "{:,}", "epochs": "{:.4g}"}
+    if len(facts["sources"]) > 1:
+        names["epochs"] += " (rounds of the mixture)"
     shown = [f"{name} {form.format(facts[name])}" for name, form in names.items() if facts[name] is not None]
     unknown = [name for name in names if facts[name] is None]
     tokens = [f"at most {compact(facts['tokens'])} tokens"] if facts["tokens"] is not None else []
