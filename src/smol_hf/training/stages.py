@@ -134,13 +134,13 @@ def run_stages(names: Sequence[str], words: Sequence[str], train_one: Callable[.
                 skipped.append(stage)
                 continue
             console.print(stage.title, soft_wrap=True)
-            in_main_process(write_record, stage, {})
+            in_main_process(write_record, stage)
             recipe, *arguments = load_arguments(stage.words)
             if list_checkpoints(stage.output_dir):
                 arguments[-1].resume_from_checkpoint = "true"
             train_one(recipe, *arguments)
             state.wait_for_everyone()
-            in_main_process(write_record, stage, {"result": contents(str(stage.result))})
+            in_main_process(write_record, stage, True)
             clear_device_cache(garbage_collection=True)
     if state.is_main_process:
         rows = [
@@ -159,7 +159,7 @@ def in_main_process(function: Callable[..., Any], *arguments: Any) -> Any:
     if PartialState().is_main_process:
         try:
             answer[0] = function(*arguments)
-        except (RecipeError, CheckpointError) as error:
+        except (RecipeError, CheckpointError, OSError, ValueError) as error:
             answer[1] = error
     broadcast_object_list(answer)
     if answer[1] is not None:
@@ -196,9 +196,11 @@ def contents(folder: str) -> dict[str, str]:
     return {path.name: hash_file(path) for path in sorted(set(paths_in(folder, OF_THE_MODEL)))}
 
 
-def write_record(stage: Stage, result: dict[str, Any]) -> None:
+def write_record(stage: Stage, finished: bool = False) -> None:
     stage.output_dir.mkdir(parents=True, exist_ok=True)
-    record = {"recipe": stage.values, "model": stage.model_contents(), **result}
+    record = {"recipe": stage.values, "model": stage.model_contents()}
+    if finished:
+        record["result"] = contents(str(stage.result))
     with atomic_file(stage.output_dir / RECORD) as path:
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
