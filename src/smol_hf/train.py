@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import sys
@@ -22,16 +23,18 @@ from transformers.utils import logging as transformers_logging
 from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_config
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.files import UnreachableError
+from smol_hf.estimate.dry_run import dry_run
 from smol_hf.processing.chat_rendering import EndlessTemplateError
 from smol_hf.publishing.checkpoint import publish_adapter, publish_checkpoint
 from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoint.checkpoints import CheckpointError
 from smol_hf.training.checkpoint.interruption import Interrupted, RunError, run_folder, terminable
 from smol_hf.training.log.console import read_log
-from smol_hf.training.recipe.key_help import USAGE, help_text
+from smol_hf.training.recipe.key_help import USAGE, add_dry_run, add_stages, help_text
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
 from smol_hf.training.recipe.values import RecipeError, UsageError
 from smol_hf.training.run import Run, train
+from smol_hf.training.stages import run_stages
 from smol_hf.training.trainer import NonFiniteError
 
 USER_ERRORS = (
@@ -42,8 +45,39 @@ USER_ERRORS = (
 
 def run(command_line: Sequence[str], classes: tuple[type, ...], after: Callable[[Path], None] | None) -> None:
     """Parse, train and write the checkpoint. Raises one of `USER_ERRORS` for a mistake of the user."""
-    recipe, *arguments = load_arguments(command_line, classes)
-    ask_for_data(recipe, classes)
+    options, words = split_options(command_line, with_stages=classes == ARGUMENT_CLASSES)
+    if options.dry_run:
+        dry_run(options.stages, words, classes, options.num_processes, options.tflops)
+    elif options.num_processes is not None or options.tflops is not None:
+        raise UsageError("--num-processes and --tflops belong to --dry-run")
+    elif options.stages is not None:
+        run_stages(options.stages, words, run_one)
+    else:
+        recipe, *arguments = load_arguments(words, classes)
+        ask_for_data(recipe, classes)
+        run_one(recipe, *arguments, after=after)
+
+
+def split_options(command_line: Sequence[str], with_stages: bool) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options that are not keys of a recipe, and the other words. Raises UsageError."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.set_defaults(stages=None)
+    if with_stages:
+        add_stages(parser)
+    add_dry_run(parser)
+    known = {option.replace("-", "_"): option for option in parser._option_string_actions}
+    words = []
+    for word in command_line:
+        name, equals, value = word.partition("=")
+        words.append(known.get(name.replace("-", "_"), name) + equals + value)
+    try:
+        return parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from error
+
+
+def run_one(recipe, *arguments, after: Callable[[Path], None] | None = None) -> None:
+    """Train one recipe and write its checkpoint."""
 
     def finish(run: Run, trainer: Trainer) -> None:
         folder = write_result(run, trainer)

@@ -33,7 +33,10 @@ def test_a_file_of_that_name_counts_more(elsewhere):
     ("name", "message"),
     [
         ("quickstart/digit", "the recipe quickstart/digit does not exist: did you mean 'quickstart/digits'"),
-        ("last_stage", "several recipes are called last_stage: choose smolvlm2_256m/last_stage or smolvlm2_2b/last"),
+        (
+            "last_stage",
+            "several recipes are called last_stage: choose smolvlm2_256m/last_stage or smolvlm2_2b/last_stage or ",
+        ),
         ("nothing-like-it", "the recipe nothing-like-it does not exist: smol-hf recipes list"),
     ],
 )

@@ -106,6 +106,7 @@ PREPARE = {
     "convert_and_compose": save_published_models,
     "chat_training": lambda place: save_base(place / "my-base", "native"),
     "preferences": save_chat_model,
+    "recipes": lambda place: (place / "mine.yaml").write_text(blocks("recipes", "yaml")[0]),
 }
 RUN = [name for name in page_names() if name not in ELSEWHERE and commands(name)]
 
@@ -127,11 +128,14 @@ def run(line):
         assert words[:2] == ["launch", "-m"]
         module = {"smol_hf.train": train, "smol_hf.dpo": dpo}[words[2]]
         assert module.main([*without_limits(words[3:]), *SHORT]) == 0, line
+    elif "--dry-run" in words:
+        assert main(words) == 0, line
     elif "--num_train_epochs" in words:  # the page says how many steps it makes
         assert main([*words, "--use_cpu", "true", "--save_strategy", "no"]) == 0, line
     else:
         tiny = TINY.get(words[0], [])
-        output = ["--output_dir", "runs/x"] if words[0] == "train" and "--output_dir" not in words else []
+        own_folder = words[0] != "train" or "--output_dir" in words or "--stages" in words
+        output = [] if own_folder else ["--output_dir", "runs/x"]
         output += ["--num_pages", "100"] if "quickstart/digits" in words and words[0] == "train" else []
         assert program == "smol-hf" and main([*without_limits(words), *tiny, *output]) == 0, line
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from smol_hf.commands.parser import Command, Parser
 from smol_hf.commands.publishing import add_publish, add_target, run_publish
-from smol_hf.training.recipe.key_help import USAGE
+from smol_hf.training.recipe.key_help import USAGE, add_dry_run, add_stages
 
 RECIPE = ("recipes", "text", "pretrain.yaml")
 # Option of pretrain → key of the recipe, and help.
@@ -39,6 +39,9 @@ def add_recipe(parser: Parser) -> None:
     parser.usage = USAGE.format(command=parser.keys)
     parser.lists_keys = True
     parser.add_argument("--config", metavar="RECIPE")
+    if parser.keys == "train":
+        add_stages(parser)
+    add_dry_run(parser)
 
 
 def add_pretrain(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +54,7 @@ def add_pretrain(parser: argparse.ArgumentParser) -> None:
     hub = parser.add_argument_group("after training")
     hub.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the result, like smol-hf publish --yes")
     add_target(hub)
+    add_dry_run(parser)
 
 
 def words_of(arguments: argparse.Namespace, more: Sequence[str]) -> list[str]:
@@ -101,7 +105,15 @@ def run_recipe(arguments: argparse.Namespace) -> int:
         from smol_hf.train import main
 
     config = ["--config", arguments.config] if arguments.config is not None else []
-    return main([*config, *arguments.recipe_words], usage=arguments.usage)
+    stages = getattr(arguments, "stages", None)
+    words = ["--stages", *stages] if stages is not None else []
+    return main([*words, *config, *dry_run_words(arguments), *arguments.recipe_words], usage=arguments.usage)
+
+
+def dry_run_words(arguments: argparse.Namespace) -> list[str]:
+    given = {"--num-processes": arguments.num_processes, "--tflops": arguments.tflops}
+    words = ["--dry-run"] if arguments.dry_run else []
+    return [*words, *(f"{option}={value}" for option, value in given.items() if value is not None)]
 
 
 def run_pretrain(arguments: argparse.Namespace) -> int:
@@ -110,7 +122,7 @@ def run_pretrain(arguments: argparse.Namespace) -> int:
     from smol_hf.train import main
 
     after = functools.partial(push, arguments) if arguments.push_to_hub is not None else None
-    return main(words, after, arguments.usage)
+    return main([*dry_run_words(arguments), *words], after, arguments.usage)
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:

@@ -108,7 +108,14 @@ def estimate(
         if number is not None and not 0 < number < math.inf:
             raise RecipeError(f"{option} is {number}: it must be above 0")
     target, shape = resolve(name, batch_size, length, tiles, labelled, dtype, optimizer, gradient_checkpointing, lora)
-    model = build_on_meta(target)
+    return estimate_step(target, shape, optimizer, shards, tflops)
+
+
+def estimate_step(
+    target: Target, shape: StepShape, optimizer: str = "adamw", shards: int = 1, tflops: float | None = None
+) -> dict[str, Any]:
+    """Estimate one training step of a resolved target, see `estimate`."""
+    name, model = target.name, build_on_meta(target)
     counts = count_by_part(model)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     gradients = sum(weight.numel() * weight.element_size() for weight in trained)

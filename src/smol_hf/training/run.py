@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -20,9 +21,12 @@ from smol_hf.training.checkpoint.interruption import train_until_stopped
 from smol_hf.training.checkpoint.same_run import check_same_run, settings_for_resume
 from smol_hf.training.log.run_record import hardware, resolve_recipe, versions, write_run
 from smol_hf.training.model.parts import count_parameters
+from smol_hf.training.recipe.arguments import settle_global_batch
 from smol_hf.training.recipe.data_arguments import PreferenceArguments
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
+
+OF_A_RUN = ("run.json", "recipe.yaml")  # files of an output folder
 
 
 class Run(ABC):
@@ -53,7 +57,10 @@ class Run(ABC):
 
     def check(self) -> None:
         """Raise RecipeError for keys that contradict each other."""
+        if self.model_arguments.model is not None:
+            self.model_arguments.model = result_of(self.model_arguments.model)
         refuse_model_in_the_way(self.model_arguments.model, self.output_dir)
+        settle_global_batch(self.recipe, self.arguments, PartialState().num_processes)
 
     @abstractmethod
     def open(self) -> None:
@@ -192,6 +199,25 @@ def train(recipe, model_arguments, data_arguments, arguments, publish=None) -> T
     run.load_data()
     run.build_model()
     return run.fit(publish)
+
+
+def result_of(model: str) -> str:
+    """Return the checkpoint of a finished run if `model` is its output folder; any other text unchanged.
+
+    Raises RecipeError if the run has not finished.
+    """
+    folder = Path(model)
+    if (folder / "config.json").is_file() or not all((folder / name).is_file() for name in OF_A_RUN):
+        return model
+    if is_finished(folder):
+        return str(folder / "checkpoint")
+    raise RecipeError(f"the run of {model} has not finished: continue it to its end, or name one of its checkpoints")
+
+
+def is_finished(output_dir: Path) -> bool:
+    """Return True if the run of this folder trained all its steps and published its result."""
+    run, result = output_dir / "run.json", output_dir / "checkpoint" / "config.json"
+    return result.is_file() and run.is_file() and "steps" in json.loads(run.read_text(encoding="utf-8"))
 
 
 def refuse_model_in_the_way(model: str | None, output_dir: Path) -> None:

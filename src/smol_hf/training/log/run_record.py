@@ -40,7 +40,9 @@ def resolve_recipe(recipe: dict, model_arguments, data_arguments, training_argum
                 resolved[entry.name] = getattr(value, "value", value)
             elif entry.name in recipe:
                 resolved[entry.name] = recipe[entry.name]
-    without = {"resume_from_checkpoint", *(() if model_arguments.use_peft else LoraArguments.__dataclass_fields__)}
+    follows = "global_batch_size" in recipe and "gradient_accumulation_steps" not in recipe
+    without = {"gradient_accumulation_steps"} if follows else set()
+    without |= {"resume_from_checkpoint", *(() if model_arguments.use_peft else LoraArguments.__dataclass_fields__)}
     return {name: value for name, value in resolved.items() if name not in without}
 
 

@@ -14,10 +14,11 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
-from smol_hf.support.formatting import nearest
+from smol_hf.support.formatting import counted, nearest
 from smol_hf.training.recipe.inherited_checks import check_libraries, refuse_inherited
 from smol_hf.training.recipe.inherited_keys import INHERITED
 from smol_hf.training.recipe.keys import TRAIN, OnResume, Runs, check_values, key
+from smol_hf.training.recipe.values import RecipeError
 
 RATE = {
     "resume": OnResume.CHANGE, "least": 0, "wanted": "a learning rate is 0 (frozen) or positive",
@@ -39,6 +40,14 @@ class Defaults:
     """Inherited keys whose defaults differ from TRL's in `train` and `dpo`."""
 
     output_dir: str | None = inherited_key("output_dir", None, "Folder for checkpoints, logs and the result.")
+    global_batch_size: int | None = key(
+        None,
+        "Rows of a step, over all processes. Without gradient_accumulation_steps, it follows from this number. With "
+        "both, per_device_train_batch_size × gradient_accumulation_steps × processes must equal it.",
+        resume=OnResume.FREE,  # the rows of a step are compared
+        recorded=False,
+        least=1,
+    )
     gradient_checkpointing: bool = False
     logging_steps: float = 10
     logging_first_step: bool = True
@@ -211,6 +220,32 @@ def check_run(arguments: SFTConfig | DPOConfig) -> None:
         raise ValueError("max_steps and num_train_epochs leave no step to train")
     if arguments.bf16 is None:  # TRL would request it on machines without it
         arguments.bf16 = not arguments.fp16 and not arguments.use_cpu and is_torch_bf16_gpu_available()
+
+
+def settle_global_batch(recipe: dict[str, Any], arguments: SFTConfig | DPOConfig, processes: int) -> None:
+    """Compute the accumulation from `global_batch_size`, or compare them. Raises RecipeError.
+
+    Args:
+        recipe: the keys as they were given.
+    """
+    wanted: int | None = arguments.global_batch_size  # type: ignore[attr-defined]  (of `Defaults`)
+    if wanted is None:
+        return
+    rows = arguments.per_device_train_batch_size * processes
+    shown = f"global_batch_size is {wanted:,}, but per_device_train_batch_size {arguments.per_device_train_batch_size}"
+    if recipe.get("gradient_accumulation_steps") is not None:
+        accumulation = arguments.gradient_accumulation_steps
+        if rows * accumulation != wanted:
+            raise RecipeError(
+                f"{shown} × gradient_accumulation_steps {accumulation} × {counted(processes, 'process', 'es')} is "
+                f"{rows * accumulation:,}: leave gradient_accumulation_steps out, so that it follows"
+            )
+    elif wanted % rows:
+        raise RecipeError(
+            f"{shown} × {counted(processes, 'process', 'es')} does not divide it: choose numbers whose product does"
+        )
+    else:
+        arguments.gradient_accumulation_steps = wanted // rows
 
 
 def schedule_options(arguments: SFTConfig | DPOConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import textwrap
@@ -16,7 +17,7 @@ INHERITED = {
     "train": "all keys of TRL's SFTConfig, such as learning_rate and max_steps",
     "dpo": "all keys of TRL's DPOConfig, such as beta",
 }
-USAGE = "smol-hf {command} [--config RECIPE.yaml] [--key value …]"
+USAGE = "smol-hf {command} [--config RECIPE.yaml] [--key value …] [--dry-run]"
 DESCRIPTIONS = {
     "train": """Train a model from a recipe. Every key of the recipe can be set on the command line.
 A dot sets a key inside a mapping, as in --filters.max_turns 3.
@@ -27,11 +28,26 @@ EXAMPLES = {
     "train": """smol-hf train --config quickstart/digits
   smol-hf train --config quickstart/digits --max_steps 20 --text_config.num_hidden_layers 3
   smol-hf train --model runs/demo/checkpoint --data my.jsonl --output_dir runs/mine
+  smol-hf train --config smolvlm2_256m/last_stage --dry-run --num-processes 8
+  smol-hf train --stages vision.yaml video.yaml --seed 1
   accelerate launch --num_processes 2 -m smol_hf.train --config recipes/quickstart/digits.yaml""",
     "dpo": """smol-hf dpo --config recipes/text/dpo_135m.yaml
   smol-hf dpo --model runs/chat/checkpoint --data preferences.jsonl --output_dir runs/dpo
   accelerate launch --num_processes 2 -m smol_hf.dpo --config recipes/text/dpo_135m.yaml""",
 }
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a dry run."""
+    checks = parser.add_argument_group("dry run")
+    checks.add_argument("--dry-run", action="store_true", help="check the recipe and show its numbers; train nothing")
+    checks.add_argument("--num-processes", type=int, metavar="N", help="processes of the planned run (default 1)")
+    checks.add_argument("--tflops", type=float, help="achieved TFLOP/s of one process, for the hours of the run")
+
+
+def add_stages(parser: argparse.ArgumentParser) -> None:
+    """Add the option for a chain of recipes."""
+    parser.add_argument("--stages", nargs="+", metavar="RECIPE", help="recipes of a chain, instead of --config")
 
 
 @functools.cache
@@ -49,8 +65,13 @@ def known_keys(command: str) -> tuple[str, ...]:
 
 def help_text(command: str) -> str:
     """Return the help of `smol-hf train` or `smol-hf dpo`, which lists our keys."""
+    parser = argparse.ArgumentParser(add_help=False, usage=argparse.SUPPRESS)
+    if command == "train":
+        add_stages(parser)
+    add_dry_run(parser)
     lines = [
         f"usage: {USAGE.format(command=command)}\n\n{DESCRIPTIONS[command]}\n\nexamples:\n  {EXAMPLES[command]}\n",
+        parser.format_help(),
         f"keys (and {INHERITED[command]}; docs/recipe_keys.md lists them):",
     ]
     for name, text in recipe_keys()[command]["own"].items():

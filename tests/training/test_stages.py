@@ -1,0 +1,181 @@
+"""A chain of stages passes each result on, skips what is finished, and goes on where it was stopped."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from processes import call, fork_ranks
+from safetensors.torch import load_file
+from tiny_runs import RECIPE, signal_after
+
+from smol_hf import train
+from smol_hf.commands.main import main
+from smol_hf.training.log.console import read_log
+
+STEPS = 6
+NEW = ("vision_config", "text_config")
+# Text, then images with a frozen encoder that is unfrozen, then images at another rate.
+CHAIN = {
+    "text": {"data": "chats.jsonl", "learning_rate": 3e-3},
+    "image": {"unfreeze_vision_at_step": 3, "vision_warmup_steps": 2, "vision_learning_rate": 5e-3},
+    "last": {"learning_rate": 1e-3, "num_pages": 20},
+}
+
+
+def write_recipes(folder, runs="runs"):
+    chat = [{"role": "user", "content": "What is one plus one?"}, {"role": "assistant", "content": "Two."}]
+    (folder / "chats.jsonl").write_text(f"{json.dumps({'messages': chat})}\n" * 20)
+    for name, keys in CHAIN.items():
+        recipe = {**RECIPE, "max_steps": STEPS, "save_steps": 2, "output_dir": f"{runs}/{name}", **keys}
+        for key in NEW if name != "text" else ():
+            del recipe[key]
+        if "data" in keys:
+            del recipe["num_pages"]
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_recipes(tmp_path)
+    return tmp_path
+
+
+STAGES = ["train", "--stages", *(f"{name}.yaml" for name in CHAIN)]
+
+
+def losses(name, runs="runs"):
+    return [entry["loss"] for entry in read_log(Path(runs, name)) if "loss" in entry]
+
+
+def weights(name, runs="runs"):
+    return load_file(Path(runs, name, "checkpoint", "model.safetensors"))
+
+
+def refusal(words):
+    result = call(words)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_a_chain_is_stopped_in_a_stage_and_goes_on_as_if_it_had_not_been(place, monkeypatch):
+    for before, name in zip([None, *CHAIN], CHAIN):  # the same stages as runs of their own
+        model = [] if before is None else ["--model", f"alone/{before}"]  # the output folder of the run before
+        assert main(["train", "--config", f"{name}.yaml", "--output_dir", f"alone/{name}", *model]) == 0
+    signal_after(place / "runs" / "image", 3, signal.SIGTERM)  # before the unfreezing, or after it
+    stopped = call(STAGES)
+    assert stopped.returncode == 143, stopped.stderr
+    assert "stage 2 of 3 (image.yaml): SIGTERM stopped the run after step" in stopped.stderr
+    assert "the same command continues the chain" in stopped.stderr and "resume_from" not in stopped.stderr
+    assert not Path("runs/image/checkpoint").exists() and not Path("runs/last").exists()
+
+    with monkeypatch.context() as patched:  # killed after its last step, before its result is complete
+
+        def killed(*arguments):
+            raise KeyboardInterrupt
+
+        patched.setattr(train, "write_result", killed)
+        assert call(STAGES).returncode == 130
+    again = call(STAGES)
+    assert again.returncode == 0, again.stderr
+    assert "stage 1 of 3 (text.yaml) is finished: skipped" in again.stdout
+    assert f"resuming from checkpoint-{STEPS}" in again.stdout
+    for name in CHAIN:
+        assert losses(name) == losses(name, "alone") and len(losses(name)) == STEPS
+        one, two = weights(name), weights(name, "alone")
+        assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    report = json.loads(Path("runs/last/stages.json").read_text())
+    assert [row["skipped"] for row in report] == [True, False, False]
+    assert [(row["stage"], row["recipe"]) for row in report] == [(1, "text.yaml"), (2, "image.yaml"), (3, "last.yaml")]
+    assert [row["steps"] for row in report] == [STEPS] * 3 and [row["samples"] for row in report] == [4 * STEPS] * 3
+    assert [row["checkpoint"] for row in report] == [f"runs/{name}/checkpoint" for name in CHAIN]
+    assert report[2]["loss"] == losses("last")[-1] and report[1]["tokens"] > 0 and report[1]["seconds"] > 0
+
+    # All are finished: nothing is trained, and what has no influence on the result may differ.
+    once_more = call([*STAGES, "--logging_steps", "3"])
+    assert once_more.returncode == 0 and once_more.stdout.count("is finished: skipped") == 3
+
+    assert "stage 1 of 3 (text.yaml) was trained with another recipe (learning_rate 0.003 → 0.1)" in refusal(
+        [*STAGES, "--learning_rate", "0.1"]
+    )
+    Path("runs/last/checkpoint/config.json").write_text("{}")
+    assert "stage 3 of 3 (last.yaml): the content of runs/last/checkpoint changed" in refusal(STAGES)
+    Path("runs/text").rename("elsewhere")
+    told = refusal([*STAGES[:4], "--seed", "1"])  # another first stage, below the one that continued the old one
+    assert "stage 2 of 2 (image.yaml) was trained with another recipe (seed 0 → 1)" in told
+
+
+def test_another_model_below_a_finished_stage_is_refused(place):
+    two = STAGES[:4]
+    assert main(two) == 0
+    shutil.rmtree("runs/text")
+    (place / "chats.jsonl").write_text((place / "chats.jsonl").read_text().replace("Two", "One"))
+    assert "stage 2 of 2 (image.yaml) began with another content of runs/text/checkpoint" in refusal(two)
+
+
+def test_documents_then_chats(place):
+    """The tokenizer and the model of the first stage go on."""
+    (place / "text.txt").write_text("".join(f"Line {n} of a text, in which {n % 7} birds sing.\n" for n in range(200)))
+    shared = {"max_steps": 2, "per_device_train_batch_size": 2, "use_cpu": True, "save_strategy": "no"}
+    documents = {
+        **shared, "documents": "text.txt", "preset": "tiny-text", "context_length": 64, "output_dir": "runs/d",
+        "documents_cache": "caches", "eval_strategy": "no",
+    }  # fmt: skip
+    chats = {**shared, "data": "chats.jsonl", "chat_template": "chatml", "output_dir": "runs/c"}
+    (place / "d.yaml").write_text(yaml.safe_dump(documents))
+    (place / "c.yaml").write_text(yaml.safe_dump(chats))
+    result = call(["train", "--stages", "d.yaml", "c.yaml", "--seed", "5"])
+    assert result.returncode == 0, result.stderr
+    assert yaml.safe_load(Path("runs/c/recipe.yaml").read_text())["model"] == "runs/d/checkpoint"
+    assert [json.loads(Path(f"runs/{name}/run.json").read_text())["seed"] for name in "dc"] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--output_dir", "x"), "--output_dir would apply to all stages, and each needs its own"),
+        (("--text_config.hidden_size", "8"), "--text_config.hidden_size would apply to all stages"),
+        (("--config", "text.yaml"), "--config and --stages exclude each other"),
+        (("--lerning_rate", "1"), "unknown option --lerning_rate"),
+        (("--beta", "1"), "unknown option --beta"),
+        (("--documents_cache", "x"), "stage 1 of 3 (text.yaml): documents_cache has no effect"),
+        (("--tflops", "2"), "--num-processes and --tflops belong to --dry-run"),
+    ],
+)
+def test_keys_that_are_not_for_all_stages_are_refused(words, message, place, capsys):
+    try:
+        assert main([*STAGES, *words]) == 1
+    except SystemExit as error:  # of the parser
+        assert error.code == 2
+    assert message in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_two_stages_in_one_folder_are_refused(place):
+    recipe = yaml.safe_load((place / "image.yaml").read_text())
+    (place / "image.yaml").write_text(yaml.safe_dump({**recipe, "output_dir": "runs/../runs/text"}))
+    assert "stage 2 of 3 (image.yaml): its output_dir is that of stage 1 of 3 (text.yaml)" in refusal(STAGES)
+
+
+def test_the_output_folder_of_a_run_that_has_not_finished_is_no_model(place):
+    signal_after(place / "runs" / "text", 2, signal.SIGTERM)
+    assert main(["train", "--config", "text.yaml"]) == 143
+    message = "the run of runs/text has not finished: continue it to its end"
+    assert message in refusal(["train", "--config", "image.yaml", "--model", "runs/text"])
+
+
+def test_two_processes_run_a_chain(place):
+    words = [*STAGES[:4], "--max_steps", "2", "--global_batch_size", "8"]
+    for rank in fork_ranks(2, words, place):
+        code, said = rank.wait()
+        assert code == 0, said
+    report = json.loads(Path("runs/image/stages.json").read_text())
+    assert [row["samples"] for row in report] == [16, 16]
+    alone = call(words)  # 4 rows × 2 batches in this process are the same step
+    assert alone.stdout.count("is finished: skipped") == 2
+    differs = refusal([*STAGES[:4], "--max_steps", "2"])
+    assert "was trained with another recipe (rows of a step 8 → 4)" in differs
