@@ -109,7 +109,8 @@ def compose(
             setattr(each, name, getattr(tokenizer, name))
     config.text_config.vocab_size = vocabulary
     config.image_token_id = processor.image_token_id
-    config.new_tokens = [rows_in_use, len(tokenizer)]  # training/model/new_tokens.py trains these rows in every stage
+    untrained = getattr(language_model.config, "new_tokens", None) or [rows_in_use]  # a converted nanoGPT has some
+    config.new_tokens = [untrained[0], len(tokenizer)]  # training/model/new_tokens.py trains these rows in every stage
     model = join_parts(config, vision_tensors, language_model, seed)
     prepare_generation(model, processor)
     end_with(model, tokenizer, ends)
