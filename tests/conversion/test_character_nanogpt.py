@@ -127,7 +127,8 @@ def test_every_protocol_of_pickle_is_read(protocol, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"not a pickle", pickle.dumps(GOOD)[:200], b"cos\nsystem\n(S'x'\ntR.", b"\x82\x01.", b"Pabc\n.", b"("]
+    "content",
+    [b"", b"not a pickle", pickle.dumps(GOOD)[:200], b"cos\nsystem\n(S'x'\ntR.", b"\x82\x01.", b"Pabc\n.", b"("],
 )
 def test_a_damaged_or_hand_written_pickle_is_one_sentence(content, tmp_path):
     (tmp_path / "meta.pkl").write_bytes(content)

@@ -150,7 +150,7 @@ def test_a_file_of_something_else_and_options_without_effect_are_refused(tmp_pat
     (tmp_path / "x.gguf").write_bytes(b"PK\3\4")
     with pytest.raises(ConversionError, match="not a GGUF file"):
         convert(str(tmp_path / "x.gguf"), tmp_path / "ours")
-    with pytest.raises(ConversionError, match="are for .pt files"):
+    with pytest.raises(ConversionError, match=r"are for \.pt files"):
         convert(str(tmp_path / "x.gguf"), tmp_path / "ours", num_attention_heads=4)
     with pytest.raises(ConversionError, match=r"has no config\.json, but x\.gguf: give that file"):
         convert(str(tmp_path), tmp_path.with_name("elsewhere"))

@@ -44,9 +44,10 @@ def convert(
     num_attention_heads: int | None = None,
     rope_theta: float | None = None,
 ) -> dict:
-    """Convert `source` (folder, `.pt` or `.gguf` file, or Hub id) into the folder `output`; the direction follows from its config.
+    """Convert `source` into the folder `output`; the direction follows from its config.
 
     Args:
+        source: folder, `.pt` or `.gguf` file, or Hub id.
         to: for a checkpoint of ours, "native" (default) or the name of a format.
         tokenizer: folder or Hub id of the tokenizer to save with the model, for a source without one (nanoGPT). Or
             the `meta.pkl` of a character-level nanoGPT, which is also found beside the `.pt` file.
@@ -67,7 +68,7 @@ def convert(
     path = locate(source, **fetch)
     texts = locate(tokenizer, **fetch) if tokenizer else path
     check_output(output, path, texts)
-    if tokenizer and not (texts.is_file() and path.is_file() or has_tokenizer(texts)):
+    if tokenizer and not ((texts.is_file() and path.is_file()) or has_tokenizer(texts)):
         raise ConversionError(f"--tokenizer {tokenizer}: no tokenizer found; expected {' or '.join(VOCABULARIES)}")
     if not path.is_file() and (num_attention_heads is not None or rope_theta is not None):
         raise ConversionError("--num-attention-heads and --rope-theta are for .pt files: a folder has its config")

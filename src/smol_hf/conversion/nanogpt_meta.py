@@ -1,6 +1,7 @@
 """`meta.pkl` of nanoGPT: the characters of a character-level model, in the order of their ids.
 
-It is a pickle, and a pickle may run code when it is loaded. Only dictionaries, lists, texts and whole numbers are read.
+It is a pickle, and a pickle may run code when it is loaded. So only dictionaries, lists, texts and whole numbers are
+read.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def read_characters(path: Path) -> list[str]:
     if backward != dict(enumerate(characters)):
         raise ConversionError(f"{path}: 'itos' and 'stoi' contradict each other")
     if meta.get("vocab_size", len(characters)) != len(characters):
-        raise ConversionError(f"{path}: vocab_size is {meta['vocab_size']}, but 'stoi' has {len(characters)} characters")
+        raise ConversionError(
+            f"{path}: vocab_size is {meta['vocab_size']}, but 'stoi' has {len(characters)} characters"
+        )
     return characters
 
 
