@@ -76,7 +76,7 @@ def pages(folder: Path, split: str, number: int) -> list[dict]:
     """Write the images of pages, and return their questions."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
-    for page in build_pages(5 * number, seed=1, split=split)  # one of five kinds:
+    for page in build_pages(5 * number, seed=1, split=split):  # a fifth asks for a digit
         if page.kind == "digit" and len(records) < number:
             path = folder / f"{split}{len(records):06d}.png"
             path.write_bytes(page.conversation.images[0].content)
@@ -162,7 +162,8 @@ def add_vision(arguments, folder: Path) -> dict:
     captions = [{"image": each["image"], "caption": each["caption"]} for each in train]
     common = ["--per_device_train_batch_size", arguments.batch_size, "--warmup_steps", 0.1, "--logging_steps", 50]
     common += ["--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", '{"min_lr_rate": 0.1}']
-    common += ["--connector_learning_rate", arguments.connector_rate, "--seed", 0, "--save_strategy", "no", "--on_bad_sample", "skip"]
+    common += ["--connector_learning_rate", arguments.connector_rate, "--seed", 0, "--save_strategy", "no"]
+    common += ["--on_bad_sample", "skip"]
     run(
         *("train", "--model", folder / "vlm", "--data", write_lines(folder / "captions.jsonl", captions), *common),
         *("--text_learning_rate", 0, "--vision_learning_rate", 0),
