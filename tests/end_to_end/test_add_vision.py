@@ -39,7 +39,7 @@ def test_it_ends_with_the_figures_of_each_share(model, tmp_path):
     assert 0 <= result["blind"] <= 1 and 0 <= result["digits"] <= 1 and result["reached"] is False
     change = result["text_loss_after"] / result["text_loss_before"] - 1
     assert result["text_loss_before"] > 0 and result["text_loss_change"] == pytest.approx(change, abs=1e-3)
-    assert "characters added to the tokenizer: 0123456789" in printed
+    assert "characters added to the tokenizer: " in printed
 
 
 def test_its_questions_ask_for_digits_that_were_never_trained(tmp_path):

@@ -50,7 +50,7 @@ def convert(
         source: folder, `.pt` or `.gguf` file, or Hub id.
         to: for a checkpoint of ours, "native" (default) or the name of a format.
         tokenizer: folder or Hub id of the tokenizer to save with the model, for a source without one (nanoGPT). Or
-            the `meta.pkl` of a character-level nanoGPT, which is also found beside the `.pt` file.
+            the `meta.pkl` of a character-level nanoGPT, which is also found next to the `.pt` file.
         num_attention_heads, rope_theta: facts that the tensors of a plain `.pt` file do not show.
 
     Returns:

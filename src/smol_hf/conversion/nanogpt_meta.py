@@ -38,7 +38,7 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def find_meta(checkpoint: Path, content: dict) -> Path | None:
-    """Return the `meta.pkl` of a checkpoint: beside it, or in `data/<dataset>/` as nanoGPT has it.
+    """Return the `meta.pkl` of a checkpoint: next to it, or in `data/<dataset>/` as nanoGPT has it.
 
     Args:
         content: of the checkpoint; its `config` names the data set.
