@@ -79,7 +79,7 @@ def pages(folder: Path, split: str, number: int) -> list[dict]:
     for page in build_pages(5 * number, seed=1, split=split):  # a fifth asks for a digit
         if page.kind == "digit" and len(records) < number:
             path = folder / f"{split}{len(records):06d}.png"
-            path.write_bytes(page.conversation.images[0].content)
+            path.write_bytes(page.conversation.images[0].content or b"")
             caption = f"The digit {page.answer}."
             records.append({"image": str(path), "prompt": page.question, "expected": page.answer, "caption": caption})
     return records

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers
 from transformers import GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.integrations.gguf import read_gguf_metadata
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
-from transformers.utils import is_gguf_available
+from transformers.integrations.gguf.reader import read_gguf_metadata
+from transformers.utils.import_utils import is_gguf_available
 
 from smol_hf.auto import AutoModelForCausalLM, AutoTokenizer
 from smol_hf.conversion.formats.registry import source_format
@@ -94,7 +95,8 @@ def split_as_trained(path: Path, tokenizer: PreTrainedTokenizerBase, metadata: d
             "model's own tokenizer with --tokenizer"
         )
     digits, level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, level])
+    engine: Any = tokenizer.backend_tokenizer
+    engine.pre_tokenizer = pre_tokenizers.Sequence([digits, level])
 
 
 @contextmanager
