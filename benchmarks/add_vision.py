@@ -138,81 +138,101 @@ def score(checkpoint: Path, questions: list[dict], folder: Path) -> float:
     return sum(each["text"].strip() == each["expected"] for each in found) / len(found)
 
 
-def add_vision(arguments, folder: Path) -> dict:
-    started = time.monotonic()
-    text, texts, held_out = language_model(arguments, folder)
+def image_encoder(arguments, folder: Path) -> Path:
+    """The checkpoint with the image encoder."""
     vision = arguments.vision
     if vision is None:
         vision = folder / "encoder"
-        run(
-            *("train", "--config", "quickstart/digits", "--max_steps", arguments.encoder_steps),
-            *("--output_dir", vision, "--save_strategy", "no"),
-        )
-    vision = vision / "checkpoint" if (vision / "checkpoint").is_dir() else vision
+        words = ("--max_steps", arguments.encoder_steps, "--output_dir", vision, "--save_strategy", "no")
+        run("train", "--config", "quickstart/digits", *words)
+    return vision / "checkpoint" if (vision / "checkpoint").is_dir() else vision
 
-    train, test = pages(folder / "images", "train", arguments.pages), pages(folder / "images", "test", arguments.asked)
+
+def compose(text: Path, vision: Path, questions: list[dict], folder: Path) -> None:
+    """Join the parts, with tokens for the characters of questions and answers that the tokenizer lacks."""
     tokenizer = AutoTokenizer.from_pretrained(text)
-    lacking = sorted({each for one in train for each in unknown_texts(tokenizer, one["prompt"] + one["caption"])})
-    more = ["--add-characters", "".join(lacking)] if lacking else []
+    lacking = {each for one in questions for each in unknown_texts(tokenizer, one["prompt"] + one["caption"])}
+    more = ["--add-characters", "".join(sorted(lacking))] if lacking else []
+    tiles = ("--longest-edge", 32, "--scale-factor", 2)
+    run("compose", folder / "vlm", "--vision", vision, "--text", text, *tiles, *more)
+
+
+def common_words(arguments) -> list:
+    """Options of both stages."""
+    words = ["--per_device_train_batch_size", arguments.batch_size, "--warmup_steps", 0.1, "--logging_steps", 50]
+    words += ["--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", '{"min_lr_rate": 0.1}']
+    words += ["--connector_learning_rate", arguments.connector_rate, "--seed", 0, "--save_strategy", "no"]
+    return [*words, "--on_bad_sample", "skip"]
+
+
+def train_connector(arguments, questions: list[dict], folder: Path) -> None:
+    """Stage 1."""
+    captions = [{"image": each["image"], "caption": each["caption"]} for each in questions]
     run(
-        "compose", folder / "vlm", "--vision", vision, "--text", text, "--longest-edge", 32, "--scale-factor", 2, *more
-    )
-    before = text_loss(text, held_out, vision=False)
-
-    captions = [{"image": each["image"], "caption": each["caption"]} for each in train]
-    common = ["--per_device_train_batch_size", arguments.batch_size, "--warmup_steps", 0.1, "--logging_steps", 50]
-    common += ["--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", '{"min_lr_rate": 0.1}']
-    common += ["--connector_learning_rate", arguments.connector_rate, "--seed", 0, "--save_strategy", "no"]
-    common += ["--on_bad_sample", "skip"]
-    run(
-        *("train", "--model", folder / "vlm", "--data", write_lines(folder / "captions.jsonl", captions), *common),
-        *("--text_learning_rate", 0, "--vision_learning_rate", 0),
-        *("--max_steps", arguments.connector_steps, "--output_dir", folder / "connector"),
+        *("train", "--model", folder / "vlm", "--data", write_lines(folder / "captions.jsonl", captions)),
+        *("--text_learning_rate", 0, "--vision_learning_rate", 0, "--max_steps", arguments.connector_steps),
+        *("--output_dir", folder / "connector", *common_words(arguments)),
     )
 
-    def turns(question: str, answer: str) -> list[dict]:
-        return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
-    asked = [
-        {"image": one["image"], "conversations": turns(f"<image>\n{one['prompt']}", one["expected"])} for one in train
-    ]
-    sources = {
-        "digits": write_lines(folder / "digits.jsonl", asked),
-        "text": write_lines(folder / "text.jsonl", [{"conversations": turns(REQUEST, each)} for each in texts]),
+def chat(question: str, answer: str) -> list[dict]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+def train_all(arguments, questions: list[dict], texts: list[str], share: float, folder: Path) -> Path:
+    """Stage 2 with this share of text rows. Returns the checkpoint."""
+    records = {
+        "digits": [
+            {"image": each["image"], "conversations": chat(f"<image>\n{each['prompt']}", each["expected"])}
+            for each in questions
+        ],
+        "text": [{"conversations": chat(REQUEST, each)} for each in texts],
     }
+    rows = {"digits": 1 - share, "text": share}
+    passes = {name: rows[name] / len(records[name]) for name in rows if rows[name]}  # a weight counts passes
+    mixture = [
+        {
+            "data": str(write_lines(folder / f"{name}.jsonl", records[name])),
+            "name": name,
+            "weight": passes[name] / max(passes.values()),
+        }
+        for name in passes
+    ]
+    output = folder / f"both-{share:g}"
+    run(
+        *("train", "--model", folder / "connector" / "checkpoint", "--mixture", json.dumps(mixture)),
+        *("--text_learning_rate", arguments.text_rate, "--vision_learning_rate", arguments.vision_rate),
+        *("--max_steps", arguments.both_steps, "--output_dir", output, *common_words(arguments)),
+    )
+    return output / "checkpoint"
+
+
+def measure(checkpoint: Path, questions: list[dict], texts: list[str], before: float, folder: Path) -> dict:
+    """The figures of a finished model."""
+    after = text_loss(checkpoint, texts, vision=True)
+    seen = [{name: each[name] for name in ("image", "prompt", "expected")} for each in questions]
+    blind = [{name: each[name] for name in ("prompt", "expected")} for each in questions]
+    return {
+        "digits": score(checkpoint, seen, folder),
+        "blind": score(checkpoint, blind, folder),
+        "text_loss_before": round(before, 4),
+        "text_loss_after": round(after, 4),
+        "text_loss_change": round(after / before - 1, 4),
+    }
+
+
+def add_vision(arguments, folder: Path) -> dict:
+    started = time.monotonic()
+    text, texts, held_out = language_model(arguments, folder)
+    vision = image_encoder(arguments, folder)
+    train, test = pages(folder / "images", "train", arguments.pages), pages(folder / "images", "test", arguments.asked)
+    compose(text, vision, train, folder)
+    before = text_loss(text, held_out, vision=False)
+    train_connector(arguments, train, folder)
     results = []
     for share in arguments.text_share:
-        weights = {
-            "digits": (1 - share) / len(asked),
-            "text": share / len(texts),
-        }  # weights count passes over a source
-        most = max(weights.values())
-        mixture = [
-            {"data": str(sources[name]), "name": name, "weight": weight / most}
-            for name, weight in weights.items()
-            if weight
-        ]
-        output = folder / f"both-{share:g}"
-        run(
-            *("train", "--model", folder / "connector" / "checkpoint", "--mixture", json.dumps(mixture), *common),
-            *("--text_learning_rate", arguments.text_rate, "--vision_learning_rate", arguments.vision_rate),
-            *("--max_steps", arguments.both_steps, "--output_dir", output),
-        )
-        checkpoint = output / "checkpoint"
-        after = text_loss(checkpoint, held_out, vision=True)
-        unseen = [{name: one[name] for name in ("prompt", "expected")} for one in test]
-        results.append(
-            {
-                "text_share": share,
-                "digits": score(
-                    checkpoint, [{**each, "image": one["image"]} for each, one in zip(unseen, test)], folder
-                ),
-                "blind": score(checkpoint, unseen, folder),
-                "text_loss_before": round(before, 4),
-                "text_loss_after": round(after, 4),
-                "text_loss_change": round(after / before - 1, 4),
-            }
-        )
+        checkpoint = train_all(arguments, train, texts, share, folder)
+        results.append({"text_share": share, **measure(checkpoint, test, held_out, before, folder)})
         print(results[-1], flush=True)
     last = results[-1]
     reached = (
