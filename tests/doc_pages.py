@@ -9,7 +9,8 @@ GUIDES = ROOT / "docs" / "guides"
 
 def read_page(name):
     """The text of a guide, or of the README."""
-    return (ROOT / "README.md" if name == "README" else GUIDES / f"{name}.md").read_text(encoding="utf-8")
+    other = {"README": ROOT / "README.md", "vision_for_your_model": ROOT / "docs" / "vision_for_your_model.md"}
+    return other.get(name, GUIDES / f"{name}.md").read_text(encoding="utf-8")
 
 
 def blocks(name, language):
@@ -18,10 +19,11 @@ def blocks(name, language):
 
 def commands(name):
     """The command lines of a page: those in blocks, and benchmarks in its sentences."""
-    lines = [line.partition("  #")[0].strip() for block in blocks(name, "bash") for line in block.splitlines()]
+    lines = "\n".join(blocks(name, "bash")).replace("\\\n", " ").splitlines()
+    lines = [line.partition("  #")[0].strip() for line in lines]
     lines += re.findall(r"`(python benchmarks/[^`]+)`", read_page(name))
     return [line for line in lines if line]
 
 
 def page_names():
-    return ["README", *sorted(path.stem for path in GUIDES.glob("*.md"))]
+    return ["README", "vision_for_your_model", *sorted(path.stem for path in GUIDES.glob("*.md"))]

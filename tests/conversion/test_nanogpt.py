@@ -17,17 +17,17 @@ from smol_hf.conversion.formats.tensor_names import ConversionError
 SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 64, "vocab_size": 96}
 
 
-def state_dict(bias, transposed=False, seed=0):
+def state_dict(bias, transposed=False, seed=0, sizes=SIZES):
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape, scale=0.2):
         return torch.randn(shape, generator=generator) * scale
 
-    width, tensors = SIZES["n_embd"], {}
-    tensors["transformer.wte.weight"] = random(SIZES["vocab_size"], width)
-    tensors["transformer.wpe.weight"] = random(SIZES["block_size"], width)
+    width, tensors = sizes["n_embd"], {}
+    tensors["transformer.wte.weight"] = random(sizes["vocab_size"], width)
+    tensors["transformer.wpe.weight"] = random(sizes["block_size"], width)
     norms = ["transformer.ln_f"]
-    for layer in range(SIZES["n_layer"]):
+    for layer in range(sizes["n_layer"]):
         place = f"transformer.h.{layer}"
         norms += [f"{place}.ln_1", f"{place}.ln_2"]
         for name, rows, columns in (

@@ -3,8 +3,10 @@
 The commands of a page run one after another, since later ones read what earlier ones wrote.
 """
 
+import importlib.util
 import io
 import json
+import pickle
 import re
 import shlex
 import shutil
@@ -16,10 +18,16 @@ import pytest
 import torch
 import yaml
 from chat_models import save_base
+from conversion.native_models import llama
+from conversion.test_gguf import write as write_gguf
+from conversion.test_nanogpt import SIZES, checkpoint, state_dict
 from doc_pages import ROOT, blocks, commands, page_names, read_page
 from helpers import build_model, build_processor
+from PIL import Image
 from processes import fork_command, run_script
 from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
     LlamaConfig,
     LlamaForCausalLM,
     SiglipVisionConfig,
@@ -44,14 +52,17 @@ ELSEWHERE = {
     "text_models": "docs/test_text_models_page.py",
     "tokenizers": "commands/test_cli_tokenizer.py",
 }
+GGUF = importlib.util.find_spec("gguf") is not None
 NOT_RUN = ("make", "pip", "smol-hf serve ")  # make and serve have tests below
 SHORT = ["--max_steps", "2", "--use_cpu", "true", "--save_strategy", "no"]
+STEPS = [word for stage in ("pretrain", "encoder", "connector", "both") for word in (f"--{stage}-steps", "2")]
 TINY = {
-    "train": [*SHORT, "--per_device_train_batch_size", "1"],
+    "train": [*SHORT, "--per_device_train_batch_size", "1", "--dataloader_num_workers", "0"],
     "dpo": SHORT,
     "pretrain": ["--steps", "3", "--context-length", "64", "--batch-size", "2", "--use_cpu", "--eval_steps", "3"],
     "chat": ["--max-new-tokens", "4"],
     "generate": ["--max-new-tokens", "4"],
+    "benchmarks/add_vision.py": ["--pages", "20", "--asked", "4", "--texts", "40", "--batch-size", "2", *STEPS],
     "benchmarks/data_pipeline.py": ["--samples", "1", "--rounds", "1", "--batch-size", "1"],
     "benchmarks/packing.py": ["--samples", "500"],
     "benchmarks/train_step.py": ["--samples", "1", "--batch-size", "1", "--rounds", "1", "--threads", "1"],
@@ -101,9 +112,36 @@ def save_chat_model(place):
     run(line)
 
 
+def save_models_without_vision(place):
+    """A character-level nanoGPT and one with GPT-2's tokenizer, a GGUF file, an image encoder, and the page's data."""
+    tokenizer = build_processor().tokenizer
+    tokenizer.save_pretrained(place / "openai-community" / "gpt2")
+    letters = [chr(code) for code in range(32, 127) if not chr(code).isdigit()] + ["\n"]
+    for folder, vocabulary in (("out-shakespeare-char", len(letters)), ("out", len(tokenizer))):
+        sizes = {**SIZES, "vocab_size": vocabulary, "block_size": 256}
+        (place / folder).mkdir()
+        content = checkpoint(state_dict(True, sizes=sizes), model_args=sizes, config={"dataset": "shakespeare_char"})
+        torch.save(content, place / folder / "ckpt.pt")
+    meta = {"vocab_size": len(letters), "itos": dict(enumerate(letters))}
+    meta["stoi"] = {letter: number for number, letter in enumerate(letters)}
+    (place / "data" / "shakespeare_char").mkdir(parents=True)
+    (place / "data" / "shakespeare_char" / "meta.pkl").write_bytes(pickle.dumps(meta))
+    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+                              image_size=32, patch_size=16)  # fmt: skip
+    CLIPVisionModel(vision).save_pretrained(place / "openai" / "clip-vit-base-patch32")
+    if GGUF:
+        write_gguf(place / "SmolLM2-135M-Instruct.Q4_1.gguf", llama())
+    (place / "images").mkdir()
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (40, 30), "red").save(place / "images" / name)
+    for name, block in zip(("captions", "questions"), blocks("vision_for_your_model", "json")):
+        (place / f"{name}.jsonl").write_text(block, encoding="utf-8")
+
+
 # Inputs of a page besides those of `place`.
 PREPARE = {
     "convert_and_compose": save_published_models,
+    "vision_for_your_model": save_models_without_vision,
     "chat_training": lambda place: save_base(place / "my-base", "native"),
     "preferences": save_chat_model,
     "recipes": lambda place: (place / "mine.yaml").write_text(blocks("recipes", "yaml")[0]),
@@ -134,8 +172,9 @@ def run(line):
         assert main([*words, "--use_cpu", "true", "--save_strategy", "no"]) == 0, line
     else:
         tiny = TINY.get(words[0], [])
-        own_folder = words[0] != "train" or "--output_dir" in words or "--stages" in words
-        output = [] if own_folder else ["--output_dir", "runs/x"]
+        of_chain = "--stages" in words or "nanogpt_vision" in line
+        has_folder = words[0] != "train" or "--output_dir" in words or of_chain
+        output = [] if has_folder else ["--output_dir", "runs/x"]
         output += ["--num_pages", "100"] if "quickstart/digits" in words and words[0] == "train" else []
         assert program == "smol-hf" and main([*without_limits(words), *tiny, *output]) == 0, line
 
@@ -145,7 +184,7 @@ def test_the_commands_of_a_page_run(name, place, monkeypatch):
     monkeypatch.chdir(place)
     PREPARE.get(name, lambda place: None)(place)
     for line in commands(name):
-        if line.startswith(NOT_RUN):
+        if line.startswith(NOT_RUN) or (".gguf" in line and not GGUF):
             continue
         monkeypatch.setattr("sys.stdin", io.StringIO("Hello?\n"))
         run(line)

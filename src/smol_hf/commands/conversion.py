@@ -26,13 +26,13 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 def add_convert(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", help="checkpoint: a folder, a .pt file or a Hub id")
+    add("source", help="checkpoint: a folder, a .pt file, a .gguf file or a Hub id")
     add_output(parser)
     add("--to", help="target of a smol_hf checkpoint: native (default), smolvlm, llama, smollm3, gpt2")
     add_hub_arguments(parser)
     code_help = "copy a smol_hf checkpoint or adapter with the model code of this release; the weights stay the same"
     add("--refresh-code", action="store_true", help=code_help)
-    add("--tokenizer", help="folder or Hub id of a tokenizer to save with the weights")
+    add("--tokenizer", help="folder or Hub id of a tokenizer to save with the weights, or a meta.pkl")
     add("--num-attention-heads", type=int, help="attention heads of a plain .pt file")
     add("--rope-theta", type=float, help="RoPE base of a plain Llama-style .pt file (default 10000)")
 
@@ -52,6 +52,7 @@ def add_compose(parser: argparse.ArgumentParser) -> None:
     add("--rope-theta", type=float, help="new base of the rotary positions (RoPE), for example 273000")
     chat_help = "keep: the language model's template with images added (default); smolvlm: SmolVLM's; or a .jinja file"
     add("--chat-template", default="keep", metavar="{keep,smolvlm,FILE}", help=chat_help)
+    add("--add-characters", default="", metavar="TEXT", help="characters to add to a tokenizer that lacks them")
     add("--seed", type=int, default=0, help="seed of the new connector's weights (default 0)")
     add_hub_arguments(parser)
 
@@ -65,6 +66,8 @@ def run_compose(arguments: argparse.Namespace) -> dict:
 def describe_composition(facts: dict) -> Iterator[str | Table]:
     yield from (f"  {shape}" for shape in facts["shapes"])
     yield parameter_table(facts["parameters"])
+    if facts["added_characters"]:
+        yield f"characters added to the tokenizer: {facts['added_characters']}"
     yield f"{facts['new_tokens']} new tokens, {facts['vocabulary']} rows of embeddings"
     if facts["own_class"]:
         yield f"the language model keeps transformers' own class: {facts['own_class']}"

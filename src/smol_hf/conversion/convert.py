@@ -10,8 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
-from smol_hf.conversion.checkpoint_files import is_adapter, locate, read_json, read_torch_file, read_weights
-from smol_hf.conversion.formats.nanogpt import read_pt
+from smol_hf.conversion.checkpoint_files import is_adapter, locate, read_json, read_weights
 from smol_hf.conversion.formats.native_folder import finish_native_folder
 from smol_hf.conversion.formats.processors import (
     VOCABULARIES,
@@ -23,13 +22,14 @@ from smol_hf.conversion.formats.processors import (
 from smol_hf.conversion.formats.registry import OURS, Format, native_format, source_format
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.meta_check import model_of
+from smol_hf.conversion.single_file import SINGLE_FILES, read_single_file
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
+from smol_hf.processing.plain_tokenizer import write_portable_tokenizer_config
 from smol_hf.support.atomic import atomic_folder
 from smol_hf.support.formatting import one_line
-
-TORCH_FILES = (".pt", ".pth", ".bin")
+from smol_hf.support.tokenizer_of import is_language_model
 
 
 def convert(
@@ -44,11 +44,13 @@ def convert(
     num_attention_heads: int | None = None,
     rope_theta: float | None = None,
 ) -> dict:
-    """Convert `source` (folder, `.pt` file or Hub id) into the folder `output`; the direction follows from its config.
+    """Convert `source` into the folder `output`; the direction follows from its config.
 
     Args:
+        source: folder, `.pt` or `.gguf` file, or Hub id.
         to: for a checkpoint of ours, "native" (default) or the name of a format.
-        tokenizer: folder or Hub id of the tokenizer to save with the model, for a source without one (nanoGPT).
+        tokenizer: folder or Hub id of the tokenizer to save with the model, for a source without one (nanoGPT). Or
+            the `meta.pkl` of a character-level nanoGPT, which is also found next to the `.pt` file.
         num_attention_heads, rope_theta: facts that the tensors of a plain `.pt` file do not show.
 
     Returns:
@@ -66,57 +68,52 @@ def convert(
     path = locate(source, **fetch)
     texts = locate(tokenizer, **fetch) if tokenizer else path
     check_output(output, path, texts)
-    if tokenizer and not has_tokenizer(texts):
+    if tokenizer and not ((texts.is_file() and path.is_file()) or has_tokenizer(texts)):
         raise ConversionError(f"--tokenizer {tokenizer}: no tokenizer found; expected {' or '.join(VOCABULARIES)}")
     if not path.is_file() and (num_attention_heads is not None or rope_theta is not None):
         raise ConversionError("--num-attention-heads and --rope-theta are for .pt files: a folder has its config")
     config_json = {} if path.is_file() else read_config_json(path)
-    kind = "pt" if path.is_file() else config_json.get("model_type")
+    kind = ("gguf" if path.suffix == ".gguf" else "pt") if path.is_file() else config_json.get("model_type")
     processor = ours = None
+    notes: list[str] = []
     if kind in OURS:
         target, model, ours = export(path, config_json, to or "native")
     else:
         if to not in (None, "smol_hf"):
             raise ConversionError(f"--to {to}: convert the foreign checkpoint to ours first, then ours to {to}")
         if path.is_file():
-            model = read_pt_file(path, num_attention_heads, rope_theta)
+            own = texts if tokenizer else None
+            model, processor, notes = read_single_file(path, own, num_attention_heads, rope_theta)
         else:
             found = source_format(config_json)
             kind = found.name
             model, processor = read_foreign(path, config_json, found, texts)
         target = model.config.model_type
-    notes: list[str] = []
     with atomic_output(output) as incomplete:
         model.save_pretrained(incomplete)
         if processor is not None:
             processor.save_pretrained(incomplete)
         else:
             copy_tokenizer(texts, incomplete)
+        if is_language_model(processor):
+            write_portable_tokenizer_config(incomplete)
         write_generation_config(path, incomplete)
         if ours is not None:
-            notes = finish_native_folder(path, incomplete, ours)
+            notes += finish_native_folder(path, incomplete, ours)
     return {
         "source": kind,
         "target": target,
         "output": str(output),
         "tensors": len(model.state_dict()),
         "parameters": parameters_per_part(model),
-        "notes": missing_files(output, config_json) + notes,
+        "notes": [*notes, *missing_files(output, config_json)],
         "seconds": round(time.monotonic() - started, 2),
     }
 
 
-def read_pt_file(path: Path, num_attention_heads: int | None, rope_theta: float | None) -> PreTrainedModel:
-    if path.suffix not in TORCH_FILES:
-        raise ConversionError(f"{path}: a single file must be one of {', '.join(TORCH_FILES)}")
-    content = read_torch_file(path)
-    config, tensors = read_pt(content, num_attention_heads=num_attention_heads, rope_theta=rope_theta)
-    return model_of(SmolHFForCausalLM, config, tensors)
-
-
 def read_config_json(folder: Path) -> dict:
     """Read config.json. For the output folder of another training program, name the file to convert."""
-    files = sorted(path.name for path in folder.iterdir() if path.suffix in TORCH_FILES)
+    files = sorted(path.name for path in folder.iterdir() if path.suffix in SINGLE_FILES)
     if (folder / "config.json").is_file() or not files or is_adapter(folder):
         return read_json(folder / "config.json")
     if "lit_model.pth" in files:
@@ -134,7 +131,8 @@ def missing_files(output: Path, config: dict) -> list[str]:
     is_vlm = read_json(output / "config.json").get("vision_config") is not None
     what = "processor and no tokenizer" if is_vlm else "tokenizer"
     name = config.get("lm_tokenizer") or "NAME"
-    return [f"it has no {what}, so it cannot generate text: convert again with --tokenizer {name}"]
+    meta = "" if config else " (of a character-level nanoGPT: the meta.pkl of its data)"
+    return [f"it has no {what}, so it cannot generate text: convert again with --tokenizer {name}{meta}"]
 
 
 def check_output(output: Path, *sources: Path) -> None:

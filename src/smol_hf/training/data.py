@@ -29,6 +29,7 @@ from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
 from smol_hf.data.sources.source import BlockCache, MadeSource
 from smol_hf.data.stream.preparation import SampleWork
+from smol_hf.data.stream.record_use import describe_unknown, unknown_share
 from smol_hf.data.stream.size_cache import digest_images, measured
 from smol_hf.data.stream.stream import Plan
 from smol_hf.data.stream.survey import Measured, count_rows, survey_first
@@ -200,6 +201,9 @@ def measure_data(
         plan = replace(plan, sources=data.sources, weights=data.weights, work=work)
     skipped.faults, skipped.left_out = data.found.faults, data.found.left_out
     skipped.settle(data.found.sizes([source.name for source in data.sources]), data.found.longest_run)
+    if unknown_share(data.found.use) > arguments.max_unknown_fraction:
+        limit = f"This is more than max_unknown_fraction {arguments.max_unknown_fraction}"
+        raise SampleError("data", "\n".join([*describe_unknown(data.found.use), limit]))
     return plan, data
 
 

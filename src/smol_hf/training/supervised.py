@@ -135,6 +135,7 @@ class SupervisedRun(Run):
             shortened=ShortenedSamples(shortened, self.checkpoint is not None, writes=self.is_main_process),
             mixture=self.mixture,
             validation=self.validation,
+            max_unknown=None if self.data.found.total else self.data_arguments.max_unknown_fraction,
         )
 
     def describe_data(self) -> list[str]:

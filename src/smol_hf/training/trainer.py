@@ -78,6 +78,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         shortened: ShortenedSamples | None = None,
         mixture: PlannedMixture | None = None,
         validation: Validation | None = None,
+        max_unknown: float | None = None,
         **kwargs,
     ):
         self.freeze_schedule = freeze_schedule(args, model)
@@ -103,7 +104,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         self.shortened = ShortenedSamples() if shortened is None else shortened
         self.counters = RunCounters(self.accelerator, mixture or PlannedMixture.of_plan(plan))
         prints = self.is_world_process_zero()
-        self.first_batches = FirstBatches(args.max_steps, args.gradient_accumulation_steps, prints)
+        self.first_batches = FirstBatches(args.max_steps, args.gradient_accumulation_steps, prints, max_unknown)
         self.step_loss = torch.zeros((), device=args.device)
         self.step_sample_ids: list[str] = []
         self.met: list[tuple] = []  # of each batch since `exchange_met`: used, drawn, skipped, shortened

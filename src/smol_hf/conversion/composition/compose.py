@@ -16,7 +16,13 @@ from transformers import PreTrainedModel
 from smol_hf.conversion.checkpoint_files import locate
 from smol_hf.conversion.composition.composed_chat import choose_chat_format
 from smol_hf.conversion.composition.composition_check import check_composition
-from smol_hf.conversion.composition.parts import end_token_ids, read_text, read_tokenizer, read_vision
+from smol_hf.conversion.composition.parts import (
+    append_characters,
+    end_token_ids,
+    read_text,
+    read_tokenizer,
+    read_vision,
+)
 from smol_hf.conversion.convert import atomic_output, check_output, parameters_per_part
 from smol_hf.conversion.formats.processors import image_numbers
 from smol_hf.conversion.formats.tensor_names import ConversionError
@@ -46,6 +52,7 @@ def compose(
     extend_context: int | None = None,
     rope_theta: float | None = None,
     chat_template: str = "keep",
+    add_characters: str = "",
     seed: int = 0,
     revision: str | None = None,
     token: str | None = None,
@@ -58,11 +65,13 @@ def compose(
         longest_edge: by default four tiles with pixel_shuffle (SmolVLM), one with the other connectors (LLaVA).
         vision_feature_layer: by default the last; for CLIP the last but one, as in LLaVA.
         extend_context: new `max_position_embeddings`.
+        add_characters: those that the tokenizer does not know become new tokens.
         chat_template: "keep" the language model's own and add images; "smolvlm"; or the path of a template.
 
     Returns:
         `output`, `shapes` (of one tile, step by step), `parameters` (per part and `total`), `new_tokens`, `seconds`,
-        `chat_template` (a description), `end_tokens`, `own_class` (why transformers' class was kept, or None).
+        `chat_template` (a description), `added_characters`, `end_tokens`, `own_class` (why transformers' class was
+        kept, or None).
 
     Raises:
         ConversionError: if the parts do not fit, or compute other results together. Nothing is written then.
@@ -91,7 +100,9 @@ def compose(
     grid = ImageTiler(tile, longest_edge, longest_edge > tile).max_tiles_per_side
     tokenizer = read_tokenizer(text_folder)
     chat = choose_chat_format(tokenizer, chat_template)
-    rows_in_use = extend_tokenizer(tokenizer, grid, keeps_tokens=chat.keeps_tokens)
+    rows_in_use = len(tokenizer)
+    added = append_characters(tokenizer, add_characters)
+    extend_tokenizer(tokenizer, grid, keeps_tokens=chat.keeps_tokens)
     processor = SmolHFProcessor(
         tokenizer,
         tile_size=tile,
@@ -109,7 +120,8 @@ def compose(
             setattr(each, name, getattr(tokenizer, name))
     config.text_config.vocab_size = vocabulary
     config.image_token_id = processor.image_token_id
-    config.new_tokens = [rows_in_use, len(tokenizer)]  # training/model/new_tokens.py trains these rows in every stage
+    untrained = getattr(language_model.config, "new_tokens", None) or [rows_in_use]  # a converted nanoGPT has some
+    config.new_tokens = [untrained[0], len(tokenizer)]  # training/model/new_tokens.py trains these rows in every stage
     model = join_parts(config, vision_tensors, language_model, seed)
     prepare_generation(model, processor)
     end_with(model, tokenizer, ends)
@@ -130,6 +142,7 @@ def compose(
         "longest_edge": longest_edge,
         "image_tokens_per_tile": config.image_seq_len,
         "chat_template": chat.description,
+        "added_characters": added,
         "end_tokens": tokenizer.convert_ids_to_tokens(ends),
         "own_class": own_class,
         "seconds": round(time.monotonic() - started, 2),

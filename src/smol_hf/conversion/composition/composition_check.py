@@ -71,8 +71,10 @@ def source_logits(folder: Path, ids: torch.Tensor, change_config) -> tuple[str, 
 def check_image_row(model, text: torch.Tensor, refusal: str) -> None:
     """Check one tile with a text: finite loss and gradient, and generation with the cache equals the forward pass."""
     config = model.config
-    ids = torch.cat([torch.full((1, config.image_seq_len), config.image_token_id), text], dim=1)
     positions = getattr(config.text_config, "max_position_embeddings", None)
+    if positions:  # a tokenizer of single characters makes a long text
+        text = text[:, : max(positions - config.image_seq_len - NEW_TOKENS, 1)]
+    ids = torch.cat([torch.full((1, config.image_seq_len), config.image_token_id), text], dim=1)
     if positions and ids.shape[1] + NEW_TOKENS > positions:
         raise ConversionError(
             f"{refusal}: one tile becomes {config.image_seq_len} tokens, but the model has {positions} positions; "

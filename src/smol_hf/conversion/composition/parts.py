@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, AddedToken, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from smol_hf.auto import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from smol_hf.conversion.checkpoint_files import read_json, read_weights, weight_files
@@ -21,7 +21,7 @@ from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.sub_configs import build_sub_config
 from smol_hf.modeling.vision import build_vision_model
-from smol_hf.support.tokenizer_of import token_ids
+from smol_hf.support.tokenizer_of import token_ids, unknown_texts, unknown_token_id
 from smol_hf.training.model.sound_checkpoint import refuse_unsound_config
 
 VISION_TYPES = ("siglip_vision_model", "siglip2_vision_model", "clip_vision_model", "dinov2")
@@ -145,3 +145,12 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder}: the tokenizer's {len(tokenizer)} tokens have ids up to {last}: ids of new tokens are in use"
         )
     return tokenizer
+
+
+def append_characters(tokenizer: PreTrainedTokenizerBase, characters: str) -> str:
+    """Append the characters that the tokenizer does not know, as ordinary tokens, and return them."""
+    if characters and unknown_token_id(tokenizer) is None:
+        raise ConversionError("--add-characters: this tokenizer can write every text; leave the option out")
+    lacking = [each for each in dict.fromkeys(characters) if unknown_texts(tokenizer, each)]
+    tokenizer.add_tokens([AddedToken(each, special=False, normalized=False) for each in lacking])
+    return "".join(lacking)

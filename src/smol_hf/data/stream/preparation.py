@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from smol_hf.data.media.videos import ChosenFrames, ListedVideo, load_frames
 from smol_hf.data.stream.shortening import SampleVersion, shortened
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_format import ChatTemplateError
+from smol_hf.support.tokenizer_of import tokenizer_of, unknown_token_id
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,11 @@ class SampleWork:
     ):
         self.processor, self.context_length, self.readers = processor, context_length, readers
         self.too_long, self.image_resizing = too_long, image_resizing
+
+    @cached_property
+    def unknown_token_id(self) -> int | None:
+        """The token that the tokenizer writes for a text that it does not know; None if it knows every text."""
+        return unknown_token_id(tokenizer_of(self.processor))
 
     def with_readers(self, readers: list) -> SampleWork:
         """Return the same work on other sources."""

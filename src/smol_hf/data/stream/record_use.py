@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smol_hf.data.conversation import Conversation, ImagePart
+from smol_hf.data.conversation import Conversation, ImagePart, TextPart
+from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.support.formatting import counted, percent
+from smol_hf.support.tokenizer_of import unknown_texts
 
 FIELDS_SHOWN = 12
+UNKNOWN_KEPT, UNKNOWN_SHOWN = 1000, 12  # different characters or words
 
 
 @dataclass
@@ -20,7 +24,9 @@ class RecordUse:
     """Counts over the usable records of one source.
 
     `ignored`: records by the name of a non-empty unused field. `empty`: empty answers. `unmarked`: turns that records
-    mark as untrained. `outside`: image files outside the folder of images, such as `example`. `videos`: their number.
+    mark as untrained. `outside`: image files outside the folder of images, such as `example`. `videos`: their
+    number. `labels`: tokens with a label, of these `unknown` to the tokenizer; `unknown_texts` counts the characters
+    or words that became these.
     """
 
     ignored: Counter[str] = field(default_factory=Counter)
@@ -29,6 +35,9 @@ class RecordUse:
     outside: int = 0
     example: str = ""
     videos: int = 0
+    labels: int = 0
+    unknown: int = 0
+    unknown_texts: Counter[str] = field(default_factory=Counter)
 
     def add(self, conversation: Conversation, folder: Path | None = None) -> None:
         """Count a record with images in `folder`."""
@@ -43,6 +52,18 @@ class RecordUse:
                 self.outside += 1
                 self.example = self.example or f"{image.path} ({conversation.sample_id})"
 
+    def add_labels(self, labels: Sequence[int], conversation: Conversation, tokenizer, unknown_id: int | None) -> None:
+        """Count the labels of a record, and those that are unknown to the tokenizer."""
+        self.labels += sum(label != IGNORE_INDEX for label in labels)
+        unknown = 0 if unknown_id is None else labels.count(unknown_id)
+        self.unknown += unknown
+        for message in conversation.messages if unknown else ():
+            for part in message.parts if message.is_learned else ():
+                if isinstance(part, TextPart):
+                    found = unknown_texts(tokenizer, part.text)
+                    room = len(self.unknown_texts) < UNKNOWN_KEPT
+                    self.unknown_texts.update(each for each in found if room or each in self.unknown_texts)
+
     def facts(self) -> dict[str, Any]:
         """Return the counts as numbers and names."""
         return {
@@ -51,6 +72,7 @@ class RecordUse:
             "untrained_turns": self.unmarked,
             "images_outside": self.outside,
             **({"image_outside": self.example} if self.example else {}),
+            **({"unknown_labels": self.unknown} if self.unknown else {}),
         }
 
 
@@ -102,4 +124,27 @@ def describe_sources(uses: Mapping[int, RecordUse], names: Iterable[str]) -> lis
         line
         for source, use in sorted(uses.items())
         for line in describe_use(use.facts(), names[source] if len(names) > 1 else "")
+    ]
+
+
+def unknown_share(uses: Mapping[int, RecordUse]) -> float:
+    """Return the share of the labelled tokens of all sources that are unknown to the tokenizer."""
+    return sum(use.unknown for use in uses.values()) / max(sum(use.labels for use in uses.values()), 1)
+
+
+def describe_unknown(uses: Mapping[int, RecordUse]) -> list[str]:
+    """Return the sentences about labels that are unknown to the tokenizer, with examples; none if all are known."""
+    unknown, labels = sum(use.unknown for use in uses.values()), sum(use.labels for use in uses.values())
+    if not unknown:
+        return []
+    texts = sum((use.unknown_texts for use in uses.values()), Counter())
+    shown = ", ".join(f"{text!r} {counted(number, 'time')}" for text, number in texts.most_common(UNKNOWN_SHOWN))
+    more = f" and {len(texts) - UNKNOWN_SHOWN} more" if len(texts) > UNKNOWN_SHOWN else ""
+    advice = "choose another tokenizer"
+    if texts and all(len(text) == 1 for text in texts):
+        advice = f"add them when vision is added (smol-hf compose --add-characters), or {advice}"
+    return [
+        f"warning: {unknown:,} of {labels:,} labelled tokens ({percent(unknown / labels)}) are unknown to the "
+        f"tokenizer{f': {shown}' if shown else ''}{more}",
+        f"the model would learn to write the unknown token instead: {advice}",
     ]

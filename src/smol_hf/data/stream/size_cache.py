@@ -224,7 +224,8 @@ def load(path: Path) -> Survey | None:
         found.rows[source] = [None if row is None else row[0] for row in each["rows"]]
         found.found |= {(source, row[0]): unpacked(row[1:]) for row in each["rows"] if row is not None}
         if each["use"] is not None:
-            found.use[source] = RecordUse(**{**each["use"], "ignored": Counter(each["use"]["ignored"])})
+            counters = {name: Counter(each["use"][name]) for name in ("ignored", "unknown_texts")}
+            found.use[source] = RecordUse(**{**each["use"], **counters})
         if each["images"]:
             found.images[source] = dict(each["images"])
     return found

@@ -18,6 +18,7 @@ from smol_hf.data.stream.preparation import MeasuredSample
 from smol_hf.data.stream.record_use import RecordUse
 from smol_hf.data.stream.stream import Plan
 from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.support.tokenizer_of import tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,8 @@ def measure(plan: Plan, source: int, where: str, record: Any, verify_images: boo
                 deque(load_frames(part, frames, sample.conversation.sample_id), maxlen=0)
     size = size_of(sample)
     note_use(result, source, sample.conversation, reader)
+    tokenizer = tokenizer_of(plan.work.processor)
+    result.use[source].add_labels(sample.labels, sample.conversation, tokenizer, plan.work.unknown_token_id)
     return size
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.modeling.label_loss import IGNORE_INDEX
-from smol_hf.support.tokenizer_of import tokenizer_of
+from smol_hf.support.tokenizer_of import tokenizer_of, unknown_token_id
 
 FIRST_STEPS = 3
 SHOWN_SAMPLES = 3
@@ -24,12 +24,16 @@ class FirstBatches:
         steps: optimizer steps of the run.
         batches_per_step: batches of a process in each of them.
         prints: False in processes other than the first.
+        max_unknown: largest share of the labels that the tokenizer does not know; None if the survey has judged it.
     """
 
-    def __init__(self, steps: int, batches_per_step: int, prints: bool):
+    def __init__(self, steps: int, batches_per_step: int, prints: bool, max_unknown: float | None = None):
         self.steps = min(FIRST_STEPS, max(steps, 1))
         self.unlabelled_left = self.steps * batches_per_step
         self.prints = prints
+        self.max_unknown = max_unknown
+        self.unjudged = 0 if max_unknown is None else self.unlabelled_left
+        self.labels = self.unknown = 0
 
     def look(self, processor, batch: dict, sample_ids: list[str], labelled: torch.Tensor | int | None) -> None:
         """Look at one batch.
@@ -38,8 +42,10 @@ class FirstBatches:
             labelled: labelled tokens of the whole step in all processes, if they were counted.
 
         Raises:
-            SampleError: after the last of the first batches, if none had a label.
+            SampleError: after the last of the first batches, if none had a label, or the tokenizer knows too few.
         """
+        if self.unjudged:
+            self.judge_unknown(unknown_token_id(tokenizer_of(processor)), batch["labels"])
         if self.prints:
             print_label_preview(processor, batch, sample_ids)
         self.prints = False
@@ -53,6 +59,22 @@ class FirstBatches:
                 f"the first {self.steps} steps have no token with a label, so nothing would be learned: look at the "
                 "labels with smol-hf data preview, and check the chat template and the untrained turns",
             )
+
+    def judge_unknown(self, unknown_id: int | None, labels: torch.Tensor) -> None:
+        """Count labels that the tokenizer does not know, in data without a survey. Raises SampleError for too many."""
+        self.unjudged = 0 if unknown_id is None else self.unjudged - 1
+        if unknown_id is None:
+            return
+        self.labels += int((labels != IGNORE_INDEX).sum())
+        self.unknown += int((labels == unknown_id).sum())
+        found = (
+            f"{self.unknown:,} of the first {self.labels:,} labelled tokens are unknown to the tokenizer: the model "
+            "would learn to write the unknown token instead; choose another tokenizer"
+        )
+        if self.prints and self.unknown:
+            Console(highlight=False, markup=False).print(f"warning: {found}", soft_wrap=True)
+        if not self.unjudged and self.unknown > (self.max_unknown or 0) * self.labels:
+            raise SampleError("data", f"{found}\nThis is more than max_unknown_fraction {self.max_unknown}")
 
 
 def print_label_preview(processor, batch: dict, sample_ids: list[str]) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.preparation import SampleWork
-from smol_hf.data.stream.record_use import describe_sources
+from smol_hf.data.stream.record_use import describe_sources, describe_unknown
 from smol_hf.processing.chat_turns import rewrites_answers
 from smol_hf.processing.video_reader import reader_name
 from smol_hf.support.formatting import counted
@@ -30,6 +30,7 @@ def describe_samples(data: Data, arguments: DataArguments, skipped: SkippedSampl
     if data.found.shortened:
         lines.append(f"{data.found.shortened:,} of them lose {' or '.join(arguments.too_long)} to fit")
     lines += describe_sources(data.found.use, [source.name for source in data.sources])
+    lines += describe_unknown(data.found.use)
     if not data.surveyed and steps is not None:
         lines.append(
             f"the data was not measured: the schedule is planned for {steps:,} steps, the most that it can make "

@@ -64,6 +64,15 @@ class SourceArguments:
         most=1,
         wanted="it is a share from 0 to 1",
     )
+    max_unknown_fraction: float = key(
+        0.01,
+        "Largest share of labelled tokens that are unknown to the tokenizer. A run with more is refused.",
+        runs=Runs.CONVERSATIONS | Runs.DOCUMENTS,
+        resume=OnResume.CHANGE,
+        least=0,
+        most=1,
+        wanted="it is a share from 0 to 1",
+    )
     max_skipped_in_a_row: int = key(
         100,
         "With on_bad_sample: skip, the run stops after this number of consecutive unusable samples.",
