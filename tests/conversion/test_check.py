@@ -6,6 +6,7 @@ import pytest
 import torch
 from conversion.native_models import llava, saved
 from helpers import build_model, build_processor
+from isolated_runs import run_isolated
 from modeling.builders import randomise
 from safetensors.torch import load_file, save_file
 
@@ -37,6 +38,12 @@ def no_process(monkeypatch):
     monkeypatch.setattr("smol_hf.conversion.checking.check.check_parity", lambda *_: [])
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Fork the isolated process; `test_a_published_checkpoint_is_good` launches it."""
+    monkeypatch.setattr("smol_hf.conversion.checking.check.subprocess.run", run_isolated)
+
+
 def findings(folder, **options):
     facts = check(folder, **options)
     return facts["good"], {finding["name"]: finding for finding in facts["findings"]}
@@ -51,7 +58,7 @@ def test_a_published_checkpoint_is_good(checkpoint):
     assert found["image_token_id"]["value"].endswith("<image>")
 
 
-def test_a_native_export_is_compared_with_transformers_own_class(checkpoint, tmp_path):
+def test_a_native_export_is_compared_with_transformers_own_class(checkpoint, tmp_path, forked):
     convert(str(checkpoint), tmp_path / "native")
     good, found = findings(tmp_path / "native")
     assert good, found
@@ -95,7 +102,7 @@ def test_a_fault_of_the_files_is_found_by_its_name(spoil, name, value, copy, no_
         (break_code, "logits", "differ by"),
     ],
 )
-def test_a_fault_of_the_code_is_found_by_its_name(spoil, name, value, copy):
+def test_a_fault_of_the_code_is_found_by_its_name(spoil, name, value, copy, forked):
     assert_found(spoil, name, value, copy)
 
 
@@ -106,7 +113,7 @@ def assert_found(spoil, name, value, copy):
     assert value in found[name]["value"]
 
 
-def test_code_that_is_not_ours_is_not_run_without_consent(copy):
+def test_code_that_is_not_ours_is_not_run_without_consent(copy, forked):
     path = copy / "rotary.py"
     path.write_text("raise SystemExit('it was run')\n" + path.read_text())
     good, found = findings(copy)
@@ -116,7 +123,7 @@ def test_code_that_is_not_ours_is_not_run_without_consent(copy):
     assert "it was run" in found["loads without smol_hf"]["value"]
 
 
-def test_llava_takes_its_tiles_flat_and_needs_no_tokenizer(tmp_path):
+def test_llava_takes_its_tiles_flat_and_needs_no_tokenizer(tmp_path, forked):
     saved(llava, tmp_path / "llava")
     _, found = findings(tmp_path / "llava")
     assert found["tokenizer"]["value"] == "none in the folder"
