@@ -26,7 +26,8 @@ from smol_hf.processing.chat_rendering import EndlessTemplateError
 from smol_hf.publishing.checkpoint import publish_adapter, publish_checkpoint
 from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoint.checkpoints import CheckpointError
-from smol_hf.training.checkpoint.interruption import Interrupted, RunError, run_folder, terminable
+from smol_hf.training.checkpoint.interruption import Interrupted, terminable
+from smol_hf.training.checkpoint.run_folder import RunError, run_folder
 from smol_hf.training.log.console import read_log
 from smol_hf.training.recipe.key_help import USAGE, help_text
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
