@@ -51,7 +51,8 @@ def run(command_line: Sequence[str], classes: tuple[type, ...], after: Callable[
         if after is not None:
             after(folder)
         if (result := run.result(trainer)) is not None:
-            sys.stdout.write(json.dumps(result) + "\n")
+            rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()}
+            sys.stdout.write(json.dumps(rounded) + "\n")
 
     with run_folder(Path(arguments[-1].output_dir)):
         train(recipe, *arguments, publish=finish)

@@ -234,7 +234,7 @@ def test_a_base_that_lacks_a_tensor_is_not_merged_and_not_trained(ours, tmp_path
         merge(str(adapter), tmp_path / "merged", base=str(ours))
     command = ["--model", str(ours), "--output_dir", str(tmp_path / "run"), "--max_steps", "1", "--use_cpu", "true"]
     assert train.main([*command, "--data", "digits"]) == 1
-    assert "1 tensors are missing, first connector.proj.weight" in capsys.readouterr().err
+    assert "1 tensor is missing, first connector.proj.weight" in capsys.readouterr().err
 
 
 @pytest.mark.slow

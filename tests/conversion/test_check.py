@@ -9,6 +9,7 @@ from helpers import build_model, build_processor
 from isolated_runs import run_isolated
 from modeling.builders import randomise
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging
 
 from smol_hf.commands.main import main
 from smol_hf.conversion.checking.check import check
@@ -128,6 +129,21 @@ def test_llava_takes_its_tiles_flat_and_needs_no_tokenizer(tmp_path, forked):
     _, found = findings(tmp_path / "llava")
     assert found["tokenizer"]["value"] == "none in the folder"
     assert found["logits"]["good"] and found["greedy tokens"]["good"]
+
+
+def test_progress_bars_of_loading_do_not_mix_into_the_output(checkpoint, tmp_path, forked, capfd, request):
+    request.addfinalizer(logging.disable_progress_bar)
+    for words in (["check", checkpoint], ["convert", checkpoint, tmp_path / "native"]):
+        logging.enable_progress_bar()
+        assert main(list(map(str, words))) == 0
+        assert "it/s" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["image_mean", "image_std"])
+def test_a_value_for_each_channel_is_needed(key, copy, capsys):
+    change_json(copy / "config.json", **{key: [0.5]})
+    assert main(["check", str(copy)]) == 1
+    assert f"{copy}: {key} of its configuration has 1 value for 3 channels" in capsys.readouterr().err
 
 
 def test_the_command_prints_a_table_and_its_code_says_whether_all_is_good(checkpoint, copy, no_process, capsys):

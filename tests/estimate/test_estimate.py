@@ -8,6 +8,7 @@ from chat_models import save_base
 from helpers import build_model, build_processor
 from PIL import Image
 
+from smol_hf.commands.conversion import describe_estimate
 from smol_hf.commands.main import main
 from smol_hf.conversion.convert import convert
 from smol_hf.estimate.estimate import estimate, image_tokens, measure
@@ -55,8 +56,8 @@ def test_a_tile_costs_what_the_encoder_and_the_connector_do(shallow):
     by_hand = 6 * (weights * 1024 + facts["parameters_per_part"]["connector"] * 64)
     attention = 3 * 6 * 2 * 1024 * 1024 * 768
     assert facts["flops"]["per_tile"] == pytest.approx(by_hand + attention, rel=0.05)
-    assert facts["pictures"]["512x512"] == {"tiles": 17, "tokens": 17 * 64}
-    assert facts["pictures"]["1080x1920"]["tiles"] == 4 * 3 + 1
+    assert facts["images"]["512x512"] == {"tiles": 17, "tokens": 17 * 64}
+    assert facts["images"]["1080x1920"]["tiles"] == 4 * 3 + 1
 
 
 def test_memory_is_that_of_weights_gradients_and_states_and_more():
@@ -156,7 +157,11 @@ def test_a_measurement_stands_beside_the_estimate_and_is_within_15_percent(shall
     assert facts["measured"]["seconds_per_step"] > 0
     assert facts["memory"]["peak"] == pytest.approx(facts["measured"]["peak"], rel=0.15)
     assert main(["estimate", "tiny-vlm", "--length", "64"]) == 0
-    assert "an image of 512x512" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "an image of 512x512" in text and "enlarged" not in text, "one tile for each image"
+    assert list(describe_estimate({**facts, "images": {}}))[-1] == (
+        f"  a smaller image is enlarged first, to a longer side of {facts['enlarged_to']:,} pixels"
+    )
 
 
 def test_the_memory_of_a_real_step_with_adapters_is_within_15_percent_of_the_estimate(shallow):

@@ -61,7 +61,7 @@ def drop(tensors):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize(("damage", "message"), [(poison, "NaN or infinity"), (drop, "are missing")])
+@pytest.mark.parametrize(("damage", "message"), [(poison, "NaN or infinity"), (drop, "is missing")])
 def test_weights_that_are_missing_or_not_finite_are_refused(command, damage, message, checkpoint, capsys):
     change_weights(checkpoint, damage)
     words = [word.replace("CHECKPOINT", str(checkpoint)) for word in COMMANDS[command]]
@@ -69,12 +69,12 @@ def test_weights_that_are_missing_or_not_finite_are_refused(command, damage, mes
     captured = capsys.readouterr()
     if command == "check":
         report = " ".join(captured.out.replace("│", " ").split())
-        assert "1 are not, first" in report if damage is poison else "1 tensors are missing" in report
+        assert "1 are not, first" in report if damage is poison else "1 tensor is missing" in report
     else:
         assert captured.err.count("error:") == 1 and message in captured.err and "up_proj" in captured.err
 
 
-@pytest.mark.parametrize(("damage", "message"), [(poison, "hold NaN or infinity"), (drop, "are missing")])
+@pytest.mark.parametrize(("damage", "message"), [(poison, "holds NaN or infinity"), (drop, "is missing")])
 def test_training_does_not_begin_with_them(damage, message, sound, tmp_path):
     folder = shutil.copytree(sound / "text", tmp_path / "text")
     change_weights(folder, damage)
