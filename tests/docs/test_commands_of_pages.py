@@ -139,6 +139,7 @@ def run(line):
 @pytest.mark.parametrize("name", RUN)
 def test_the_commands_of_a_page_run(name, place, monkeypatch):
     monkeypatch.chdir(place)
+    monkeypatch.setattr("smol_hf.conversion.checking.check.subprocess.run", run_isolated)
     PREPARE.get(name, lambda place: None)(place)
     for line in commands(name):
         if line.startswith(NOT_RUN):

@@ -196,7 +196,7 @@ def test_going_on_with_a_run_that_is_over_trains_no_step_more(tmp_path, length, 
     capfd.readouterr()
     assert train.main([*recipe, "--resume_from_checkpoint", "true"]) == 0
     printed = capfd.readouterr()
-    assert re.search(r"the run is finished at step \d+: a larger max_steps would continue it", printed.out)
+    assert re.search(r"the run is finished at step \d+: to train further, raise max_steps", printed.out)
     assert "epoch_iterator" not in printed.out + printed.err, "transformers' guess"
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == checkpoints
     assert (tmp_path / "run" / "checkpoint" / "model.safetensors").read_bytes() == weights

@@ -99,7 +99,8 @@ def estimate(
         `parameters`, `parameters_per_part` (also the adapters, which are not in the sum), `trained_parameters`,
         `images` (see `image_tokens`), `enlarged_to` (the longer side of each image, in pixels), `flops` (`per_step`,
         `per_tile`, `per_token`; forward and backward), and `memory` of one process in bytes: `weights`, `gradients`,
-        `optimizer`, `activations` (and other tensors at the peak), `peak` of a step, and with adapters `merge`, the peak of merging them after the run.
+        `optimizer`, `activations` (and other tensors at the peak), `peak` of a step, and with adapters `merge`, the
+        peak of merging them after the run.
 
     Raises:
         RecipeError: for an unknown target, or values that do not fit it.

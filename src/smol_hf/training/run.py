@@ -161,7 +161,8 @@ class Run(ABC):
         started = time.perf_counter()
         finished = 0 < self.arguments.max_steps <= resumed_at
         if finished and self.is_main_process:
-            self.console.print(f"the run is finished at step {resumed_at:,}: a larger max_steps would continue it")
+            to_do = "to train further, raise max_steps or num_train_epochs"
+            self.console.print(f"the run is finished at step {resumed_at:,}: {to_do}")
         with warnings_of_transformers(shown=not finished):  # it wonders why there is no batch
             train_until_stopped(trainer, self.checkpoint)
         self.run_state |= {
