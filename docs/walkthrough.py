@@ -76,8 +76,8 @@ def build_model(processor):
     return SmolHFForConditionalGeneration(config).train()
 
 
-def stations():
-    """Yield (title, place in the code, sentences, shapes and values) of each of the twelve stations."""
+def steps():
+    """Yield (title, place in the code, sentences, shapes and values) of each of the twelve steps."""
     (page,) = build_pages(1, seed=0, split="train", page_size=2 * TILE)
     png = page.conversation.images[0].content
     record = {
@@ -194,7 +194,7 @@ def stations():
     logits = model.language_model.lm_head(hidden[:, kept])
     loss, losses = loss_at(logits, batch["labels"], kept)
     whole = model(**batch).loss
-    assert torch.equal(loss, whole), (loss, whole)  # the stations are the model
+    assert torch.equal(loss, whole), (loss, whole)  # the steps are the model
     yield (
         "Logits and the loss", place(labelled_positions, next_tokens, loss_at),
         f"Logits are made only at the {len(kept)} positions whose next token has a label. The loss is the mean of "
@@ -209,10 +209,10 @@ def write(file):
     """Write the page."""
     file.write(
         "# One sample, from record to loss\n\n"
-        "A page of handwritten digits goes through the whole package, in twelve stations. The model is tiny and its "
+        "A page of handwritten digits goes through the whole package, in twelve steps. The model is tiny and its "
         "weights are\nrandom. `python docs/walkthrough.py > docs/walkthrough.md` writes this page from a real run.\n"
     )
-    for number, (title, where, sentences, facts) in enumerate(stations(), start=1):
+    for number, (title, where, sentences, facts) in enumerate(steps(), start=1):
         file.write(f"\n## {number}. {title}\n\n{sentences}\n\n" + "".join(f"- {fact}\n" for fact in facts))
         file.write(f"\n{where}\n")
 

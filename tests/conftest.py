@@ -9,6 +9,7 @@ import pytest
 # A process for each core (pytest-xdist) with one thread each: the models of the tests are too small for more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # a process of the compiler imports torch again
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")  # otherwise it compiles a program for each kind of vectors
 gc.disable()  # until the tests are collected: imports make millions of objects, and hardly any garbage
 
 # Files whose tests train for long, launch processes or measure. Each area keeps files that are not named here.

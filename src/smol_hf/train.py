@@ -28,7 +28,8 @@ from smol_hf.processing.chat_rendering import EndlessTemplateError
 from smol_hf.publishing.checkpoint import publish_adapter, publish_checkpoint
 from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoint.checkpoints import CheckpointError
-from smol_hf.training.checkpoint.interruption import Interrupted, RunError, run_folder, terminable
+from smol_hf.training.checkpoint.interruption import Interrupted, terminable
+from smol_hf.training.checkpoint.run_folder import RunError, run_folder
 from smol_hf.training.log.console import read_log
 from smol_hf.training.recipe.key_help import USAGE, add_dry_run, add_stages, help_text
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
@@ -84,7 +85,8 @@ def run_one(recipe, *arguments, after: Callable[[Path], None] | None = None) -> 
         if after is not None:
             after(folder)
         if (result := run.result(trainer)) is not None:
-            sys.stdout.write(json.dumps(result) + "\n")
+            rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()}
+            sys.stdout.write(json.dumps(rounded) + "\n")
 
     with run_folder(Path(arguments[-1].output_dir)):
         train(recipe, *arguments, publish=finish)

@@ -6,8 +6,10 @@ import pytest
 import torch
 from conversion.native_models import llava, saved
 from helpers import build_model, build_processor
+from isolated_runs import run_isolated
 from modeling.builders import randomise
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging
 
 from smol_hf.commands.main import main
 from smol_hf.conversion.checking.check import check
@@ -37,6 +39,12 @@ def no_process(monkeypatch):
     monkeypatch.setattr("smol_hf.conversion.checking.check.check_parity", lambda *_: [])
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Fork the isolated process; `test_a_published_checkpoint_is_good` launches it."""
+    monkeypatch.setattr("smol_hf.conversion.checking.check.subprocess.run", run_isolated)
+
+
 def findings(folder, **options):
     facts = check(folder, **options)
     return facts["good"], {finding["name"]: finding for finding in facts["findings"]}
@@ -51,7 +59,7 @@ def test_a_published_checkpoint_is_good(checkpoint):
     assert found["image_token_id"]["value"].endswith("<image>")
 
 
-def test_a_native_export_is_compared_with_transformers_own_class(checkpoint, tmp_path):
+def test_a_native_export_is_compared_with_transformers_own_class(checkpoint, tmp_path, forked):
     convert(str(checkpoint), tmp_path / "native")
     good, found = findings(tmp_path / "native")
     assert good, found
@@ -95,7 +103,7 @@ def test_a_fault_of_the_files_is_found_by_its_name(spoil, name, value, copy, no_
         (break_code, "logits", "differ by"),
     ],
 )
-def test_a_fault_of_the_code_is_found_by_its_name(spoil, name, value, copy):
+def test_a_fault_of_the_code_is_found_by_its_name(spoil, name, value, copy, forked):
     assert_found(spoil, name, value, copy)
 
 
@@ -106,7 +114,7 @@ def assert_found(spoil, name, value, copy):
     assert value in found[name]["value"]
 
 
-def test_code_that_is_not_ours_is_not_run_without_consent(copy):
+def test_code_that_is_not_ours_is_not_run_without_consent(copy, forked):
     path = copy / "rotary.py"
     path.write_text("raise SystemExit('it was run')\n" + path.read_text())
     good, found = findings(copy)
@@ -116,11 +124,26 @@ def test_code_that_is_not_ours_is_not_run_without_consent(copy):
     assert "it was run" in found["loads without smol_hf"]["value"]
 
 
-def test_llava_takes_its_tiles_flat_and_needs_no_tokenizer(tmp_path):
+def test_llava_takes_its_tiles_flat_and_needs_no_tokenizer(tmp_path, forked):
     saved(llava, tmp_path / "llava")
     _, found = findings(tmp_path / "llava")
     assert found["tokenizer"]["value"] == "none in the folder"
     assert found["logits"]["good"] and found["greedy tokens"]["good"]
+
+
+def test_progress_bars_of_loading_do_not_mix_into_the_output(checkpoint, tmp_path, forked, capfd, request):
+    request.addfinalizer(logging.disable_progress_bar)
+    for words in (["check", checkpoint], ["convert", checkpoint, tmp_path / "native"]):
+        logging.enable_progress_bar()
+        assert main(list(map(str, words))) == 0
+        assert "it/s" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["image_mean", "image_std"])
+def test_a_value_for_each_channel_is_needed(key, copy, capsys):
+    change_json(copy / "config.json", **{key: [0.5]})
+    assert main(["check", str(copy)]) == 1
+    assert f"{copy}: {key} of its configuration has 1 value for 3 channels" in capsys.readouterr().err
 
 
 def test_the_command_prints_a_table_and_its_code_says_whether_all_is_good(checkpoint, copy, no_process, capsys):

@@ -190,5 +190,5 @@ def test_missing_and_misshapen_tensors_of_an_encoder_are_named(parts, tmp_path):
         compose(str(source), str(parts / "llama"), tmp_path / "out")
     del tensors[name]
     save_file(tensors, source / "model.safetensors")
-    with pytest.raises(ConversionError, match=r"1 tensors are missing, first post_layernorm\.weight"):
+    with pytest.raises(ConversionError, match=r"1 tensor is missing, first post_layernorm\.weight"):
         compose(str(source), str(parts / "llama"), tmp_path / "out")

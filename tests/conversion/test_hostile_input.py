@@ -85,9 +85,9 @@ def change_tensors(source, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x.pop("model.norm.weight"), r"1 tensors are missing, first model\.norm\.weight"),
+        (lambda x: x.pop("model.norm.weight"), r"1 tensor is missing, first model\.norm\.weight"),
         (lambda x: x.update({"model.layers.0.self_attn.q_norm.weight": torch.zeros(8)}), "1 tensors are unknown"),
-        (lambda x: x.update({"visual.weight": torch.zeros(8)}), "belong to no known part, first visual.weight"),
+        (lambda x: x.update({"visual.weight": torch.zeros(8)}), "belongs to no known part, first visual.weight"),
         (
             lambda x: x.update({"model.norm.weight": torch.zeros(31)}),
             r"model\.norm\.weight is \(31,\) instead of \(32,\)",

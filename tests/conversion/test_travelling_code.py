@@ -7,6 +7,7 @@ import pytest
 import torch
 from chat_models import base_tokenizer, save_base
 from helpers import build_model, build_processor
+from isolated_runs import run_isolated
 from modeling.builders import randomise
 from peft import LoraConfig, get_peft_model
 
@@ -73,7 +74,8 @@ def test_old_code_is_renewed_and_nothing_else_changes(kind, sound, tmp_path, cap
     assert outdated_code(tmp_path / "new") == []
 
 
-def test_check_recognises_old_code(sound, tmp_path):
+def test_check_recognises_old_code(sound, tmp_path, monkeypatch):
+    monkeypatch.setattr("smol_hf.conversion.checking.check.subprocess.run", run_isolated)
     old = shutil.copytree(sound / "vision", tmp_path / "old")
     make_old(old)
     found = {finding["name"]: finding for finding in check(old)["findings"]}["model code"]

@@ -22,10 +22,10 @@ def test_the_walkthrough_is_what_a_run_writes(page):
     assert page == (DOCS / "walkthrough.md").read_text(encoding="utf-8"), message
 
 
-def test_it_has_twelve_stations_with_values_and_code(page):
-    stations = page.split("\n## ")[1:]
-    assert [station.split(".")[0] for station in stations] == [str(number) for number in range(1, 13)]
-    assert all("\n- " in station and "\nCode: [" in station for station in stations)
+def test_it_has_twelve_steps_with_values_and_code(page):
+    steps = page.split("\n## ")[1:]
+    assert [step.split(".")[0] for step in steps] == [str(number) for number in range(1, 13)]
+    assert all("\n- " in step and "\nCode: [" in step for step in steps)
 
 
 def test_every_link_leads_to_what_it_names(page):

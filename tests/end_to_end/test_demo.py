@@ -8,6 +8,7 @@ import threading
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,11 +18,13 @@ from safetensors.torch import load_file
 
 from smol_hf.commands.main import main
 from smol_hf.data.digits import KINDS, evaluation_questions
+from smol_hf.demo import isolated_load
 from smol_hf.demo.run import answer_isolated
 from smol_hf.training.checkpoint.interruption import Interrupted
 
 WHOLE = "SMOL_HF_WHOLE_DEMO" in os.environ  # `make test-all` runs what `make demo` runs
-STEPS, SCORE = ([], 0.95) if WHOLE else (["--max-steps", "1200"], 0.75)
+SHORTER = ["--max-steps", "700", "--questions", "250"]  # answers 56 % of the questions, and 12 % without the image
+OPTIONS, SCORE, LEAD = ([], 0.95, 0.3) if WHOLE else (SHORTER, 0.4, 0.1)
 FEW_PAGES = ["--num_pages", "200"]  # a tokenizer is trained on the pages, which are drawn for it
 
 
@@ -33,7 +36,7 @@ def demo(tmp_path_factory):
     output, printed = folder / "demo" / "run", folder / "demo.txt"
     with FileLock(folder / "demo.lock"):
         if not printed.exists():
-            result = call(["demo", "--output", output, *STEPS])
+            result = call(["demo", "--output", output, *OPTIONS])
             assert result.returncode == 0, result.stdout + result.stderr
             printed.write_text(result.stdout, encoding="utf-8")
     return output, printed.read_text(encoding="utf-8")
@@ -45,13 +48,13 @@ def metrics(demo):
 
 
 def test_it_reads_held_out_digits_and_is_lost_without_the_picture(metrics):
-    assert metrics["questions"] >= 500
+    assert metrics["questions"] >= (500 if WHOLE else 250)
     assert metrics["exact_match"] >= SCORE
     assert metrics["blind_exact_match"] <= 0.30
     assert set(metrics["per_kind"]) == set(KINDS)
     assert sum(kind["questions"] for kind in metrics["per_kind"].values()) == metrics["questions"]
     for name, kind in metrics["per_kind"].items():
-        assert kind["exact_match"] > kind["blind_exact_match"] + 0.3, name
+        assert kind["exact_match"] > kind["blind_exact_match"] + LEAD, name
 
 
 def test_the_metrics_say_what_was_trained(metrics):
@@ -98,23 +101,28 @@ def test_the_checkpoint_holds_everything_and_nothing_pickled(demo, metrics):
 def test_chat_answers_about_a_held_out_page(demo, tmp_path, capsys):
     pages = [page for page in evaluation_questions(40, seed=5) if page.kind == "digit"]
     right = 0
-    for index, page in enumerate(pages[:3]):
+    for index, page in enumerate(pages):
         path = tmp_path / f"{index}.png"
         path.write_bytes(page.conversation.images[0].content)
         assert main(["chat", str(demo[0] / "checkpoint"), "--image", str(path), "--prompt", page.question]) == 0
         answer = capsys.readouterr().out
         assert re.fullmatch(r"\d\n", answer)
         right += answer.strip() == page.answer
-    assert right >= 2
+    assert right > 0.4 * len(pages)
 
 
-def test_the_same_seed_gives_the_same_model_and_score(tmp_path):
-    """A short demo, twice: every figure but the time, and every weight, is the same."""
+def test_the_same_seed_gives_the_same_model_and_score(tmp_path, monkeypatch):
+    """A short demo, twice: every figure but the time, and every weight, is the same. The answers are given here."""
+
+    def run_here(command, env):
+        isolated_load.main(*command[2:])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr("smol_hf.demo.run.subprocess.run", run_here)
     results = []
+    short = ["--max-steps", "12", "--questions", "20", *FEW_PAGES]
     for name in ("one", "two"):
-        assert (
-            main(["demo", "--output", str(tmp_path / name), "--max-steps", "25", "--questions", "20", *FEW_PAGES]) == 0
-        )
+        assert main(["demo", "--output", str(tmp_path / name), *short]) == 0
         metrics = json.loads((tmp_path / name / "metrics.json").read_text())
         del metrics["train_seconds"]
         results.append((metrics, load_file(tmp_path / name / "checkpoint" / "model.safetensors")))

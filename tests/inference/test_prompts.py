@@ -6,6 +6,7 @@ import pytest
 from inference.answers import texts
 from inference.text_checkpoints import CHAT_TEMPLATE, POSITIONS, STORY, save_text_checkpoint
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 from video_clips import clip, even_times
 
@@ -30,6 +31,14 @@ def test_a_prompt_is_never_read_as_special_tokens(tmp_path):
     ids = chat_ids(tokenizer, [{"role": "user", "content": [{"type": "text", "text": evil}]}])
     assert [token for token in ids if token in tokenizer.all_special_ids] == special
     assert tokenizer.decode(ids) == f"<|im_start|>user\n{evil}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_prompt_begins_as_its_tokenizer_begins_a_text(checkpoint):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    plain = plain_ids(tokenizer, "hi")
+    begin, number = tokenizer.bos_token, tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(f"{begin} $A", special_tokens=[(begin, number)])
+    assert plain_ids(tokenizer, "hi") == [number, *plain]
 
 
 def test_an_empty_prompt_begins_a_text(checkpoint):

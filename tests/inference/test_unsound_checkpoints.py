@@ -61,7 +61,7 @@ def drop(tensors):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize(("damage", "message"), [(poison, "NaN or infinity"), (drop, "are missing")])
+@pytest.mark.parametrize(("damage", "message"), [(poison, "NaN or infinity"), (drop, "is missing")])
 def test_weights_that_are_missing_or_not_finite_are_refused(command, damage, message, checkpoint, capsys):
     change_weights(checkpoint, damage)
     words = [word.replace("CHECKPOINT", str(checkpoint)) for word in COMMANDS[command]]
@@ -69,12 +69,12 @@ def test_weights_that_are_missing_or_not_finite_are_refused(command, damage, mes
     captured = capsys.readouterr()
     if command == "check":
         report = " ".join(captured.out.replace("│", " ").split())
-        assert "1 are not, first" in report if damage is poison else "1 tensors are missing" in report
+        assert "1 are not, first" in report if damage is poison else "1 tensor is missing" in report
     else:
         assert captured.err.count("error:") == 1 and message in captured.err and "up_proj" in captured.err
 
 
-@pytest.mark.parametrize(("damage", "message"), [(poison, "hold NaN or infinity"), (drop, "are missing")])
+@pytest.mark.parametrize(("damage", "message"), [(poison, "holds NaN or infinity"), (drop, "is missing")])
 def test_training_does_not_begin_with_them(damage, message, sound, tmp_path):
     folder = shutil.copytree(sound / "text", tmp_path / "text")
     change_weights(folder, damage)
@@ -107,8 +107,9 @@ def test_a_million_layers_are_refused_at_once(command, sound, tmp_path, capsys):
     assert "num_hidden_layers is 1,000,000" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.slow  # each command waits 5 seconds
-def test_a_template_that_never_ends_is_stopped(checkpoint, tmp_path, capsys):
+def test_a_template_that_never_ends_is_stopped(checkpoint, tmp_path, capsys, monkeypatch):
+    assert render_bounded.__defaults__ == (5.0,)
+    monkeypatch.setattr(render_bounded, "__defaults__", (0.4,))
     (checkpoint / "chat_template.jinja").write_text(ENDLESS)
     data = tmp_path / "data.jsonl"
     turn = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
@@ -120,7 +121,7 @@ def test_a_template_that_never_ends_is_stopped(checkpoint, tmp_path, capsys):
         started = time.monotonic()
         assert main(words) == 1
         assert time.monotonic() - started < 60
-        assert "the chat template did not end within 5 s" in capsys.readouterr().err
+        assert "the chat template did not end within 0.4 s" in capsys.readouterr().err
 
 
 def test_a_template_is_rendered_as_transformers_does():

@@ -111,7 +111,7 @@ def test_a_checkpoint_with_weights_that_are_not_finite_is_not_written(tmp_path):
     model = build_decoder()
     with torch.no_grad():
         model.model.norm.weight[3] = float("nan")
-    with pytest.raises(ValueError, match=r"1 weights hold NaN or infinity, first model\.norm\.weight"):
+    with pytest.raises(ValueError, match=r"1 weight holds NaN or infinity, first model\.norm\.weight"):
         model.save_pretrained(tmp_path / "checkpoint")
     assert not (tmp_path / "checkpoint").exists()
 

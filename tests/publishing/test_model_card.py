@@ -31,6 +31,7 @@ RECIPE = {
     "learning_rate": 1e-3,
     "betas": [0.9, 0.95],
     "hub_token": "hf_secret",
+    "mixture": [{"data": "pages", "options": {"token": "hf_nested_secret", "split": "train"}}],
     "note": "a fence\n```\ninside",
 }
 
@@ -172,9 +173,10 @@ def test_the_recipe_is_yaml_without_credentials():
         "output_dir": "runs/demo",
         "learning_rate": 1e-3,
         "betas": [0.9, 0.95],
+        "mixture": [{"data": "pages", "options": {"split": "train"}}],
         "note": "a fence\n```\ninside",
     }
-    assert "hf_secret" not in card and "<details>" not in card
+    assert "secret" not in card and "<details>" not in card
     assert "<details>" in full_card(recipe={f"key_{index}": index for index in range(60)})
 
 

@@ -1,6 +1,7 @@
 """What `data` may name, how its records are read, and what is filtered out of them."""
 
 import json
+import re
 
 import pytest
 from helpers import build_processor
@@ -186,13 +187,17 @@ def test_a_run_that_could_use_nothing_is_an_error(tmp_path, capsys, unsurveyed, 
 
 
 @pytest.mark.parametrize("length", [["--max_steps", "6"], ["--num_train_epochs", "1.5"]])
-def test_going_on_with_a_run_that_is_over_trains_no_step_more(tmp_path, length):
+def test_going_on_with_a_run_that_is_over_trains_no_step_more(tmp_path, length, capfd):
     more = ("--save_steps", "3", "--lr_scheduler_type", "constant")
     recipe = run_on(talk(tmp_path, 32), tmp_path / "run", *length, *more)
     assert train.main(recipe) == 0
     checkpoints = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
     weights = (tmp_path / "run" / "checkpoint" / "model.safetensors").read_bytes()
+    capfd.readouterr()
     assert train.main([*recipe, "--resume_from_checkpoint", "true"]) == 0
+    printed = capfd.readouterr()
+    assert re.search(r"the run is finished at step \d+: to train further, raise max_steps", printed.out)
+    assert "epoch_iterator" not in printed.out + printed.err, "transformers' guess"
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == checkpoints
     assert (tmp_path / "run" / "checkpoint" / "model.safetensors").read_bytes() == weights
 

@@ -36,8 +36,9 @@ def test_pretrain_does_it_all_and_ends_with_one_line_of_json(here, capsys):
     printed = capsys.readouterr().out
     result = json.loads(printed.strip().splitlines()[-1])
     assert result["steps"] == 12 and result["parameters"] > 50_000 and result["tokens_per_second"] > 0
-    assert result["perplexity"] == pytest.approx(math.exp(result["validation_loss"]))
+    assert result["perplexity"] == pytest.approx(math.exp(result["validation_loss"]), rel=1e-3)
     assert 0 < result["bits_per_byte"] < 8
+    assert all(value == round(value, 4) for value in result.values() if isinstance(value, float))
     assert "to validate on" in printed and "validation loss" in printed and "step 12/12" in printed
     folders = sorted(folder.name for folder in Path("runs/story").glob("checkpoint-*"))
     assert folders == ["checkpoint-12", "checkpoint-8"], "evenly spaced, and the newest two are kept"
@@ -45,7 +46,7 @@ def test_pretrain_does_it_all_and_ends_with_one_line_of_json(here, capsys):
     assert [entry["step"] for entry in log if "eval_loss" in entry] == [4, 8, 12]
     assert log[-1]["step"] == 12 and [entry["step"] for entry in log if "loss" in entry] == [1, 3, 6, 9, 12]
     run_facts = json.loads(Path("runs/story/run.json").read_text())
-    assert run_facts["validation"]["loss"] == result["validation_loss"]
+    assert round(run_facts["validation"]["loss"], 4) == result["validation_loss"]
 
     tokenizer = AutoTokenizer.from_pretrained(result["checkpoint"])
     model = AutoModelForCausalLM.from_pretrained(result["checkpoint"], trust_remote_code=True)

@@ -73,7 +73,7 @@ def test_a_model_with_broken_weights_is_not_saved(tmp_path):
     trainer = build_trainer(tmp_path, turns=3)
     with torch.no_grad():
         trainer.model.connector.proj.weight[0, 0] = math.nan
-    with pytest.raises(ValueError, match=r"1 weights hold NaN or infinity, first connector\.proj\.weight"):
+    with pytest.raises(ValueError, match=r"1 weight holds NaN or infinity, first connector\.proj\.weight"):
         trainer.save_model(str(tmp_path / "saved"))
     assert not list((tmp_path / "saved").glob("*.safetensors"))
 

@@ -20,6 +20,17 @@ def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local-files-only", action="store_true", help="use only the local cache")
 
 
+def hide_bars_of_loading() -> None:
+    """Hide transformers' progress bars, which mix with the printed facts. Downloads keep theirs."""
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    downloads_are_shown = not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()
+    if downloads_are_shown:
+        enable_progress_bars()
+
+
 def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="folder to write; must be empty or missing")
 
@@ -60,6 +71,7 @@ def add_compose(parser: argparse.ArgumentParser) -> None:
 def run_compose(arguments: argparse.Namespace) -> dict:
     from smol_hf.conversion.composition.compose import compose
 
+    hide_bars_of_loading()
     return compose(**{name: value for name, value in vars(arguments).items() if name not in ("command", "json")})
 
 
@@ -68,11 +80,11 @@ def describe_composition(facts: dict) -> Iterator[str | Table]:
     yield parameter_table(facts["parameters"])
     if facts["added_characters"]:
         yield f"characters added to the tokenizer: {facts['added_characters']}"
-    yield f"{facts['new_tokens']} new tokens, {facts['vocabulary']} rows of embeddings"
+    yield f"{counted(facts['new_tokens'], 'new token')}, {counted(facts['vocabulary'], 'row')} of embeddings"
     if facts["own_class"]:
         yield f"the language model keeps transformers' own class: {facts['own_class']}"
     yield f"chat: {facts['chat_template']}; answers end with {' or '.join(facts['end_tokens'])}"
-    tiles = f"tiles of {facts['tile_size']}, {facts['image_tokens_per_tile']} tokens each"
+    tiles = f"tiles of {facts['tile_size']}, {counted(facts['image_tokens_per_tile'], 'token')} each"
     yield f"images of up to {facts['longest_edge']} pixels in {tiles}"
     yield f"written to {facts['output']} in {facts['seconds']} s"
 
@@ -89,6 +101,7 @@ def add_merge(parser: argparse.ArgumentParser) -> None:
 def run_merge(arguments: argparse.Namespace) -> dict:
     from smol_hf.conversion.merge import merge
 
+    hide_bars_of_loading()
     names = ("adapter", "output", "base", "dtype", "revision", "token", "local_files_only")
     return merge(**options_of(arguments, *names))
 
@@ -108,6 +121,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 def run_check(arguments: argparse.Namespace) -> None:
     from smol_hf.conversion.checking.check import check
 
+    hide_bars_of_loading()
     facts = check(arguments.checkpoint, trust_remote_code=arguments.trust_remote_code)
     print_facts(facts, arguments.json, describe_check)
     if not facts["good"]:
@@ -181,8 +195,10 @@ def describe_estimate(facts: dict) -> Iterator[str | Table]:
     if "measured" in facts:
         peak, seconds = facts["measured"]["peak"], facts["measured"]["seconds_per_step"]
         yield f"  measured here: peak {peak / 1e6:,.0f} MB, {seconds:.3g} s"
-    for size, image in facts.get("pictures", {}).items():
-        yield f"  an image of {size}: {counted(image['tiles'], 'tile')}, {image['tokens']} tokens"
+    for size, image in facts.get("images", {}).items():
+        yield f"  an image of {size}: {counted(image['tiles'], 'tile')}, {counted(image['tokens'], 'token')}"
+    if "enlarged_to" in facts:
+        yield f"  a smaller image is enlarged first, to a longer side of {facts['enlarged_to']:,} pixels"
 
 
 CONVERT = (
@@ -194,6 +210,7 @@ def run_convert(arguments: argparse.Namespace) -> dict:
     from smol_hf.conversion.checking.travelling_code import refresh_code
     from smol_hf.conversion.convert import convert
 
+    hide_bars_of_loading()
     if not arguments.refresh_code:
         return convert(**options_of(arguments, *CONVERT))
     for name in CONVERT[2:]:
@@ -210,7 +227,7 @@ def describe_conversion(facts: dict) -> Iterator[str | Table]:
         yield from changes or ["the code is already that of this release"]
         yield f"written to {facts['output']} in {facts['seconds']} s"
         return
-    yield f"{facts['source']} → {facts['target']}: {facts['tensors']} tensors in {facts['seconds']} s"
+    yield f"{facts['source']} → {facts['target']}: {counted(facts['tensors'], 'tensor')} in {facts['seconds']} s"
     yield parameter_table(facts["parameters"])
     yield from (f"note: {note}" for note in facts["notes"])
     yield f"written to {facts['output']}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smol_hf.commands.printing import print_parts
+from smol_hf.support.formatting import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,8 +41,8 @@ def run_download(arguments: argparse.Namespace) -> None:
         download_all(download, say)
         extracted = extract_all(download, say) if arguments.extract else 0
         fetched, present = len(download.missing), len(download.files) - len(download.missing)
-        more = f", {extracted:,} archives extracted" if arguments.extract else ""
-        say(f"{download.name}: {fetched:,} files downloaded and verified, {present:,} already present{more}")
+        more = f", {counted(extracted, 'archive')} extracted" if arguments.extract else ""
+        say(f"{download.name}: {counted(fetched, 'file')} downloaded and verified, {present:,} already present{more}")
 
 
 def plans(arguments: argparse.Namespace, output: Path) -> list:

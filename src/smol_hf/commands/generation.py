@@ -11,6 +11,7 @@ from pathlib import Path
 
 from smol_hf.commands.parser import Command, options_of
 from smol_hf.support.atomic import atomic_file
+from smol_hf.support.formatting import counted
 
 SAMPLING = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "seed", "stop", "cache"
@@ -182,8 +183,8 @@ def statistics(answers: list) -> str:
     tokens = sum(answer.tokens for answer in answers)
     seconds = sum(answer.seconds / answer.batch_rows for answer in answers)
     reasons = [answer.finish_reason for answer in answers]
-    counted = ", ".join(f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons)))
-    return f"{tokens} new tokens in {seconds:.2f} s, {tokens / seconds:.1f} tokens/s ({counted})\n"
+    ends = ", ".join(f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons)))
+    return f"{counted(tokens, 'new token')} in {seconds:.2f} s, {tokens / seconds:.1f} tokens/s ({ends})\n"
 
 
 GENERATION_COMMANDS = {

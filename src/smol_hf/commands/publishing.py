@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from smol_hf.commands.parser import Command, options_of
 from smol_hf.commands.printing import print_parts
+from smol_hf.support.formatting import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,7 +66,7 @@ def run_publish(arguments: argparse.Namespace) -> None:
     unchanged = "" if done.is_new else "nothing to change: "
     lines = [
         f"{done.url} ({'private' if done.private else 'public'})",
-        f"{unchanged}verified {done.verified} files at commit {done.commit}",
+        f"{unchanged}verified {counted(done.verified, 'file')} at commit {done.commit}",
     ]
     if done.others:
         lines.append(f"the repository also holds {', '.join(done.others)} (unchanged)")
@@ -150,7 +151,7 @@ def describe_plan(publication) -> Iterator[str | Table]:
             notes.append("changed" if (contents.folder / name).is_file() else "new")
         table.add_row(name, f"{publication.size_of(name):,}", ", ".join(notes))
     table.add_section()
-    table.add_row(f"{len(contents.files)} files", f"{publication.size:,}", "")
+    table.add_row(counted(len(contents.files), "file"), f"{publication.size:,}", "")
     yield table
     where = f"a pull request to {publication.branch}" if publication.create_pr else f"branch {publication.branch}"
     visible = "private" if publication.private else "public, unless the repository exists and is private"

@@ -9,7 +9,7 @@ from typing import Any
 
 from smol_hf.commands.parser import Command, options_of
 from smol_hf.commands.printing import progress
-from smol_hf.support.formatting import duration
+from smol_hf.support.formatting import counted, duration
 
 MAX_BYTES = 1_000_000_000
 
@@ -49,12 +49,12 @@ def run_train(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe_trained(facts: dict[str, Any]) -> Iterator[str]:
-    documents = "1 document" if facts["documents"] == 1 else f"{facts['documents']:,} documents"
+    documents = counted(facts["documents"], "document")
     lines = [("trained on", f"{facts['bytes']:,} bytes of {documents} in {duration(facts['seconds'])}")]
     if not facts["all_read"]:
         lines.append(("", "the rest of the text was not read: --max-bytes is the limit"))
     if facts["empty_documents"]:
-        lines.append(("", f"including {facts['empty_documents']:,} empty documents"))
+        lines.append(("", f"including {counted(facts['empty_documents'], 'empty document')}"))
     lines.append(("vocabulary", f"{facts['vocab_size']:,} tokens"))
     if facts["vocab_size"] < (asked := facts["asked_vocab_size"]):
         lines.append(("", f"{asked:,} were requested, but no other pair occurs twice: give more text"))

@@ -6,6 +6,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.support.formatting import counted
 from smol_hf.training.model.sound_checkpoint import configuration_errors, nonfinite, refuse_unsound_config
 
 
@@ -45,8 +46,12 @@ def compare_tensors(expected: dict, tensors: dict, target: str) -> None:
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     faults = [
-        f"{len(found)} tensors {what}, first {found[0]}"
-        for what, found in (("are missing", missing), ("are unknown", unused), ("have another shape", wrong))
+        f"{counted(len(found), 'tensor', verb)} {what}, first {found[0]}"
+        for verb, what, found in (
+            ("is/are", "missing", missing),
+            ("is/are", "unknown", unused),
+            ("has/have", "another shape", wrong),
+        )
         if found
     ]
     if faults:

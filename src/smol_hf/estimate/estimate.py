@@ -97,9 +97,10 @@ def estimate(
 
     Returns:
         `parameters`, `parameters_per_part` (also the adapters, which are not in the sum), `trained_parameters`,
-        `pictures` (see `image_tokens`), `flops` (`per_step`, `per_tile`, `per_token`; forward and backward), and
-        `memory` of one process in bytes: `weights`, `gradients`, `optimizer`, `activations` (and other tensors at the
-        peak), `peak` of a step, and with adapters `merge`, the peak of merging them after the run.
+        `images` (see `image_tokens`), `enlarged_to` (the longer side of each image, in pixels), `flops` (`per_step`,
+        `per_tile`, `per_token`; forward and backward), and `memory` of one process in bytes: `weights`, `gradients`,
+        `optimizer`, `activations` (and other tensors at the peak), `peak` of a step, and with adapters `merge`, the
+        peak of merging them after the run.
 
     Raises:
         RecipeError: for an unknown target, or values that do not fit it.
@@ -149,7 +150,9 @@ def estimate_step(
     if target.lora is not None:  # merging loads the base again, in float32
         result["memory"]["merge"] = shared // shards - gradients // shards + 4 * result["parameters"]
     if isinstance(target.config, SmolHFConfig):
-        result["pictures"] = image_tokens(target)
+        result["images"] = image_tokens(target)
+        if target.tiler.do_image_splitting and target.tiler.enlarge_images:
+            result["enlarged_to"] = target.tiler.longest_edge
     if tflops is not None:
         result["seconds_per_step"] = result["flops"]["per_step"] / (tflops * 1e12)
     return result

@@ -75,8 +75,9 @@ class SmolHFPreTrainedModel(PreTrainedModel):
         weights = kwargs.get("state_dict") or self.state_dict()
         broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
         if broken:
+            hold = "weight holds" if len(broken) == 1 else "weights hold"
             raise ValueError(
-                f"{len(broken)} weights hold NaN or infinity, first {broken[0]}: {save_directory} was not saved"
+                f"{len(broken)} {hold} NaN or infinity, first {broken[0]}: {save_directory} was not saved"
             )
         module = type(self).__module__.split(".")[-1]
         auto_map = {auto_class: f"{module}.{name}" for auto_class, name in self.auto_classes.items()}

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 import smol_hf.auto  # noqa: F401 (saved models carry their code once it has run)
 from smol_hf.processing.plain_tokenizer import write_portable_tokenizer_config
 from smol_hf.publishing.loss_plot import plot_losses
-from smol_hf.publishing.model_card import is_hub_id, name_of, write_model_card
+from smol_hf.publishing.model_card import is_hub_id, name_of, without_credentials, write_model_card
 from smol_hf.support.atomic import atomic_folder
 from smol_hf.support.resources import resource_path
 from smol_hf.support.tokenizer_of import is_language_model
@@ -94,7 +94,9 @@ def save(folder: Path, model, processor, recipe: dict | None) -> None:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     if recipe is not None:
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        (folder / "recipe.yaml").write_text(
+            yaml.safe_dump(without_credentials(recipe), sort_keys=False), encoding="utf-8"
+        )
 
 
 def run_name(folder: Path, recipe: dict | None) -> str:

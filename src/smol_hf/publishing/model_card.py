@@ -28,7 +28,9 @@ _METRICS = {
     "exact_match": "exact match",
     "blind_exact_match": "exact match with the image removed (blind baseline)",
 }
-_CREDENTIALS = ("hub_token", "push_to_hub_token")
+_CREDENTIALS = (
+    "token", "hf_token", "hub_token", "push_to_hub_token", "api_key", "access_key", "secret_key", "secret", "password",
+)  # fmt: skip
 # A longer recipe is collapsed.
 _OPEN_RECIPE_LINES = 40
 _SMALL_MODEL = 3e9
@@ -60,7 +62,7 @@ def render_model_card(
         parameters: number of parameters by part: any of `vision`, `connector`, `text`, and `total`.
         metrics: `exact_match` (a fraction of 1); optional `blind_exact_match`, `questions`, and `per_kind` (kind → the
             same three).
-        recipe: the resolved recipe, shown as YAML without credentials of the Hub.
+        recipe: the resolved recipe, shown as YAML without credentials.
         versions: package → version.
         data_description: Markdown about the training data.
         training: facts of the run, label → text.
@@ -90,7 +92,7 @@ def render_model_card(
         model_name=model_name if results else None,
         eval_results=results or None,
     )
-    shown = {key: value for key, value in (recipe or {}).items() if key not in _CREDENTIALS}
+    shown = without_credentials(recipe)
     recipe_text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100).rstrip() if recipe else ""
     total = parameters.get("total")
     card = ModelCard.from_template(
@@ -222,6 +224,13 @@ def name_of(model_id: str | Path) -> str:
     """Name a run or repository by the last part of its path or Hub id that is not `checkpoint` or `merged`."""
     parts = Path(model_id).resolve().parts if Path(model_id).is_dir() else str(model_id).split("/")
     return next((part for part in reversed(parts) if part not in _NAMELESS), str(model_id))
+
+
+def without_credentials(value: Any) -> Any:
+    """Return a copy of a recipe without tokens, keys and passwords, also of nested mappings."""
+    if isinstance(value, Mapping):
+        return {key: without_credentials(each) for key, each in value.items() if key not in _CREDENTIALS}
+    return [without_credentials(each) for each in value] if isinstance(value, list) else value
 
 
 def has_chat_template(folder: Path) -> bool:

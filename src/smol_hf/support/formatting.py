@@ -44,9 +44,10 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def counted(number: int, noun: str, ending: str = "s") -> str:
-    """Format `1 file` and `1,200 files`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{ending}"
+def counted(number: int, noun: str, verb: str = "", *, ending: str = "s") -> str:
+    """Format `1 file` and `1,200 files`; with the verb `is/are`, `1 file is` and `1,200 files are`."""
+    one, _, more = verb.partition("/")
+    return f"{number:,} {noun} {one}".rstrip() if number == 1 else f"{number:,} {noun}{ending} {more}".rstrip()
 
 
 def nearest(key: str, known: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.stream import Plan
-from smol_hf.support.formatting import compact
+from smol_hf.support.formatting import compact, counted
 from smol_hf.text.documents.document import Documents
 from smol_hf.text.documents.held_out import HeldOut, Split
 from smol_hf.text.documents.readers import open_documents, unescaped
@@ -162,7 +162,7 @@ class TokenisedDocuments:
         if self.ignored:
             lines.append(f"ignored fields of {self.name}: {', '.join(self.ignored)}")
         if self.cache.empty:
-            lines.append(f"{self.cache.empty:,} documents are empty")
+            lines.append(f"{counted(self.cache.empty, 'document', 'is/are')} empty")
         if len(skipped):
             lines.append(f"{skipped.summary()}, listed in {skipped.path}")
         return lines

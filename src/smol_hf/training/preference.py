@@ -16,6 +16,7 @@ from smol_hf.data.sources.location import open_location
 from smol_hf.data.sources.source import Source
 from smol_hf.data.stream.record_use import describe_ignored
 from smol_hf.data.stream.stream import obey_parent
+from smol_hf.support.formatting import counted
 from smol_hf.text.preferences import PreferenceEncoder, Preferences, read_preferences
 from smol_hf.training.checkpoint.saving import WholeCheckpoints
 from smol_hf.training.loader import FILE_NAME as DATA_STATE
@@ -162,7 +163,7 @@ class PreferenceRun(Run):
             if self.encoder.chat is not None
             else "continuations of a text (no chat template)"
         )
-        lines = [f"{self.pairs.usable:,} pairs from {self.source.name}, {how}; {self.skipped.summary()}"]
+        lines = [f"{counted(self.pairs.usable, 'pair')} from {self.source.name}, {how}; {self.skipped.summary()}"]
         if warning := rank_warning(trainer.model, self.model_arguments.lora_r):
             lines.append(warning)
         return [*lines, *describe_ignored(self.pairs.ignored), *changes]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from accelerate import PartialState
 from rich.console import Console
 from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import logging as transformers_logging
 
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.training.checkpoint.checkpoints import choose_checkpoint, step_of
@@ -164,7 +166,12 @@ class Run(ABC):
             self.save_shares()
 
         started = time.perf_counter()
-        train_until_stopped(trainer, self.checkpoint)
+        finished = 0 < self.arguments.max_steps <= resumed_at
+        if finished and self.is_main_process:
+            to_do = "to train further, raise max_steps or num_train_epochs"
+            self.console.print(f"the run is finished at step {resumed_at:,}: {to_do}")
+        with warnings_of_transformers(shown=not finished):  # it wonders why there is no batch
+            train_until_stopped(trainer, self.checkpoint)
         self.run_state |= {
             "train_seconds": time.perf_counter() - started,
             "steps": trainer.state.global_step,
@@ -183,6 +190,18 @@ class Run(ABC):
             if self.is_main_process:
                 publish(self, trainer)
         return trainer
+
+
+@contextmanager
+def warnings_of_transformers(shown: bool) -> Iterator[None]:
+    """Hide transformers' warnings inside the context, unless `shown`."""
+    before = transformers_logging.get_verbosity()
+    if not shown:
+        transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def train(recipe, model_arguments, data_arguments, arguments, publish=None) -> Trainer:

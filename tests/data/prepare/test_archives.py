@@ -157,6 +157,7 @@ def test_links_and_devices_in_a_zip_are_refused(mode, tmp_path):
     assert "the member 'odd' is a link" in refused(tmp_path, "a.zip", zip_of([(zipped("odd", mode), b"/etc")]))
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_while_they_are_read(tmp_path):
     zeros = bytes(100_000_000)
     for name, content in {

@@ -88,6 +88,7 @@ def test_a_dataset_is_announced_downloaded_verified_and_not_fetched_twice(tmp_pa
         assert tree(tmp_path / "out" / "me" / "pages")["test/0.parquet"] == b"x" * 1995
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_kill_9_with_the_files_that_are_missing(tmp_path, download):
     hub = Datasets({"me/pages": FILES}, {"me/pages": CARD}, slow=0.02)
     folder = tmp_path / "out" / "me" / "pages"

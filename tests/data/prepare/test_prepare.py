@@ -197,7 +197,7 @@ def test_the_output_is_whole_or_not_there(tmp_path):
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="full is there already"):
         prepare(data_of([SAYABLE["text"]]), tmp_path / "full")
-    with pytest.raises(SampleError, match="none of 1 samples can be used:\n  pages:1: the embedded image is not"):
+    with pytest.raises(SampleError, match="none of 1 sample can be used:\n  pages:1: the embedded image is not"):
         prepare(data_of([(user(shows(b"x")), assistant("x"))]), tmp_path / "out")
 
     def stopped():

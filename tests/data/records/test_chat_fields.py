@@ -13,6 +13,7 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.mixture.mixture import MixtureEntry
 from smol_hf.data.prepare import prepare
 from smol_hf.data.records import adapt
+from smol_hf.data.records.tools import checked_call
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.text.chat import TextChat, TextChatWork
 from smol_hf.text.preferences import PreferenceEncoder, preference_of
@@ -81,6 +82,9 @@ def test_the_example_of_the_documentation_is_trained():
 
 def test_the_forms_of_tools_and_calls_are_one():
     expected = adapt(TALK, PLACE)
+    for empty in ("", " ", None):
+        call = {"function": {"name": "weather", "arguments": empty}}
+        assert checked_call(call, 1, "here")["function"].get("arguments") is None
     as_text = {**CALL, "function": {**CALL["function"], "arguments": '{"city": "Rome"}'}}
     filled = {**CALL, "index": None, "function": {**CALL["function"], "arguments": {"city": "Rome", "day": None}}}
     for tools in (TOOLS, json.dumps(TOOLS), [{**TOOLS[0], "strict": None}]):

@@ -129,7 +129,7 @@ def test_limits_look_at_what_remains():
     assert Filters(min_ratings={"relevance": 2}, max_turns=2).apply(RATED)[1] is None
     assert removed_by(Filters(max_turns=2), RATED) == "3 turns, more than max_turns 2"
     removed = Filters(min_ratings={"formatting": 3}, min_images=2)
-    assert removed_by(removed, RATED) == "1 images, fewer than min_images 2"
+    assert removed_by(removed, RATED) == "1 image, fewer than min_images 2"
 
 
 def test_filters_of_a_recipe():

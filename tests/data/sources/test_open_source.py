@@ -198,7 +198,7 @@ def test_a_run_trains_on_shards_and_names_what_is_bad(pages, tmp_path, capsys):
     recipe = ["--preset", "tiny-vlm", "--context_length", "128", "--use_cpu", "true", "--save_strategy", "no"]
     recipe += ["--data", f"{tmp_path}/a.tar", "--output_dir", f"{tmp_path}/run", "--max_steps", "2"]
     assert train.main([*recipe, "--sample_packing", "true", "--on_bad_sample", "skip"]) == 0
-    assert "20 samples from a.tar; 1 samples left out" in capsys.readouterr().out
+    assert "20 samples from a.tar; 1 sample left out" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "skipped.jsonl").read_text())["sample"] == "a.tar:bad"
 
 

@@ -5,17 +5,18 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from processes import fork_command, free_port
+from processes import Forked, fork_command
 from safetensors.torch import load_file
 from tiny_runs import dpo_words, pretrain_words, signal_after, train_words
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from smol_hf import train
 from smol_hf.commands.main import main
 from smol_hf.training.checkpoint.checkpoints import list_checkpoints, verify
 from smol_hf.training.checkpoint.interruption import ONE_SIGNAL, SIGNALS, StopAfterStep, handling
@@ -113,21 +114,16 @@ def test_signals_to_the_workers_alone_do_not_end_a_run_on_preferences(tmp_path):
 
 
 def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path):
-    """Started by torchrun, which stops the other process as well once one has ended."""
+    """Under the agent of torchrun, which stops the other process as well once one has ended."""
     output = tmp_path / "run"
     words = train_words(output, max_steps=2000, save_strategy="no", per_device_train_batch_size=2)[1:]
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *launcher, "-m", "smol_hf.train", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
-    )  # fmt: skip
+    process = Forked(launch_two, tmp_path / "printed.txt", words, tmp_path)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (output / "log.jsonl").exists():
         time.sleep(0.1)
-    signal_after(output, 3, signal.SIGTERM, process=rank_one(process.pid))
-    said = process.communicate(timeout=120)[0].decode()
-    assert process.returncode != 0
+    signal_after(output, 3, signal.SIGTERM, process=int((tmp_path / "rank1").read_text()))
+    code, said = process.wait()
+    assert code != 0
     (saved,) = list_checkpoints(output)
     verify(saved)
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in saved.iterdir()}
@@ -139,10 +135,18 @@ def children_of(process):
     return map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
 
 
-def rank_one(launcher):
-    return next(
-        each for each in children_of(launcher) if b"LOCAL_RANK=1\0" in Path(f"/proc/{each}/environ").read_bytes()
-    )
+def launch_two(words, folder):
+    """Do what torchrun does with two processes, forked: a launch imports everything three times."""
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", run_id="test",
+        start_method="fork",
+    )  # fmt: skip
+    elastic_launch(config, run_rank)(words, folder)
+
+
+def run_rank(words, folder):
+    (folder / f"rank{os.environ['RANK']}").write_text(str(os.getpid()))
+    sys.exit(train.main(words))
 
 
 @pytest.mark.parametrize("pause", [0.0, ONE_SIGNAL + 0.1])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from isolated_runs import run_isolated
 from PIL import Image
 from processes import call
 from safetensors.torch import load_file
@@ -61,8 +62,9 @@ def answer(folder):
     return model(**inputs).logits, tokens
 
 
-def test_its_checkpoint_loads_with_its_own_code_and_answers(digits):
+def test_its_checkpoint_loads_with_its_own_code_and_answers(digits, monkeypatch):
     """`check` loads it in a process without the package, with `trust_remote_code`, and compares the answers."""
+    monkeypatch.setattr("smol_hf.conversion.checking.check.subprocess.run", run_isolated)
     found = {
         each["name"]: each for each in check((digits / "checkpoint").resolve(), trust_remote_code=True)["findings"]
     }

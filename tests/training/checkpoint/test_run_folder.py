@@ -16,7 +16,7 @@ from tiny_runs import dpo_words, pretrain_words, train_words
 
 from smol_hf.commands.main import main
 from smol_hf.data.stream.lane import Lane
-from smol_hf.training.checkpoint.interruption import LOCK, OWNER, RunError, locked, run_folder
+from smol_hf.training.checkpoint.run_folder import LOCK, OWNER, RunError, locked, run_folder
 
 
 def hold(output):

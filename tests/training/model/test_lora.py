@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
 import torch
 from adapter_runs import KINDS, adapter_words
 from helpers import build_processor
+from isolated_runs import run_isolated
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, SmolVLMForConditionalGeneration
@@ -137,7 +137,7 @@ def test_base_and_adapter_load_without_the_package(base, trained, tmp_path):
         tmp_path / "inputs.safetensors",
         tmp_path / "out",
     ]
-    finished = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    finished = run_isolated(list(map(str, command)))
     assert finished.returncode == 0, finished.stderr
     assert torch.allclose(load_file(tmp_path / "out")["logits"], logits(load(run / "checkpoint")), atol=1e-5)
 

@@ -106,9 +106,9 @@ def for_other_layers(folder, weights, tensors):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without_a_tensor, "1 tensors are missing, first"),
-        (with_a_wrong_shape, "1 tensors have another shape, first"),
-        (with_an_unknown_tensor, "1 tensors are unknown, first"),
+        (without_a_tensor, "1 tensor is missing, first"),
+        (with_a_wrong_shape, "1 tensor has another shape, first"),
+        (with_an_unknown_tensor, "1 tensor is unknown, first"),
         (with_nan, "contains NaN or infinity"),
         (of_integers, "has dtype torch.int8, but must be floating point"),
         (cut_off, "damaged or cut off"),

@@ -93,7 +93,7 @@ def check_code(folder: Path) -> Finding:
         return Finding("model code", "as installed here", True)
     return Finding(
         "model code",
-        f"{len(outdated)} files differ from this release of smol_hf, first {outdated[0]}: "
+        f"{counted(len(outdated), 'file', 'differs/differ')} from this release of smol_hf, first {outdated[0]}: "
         f"smol-hf convert {folder} OUT --refresh-code replaces them",
         False,
     )
@@ -143,7 +143,13 @@ def check_tokens(folder: Path, config: dict, tensors: dict) -> list[Finding]:
     text = config.get("text_config", config)
     endings = ("embed_tokens.weight", "wte.weight", "token_embedding.weight", "embed_in.weight")
     rows = next((tensor.shape[0] for name, tensor in tensors.items() if name.endswith(endings)), 0)
-    findings = [Finding("vocabulary", f"{len(tokenizer)} tokens, {rows} rows of embeddings", len(tokenizer) <= rows)]
+    findings = [
+        Finding(
+            "vocabulary",
+            f"{counted(len(tokenizer), 'token')}, {counted(rows, 'row')} of embeddings",
+            len(tokenizer) <= rows,
+        )
+    ]
     generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         own = getattr(tokenizer, name)

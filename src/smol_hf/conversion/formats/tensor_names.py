@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from smol_hf.support.formatting import counted
+
 
 class ConversionError(ValueError):
     """A checkpoint cannot be converted; the message says why, and what would work."""
@@ -52,7 +54,8 @@ def _rename(tensors: dict, rows: list[tuple[str, str]]) -> dict:
         else:
             renamed[new] = tensor
     if unknown:
-        raise ConversionError(f"{len(unknown)} tensors belong to no known part, first {unknown[0]}")
+        number = counted(len(unknown), "tensor", "belongs/belong")
+        raise ConversionError(f"{number} to no known part, first {unknown[0]}")
     return renamed
 
 

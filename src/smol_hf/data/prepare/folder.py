@@ -20,6 +20,7 @@ from smol_hf.data.report.reasons import reasons_of
 from smol_hf.data.report.skipped import entry_of
 from smol_hf.data.stream.record_use import RecordUse, is_outside
 from smol_hf.support.atomic import atomic_folder
+from smol_hf.support.formatting import counted
 from smol_hf.support.sample_lists import append_entries
 
 SKIPPED = "skipped.jsonl"
@@ -102,7 +103,7 @@ def write_sources(
         writer.close()
     if not any(writer.written for writer in writers):
         shown = "\n".join(f"  {fault}" for fault in [fault for each in faults for fault in each][:10])
-        raise SampleError("data", f"none of {sum(records.values())} samples can be used:\n{shown}")
+        raise SampleError("data", f"none of {counted(sum(records.values()), 'sample')} can be used:\n{shown}")
     return {
         "sources": [
             {

@@ -19,7 +19,7 @@ from smol_hf.data.media.images import MAXIMUM_BYTES, check_bytes
 from smol_hf.data.records.registry import Place, adapt
 from smol_hf.data.records.texts import RATINGS
 from smol_hf.data.records.turn_keys import TOO_DEEP, without_fields
-from smol_hf.support.formatting import nearest
+from smol_hf.support.formatting import counted, nearest
 
 LOOKS_MISSPELT = 0.8
 
@@ -112,7 +112,7 @@ class Filters:
             "characters": sum(len(part.text) for part in parts if isinstance(part, TextPart)),
         }
         if found["images"] < self.min_images:
-            return None, f"{found['images']} images, fewer than min_images {self.min_images}"
+            return None, f"{counted(found['images'], 'image')}, fewer than min_images {self.min_images}"
         for name, number in found.items():
             most = getattr(self, f"max_{name}")
             if most is not None and number > most:

@@ -79,7 +79,9 @@ def checked_call(call: dict, number: int, where: str) -> dict:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise SampleError(where, f"message {number}: a call in 'tool_calls' has no name of a function: write one")
     arguments = function.get("arguments")
-    if arguments is not None:
+    if isinstance(arguments, str) and not arguments.strip():
+        function = {key: value for key, value in function.items() if key != "arguments"}
+    elif arguments is not None:
         if isinstance(arguments, str):
             with contextlib.suppress(ValueError, RecursionError):
                 arguments = json.loads(arguments)

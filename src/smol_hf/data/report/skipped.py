@@ -10,6 +10,7 @@ from pathlib import Path
 from smol_hf.data.conversation import KIND_OF, KINDS, FilteredOutError, LeftOutError, SampleError
 from smol_hf.data.report.reasons import describe_sources
 from smol_hf.support.atomic import atomic_file
+from smol_hf.support.formatting import counted
 from smol_hf.support.sample_lists import append_entries, line_of, whole_lines
 
 SHOWN = 10
@@ -78,18 +79,18 @@ class SkippedSamples:
         if self.faults and self.policy == "stop":
             raise SampleError(
                 "data",
-                f"{len(self.faults)} of {self.total} samples cannot be used:\n{faults}{more}\n"
+                f"{len(self.faults)} of {counted(self.total, 'sample')} cannot be used:\n{faults}{more}\n"
                 "Mend them, or leave them out with --on_bad_sample skip",
             )
         if self.total and len(self) == self.total:
             shown = [*self.faults[:SHOWN], *self.left_out[: max(SHOWN - len(self.faults), 1)]]
             longest = f"; {self.left_out_in_words()}" if self.left_out else ""
             reasons = "\n".join(f"  {each}" for each in shown)
-            raise SampleError("data", f"none of {self.total} samples can be used{longest}:\n{reasons}")
+            raise SampleError("data", f"none of {counted(self.total, 'sample')} can be used{longest}:\n{reasons}")
         for source in dict.fromkeys(fault.source for fault in self.faults):
             self.judge(source)
         if in_a_row >= self.max_in_a_row:
-            raise self.too_many(f"{in_a_row} samples in a row cannot be used")
+            raise self.too_many(f"{counted(in_a_row, 'sample')} in a row cannot be used")
 
     def expect(self, sizes: Mapping[str, int]) -> None:
         """Start a run over sources of these sizes. Without `settle`, they have no survey."""
@@ -119,7 +120,7 @@ class SkippedSamples:
             self.judge(source)
         self.in_a_row = 0 if used else self.in_a_row + len(bad)
         if self.in_a_row >= self.max_in_a_row:
-            raise self.too_many(f"{self.in_a_row} samples in a row cannot be used")
+            raise self.too_many(f"{counted(self.in_a_row, 'sample')} in a row cannot be used")
 
     def add(self, fault: SampleError) -> None:
         if (fault.source, fault.where) in self.known():
@@ -144,7 +145,7 @@ class SkippedSamples:
         name = f" of {source}" if source else ""
         limit = f"cannot be used, more than max_skipped_fraction {self.max_fraction}"
         if size and bad > (max(self.max_fraction * size, 1) if self.max_fraction else 0):
-            raise self.too_many(f"{bad} of {size} samples{name} {limit}")
+            raise self.too_many(f"{bad} of {counted(size, 'sample')}{name} {limit}")
         if not self.surveyed and drawn and drawn_bad >= JUDGED_FROM and drawn_bad > self.max_fraction * drawn:
             raise self.too_many(f"{drawn_bad} of the first {drawn} samples{name} {limit}")
 
@@ -183,7 +184,7 @@ class SkippedSamples:
 
     def summary(self) -> str:
         """Return one line for the log."""
-        return f"{len(self)} samples left out: {len(self.faults)} unusable, {self.left_out_in_words()}"
+        return f"{counted(len(self), 'sample')} left out: {len(self.faults)} unusable, {self.left_out_in_words()}"
 
     def left_out_in_words(self) -> str:
         filtered = sum(isinstance(each, FilteredOutError) for each in self.left_out)

@@ -18,6 +18,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import astuple, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def entry_of(plan: Plan, verify_images: bool) -> Path | None:
         return None
     facts = {
         "version": VERSION,
-        "packages": sorted(f"{each.name} {each.version}" for each in importlib.metadata.distributions()),
+        "packages": installed_packages(),
         "sources": [[each.name, each.prefix, each.fingerprint] for each in plan.sources],
         "work": [type(work), work.context_length, work.too_long, work.image_resizing],
         "readers": work.readers,
@@ -131,6 +132,12 @@ def entry_of(plan: Plan, verify_images: bool) -> Path | None:
         return Path(cached_assets_path("smol_hf", "sizes")) / f"{name}.json"
     except (TypeError, OSError):
         return None
+
+
+@cache
+def installed_packages() -> list[str]:
+    """Return names and versions, read once per process: there are hundreds of files to parse."""
+    return sorted(f"{each.name} {each.version}" for each in importlib.metadata.distributions())
 
 
 def comparable(value: Any) -> Any:

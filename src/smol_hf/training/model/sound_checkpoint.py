@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
+from smol_hf.support.formatting import counted
 from smol_hf.training.recipe.values import RecipeError
 
 # Far above any published model; a larger value would build layers for hours.
@@ -25,6 +26,7 @@ LARGEST = {
 }
 MAY_BE_INFINITE = ("time_step_limit",)  # Mamba's, without a limit above
 OPTIONAL = ("n_inner", "num_experts", "num_local_experts")
+OF_CHANNELS, CHANNELS = ("image_mean", "image_std"), 3
 ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "projector_hidden_act")
 
 
@@ -47,13 +49,13 @@ def load_sound(auto_class, checkpoint: str | Path, **options) -> PreTrainedModel
         ) from error
     if missing := sorted(loading["missing_keys"]):
         raise UnsoundCheckpointError(
-            f"{checkpoint}: {len(missing)} tensors are missing, first {missing[0]}: random numbers would replace "
-            "them; download the checkpoint again"
+            f"{checkpoint}: {counted(len(missing), 'tensor', 'is/are')} missing, first {missing[0]}: random numbers "
+            "would be used instead; download the checkpoint again"
         )
     if broken := nonfinite(model.named_parameters()):
         raise UnsoundCheckpointError(
-            f"{checkpoint}: {len(broken)} weights hold NaN or infinity, first {broken[0]}: its answers would be "
-            "meaningless; use an earlier checkpoint"
+            f"{checkpoint}: {counted(len(broken), 'weight', 'holds/hold')} NaN or infinity, first {broken[0]}: its "
+            "answers would be meaningless; use an earlier checkpoint"
         )
     return model
 
@@ -77,7 +79,7 @@ def is_finite(weight: torch.Tensor) -> bool:
 
 
 def refuse_unsound_config(config: PretrainedConfig | dict, checkpoint: str | Path) -> None:
-    """Raise UnsoundCheckpointError for a configuration with an impossible size or a number that is not finite."""
+    """Raise UnsoundCheckpointError for a configuration with an impossible size or number."""
     for key, value in settings_of(config):
         numbers = value if isinstance(value, (list, tuple)) else [value]
         if isinstance(value, int) and value > LARGEST.get(key, value):
@@ -86,6 +88,8 @@ def refuse_unsound_config(config: PretrainedConfig | dict, checkpoint: str | Pat
             problem = f"{key} is {value}"
         elif key not in MAY_BE_INFINITE and not all(map(is_finite_value, numbers)):
             problem = f"{key} of its configuration holds NaN or infinity"
+        elif key in OF_CHANNELS and isinstance(value, (list, tuple)) and len(value) != CHANNELS:
+            problem = f"{key} of its configuration has {counted(len(value), 'value')} for {CHANNELS} channels"
         else:
             continue
         raise UnsoundCheckpointError(f"{checkpoint}: {problem}: correct its configuration")

@@ -1,0 +1,149 @@
+"""The output folder of a run: its lock, and errors of the machine in words.
+
+Each message names the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from filelock import FileLock, Timeout
+
+from smol_hf.training.checkpoint.checkpoints import INCOMPLETE, list_checkpoints
+from smol_hf.training.checkpoint.interruption import RESUME, Interrupted
+
+LOCK, OWNER = ".run.lock", ".run.json"
+FULL_BELOW = 1 << 20  # bytes that are free on a disk that counts as full
+SIGNAL_SECONDS = 1.0
+CAUSES = {
+    errno.ENOSPC: "the disk of {path} is full: free space, or choose another output_dir",
+    errno.EDQUOT: "the disk quota of {path} is used up: free space, or choose another output_dir",
+    errno.EROFS: "{path} is on a read-only disk: choose another output_dir",
+    errno.EACCES: "{path} cannot be written or read (permission denied): change its permissions, or choose another",
+    errno.EPERM: "{path} cannot be written or read (not permitted): change its permissions, or choose another",
+    errno.ENOTDIR: "{path} cannot be a folder because a part of its path is a file: choose another one",
+    errno.ENAMETOOLONG: "the name {path} is too long: choose a shorter one",
+    errno.EIO: "the disk of {path} reports an input/output error: check the disk",
+    errno.EMFILE: "the process has too many open files: raise the limit (ulimit -n)",
+    errno.ENOMEM: "the machine is out of memory",
+}
+LESS_MEMORY = "lower per_device_train_batch_size or context_length, or set gradient_checkpointing: true"
+
+
+class RunError(RuntimeError):
+    """The machine ended the run (disk, memory, a killed process, another run); the message says what is safe."""
+
+
+@contextmanager
+def run_folder(output_dir: Path) -> Iterator[None]:
+    """Lock the output folder, and explain errors of the machine with the newest safe checkpoint.
+
+    Raises:
+        RunError: if another run uses the folder; for a full disk, missing permissions, too little memory, or a killed
+            data worker.
+        Interrupted: for a signal.
+    """
+    try:
+        with locked(output_dir):
+            yield
+    except KeyboardInterrupt as error:
+        if str(error):
+            raise
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        safe = what_is_safe(output_dir)
+        raise Interrupted(number, f"{signal.Signals(number).name} stopped the run: {safe}") from error
+    except BaseException as error:  # the tokenizers library raises plain Exceptions
+        known = error_of_worker(error)
+        if (cause := cause_of(known, output_dir) or cause_of(known.__cause__, output_dir)) is None:
+            raise
+        if PartialState().is_main_process:
+            shutil.rmtree(output_dir / INCOMPLETE, ignore_errors=True)
+        safe = what_is_safe(output_dir)
+        raise RunError(f"{cause}. {safe[0].upper()}{safe[1:]}") from error
+
+
+@contextmanager
+def locked(output_dir: Path) -> Iterator[None]:
+    """Hold the lock of the folder. The operating system releases the lock of a killed process."""
+    if not PartialState().is_main_process or (output_dir.exists() and not output_dir.is_dir()):
+        yield  # the main process holds it; the run reports a file itself
+        return
+    made = [each for each in (output_dir, *output_dir.parents) if not each.exists()]
+    output_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output_dir / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"{output_dir} is in use by another run ({owner_of(output_dir)}): wait for it, stop it, or choose another "
+            "output_dir"
+        ) from None
+    try:
+        owner = {"process": os.getpid(), "host": socket.gethostname()}
+        (output_dir / OWNER).write_text(json.dumps(owner) + "\n", encoding="utf-8")
+        yield
+    finally:
+        (output_dir / OWNER).unlink(missing_ok=True)
+        (output_dir / LOCK).unlink(missing_ok=True)  # processes that opened it before open it again
+        lock.release()
+        for folder in made:  # leave no empty folder
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def owner_of(output_dir: Path) -> str:
+    """Return the process that holds the lock, in words."""
+    try:
+        owner = json.loads((output_dir / OWNER).read_text(encoding="utf-8"))
+        return f"process {owner['process']} on {owner['host']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it is just starting, or ending
+        return "its process is unknown"
+
+
+def what_is_safe(output_dir: Path) -> str:
+    """Return a sentence about the newest checkpoint of the folder."""
+    if (found := list_checkpoints(output_dir)) and (found[0] / "manifest.json").is_file():
+        return f"the newest checkpoint, {output_dir / found[0].name}, is safe: {RESUME}"
+    return f"no checkpoint was saved in {output_dir}"
+
+
+def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
+    """Return the failure of the machine in words; None for another kind of error."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
+        return f"the GPU is out of memory: {LESS_MEMORY}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return f"the machine is out of memory: {LESS_MEMORY}"
+    if "DataLoader worker" in text:
+        died = text.splitlines()[0].rstrip(". ")
+        return f"a data worker process died ({died}): often for lack of memory, so lower dataloader_num_workers"
+    if isinstance(error, OSError) and error.errno in CAUSES:
+        return CAUSES[error.errno].format(path=error.filename or output_dir)
+    is_full = shutil.disk_usage(output_dir).free < FULL_BELOW if "inline_container" in text else False  # of torch.save
+    if is_full or "os error 28" in text:  # of Rust
+        return CAUSES[errno.ENOSPC].format(path=output_dir)
+    return None
+
+
+def error_of_worker(error: BaseException) -> BaseException:
+    """Return torch's error about a dead worker, which may come a moment after its pipe broke."""
+    try:  # torch raises in a signal handler, at any line
+        files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if not isinstance(error, (ConnectionError, EOFError)) or not any("torch" in file for file in files):
+            return error
+        time.sleep(SIGNAL_SECONDS)
+    except RuntimeError as of_torch:
+        return of_torch
+    return RuntimeError(f"DataLoader worker closed its pipe: {type(error).__name__}")
