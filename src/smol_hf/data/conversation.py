@@ -62,16 +62,23 @@ class ImagePart:
 
 @dataclass(frozen=True)
 class VideoPart:
-    """An encoded video: either its `content` (MP4, …) or the `path` of a file. `start`, `end`: seconds of a clip."""
+    """A video: its encoded `content` (MP4, …), the `path` of a file, or encoded images (`frames`) with their `times`.
+
+    `start`, `end`: seconds of a clip. `times`: the second at which each frame appears.
+    """
 
     content: bytes | None = None
     path: str | None = None
     start: float | None = None
     end: float | None = None
+    frames: tuple[bytes, ...] = ()
+    times: tuple[float, ...] = ()
 
     def __post_init__(self):
-        if (self.content is None) == (self.path is None):
-            raise ValueError("a VideoPart has either encoded bytes (content) or a path")
+        if [self.content is not None, self.path is not None, bool(self.frames)].count(True) != 1:
+            raise ValueError("a VideoPart has either encoded bytes (content), a path, or frames")
+        if len(self.frames) != len(self.times):
+            raise ValueError(f"{len(self.frames)} frames have {len(self.times)} times: give one for each")
 
 
 Part = TextPart | ImagePart | VideoPart
@@ -120,6 +127,11 @@ class Conversation:
     def images(self) -> list[ImagePart]:
         """Image parts in reading order."""
         return [part for message in self.messages for part in message.parts if isinstance(part, ImagePart)]
+
+    @cached_property
+    def media(self) -> list[ImagePart | VideoPart]:
+        """Image and video parts in reading order."""
+        return [part for message in self.messages for part in message.parts if not isinstance(part, TextPart)]
 
     @property
     def videos(self) -> list[VideoPart]:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from smol_hf.data.conversation import MODALITIES, Conversation, ImagePart, SampleError, TextPart, TooLongError
+from smol_hf.data.conversation import (
+    MODALITIES,
+    Conversation,
+    ImagePart,
+    SampleError,
+    TextPart,
+    TooLongError,
+    VideoPart,
+)
 from smol_hf.data.media.fast_images import fast_tiles
 from smol_hf.data.media.images import image_size, load_image
 from smol_hf.data.stream.shortening import SampleVersion, shortened
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_format import ChatTemplateError
+from smol_hf.processing.video_sampling import FrameTimes, VideoSampling
 
 
 @dataclass(frozen=True)
@@ -81,12 +91,12 @@ class ReadySample:
 
 
 def template_messages(conversation: Conversation) -> list[dict]:
-    """Return the conversation in the chat format of processors, without its images.
+    """Return the conversation in the chat format of processors, without its images and videos.
 
     An answer that gets no labels has `"trained": False`.
 
     Raises:
-        SampleError: for a video, which is not supported yet.
+        SampleError: for a video file, which is not supported yet.
     """
     messages = []
     for message in conversation.messages:
@@ -96,12 +106,22 @@ def template_messages(conversation: Conversation) -> list[dict]:
                 content.append({"type": "text", "text": part.text})
             elif isinstance(part, ImagePart):
                 content.append({"type": "image"})
+            elif part.frames:
+                content.append({"type": "video"})
             else:
                 problem = "shows a video, and videos cannot be trained on yet: leave it out with on_bad_sample skip"
                 raise SampleError(conversation.sample_id, problem)
         untrained = {"trained": False} if message.role == "assistant" and not message.is_learned else {}
         messages.append({**untrained, "role": message.role, "content": content, **message.fields})
     return messages
+
+
+def chosen_frames(video: VideoPart, sampling: VideoSampling) -> tuple[list[ImagePart], FrameTimes]:
+    """Return the frames of a video that the model sees, and their times."""
+    times = [time - video.times[0] for time in video.times]
+    duration = times[-1] * len(times) / max(len(times) - 1, 1)
+    chosen = sampling.choose(times, duration, video.start, video.end)
+    return [ImagePart(content=video.frames[i]) for i in chosen], FrameTimes(tuple(times[i] for i in chosen), duration)
 
 
 class SampleWork:
@@ -154,7 +174,13 @@ class SampleWork:
     def measured(self, shape: SampleVersion, lost: str = "") -> MeasuredSample:
         conversation = shape.conversation
         messages = template_messages(conversation)
-        sizes = [image_size(image, conversation.sample_id) for image in conversation.images]
+        sampling = self.processor.video_sampling
+        sizes = [
+            image_size(part, conversation.sample_id)
+            if isinstance(part, ImagePart)
+            else chosen_frames(part, sampling)[1]
+            for part in conversation.media
+        ]
         processor = self.processor.with_settings(longest_edge=shape.longest_edge)
         try:
             turns = processor.encode_turns(messages, sizes, conversation.tools)
@@ -190,20 +216,29 @@ class SampleWork:
         """Decode the images of a sample of one sequence. Raises SampleError for a damaged one."""
         [sequence] = sample.sequences
         conversation = sample.conversation
-        name, images = conversation.sample_id, conversation.images[: sequence.num_images]
-        if self.image_resizing == "fast" and images:
-            tiler = self.processor.with_settings(longest_edge=sample.longest_edge).tiler
-            tiles = np.concatenate([fast_tiles(image, name, tiler) for image in images])
-        else:
-            decoded = [load_image(image, name) for image in images]
-            tiles = self.processor.with_settings(longest_edge=sample.longest_edge).tiles(decoded)
+        name = conversation.sample_id
+        processor = self.processor.with_settings(longest_edge=sample.longest_edge)
+        tiles = [processor.tiles([])]
+        for image, tiler in itertools.islice(self.pictures(conversation, processor), sequence.num_images):
+            fast = self.image_resizing == "fast"
+            tiles.append(fast_tiles(image, name, tiler) if fast else tiler.tiles(load_image(image, name)))
         return ReadySample(
             name,
             source,
             torch.tensor(sequence.input_ids),
             torch.tensor(sequence.labels),
-            torch.from_numpy(tiles),
-            MODALITIES[min(len(conversation.images), 2)],  # a video is not measured
+            torch.from_numpy(np.concatenate(tiles)),
+            "video" if conversation.videos else MODALITIES[min(len(conversation.images), 2)],
             sample.lost,
             sample.number,
         )
+
+    @staticmethod
+    def pictures(conversation: Conversation, processor) -> Iterator[tuple[ImagePart, Any]]:
+        """Yield the images and chosen frames of a conversation in reading order, each with its tiler."""
+        for part in conversation.media:
+            if isinstance(part, ImagePart):
+                yield part, processor.tiler
+            else:
+                frames, _ = chosen_frames(part, processor.video_sampling)
+                yield from ((frame, processor.frame_tiler) for frame in frames)
