@@ -12,7 +12,7 @@ from typing import Any
 
 from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.media.images import MAXIMUM_BYTES
-from smol_hf.data.mixture.entry_keys import check_entry, named, without_deleted_keys
+from smol_hf.data.mixture.entry_keys import OF_THE_HUB, check_entry, named, without_deleted_keys
 from smol_hf.data.mixture.failed_sources import FailedSource, refuse_failed
 from smol_hf.data.records import find_adapter
 from smol_hf.data.records.filters import Filters, RecordReader
@@ -25,6 +25,7 @@ from smol_hf.support.key_values import is_name
 
 DATA_ROOT = "{data_root}"
 FIRST_RECORDS = 1000  # of each source that are read before a run without a survey
+OF_RECORDS = ("adapter", "filters", "ignore_fields", "image_folder", *OF_THE_HUB)  # keys of an entry
 NOTHING: Mapping[str, Any] = {}
 MOST_SURVEYED = 1_000_000  # records; a run with more starts without a survey
 
@@ -120,7 +121,12 @@ class MixtureEntry:
             find_adapter(self.adapter)  # refuse an unknown name before anything is read
         filters = Filters.from_mapping(self.filters)
         if self.data in embedded:
-            return embedded[self.data], None
+            given = {name: getattr(self, name) for name in OF_RECORDS}
+            if unused := [name for name, value in given.items() if value]:
+                raise ValueError(f"{unused[0]} has no effect with data: {self.data}: remove it")
+            source = embedded[self.data]
+            source.name = self.label
+            return source, None
         dataset = {"config": self.config, "split": self.split, "revision": self.revision, "download": self.download}
         opened = open_location(located(self.data, data_root), **dataset)
         source, folder = opened.source, opened.media_folder
