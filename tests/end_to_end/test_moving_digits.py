@@ -42,8 +42,9 @@ def test_each_stage_continues_from_the_one_before(output):
     assert [recipe["model"] for recipe in recipes[1:]] == [
         str(folder / stage / "checkpoint") for stage in ("text", "image")
     ]
-    counters = json.loads((folder / "video" / "counters.json").read_text())
-    assert counters
+    sources = {each["name"]: each for each in json.loads((folder / "video" / "mixture.json").read_text())["sources"]}
+    assert set(sources) == {"digit_clips", "digits"}
+    assert sources["digit_clips"]["tiles"] == 5 * sources["digit_clips"]["samples"] > 0
 
 
 def test_the_report_shows_frames_and_baselines(output):
