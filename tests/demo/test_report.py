@@ -10,9 +10,9 @@ from PIL import Image
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message
 from smol_hf.data.digits import Page as DigitPage
-from smol_hf.data.digits.pages import Turn
+from smol_hf.data.digits import Turn, evaluation_clips
 from smol_hf.demo.charts import loss_chart, rate_chart
-from smol_hf.demo.report import Answered, score, write_report
+from smol_hf.demo.report import OF_CLIPS, Answered, score, write_report
 from smol_hf.support.formatting import compact, duration, percent
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -154,6 +154,7 @@ def test_scores_and_the_scores_without_the_image_are_drawn_overall_and_per_kind(
     widths = [attributes["style"] for attributes in page.with_class("fill")]
     assert widths == [f"width:{width}%" for width in ("97.00", "18.00", "95.00", "5.00", "99.00", "31.00")]
     assert [len(page.with_class(style)) for style in ("seeing", "blind")] == [3, 3]
+    assert "Without the image" in page.text and "frame" not in page.text
     for text in ("97.0%", "18.0%", "5.0%", "31.0%", "300 questions", "How many?"):
         assert text in page.text
 
@@ -233,3 +234,21 @@ def test_numbers_in_words():
     assert [percent(x) for x in (0.973, 1, 0.9999, 0, 0.0001)] == ["97.3%", "100.0%", "99.9%", "0.0%", "0.1%"]
     assert [compact(x) for x in (999, 1234567, 999_999, 2.25e9)] == ["999", "1.23 M", "1 M", "2.25 B"]
     assert [duration(x) for x in (0.53, 59.9, 240.1, 7384)] == ["0.5 s", "59 s", "4 min 0 s", "2 h 3 min"]
+
+
+def test_clips_have_all_frames_with_their_times_and_the_score_of_a_single_one(tmp_path):
+    clips = evaluation_clips(8, seed=0)
+    everything = [Answered(clip, clip.answer, "", "9" if number else clip.answer) for number, clip in enumerate(clips)]
+    scores = score(everything)
+    assert (scores["exact_match"], scores["blind_exact_match"], scores["single_exact_match"]) == (1, 0, 1 / 8)
+    path = tmp_path / "report.html"
+    facts = {**METRICS, **scores, "facts": {"Score on pages": "97.0%"}}
+    write_report(path, title="Clips", metrics=facts, log=LOG, answered=everything, unfrozen_at=0, words=OF_CLIPS)
+    page = Page(path.read_text("utf-8"))
+    images = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert len(images) == 8 * 5 and {(image["width"], image["height"]) for image in images} == {("64", "64")}
+    assert images[7]["alt"] == "Held-out clips, 2, at 2 s"
+    for text in ("Held-out clips", "With a single frame", "Without the frames", "0 s 1 s 2 s 3 s 4 s", "12.5%"):
+        assert text in page.text
+    assert "Score on pages 97.0%" in page.text
+    assert len(page.with_class("blind")) == 2 * (1 + 4)  # overall and four kinds

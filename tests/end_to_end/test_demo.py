@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from smol_hf.commands.main import main
 from smol_hf.data.digits import KINDS, evaluation_questions
 from smol_hf.demo import isolated_load
-from smol_hf.demo.run import answer_isolated
+from smol_hf.demo.asking import answer_isolated
 from smol_hf.training.checkpoint.interruption import Interrupted
 
 WHOLE = "SMOL_HF_WHOLE_DEMO" in os.environ  # `make test-all` runs what `make demo` runs

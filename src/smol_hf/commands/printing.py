@@ -80,9 +80,11 @@ def describe_list(facts: dict[str, Any]) -> Iterator[Table]:
     if "mixture" not in facts:
         return
     mixture = table("Mixture", "name", "data", "adapter", "weight", "records")
+    from smol_hf.data.digits import EMBEDDED
+
     for each in facts["mixture"]:
         records = f"{each['records']:,}" if "records" in each else f"unreadable: {each['problem']}"
-        adapter = each["adapter"] or ("" if each["data"] == "digits" else "chosen by the records' keys")
+        adapter = each["adapter"] or ("" if each["data"] in EMBEDDED else "chosen by the records' keys")
         mixture.add_row(each["name"], each["data"], adapter, str(each["weight"]), records)
     yield mixture
 

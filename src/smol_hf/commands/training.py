@@ -128,14 +128,18 @@ def run_pretrain(arguments: argparse.Namespace) -> int:
 def add_demo(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", default="runs/demo", help="folder to write (default runs/demo)")
+    add("--video", action="store_true", help="moving digits: train on text, images and videos in turn")
     add("--config", "--recipe", dest="recipe", metavar="RECIPE", help="recipe (default quickstart/digits)")
     add("--questions", type=int, default=600, help="number of held-out questions (default 600)")
-    add("--max-steps", type=int, help="number of steps (default: the recipe's)")
+    add("--max-steps", type=int, help="number of steps (default: the recipe's), of each stage")
     add("--seed", type=int, default=0, help="seed of weights, data and their order (default 0)")
 
 
 def run_demo(arguments: argparse.Namespace) -> int | None:
-    from smol_hf.demo.run import run
+    if arguments.video:
+        from smol_hf.demo.video import run
+    else:
+        from smol_hf.demo.run import run
 
     return run(arguments)
 

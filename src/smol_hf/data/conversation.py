@@ -62,19 +62,24 @@ class ImagePart:
 
 @dataclass(frozen=True)
 class VideoPart:
-    """An encoded video: its `content` (MP4, …), or the `path` of a file or of a folder of frames, see `open_video`.
+    """A video: its `content` (MP4, …), the `path` of a file or of a folder of frames, or images with their `times`.
 
-    `start`, `end`: the part that is used, in seconds.
+    `start`, `end`: the part that is used, in seconds. `frames`: encoded images; `times`: the second at which each
+    appears. See `video_reader.open_video`.
     """
 
     content: bytes | None = None
     path: str | None = None
     start: float | None = None
     end: float | None = None
+    frames: tuple[bytes, ...] = ()
+    times: tuple[float, ...] = ()
 
     def __post_init__(self):
-        if (self.content is None) == (self.path is None):
-            raise ValueError("a VideoPart has either encoded bytes (content) or a path")
+        if [self.content is not None, self.path is not None, bool(self.frames)].count(True) != 1:
+            raise ValueError("a VideoPart has either encoded bytes (content), a path, or frames")
+        if len(self.frames) != len(self.times):
+            raise ValueError(f"{len(self.frames)} frames have {len(self.times)} times: give one for each")
 
 
 Part = TextPart | ImagePart | VideoPart
@@ -123,6 +128,11 @@ class Conversation:
     def images(self) -> list[ImagePart]:
         """Image parts in reading order."""
         return [part for message in self.messages for part in message.parts if isinstance(part, ImagePart)]
+
+    @cached_property
+    def media(self) -> list[ImagePart | VideoPart]:
+        """Image and video parts in reading order."""
+        return [part for message in self.messages for part in message.parts if not isinstance(part, TextPart)]
 
     @property
     def videos(self) -> list[VideoPart]:

@@ -4,7 +4,8 @@ The demo runs this file by its path in a new process, in which smol_hf cannot be
 
     python isolated_load.py CHECKPOINT QUESTIONS.json ANSWERS.json
 
-QUESTIONS.json is a list of {"image": base64 or null, "text": question}; ANSWERS.json becomes the list of answers.
+QUESTIONS.json is a list of prompts. A prompt is a list of {"type": "text", "text": …} and {"type": "image", "image":
+base64}. ANSWERS.json becomes the list of answers.
 """
 
 import base64
@@ -33,7 +34,7 @@ def main(checkpoint, questions_path, answers_path):
         questions = json.load(file)
     answers = []
     for start in range(0, len(questions), BATCH_SIZE):
-        conversations = [messages_of(question) for question in questions[start : start + BATCH_SIZE]]
+        conversations = [messages_of(prompt) for prompt in questions[start : start + BATCH_SIZE]]
         inputs = processor.apply_chat_template(
             conversations, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(model.device)
@@ -46,12 +47,13 @@ def main(checkpoint, questions_path, answers_path):
         json.dump(answers, file)
 
 
-def messages_of(question):
-    content = [{"type": "text", "text": question["text"]}]
-    if question["image"] is not None:
-        image = Image.open(io.BytesIO(base64.b64decode(question["image"]))).convert("RGB")
-        content.insert(0, {"type": "image", "image": image})
+def messages_of(prompt):
+    content = [{**part, "image": opened(part["image"])} if part["type"] == "image" else part for part in prompt]
     return [{"role": "user", "content": content}]
+
+
+def opened(image):
+    return Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")
 
 
 if __name__ == "__main__":

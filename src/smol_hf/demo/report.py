@@ -14,7 +14,8 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-from smol_hf.data.digits import Page
+from smol_hf.data.conversation import VideoPart
+from smol_hf.data.digits import Asked
 from smol_hf.demo.charts import PARTS, finite_losses, loss_chart, needs_log_scale, rate_chart
 from smol_hf.support.formatting import compact, duration, percent
 from smol_hf.support.resources import resource_path
@@ -22,36 +23,77 @@ from smol_hf.support.resources import resource_path
 # Pages are enlarged by an integer factor up to this width in CSS pixels, so that all pixels have the same size.
 GALLERY_IMAGE_WIDTH = 192
 GALLERY_SIZE = 30
+FRAME_WIDTH = 64  # of a clip, likewise
+SINGLE = "single_exact_match"
 THROUGHPUT = ("tokens_per_second", "trained_tokens_per_second", "samples_per_second")
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A held-out page with the model's answer to its question, and the answer `blind` without the image."""
+    """A held-out page or clip with the model's answer to its question.
 
-    page: Page
+    `blind` is the answer without the image or frames, and `single` that to a single frame of a clip.
+    """
+
+    page: Asked
     answer: str
     blind: str
+    single: str | None = None
 
     @property
     def correct(self) -> bool:
-        return self.answer.strip() == self.page.answer
+        return self.is_right(self.answer)
+
+    def is_right(self, answer: str) -> bool:
+        return answer.strip() == self.page.answer
 
 
-def image_of(page: Page) -> bytes:
-    """Return the PNG file of a page."""
-    content = page.conversation.images[0].content
-    assert content is not None  # pages are drawn in memory
-    return content
+@dataclass(frozen=True)
+class Words:
+    """Words of the report. `seeing`, `blind`, `single`: names of the scores. `explanation`: of the lower ones."""
+
+    things: str = "pages"
+    seeing: str = "With the image"
+    blind: str = "Without the image"
+    single: str = ""
+    explanation: str = (
+        "Without the image: the same model answers the same questions without the image. This score can be reached by "
+        "guessing."
+    )
+
+
+OF_PAGES = Words()
+OF_CLIPS = Words(
+    "clips",
+    "With the frames",
+    "Without the frames",
+    "With a single frame",
+    "The same model answers the same questions. Without the frames, it can only guess. With a single frame, the "
+    "middle one replaces every frame: the model sees digits, but nothing that moves, appears or leaves.",
+)
+
+
+def frames_of(asked: Asked) -> list[tuple[bytes, str]]:
+    """Return the PNG files of a page or clip, each with its time in words ("" for a page)."""
+    [part] = asked.conversation.media
+    if isinstance(part, VideoPart):
+        return [(png, f"{time:g} s") for png, time in zip(part.frames, part.times, strict=True)]
+    assert part.content is not None  # pages are drawn in memory
+    return [(part.content, "")]
 
 
 def score(answered: Sequence[Answered]) -> dict[str, Any]:
-    """Return `exact_match`, `blind_exact_match` (fractions of 1), `questions`, and the three again in `per_kind`."""
+    """Return `exact_match`, `blind_exact_match` (fractions of 1), `questions`, and these again in `per_kind`.
+
+    Clips also have `single_exact_match`.
+    """
 
     def fractions(chosen: Sequence[Answered]) -> dict[str, Any]:
+        singles = [each.is_right(each.single) for each in chosen if each.single is not None]
         return {
             "exact_match": sum(each.correct for each in chosen) / len(chosen),
-            "blind_exact_match": sum(each.blind.strip() == each.page.answer for each in chosen) / len(chosen),
+            "blind_exact_match": sum(each.is_right(each.blind) for each in chosen) / len(chosen),
+            **({SINGLE: sum(singles) / len(singles)} if singles else {}),
             "questions": len(chosen),
         }
 
@@ -68,6 +110,7 @@ def write_report(
     log: Sequence[dict[str, Any]],
     answered: Sequence[Answered],
     unfrozen_at: int,
+    words: Words = OF_PAGES,
 ) -> None:
     """Write the report.
 
@@ -76,6 +119,7 @@ def write_report(
         log: the entries of the run's `log.jsonl`.
         answered: the first `GALLERY_SIZE` are shown. The first question of each kind explains the kind.
         unfrozen_at: step from which the image encoder is trained; 0 if it never was frozen.
+        words: of the report.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -85,6 +129,7 @@ def write_report(
     rows = [row for row in log if "loss" in row]
     html = template.render(
         title=title,
+        words=words,
         metrics=metrics,
         examples={each.page.kind: each.page.question for each in reversed(answered)},
         training=training_of(rows, unfrozen_at) if finite_losses(rows) else None,
@@ -113,16 +158,17 @@ def training_of(rows: Sequence[dict[str, Any]], unfrozen_at: int) -> dict[str, A
 
 
 def card(answered: Answered) -> dict[str, Any]:
-    """Return a page of the gallery."""
-    png = image_of(answered.page)
-    with Image.open(io.BytesIO(png)) as image:
-        scale = max(1, GALLERY_IMAGE_WIDTH // max(image.size))
-        return {
-            "answered": answered,
-            "source": "data:image/png;base64," + base64.b64encode(png).decode(),
-            "width": image.width * scale,
-            "height": image.height * scale,
-        }
+    """Return a page or clip of the gallery."""
+    frames = frames_of(answered.page)
+    most = GALLERY_IMAGE_WIDTH if len(frames) == 1 else FRAME_WIDTH
+    images = []
+    for png, time in frames:
+        with Image.open(io.BytesIO(png)) as image:
+            scale = max(1, most // max(image.size))
+            source = "data:image/png;base64," + base64.b64encode(png).decode()
+            width, height = (side * scale for side in image.size)
+            images.append({"source": source, "width": width, "height": height, "time": time})
+    return {"answered": answered, "images": images}
 
 
 def facts_of(metrics: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -131,6 +177,7 @@ def facts_of(metrics: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[st
     facts = {
         "Held-out questions": f"{metrics['questions']:,}",
         "Training time": f"{duration(seconds)} ({seconds:,.1f} s)",
+        **metrics.get("facts", {}),
         "Steps": f"{metrics['steps']:,}",
         "Parameters": f"{metrics['parameters']:,}",
         "Seed": str(metrics["seed"]),

@@ -5,13 +5,8 @@ Training is `smol-hf train` with a recipe. An isolated process that cannot impor
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
 from argparse import Namespace
 from pathlib import Path
 
@@ -20,21 +15,19 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from smol_hf.auto import AutoConfig
-from smol_hf.data.digits import Page, evaluation_questions
-from smol_hf.demo import isolated_load
-from smol_hf.demo.report import Answered, image_of, score, write_report
+from smol_hf.data.digits import evaluation_questions
+from smol_hf.demo.asking import answer
+from smol_hf.demo.report import OF_PAGES, SINGLE, Words, score, write_report
 from smol_hf.publishing.model_card import write_model_card
 from smol_hf.publishing.run_facts import training_facts
 from smol_hf.support.formatting import duration, percent
 from smol_hf.support.resources import resource_path
 from smol_hf.train import main as train
-from smol_hf.training.checkpoint.interruption import terminable
 from smol_hf.training.log.console import read_log
 from smol_hf.training.recipe.recipes import read_recipe
 
 EVALUATION_SEED = 1
 MARK = ".demo"
-ISOLATED = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
 DATA_DESCRIPTION = (
     "Pages drawn with handwritten digits of the UCI *Optical Recognition of Handwritten Digits* set (CC BY 4.0), "
     "each with a question about it. The digits of the held-out pages were never seen in training; their writers were."
@@ -51,8 +44,7 @@ def run(arguments: Namespace) -> int:
     """
     console = Console(highlight=False)
     output = Path(arguments.output)
-    if arguments.max_steps is not None and arguments.max_steps < 1:
-        raise ValueError(f"--max-steps is {arguments.max_steps}: it must be at least 1")
+    check_steps(arguments)
     recipe_path = Path(arguments.recipe) if arguments.recipe else resource_path("recipes", "quickstart", "digits.yaml")
     read_recipe(recipe_path)
     clear_output(output)
@@ -63,7 +55,7 @@ def run(arguments: Namespace) -> int:
 
     console.rule("2/3  answer questions in a process without smol_hf")
     pages = evaluation_questions(arguments.questions, seed=EVALUATION_SEED, page_size=recipe["page_size"])
-    answered = answer_isolated(output / "checkpoint", pages)
+    answered = answer(output / "checkpoint", pages)
 
     console.rule("3/3  report")
     run = json.loads((output / "run.json").read_text(encoding="utf-8"))
@@ -106,6 +98,12 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
+def check_steps(arguments: Namespace) -> None:
+    """Raise ValueError for `--max-steps` below 1."""
+    if arguments.max_steps is not None and arguments.max_steps < 1:
+        raise ValueError(f"--max-steps is {arguments.max_steps}: it must be at least 1")
+
+
 def clear_output(output: Path) -> None:
     """Remove an earlier demo, which has the file MARK. Raise FileExistsError for other files."""
     if output.exists() and not output.is_dir():
@@ -126,33 +124,15 @@ def training_words(recipe_path: Path, output: Path, arguments: Namespace) -> lis
     return words + arguments.recipe_words
 
 
-def answer_isolated(checkpoint: Path, pages: list[Page]) -> list[Answered]:
-    """Answer the questions of the pages, with and without the image, in a process that cannot import this package."""
-    asked = [
-        {"image": base64.b64encode(image_of(page)).decode() if shown else None, "text": page.question}
-        for shown in (True, False)
-        for page in pages
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        questions_path, answers_path = Path(folder, "questions.json"), Path(folder, "answers.json")
-        questions_path.write_text(json.dumps(asked), encoding="utf-8")
-        command = [sys.executable, isolated_load.__file__, str(checkpoint), str(questions_path), str(answers_path)]
-        with terminable():  # subprocess.run ends the process when a signal raises
-            result = subprocess.run(command, env={**os.environ, **ISOLATED, "HF_HOME": folder})
-        if result.returncode:
-            raise RuntimeError(f"answering failed with exit code {result.returncode}: see the messages above")
-        answers = json.loads(answers_path.read_text(encoding="utf-8"))
-    return [Answered(*each) for each in zip(pages, answers, answers[len(pages) :])]
-
-
-def print_scores(console: Console, metrics: dict) -> None:
-    numbers = [Column(name, justify="right") for name in ("questions", "score", "without the image")]
+def print_scores(console: Console, metrics: dict, words: Words = OF_PAGES) -> None:
+    shares = {"exact_match": "score", "blind_exact_match": words.blind.lower(), SINGLE: words.single.lower()}
+    shares = {key: name for key, name in shares.items() if key in metrics}
+    numbers = [Column(name, justify="right") for name in ("questions", *shares.values())]
     title = f"{metrics['questions']} held-out questions, exact match"
     table = Table("kind", *numbers, title=title, title_justify="left")
     for kind, scores in [*metrics["per_kind"].items(), ("all", metrics)]:
         if kind == "all":
             table.add_section()
-        shares = [percent(scores[key]) for key in ("exact_match", "blind_exact_match")]
-        table.add_row(kind, str(scores["questions"]), *shares)
+        table.add_row(kind, str(scores["questions"]), *(percent(scores[key]) for key in shares))
     console.print(table)
     console.print(f"trained {metrics['parameters']:,} parameters in {duration(metrics['train_seconds'])}")

@@ -6,6 +6,7 @@ Times come from the timestamps of packets, never from a number of frames per sec
 """
 
 import bisect
+import io
 import math
 import os
 from contextlib import contextmanager, nullcontext
@@ -24,7 +25,7 @@ def open_video(source):
 
     Args:
         source: path or bytes of a video file; a folder of images whose names are their times in seconds, such as
-            `0012.5.jpg`; or a list of pairs (seconds, PIL image or path).
+            `0012.5.jpg`; or a list of pairs (seconds, PIL image, path or bytes).
 
     Raises:
         VideoError: for a video that cannot be used, with the reason.
@@ -140,8 +141,10 @@ def frames_at(source, places):
 @contextmanager
 def opened_image(image):
     """Open a frame that is an image. Raises VideoError, also for Pillow's errors in the block."""
+    name = "of bytes" if isinstance(image, bytes) else image
     try:
-        with nullcontext(image) if isinstance(image, Image.Image) else Image.open(image) as opened_image:
+        file = io.BytesIO(image) if isinstance(image, bytes) else image
+        with nullcontext(image) if isinstance(image, Image.Image) else Image.open(file) as opened_image:
             yield opened_image
     except IMAGE_DAMAGE as error:
-        raise VideoError(f"its frame {image} cannot be read: {error}") from error
+        raise VideoError(f"its frame {name} cannot be read: {error}") from error

@@ -14,7 +14,7 @@ from rich.console import Console
 from transformers import PretrainedConfig
 
 from smol_hf.data.conversation import Conversation, SampleError
-from smol_hf.data.digits import build_pages
+from smol_hf.data.digits import EMBEDDED
 from smol_hf.data.mixture.mixture import (
     FIRST_RECORDS,
     MOST_SURVEYED,
@@ -50,17 +50,19 @@ GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable
 def open_data(arguments: DataArguments, seed: int) -> Data:
     """Open the sources of `data`. Raises FileNotFoundError, SampleError, ValueError."""
     if arguments.mixture is not None:
+        named = {entry.data for entry in parse_entries(arguments.mixture)}
         data = open_mixture(
             arguments.mixture,
             arguments.stopping,
             on_failed=arguments.on_failed_source,
             data_root=arguments.data_root,
             max_image_bytes=arguments.max_image_bytes,
+            embedded={name: embedded(name, arguments, seed) for name in EMBEDDED if name in named},
         )
         arguments.mixture = with_revisions(arguments.mixture, data)
         return data
-    if arguments.data == "digits":
-        return Data([digits(arguments, seed)], [None], [1.0], surveyed=False)
+    if arguments.data in EMBEDDED:
+        return Data([embedded(arguments.data, arguments, seed)], [None], [1.0], surveyed=False)
     entry = MixtureEntry(
         arguments.data,
         adapter=arguments.adapter,
@@ -86,17 +88,18 @@ def with_revisions(mixture: list[dict[str, Any]], data: Data) -> list[dict[str, 
     ]
 
 
-def digits(arguments: DataArguments, seed: int) -> MadeSource:
-    """Return the source of embedded digits. Raises ValueError for an unusable page size."""
+def embedded(name: str, arguments: DataArguments, seed: int) -> MadeSource:
+    """Return the source of embedded digits of this name. Raises ValueError for an unusable page size."""
     facts = {"seed": seed, "page_size": arguments.page_size, "turns": arguments.turns_per_page}
 
     def make(number: int) -> tuple[str, Conversation]:
-        (page,) = build_pages(1, split="train", first=number, **facts)
-        return page.conversation.sample_id, page.conversation
+        conversation = EMBEDDED[name](first=number, **facts)
+        return conversation.sample_id, conversation
 
     make(0)  # raises before the run
-    print_of = hashlib.sha256(repr((arguments.num_pages, facts)).encode()).hexdigest()
-    return MadeSource("digits", arguments.num_pages, make, fingerprint=print_of)
+    kind = () if name == "digits" else (name,)  # older runs of digits resume
+    print_of = hashlib.sha256(repr((arguments.num_pages, facts, *kind)).encode()).hexdigest()
+    return MadeSource(name, arguments.num_pages, make, fingerprint=print_of)
 
 
 def context_length(asked: int | None, config: PretrainedConfig) -> int:

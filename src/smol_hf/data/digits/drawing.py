@@ -17,11 +17,15 @@ Box = tuple[int, int, int, int]
 
 
 class PageDraws:
-    """The random numbers of one page. A counter-based generator makes them a function of seed, split and page."""
+    """The random numbers of one page or clip. A counter-based generator makes them a function of the arguments.
 
-    def __init__(self, seed: int, split: str, index: int):
+    Args:
+        stream: 0 for pages, 1 for clips.
+    """
+
+    def __init__(self, seed: int, split: str, index: int, stream: int = 0):
         key = np.array([seed, SPLITS.index(split)], dtype=np.uint64)
-        self._random = np.random.Generator(np.random.Philox(key=key, counter=[0, index, 0, 0])).random
+        self._random = np.random.Generator(np.random.Philox(key=key, counter=[0, index, stream, 0])).random
 
     def between(self, low: float, high: float) -> float:
         return low + (high - low) * self._random()
@@ -113,9 +117,14 @@ def draw_page(images: list[Image.Image], layout: Layout, page_size: int, draws: 
         ]
         boxes = layout([mask.size for mask in masks], page_size, pixel, draws)
         writing *= 0.95  # where the digits did not fit, they are drawn a little smaller
+    return sheet(masks, boxes, page_size, paper, ink), boxes
+
+
+def sheet(masks: list[Image.Image], boxes: list[Box], page_size: int, paper: int, ink: int) -> bytes:
+    """Draw the ink of digits on one sheet of paper. Returns the encoded RGB PNG."""
     page = Image.new("L", (page_size, page_size), paper)
     for mask, box in zip(masks, boxes, strict=True):
         page.paste(ink, box, mask)
     stream = io.BytesIO()
     page.convert("RGB").save(stream, "PNG", compress_level=1)
-    return stream.getvalue(), boxes
+    return stream.getvalue()

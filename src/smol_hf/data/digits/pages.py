@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
+from smol_hf.data.conversation import Conversation, ImagePart, TextPart
 from smol_hf.data.digits.digits import DigitSet, load_digits
 from smol_hf.data.digits.drawing import Box, PageDraws, draw_page, place_as_number, place_on_line
+from smol_hf.data.digits.questions import Asked, Turn, check_options, conversation_of, describe
 
 KINDS = ("digit", "number", "count", "larger", "side")  # of first questions; "sequence" is only added to them
-MINIMUM_PAGE_SIZE = 24
 
 # Kind → the question, and its answer for the digits of the page from left to right.
 _QUESTIONS: dict[str, tuple[str, Callable[[list[int]], str]]] = {
@@ -29,15 +29,6 @@ _READS_THE_PAGE = ("digit", "number", "larger", "sequence")
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One question about a page. `kind` is one of `KINDS` or "sequence"; `answer` is the exact right text."""
-
-    kind: str
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True)
 class PlacedDigit:
     """One digit on a page.
 
@@ -51,27 +42,18 @@ class PlacedDigit:
 
 
 @dataclass(frozen=True)
-class Page:
+class Page(Asked):
     """One page: the conversation about it, the turns of that conversation, and the digits from left to right."""
 
-    conversation: Conversation
-    turns: tuple[Turn, ...]
     digits: tuple[PlacedDigit, ...]
+    page_size: int = 32
 
     @property
-    def kind(self) -> str:
-        """The kind of the first question."""
-        return self.turns[0].kind
-
-    @property
-    def question(self) -> str:
-        """The first question."""
-        return self.turns[0].question
-
-    @property
-    def answer(self) -> str:
-        """The answer to the first question."""
-        return self.turns[0].answer
+    def story(self) -> Conversation:
+        """The same conversation, with words in place of the image."""
+        text = describe([(each.label, each.box) for each in self.digits], self.page_size)
+        name = self.conversation.sample_id.replace("/page", "/page_story")
+        return conversation_of(name, TextPart(f"{text}\n"), self.turns)
 
 
 def build_pages(
@@ -92,14 +74,7 @@ def build_pages(
     that does not fit in 64 bits.
     """
     digits = load_digits(split)
-    if number < 0:
-        raise ValueError(f"number of pages must be 0 or more, got {number}")
-    if page_size < MINIMUM_PAGE_SIZE:
-        raise ValueError(f"page_size must be at least {MINIMUM_PAGE_SIZE} pixels, got {page_size}")
-    if turns < 1:
-        raise ValueError(f"turns must be at least 1, got {turns}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
+    check_options(number, seed, page_size, turns)
     return (_build_page(digits, index, seed, split, page_size, turns) for index in range(first, first + number))
 
 
@@ -126,16 +101,13 @@ def _build_page(digits: DigitSet, index: int, seed: int, split: str, page_size: 
     while len(names) < turns and names[-1] not in _READS_THE_PAGE:
         names.append("digit" if len(placed) == 1 else "sequence")
 
-    asked_turns, messages = [], []
+    asked_turns = []
     for name in names:
         question, answer_of = _QUESTIONS[name]
-        answer = answer_of(labels)
-        asked_turns.append(Turn("side" if name in ("left", "right") else name, question, answer))
-        image = () if messages else (ImagePart(content=png),)
-        messages.append(Message("user", (*image, TextPart(question))))
-        messages.append(Message("assistant", (TextPart(answer),)))
-    conversation = Conversation(f"digits/{split}/seed{seed}/page{index:06d}", tuple(messages))
-    return Page(conversation, tuple(asked_turns), tuple(placed))
+        asked_turns.append(Turn("side" if name in ("left", "right") else name, question, answer_of(labels)))
+    name = f"digits/{split}/seed{seed}/page{index:06d}"
+    conversation = conversation_of(name, ImagePart(content=png), asked_turns)
+    return Page(conversation, tuple(asked_turns), tuple(placed), page_size)
 
 
 def _draw_labels(kind: str, draws: PageDraws) -> list[int]:

@@ -90,6 +90,8 @@ def load_frames(part: VideoPart, chosen: ChosenFrames, where: str) -> Iterator[I
 
 
 def source_of(part: VideoPart) -> Any:
+    if part.frames:
+        return list(zip(part.times, part.frames))
     return part.path if part.content is None else part.content
 
 
@@ -100,7 +102,7 @@ def files_of(path: str) -> list[str]:
 
 def check_file(part: VideoPart) -> None:
     """Raise VideoError for too many bytes, and for a path that is neither a file nor a folder, such as a pipe."""
-    size = len(part.content or b"")
+    size = len(part.content or b"") + sum(map(len, part.frames))
     if part.path is not None:
         try:
             size = os.path.getsize(part.path)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import itertools
 import typing
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.media.images import MAXIMUM_BYTES
-from smol_hf.data.mixture.entry_keys import check_entry, named, without_deleted_keys
+from smol_hf.data.mixture.entry_keys import OF_THE_HUB, check_entry, named, without_deleted_keys
 from smol_hf.data.mixture.failed_sources import FailedSource, refuse_failed
 from smol_hf.data.records import find_adapter
 from smol_hf.data.records.filters import Filters, RecordReader
 from smol_hf.data.sources.location import KINDS, open_location
-from smol_hf.data.sources.source import Source
+from smol_hf.data.sources.source import MadeSource, Source
 from smol_hf.data.stream.mixing import scaled_weights
 from smol_hf.data.stream.survey import Survey
 from smol_hf.support.formatting import nearest
@@ -25,6 +25,8 @@ from smol_hf.support.key_values import is_name
 
 DATA_ROOT = "{data_root}"
 FIRST_RECORDS = 1000  # of each source that are read before a run without a survey
+OF_RECORDS = ("adapter", "filters", "ignore_fields", "image_folder", *OF_THE_HUB)  # keys of an entry
+NOTHING: Mapping[str, Any] = {}
 MOST_SURVEYED = 1_000_000  # records; a run with more starts without a survey
 
 
@@ -108,11 +110,23 @@ class MixtureEntry:
         return None if rows is None else self.weight * rows
 
     def open(
-        self, *, data_root: str | None = None, max_image_bytes: int = MAXIMUM_BYTES
-    ) -> tuple[Source, RecordReader]:
+        self,
+        *,
+        data_root: str | None = None,
+        max_image_bytes: int = MAXIMUM_BYTES,
+        embedded: Mapping[str, Source] = NOTHING,
+    ) -> tuple[Source, RecordReader | None]:
+        """Open its source, and the reader of its records; None for an embedded source, see `open_mixture`."""
         if self.adapter is not None:
             find_adapter(self.adapter)  # refuse an unknown name before anything is read
         filters = Filters.from_mapping(self.filters)
+        if self.data in embedded:
+            given = {name: getattr(self, name) for name in OF_RECORDS}
+            if unused := [name for name, value in given.items() if value]:
+                raise ValueError(f"{unused[0]} has no effect with data: {self.data}: remove it")
+            source = embedded[self.data]
+            source.name = self.label
+            return source, None
         dataset = {"config": self.config, "split": self.split, "revision": self.revision, "download": self.download}
         opened = open_location(located(self.data, data_root), **dataset)
         source, folder = opened.source, opened.media_folder
@@ -169,6 +183,7 @@ def open_mixture(
     on_failed: str = "stop",
     data_root: str | None = None,
     max_image_bytes: int = MAXIMUM_BYTES,
+    embedded: Mapping[str, Source] = NOTHING,
 ) -> Data:
     """Open the sources of a recipe's mixture.
 
@@ -176,6 +191,7 @@ def open_mixture(
         on_failed: "stop": an entry that cannot be opened is an error; "reweight": it is left out, in `Data.failed`.
         data_root: the value of `{data_root}` in their paths.
         max_image_bytes: the most bytes of an encoded image.
+        embedded: sources of conversations by the name that `data` gives them.
 
     Raises:
         ValueError: for an unknown key and a duplicate name, with the entry.
@@ -184,7 +200,7 @@ def open_mixture(
     opened, failed = [], []
     for number, entry in enumerate(parse_entries(entries), start=1):
         try:
-            source, reader = entry.open(data_root=data_root, max_image_bytes=max_image_bytes)
+            source, reader = entry.open(data_root=data_root, max_image_bytes=max_image_bytes, embedded=embedded)
             if not len(source):
                 raise SampleError(source.name, "holds no record")
         except (OSError, SampleError, ImportError) as error:
@@ -204,7 +220,7 @@ def open_mixture(
 
 
 def data_of(
-    opened: list[tuple[MixtureEntry, Source, RecordReader]], stopping: str, failed: list[FailedSource]
+    opened: list[tuple[MixtureEntry, Source, RecordReader | None]], stopping: str, failed: list[FailedSource]
 ) -> Data:
     entries, sources, readers = (list(each) for each in zip(*opened))
     rows = [len(source) for source in sources]
@@ -255,5 +271,6 @@ def leave_out(data: Data, reasons: dict[int, str], stopping: str, on_failed: str
 
 
 def can_be_surveyed(sources: list[Source]) -> bool:
-    """Return True if all records can be read before a run: they are local, and not too many."""
-    return sum(map(len, sources)) <= MOST_SURVEYED and not any(source.remote for source in sources)
+    """Return True if all records can be read before a run: they are local files, and not too many."""
+    made_or_remote = any(source.remote or isinstance(source, MadeSource) for source in sources)
+    return sum(map(len, sources)) <= MOST_SURVEYED and not made_or_remote

@@ -7,6 +7,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+from smol_hf.data.digits import EMBEDDED
 from smol_hf.data.media.fast_images import IMAGE_RESIZING
 from smol_hf.data.media.images import MAXIMUM_BYTES
 from smol_hf.data.mixture.failed_sources import ON_FAILED
@@ -129,8 +130,8 @@ class DataArguments(DocumentArguments):
     data: str = of_conversations(
         "digits",
         "Samples: a .jsonl, .json, .parquet or .tar (webdataset) file, a pattern or folder of such files, a folder of "
-        "images with captions (each also as s3://, gs:// or hf://), owner/name of a Hub dataset, or digits for the "
-        "embedded pages of handwritten digits.",
+        "images with captions (each also as s3://, gs:// or hf://), owner/name of a Hub dataset, or embedded "
+        "handwritten digits: digits (pages), digit_clips (videos of moving digits) or digit_stories (these in words).",
         resume=OnResume.DATA,
         excluded_by=OF_RECORDS,
     )
@@ -181,9 +182,9 @@ class DataArguments(DocumentArguments):
         "gave all its samples. all_exhausted: every source did.",
         values=STOPPING,
     )
-    num_pages: int = of_conversations(12000, "Number of pages of digits.", resume=OnResume.DATA, least=1)
-    page_size: int = of_conversations(32, "Side of a page of digits, in pixels.", resume=OnResume.DATA, least=1)
-    turns_per_page: int = of_conversations(1, "Maximum questions per page of digits.", resume=OnResume.DATA, least=1)
+    num_pages: int = of_conversations(12000, "Number of pages or clips of digits.", resume=OnResume.DATA, least=1)
+    page_size: int = of_conversations(32, "Side of a page or clip, in pixels.", resume=OnResume.DATA, least=1)
+    turns_per_page: int = of_conversations(1, "Maximum questions per page or clip.", resume=OnResume.DATA, least=1)
     context_length: int | None = key(
         None,
         "Maximum tokens of a sample. Longer samples are skipped and listed in skipped.jsonl. Without it, the "
@@ -259,8 +260,10 @@ class DataArguments(DocumentArguments):
                 raise ValueError("context_length is 1: it must be at least 2, because a token predicts the next one")
         elif self.mixture is not None:
             refuse_excluded(self, "mixture", "set them in its entries")
-        elif self.data == "digits" and (self.dataset_config or self.dataset_split or self.dataset_revision):
-            raise ValueError("dataset_config, dataset_split and dataset_revision have no effect with data: digits")
+        elif self.data in EMBEDDED and (self.dataset_config or self.dataset_split or self.dataset_revision):
+            raise ValueError(
+                f"dataset_config, dataset_split and dataset_revision have no effect with data: {self.data}"
+            )
         check_losses(self.too_long)
 
 
