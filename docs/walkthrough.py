@@ -102,7 +102,7 @@ def steps():
 
     tokenizer = build_tiny_tokenizer(["User: Which digit is written here?", "Assistant: 0"] * 3)
     processor = SmolHFProcessor(tokenizer, tile_size=TILE, image_seq_len=4, longest_edge=2 * TILE)
-    messages = template_messages(conversation)
+    messages, _ = template_messages(conversation)
     text = processor.apply_chat_template(messages)
     yield (
         "The text of the chat template", place(SmolHFProcessor.apply_chat_template),
