@@ -47,7 +47,7 @@ class Video:
         source: a path, or the bytes of the file.
 
     Raises:
-        VideoError: for a file that is no video, was cut off, or has no times.
+        VideoError: for a file that is not a video, was cut off, or lacks times.
     """
 
     def __init__(self, source):

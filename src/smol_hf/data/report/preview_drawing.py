@@ -6,6 +6,7 @@ import base64
 import io
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, zip_longest
 from typing import Any
@@ -49,7 +50,7 @@ class FrameThumbnails:
 
     duration: float
     tokens: int
-    frames: list[tuple[float, str]]
+    frames: Sequence[tuple[Any, str]]
 
 
 @dataclass(frozen=True)

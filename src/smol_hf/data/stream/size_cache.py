@@ -245,7 +245,7 @@ def unpacked(saved: list[Any]) -> Size | SampleError:
 
 def size_of(saved: list[Any]) -> Size:
     *facts, units, number = saved
-    return Size(*facts, tuple(map(size_of, units)), number)
+    return Size(*facts, units=tuple(map(size_of, units)), number=number)
 
 
 def digest_of_text(text: str) -> str:
