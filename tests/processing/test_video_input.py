@@ -14,6 +14,8 @@ from transformers.dynamic_module_utils import get_imports
 from transformers.video_utils import VideoMetadata
 from video_clips import clip, even_times, number_in
 
+from smol_hf.data.conversation import Conversation, Message, TextPart, VideoPart
+from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.processing import processing_smol_hf
 from smol_hf.processing.video_sampling import FrameTimes
 
@@ -226,3 +228,23 @@ def test_transformers_asks_a_stranger_for_no_video_library():
     files = Path(processing_smol_hf.__file__).parent.glob("*.py")
     asked = {name for file in files for name in get_imports(file)} - sys.stdlib_module_names
     assert asked == {"PIL", "numpy", "torch", "transformers"}
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["smolvlm", "smolvlm2_training"])
+@pytest.mark.parametrize("part", [{}, {"start": 0.5}, {"start": 0.25, "end": 2.0}, {"end": 1.0}])
+def test_a_call_sees_what_training_sees(path, style, part):
+    processor = build_processor(video_style=style, video_fps=2.5)
+    parts = (VideoPart(path=str(path), **part), TextPart("What is it?"))
+    sample = Conversation("row", (Message("user", parts), Message("assistant", (TextPart("A clip."),))))
+    work = SampleWork(processor, 2000, [None])
+    measured = work.prepare(0, "row", sample)
+    prompt = next(index for index, label in enumerate(measured.labels) if label >= 0)
+    inputs = processor.apply_chat_template(
+        ask({"type": "video", "path": str(path), **part}),
+        tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
+    )  # fmt: skip
+    assert inputs["input_ids"][0].tolist() == measured.input_ids[:prompt]
+    assert torch.equal(inputs["pixel_values"][0], work.encode(0, measured).tiles)
