@@ -86,7 +86,7 @@ def change_tensors(source, change):
     ("change", "message"),
     [
         (lambda x: x.pop("model.norm.weight"), r"1 tensor is missing, first model\.norm\.weight"),
-        (lambda x: x.update({"model.layers.0.self_attn.q_norm.weight": torch.zeros(8)}), "1 tensors are unknown"),
+        (lambda x: x.update({"model.layers.0.self_attn.q_norm.weight": torch.zeros(8)}), "1 tensor is unknown"),
         (lambda x: x.update({"visual.weight": torch.zeros(8)}), "belongs to no known part, first visual.weight"),
         (
             lambda x: x.update({"model.norm.weight": torch.zeros(31)}),
