@@ -1,4 +1,4 @@
 """Convert, merge, compose and check checkpoints.
 
-Read `convert` and `merge`; `composition/` joins models, `checking/` checks folders.
+Read `convert`, `single_file` (nanoGPT, GGUF) and `merge`; `composition/` joins models, `checking/` checks folders.
 """

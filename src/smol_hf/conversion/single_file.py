@@ -15,12 +15,11 @@ from smol_hf.conversion.nanogpt_meta import find_meta, read_characters
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.support.formatting import counted
 from smol_hf.text.character_tokenizer import build_character_tokenizer
-from smol_hf.training.model.new_tokens import extend_embeddings
-from smol_hf.training.model.text_composition import SPECIAL_IDS, end_with_text
 
 TORCH_FILES = (".pt", ".pth", ".bin")
 GGUF = ".gguf"
 SINGLE_FILES = (*TORCH_FILES, GGUF)
+SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def read_single_file(
@@ -61,11 +60,13 @@ def read_single_file(
 
 def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, characters: int) -> None:
     """Give the model embeddings for the special tokens that follow its characters."""
+    from smol_hf.training.model.new_tokens import extend_embeddings  # imports PEFT, which other sources do not need
+
     extend_embeddings(model, characters, len(tokenizer))
     config = model.config
     config.vocab_size = len(tokenizer)
     config.new_tokens = [characters, len(tokenizer)]  # they were never trained, see training/model/new_tokens.py
     for name in SPECIAL_IDS:
-        setattr(config, name, getattr(tokenizer, name))
-    end_with_text(model, tokenizer)
+        for each in (config, model.generation_config):
+            setattr(each, name, getattr(tokenizer, name))
     model.generation_config.suppress_tokens = [tokenizer.unk_token_id]  # nanoGPT never writes it
