@@ -17,12 +17,13 @@ from rich.table import Column, Table
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.estimate.estimate import ADDED, build_on_meta, count_by_part, estimate_step
 from smol_hf.estimate.planned_data import MISSING, PlannedSource, describe, planned_sources, shares_of
-from smol_hf.estimate.planned_model import planned_step, planned_target, shows_images
+from smol_hf.estimate.planned_model import planned_step, planned_target
 from smol_hf.estimate.target import Target
 from smol_hf.support.formatting import compact, counted, percent
 from smol_hf.text.documents.token_source import TokenWork
 from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments, settle_global_batch
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
+from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
 from smol_hf.training.recipe.values import RecipeError, UsageError
 from smol_hf.training.stages import read_stages
@@ -52,7 +53,8 @@ def dry_run(
     for option, number in (("num-processes", processes), ("tflops", tflops)):
         if number is not None and not 0 < number < math.inf:
             raise UsageError(f"--{option} is {number}: it must be above 0")
-    console, results = Console(highlight=False, markup=False), []
+    console = Console(highlight=False, markup=False, quiet=os.environ.get("RANK", "0") != "0")
+    results = []
     earlier: dict[str, Target | None] = {}
     planned = (
         [(stage.title, load_arguments(stage.words)) for stage in read_stages(stages, words, processes)]
@@ -64,7 +66,9 @@ def dry_run(
         if stages is not None:
             console.print(title)
         try:
-            facts, target = check(recipe, *arguments, processes, tflops, traces, earlier)
+            facts, target = check(
+                recipe, *arguments, processes=processes, tflops=tflops, traces=traces, earlier=earlier
+            )
         except RecipeError as error:
             raise type(error)(f"{title}: {error}" if stages is not None else str(error)) from error
         earlier[f"{arguments[-1].output_dir}/checkpoint"] = target
@@ -75,7 +79,15 @@ def dry_run(
 
 
 def check(
-    recipe, model, data, training, processes: int, tflops: float | None, traces: bool, earlier
+    recipe: dict[str, Any],
+    model: ModelArguments,
+    data: DataArguments | PreferenceArguments,
+    training: SmolTrainingArguments | DPOArguments,
+    *,
+    processes: int,
+    tflops: float | None,
+    traces: bool,
+    earlier: dict[str, Target | None],
 ) -> tuple[dict[str, Any], Target | None]:
     """Return the numbers of one recipe, and its model. Raises RecipeError for a disagreement."""
     settle_global_batch(recipe, training, processes)
@@ -83,7 +95,7 @@ def check(
     sources = planned_sources(data)
     facts: dict[str, Any] = {"model": origin, "sources": describe(sources), "shares": shares_of(sources)}
     facts |= {"batch": batch_of(training, processes), **length_of(data, training, target, sources, processes)}
-    if isinstance(training, SmolTrainingArguments):
+    if isinstance(data, DataArguments) and isinstance(training, SmolTrainingArguments):
         check_lanes(data, training, processes)
     check_steps(training, facts["steps"])
     if target is None:
@@ -91,7 +103,7 @@ def check(
     meta = build_on_meta(target)
     facts["parameters"] = count_by_part(meta)
     facts["trained_parameters"] = sum(weight.numel() for weight in meta.parameters() if weight.requires_grad)
-    shape = planned_step(target, isinstance(data, DataArguments) and (data.mixture is None or shows_images(data)))
+    shape = planned_step(target, data)
     facts["step"] = {"rows": shape.rows, "length": shape.length, "tiles": shape.tiles}
     if traces:
         facts |= cost_of(target, shape, training, facts["steps"], tflops)

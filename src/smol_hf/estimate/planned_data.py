@@ -16,6 +16,7 @@ from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArgu
 from smol_hf.training.recipe.values import recipe_errors
 
 HERE, MISSING = "this machine", "missing"
+EMBEDDED = ("digits",)  # made by the package
 
 
 @dataclass
@@ -46,9 +47,7 @@ def planned_sources(data: DataArguments | PreferenceArguments) -> list[PlannedSo
             return [look_at_documents(name) for name in both if name is not None]
         if data.mixture is not None:
             return look_at_mixture(data)
-        if data.data == "digits":
-            return [PlannedSource("digits", HERE, data.num_pages, data.num_pages, "image")]
-        return [look_at(MixtureEntry(data.data))]
+        return [look_at(MixtureEntry(data.data), pages=data.num_pages)]
 
 
 def place_of(data: str) -> str:
@@ -57,10 +56,13 @@ def place_of(data: str) -> str:
     return data if is_remote(data) else HERE
 
 
-def look_at(entry: MixtureEntry, data_root: str | None = None) -> PlannedSource:
+def look_at(entry: MixtureEntry, data_root: str | None = None, pages: int | None = None) -> PlannedSource:
+    """Open a source of this machine. `pages`: number of records of an embedded one."""
     path = located(entry.data, data_root)
     place, rows = place_of(path), entry.available
-    if place == HERE:
+    if entry.data in EMBEDDED:
+        rows = pages
+    elif place == HERE:
         rows = len(open_location(path).source)
     return PlannedSource(entry.label, place, rows, entry.records(rows), entry.modality)
 
@@ -78,7 +80,7 @@ def look_at_mixture(data: DataArguments) -> list[PlannedSource]:
     found, failed = [], []
     for entry in parse_entries(data.mixture):
         try:
-            found.append(look_at(entry, data.data_root))
+            found.append(look_at(entry, data.data_root, data.num_pages))
         except (OSError, SampleError) as error:
             records = entry.records(entry.available)
             failed.append(FailedSource(entry.label, str(error), entry.modality, records))
