@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from smol_hf.data.digits import EMBEDDED
 from smol_hf.data.sources.hub_dataset import hub_id, repository_of
 from smol_hf.support.formatting import duration, is_number, percent
 from smol_hf.training.log.console import read_log
 from smol_hf.training.log.mixture_report import FILE_NAME as MIXTURE
 
-DIGITS = "digits"
+DRAWN = ("digits", "digit_clips")  # embedded sources
 DIGITS_SOURCE = "drawn with handwritten digits of the UCI *Optical Recognition of Handwritten Digits* set"
 DIGITS_LICENCE = "CC BY 4.0"
 
@@ -36,8 +37,9 @@ def run_facts(output_dir: str | Path, recipe: dict) -> dict:
 
 
 def origin_facts(recipe: dict) -> dict:
-    """Return `base_models` for the card, and `language`, which is only known for the embedded pages."""
-    digits = [entry.get("data") for entry in entries_of(recipe)] == [DIGITS] and not recipe.get("documents")
+    """Return `base_models` for the card, and `language`, which is only known for the embedded sources."""
+    sources = {entry.get("data") for entry in entries_of(recipe)}
+    digits = bool(sources) and sources <= set(EMBEDDED) and not recipe.get("documents")
     return {"base_models": recipe.get("model"), "language": "en" if digits else None}
 
 
@@ -90,7 +92,7 @@ def describe_data(mixture: dict, recipe: dict) -> str:
     for source in mixture["sources"]:
         name, licence = source["name"], "not known here"
         shown = f"`{name}`"
-        if name == DIGITS and any(entry.get("data") == DIGITS for entry in entries_of(recipe)):
+        if name in DRAWN and any(entry.get("data") == name for entry in entries_of(recipe)):
             shown, licence = f"`{name}`, {DIGITS_SOURCE}", DIGITS_LICENCE
         elif found := next((ids[each] for each in ids if name == each or name.startswith(f"{ids[each]}/")), None):
             shown, licence = f"[{name}](https://huggingface.co/datasets/{found})", "see its page"

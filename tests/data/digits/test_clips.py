@@ -21,8 +21,8 @@ from smol_hf.data.digits import (
 )
 
 FRAMES = 5
-EXPECTED = [("digit", "8"), ("direction", "left"), ("order", "0"), ("count", "3")]
-EXPECTED += [("direction", "left"), ("order", "1"), ("count", "3"), ("digit", "4")]
+EXPECTED = [("digit", "8"), ("direction", "left"), ("order", "0"), ("count", "1")]
+EXPECTED += [("direction", "left"), ("order", "1"), ("count", "2"), ("digit", "4")]
 STORY = """You are provided the following series of five frames from a 0:00:05 [H:MM:SS] video.
 
 Frame from 00:00: 7 middle left
@@ -115,6 +115,8 @@ def test_the_ink_of_each_frame_is_in_the_boxes(page_size):
 
 def test_kinds_and_answers_are_balanced(clips):
     assert Counter(clip.kind for clip in clips) == dict.fromkeys(CLIP_KINDS, 500)
+    numbers = Counter(clip.answer for clip in evaluation_clips(60, seed=1) if clip.kind == "count")
+    assert numbers == {"1": 5, "2": 5, "3": 5}
     answers, hits = defaultdict(Counter), defaultdict(list)
     for clip in clips:
         answers[clip.question][clip.answer] += 1

@@ -1,7 +1,7 @@
 """Clips of handwritten digits that appear, move and leave, with questions: any number, a function of the seed.
 
-A clip has one frame per second. The middle frame says nothing about a direction, an order or a number of digits: its
-distribution is the same for each answer, except that a horizontal path differs a little from a vertical one.
+A clip has one frame per second. Its middle frame tells neither a direction nor an order: opposite directions, and both
+orders, have the same distribution of middle frames. It shows one digit for each number of digits that came.
 
     kind        digits                                     question
     digit       one, which crosses the page                Which digit moves?
@@ -142,7 +142,7 @@ def _build_scene(digits: DigitSet, draws: PageDraws, index: int, page_size: int,
     # Shifted by one in each round of four, so that reading every fourth clip does not give one kind only.
     kind = CLIP_KINDS[(index + index // len(CLIP_KINDS)) % len(CLIP_KINDS)]
     direction = draws.pick(list(DIRECTIONS)) if kind in ("digit", "direction") else ""
-    spans = _draw_spans(kind, draws)
+    spans = _draw_spans(kind, index, draws)
     labels = _draw_labels(len(spans), draws)
     rows = [draws.pick(digits.rows_by_label[label]) for label in labels]
     paper, ink = round(draws.between(220, 255)), round(draws.between(0, 60))
@@ -163,12 +163,12 @@ def _build_scene(digits: DigitSet, draws: PageDraws, index: int, page_size: int,
     return _Scene(tuple(asked), tuple(moving), masks, paper, ink)
 
 
-def _draw_spans(kind: str, draws: PageDraws) -> tuple[tuple[int, int], ...]:
+def _draw_spans(kind: str, index: int, draws: PageDraws) -> tuple[tuple[int, int], ...]:
     """Return the first and last frame of each digit, in the order in which they appear."""
     if kind == "order":
         return draws.pick(OVERLAPS)
     if kind == "count":
-        return draws.pick(SUCCESSIONS[1 + draws.below(3)])
+        return draws.pick(SUCCESSIONS[1 + index // len(CLIP_KINDS) % len(SUCCESSIONS)])  # equally often
     return (draws.pick(SPANS),)
 
 
