@@ -11,4 +11,5 @@ def test_its_keys_are_keys_of_recipes():
     together = {key: value for recipe in shown for key, value in recipe.items()}
     model, data, _ = parse_recipe({**together, "preset": "tiny-vlm", "output_dir": "unused"})
     assert not model.enlarge_images and data.image_resizing == "fast" and data.sample_packing
-    assert data.too_long == ["tiles", "pages", "turns"] and data.max_tiles_per_row == 48
+    assert data.video_fps == 1 and data.video_max_frames == 64
+    assert data.too_long == ["tiles", "frames", "pages", "turns"] and data.max_tiles_per_row == 48
