@@ -10,7 +10,8 @@ connector on captions. Stage 2 trains all parts on questions about digits, and o
 the rows, so that the model keeps its language. `--vision-rate 0` keeps the encoder frozen.
 
 It measures the share of right answers about digits that were never seen in training, the same without the image, and
-the loss on held-out text before and after. The JSON line at the end tells if the targets were reached.
+the loss on held-out text before and after: before as plain text, after as an answer, which is how stage 2 trains it.
+The loss of plain text after it is shown too. The JSON line at the end tells if the targets were reached.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ import torch
 from smol_hf.auto import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from smol_hf.commands.main import main as smol_hf
 from smol_hf.data.digits import build_pages
-from smol_hf.support.tokenizer_of import tokenizer_of, unknown_texts
+from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.support.tokenizer_of import unknown_texts
 
 TARGETS = {"digits": 0.9, "blind": 0.3, "text_loss_change": 0.05}
 NAMES = "Ann Ben Cleo Dan Eve Finn Gus Hana".split()
@@ -113,28 +115,40 @@ def language_model(arguments, folder: Path) -> tuple[Path, list[str], list[str]]
 
 
 @torch.no_grad()
-def text_loss(checkpoint: Path, texts: list[str], vision: bool) -> float:
-    """The mean loss per token of plain texts, each after the token that ends a text."""
-    auto, loader = (AutoModelForImageTextToText, AutoProcessor) if vision else (AutoModelForCausalLM, AutoTokenizer)
-    model = auto.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    tokenizer = tokenizer_of(loader.from_pretrained(checkpoint))
-    begin = AutoTokenizer.from_pretrained(checkpoint).eos_token_id
+def text_loss(model, rows: list[tuple[list[int], list[int]]]) -> float:
+    """The mean loss per labelled token of rows of (ids, labels)."""
     total = tokens = 0
-    for text in texts:
-        ids = torch.tensor([[begin, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
-        labels = ids.clone()
-        total += model(input_ids=ids, labels=labels).loss.item() * (ids.shape[1] - 1)
-        tokens += ids.shape[1] - 1
+    for ids, labels in rows:
+        number = sum(label != IGNORE_INDEX for label in labels)
+        total += model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.item() * number
+        tokens += number
     return total / tokens
+
+
+def plain(tokenizer, texts: list[str]) -> list[tuple[list[int], list[int]]]:
+    """Each text after the token that ends a text."""
+    encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    return [([tokenizer.eos_token_id, *ids], [IGNORE_INDEX, *ids]) for ids in encoded]
+
+
+def answers(processor, texts: list[str]) -> list[tuple[list[int], list[int]]]:
+    """Each text as an answer, as stage 2 trains it, without the token that ends the answer."""
+    rows = []
+    for text in texts:
+        messages = [{"role": "user", "content": REQUEST}, {"role": "assistant", "content": text}]
+        ids, labels = processor.encode_text(messages, [])
+        labels[max(place for place, label in enumerate(labels) if label != IGNORE_INDEX)] = IGNORE_INDEX
+        rows.append((ids, labels))
+    return rows
 
 
 def score(checkpoint: Path, questions: list[dict], folder: Path) -> float:
     """The share of right answers."""
     asked = write_lines(folder / "asked.jsonl", questions)
-    answers = folder / "answers.jsonl"
-    run("generate", checkpoint, "--prompts-file", asked, "--max-new-tokens", 8, "--output", answers)
-    found = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
-    answers.unlink()
+    output = folder / "answers.jsonl"
+    run("generate", checkpoint, "--prompts-file", asked, "--max-new-tokens", 8, "--output", output)
+    found = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    output.unlink()
     return sum(each["text"].strip() == each["expected"] for each in found) / len(found)
 
 
@@ -209,7 +223,9 @@ def train_all(arguments, questions: list[dict], texts: list[str], share: float, 
 
 def measure(checkpoint: Path, questions: list[dict], texts: list[str], before: float, folder: Path) -> dict:
     """The figures of a finished model."""
-    after = text_loss(checkpoint, texts, vision=True)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    after = text_loss(model, answers(processor, texts))
     seen = [{name: each[name] for name in ("image", "prompt", "expected")} for each in questions]
     blind = [{name: each[name] for name in ("prompt", "expected")} for each in questions]
     return {
@@ -218,6 +234,7 @@ def measure(checkpoint: Path, questions: list[dict], texts: list[str], before: f
         "text_loss_before": round(before, 4),
         "text_loss_after": round(after, 4),
         "text_loss_change": round(after / before - 1, 4),
+        "plain_text_loss_after": round(text_loss(model, plain(AutoTokenizer.from_pretrained(checkpoint), texts)), 4),
     }
 
 
@@ -227,7 +244,8 @@ def add_vision(arguments, folder: Path) -> dict:
     vision = image_encoder(arguments, folder)
     train, test = pages(folder / "images", "train", arguments.pages), pages(folder / "images", "test", arguments.asked)
     compose(text, vision, train, folder)
-    before = text_loss(text, held_out, vision=False)
+    model = AutoModelForCausalLM.from_pretrained(text, dtype=torch.float32).eval()
+    before = text_loss(model, plain(AutoTokenizer.from_pretrained(text), held_out))
     train_connector(arguments, train, folder)
     results = []
     for share in arguments.text_share:
@@ -255,9 +273,9 @@ def main(words: list[str] | None = None) -> None:
     add("--pages", type=int, default=6000, help="pages of digits to train on")
     add("--asked", type=int, default=300, help="held-out questions")
     add("--pretrain-steps", type=int, default=300)
-    add("--encoder-steps", type=int, default=700)
+    add("--encoder-steps", type=int, default=3600)
     add("--connector-steps", type=int, default=200)
-    add("--both-steps", type=int, default=800)
+    add("--both-steps", type=int, default=2000)
     add("--batch-size", type=int, default=32)
     add("--connector-rate", type=float, default=2e-3)
     add("--vision-rate", type=float, default=5e-4)
