@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.estimate.estimate import ADDED, build_on_meta, count_by_part, estimate_step
 from smol_hf.estimate.planned_data import MISSING, PlannedSource, describe, planned_sources, shares_of
-from smol_hf.estimate.planned_model import planned_step, planned_target, shows_images
+from smol_hf.estimate.planned_model import planned_step, planned_target
 from smol_hf.estimate.target import Target
 from smol_hf.support.formatting import compact, counted, percent
 from smol_hf.text.documents.token_source import TokenWork
@@ -103,7 +103,7 @@ def check(
     meta = build_on_meta(target)
     facts["parameters"] = count_by_part(meta)
     facts["trained_parameters"] = sum(weight.numel() for weight in meta.parameters() if weight.requires_grad)
-    shape = planned_step(target, isinstance(data, DataArguments) and (data.mixture is None or shows_images(data)))
+    shape = planned_step(target, data)
     facts["step"] = {"rows": shape.rows, "length": shape.length, "tiles": shape.tiles}
     if traces:
         facts |= cost_of(target, shape, training, facts["steps"], tflops)

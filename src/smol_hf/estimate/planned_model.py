@@ -23,6 +23,7 @@ from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.run import refuse_model_in_the_way, result_of
 
+MAX_FRAMES = 64  # of a video, without the key and without the processor
 SAME_SIZES = {"smolvlm-256m": "smolvlm2-256m", "smolvlm-500m": "smolvlm2-500m", "smolvlm-2.2b": "smolvlm2-2.2b"}
 
 
@@ -138,9 +139,9 @@ def tiler_of(base: Target, config, model: ModelArguments) -> ImageTiler | None:
     return ImageTiler(config.image_side, model.longest_edge or base.tiler.longest_edge, split)
 
 
-def planned_step(target: Target, has_images: bool) -> StepShape:
-    """Return the step of full rows; each has one image with all its tiles. Raises RecipeError if no tile fits."""
-    if not isinstance(target.config, SmolHFConfig) or target.tiler is None:
+def planned_step(target: Target, data: DataArguments | PreferenceArguments) -> StepShape:
+    """Return the step of full rows; each has one video or one large image. Raises RecipeError if they do not fit."""
+    if not isinstance(target.config, SmolHFConfig) or target.tiler is None or not isinstance(data, DataArguments):
         return StepShape(target.batch_size, target.length, 0, target.length - 1)
     tokens, side = target.config.image_seq_len, target.tiler.max_tiles_per_side
     if tokens >= target.length:
@@ -148,5 +149,18 @@ def planned_step(target: Target, has_images: bool) -> StepShape:
             f"context_length {target.length} does not fit an image: one tile has {tokens} tokens, and a question is "
             "needed too"
         )
-    tiles = min(side * side + 1 if side > 1 else 1, (target.length - 1) // tokens) if has_images else 0
+    frames = most_frames(data)
+    if frames * tokens >= target.length and "frames" not in data.too_long:
+        raise RecipeError(
+            f"{frames} frames of {tokens} tokens do not fit context_length {target.length}: lower video_max_frames, "
+            "or set too_long: [frames]"
+        )
+    largest = max(side * side + 1 if side > 1 else 1, frames)
+    tiles = min(largest, (target.length - 1) // tokens) if data.mixture is None or shows_images(data) else 0
     return StepShape(target.batch_size, target.length, tiles * target.batch_size, target.length - tiles * tokens - 1)
+
+
+def most_frames(data: DataArguments) -> int:
+    """Return the largest number of frames of a video; 0 if the recipe names no videos."""
+    named = any(entry.get("modality") == "video" for entry in data.mixture or ()) or data.video_max_frames is not None
+    return (data.video_max_frames or MAX_FRAMES) if named else 0

@@ -106,6 +106,7 @@ def test_the_published_last_stages_have_their_steps(size, place):
         ({"data_lanes": 3}, "3 lanes cannot be shared evenly by 2 processes"),
         ({"context_length": 300}, "context_length 300 is more than the 256 positions"),
         ({"context_length": 3}, "context_length 3 does not fit an image: one tile has 4 tokens"),
+        ({"video_max_frames": 64}, "64 frames of 4 tokens do not fit context_length 256"),
         ({"warmup_steps": 8}, "warmup_steps 8 is not before the end of the run, which has 8 steps"),
         ({"unfreeze_vision_at_step": 8}, "unfreeze_vision_at_step 8 with vision_warmup_steps 0 is not before the end"),
         (
