@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from smol_hf.data.conversation import SampleError
+from smol_hf.data.digits import EMBEDDED
 from smol_hf.data.mixture.failed_sources import FailedSource, refuse_failed
 from smol_hf.data.mixture.mixture import MixtureEntry, located, parse_entries
 from smol_hf.data.sources.files import is_remote
@@ -16,7 +17,6 @@ from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArgu
 from smol_hf.training.recipe.values import recipe_errors
 
 HERE, MISSING = "this machine", "missing"
-EMBEDDED = ("digits",)  # made by the package
 
 
 @dataclass

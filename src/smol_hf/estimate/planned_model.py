@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from smol_hf.estimate.planned_data import EMBEDDED
+from smol_hf.data.digits import EMBEDDED
 from smol_hf.estimate.target import Target, find_target
 from smol_hf.estimate.traced_step import StepShape
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
@@ -127,7 +127,7 @@ def shows_images(data: DataArguments) -> bool:
     if data.documents is not None:
         return False
     if data.mixture is None:
-        return data.data in EMBEDDED
+        return data.data in EMBEDDED and data.data != "digit_stories"
     return any(entry.get("modality") in ("image", "multiimage", "video") for entry in data.mixture)
 
 

@@ -22,7 +22,8 @@ from rich.console import Console
 from smol_hf.support.atomic import atomic_file
 from smol_hf.support.hashing import hash_file
 from smol_hf.training.checkpoint.checkpoints import CheckpointError, list_checkpoints
-from smol_hf.training.checkpoint.interruption import RESUME, Interrupted, RunError
+from smol_hf.training.checkpoint.interruption import RESUME, Interrupted
+from smol_hf.training.checkpoint.run_folder import RunError
 from smol_hf.training.checkpoint.same_run import OF_THE_PROCESSOR, OF_THE_WEIGHTS, ROWS, paths_in, rows_of_a_step
 from smol_hf.training.log.stage_report import facts_of, report_table
 from smol_hf.training.recipe.arguments import settle_global_batch
