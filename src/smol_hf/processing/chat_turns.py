@@ -1,4 +1,4 @@
-"""A conversation → the sequences that are trained.
+"""A conversation → the sequences that are trained. Its videos become text and images first.
 
 A conversation is one sequence, unless the template changes an answer when more messages follow. Qwen3's template, for
 example, removes the reasoning of earlier answers. Then each answer becomes its own sequence, after the text that the
@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from .chat_format import EXAMPLE, TURN_MARK, ChatTemplateError, RewrittenAnswerError, is_trained, untrained
 from .chat_pieces import part_type
+from .video_styles import STYLES, introduce
+from .video_text import sizes_of_images, video_parts
 
 # Keys of a message that the template may omit. Those of a tool's result repeat the call.
 OPTIONAL = ("role", "content", TURN_MARK, "name", "tool_call_id")
@@ -20,6 +22,34 @@ class TrainedSequence(NamedTuple):
     input_ids: list[int]
     labels: list[int]
     num_images: int
+
+
+def expand_videos(messages, media, style):
+    """Write each video of a conversation as text and images, and what the style adds → (messages, sizes of images).
+
+    Args:
+        messages: in which a video is a part {"type": "video"}.
+        media: in reading order, the (height, width) of an image, or the `FrameTimes` of a video.
+        style: a key of `STYLES`.
+
+    Returns:
+        The messages, and for each image part (height, width), or FRAME for a frame.
+    """
+    style = STYLES[style]
+    messages = introduce(messages, style) if style.after_media else messages
+    videos, expanded, shown = [each for each in media if hasattr(each, "times")], [], 0
+    for message in messages:
+        if isinstance(message.get("content"), (list, tuple)):
+            parts = []
+            for part in message["content"]:
+                is_video = part_type(part) == "video"
+                parts += video_parts(videos[shown], style) if is_video and shown < len(videos) else [part]
+                shown += is_video
+            message = {**message, "content": parts}
+        expanded.append(message)
+    if shown != len(videos):
+        raise ValueError(f"the text shows {shown} videos, but {len(videos)} were given: give one for each")
+    return expanded, sizes_of_images(media) if videos else list(media)
 
 
 def encode_turns(renderer, messages, image_sizes=(), image_blocks=None):

@@ -11,7 +11,6 @@ The model replaces the embeddings of the image tokens by the features of the til
 """
 
 from .chat_format import DEFAULT_CHAT_TEMPLATE, IMAGE_TOKEN
-from .image_styles import style_of
 from .processor_calls import ProcessorCalls
 from .processor_encoding import Cache
 from .video_sampling import VideoSampling
@@ -58,29 +57,9 @@ class SmolHFProcessor(ProcessorCalls):
         self._cache = Cache()
 
     @property
-    def style(self):
-        """The `ImageStyle` of the current settings. Raises ValueError for settings that exclude each other."""
-        settings = self.tile_size, self.longest_edge, self.do_image_splitting, self.enlarge_images, self.image_token
-        return style_of(self.image_style, *settings)
-
-    @property
-    def tiler(self):
-        return self.style.tiler
-
-    @property
-    def frame_tiler(self):
-        """The tiler of video frames: each is one tile."""
-        settings = self.tile_size, self.video_frame_size, False, self.enlarge_images, self.image_token
-        return style_of(self.image_style, *settings).tiler
-
-    @property
     def video_sampling(self):
         """The `VideoSampling` of the current settings."""
         return VideoSampling(self.video_fps, self.video_max_frames, self.video_min_frames)
-
-    @property
-    def control_tokens(self):
-        return self.style.control_tokens
 
 
 # transformers 4.57 copies only the files that this file names into its cache, not the files that those name.

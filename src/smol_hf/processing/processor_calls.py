@@ -7,13 +7,14 @@ from transformers import BatchFeature
 
 from .batching import DEFAULT, EncodedSample, batch_of, sizes_of, stacked_tiles
 from .chat_rendering import ChatRenderer
+from .chat_turns import expand_videos
 from .image_input import is_image, is_image_place, is_text
 from .media_input import MediaReader, media_alone, media_of, media_of_prompts
 from .plain_tokenizer import write_portable_tokenizer_config
 from .processor_encoding import ProcessorEncoding
 from .processor_options import options_and_variables, read_options
 from .video_sampling import VideoSampling
-from .video_text import expand_prompt, expand_videos, show_videos
+from .video_text import expand_prompt, show_videos
 
 
 class ProcessorCalls(ProcessorEncoding):

@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerFast, ProcessorMixin
 from .batching import EncodedSample, sizes_of
 from .chat_encoding import ChatEncoder
 from .chat_rendering import ChatRenderer
-from .chat_turns import encode_turns, refuse_unwritten_fields
-from .image_styles import ImageStyle
-from .video_text import FRAME, expand_videos
+from .chat_turns import encode_turns, expand_videos, refuse_unwritten_fields
+from .image_styles import style_of
+from .video_text import FRAME
 
 
 class Cache(dict):
@@ -31,13 +31,36 @@ class ProcessorEncoding(ProcessorMixin):
     image_token: str
     image_token_id: int
     video_style: str
-    style: ImageStyle
-    frame_tiler: Any
+    longest_edge: int
+    do_image_splitting: bool
+    enlarge_images: bool
+    image_style: str
+    video_frame_size: int
     _cache: Cache
 
     def __getstate__(self):
         # A data loader's worker receives the processor without its encoder, and builds it again.
         return {**self.__dict__, "_cache": Cache()}
+
+    @property
+    def style(self):
+        """The `ImageStyle` of the current settings. Raises ValueError for settings that exclude each other."""
+        settings = self.tile_size, self.longest_edge, self.do_image_splitting, self.enlarge_images, self.image_token
+        return style_of(self.image_style, *settings)
+
+    @property
+    def tiler(self):
+        return self.style.tiler
+
+    @property
+    def frame_tiler(self):
+        """The tiler of video frames: each is one tile."""
+        settings = self.tile_size, self.video_frame_size, False, self.enlarge_images, self.image_token
+        return style_of(self.image_style, *settings).tiler
+
+    @property
+    def control_tokens(self):
+        return self.style.control_tokens
 
     @property
     def encoder(self):

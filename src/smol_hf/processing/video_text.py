@@ -55,36 +55,8 @@ def video_parts(frames, style):
     return [*parts, text_part(style.after)] if style.after else parts
 
 
-def expand_videos(messages, media, style):
-    """Write each video of a conversation as text and images, and what the style adds → (messages, sizes of images).
-
-    Args:
-        messages: in which a video is a part {"type": "video"}.
-        media: in reading order, the (height, width) of an image, or the `FrameTimes` of a video.
-        style: a key of `STYLES`.
-
-    Returns:
-        The messages, and for each image part (height, width), or FRAME for a frame.
-    """
-    style = STYLES[style]
-    messages = introduce(messages, style) if style.after_media else messages
-    videos, expanded, shown = [each for each in media if hasattr(each, "times")], [], 0
-    for message in messages:
-        if isinstance(message.get("content"), (list, tuple)):
-            parts = []
-            for part in message["content"]:
-                is_video = part_type(part) == "video"
-                parts += video_parts(videos[shown], style) if is_video and shown < len(videos) else [part]
-                shown += is_video
-            message = {**message, "content": parts}
-        expanded.append(message)
-    if shown != len(videos):
-        raise ValueError(f"the text shows {shown} videos, but {len(videos)} were given: give one for each")
-    return expanded, sizes_of_images(media) if videos else list(media)
-
-
 def expand_prompt(prompt, media, style, image_token):
-    """Write the videos of a prompt that shows them as VIDEO, see `expand_videos` → (prompt, sizes of images)."""
+    """Write the videos of a prompt that shows them as VIDEO → (prompt, sizes of images), see `expand_videos`."""
     first, *others = prompt.split(VIDEO) if any(hasattr(each, "times") for each in media) else [prompt]
     for video, after in zip((each for each in media if hasattr(each, "times")), others):
         first += "".join(part.get("text", image_token) for part in video_parts(video, STYLES[style])) + after
