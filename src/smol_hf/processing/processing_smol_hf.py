@@ -72,6 +72,7 @@ from .chat_rendering import ChatRenderer  # noqa: E402, F401
 from .chat_turns import encode_turns  # noqa: E402, F401
 from .image_input import as_image  # noqa: E402, F401
 from .image_pixels import canvas  # noqa: E402, F401
+from .image_styles import style_of  # noqa: E402, F401
 from .image_tiling import ImageTiler  # noqa: E402, F401
 from .media_input import media_of  # noqa: E402, F401
 from .plain_tokenizer import plain_tokenizer  # noqa: E402, F401
