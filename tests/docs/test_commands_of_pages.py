@@ -66,6 +66,7 @@ TINY = {
     "benchmarks/data_pipeline.py": ["--samples", "1", "--rounds", "1", "--batch-size", "1"],
     "benchmarks/packing.py": ["--samples", "500"],
     "benchmarks/train_step.py": ["--samples", "1", "--batch-size", "1", "--rounds", "1", "--threads", "1"],
+    "benchmarks/video.py": ["--rounds", "1", "--folder", "clips"],
 }
 
 
@@ -103,6 +104,13 @@ def save_published_models(place):
     for folder in hub.iterdir():
         build_processor().tokenizer.save_pretrained(folder)
     SiglipVisionModel(SiglipVisionConfig(**vision)).save_pretrained(place / "google" / "siglip-base-patch16-512")
+
+
+def save_clips(place):
+    """Short clips in place of those of the benchmark."""
+    (place / "clips").mkdir()
+    for name in ("4k", "ten_minutes_180p", "ten_seconds_720p"):
+        (place / "clips" / f"{name}.mp4").write_bytes(clip(even_times(70, 24)))
 
 
 def save_chat_model(place):
@@ -144,6 +152,7 @@ PREPARE = {
     "vision_for_your_model": save_models_without_vision,
     "chat_training": lambda place: save_base(place / "my-base", "native"),
     "preferences": save_chat_model,
+    "samples": save_clips,
     "recipes": lambda place: (place / "mine.yaml").write_text(blocks("recipes", "yaml")[0]),
 }
 RUN = [name for name in page_names() if name not in ELSEWHERE and commands(name)]
