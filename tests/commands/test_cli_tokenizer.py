@@ -70,7 +70,7 @@ def test_what_was_trained_is_said_with_the_next_command(here, capsys):
     assert ", replacing the older one" in printed and "--max-bytes" not in printed
     (here / "gaps.txt").write_text("one text\n\n\n\nmore text")
     assert main(["tokenizer", "train", "gaps.txt", "--output", "gaps", "--separator", r"\n\n"]) == 0
-    assert "of 3 documents" in (printed := capsys.readouterr().out) and "including 1 empty documents" in printed
+    assert "of 3 documents" in (printed := capsys.readouterr().out) and "including 1 empty document\n" in printed
 
 
 @pytest.mark.parametrize(

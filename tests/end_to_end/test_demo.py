@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_model_and_score(tmp_path, monkeypatch):
         isolated_load.main(*command[2:])
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr("smol_hf.demo.run.subprocess.run", run_here)
+    monkeypatch.setattr("smol_hf.demo.asking.subprocess.run", run_here)
     results = []
     short = ["--max-steps", "12", "--questions", "20", *FEW_PAGES]
     for name in ("one", "two"):

@@ -162,14 +162,13 @@ def test_a_measurement_stands_beside_the_estimate_and_is_within_15_percent(shall
     assert "an image of 512x512" in capsys.readouterr().out
 
 
-def test_the_memory_of_a_real_step_with_adapters_is_within_15_percent_of_the_estimate(shallow):
+def test_the_memory_of_a_real_step_with_adapters_is_within_15_percent_of_the_estimate():
     step = {
-        "batch_size": 2, "length": 256, "tiles": None, "labelled": 64, "lora": {"lora_r": 16}, "dtype": None,
+        "batch_size": 1, "length": 256, "tiles": None, "labelled": 64, "lora": {"lora_r": 16}, "dtype": None,
         "optimizer": "adamw", "gradient_checkpointing": None,
     }  # fmt: skip
-    target = shallow("gpt-93m", text_config=4)
-    estimated = estimate(target, **step)["memory"]["peak"]
-    assert estimated == pytest.approx(measure({**step, "name": target})["peak"], rel=0.15)
+    estimated = estimate("smollm2-135m", **step)["memory"]["peak"]
+    assert estimated == pytest.approx(measure({**step, "name": "smollm2-135m"})["peak"], rel=0.15)
 
 
 SIZES = [

@@ -217,7 +217,7 @@ def lines_of(facts: dict[str, Any]) -> Iterator[str | Table]:
     batch = facts["batch"]
     yield (
         f"batch: {batch['per_device']} per device × {batch['accumulation']} accumulated × "
-        f"{counted(batch['processes'], 'process', 'es')} = {batch['global']:,}"
+        f"{counted(batch['processes'], 'process', ending='es')} = {batch['global']:,}"
     )
     names = {"steps": "{:,}", "samples": "{:,}", "epochs": "{:.4g}"}
     if len(facts["sources"]) > 1:

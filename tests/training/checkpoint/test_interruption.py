@@ -139,7 +139,7 @@ def launch_two(words, folder):
     """Do what torchrun does with two processes, forked: a launch imports everything three times."""
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", run_id="test",
-        start_method="fork",
+        start_method="fork", max_restarts=0,
     )  # fmt: skip
     elastic_launch(config, run_rank)(words, folder)
 

@@ -11,6 +11,7 @@ from tiny_runs import PAIRS, RECIPE, words
 
 from smol_hf.estimate import dry_run as module
 from smol_hf.estimate.dry_run import dry_run
+from smol_hf.estimate.target import find_target
 from smol_hf.support.resources import resource_path
 from smol_hf.training import preference
 from smol_hf.training.model.presets import preset_config
@@ -49,7 +50,9 @@ def local_files(recipe, place):
         (place / "long_documents" / "my.txt").write_text("A line.\n")
     if (model := Path(recipe.get("model") or "")).name == "checkpoint":
         size = model.parent.name.rpartition("_")[2]
-        preset_config(f"smollm2-{size if size.endswith(('m', 'b')) else '135m'}").save_pretrained(place / model)
+        preset = f"smollm2-{size if size.endswith(('m', 'b')) else '135m'}"
+        config = find_target("tiny-vlm").config if "moving_digits" in model.parts else preset_config(preset)
+        config.save_pretrained(place / model)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")

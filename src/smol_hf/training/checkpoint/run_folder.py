@@ -130,7 +130,7 @@ def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
         died = text.splitlines()[0].rstrip(". ")
         return f"a data worker process died ({died}): often for lack of memory, so lower dataloader_num_workers"
     if isinstance(error, OSError) and error.errno in CAUSES:
-        return CAUSES[error.errno].format(path=error.filename or output_dir)
+        return CAUSES[error.errno].format(path=error.filename2 or error.filename or output_dir)
     is_full = shutil.disk_usage(output_dir).free < FULL_BELOW if "inline_container" in text else False  # of torch.save
     if is_full or "os error 28" in text:  # of Rust
         return CAUSES[errno.ENOSPC].format(path=output_dir)

@@ -233,17 +233,16 @@ def settle_global_batch(recipe: dict[str, Any], arguments: SFTConfig | DPOConfig
         return
     rows = arguments.per_device_train_batch_size * processes
     shown = f"global_batch_size is {wanted:,}, but per_device_train_batch_size {arguments.per_device_train_batch_size}"
+    launched = counted(processes, "process", ending="es")
     if recipe.get("gradient_accumulation_steps") is not None:
         accumulation = arguments.gradient_accumulation_steps
         if rows * accumulation != wanted:
             raise RecipeError(
-                f"{shown} × gradient_accumulation_steps {accumulation} × {counted(processes, 'process', 'es')} is "
+                f"{shown} × gradient_accumulation_steps {accumulation} × {launched} is "
                 f"{rows * accumulation:,}: leave gradient_accumulation_steps out, so that it follows"
             )
     elif wanted % rows:
-        raise RecipeError(
-            f"{shown} × {counted(processes, 'process', 'es')} does not divide it: choose numbers whose product does"
-        )
+        raise RecipeError(f"{shown} × {launched} does not divide it: choose numbers whose product does")
     else:
         arguments.gradient_accumulation_steps = wanted // rows
 
