@@ -49,12 +49,12 @@ class PreferenceTrainer(WholeCheckpoints, DPOTrainer):
         return dataset
 
     def get_train_dataloader(self):
-        loader = super().get_train_dataloader()
+        loader: Any = super().get_train_dataloader()  # accelerate's wrapper, whose own loader starts the workers
         obey_parent(loader.base_dataloader)
         return loader
 
     def get_eval_dataloader(self, eval_dataset=None):
-        loader = super().get_eval_dataloader(eval_dataset)
+        loader: Any = super().get_eval_dataloader(eval_dataset)
         obey_parent(loader.base_dataloader)
         return loader
 

@@ -7,7 +7,7 @@ run may continue with another R and W.
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import threading
