@@ -25,10 +25,11 @@ SLOW = {
     "test_travelling_code",
     # training and inference
     "test_chat", "test_data", "test_distributed", "test_documents", "test_documents_refused", "test_documents_resumed",
-    "test_estimate", "test_failed_sources", "test_generate", "test_prompts",
+    "test_estimate", "test_failed_sources", "test_generate", "test_prompts", "test_unsound_checkpoints",
     "test_inherited_keys", "test_inherited_keys_of_dpo", "test_interruption", "test_lora", "test_lora_refused",
     "test_older_runs", "test_one_pass", "test_precision", "test_preference", "test_refused_values", "test_resume",
-    "test_resume_policies", "test_run_folder", "test_counters", "test_stages", "test_dry_run", "test_video_runs",
+    "test_resume_policies", "test_run_folder", "test_shipped_recipes", "test_counters", "test_stages", "test_dry_run",
+    "test_video_runs",
     # publishing and whole runs
     "test_add_vision", "test_demo", "test_moving_digits", "test_no_network", "test_space", "test_space_app",
     "test_space_in_browser", "test_upload",
