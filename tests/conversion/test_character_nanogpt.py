@@ -136,6 +136,19 @@ def test_a_damaged_or_hand_written_pickle_is_one_sentence(content, tmp_path):
         read_characters(tmp_path / "meta.pkl")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04}r" + (0x20000000).to_bytes(4, "little") + b".",  # a place in the memo: gigabytes
+        pickle.dumps({"stoi": {"a": 0}, "vocab_size": 10**5000}),
+    ],
+)
+def test_a_number_that_no_list_of_characters_needs_is_refused(content, tmp_path):
+    (tmp_path / "meta.pkl").write_bytes(content)
+    with pytest.raises(ConversionError, match=r"meta\.pkl: refused, .* has a number that no list of characters needs"):
+        read_characters(tmp_path / "meta.pkl")
+
+
 def test_the_meta_of_another_model_is_refused_and_nothing_written(tmp_path):
     path, _ = save(tmp_path / "out", meta_of(CHARACTERS[:-1]))
     with pytest.raises(ConversionError, match=f"has 95 characters, but the model of .* {SIZES['vocab_size']} tokens"):

@@ -158,7 +158,23 @@ def test_keys_that_are_not_for_all_stages_are_refused(words, message, place, cap
 def test_two_stages_in_one_folder_are_refused(place):
     recipe = yaml.safe_load((place / "image.yaml").read_text())
     (place / "image.yaml").write_text(yaml.safe_dump({**recipe, "output_dir": "runs/../runs/text"}))
-    assert "stage 2 of 3 (image.yaml): its output_dir is that of stage 1 of 3 (text.yaml)" in refusal(STAGES)
+    assert (
+        "stage 2 of 3 (image.yaml): its output_dir runs/../runs/text is that of stage 1 of 3 (text.yaml)"
+        in refusal(STAGES)
+    )
+
+
+def test_a_stage_inside_the_folder_of_another_is_refused(place):
+    recipe = yaml.safe_load((place / "image.yaml").read_text())
+    (place / "image.yaml").write_text(yaml.safe_dump({**recipe, "output_dir": "runs/text/checkpoint"}))
+    assert "or one is inside the other: give each stage its own" in refusal(STAGES)
+
+
+@pytest.mark.parametrize("content", ["x{", "[]", "{}", '{"result": {}}', '{"recipe": 5, "model": {}}'])
+def test_a_damaged_record_of_a_stage_is_named(place, content):
+    (place / "runs" / "text").mkdir(parents=True)
+    (place / "runs" / "text" / "stage.json").write_text(content)
+    assert "runs/text/stage.json is damaged" in refusal(STAGES)
 
 
 def test_the_output_folder_of_a_run_that_has_not_finished_is_no_model(place):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import re
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,9 @@ def read_plain_pickle(path: Path) -> Any:
     try:
         if (size := path.stat().st_size) > MOST_BYTES:
             raise ConversionError(f"{path}: refused, it has {size:,} bytes, more than a list of characters needs")
-        value = PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+        content = path.read_bytes()
+        refuse_large_numbers(content)
+        value = PlainUnpickler(io.BytesIO(content)).load()
     except ConversionError as error:
         raise ConversionError(f"{path}: refused, {error}") from None
     except DAMAGES as error:
@@ -92,6 +95,14 @@ def read_plain_pickle(path: Path) -> Any:
         raise ConversionError(f"{path} cannot be read: {error.strerror or error}") from error
     refuse_other_values(path, value)
     return value
+
+
+def refuse_large_numbers(content: bytes) -> None:
+    """Raise ConversionError for a large place in the memo, which costs memory, and for an id of many digits."""
+    for opcode, argument, _ in pickletools.genops(content):
+        is_place = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content)
+        if is_place or (type(argument) is int and abs(argument) > 2**63):
+            raise ConversionError(f"{opcode.name} has a number that no list of characters needs")
 
 
 def refuse_other_values(path: Path, value: Any) -> None:

@@ -244,7 +244,7 @@ def lines_of_sources(sources: list[dict[str, Any]], shares: dict[str, float] | N
         places.setdefault(source["place"], []).append(source)
     for place, found in places.items():
         rows = [source["rows"] for source in found]
-        size = "" if None in rows else f", {sum(rows):,} records"
+        size = "" if None in rows else f", {counted(sum(rows), 'record')}"
         problem = " and left out (on_failed_source)" if place == MISSING else ""
         names = ", ".join(source["name"] for source in found[:4]) + (", …" if len(found) > 4 else "")
         yield (

@@ -82,7 +82,9 @@ def check_end(container, stream, number, end, length):
         announced = ((stream.start_time or 0) + stream.duration) * stream.time_base
         is_short = number < stream.frames and announced - end > 2 * length
     else:  # the announced time may be that of other streams
-        announced = ((container.start_time or 0) + (container.duration or 0)) / 1_000_000
+        # Matroska announces the time of its end, other formats the time from the first frame.
+        start = 0 if "matroska" in container.format.name else container.start_time or 0
+        announced = (start + (container.duration or 0)) / 1_000_000
         is_short = announced - end > max(1, announced / 10)
     if is_short:
         raise VideoError(

@@ -1,12 +1,21 @@
-"""Frames in memory as a video, with their times."""
+"""Frames in memory as a video, with their times; and frames that are encoded images."""
 
+import io
+import os
 from collections.abc import Mapping
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
+from pathlib import Path
+
+from PIL import Image
 
 from .image_input import as_image
+from .video_decoding import VideoError
 
 # Those of transformers' `VideoMetadata`.
 METADATA = ("total_num_frames", "fps", "width", "height", "duration", "video_backend", "frames_indices")
+
+IMAGE_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError)
 
 
 class FrameList:
@@ -68,3 +77,17 @@ def times_of(count, metadata, fps):
     if any(after < before for before, after in pairwise(times)):
         raise ValueError("video_metadata: the times of the frames are not in order: sort the frames")
     return times, duration
+
+
+@contextmanager
+def opened_image(image):
+    """Open a frame that is an image. Raises VideoError, also for Pillow's errors in the block."""
+    name = "of bytes" if isinstance(image, bytes) else image
+    try:
+        if isinstance(image, (str, Path)) and not os.path.isfile(image):
+            raise OSError("it is not a file")
+        file = io.BytesIO(image) if isinstance(image, bytes) else image
+        with nullcontext(image) if isinstance(image, Image.Image) else Image.open(file) as opened_image:
+            yield opened_image
+    except IMAGE_DAMAGE as error:
+        raise VideoError(f"its frame {name} cannot be read: {error}") from error

@@ -6,18 +6,15 @@ Times come from the timestamps of packets, never from a number of frames per sec
 """
 
 import bisect
-import io
 import math
 import os
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from .image_pixels import flatten_to_rgb
 from .video_decoding import Place, VideoError, check_end, displayed, is_hidden, opened, pyav, read_frames
-
-IMAGE_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError)
+from .video_frames import opened_image
 
 
 def open_video(source):
@@ -50,6 +47,8 @@ class Video:
     Raises:
         VideoError: for a file that is not a video, was cut off, or lacks times.
     """
+
+    origin = 0.0
 
     def __init__(self, source):
         self.source, self.keys, lengths, number, end = source, [], {}, 0, 0
@@ -98,6 +97,8 @@ class Video:
 class FrameImages:
     """Frames that are images: `times` in seconds from the first, `duration`, and `size` of the first.
 
+    `origin` is the given time of the first frame, from which `start` and `end` of a part are counted.
+
     Args:
         source: a folder or a list, see `open_video`.
     """
@@ -112,7 +113,8 @@ class FrameImages:
             raise VideoError(f"name its frames by their times in seconds, such as 12.5.jpg: {error}") from error
         if not frames:
             raise VideoError("it has no frames")
-        self.images, self.times = [image for _, image in frames], [time - frames[0][0] for time, _ in frames]
+        self.origin = frames[0][0]
+        self.images, self.times = [image for _, image in frames], [time - self.origin for time, _ in frames]
         if not math.isfinite(sum(self.times)) or len(set(self.times)) < len(frames):
             raise VideoError("each of its frames needs another time")
         self.duration = self.times[-1] + (self.times[-1] - self.times[-2] if len(frames) > 1 else 1.0)
@@ -136,15 +138,3 @@ def frames_at(source, places):
     for place in places:
         with opened_image(place) as image:
             yield flatten_to_rgb(ImageOps.exif_transpose(image))
-
-
-@contextmanager
-def opened_image(image):
-    """Open a frame that is an image. Raises VideoError, also for Pillow's errors in the block."""
-    name = "of bytes" if isinstance(image, bytes) else image
-    try:
-        file = io.BytesIO(image) if isinstance(image, bytes) else image
-        with nullcontext(image) if isinstance(image, Image.Image) else Image.open(file) as opened_image:
-            yield opened_image
-    except IMAGE_DAMAGE as error:
-        raise VideoError(f"its frame {name} cannot be read: {error}") from error

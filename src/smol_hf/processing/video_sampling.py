@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MOST_FRAMES = 999  # a prompt writes the number in words
+MOST_FPS = 1000
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,13 @@ class FrameTimes:
 
     times: tuple[float, ...]
     duration: float
+
+
+def from_first_frame(video, start, end):
+    """Count start and end of a part from the first frame, whose time is the video's `origin`; both may be None."""
+    if start is None or start < 0:
+        return start, end if end is None else end - video.origin
+    return max(start - video.origin, 0.0), end if end is None else end - video.origin
 
 
 @dataclass(frozen=True)
@@ -28,8 +36,8 @@ class VideoSampling:
     min_frames: int = 1
 
     def __post_init__(self):
-        if not self.fps > 0:
-            raise ValueError(f"video_fps is {self.fps}: give a number above 0")
+        if not 0 < self.fps <= MOST_FPS:
+            raise ValueError(f"video_fps is {self.fps}: give a number above 0, at most {MOST_FPS}")
         if not 1 <= self.min_frames <= self.max_frames <= MOST_FRAMES:
             raise ValueError(
                 f"video_min_frames {self.min_frames} and video_max_frames {self.max_frames} must be in order, "
@@ -45,8 +53,10 @@ class VideoSampling:
             start, end: choose only from this part of the video, in seconds.
 
         Raises:
-            ValueError: if no frame is on screen between start and end.
+            ValueError: if no frame is on screen between start and end, and for a negative start.
         """
+        if start is not None and not start >= 0:
+            raise ValueError(f"its start is {start} s: give a number of at least 0")
         start, end = start or 0.0, duration if end is None else min(end, duration)
         first = max(bisect.bisect_right(times, start) - 1, 0)  # on screen at the start
         last = bisect.bisect_left(times, end) - 1

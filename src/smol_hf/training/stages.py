@@ -110,8 +110,12 @@ def read_stages(names: Sequence[str], words: Sequence[str], processes: int | Non
             own += ["--model", str(stages[-1].result)]
         stage = read_stage(f"stage {number} of {len(names)} ({name})", own, processes)
         for other in stages:
-            if other.output_dir.resolve() == stage.output_dir.resolve():
-                raise RecipeError(f"{stage.title}: its output_dir is that of {other.title}: give each stage its own")
+            one, two = other.output_dir.resolve(), stage.output_dir.resolve()
+            if one == two or one in two.parents or two in one.parents:
+                raise RecipeError(
+                    f"{stage.title}: its output_dir {stage.output_dir} is that of {other.title}, or one is inside the "
+                    "other: give each stage its own"
+                )
         stages.append(stage)
     return stages
 
@@ -168,10 +172,23 @@ def in_main_process(function: Callable[..., Any], *arguments: Any) -> Any:
     return answer[0]
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """Read the record of a stage; empty if the stage has not begun. Raises CheckpointError for a damaged one."""
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(record[name], dict) for name in ("recipe", "model", *record)):
+            return record
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise CheckpointError(f"{path} is damaged: restore it, or move the folder away to train the stage again")
+
+
 def is_done(stage: Stage) -> bool:
     """Return True for a finished stage. Raises CheckpointError if it was made by another recipe or model."""
     path = stage.output_dir / RECORD
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    record = read_record(path)
     finished = "result" in record and is_finished(stage.output_dir)
     remedy = f"restore it, or move {stage.output_dir} away to train the stage again"
     if finished:

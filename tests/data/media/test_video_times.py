@@ -1,5 +1,6 @@
 """The frame that is read is the one on screen at the chosen time, in every container and at every rate."""
 
+import os
 import sys
 from fractions import Fraction
 
@@ -139,3 +140,35 @@ def test_without_pyav_there_is_one_sentence(monkeypatch):
 
 def test_the_reader_has_a_name():
     assert reader_name().startswith("PyAV ") and "FFmpeg" in reader_name()
+
+
+def test_matroska_announces_the_time_of_its_end():
+    video = open_video(clip(even_times(96, 24), "matroska", start=20))
+    assert video.times[0] == 0 and video.duration == pytest.approx(4, abs=0.05)
+
+
+def test_a_part_of_named_frames_is_counted_in_their_names(tmp_path):
+    for second in range(5, 15):
+        Image.new("RGB", (16, 16), (second, 0, 0)).save(tmp_path / f"{second:04}.png")
+    part = VideoPart(path=str(tmp_path), start=8, end=12)
+    chosen = ListedVideo(part, "rows.jsonl:1").choose(VideoSampling())
+    shown = [image.getpixel((0, 0))[0] for image in load_frames(part, chosen, "rows.jsonl:1")]
+    assert shown == [8, 9, 10, 11] and chosen.times == (0, 1, 2, 3) and chosen.duration == 4
+
+
+def test_a_pipe_among_named_frames_is_refused(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "1.png")
+    os.mkfifo(tmp_path / "0.png")
+    with pytest.raises(SampleError, match=r"0\.png cannot be read: it is not a file"):
+        ListedVideo(VideoPart(path=str(tmp_path)), "rows.jsonl:1")
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("inf"), float("nan"), 1e308])
+def test_a_rate_that_no_video_has_is_refused(fps):
+    with pytest.raises(ValueError, match="give a number above 0, at most 1000"):
+        VideoSampling(fps)
+
+
+def test_a_negative_start_is_refused():
+    with pytest.raises(ValueError, match="its start is -3 s"):
+        VideoSampling().choose([0.0, 1.0], 2.0, start=-3)

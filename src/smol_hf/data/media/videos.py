@@ -14,7 +14,7 @@ from PIL import Image
 from smol_hf.data.conversation import SampleError, VideoPart
 from smol_hf.processing.video_decoding import MissingReaderError, VideoError
 from smol_hf.processing.video_reader import frames_at, open_video
-from smol_hf.processing.video_sampling import FrameTimes, VideoSampling
+from smol_hf.processing.video_sampling import FrameTimes, VideoSampling, from_first_frame
 
 MAXIMUM_BYTES = 4_000_000_000
 MAXIMUM_PIXELS = 10_000_000  # of a frame; 4K has 8.8 million
@@ -73,7 +73,7 @@ class ListedVideo:
 
     def choose(self, sampling: VideoSampling) -> ChosenFrames:
         """Choose frames between the part's `start` and `end`. Raises SampleError if none is on screen there."""
-        video, start, end = self.video, self.part.start, self.part.end
+        video, start, end = self.video, *from_first_frame(self.video, self.part.start, self.part.end)
         try:
             indices = sampling.choose(video.times, video.duration, start, end)
         except ValueError as error:
