@@ -100,8 +100,10 @@ def read_plain_pickle(path: Path) -> Any:
 def refuse_large_numbers(content: bytes) -> None:
     """Raise ConversionError for a large place in the memo, which costs memory, and for an id of many digits."""
     for opcode, argument, _ in pickletools.genops(content):
-        is_place = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content)
-        if is_place or (type(argument) is int and abs(argument) > 2**63):
+        if not isinstance(argument, int):
+            continue
+        is_place = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        if abs(argument) > (len(content) if is_place else 2**63):
             raise ConversionError(f"{opcode.name} has a number that no list of characters needs")
 
 
