@@ -213,7 +213,7 @@ def test_a_number_of_videos_that_does_not_fit_is_an_error(processor):
         processor(images=picture(), videos=FRAMES)
 
 
-# -- a stranger without a video library -------------------------------------------------------------------------------
+# -- an environment without a video library ---------------------------------------------------------------------------
 
 
 def test_without_pyav_a_file_is_one_clear_error(processor, path, monkeypatch):

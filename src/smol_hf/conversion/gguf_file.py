@@ -50,7 +50,7 @@ def read_gguf(path: Path, *, with_tokenizer: bool) -> tuple[PreTrainedModel, Pre
         metadata, names = read_gguf_metadata(str(path))
     check_metadata(path, metadata)
     tokenizer = None
-    # In a folder of its own, transformers finds no configuration of another model beside the file.
+    # In a folder of its own, transformers finds no configuration of another model next to the file.
     with TemporaryDirectory() as folder, failures_of(path):
         (Path(folder) / "model.gguf").symlink_to(path.resolve())
         options = {"gguf_file": "model.gguf", "local_files_only": True, "trust_remote_code": False}

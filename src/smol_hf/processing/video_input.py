@@ -17,7 +17,7 @@ from PIL import Image
 from .video_decoding import MissingReaderError, VideoError
 from .video_frames import FrameList, is_metadata
 from .video_reader import open_video
-from .video_sampling import MOST_FRAMES, FrameTimes
+from .video_sampling import MOST_FRAMES, FrameTimes, from_first_frame
 
 VIDEO_KEYS = ("video", "path", "url")
 URLS = ("http://", "https://")
@@ -81,6 +81,7 @@ def as_video(value, sampling, options, metadata=None, start=None, end=None):
         name = shown(value)
         with named(name):
             video = open_video(content_of(value, options.allow_video_urls))
+            start, end = from_first_frame(video, start, end)
         last, chooses = video.duration, chooses is not False
     else:
         video = FrameList([value] if is_frame(value) else value, metadata, sampling.fps, options.input_data_format)

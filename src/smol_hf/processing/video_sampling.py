@@ -19,9 +19,9 @@ class FrameTimes:
 
 def from_first_frame(video, start, end):
     """Count start and end of a part from the first frame, whose time is the video's `origin`; both may be None."""
-    if start is None or start < 0:
-        return start, end if end is None else end - video.origin
-    return max(start - video.origin, 0.0), end if end is None else end - video.origin
+    if start is not None and start >= 0:  # `choose` refuses a negative one
+        start = max(start - video.origin, 0.0)
+    return start, end if end is None else end - video.origin
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from video_clips import clip, even_times, number_in, numbered
 
 from smol_hf.data.conversation import SampleError, VideoPart
 from smol_hf.data.media.videos import ListedVideo, load_frames
+from smol_hf.processing.call_options import CallOptions
 from smol_hf.processing.video_decoding import MissingReaderError, VideoError
+from smol_hf.processing.video_input import as_video
 from smol_hf.processing.video_reader import open_video, reader_name
 from smol_hf.processing.video_sampling import VideoSampling
 
@@ -154,6 +156,9 @@ def test_a_part_of_named_frames_is_counted_in_their_names(tmp_path):
     chosen = ListedVideo(part, "rows.jsonl:1").choose(VideoSampling())
     shown = [image.getpixel((0, 0))[0] for image in load_frames(part, chosen, "rows.jsonl:1")]
     assert shown == [8, 9, 10, 11] and chosen.times == (0, 1, 2, 3) and chosen.duration == 4
+    call = as_video(str(tmp_path), VideoSampling(), CallOptions(), start=8, end=12)
+    assert [image.getpixel((0, 0))[0] for image in call.frames()] == shown
+    assert (call.times, call.duration) == (chosen.times, chosen.duration), "a call sees what training sees"
 
 
 def test_a_pipe_among_named_frames_is_refused(tmp_path):

@@ -29,7 +29,7 @@ FRAMES = 5
 TIMES = tuple(map(float, range(FRAMES)))
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SPANS = ((0, 3), (1, 4), (0, 4), (1, 3))  # first and last frame of a digit that crosses the page
-# First and last frames of two digits, of which both are in the middle frame.
+# First and last frames of two digits. The middle frame shows both digits.
 OVERLAPS = (((0, 2), (1, 4)), ((0, 3), (1, 4)), ((0, 2), (2, 4)), ((0, 3), (2, 4)), ((1, 3), (2, 4)), ((0, 2), (1, 3)))
 SUCCESSIONS = {  # number of digits → the first and last frames of each
     1: (((0, 4),), ((0, 3),), ((1, 4),)),
