@@ -28,6 +28,8 @@ from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_format import ChatTemplateError
 from smol_hf.support.tokenizer_of import tokenizer_of, unknown_token_id
 
+MOST_COPIED = 1 << 18  # bytes; copying more takes longer than to open shared memory
+
 
 @dataclass(frozen=True)
 class MeasuredSequence:
@@ -83,8 +85,8 @@ class MeasuredSample:
 class ReadySample:
     """One sequence for the collator: `input_ids` and `labels` (tokens,), `tiles` uint8 (tiles, 3, side, side).
 
-    `modality`: one of `MODALITIES`; `lost`, `number`: see `MeasuredSample`. Tensors pass from workers to the trainer
-    through shared memory.
+    `modality`: one of `MODALITIES`; `lost`, `number`: see `MeasuredSample`. Large tensors pass from workers to the
+    trainer through shared memory. Small ones are copied: to open shared memory takes about 0.4 ms.
     """
 
     sample_id: str
@@ -95,6 +97,18 @@ class ReadySample:
     modality: str = "text"
     lost: str = ""
     number: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value.numpy() if is_small(value) else value for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
+
+
+def is_small(value: Any) -> bool:
+    """Return True for a tensor that a worker copies."""
+    return isinstance(value, torch.Tensor) and value.nbytes <= MOST_COPIED
 
 
 def template_messages(conversation: Conversation) -> tuple[list[dict], list[ImagePart | VideoPart]]:
