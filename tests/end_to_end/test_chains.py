@@ -49,7 +49,7 @@ CHAINS = {
     ),
 }  # fmt: skip
 STEP = "smol_hf.training.trainer.SmolTrainer.training_step"  # one call for each batch
-RECORD, CONTENTS = "smol_hf.training.stages.write_record", "smol_hf.training.stages.contents"
+RECORD, CONTENTS = "smol_hf.training.stages.write_record", "smol_hf.training.checkpoint.stage_record.contents"
 SKIPPED = "skipped"
 # (chain, function, number of the call that ends the process, the step at which each stage is then resumed).
 # Batches are those of the whole chain.
