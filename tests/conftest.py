@@ -32,8 +32,8 @@ SLOW = {
     "test_resume_policies", "test_run_folder", "test_shipped_recipes", "test_counters", "test_stages", "test_dry_run",
     "test_video_runs",
     # publishing and whole runs
-    "test_add_vision", "test_demo", "test_moving_digits", "test_no_network", "test_space", "test_space_app",
-    "test_space_in_browser", "test_upload",
+    "test_add_vision", "test_chains", "test_demo", "test_moving_digits", "test_no_network", "test_space",
+    "test_space_app", "test_space_in_browser", "test_upload",
 }  # fmt: skip
 
 

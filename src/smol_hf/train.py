@@ -21,27 +21,19 @@ from transformers import Trainer
 from transformers.utils import logging as transformers_logging
 
 from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_config
-from smol_hf.data.conversation import SampleError
-from smol_hf.data.sources.files import UnreachableError
 from smol_hf.estimate.dry_run import dry_run
-from smol_hf.processing.chat_rendering import EndlessTemplateError
 from smol_hf.publishing.checkpoint import publish_adapter, publish_checkpoint
 from smol_hf.publishing.run_facts import origin_facts, run_facts
-from smol_hf.training.checkpoint.checkpoints import CheckpointError
 from smol_hf.training.checkpoint.interruption import Interrupted, terminable
 from smol_hf.training.checkpoint.run_folder import RunError, run_folder
 from smol_hf.training.log.console import read_log
 from smol_hf.training.recipe.key_help import USAGE, add_dry_run, add_stages, help_text
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
-from smol_hf.training.recipe.values import RecipeError, UsageError
+from smol_hf.training.recipe.values import UsageError
 from smol_hf.training.run import Run, train
-from smol_hf.training.stages import run_stages
-from smol_hf.training.trainer import NonFiniteError
+from smol_hf.training.stages import OF_THE_USER, run_stages
 
-USER_ERRORS = (
-    RecipeError, SampleError, CheckpointError, NonFiniteError, RunError, FileNotFoundError, UnreachableError,
-    EndlessTemplateError,
-)  # fmt: skip
+USER_ERRORS = (*OF_THE_USER, RunError)
 
 
 def run(command_line: Sequence[str], classes: tuple[type, ...], after: Callable[[Path], None] | None) -> None:

@@ -126,6 +126,55 @@ def test_what_would_compute_something_else_is_refused(changes, message, native, 
     assert not (tmp_path / "ours").exists()
 
 
+def renamed(name):
+    """The file with another last letter in a name of its metadata or tensors, which are then missing."""
+    name = len(name).to_bytes(8, "little") + name.encode()
+    return lambda content: content.replace(name, name[:-1] + b"?", 1)
+
+
+def with_byte(name, place, value):
+    """The file with another byte after the name of a tensor: 4 is the first of its shape, 20 its quantisation."""
+    name = len(name).to_bytes(8, "little") + name.encode()
+
+    def change(content):
+        position = content.index(name) + len(name) + place
+        return content[:position] + bytes([value]) + content[position + 1 :]
+
+    return change
+
+
+NEEDED = (
+    "llama.block_count", "llama.context_length", "llama.embedding_length", "llama.feed_forward_length",
+    "llama.attention.head_count", "llama.attention.layer_norm_rms_epsilon", "tokenizer.ggml.model",
+    "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.eos_token_id",
+)  # fmt: skip
+DAMAGE = {
+    **{name: (renamed(name), f"the metadata lack {name}") for name in NEEDED},
+    "no architecture": (renamed("general.architecture"), "has no `general.architecture`"),
+    "no merges": (renamed("tokenizer.ggml.merges"), "damaged or unsupported"),
+    "no tensor of a layer": (renamed("blk.0.attn_q.weight"), r"1 tensor is missing, first .*layers\.0\..*q_proj"),
+    "no embeddings": (renamed("token_embd.weight"), "2 tensors are missing, first lm_head.weight"),
+    "other heads": (renamed("llama.attention.head_count_kv"), "have another shape than the metadata say, first"),
+    "another shape": (with_byte("blk.1.ffn_up.weight", 4, 16), r"up_proj\.weight: \(48, 16\) instead of \(48, 32\)"),
+    "an unknown quantisation": (with_byte("token_embd.weight", 20, 99), "damaged or unsupported.*99"),
+    "whole numbers": (with_byte("token_embd.weight", 20, 26), "damaged or unsupported.*I32"),
+    "a merge of no tokens": (renamed("t he"), "damaged or unsupported.*BPE"),
+}  # fmt: skip
+
+
+@needs_gguf
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_no_weight_or_setting_is_made_up_for_a_damaged_file(kind, native, tmp_path):
+    path = write(tmp_path / "tiny.gguf", native)
+    change, message = DAMAGE[kind]
+    content = path.read_bytes()
+    assert change(content) != content
+    path.write_bytes(change(content))
+    with pytest.raises(ConversionError, match=message):
+        convert(str(path), tmp_path / "ours")
+    assert [each.name for each in tmp_path.iterdir()] == ["tiny.gguf"]
+
+
 @needs_gguf
 def test_a_tokenizer_may_be_named_and_a_damaged_file_is_one_sentence(native, tmp_path):
     path = write(tmp_path / "tiny.gguf", native, pre="unheard-of")

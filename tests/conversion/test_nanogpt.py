@@ -129,9 +129,25 @@ def test_a_plain_state_dict_in_llama_style(tmp_path):
     torch.testing.assert_close(logits_of(ours, inputs), logits_of(native, inputs), rtol=0, atol=1e-5)
 
 
+def changed(change):
+    """A checkpoint whose tensors are changed by their names: (name, tensor) → (name, tensor), or None without it."""
+    pairs = [change(name, tensor) for name, tensor in state_dict(True).items()]
+    return checkpoint(dict(pair for pair in pairs if pair is not None))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (changed(lambda name, x: None if "wpe" in name else (name, x)), "transformer.wpe.weight is missing"),
+        (changed(lambda name, x: (f"net.{name}", x)), "wte.weight is missing; the first of 29 is net.transformer"),
+        (checkpoint({**state_dict(True), "module.transformer.wte.weight": torch.zeros(96, 32)}), "wte.weight twice"),
+        (changed(lambda name, x: (name, x.flatten())), r"wte.weight has the shape \(3072,\): it must be a matrix"),
+        (changed(lambda name, x: (name, x.to(torch.complex64))), "is torch.complex64: the weights must be floating"),
+        (changed(lambda name, x: (name, x.to(torch.int8))), "is torch.int8: the weights must be floating"),
+        (changed(lambda name, x: (name, x.to_sparse())), "wte.weight is sparse or quantised: save"),
+        (changed(lambda name, x: (name, x.to("meta"))), "wte.weight is on the meta device"),
+        (checkpoint({1: torch.zeros(2)}), "no model found"),
+        (checkpoint(state_dict(True), model_args={**SIZES, "n_head": True}), "the number of attention heads is True"),
         ({"model_state": state_dict(True)}, "give --num-attention-heads"),
         (checkpoint(state_dict(True), model_args={**SIZES, "n_layer": 3}), "n_layer 3, but the tensors have 2"),
         ({"epoch": 3}, "no model found"),
@@ -157,6 +173,13 @@ def test_what_does_not_fit_is_refused_and_nothing_written(content, message, tmp_
     with pytest.raises(ConversionError, match=message):
         convert(str(tmp_path / "model.pt"), tmp_path / "ours")
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize("content", [b"hello", b"", b"PK\3\4"])
+def test_a_file_that_is_none_of_torch_is_refused(content, tmp_path):
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(ConversionError, match=r"model\.pt: (damaged or cut off|refused)"):
+        convert(str(tmp_path / "model.pt"), tmp_path / "ours")
 
 
 def test_a_folder_of_another_trainer_says_what_to_convert(tmp_path):

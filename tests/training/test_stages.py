@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from processes import call, fork_ranks
+from media_files import picture
+from processes import Forked, call, fork_ranks
 from safetensors.torch import load_file
 from tiny_runs import RECIPE, signal_after
 
 from smol_hf import train
 from smol_hf.commands.main import main
+from smol_hf.training.checkpoint.run_folder import run_folder
 from smol_hf.training.log.console import read_log
 
 STEPS = 6
@@ -45,6 +47,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+TWO = ["train", "--stages", "text.yaml", "image.yaml"]
 STAGES = ["train", "--stages", *(f"{name}.yaml" for name in CHAIN)]
 
 
@@ -105,16 +108,160 @@ def test_a_chain_is_stopped_in_a_stage_and_goes_on_as_if_it_had_not_been(place, 
     Path("runs/last/checkpoint/config.json").write_text("{}")
     assert "stage 3 of 3 (last.yaml): the content of runs/last/checkpoint changed" in refusal(STAGES)
     Path("runs/text").rename("elsewhere")
-    told = refusal([*STAGES[:4], "--seed", "1"])  # another first stage, below the one that continued the old one
-    assert "stage 2 of 2 (image.yaml) was trained with another recipe (seed 0 → 1)" in told
+    told = refusal(STAGES)  # before the first stage is trained
+    assert "stage 2 of 3 (image.yaml) began with the result of stage 1 of 3 (text.yaml), which has no" in told
+    assert "restore that folder, or move runs/image away" in told and not Path("runs/text").exists()
 
 
-def test_another_model_below_a_finished_stage_is_refused(place):
-    two = STAGES[:4]
-    assert main(two) == 0
-    shutil.rmtree("runs/text")
-    (place / "chats.jsonl").write_text((place / "chats.jsonl").read_text().replace("Two", "One"))
-    assert "stage 2 of 2 (image.yaml) began with another content of runs/text/checkpoint" in refusal(two)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished chain of two stages: chats, then images that its records name."""
+    place = tmp_path_factory.mktemp("finished") / "é and spaces"
+    place.mkdir()
+    write_recipes(place)
+    (place / "cat.png").write_bytes(picture())
+    (place / "rows.jsonl").write_text(f"{json.dumps({'image': 'cat.png', 'caption': 'A cat.'})}\n" * 8)
+    shared = {**RECIPE, "max_steps": 2, "save_steps": 1}
+    del shared["num_pages"]
+    first = {**shared, "data": "chats.jsonl", "output_dir": "runs/text"}
+    second = {key: shared[key] for key in shared if key not in NEW}
+    second |= {"mixture": [{"data": "rows.jsonl"}, {"data": "chats.jsonl"}], "output_dir": "runs/image"}
+    del second["data"]
+    (place / "text.yaml").write_text(yaml.safe_dump(first))
+    (place / "image.yaml").write_text(yaml.safe_dump(second))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(place)
+        assert main(TWO) == 0
+    return place
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def replace_text(path, old, new):
+    path = Path(path)
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+FIRST, SECOND = "stage 1 of 2 (text.yaml)", "stage 2 of 2 (image.yaml)"
+CHANGES = {
+    "another row": (
+        lambda: replace_text("chats.jsonl", "Two", "One"),
+        f"{FIRST} was trained on another content of chats.jsonl: restore it, or move runs/text away",
+    ),
+    "another image": (
+        lambda: Path("cat.png").write_bytes(picture(50)),
+        f"{SECOND} was trained on another content of rows.jsonl: restore it, or move runs/image away",
+    ),
+    "another first recipe": (
+        lambda: replace_text("text.yaml", "seed: 0", "seed: 1"),
+        f"{FIRST} was trained with another recipe (seed 0 → 1)",
+    ),
+    "another mixture": (
+        lambda: replace_text("image.yaml", "- data: chats.jsonl", "- data: chats.jsonl\n  weight: 2"),
+        f"{SECOND} was trained with another recipe (mixture",
+    ),
+    "another first model": (
+        lambda: Path("runs/text/checkpoint/config.json").write_text("{}"),
+        f"{FIRST}: the content of runs/text/checkpoint changed after the stage",
+    ),
+    "no first folder": (
+        lambda: shutil.rmtree("runs/text"),
+        f"{SECOND} began with the result of {FIRST}, which has no checkpoint in runs/text any more: restore that",
+    ),
+    "a damaged record of the run": (
+        lambda: Path("runs/text/run.json").write_text("{"),
+        f"{FIRST}: runs/text/run.json is damaged",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_finished_stage_is_not_used_after_a_change(change, copied):
+    make, message = CHANGES[change]
+    make()
+    before = sorted(Path("runs").rglob("*"))
+    assert message in refusal(TWO)
+    assert sorted(Path("runs").rglob("*")) == before
+
+
+def test_missing_data_of_a_finished_stage_is_named(copied):
+    Path("rows.jsonl").unlink()
+    result = call(TWO)
+    assert result.returncode == 0, result.stderr
+    assert f"{FIRST} is finished: skipped\n" in result.stdout
+    assert f"{SECOND} is finished: skipped (not compared, because missing: rows.jsonl)" in result.stdout
+
+
+def test_a_stage_without_its_published_result_gives_it_again(copied):
+    before = weights("text")
+    shutil.rmtree("runs/text/checkpoint")
+    result = call(TWO)
+    assert result.returncode == 0, result.stderr
+    assert f"{SECOND} is finished: skipped" in result.stdout
+    assert all(torch.equal(before[key], each) for key, each in weights("text").items())
+
+
+def test_other_documents_are_another_content(place):
+    Path("text.txt").write_text("".join(f"Line {n} of a text, in which {n % 7} birds sing.\n" for n in range(200)))
+    recipe = {
+        "documents": "text.txt", "preset": "tiny-text", "context_length": 64, "output_dir": "runs/d", "max_steps": 1,
+        "documents_cache": "caches", "use_cpu": True, "save_strategy": "no", "eval_strategy": "no",
+    }  # fmt: skip
+    Path("d.yaml").write_text(yaml.safe_dump(recipe))
+    words = ["train", "--stages", "d.yaml"]
+    assert main(words) == 0
+    shutil.rmtree("caches")
+    assert "stage 1 of 1 (d.yaml) is finished: skipped\n" in call(words).stdout
+    assert not Path("caches").exists()
+    replace_text("text.txt", "birds", "trees")
+    assert "stage 1 of 1 (d.yaml) was trained on another content of documents" in refusal(words)
+
+
+def test_a_stage_that_begins_elsewhere_says_so_and_a_missing_model_is_refused_before_the_first(place):
+    replace_text("image.yaml", "output_dir", "model: not/here/checkpoint\noutput_dir")
+    assert "stage 2 of 2 (image.yaml): there is no checkpoint not/here/checkpoint" in refusal(TWO)
+    assert not Path("runs").exists()
+    replace_text("image.yaml", "not/here", "elsewhere")
+    assert main(["train", "--config", "text.yaml", "--output_dir", "elsewhere", "--max_steps", "1"]) == 0
+    result = call([*TWO, "--max_steps", "1", "--unfreeze_vision_at_step", "0", "--vision_warmup_steps", "0"])
+    assert result.returncode == 0, result.stderr
+    assert "it begins with elsewhere/checkpoint, not with the result of the stage before" in result.stdout
+
+
+def test_bad_data_names_its_stage_and_is_mended(place):
+    good = Path("chats.jsonl").read_text()
+    Path("chats.jsonl").write_text(good.replace("assistant", "nobody"))
+    assert refusal(TWO).startswith("error: stage 1 of 2 (text.yaml): ")
+    Path("chats.jsonl").write_text(good)
+    assert call(TWO).returncode == 0
+
+
+@pytest.mark.parametrize("output", ["/proc/nowhere", "chats.jsonl/run", "chats.jsonl", "x" * 300])
+def test_an_output_folder_that_cannot_be_written_is_one_sentence(output, place):
+    replace_text("text.yaml", "runs/text", output)
+    assert refusal(TWO).count("\n") == 1
+
+
+def test_another_process_in_the_same_chain_is_refused(place):
+    with run_folder(Path("runs/text")):
+        apart = Forked(main, place / "printed.txt", TWO)
+        code, said = apart.wait()
+    assert code == 1 and "stage 1 of 2 (text.yaml): runs/text is in use by another run" in said
+
+
+def test_a_text_only_result_before_images_is_one_sentence(place):
+    for name, keys in {"text": {"preset": "tiny-text", "chat_template": "chatml"}, "image": {}}.items():
+        recipe = {**yaml.safe_load(Path(f"{name}.yaml").read_text()), "max_steps": 1, **keys}
+        dropped = ("unfreeze_vision_at_step", "vision_warmup_steps", "vision_learning_rate", "vision_config")
+        Path(f"{name}.yaml").write_text(
+            yaml.safe_dump({key: recipe[key] for key in recipe if key not in (*dropped, *NEW)})
+        )
+    told = refusal(TWO)
+    assert told.startswith("error: stage 2 of 2 (image.yaml): ") and told.count("\n") == 1, told
 
 
 def test_documents_then_chats(place):
@@ -185,7 +332,7 @@ def test_the_output_folder_of_a_run_that_has_not_finished_is_no_model(place):
 
 
 def test_two_processes_run_a_chain(place):
-    words = [*STAGES[:4], "--max_steps", "2", "--global_batch_size", "8"]
+    words = [*TWO, "--max_steps", "2", "--global_batch_size", "8"]
     for rank in fork_ranks(2, words, place):
         code, said = rank.wait()
         assert code == 0, said
@@ -193,5 +340,5 @@ def test_two_processes_run_a_chain(place):
     assert [row["samples"] for row in report] == [16, 16]
     alone = call(words)  # 4 rows × 2 batches in this process are the same step
     assert alone.stdout.count("is finished: skipped") == 2
-    differs = refusal([*STAGES[:4], "--max_steps", "2"])
+    differs = refusal([*TWO, "--max_steps", "2"])
     assert "was trained with another recipe (rows of a step 8 → 4)" in differs

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.conversion.formats.tensor_names import ConversionError, refuse_other_layouts
 from smol_hf.support.formatting import one_line
 from smol_hf.training.checkpoint.checkpoints import suggest_checkpoint
 
@@ -125,6 +125,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
             if name in tensors:
                 raise ConversionError(f"{path}: {name} was in another shard already")
             tensors[name] = tensor
+    refuse_other_layouts(tensors)
     return tensors
 
 
@@ -145,8 +146,8 @@ def read_torch_file(path: Path) -> dict[str, Any]:
             f"{path}: refused, it contains more than tensors and plain values, and reading it could run code "
             f"({reason}). If you trust the file, load it yourself and save its tensors with safetensors"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise ConversionError(f"{path}: damaged or cut off ({error})") from error
+    except Exception as error:  # of any kind, for bytes that are no file of torch.save
+        raise ConversionError(f"{path}: damaged or cut off ({type(error).__name__}: {one_line(error)})") from error
     if not isinstance(value, dict):
         raise ConversionError(f"{path}: contains {type(value).__name__} instead of a dictionary of tensors")
     return value

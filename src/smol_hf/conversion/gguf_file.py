@@ -6,8 +6,7 @@ something else.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +17,7 @@ from tokenizers import pre_tokenizers
 from transformers import GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 from transformers.integrations.gguf.reader import read_gguf_metadata
+from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_gguf_available
 
 from smol_hf.auto import AutoModelForCausalLM, AutoTokenizer
@@ -25,14 +25,16 @@ from smol_hf.conversion.formats.registry import source_format
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.meta_check import model_of
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
-from smol_hf.support.formatting import one_line
+from smol_hf.support.formatting import counted, one_line
 
 MAGIC = b"GGUF"
 ARCHITECTURE = "llama"
-FAILURES = (
-    RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError, OSError,
-    struct.error,
+# Metadata that llama.cpp's converter always writes, and for which transformers takes a default value.
+OF_THE_MODEL = (
+    "llama.block_count", "llama.context_length", "llama.embedding_length", "llama.feed_forward_length",
+    "llama.attention.head_count", "llama.attention.layer_norm_rms_epsilon",
 )  # fmt: skip
+OF_THE_TOKENIZER = tuple(f"tokenizer.ggml.{name}" for name in ("model", "tokens", "token_type", "eos_token_id"))
 
 
 def read_gguf(path: Path, *, with_tokenizer: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
@@ -48,15 +50,22 @@ def read_gguf(path: Path, *, with_tokenizer: bool) -> tuple[PreTrainedModel, Pre
         raise ConversionError(f"{path}: reading a GGUF file needs the package gguf: pip install 'smol_hf[gguf]'")
     with failures_of(path):
         metadata, names = read_gguf_metadata(str(path))
-    check_metadata(path, metadata)
+    check_metadata(path, metadata, OF_THE_MODEL + (OF_THE_TOKENIZER if with_tokenizer else ()))
     tokenizer = None
     # In a folder of its own, transformers finds no configuration of another model next to the file.
     with TemporaryDirectory() as folder, failures_of(path):
         (Path(folder) / "model.gguf").symlink_to(path.resolve())
         options = {"gguf_file": "model.gguf", "local_files_only": True, "trust_remote_code": False}
-        native = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
-        )
+        with only_errors_of_transformers():
+            native, loaded = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+        refuse_new_weights(path, loaded)
         if with_tokenizer:
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
             split_as_trained(path, tokenizer, metadata)
@@ -71,14 +80,42 @@ def read_gguf(path: Path, *, with_tokenizer: bool) -> tuple[PreTrainedModel, Pre
     return model_of(SmolHFForCausalLM, config, tensors), tokenizer
 
 
-def check_metadata(path: Path, metadata: dict) -> None:
-    """Raise ConversionError for another architecture, and for scaled rotary positions."""
+@contextmanager
+def only_errors_of_transformers() -> Iterator[None]:
+    """Hide the table of the loaded tensors: `refuse_new_weights` names the first."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def refuse_new_weights(path: Path, loaded: dict) -> None:
+    """Raise ConversionError if a tensor of the model has random values because the file has none for it."""
+    if shapes := sorted(loaded["mismatched_keys"]):
+        name, found, expected = shapes[0]
+        raise ConversionError(
+            f"{path}: {counted(len(shapes), 'tensor', 'has/have')} another shape than the metadata say, first "
+            f"{name}: {tuple(found)} instead of {tuple(expected)}"
+        )
+    if missing := sorted(loaded["missing_keys"]):
+        raise ConversionError(
+            f"{path}: {counted(len(missing), 'tensor', 'is/are')} missing, first {missing[0]}: the file is damaged, "
+            "or a part of a split file"
+        )
+
+
+def check_metadata(path: Path, metadata: dict, needed: Sequence[str]) -> None:
+    """Raise ConversionError for another architecture, missing entries, and scaled rotary positions."""
     architecture = metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
         raise ConversionError(
             f"{path}: models of the architecture {architecture!r} cannot be converted; supported is {ARCHITECTURE} "
             "(SmolLM, SmolLM2, TinyLlama)"
         )
+    if missing := [name for name in needed if name not in metadata]:
+        raise ConversionError(f"{path}: the metadata lack {', '.join(missing)}: the file is damaged or incomplete")
     scaling = metadata.get(f"{ARCHITECTURE}.rope.scaling.type", "none")
     if scaling != "none":
         raise ConversionError(f"{path}: rotary positions with {scaling} scaling are not supported")
@@ -106,5 +143,5 @@ def failures_of(path: Path) -> Iterator[None]:
         yield
     except ConversionError:
         raise
-    except FAILURES as error:
+    except Exception as error:  # the tokenizers library raises plain ones
         raise ConversionError(f"{path}: damaged or unsupported ({one_line(error) or type(error).__name__})") from error

@@ -14,12 +14,13 @@ def model_of(model_class: type[PreTrainedModel], config: PretrainedConfig, tenso
     """Build a model to be saved, not run. It holds these tensors themselves, in their own dtype.
 
     Raises:
-        ConversionError: with the first tensor that is missing, unknown, of another shape or not finite.
+        ConversionError: with the first tensor that is missing, unknown, of another shape or kind, or not finite.
     """
     refuse_unsound_config(config, "the configuration")
     with torch.device("meta"), configuration_errors("the model", config):
         model = model_class._from_config(config)
     compare_with(model, tensors)
+    refuse_other_numbers(tensors)
     if broken := nonfinite(tensors.items()):
         raise ConversionError(f"{broken[0]} contains NaN or infinity: the answers would be nonsense")
     model.load_state_dict(tensors, strict=False, assign=True)
@@ -27,6 +28,13 @@ def model_of(model_class: type[PreTrainedModel], config: PretrainedConfig, tenso
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     model.config.dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     return model
+
+
+def refuse_other_numbers(tensors: dict) -> None:
+    """Raise ConversionError for the first tensor that is not of floating-point numbers."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ConversionError(f"{name} is {tensor.dtype}: the weights must be floating-point numbers")
 
 
 def compare_with(model: PreTrainedModel, tensors: dict) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -26,7 +25,6 @@ from smol_hf.data.mixture.mixture import (
     without_unusable,
 )
 from smol_hf.data.report.skipped import SkippedSamples
-from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
 from smol_hf.data.sources.source import BlockCache, MadeSource
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.record_use import describe_unknown, unknown_share
@@ -235,19 +233,3 @@ def rows_of_the_run(plan: Plan, data: Data, epochs: float, processes: int = 1) -
     else:
         rows = math.ceil(rounds * sum(len(source) * weight for source, weight in zip(data.sources, data.weights)))
     return max(1, math.ceil(rows * epochs / rounds))
-
-
-def fingerprint(data: Data, read_images: bool) -> str:
-    """Return the SHA-256 of the measured records and of the image files that they name.
-
-    Images of at most 256 MiB together are read completely, and all of them with `read_images`; otherwise by samples,
-    see `sampled_digest`. Of data that was not measured the first 1,000 records of each source count.
-    """
-    digest = hashlib.sha256("".join(source.fingerprint for source in data.sources).encode())
-    digests = {path: each for images in data.found.images.values() for path, each in images.items() if each}
-    paths = [Path(path) for path in digests]
-    if data.found.read_whole != (whole := read_images or are_read_whole(paths)):  # after a source was left out
-        digests = dict(zip(digests, digests_of_files(paths, whole=whole)))
-    for path, content in digests.items():
-        digest.update(f"{Path(path).name}:{content}".encode())
-    return digest.hexdigest()

@@ -78,7 +78,7 @@ class Run(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return `data_fingerprint`, `samples` and `failed_sources`, for `run.json`."""
+        """Return `data_fingerprint`, `source_fingerprints`, `samples` and `failed_sources`, for `run.json`."""
 
     @abstractmethod
     def trainer(self) -> Trainer:
@@ -234,9 +234,15 @@ def result_of(model: str) -> str:
 
 
 def is_finished(output_dir: Path) -> bool:
-    """Return True if the run of this folder trained all its steps and published its result."""
+    """Return True if the run of this folder trained all its steps and published its result.
+
+    Raises RecipeError for a damaged `run.json`.
+    """
     run, result = output_dir / "run.json", output_dir / "checkpoint" / "config.json"
-    return result.is_file() and run.is_file() and "steps" in json.loads(run.read_text(encoding="utf-8"))
+    try:
+        return result.is_file() and run.is_file() and "steps" in json.loads(run.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecipeError(f"{run} is damaged ({error}): restore it, or use another output_dir") from error
 
 
 def refuse_model_in_the_way(model: str | None, output_dir: Path) -> None:

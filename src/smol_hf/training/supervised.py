@@ -20,7 +20,6 @@ from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
 from smol_hf.training.checkpoint.same_run import rows_of_a_step
 from smol_hf.training.data import (
     context_length,
-    fingerprint,
     measure_data,
     open_data,
     plan_of,
@@ -28,6 +27,7 @@ from smol_hf.training.data import (
     set_video_keys,
 )
 from smol_hf.training.document_data import DocumentData, TokenisedDocuments
+from smol_hf.training.fingerprints import document_fingerprints, fingerprint, source_fingerprints
 from smol_hf.training.loader import Validation, load_data_state
 from smol_hf.training.log.console import LogCallback
 from smol_hf.training.log.mixture_report import describe_failed, print_shares, save_mixture
@@ -83,6 +83,9 @@ class SupervisedRun(Run):
     def name_unusable(self) -> None:
         """Name the unusable samples of the plan."""
 
+    def source_fingerprints(self) -> dict[str, str]:
+        return source_fingerprints(self.data)
+
     def measure(self):
         arguments, processes = self.arguments, PartialState().num_processes
         if self.validation is None and arguments.eval_strategy != IntervalStrategy.NO:
@@ -112,6 +115,7 @@ class SupervisedRun(Run):
     def facts(self):
         return {
             "data_fingerprint": fingerprint(self.data, read_images=self.data_arguments.verify_images),
+            "source_fingerprints": self.source_fingerprints(),
             "samples": self.data.found.total or sum(len(source) for source in self.data.sources),
             "failed_sources": {each.name: each.reason for each in self.mixture.failed},
         }
@@ -211,6 +215,9 @@ class DocumentRun(SupervisedRun):
         if self.validation is None:
             self.arguments.eval_strategy = IntervalStrategy.NO
         super().measure()
+
+    def source_fingerprints(self):
+        return document_fingerprints(self.documents)
 
     def collator(self):
         """Stack rows of documents, which are full. Flash attention takes one row of any length."""

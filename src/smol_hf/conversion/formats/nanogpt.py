@@ -13,7 +13,7 @@ import torch
 
 from smol_hf.conversion.formats import llama
 from smol_hf.conversion.formats.gpt import from_gpt2, gpt_config
-from smol_hf.conversion.formats.tensor_names import ConversionError, without_tied_head
+from smol_hf.conversion.formats.tensor_names import ConversionError, refuse_other_layouts, without_tied_head
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 
 # (pattern of a tensor name, family that has it, advice)
@@ -54,9 +54,13 @@ def read_pt(
         rope_theta: of a Llama-style state dict, 10,000 by default; no tensor shows it.
     """
     tensors = next((content[key] for key in ("model", "model_state", "state_dict") if key in content), content)
-    if not isinstance(tensors, dict) or not tensors or not all(isinstance(x, torch.Tensor) for x in tensors.values()):
+    are_tensors = isinstance(tensors, dict) and all(
+        isinstance(name, str) and isinstance(each, torch.Tensor) for name, each in tensors.items()
+    )
+    if not tensors or not are_tensors:
         raise ConversionError("no model found: expected a state dict under 'model', 'model_state' or 'state_dict'")
-    tensors = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    tensors = without_wrappers(tensors)
+    refuse_other_layouts(tensors)
     sizes = next((content[key] for key in ("model_args", "config") if isinstance(content.get(key), dict)), {})
     if rope_theta is not None and not 0 < rope_theta < math.inf:
         raise ConversionError(f"--rope-theta is {rope_theta}: it must be a number above 0")
@@ -78,6 +82,28 @@ def read_pt(
     )
 
 
+def without_wrappers(tensors: dict) -> dict:
+    """Remove the prefixes of `torch.compile` and DDP. Raises ConversionError if a name then appears twice."""
+    plain: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        short = WRAPPERS.sub("", name)
+        if short in plain:
+            raise ConversionError(
+                f"the file has {short} twice, with and without the prefix of a wrapper: keep one model"
+            )
+        plain[short] = tensor
+    return plain
+
+
+def matrix(tensors: dict, name: str) -> torch.Tensor:
+    """Return a matrix that tells sizes. Raises ConversionError if it is missing or not a matrix."""
+    if name not in tensors:
+        raise ConversionError(f"the tensor {name} is missing; the first of {len(tensors)} is {next(iter(tensors))}")
+    if tensors[name].dim() != 2:
+        raise ConversionError(f"{name} has the shape {tuple(tensors[name].shape)}: it must be a matrix")
+    return tensors[name]
+
+
 def heads(sizes: dict, given: int | None) -> int:
     said = next((sizes[key] for key in ("n_head", "num_attention_heads", "num_heads") if sizes.get(key)), None)
     if said is not None and given not in (None, said):
@@ -85,7 +111,7 @@ def heads(sizes: dict, given: int | None) -> int:
     number = given if said is None else said
     if number is None:
         raise ConversionError("the number of attention heads is not in the file: give --num-attention-heads")
-    if not isinstance(number, int) or number < 1:
+    if type(number) is not int or number < 1:
         raise ConversionError(f"the number of attention heads is {number!r}: it must be a whole number above 0")
     return number
 
@@ -100,7 +126,7 @@ def is_tied(tensors: dict, head: str, embeddings: str) -> bool:
 
 def nanogpt_config(tensors: dict, sizes: dict, num_attention_heads: int | None) -> SmolHFTextConfig:
     """Configure nanoGPT: exact GELU (not GPT-2's approximation), ε 1e-5, optional biases, tied head."""
-    embeddings, positions = tensors["transformer.wte.weight"], tensors["transformer.wpe.weight"]
+    embeddings, positions = (matrix(tensors, f"transformer.{name}.weight") for name in ("wte", "wpe"))
     shapes = {
         "vocab_size": embeddings.shape[0],
         "n_embd": embeddings.shape[1],
@@ -110,7 +136,7 @@ def nanogpt_config(tensors: dict, sizes: dict, num_attention_heads: int | None) 
     for name, found in shapes.items():
         if sizes.get(name, found) != found:
             raise ConversionError(f"model_args has {name} {sizes[name]}, but the tensors have {found}")
-    inner = tensors["transformer.h.0.mlp.c_fc.weight"].shape
+    inner = matrix(tensors, "transformer.h.0.mlp.c_fc.weight").shape
     return gpt_config(
         bias="transformer.h.0.attn.c_attn.bias" in tensors,
         vocab_size=shapes["vocab_size"],
@@ -129,14 +155,14 @@ def llama_style(tensors: dict, sizes: dict, num_attention_heads: int | None, rop
     if f"{first}self_attn.q_proj.weight" not in tensors:
         tensors = {f"model.{name}" if not name.startswith("lm_head.") else name: x for name, x in tensors.items()}
     number = heads(sizes, num_attention_heads)
-    query, key = (tensors[f"{first}self_attn.{letter}_proj.weight"] for letter in "qk")
+    query, key = (matrix(tensors, f"{first}self_attn.{letter}_proj.weight") for letter in "qk")
     if query.shape[0] % number:
         raise ConversionError(f"{query.shape[0]} query channels do not split into {number} attention heads")
     head_dim = query.shape[0] // number
     config = SmolHFTextConfig(
-        vocab_size=tensors["model.embed_tokens.weight"].shape[0],
+        vocab_size=matrix(tensors, "model.embed_tokens.weight").shape[0],
         hidden_size=query.shape[1],
-        intermediate_size=tensors[f"{first}mlp.up_proj.weight"].shape[0],
+        intermediate_size=matrix(tensors, f"{first}mlp.up_proj.weight").shape[0],
         num_hidden_layers=layers(tensors, r"layers\.(\d+)\."),
         num_attention_heads=number,
         num_key_value_heads=key.shape[0] // head_dim,

@@ -15,6 +15,14 @@ class ConversionError(ValueError):
     """A checkpoint cannot be converted; the message says why, and what would work."""
 
 
+def refuse_other_layouts(tensors: dict[str, torch.Tensor]) -> None:
+    """Raise ConversionError for the first tensor that is sparse, or on the meta device and without values."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            kind = "on the meta device" if tensor.is_meta else "sparse or quantised"
+            raise ConversionError(f"{name} is {kind}: save the weights as plain tensors with their values")
+
+
 class Renaming:
     """A table of tensor names.
 
