@@ -49,7 +49,7 @@ from smol_hf.training.recipe.values import RecipeError, recipe_errors
 from smol_hf.training.run import Run
 from smol_hf.training.sources import open_validation
 from smol_hf.training.trainer import SmolTrainer
-from smol_hf.training.validation.early_stopping import check_metric, early_stopping, validated_at
+from smol_hf.training.validation.early_stopping import check_metric, early_stopping
 from smol_hf.training.validation.held_out import describe_validation
 from smol_hf.training.validation.measure import Validation, validation_of
 
@@ -165,13 +165,15 @@ class SupervisedRun(Run):
     def finish(self, trainer) -> dict[str, Any]:
         facts = {"tokens_per_second": trainer.counters.rate()}
         if self.validation is not None:
-            state = trainer.state
-            best = state.best_global_step if self.arguments.load_best_model_at_end else None
-            if best is None and validated_at(state, state.global_step) is None:
+            if trainer.validated is None:
                 trainer.evaluate()
-            facts["validation"] = validated_at(state, best or state.global_step)
-            if best is not None:
-                facts |= {"best_step": best, "best_metric": state.best_metric}
+            facts["validation"] = trainer.validated
+            if self.arguments.load_best_model_at_end and (best := trainer.state.best_global_step):
+                metric = self.arguments.metric_for_best_model
+                facts["best"] = {"step": best, "metric": metric, "value": trainer.state.best_metric}
+                if self.is_main_process:
+                    value = trainer.state.best_metric
+                    self.console.print(f"the result is the best step, {best:,}, with {metric} {value:.4f}")
         if not trainer.counters.gather()["samples"]:
             raise SampleError("data", f"no sample could be trained on: {self.skipped.summary()}")
         return facts

@@ -27,6 +27,7 @@ from smol_hf.training.log.first_batches import FirstBatches
 from smol_hf.training.model.new_tokens import freeze_schedule, train_rows_of_new_tokens
 from smol_hf.training.model.parts import FreezeCallback, group_part, parameter_groups, schedule_parts
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
+from smol_hf.training.validation.early_stopping import validated_at
 from smol_hf.training.validation.measure import Seen, Validation
 
 # TRL and transformers need a dataset, but the rows come from the plan.
@@ -171,6 +172,12 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.counters.start_clock()
         return metrics
+
+    @property
+    def validated(self) -> dict[str, float] | None:
+        """Return the metrics of the validation of the result: of the best step if it is loaded, else of the last."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        return validated_at(self.state, best or self.state.global_step)
 
     def _get_grad_norm(self, model, grad_norm=None):
         """Close the step: called once, after the gradients are complete and before the optimizer uses them."""

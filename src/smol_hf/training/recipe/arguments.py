@@ -252,8 +252,8 @@ def check_best_metric(arguments: Any) -> None:
     known = [*LOWER_IS_BETTER, *METRICS]
     if name not in known:
         raise ValueError(
-            f"metric_for_best_model is {metric!r}{nearest(name, known)} (known: {', '.join(known)}, and with several "
-            "sources also loss/SOURCE and the like)"
+            f"metric_for_best_model is {metric!r}: choose one of {', '.join(known)}, with several sources also "
+            "loss/SOURCE and the like"
         )
     if arguments.greater_is_better is None:
         arguments.greater_is_better = name not in LOWER_IS_BETTER
