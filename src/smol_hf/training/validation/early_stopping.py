@@ -49,6 +49,7 @@ class MissedValidation(TrainerCallback):
 
     def __init__(self, trainer: Trainer):
         self.trainer: Any = trainer
+        self.ends_run = False  # the validation used up the patience
 
     def on_train_begin(self, args, state, control, **kwargs):
         step, trainer = state.global_step, self.trainer
@@ -59,6 +60,11 @@ class MissedValidation(TrainerCallback):
         trainer.find_best()
         if control.should_training_stop and (loader := getattr(trainer, "loader", None)) is not None:
             loader.total_batches = loader.batches  # the loop looks only after a step
+            self.ends_run = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.ends_run:  # of an epoch without a step
+            control.should_evaluate = control.should_save = False
 
     def is_due(self, args, state) -> bool:
         if args.eval_strategy == IntervalStrategy.EPOCH:
