@@ -12,8 +12,8 @@ from rich.console import Console
 from transformers import TrainerCallback
 
 from smol_hf.support.formatting import compact, duration
+from smol_hf.training.log.run_log import FILE_NAME
 
-FILE_NAME = "log.jsonl"
 SOURCES_SHOWN = 12
 SECONDS_BETWEEN_LINES = 5
 IN_THE_LINE = tuple(f"eval_{name}" for name in ("loss", "perplexity", "bits_per_byte", "tokens", "seconds", "answers"))
