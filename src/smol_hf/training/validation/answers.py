@@ -113,14 +113,14 @@ class Answers:
         return Question(prompt, tiles, self.text_of(sample.input_ids[start:end].tolist()), source)
 
     def text_of(self, tokens: list[int]) -> str:
-        tokenizer = tokenizer_of(self.processor)
+        tokenizer: Any = tokenizer_of(self.processor)
         return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
     def generate(self, model, questions: list[Question], device) -> list[str]:
         """Return the answers to a batch, generated greedily."""
         if not questions:
             return []
-        tokenizer = tokenizer_of(self.processor)
+        tokenizer: Any = tokenizer_of(self.processor)
         padding = padding_token_id(tokenizer)
         length = max(len(each.input_ids) for each in questions)
         input_ids = torch.full((len(questions), length), padding)
