@@ -7,6 +7,9 @@ import time
 
 from chat_models import save_base
 
+from smol_hf.training.recipe.recipes import load_arguments
+from smol_hf.training.run import train
+
 RECIPE = {
     "vision_config": {
         "model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -24,14 +27,19 @@ PAIRS = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": f"It i
 
 
 def words(keys):
-    """The keys as a command line, without the steps that `save_strategy: no` refuses."""
-    keys = {key: keys[key] for key in keys if key != "save_steps" or keys.get("save_strategy") != "no"}
+    """The keys as a command line, without the steps that `save_strategy: no` and others refuse."""
+    keys = {key: keys[key] for key in keys if key != "save_steps" or keys.get("save_strategy", "steps") == "steps"}
     written = {key: value if isinstance(value, str) else json.dumps(value) for key, value in keys.items()}
     return [word for key, value in written.items() for word in (f"--{key}", value)]
 
 
 def train_words(output, **keys):
     return ["train", *words({**RECIPE, "output_dir": str(output), **keys})]
+
+
+def train_here(output, **keys):
+    """The trainer of a run of `RECIPE` in this process, after its end."""
+    return train(*load_arguments(train_words(output, **keys)[1:]))
 
 
 def pretrain_words(output, folder, **keys):

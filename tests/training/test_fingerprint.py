@@ -20,8 +20,8 @@ from smol_hf.data.stream.survey import Survey
 from smol_hf.text.documents.held_out import HeldOut
 from smol_hf.text.documents.readers import open_documents
 from smol_hf.text.documents.token_cache import TokenCache, tokenise
+from smol_hf.training.checkpoint.fingerprints import fingerprint
 from smol_hf.training.data import measure_data, open_data, plan_of
-from smol_hf.training.fingerprints import fingerprint
 from smol_hf.training.recipe.data_arguments import DataArguments
 
 

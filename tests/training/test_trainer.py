@@ -14,10 +14,11 @@ from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
 from smol_hf.data.digits import build_pages
 from smol_hf.data.report.skipped import SkippedSamples
-from smol_hf.training.loader import FACTS, Validation
+from smol_hf.training.loader import FACTS
 from smol_hf.training.model.parts import part_of
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.trainer import SmolTrainer
+from smol_hf.training.validation.measure import Validation
 
 
 def test_padded_packed_and_accumulated_batches_train_alike(tmp_path):
@@ -218,7 +219,7 @@ def test_a_step_without_samples_leaves_the_weights_alone(tmp_path):
 def test_validation_makes_logits_of_labelled_positions_alone(tmp_path):
     """The others would be the largest tensor of the pass. The loss is that of all logits."""
     trainer = build_trainer(tmp_path, turns=3, number=4)
-    validation = Validation(replace(trainer.plan, rounds=1))
+    validation = Validation([replace(trainer.plan, rounds=1)])
     seen = []
     head = trainer.model.get_output_embeddings()
     head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape[1]))

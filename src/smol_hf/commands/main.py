@@ -17,6 +17,7 @@ from smol_hf.commands.generation import GENERATION_COMMANDS
 from smol_hf.commands.parser import Command, Group, Parser
 from smol_hf.commands.printing import print_facts
 from smol_hf.commands.publishing import PUBLISHING_COMMANDS
+from smol_hf.commands.runs import RUN_COMMANDS
 from smol_hf.commands.tokenizer import TOKENIZER_COMMANDS
 from smol_hf.commands.training import DEMO, RECIPE_COMMANDS, TRAINING_COMMANDS
 
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Command | Group] = {
     **PUBLISHING_COMMANDS,
     "data": Group("list, preview, measure and prepare data", DATA_COMMANDS),
     "recipes": Group("list, show and copy the recipes that ship with the package", RECIPE_COMMANDS),
+    "runs": Group("list, show and compare runs by their logs", RUN_COMMANDS),
     "tokenizer": Group("train tokenizers", TOKENIZER_COMMANDS),
 }
 

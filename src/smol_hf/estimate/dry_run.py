@@ -245,6 +245,8 @@ def lines_of_sources(sources: list[dict[str, Any]], shares: dict[str, float] | N
     for place, found in places.items():
         rows = [source["rows"] for source in found]
         size = "" if None in rows else f", {counted(sum(rows), 'record')}"
+        if held_out := sum(source["held_out"] for source in found):
+            size += f", and about {held_out:,} to validate on"
         problem = " and left out (on_failed_source)" if place == MISSING else ""
         names = ", ".join(source["name"] for source in found[:4]) + (", …" if len(found) > 4 else "")
         yield (

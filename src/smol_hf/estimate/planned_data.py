@@ -27,6 +27,7 @@ class PlannedSource:
         place: `HERE`, the Hub or another URL, or `MISSING`.
         rows: its number of records; None if unknown without a download.
         records: of them in one round of the data.
+        held_out: about the number of its further records that are held out for validation.
     """
 
     name: str
@@ -34,6 +35,7 @@ class PlannedSource:
     rows: int | None = None
     records: float | None = None
     modality: str | None = None
+    held_out: int = 0
 
 
 def planned_sources(data: DataArguments | PreferenceArguments) -> list[PlannedSource]:
@@ -45,9 +47,12 @@ def planned_sources(data: DataArguments | PreferenceArguments) -> list[PlannedSo
         if data.documents is not None:
             both = (data.documents, data.validation_documents)
             return [look_at_documents(name) for name in both if name is not None]
+        others = [MixtureEntry(data.eval_data)] if data.eval_data is not None else []
+        for entry in [*others, *parse_entries(data.eval_mixture or [])]:
+            look_at(entry, data)  # an error if it is missing
         if data.mixture is not None:
             return look_at_mixture(data)
-        return [look_at(MixtureEntry(data.data), pages=data.num_pages)]
+        return [look_at(MixtureEntry(data.data), data)]
 
 
 def place_of(data: str) -> str:
@@ -56,15 +61,17 @@ def place_of(data: str) -> str:
     return data if is_remote(data) else HERE
 
 
-def look_at(entry: MixtureEntry, data_root: str | None = None, pages: int | None = None) -> PlannedSource:
-    """Open a source of this machine. `pages`: number of records of an embedded one."""
-    path = located(entry.data, data_root)
+def look_at(entry: MixtureEntry, data: DataArguments | None = None) -> PlannedSource:
+    """Open a source of this machine. `data`: keys of its recipe."""
+    path = located(entry.data, None if data is None else data.data_root)
     place, rows = place_of(path), entry.available
-    if entry.data in EMBEDDED:
-        rows = pages
+    if entry.data in EMBEDDED and data is not None:
+        rows = data.num_pages
     elif place == HERE:
         rows = len(open_location(path).source)
-    return PlannedSource(entry.label, place, rows, entry.records(rows), entry.modality)
+    held_out = 0 if rows is None or data is None else round(rows * data.eval_fraction)
+    rows = None if rows is None else rows - held_out
+    return PlannedSource(entry.label, place, rows, entry.records(rows), entry.modality, held_out)
 
 
 def look_at_documents(name: str) -> PlannedSource:
@@ -80,7 +87,7 @@ def look_at_mixture(data: DataArguments) -> list[PlannedSource]:
     found, failed = [], []
     for entry in parse_entries(data.mixture):
         try:
-            found.append(look_at(entry, data.data_root, data.num_pages))
+            found.append(look_at(entry, data))
         except (OSError, SampleError) as error:
             records = entry.records(entry.available)
             failed.append(FailedSource(entry.label, str(error), entry.modality, records))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
+import operator
 from dataclasses import replace
 from typing import Any
 
@@ -12,20 +12,10 @@ from accelerate import PartialState
 from rich.console import Console
 from transformers import PretrainedConfig
 
-from smol_hf.data.conversation import Conversation, SampleError
-from smol_hf.data.digits import EMBEDDED
-from smol_hf.data.mixture.mixture import (
-    FIRST_RECORDS,
-    MOST_SURVEYED,
-    Data,
-    MixtureEntry,
-    can_be_surveyed,
-    open_mixture,
-    parse_entries,
-    without_unusable,
-)
+from smol_hf.data.conversation import SampleError
+from smol_hf.data.mixture.mixture import FIRST_RECORDS, MOST_SURVEYED, Data, without_unusable
 from smol_hf.data.report.skipped import SkippedSamples
-from smol_hf.data.sources.source import BlockCache, MadeSource
+from smol_hf.data.sources.source import BlockCache
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.record_use import describe_unknown, unknown_share
 from smol_hf.data.stream.size_cache import digest_images, measured
@@ -40,64 +30,28 @@ from smol_hf.training.model.chat_template import chat_of
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
+from smol_hf.training.sources import open_entries, open_one, with_revisions
+from smol_hf.training.validation.held_out import most_rows, note_rows, without_held_out
 
 DEFAULT_CONTEXT_LENGTH = 2048
 GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable
 
 
 def open_data(arguments: DataArguments, seed: int) -> Data:
-    """Open the sources of `data`. Raises FileNotFoundError, SampleError, ValueError."""
+    """Open the sources of `data`, without held-out samples. Raises FileNotFoundError, SampleError, ValueError."""
     if arguments.mixture is not None:
-        named = {entry.data for entry in parse_entries(arguments.mixture)}
-        data = open_mixture(
-            arguments.mixture,
-            arguments.stopping,
-            on_failed=arguments.on_failed_source,
-            data_root=arguments.data_root,
-            max_image_bytes=arguments.max_image_bytes,
-            embedded={name: embedded(name, arguments, seed) for name in EMBEDDED if name in named},
-        )
+        data = open_entries(arguments, arguments.mixture, seed)
         arguments.mixture = with_revisions(arguments.mixture, data)
-        return data
-    if arguments.data in EMBEDDED:
-        return Data([embedded(arguments.data, arguments, seed)], [None], [1.0], surveyed=False)
-    entry = MixtureEntry(
-        arguments.data,
-        adapter=arguments.adapter,
-        filters=arguments.filters or {},
-        ignore_fields=arguments.ignore_fields,
-        image_folder=arguments.image_folder,
-        config=arguments.dataset_config,
-        split=arguments.dataset_split,
-        revision=arguments.dataset_revision,
-        download=arguments.dataset_download,
-    )
-    source, reader = entry.open(max_image_bytes=arguments.max_image_bytes)
-    arguments.dataset_revision = source.revision  # for the saved recipe
-    return Data([source], [reader], [1.0], surveyed=can_be_surveyed([source]))
-
-
-def with_revisions(mixture: list[dict[str, Any]], data: Data) -> list[dict[str, Any]]:
-    """Return the entries with the opened commit of each dataset of the Hub."""
-    entries = parse_entries(mixture)
-    opened = {entries.index(entry): source.revision for entry, source in zip(data.entries, data.sources)}
-    return [
-        {**keys, "revision": opened[number]} if opened.get(number) else keys for number, keys in enumerate(mixture)
-    ]
-
-
-def embedded(name: str, arguments: DataArguments, seed: int) -> MadeSource:
-    """Return the source of embedded digits of this name. Raises ValueError for an unusable page size."""
-    facts = {"seed": seed, "page_size": arguments.page_size, "turns": arguments.turns_per_page}
-
-    def make(number: int) -> tuple[str, Conversation]:
-        conversation = EMBEDDED[name](first=number, **facts)
-        return conversation.sample_id, conversation
-
-    make(0)  # raises before the run
-    kind = () if name == "digits" else (name,)  # older runs of digits resume
-    print_of = hashlib.sha256(repr((arguments.num_pages, facts, *kind)).encode()).hexdigest()
-    return MadeSource(name, arguments.num_pages, make, fingerprint=print_of)
+    else:
+        of_hub = {
+            "config": arguments.dataset_config, "split": arguments.dataset_split,
+            "revision": arguments.dataset_revision, "download": arguments.dataset_download,
+        }  # fmt: skip
+        data = open_one(arguments, arguments.data, seed, **of_hub)
+        arguments.dataset_revision = data.sources[0].revision  # for the saved recipe
+    if arguments.eval_fraction:
+        data = without_held_out(data, arguments.eval_fraction, arguments.stopping)
+    return data
 
 
 def context_length(asked: int | None, config: PretrainedConfig) -> int:
@@ -159,12 +113,18 @@ def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrain
 
 
 def measure_data(
-    plan: Plan, data: Data, arguments: DataArguments, skipped: SkippedSamples, console: Console | None = None
+    plan: Plan,
+    data: Data,
+    arguments: DataArguments,
+    skipped: SkippedSamples,
+    console: Console | None = None,
+    validation: Data | None = None,
 ) -> tuple[Plan, Data]:
     """Measure the data if it is local and not too large, and decide by its faults whether the run may begin.
 
     Args:
         console: for the progress, which only the main process shows.
+        validation: samples that are validated on. Their faults count too.
 
     Returns:
         The plan and the data, without the unusable sources of a mixture if the recipe allows it.
@@ -174,34 +134,46 @@ def measure_data(
     """
     if not sum(len(source) for source in data.sources):
         raise SampleError("data", "the data holds no sample")
+    both = [data] if validation is None else [data, validation]
     if not data.surveyed:
-        skipped.expect({source.name: len(source) for source in data.sources})
+        skipped.expect({source.name: len(source) for each in both for source in each.sources})
         data.found = survey_first(data.samples(FIRST_RECORDS, local_only=True), data.readers)
         digest_images(data.found, arguments.verify_images)
         return plan, data
     state = PartialState()
     progress = ProgressLines(console if state.is_main_process else None)
-    total, count = sum(map(len, data.sources)), itertools.count(1)
+    measurable = [each for each in both if each.surveyed]
+    total, count = (
+        sum(int(sum(source.block_sizes)) for each in measurable for source in each.sources),
+        itertools.count(1),
+    )
 
     def advance() -> None:
         done = next(count)
         progress.show(lambda seconds: describe_progress(done, total, seconds))
 
-    data.found = measured(
-        plan,
-        verify_images=arguments.verify_images,
-        advance=advance,
-        leads=state.is_local_main_process,
-        wait=state.wait_for_everyone,
-    )
+    for each in measurable:
+        each.found = measured(
+            replace(plan, sources=each.sources, weights=each.weights, work=plan.work.with_readers(each.readers)),
+            verify_images=arguments.verify_images,
+            advance=advance,
+            leads=state.is_local_main_process,
+            wait=state.wait_for_everyone,
+        )
+        note_rows(each)
     if not data.found.total:
         raise SampleError("data", "the data holds no sample")
     if data.entries:
         data = without_unusable(data, arguments.stopping, arguments.on_failed_source)
         work = plan.work.with_readers(data.readers)
         plan = replace(plan, sources=data.sources, weights=data.weights, work=work)
-    skipped.faults, skipped.left_out = data.found.faults, data.found.left_out
-    skipped.settle(data.found.sizes([source.name for source in data.sources]), data.found.longest_run)
+    sizes = {}
+    for each in both:
+        names = [source.name for source in each.sources]
+        sizes |= each.found.sizes(names) if each in measurable else dict(zip(names, map(len, each.sources)))
+        skipped.faults += each.found.faults
+        skipped.left_out += each.found.left_out
+    skipped.settle(sizes, max(each.found.longest_run for each in both))
     if unknown_share(data.found.use) > arguments.max_unknown_fraction:
         limit = f"This is more than max_unknown_fraction {arguments.max_unknown_fraction}"
         raise SampleError("data", "\n".join([*describe_unknown(data.found.use), limit]))
@@ -231,5 +203,5 @@ def rows_of_the_run(plan: Plan, data: Data, epochs: float, processes: int = 1) -
     if by_lane is not None:
         rows = processes * max(sum(by_lane[process::processes]) for process in range(processes))
     else:
-        rows = math.ceil(rounds * sum(len(source) * weight for source, weight in zip(data.sources, data.weights)))
+        rows = math.ceil(rounds * sum(map(operator.mul, map(most_rows, data.sources), data.weights)))
     return max(1, math.ceil(rows * epochs / rounds))

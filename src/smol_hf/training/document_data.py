@@ -22,9 +22,9 @@ from smol_hf.text.documents.readers import open_documents, unescaped
 from smol_hf.text.documents.records import Records
 from smol_hf.text.documents.token_cache import TokenCache, caches_folder, tokenise
 from smol_hf.text.documents.token_source import TokenSource, TokenWork
-from smol_hf.training.loader import Validation
 from smol_hf.training.log.console import ProgressLines
 from smol_hf.training.recipe.data_arguments import DataArguments
+from smol_hf.training.validation.measure import Validation
 
 TOKENIZER_CHARACTERS = 50_000_000  # from which a recipe without a tokenizer gets one
 
@@ -142,7 +142,7 @@ class TokenisedDocuments:
             return None
         source = self.source(cache, part, "validation")
         plan = Plan([source], [1.0], TokenWork(), self.context_length, rounds=1, lanes=1, pool_size=1)
-        return Validation(plan, cache.counts[part].text_bytes)
+        return Validation([plan], cache.counts[part].text_bytes)
 
     def describe(self, skipped: SkippedSamples) -> list[str]:
         """Return sentences about the documents."""

@@ -31,6 +31,7 @@ from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.run import Run
 from smol_hf.training.trainer import NonFiniteError
+from smol_hf.training.validation.early_stopping import early_stopping
 
 ARGUMENT_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
 DEFAULT_LENGTH = 1024  # of a model that does not limit its positions
@@ -152,7 +153,7 @@ class PreferenceRun(Run):
             train_dataset=Dataset.from_dict(self.pairs.rows),
             eval_dataset=Dataset.from_dict(self.validation.rows) if self.validation is not None else None,
             processing_class=self.processor,
-            callbacks=[PreferenceLog(self.output_dir)],
+            callbacks=[PreferenceLog(self.output_dir), *early_stopping(self.arguments)],
             peft_config=self.peft_config,
             run_state=self.run_state,
         )

@@ -27,6 +27,7 @@ from smol_hf.training.recipe.arguments import settle_global_batch
 from smol_hf.training.recipe.data_arguments import PreferenceArguments
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
+from smol_hf.training.validation.early_stopping import MissedValidation, has_stopped
 
 OF_A_RUN = ("run.json", "recipe.yaml")  # files of an output folder
 
@@ -166,11 +167,15 @@ class Run(ABC):
             self.save_shares()
 
         started = time.perf_counter()
+        if stopped_early := has_stopped(self.checkpoint, self.arguments):
+            self.arguments.max_steps = resumed_at
         finished = 0 < self.arguments.max_steps <= resumed_at
         if finished and self.is_main_process:
-            to_do = "to train further, raise max_steps or num_train_epochs"
+            key = "early_stopping_patience" if stopped_early else "max_steps or num_train_epochs"
+            to_do = f"to train further, raise {key}"
             self.console.print(f"the run is finished at step {resumed_at:,}: {to_do}")
         with warnings_of_transformers(shown=not finished):  # it wonders why there is no batch
+            trainer.add_callback(MissedValidation(trainer))
             train_until_stopped(trainer, self.checkpoint)
         self.run_state |= {
             "train_seconds": time.perf_counter() - started,

@@ -17,6 +17,7 @@ from smol_hf.data.mixture.shares import PlannedMixture
 from smol_hf.data.report.shortened_samples import ShortenedSamples
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
+from smol_hf.training.checkpoint.fingerprints import document_fingerprints, fingerprint, source_fingerprints
 from smol_hf.training.checkpoint.same_run import rows_of_a_step
 from smol_hf.training.data import (
     context_length,
@@ -27,8 +28,7 @@ from smol_hf.training.data import (
     set_video_keys,
 )
 from smol_hf.training.document_data import DocumentData, TokenisedDocuments
-from smol_hf.training.fingerprints import document_fingerprints, fingerprint, source_fingerprints
-from smol_hf.training.loader import Validation, load_data_state
+from smol_hf.training.loader import load_data_state
 from smol_hf.training.log.console import LogCallback
 from smol_hf.training.log.mixture_report import describe_failed, print_shares, save_mixture
 from smol_hf.training.log.startup_summary import (
@@ -47,7 +47,11 @@ from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
 from smol_hf.training.run import Run
+from smol_hf.training.sources import open_validation
 from smol_hf.training.trainer import SmolTrainer
+from smol_hf.training.validation.early_stopping import check_metric, early_stopping
+from smol_hf.training.validation.held_out import describe_validation
+from smol_hf.training.validation.measure import Validation, validation_of
 
 TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokenizer gets one
 
@@ -88,11 +92,6 @@ class SupervisedRun(Run):
 
     def measure(self):
         arguments, processes = self.arguments, PartialState().num_processes
-        if self.validation is None and arguments.eval_strategy != IntervalStrategy.NO:
-            raise RecipeError(
-                f"eval_strategy {IntervalStrategy(arguments.eval_strategy).value} has nothing to evaluate: it needs "
-                "documents with a held-out part (validation_fraction), or validation_documents"
-            )
         lanes, self.states = self.data_arguments.data_lanes, {}
         if self.checkpoint is not None:
             lanes, self.states = load_data_state(self.checkpoint)
@@ -100,6 +99,8 @@ class SupervisedRun(Run):
         with recipe_errors("the data cannot be shared"):
             RowStream(self.plan, 0, processes, arguments.dataloader_num_workers)
         self.name_unusable()
+        if self.validation is not None:
+            check_metric(arguments, self.validation.metrics)
         self.mixture = PlannedMixture.of(self.data)
         refuse_disagreement(gather_object([[each.name for each in self.mixture.failed]]))
         epochs = 1 if arguments.max_steps > 0 else arguments.num_train_epochs
@@ -133,7 +134,10 @@ class SupervisedRun(Run):
             rows_per_epoch=self.rows_per_epoch,
             processing_class=self.processor,
             data_collator=self.collator(),
-            callbacks=[LogCallback(self.output_dir, self.run_state["failed_sources"])],
+            callbacks=[
+                LogCallback(self.output_dir, self.run_state["failed_sources"]),
+                *early_stopping(self.arguments),
+            ],
             run_state=self.run_state,
             skipped=self.skipped,
             shortened=ShortenedSamples(shortened, self.checkpoint is not None, writes=self.is_main_process),
@@ -165,9 +169,15 @@ class SupervisedRun(Run):
     def finish(self, trainer) -> dict[str, Any]:
         facts = {"tokens_per_second": trainer.counters.rate()}
         if self.validation is not None:
-            if trainer.validated_at != trainer.state.global_step or self.arguments.load_best_model_at_end:
+            if trainer.validated is None:
                 trainer.evaluate()
             facts["validation"] = trainer.validated
+            if self.arguments.load_best_model_at_end and (best := trainer.state.best_global_step):
+                metric = self.arguments.metric_for_best_model
+                facts["best"] = {"step": best, "metric": metric, "value": trainer.state.best_metric}
+                if self.is_main_process:
+                    value = trainer.state.best_metric
+                    self.console.print(f"the result is the best step, {best:,}, with {metric} {value:.4f}")
         if not trainer.counters.gather()["samples"]:
             raise SampleError("data", f"no sample could be trained on: {self.skipped.summary()}")
         return facts
@@ -176,8 +186,19 @@ class SupervisedRun(Run):
 class ConversationRun(SupervisedRun):
     """Answers of an assistant, in conversations with or without images."""
 
+    validation_data: Data | None = None
+
+    def check(self):
+        super().check()
+        if not self.data_arguments.validates and self.arguments.eval_strategy != IntervalStrategy.NO:
+            raise RecipeError(
+                f"eval_strategy {IntervalStrategy(self.arguments.eval_strategy).value} has nothing to evaluate: set "
+                "eval_fraction, eval_data or eval_mixture (documents have validation_fraction)"
+            )
+
     def open(self):
         self.data = open_data(self.data_arguments, self.arguments.seed)
+        self.validation_data = open_validation(self.data, self.data_arguments, self.arguments.seed)
 
     def build(self):
         model, processor = super().build()
@@ -188,11 +209,15 @@ class ConversationRun(SupervisedRun):
         return texts_of(self.data.conversations(TOKENIZER_SAMPLES))
 
     def name_unusable(self):
-        self.plan, self.data = measure_data(self.plan, self.data, self.data_arguments, self.skipped, self.console)
+        keys, held_out = self.data_arguments, self.validation_data
+        self.plan, self.data = measure_data(self.plan, self.data, keys, self.skipped, self.console, held_out)
+        if held_out is not None:
+            self.validation = validation_of(self.plan, held_out, keys, self.arguments.dataloader_num_workers)
 
     def describe_data(self):
         steps = self.arguments.max_steps if self.ends_with_the_data else None
-        return describe_samples(self.data, self.data_arguments, self.skipped, steps)
+        lines = describe_samples(self.data, self.data_arguments, self.skipped, steps)
+        return lines + describe_validation(self.data, self.validation_data, self.data_arguments.eval_fraction)
 
 
 class DocumentRun(SupervisedRun):
@@ -230,7 +255,7 @@ class DocumentRun(SupervisedRun):
         return [*lines, describe_vocabulary(self.processor, self.model.config)]
 
     def result(self, trainer):
-        facts, validated = self.run_state, trainer.validated or {}
+        facts, validated = self.run_state, self.run_state.get("validation") or {}
         return {
             "validation_loss": validated.get("loss"),
             "perplexity": validated.get("perplexity"),

@@ -21,12 +21,14 @@ from smol_hf.data.report.shortened_samples import ShortenedSamples
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.training.checkpoint.saving import CheckpointsOfARun
-from smol_hf.training.loader import FACTS, TrainingLoader, Validation, summed
+from smol_hf.training.loader import FACTS, TrainingLoader, summed
 from smol_hf.training.log.counters import RunCounters
 from smol_hf.training.log.first_batches import FirstBatches
 from smol_hf.training.model.new_tokens import freeze_schedule, train_rows_of_new_tokens
 from smol_hf.training.model.parts import FreezeCallback, group_part, parameter_groups, schedule_parts
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
+from smol_hf.training.validation.early_stopping import validated_at
+from smol_hf.training.validation.measure import Seen, Validation
 
 # TRL and transformers need a dataset, but the rows come from the plan.
 PLACEHOLDER = Dataset.from_dict({"sample_id": ["the rows come from the plan"]})
@@ -88,8 +90,6 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         held_out = PLACEHOLDER if validation is not None else None
         super().__init__(model=model, args=args, train_dataset=PLACEHOLDER, eval_dataset=held_out, **kwargs)
         self.validation = validation
-        self.validated_at: int | None = None  # the step of the last evaluation
-        self.validated: dict[str, float] | None = None  # its metrics
         self.plan, self.data_states, self.rows_per_epoch = plan, data_states or {}, rows_per_epoch
         self.loader: TrainingLoader | None = None
         for name, weight in self.model.named_parameters():
@@ -161,14 +161,23 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         model = self.model_wrapped if self.is_in_train else self.model
         started = time.perf_counter()
         rows = self.args.per_device_eval_batch_size
-        measured = self.validation.measure(model, self.accelerator, self.data_collator, rows)
+        seen = Seen()
+        measured = self.validation.measure(model, self.accelerator, self.data_collator, rows, seen)
+        for each in gather_object([seen]):
+            self.skipped.note(each.used, each.skipped)
+            self.shortened.note(each.shortened)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         metrics[f"{metric_key_prefix}_seconds"] = time.perf_counter() - started
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.counters.start_clock()
-        self.validated_at, self.validated = self.state.global_step, measured
         return metrics
+
+    @property
+    def validated(self) -> dict[str, float] | None:
+        """Return the metrics of the validation of the result: of the best step if it is loaded, else of the last."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        return validated_at(self.state, best or self.state.global_step)
 
     def _get_grad_norm(self, model, grad_norm=None):
         """Close the step: called once, after the gradients are complete and before the optimizer uses them."""

@@ -32,7 +32,8 @@ class Interrupted(KeyboardInterrupt):
 class StopAfterStep(TrainerCallback):
     """Saves a checkpoint and ends the training after the step in which a process got a signal.
 
-    All processes agree on it. No evaluation follows. A second signal ends the process at once.
+    All processes agree on it. No evaluation follows; a resumed run begins with the one that was due. A second signal
+    ends the process at once.
     """
 
     def __init__(self):
@@ -61,6 +62,11 @@ class StopAfterStep(TrainerCallback):
             args.save_only_model = False  # otherwise it could not be resumed
             control.should_save = control.should_log = control.should_training_stop = True
             control.should_evaluate = False
+        return control
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.agreed:  # the loop ends the epoch early: nothing is due, and the checkpoint is saved
+            control.should_save = control.should_evaluate = False
         return control
 
 

@@ -14,7 +14,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from smol_hf.data.stream.stream import Plan
-from smol_hf.training.checkpoint.checkpoints import INCOMPLETE, move_into_place, write_manifest
+from smol_hf.training.checkpoint.checkpoints import INCOMPLETE, CheckpointError, move_into_place, write_manifest
 from smol_hf.training.loader import TrainingLoader, save_data_state
 from smol_hf.training.log.counters import FILE_NAME as COUNTERS
 from smol_hf.training.log.counters import RunCounters
@@ -69,7 +69,7 @@ class WholeCheckpoints(TrainerBase):
         if self.args.should_save:
             folder = incomplete / name
             if self.state.best_global_step:
-                self.state.best_model_checkpoint = str(run_dir / f"checkpoint-{self.state.best_global_step}")
+                self.find_best()
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
             self.write_state(folder, gathered)
             write_run(folder, self.run_state)
@@ -78,6 +78,32 @@ class WholeCheckpoints(TrainerBase):
             incomplete.rmdir()
             rotate_checkpoints(str(run_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
+
+    def find_best(self) -> None:
+        """Set the path of the best checkpoint, which follows from its step."""
+        if self.state.best_global_step:
+            name = f"checkpoint-{self.state.best_global_step}"
+            self.state.best_model_checkpoint = str(Path(str(self.args.output_dir)) / name)
+
+    def _determine_best_metric(self, metrics, trial):
+        # transformers saves with save_steps, so a better model between two saves would be lost.
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.load_best_model_at_end:
+            self.control.should_save = True
+        return is_best
+
+    def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial):
+        state = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial
+        )
+        self.find_best()
+        best = self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None and not Path(best).is_dir():
+            raise CheckpointError(
+                f"{best}, the best checkpoint of the run so far, is missing: restore it, or resume from an earlier "
+                "checkpoint"
+            )
+        return state
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         optimizer: Any = self.optimizer

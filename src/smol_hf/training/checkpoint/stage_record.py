@@ -13,13 +13,13 @@ from typing import Any
 from smol_hf.support.atomic import atomic_file
 from smol_hf.support.hashing import hash_file
 from smol_hf.training.checkpoint.checkpoints import CheckpointError, list_checkpoints
+from smol_hf.training.checkpoint.fingerprints import fingerprints_now
 from smol_hf.training.checkpoint.same_run import (
     OF_THE_PROCESSOR,
     OF_THE_WEIGHTS,
     digests_of_local_files,
     paths_in,
 )
-from smol_hf.training.fingerprints import fingerprints_now
 from smol_hf.training.recipe.recipes import LONGEST_SHOWN, load_arguments
 from smol_hf.training.recipe.values import recipe_errors
 from smol_hf.training.run import is_finished, result_of

@@ -12,10 +12,11 @@ from rich.console import Console
 from transformers import TrainerCallback
 
 from smol_hf.support.formatting import compact, duration
+from smol_hf.training.log.run_log import FILE_NAME
 
-FILE_NAME = "log.jsonl"
 SOURCES_SHOWN = 12
 SECONDS_BETWEEN_LINES = 5
+IN_THE_LINE = tuple(f"eval_{name}" for name in ("loss", "perplexity", "bits_per_byte", "tokens", "seconds", "answers"))
 
 
 class LogCallback(TrainerCallback):
@@ -98,10 +99,20 @@ def step_of(state) -> str:
 
 
 def validated(step: int, logs: dict) -> str:
+    """Return the line of a validation, and the values of its sources."""
+    scores = {name[5:]: value for name, value in logs.items() if name.startswith("eval_") and name not in IN_THE_LINE}
+    shared = "".join(f"  {name} {value:.4f}" for name, value in scores.items() if "/" not in name)
+    answers = f"{shared}  ({logs['eval_answers']:,} answers)" if "eval_answers" in logs else ""
+    sources: dict[str, list[str]] = {}
+    for name, value in scores.items():
+        metric, slash, source = name.partition("/")
+        if slash:
+            sources.setdefault(source, []).append(f"{metric} {value:.4f}")
+    of_sources = "".join(f"\n  {source}: {', '.join(values)}" for source, values in sources.items())
     bits = f"  {logs['eval_bits_per_byte']:.4f} bits per byte" if "eval_bits_per_byte" in logs else ""
     return (
         f"step {step}  validation loss {logs['eval_loss']:.4f}  perplexity {logs['eval_perplexity']:.2f}{bits}  "
-        f"({logs['eval_tokens']:,} tokens in {duration(logs['eval_seconds'])})"
+        f"({logs['eval_tokens']:,} tokens in {duration(logs['eval_seconds'])}){answers}{of_sources}"
     )
 
 

@@ -14,6 +14,7 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
+from smol_hf.evaluation.metrics import METRICS
 from smol_hf.support.formatting import counted, nearest
 from smol_hf.training.recipe.inherited_checks import check_libraries, refuse_inherited
 from smol_hf.training.recipe.inherited_keys import INHERITED
@@ -53,6 +54,16 @@ class Defaults:
     logging_first_step: bool = True
     disable_tqdm: bool | None = True
     report_to: list[str] | None = field(default_factory=lambda: ["none"])
+    early_stopping_patience: int | None = key(
+        None,
+        "Number of consecutive validations without a better metric_for_best_model after which the run stops. It needs "
+        "load_best_model_at_end: true.",
+        resume=OnResume.CHANGE,
+        least=1,
+    )
+    early_stopping_threshold: float = key(
+        0.0, "Smallest improvement of the metric that counts for early stopping.", resume=OnResume.CHANGE, least=0
+    )
 
 
 @dataclass
@@ -110,6 +121,8 @@ class SmolTrainingArguments(Defaults, SFTConfig):
             raise ValueError("every part has learning rate 0, so nothing is trained: set learning_rate")
         if self.vision_learning_rate == 0 and self.unfreeze_vision_at_step:
             raise ValueError("unfreeze_vision_at_step has no effect with vision_learning_rate: 0")
+        if self.load_best_model_at_end and self.num_checkpoints is not None:
+            self.save_steps = self.eval_steps or self.logging_steps  # until it is counted; the best is always saved
         super().__post_init__()
         check_libraries(self)
         if self.fp16 and self.device.type == "cpu":
@@ -216,10 +229,34 @@ def check_run(arguments: SFTConfig | DPOConfig) -> None:
         raise ValueError("output_dir is missing: name the folder of the run, e.g. output_dir: runs/my-run")
     refuse_inherited(arguments)
     check_values(arguments)
+    check_best_metric(arguments)
     if arguments.max_steps == 0 or (arguments.max_steps < 0 and arguments.num_train_epochs <= 0):
         raise ValueError("max_steps and num_train_epochs leave no step to train")
     if arguments.bf16 is None:  # TRL would request it on machines without it
         arguments.bf16 = not arguments.fp16 and not arguments.use_cpu and is_torch_bf16_gpu_available()
+
+
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
+
+
+def check_best_metric(arguments: Any) -> None:
+    """Check the keys of the best checkpoint and of early stopping, and settle the direction. Raises ValueError."""
+    patience = arguments.early_stopping_patience
+    if patience is not None and not arguments.load_best_model_at_end:
+        raise ValueError("early_stopping_patience needs load_best_model_at_end: true, or the best model would be lost")
+    if arguments.early_stopping_threshold and patience is None:
+        raise ValueError("early_stopping_threshold has no effect without early_stopping_patience: leave it out")
+    if (metric := arguments.metric_for_best_model) is None:
+        return
+    name, *_ = metric.removeprefix("eval_").partition("/")
+    known = [*LOWER_IS_BETTER, *METRICS]
+    if name not in known:
+        raise ValueError(
+            f"metric_for_best_model is {metric!r}: choose one of {', '.join(known)}, with several sources also "
+            "loss/SOURCE and the like"
+        )
+    if arguments.greater_is_better is None:
+        arguments.greater_is_better = name not in LOWER_IS_BETTER
 
 
 def settle_global_batch(recipe: dict[str, Any], arguments: SFTConfig | DPOConfig, processes: int) -> None:

@@ -15,6 +15,7 @@ from smol_hf.data.stream.mixing import STOPPING
 from smol_hf.data.stream.shortening import check_losses
 from smol_hf.processing.video_sampling import MOST_FRAMES
 from smol_hf.processing.video_text import STYLES
+from smol_hf.training.recipe.evaluation_arguments import EvaluationArguments
 from smol_hf.training.recipe.keys import TRAIN, OnResume, Runs, check_values, given, key, refuse_excluded
 
 IN_A_MIXTURE = ("mixture",)  # each entry of a mixture has this key
@@ -124,7 +125,7 @@ class DocumentArguments(SourceArguments):
 
 
 @dataclass
-class DataArguments(DocumentArguments):
+class DataArguments(EvaluationArguments, DocumentArguments):
     """Keys of the samples and rows of `train` and `pretrain`."""
 
     data: str = of_conversations(
@@ -265,6 +266,7 @@ class DataArguments(DocumentArguments):
                 f"dataset_config, dataset_split and dataset_revision have no effect with data: {self.data}"
             )
         check_losses(self.too_long)
+        self.check_evaluation()
 
 
 @dataclass

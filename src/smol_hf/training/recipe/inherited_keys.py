@@ -31,7 +31,6 @@ OWN_LOSS = "has no effect: the model computes its own loss"
 LOADER = "has no effect: the data engine makes the batches (dataloader_num_workers sets its workers)"
 PACKING = "is TRL's packing of texts: use sample_packing: true"
 LOG_LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passive")
-VALIDATED = ("loss", "perplexity", "bits_per_byte", "eval_loss", "eval_perplexity", "eval_bits_per_byte")
 BEST = "load_best_model_at_end: true or save_strategy: best"
 FIXED_CHECKPOINTING = refused(
     "is not supported: checkpointing is never reentrant", allowed=({"use_reentrant": False},)
@@ -119,10 +118,10 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "save_on_each_node": refused("is not supported: nodes share output_dir"),
         "enable_jit_checkpoint": refused("would lose the batch of the current step"),
         "load_best_model_at_end": Key(FREE, needs="eval_strategy"),
-        "metric_for_best_model": Key(FREE, needs=BEST, values=VALIDATED),
-        "greater_is_better": Key(FREE, needs=BEST),
+        "metric_for_best_model": Key(needs=BEST),
+        "greater_is_better": Key(needs=BEST),
         "ignore_data_skip": refused("has no effect: a resumed run continues at its position in the data"),
-        "restore_callback_states_from_checkpoint": refused("has no effect: no callback has a state"),
+        "restore_callback_states_from_checkpoint": refused("has no effect: early stopping always continues"),
     },
     "The Hub": same(
         "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision",

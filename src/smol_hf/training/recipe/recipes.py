@@ -24,6 +24,7 @@ from smol_hf.support.resources import resource_path
 from smol_hf.support.shipped_recipes import find_recipe
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
+from smol_hf.training.recipe.evaluation_arguments import ORIGINS
 from smol_hf.training.recipe.inherited_keys import key_of
 from smol_hf.training.recipe.keys import Runs, default_of, refuse_other_runs
 from smol_hf.training.recipe.model_arguments import ModelArguments
@@ -58,8 +59,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         recipe = without_deleted_keys(recipe)
     except ValueError as error:
         raise RecipeError(f"{path}: {error}") from error
-    if isinstance(recipe.get("mixture"), str):
-        recipe["mixture"] = read_mixture(recipe["mixture"], Path(path).parent)
+    for key in ("mixture", "eval_mixture"):
+        if isinstance(recipe.get(key), str):
+            recipe[key] = read_mixture(recipe[key], Path(path).parent)
     return recipe
 
 
@@ -161,8 +163,8 @@ def combine(
         if not key.strategy or value is None or key.crossed(value):  # later checks refuse a value outside its bounds
             continue
         strategy, *values = key.strategy
-        if name == "per_device_eval_batch_size" and combined.get("documents") is not None:
-            continue  # a run also validates on held-out documents at its end
+        if name == "per_device_eval_batch_size" and any(combined.get(each) for each in ("documents", *ORIGINS)):
+            continue  # a run also validates at its end
         default = default_of(entries[strategy])
         default = getattr(default, "value", default)
         current = combined.get(strategy, default)
@@ -196,8 +198,9 @@ def parse_recipe(
         for key in recipe:
             if key not in known:
                 raise UsageError(f"unknown key {key!r}{nearest(str(key), known)}")
-        if isinstance(recipe.get("mixture"), str):
-            recipe = {**recipe, "mixture": read_mixture(recipe["mixture"])}
+        for key in ("mixture", "eval_mixture"):
+            if isinstance(recipe.get(key), str):
+                recipe = {**recipe, key: read_mixture(recipe[key])}
         types = types_of(classes)
         values = {key: convert(key, value, types[key]) for key, value in recipe.items() if key in known_keys(classes)}
         parsed = tuple(

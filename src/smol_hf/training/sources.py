@@ -1,0 +1,82 @@
+"""Open the sources of a recipe's data keys: one or a mixture, to train on or to validate on."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from smol_hf.data.conversation import Conversation
+from smol_hf.data.digits import EMBEDDED
+from smol_hf.data.mixture.mixture import Data, MixtureEntry, can_be_surveyed, open_mixture, parse_entries
+from smol_hf.data.sources.source import MadeSource
+from smol_hf.training.recipe.data_arguments import DataArguments
+from smol_hf.training.validation.held_out import for_validation, held_out_of
+
+
+def open_validation(data: Data, arguments: DataArguments, seed: int) -> Data | None:
+    """Open the samples that are validated on, or return None. Raises FileNotFoundError, SampleError, ValueError.
+
+    Args:
+        data: that `open_data` returned.
+    """
+    if arguments.eval_fraction:
+        return held_out_of(data)
+    if arguments.eval_data is not None:
+        return for_validation(open_one(arguments, arguments.eval_data, seed))
+    if arguments.eval_mixture is not None:
+        found = open_entries(arguments, arguments.eval_mixture, seed)
+        arguments.eval_mixture = with_revisions(arguments.eval_mixture, found)
+        return for_validation(found)
+    return None
+
+
+def open_entries(arguments: DataArguments, entries: list[dict[str, Any]], seed: int) -> Data:
+    """Open the sources of a mixture."""
+    named = {entry.data for entry in parse_entries(entries)}
+    return open_mixture(
+        entries,
+        arguments.stopping,
+        on_failed=arguments.on_failed_source,
+        data_root=arguments.data_root,
+        max_image_bytes=arguments.max_image_bytes,
+        embedded={name: embedded(name, arguments, seed) for name in EMBEDDED if name in named},
+    )
+
+
+def open_one(arguments: DataArguments, data: str, seed: int, **of_hub: Any) -> Data:
+    """Open a single source. `of_hub`: keys of a dataset of the Hub."""
+    if data in EMBEDDED:
+        return Data([embedded(data, arguments, seed)], [None], [1.0], surveyed=False)
+    entry = MixtureEntry(
+        data,
+        adapter=arguments.adapter,
+        filters=arguments.filters or {},
+        ignore_fields=arguments.ignore_fields,
+        image_folder=arguments.image_folder,
+        **of_hub,
+    )
+    source, reader = entry.open(max_image_bytes=arguments.max_image_bytes)
+    return Data([source], [reader], [1.0], surveyed=can_be_surveyed([source]))
+
+
+def with_revisions(mixture: list[dict[str, Any]], data: Data) -> list[dict[str, Any]]:
+    """Return the entries with the opened commit of each dataset of the Hub."""
+    entries = parse_entries(mixture)
+    opened = {entries.index(entry): source.revision for entry, source in zip(data.entries, data.sources)}
+    return [
+        {**keys, "revision": opened[number]} if opened.get(number) else keys for number, keys in enumerate(mixture)
+    ]
+
+
+def embedded(name: str, arguments: DataArguments, seed: int) -> MadeSource:
+    """Return the source of embedded digits of this name. Raises ValueError for an unusable page size."""
+    facts = {"seed": seed, "page_size": arguments.page_size, "turns": arguments.turns_per_page}
+
+    def make(number: int) -> tuple[str, Conversation]:
+        conversation = EMBEDDED[name](first=number, **facts)
+        return conversation.sample_id, conversation
+
+    make(0)  # raises before the run
+    kind = () if name == "digits" else (name,)  # older runs of digits resume
+    print_of = hashlib.sha256(repr((arguments.num_pages, facts, *kind)).encode()).hexdigest()
+    return MadeSource(name, arguments.num_pages, make, fingerprint=print_of)

@@ -1,0 +1,4 @@
+"""Validation during a run: held-out samples, their loss, scores of generated answers, early stopping.
+
+Read `held_out`, then `measure`, `answers` and `early_stopping`.
+"""

@@ -1,0 +1,91 @@
+"""The best checkpoint and early stopping, which continue exactly after a kill or a signal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
+
+from smol_hf.support.formatting import nearest
+from smol_hf.training.recipe.values import RecipeError
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """transformers' callback. A resumed run continues its count of validations without a better metric.
+
+    transformers would restore the callbacks of a checkpoint with their old settings, and the decision to save or stop.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
+
+
+def early_stopping(arguments: Any) -> list[TrainerCallback]:
+    """Return the callback of `early_stopping_patience`, if it is set."""
+    patience = arguments.early_stopping_patience
+    return [] if patience is None else [EarlyStopping(patience, arguments.early_stopping_threshold)]
+
+
+def has_stopped(checkpoint: Path | None, arguments: Any) -> bool:
+    """Return True if early stopping ended the run that saved this checkpoint."""
+    if checkpoint is None or arguments.early_stopping_patience is None:
+        return False
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    saved = state["stateful_callbacks"].get(EarlyStopping.__name__)
+    return (
+        saved is not None
+        and saved["attributes"]["early_stopping_patience_counter"] >= arguments.early_stopping_patience
+    )
+
+
+class MissedValidation(TrainerCallback):
+    """Validates at the start of a resumed run if a signal had stopped it in the step of a validation."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer: Any = trainer
+        self.ends_run = False  # the validation used up the patience
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        step, trainer = state.global_step, self.trainer
+        if step == 0 or not self.is_due(args, state) or validated_at(state, step) is not None:
+            return
+        metrics = trainer._evaluate(None, None, skip_scheduler=True)
+        trainer._determine_best_metric(metrics, None)
+        trainer.find_best()
+        if control.should_training_stop and (loader := getattr(trainer, "loader", None)) is not None:
+            loader.total_batches = loader.batches  # the loop looks only after a step
+            self.ends_run = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.ends_run:  # of an epoch without a step
+            control.should_evaluate = control.should_save = False
+
+    def is_due(self, args, state) -> bool:
+        if args.eval_strategy == IntervalStrategy.EPOCH:
+            return state.epoch == int(state.epoch) and args.eval_delay <= state.epoch
+        at_end = state.global_step >= state.max_steps
+        every = args.eval_strategy == IntervalStrategy.STEPS and (at_end or state.global_step % state.eval_steps == 0)
+        return every and args.eval_delay <= state.global_step
+
+
+def validated_at(state, step: int) -> dict[str, float] | None:
+    """Return the metrics of the last validation in this step, without their prefix; None if there was none."""
+    found = [entry for entry in state.log_history if entry.get("step") == step and "eval_loss" in entry]
+    measured = {name[5:]: value for entry in found[-1:] for name, value in entry.items() if name.startswith("eval_")}
+    measured.pop("seconds", None)
+    return measured or None
+
+
+def check_metric(arguments: Any, known: Sequence[str]) -> None:
+    """Refuse a `metric_for_best_model` that the validation does not measure. Raises RecipeError."""
+    metric = (arguments.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in known:
+        raise RecipeError(
+            f"metric_for_best_model is {metric!r}{nearest(metric, known)} (this run measures {', '.join(known)})"
+        )
