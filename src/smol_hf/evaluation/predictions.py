@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
 from smol_hf.evaluation.baselines import ASKED
 from smol_hf.evaluation.metrics import METRICS
 from smol_hf.evaluation.tasks import Question
 from smol_hf.support.atomic import atomic_file
 from smol_hf.support.sample_lists import line_of, whole_lines
 
-FILE_NAME, SETTINGS = "predictions.jsonl", "settings.json"
+FILE_NAME, SETTINGS, RESULTS = "predictions.jsonl", "settings.json", "results.json"
+MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 
 
 class Predictions:
@@ -88,6 +91,23 @@ class Predictions:
     def texts(self, view: str) -> dict[str, str]:
         """Return {name of the row: answer} of a view."""
         return {where: each["prediction"] for (known, where), each in self.entries.items() if known == view}
+
+
+def default_folder(checkpoint: str | Path) -> Path:
+    """Return `evaluation` next to a checkpoint folder, or here for an id of the Hub."""
+    path = Path(checkpoint)
+    return path.resolve().parent / "evaluation" if path.is_dir() else Path("evaluation")
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Hash the files of a checkpoint that decide its answers (samples of large ones)."""
+    files = sorted(each for each in folder.iterdir() if each.suffix in MODEL_FILES)
+    digests = digests_of_files(files, whole=are_read_whole(files))
+    return short_hash("".join([*(each.name for each in files), *digests]))
+
+
+def short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:

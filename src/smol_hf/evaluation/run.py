@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -12,10 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from smol_hf.data.report.skipped import SkippedSamples
-from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
 from smol_hf.evaluation.answering import Answer, Answerer, Job
 from smol_hf.evaluation.baselines import ASKED, MAJORITY, SHUFFLED, chosen_baselines, conversations_of
-from smol_hf.evaluation.predictions import FILE_NAME, Predictions, read_predictions, scores_of
+from smol_hf.evaluation.predictions import (
+    FILE_NAME,
+    RESULTS,
+    Predictions,
+    default_folder,
+    folder_fingerprint,
+    read_predictions,
+    scores_of,
+    short_hash,
+)
 from smol_hf.evaluation.prompts import prompt_text
 from smol_hf.evaluation.report.results_page import write_report
 from smol_hf.evaluation.scoring import comparison, confusion, figures, groups_of, rows_of
@@ -26,8 +33,7 @@ from smol_hf.support.formatting import counted
 from smol_hf.support.tokenizer_of import is_language_model
 from smol_hf.training.log.run_record import hardware, versions
 
-RESULTS, REPORT, SKIPPED, OTHERS = "results.json", "report.html", "skipped.jsonl", "against"
-MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+REPORT, SKIPPED, OTHERS = "report.html", "skipped.jsonl", "against"
 PROCESSOR_FACTS = (
     "tile_size", "longest_edge", "image_seq_len", "video_fps", "video_max_frames", "video_frame_size", "video_style",
 )  # fmt: skip
@@ -59,11 +65,8 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """The output folder: by default `evaluation` next to a checkpoint folder, or here for an id of the Hub."""
-        if self.output is not None:
-            return Path(self.output)
-        path = Path(self.checkpoint)
-        return path.resolve().parent / "evaluation" if path.is_dir() else Path("evaluation")
+        """The output folder."""
+        return default_folder(self.checkpoint) if self.output is None else Path(self.output)
 
 
 def evaluate(options: Options, *, progress: Progress, say: Callable[[str], Any]) -> dict[str, Any]:
@@ -139,9 +142,10 @@ def load(options: Options, checkpoint: str):
 
 def settings_of(options: Options, model, processor, questions: Sequence[Question], fingerprint: str) -> dict[str, Any]:
     """Return what the answers depend on."""
+    path = Path(options.checkpoint)
     return {
         "checkpoint": options.checkpoint,
-        "model_fingerprint": model_fingerprint(options.checkpoint, model),
+        "model_fingerprint": folder_fingerprint(path) if path.is_dir() else str(model.config._commit_hash),
         "data_fingerprint": fingerprint,
         "metrics": sorted({name for each in questions for name in each.metrics}),
         "max_new_tokens": options.max_new_tokens,
@@ -150,17 +154,6 @@ def settings_of(options: Options, model, processor, questions: Sequence[Question
         "seed": options.seed,
         "processor": {name: getattr(processor, name) for name in PROCESSOR_FACTS if hasattr(processor, name)},
     }
-
-
-def model_fingerprint(checkpoint: str, model) -> str:
-    """Hash the files of a local checkpoint (samples of large ones); of the Hub, return the commit."""
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        return str(getattr(model.config, "_commit_hash", None))
-    files = sorted(each for each in folder.iterdir() if each.suffix in MODEL_FILES)
-    names = "".join(each.name for each in files)
-    digests = "".join(digests_of_files(files, whole=are_read_whole(files)))
-    return hash_text(names + digests)
 
 
 def answer_all(
@@ -222,16 +215,12 @@ def other_answers(
     path = Path(name)
     path = path / FILE_NAME if (path / FILE_NAME).is_file() else path
     if not path.is_file():
-        path = folder / OTHERS / hash_text(str(path.resolve()) if path.exists() else name)
+        path = folder / OTHERS / short_hash(str(path.resolve()) if path.exists() else name)
         changes = {"checkpoint": name, "output": str(path), "baselines": ("none",), "against": ()}
         evaluate(Options(**{**asdict(options), **changes}), progress=progress, say=say)
         path = path / FILE_NAME
     entries = [each for each in read_predictions(path) if each["view"] == ASKED]
     return name, {each["sample"]: each["prediction"] for each in entries}
-
-
-def hash_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_json(path: Path, facts: dict[str, Any]) -> None:
