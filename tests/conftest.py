@@ -20,6 +20,8 @@ SLOW = {
     "test_bad_input", "test_bad_records", "test_digits", "test_document_locations", "test_download",
     "test_fast_images", "test_hub_dataset", "test_kills", "test_open_source", "test_own_file", "test_stream",
     "test_text_tokenizer", "test_token_cache",
+    # evaluation
+    "test_evaluate", "test_same_score",
     # modeling and conversion
     "test_attacks", "test_check", "test_combinations", "test_compose", "test_composed_chat", "test_presets",
     "test_compile", "test_memory", "test_native_folder", "test_text_step",

@@ -11,8 +11,8 @@ from PIL import Image
 from smol_hf.data.conversation import Conversation, ImagePart, Message
 from smol_hf.data.digits import Page as DigitPage
 from smol_hf.data.digits import Turn, evaluation_clips
-from smol_hf.demo.charts import loss_chart, rate_chart
 from smol_hf.demo.report import OF_CLIPS, Answered, score, write_report
+from smol_hf.evaluation.report.charts import loss_chart, rate_chart
 from smol_hf.support.formatting import compact, duration, percent
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}

@@ -39,7 +39,9 @@ from video_clips import clip, even_times
 
 from smol_hf import dpo, train
 from smol_hf.commands.main import main
+from smol_hf.data.digits import evaluation_questions
 from smol_hf.data.records import Place, adapt
+from smol_hf.demo.held_out import write_held_out
 from smol_hf.publishing.checkpoint import publish_checkpoint
 from smol_hf.training.data import open_data
 from smol_hf.training.recipe.data_arguments import DataArguments
@@ -61,6 +63,7 @@ TINY = {
     "dpo": SHORT,
     "pretrain": ["--steps", "3", "--context-length", "64", "--batch-size", "2", "--use_cpu", "--eval_steps", "3"],
     "chat": ["--max-new-tokens", "4"],
+    "evaluate": ["--max-new-tokens", "4", "--batch-size", "2"],
     "generate": ["--max-new-tokens", "4"],
     "benchmarks/add_vision.py": ["--pages", "20", "--asked", "4", "--texts", "40", "--batch-size", "2", *STEPS],
     "benchmarks/data_pipeline.py": ["--samples", "1", "--rounds", "1", "--batch-size", "1"],
@@ -81,6 +84,7 @@ def place(tmp_path):
     for name in ("docs", "recipes", "benchmarks"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "my.jsonl").write_text("".join(blocks("your_data", "json")), encoding="utf-8")
+    (tmp_path / "held_out.jsonl").write_text("".join(blocks("evaluation", "json")), encoding="utf-8")
     (tmp_path / "chats.jsonl").write_text("".join(blocks("chat_training", "json")), encoding="utf-8")
     (tmp_path / "pairs.jsonl").write_text("".join(blocks("preferences", "json")), encoding="utf-8")
     (tmp_path / "corpus.txt").write_text("Once upon a time a model of 3 layers read letters, again and again.\n" * 60)
@@ -152,6 +156,7 @@ PREPARE = {
     "vision_for_your_model": save_models_without_vision,
     "chat_training": lambda place: save_base(place / "my-base", "native"),
     "preferences": save_chat_model,
+    "evaluation": lambda place: write_held_out(place / "runs" / "demo", evaluation_questions(3, seed=1)),
     "samples": save_clips,
     "recipes": lambda place: (place / "mine.yaml").write_text(blocks("recipes", "yaml")[0]),
 }

@@ -247,3 +247,24 @@ def test_an_adapter_is_published_over_a_base_that_others_have(checkpoint, tmp_pa
     compile(lines, "lines", "exec")
     assert 'PeftModel.from_pretrained(base, "me/lora", revision="v2")' in lines
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "me/digits"
+
+
+def test_scores_of_an_evaluation_go_into_the_front_matter(checkpoint, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "Which?", "answer": "7"}\n{"question": "How many?", "answer": "2"}\n')
+    words = ["evaluate", str(checkpoint), "--data", str(rows), "--max-new-tokens", "2", "--device", "cpu"]
+    assert main([*words, "--metric", "anls", "--metric", "word_error_rate"]) == 0
+    planned = plan(checkpoint, "me/digits")
+    write_edits(planned)
+    card = ModelCard.load(checkpoint / "README.md")
+    scores = {each.metric_type: each for each in card.data.eval_results}
+    results = json.loads((checkpoint.parent / "evaluation" / "results.json").read_text())
+    assert set(scores) == {"anls", "word_error_rate"} and card.data.model_name == "digits"
+    for name, each in scores.items():
+        assert each.metric_value == round(results["metrics"][name]["score"], 4)
+        assert (each.dataset_name, each.task_type) == ("rows.jsonl", "image-text-to-text")
+    assert "No evaluation is reported" not in card.text and planned.warnings == ()
+    assert plan(checkpoint, "me/digits").edits == {}, "a second plan adds nothing"
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "changed": 1}))
+    assert any("has scores of other files" in each for each in plan(checkpoint, "me/digits").warnings)

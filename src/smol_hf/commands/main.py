@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from smol_hf import __version__
 from smol_hf.commands.conversion import CONVERSION_COMMANDS
 from smol_hf.commands.data import DATA_COMMANDS
+from smol_hf.commands.evaluation import EVALUATE
 from smol_hf.commands.generation import GENERATION_COMMANDS
 from smol_hf.commands.parser import Command, Group, Parser
 from smol_hf.commands.printing import print_facts
@@ -24,6 +25,7 @@ from smol_hf.commands.training import DEMO, RECIPE_COMMANDS, TRAINING_COMMANDS
 COMMANDS: dict[str, Command | Group] = {
     **TRAINING_COMMANDS,
     **GENERATION_COMMANDS,
+    "evaluate": EVALUATE,
     "demo": DEMO,
     **CONVERSION_COMMANDS,
     **PUBLISHING_COMMANDS,

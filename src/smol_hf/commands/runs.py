@@ -193,7 +193,7 @@ def chart(title: str, lines: dict[str, dict[int, float]]) -> Iterator[dict[str, 
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
-    from smol_hf.demo.charts import COLOURS, svg
+    from smol_hf.evaluation.report.charts import COLOURS, svg
 
     drawn = [(label, values) for label, values in lines.items() if values]
     if not drawn:

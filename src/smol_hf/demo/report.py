@@ -1,24 +1,33 @@
-"""Score the answers of the demo, and write its report: one HTML file without scripts and external files."""
+"""Score the answers of the demo, and write its report with the page of `smol-hf evaluate`."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
-from PIL import Image
 
 from smol_hf.data.conversation import VideoPart
 from smol_hf.data.digits import Asked
-from smol_hf.demo.charts import PARTS, finite_losses, loss_chart, needs_log_scale, rate_chart
+from smol_hf.evaluation.report.charts import PARTS, finite_losses, loss_chart, needs_log_scale, rate_chart
+from smol_hf.evaluation.report.page import (
+    BASELINE,
+    SEEING,
+    Bar,
+    Card,
+    Gallery,
+    Group,
+    Page,
+    ScorePanel,
+    shown_png,
+    write_page,
+)
+from smol_hf.evaluation.statistics import grouped
+from smol_hf.metrics.scores import exact_match, mean
 from smol_hf.support.formatting import compact, duration, percent
-from smol_hf.support.resources import resource_path
 
 # Pages are enlarged by an integer factor up to this width in CSS pixels, so that all pixels have the same size.
 GALLERY_IMAGE_WIDTH = 192
@@ -45,7 +54,7 @@ class Answered:
         return self.is_right(self.answer)
 
     def is_right(self, answer: str) -> bool:
-        return answer.strip() == self.page.answer
+        return bool(exact_match(answer, [self.page.answer]))
 
 
 @dataclass(frozen=True)
@@ -91,15 +100,14 @@ def score(answered: Sequence[Answered]) -> dict[str, Any]:
     def fractions(chosen: Sequence[Answered]) -> dict[str, Any]:
         singles = [each.is_right(each.single) for each in chosen if each.single is not None]
         return {
-            "exact_match": sum(each.correct for each in chosen) / len(chosen),
-            "blind_exact_match": sum(each.is_right(each.blind) for each in chosen) / len(chosen),
-            **({SINGLE: sum(singles) / len(singles)} if singles else {}),
+            "exact_match": mean([each.correct for each in chosen]),
+            "blind_exact_match": mean([each.is_right(each.blind) for each in chosen]),
+            **({SINGLE: mean(singles)} if singles else {}),
             "questions": len(chosen),
         }
 
-    kinds = sorted({each.page.kind for each in answered})
-    per_kind = {kind: fractions([each for each in answered if each.page.kind == kind]) for kind in kinds}
-    return {**fractions(answered), "per_kind": per_kind}
+    kinds = sorted(grouped(answered, lambda each: each.page.kind))
+    return {**fractions(answered), "per_kind": {kind: fractions(members) for kind, members in kinds}}
 
 
 def write_report(
@@ -121,22 +129,38 @@ def write_report(
         unfrozen_at: step from which the image encoder is trained; 0 if it never was frozen.
         words: of the report.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"compact": compact, "duration": duration, "percent": percent}
-    template = environment.from_string(resource_path("hub_templates", "report.html.jinja").read_text("utf-8"))
     rows = [row for row in log if "loss" in row]
-    html = template.render(
-        title=title,
-        words=words,
-        metrics=metrics,
-        examples={each.page.kind: each.page.question for each in reversed(answered)},
-        training=training_of(rows, unfrozen_at) if finite_losses(rows) else None,
-        gallery=[card(each) for each in answered[:GALLERY_SIZE]],
-        facts=facts_of(metrics, rows),
+    examples = {each.page.kind: each.page.question for each in reversed(answered)}
+    parts = f"{compact(metrics['parameters'])} parameters", f"trained in {duration(metrics['train_seconds'])}"
+    panel = ScorePanel(
+        percent(metrics["exact_match"]),
+        "of held-out questions answered exactly",
+        bars_of(metrics, words),
+        words.explanation,
+        [
+            Group(kind, (examples[kind], f"{scores['questions']} questions"), bars_of(scores, words))
+            for kind, scores in metrics["per_kind"].items()
+        ],
     )
-    path.write_text(html, encoding="utf-8", newline="\n")
+    page = Page(
+        title,
+        " · ".join((*parts, f"{metrics['questions']:,} held-out questions")),
+        [panel],
+        [Gallery(f"Held-out {words.things}", [card(each) for each in answered[:GALLERY_SIZE]], words.things)],
+        facts_of(metrics, rows),
+        training_of(rows, unfrozen_at) if finite_losses(rows) else None,
+    )
+    write_page(path, page)
+
+
+def bars_of(scores: dict[str, Any], words: Words) -> list[Bar]:
+    shown = {"exact_match": (words.seeing, SEEING), "blind_exact_match": (words.blind, BASELINE)}
+    shown[SINGLE] = (words.single, BASELINE)
+    return [
+        Bar(label, scores[name], percent(scores[name]), style)
+        for name, (label, style) in shown.items()
+        if name in scores
+    ]
 
 
 def training_of(rows: Sequence[dict[str, Any]], unfrozen_at: int) -> dict[str, Any]:
@@ -157,18 +181,13 @@ def training_of(rows: Sequence[dict[str, Any]], unfrozen_at: int) -> dict[str, A
     }
 
 
-def card(answered: Answered) -> dict[str, Any]:
+def card(answered: Answered) -> Card:
     """Return a page or clip of the gallery."""
     frames = frames_of(answered.page)
     most = GALLERY_IMAGE_WIDTH if len(frames) == 1 else FRAME_WIDTH
-    images = []
-    for png, time in frames:
-        with Image.open(io.BytesIO(png)) as image:
-            scale = max(1, most // max(image.size))
-            source = "data:image/png;base64," + base64.b64encode(png).decode()
-            width, height = (side * scale for side in image.size)
-            images.append({"source": source, "width": width, "height": height, "time": time})
-    return {"answered": answered, "images": images}
+    images = [shown_png(png, most, time) for png, time in frames]
+    page = answered.page
+    return Card(page.kind, page.question, answered.answer, page.answer, answered.correct, images)
 
 
 def facts_of(metrics: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from smol_hf.auto import AutoConfig
 from smol_hf.data.digits import evaluation_questions
 from smol_hf.demo.asking import answer
+from smol_hf.demo.held_out import write_held_out
 from smol_hf.demo.report import OF_PAGES, SINGLE, Words, score, write_report
 from smol_hf.publishing.model_card import write_model_card
 from smol_hf.publishing.run_facts import training_facts
@@ -35,7 +36,7 @@ DATA_DESCRIPTION = (
 
 
 def run(arguments: Namespace) -> int:
-    """Run the demo and return the exit code. Writes `checkpoint/`, `metrics.json` and `report.html` to the output.
+    """Run the demo and return the exit code. Writes `checkpoint/`, `held_out/`, `metrics.json` and `report.html`.
 
     Raises:
         FileExistsError: if the output folder contains something other than an earlier demo.
@@ -55,6 +56,7 @@ def run(arguments: Namespace) -> int:
 
     console.rule("2/3  answer questions in a process without smol_hf")
     pages = evaluation_questions(arguments.questions, seed=EVALUATION_SEED, page_size=recipe["page_size"])
+    write_held_out(output, pages)
     answered = answer(output / "checkpoint", pages)
 
     console.rule("3/3  report")

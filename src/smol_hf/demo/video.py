@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from smol_hf.data.digits import evaluation_clips, evaluation_questions
+from smol_hf.demo.held_out import write_held_out
 from smol_hf.demo.report import OF_CLIPS, Answered, score, write_report
 from smol_hf.demo.run import EVALUATION_SEED, answer, check_steps, clear_output, print_scores
 from smol_hf.support.formatting import duration, percent
@@ -24,7 +25,7 @@ STAGES = ("text", "image", "video")
 def run(arguments: Namespace) -> int:
     """Run the demo and return the exit code.
 
-    Writes a folder for each stage, `metrics.json` and `report.html` to the output.
+    Writes a folder for each stage, the clips in `held_out`, `metrics.json` and `report.html` to the output.
 
     Raises:
         FileExistsError: if the output folder contains something other than an earlier demo.
@@ -52,6 +53,7 @@ def run(arguments: Namespace) -> int:
         evaluation_clips(arguments.questions, **options),
         evaluation_questions(arguments.questions, **options),
     )
+    write_held_out(output, clips)
     before = answer(output / "image" / "checkpoint", pages)
     answered = answer(output / "video" / "checkpoint", [*clips, *pages])
     answered, after = answered[: len(clips)], answered[len(clips) :]

@@ -1,4 +1,4 @@
-"""Edits of a model card before it is published: repository name, licence, paths without folders."""
+"""Edits of a model card before it is published: repository name, licence, scores, paths without folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smol_hf.conversion.checkpoint_files import read_json, weight_files
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.publishing.contents import Contents, PublishError
 from smol_hf.publishing.disclosures import local_paths, read_text, shorten
-from smol_hf.publishing.model_card import has_chat_template, render_model_card
+from smol_hf.publishing.model_card import has_chat_template, render_model_card, results_next_to, with_scores
 from smol_hf.support.formatting import one_line
 
 CARD = "README.md"
@@ -42,7 +42,9 @@ def edits_of(contents: Contents, repository: str, *, license: str | None, shorte
         texts = {name: shorten(text) for name, text in texts.items()}
     card = EXAMPLE.sub(lambda match: f"{match[1]} = {json.dumps(repository)}", texts[CARD])
     card = NAMELESS.sub(f"# {repository.split('/')[-1]}", card)
-    texts[CARD] = with_license(card, license) if license else card
+    card = with_license(card, license) if license else card
+    results, _ = results_next_to(contents.folder)
+    texts[CARD] = with_scores(card, results, repository.split("/")[-1]) if results else card
     return {
         name: text for name, text in texts.items() if name not in contents.files or text != read_text(contents, name)
     }

@@ -15,12 +15,18 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from smol_hf.evaluation.predictions import RESULTS, default_folder, folder_fingerprint
 from smol_hf.publishing.loss_plot import FILE_NAME as LOSS_PLOT
 from smol_hf.support.formatting import compact, is_number, one_line, percent
 from smol_hf.support.resources import resource_path
 
 # The transformers releases with which a checkpoint's code is tested (`make test-transformers`).
 TESTED_TRANSFORMERS = ("4.57.6", "5.23.0", "5.24.0")
+
+NO_EVALUATION = re.compile(
+    "(?:No|Except for the validation loss, no) evaluation is reported here, so the accuracy is unknown."
+)
+EVALUATED = "Scores on held-out data are in the model-index of this card's front matter."
 
 _NAMELESS = ("checkpoint", "merged", "adapter")
 _PART_NAMES = {"vision": "Vision encoder", "connector": "Connector", "text": "Language model", "total": "**Total**"}
@@ -210,6 +216,39 @@ def _eval_results(task: str, kind: str | None, scores: Mapping[str, Any]) -> lis
         for metric, name in _METRICS.items()
         if is_number(scores.get(metric))
     ]
+
+
+def results_next_to(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the results of `smol-hf evaluate` in its default folder, or a warning if they are of other files."""
+    path = default_folder(folder) / RESULTS
+    if not path.is_file():
+        return None, None
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if results["settings"]["model_fingerprint"] == folder_fingerprint(folder):
+        return results, None
+    return None, f"{path} has scores of other files than those of {folder}: repeat smol-hf evaluate"
+
+
+def with_scores(text: str, results: Mapping[str, Any], model_name: str) -> str:
+    """Return a card with the scores of an evaluation in the model-index of its front matter, by source of the data."""
+    card = ModelCard(text, ignore_metadata_errors=True)
+    task = str(card.data.get("pipeline_tag") or "text-generation")
+    found = [
+        EvalResult(
+            task_type=task,
+            dataset_type="held-out",
+            dataset_name=one_line(source),
+            metric_type=metric,
+            metric_name=metric.replace("_", " "),
+            metric_value=round(each["score"], 4),
+        )
+        for source, figures in results["per_source"].items()
+        for metric, each in figures["metrics"].items()
+    ]
+    others = [each for each in card.data.get("eval_results") or () if each.dataset_name not in results["per_source"]]
+    card.data["eval_results"] = [*others, *found]
+    card.data["model_name"] = card.data.get("model_name") or model_name
+    return NO_EVALUATION.sub(EVALUATED, str(card))
 
 
 def is_hub_id(model: str) -> bool:

@@ -13,7 +13,7 @@ from smol_hf.conversion.checkpoint_files import ADAPTER_CONFIG, read_json, strin
 from smol_hf.publishing.card_edits import CARD, changed_lines, edits_of, front_matter
 from smol_hf.publishing.contents import LARGE, Contents, PublishError, is_text, look_into
 from smol_hf.publishing.disclosures import LOCAL_PATH, local_paths, read_text, secrets
-from smol_hf.publishing.model_card import is_hub_id
+from smol_hf.publishing.model_card import is_hub_id, results_next_to
 
 MAIN = "main"
 SHOWN = 8
@@ -161,6 +161,8 @@ def warnings_about(contents: Contents, card: str) -> list[str]:
     found = []
     if not any(name in contents.files for name in ("tokenizer_config.json", "tokenizer.json")):
         found.append("the folder has no tokenizer: the model cannot be used with text")
+    _, outdated = results_next_to(contents.folder)
+    found += [outdated] if outdated else []
     if "No evaluation is reported" in card:
         found.append("the card reports no evaluation")
     if "recipe.yaml" not in contents.files:

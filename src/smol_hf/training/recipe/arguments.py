@@ -14,7 +14,7 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
-from smol_hf.evaluation.metrics import METRICS
+from smol_hf.metrics.scores import METRICS
 from smol_hf.support.formatting import counted, nearest
 from smol_hf.training.recipe.inherited_checks import check_libraries, refuse_inherited
 from smol_hf.training.recipe.inherited_keys import INHERITED
@@ -256,7 +256,7 @@ def check_best_metric(arguments: Any) -> None:
             "loss/SOURCE and the like"
         )
     if arguments.greater_is_better is None:
-        arguments.greater_is_better = name not in LOWER_IS_BETTER
+        arguments.greater_is_better = name in METRICS and METRICS[name].higher_is_better
 
 
 def settle_global_batch(recipe: dict[str, Any], arguments: SFTConfig | DPOConfig, processes: int) -> None:

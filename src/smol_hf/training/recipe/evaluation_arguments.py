@@ -7,7 +7,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from smol_hf.evaluation.metrics import METRICS
+from smol_hf.metrics.scores import METRICS
 from smol_hf.support.formatting import nearest
 from smol_hf.training.recipe.keys import OnResume, Runs, default_of, key
 

@@ -16,7 +16,7 @@ from smol_hf.data.sources.source import BlockCache
 from smol_hf.data.stream.lane import Prepared, units_of
 from smol_hf.data.stream.preparation import ReadySample
 from smol_hf.data.stream.stream import Plan
-from smol_hf.evaluation.metrics import METRICS
+from smol_hf.metrics.scores import METRICS
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.support.tokenizer_of import padding_token_id, token_ids, tokenizer_of
 from smol_hf.training.loader import summed
@@ -68,7 +68,7 @@ class Answers:
         for start in range(0, len(chosen), batch_size):
             questions = [each for unit in chosen[start : start + batch_size] if (each := self.question(*unit, seen))]
             for question, answer in zip(questions, self.generate(unwrapped, questions, accelerator.device)):
-                scores = [METRICS[name](answer, [question.reference]) for name in self.metrics]
+                scores = [METRICS[name].score(answer, [question.reference]) for name in self.metrics]
                 sums[question.source] += torch.tensor([1.0, *scores], dtype=torch.float64)
         precise = torch.float32 if accelerator.device.type == "mps" else torch.float64
         total = torch.tensor(summed(accelerator, sums.flatten().to(accelerator.device, precise))).view(sums.shape)

@@ -1,0 +1,107 @@
+"""The command evaluate: its options and printed results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smol_hf.commands import printing
+from smol_hf.commands.parser import Command
+from smol_hf.support.formatting import duration, percent
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+GROUPS = ("per_source", "per_kind", "per_length")
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("checkpoint", help="folder or Hub id of a checkpoint, an adapter, or a model of transformers")
+    add("--data", help="held-out rows in any shape that training reads; the last answer is the reference")
+    add("--config", metavar="FILE.yaml", help="instead of --data: a mixture, whose entries may have a metric")
+    add("--output", help="folder to write (default: evaluation, next to the checkpoint); continued if interrupted")
+    metric_help = "score of rows and sources without their own; repeatable (default: chosen by the references)"
+    add("--metric", action="append", default=[], help=metric_help)
+    baseline_help = "all (default), none, or some of blind, shuffled and majority"
+    add("--baselines", nargs="+", default=["all"], metavar="NAME", help=baseline_help)
+    against_help = "compare with predictions, the folder of another evaluation, or a checkpoint; repeatable"
+    add("--against", action="append", default=[], metavar="OTHER", help=against_help)
+    add("--adapter", help="reader of the records, as in training (default: chosen by their keys)")
+    add("--image-folder", help="folder of relative paths of images (default: that of the data)")
+    add("--number", type=int, help="only the first NUMBER rows of each source")
+    add("--on-bad-sample", choices=("stop", "skip"), default="stop", help="unusable rows: stop (default) or skip them")
+    add("--max-skipped-fraction", type=float, default=0.01, help="the most rows that skip leaves out (default 0.01)")
+    add("--batch-size", type=int, default=8, help="prompts per batch (default 8); answers stay the same")
+    add("--max-new-tokens", type=int, default=64, help="maximum tokens of an answer (default 64)")
+    add("--seed", type=int, default=0, help="seed of the shuffled images and the intervals (default 0)")
+    add("--device", help="cpu, cuda, cuda:1, mps … (default: the GPU, if any)")
+    types = ("auto", "float32", "bfloat16", "float16")
+    add("--dtype", choices=types, default="auto", help="data type of the weights (default auto: the saved type)")
+    add("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+
+
+def run_evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from transformers.utils import logging as transformers_logging
+
+    from smol_hf.evaluation.run import REPORT, Options, evaluate
+
+    transformers_logging.disable_progress_bar()
+    names = Options.__dataclass_fields__
+    options = Options(**{name: value for name, value in vars(arguments).items() if name in names})
+    results = evaluate(options, progress=printing.progress, say=lambda text: sys.stderr.write(f"{text}\n"))
+    return {**results, "report": str(Path(options.folder) / REPORT)}
+
+
+def describe_evaluate(facts: dict[str, Any]) -> Iterator[str | Table]:
+    for name, figures in facts["metrics"].items():
+        yield table_of(name, figures, facts)
+    if facts["loss"] is not None:
+        yield f"references: loss {facts['loss']:.4f}, {facts['bits_per_byte']:.4f} bits per byte"
+    for other in facts["against"]:
+        for name, found in other["metrics"].items():
+            probability = percent(found["probability"])
+            yield (
+                f"{name} {found['difference']:+.3f} against {other['name']} (95 % interval {found['low']:+.3f} to "
+                f"{found['high']:+.3f}): the difference has this sign with probability {probability} "
+                f"({other['method']})"
+            )
+    if facts["skipped"]:
+        yield f"{facts['skipped']} rows left out: see skipped.jsonl"
+    yield f"open {facts['report']} ({duration(facts['seconds'])})"
+
+
+def table_of(name: str, figures: dict[str, Any], facts: dict[str, Any]) -> Table:
+    """Make the table of a metric: a row for each group of questions with more than one group, then all."""
+
+    def shown(score: float) -> str:
+        return percent(score) if figures["higher_is_better"] else f"{score:.3f}"
+
+    baselines = list(figures["baselines"])
+    columns = ["questions", "score", "95 % interval", *baselines]
+    better = "" if figures["higher_is_better"] else ", lower is better"
+    table = printing.table(f"{name}{better}", "", *columns, numbers=True)
+    groups = [each for group in GROUPS if len(facts[group]) > 1 for each in facts[group].items()]
+    for label, each in [*groups, ("all", facts)]:
+        found = each["metrics"].get(name)
+        if found is None:
+            continue
+        if label == "all":
+            table.add_section()
+        others = [shown(found["baselines"][key]["score"]) if key in found["baselines"] else "" for key in baselines]
+        interval = f"{shown(found['low'])} – {shown(found['high'])}"
+        table.add_row(label, f"{found['questions']:,}", shown(found["score"]), interval, *others)
+    return table
+
+
+EVALUATE = Command(
+    "score a checkpoint on held-out data, with baselines and a report",
+    "smol-hf evaluate runs/my-model/checkpoint --data held_out.jsonl\n"
+    "  smol-hf evaluate runs/my-model/checkpoint --data held_out.jsonl --metric anls --against runs/demo/checkpoint",
+    add_evaluate,
+    run_evaluate,
+    describe_evaluate,
+)

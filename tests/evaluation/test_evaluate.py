@@ -1,0 +1,311 @@
+"""`smol-hf evaluate`: the same answers for any batch size and after a kill, bad rows, baselines, comparisons."""
+
+import json
+import resource
+import shutil
+
+import pytest
+import torch
+from evaluation.held_out import evaluated, lines_of, save_rows
+from helpers import ready
+from inference.text_checkpoints import CHAT_TEMPLATE, save_text_checkpoint
+from PIL import Image
+
+from smol_hf.commands.main import main
+from smol_hf.data.collator import SmolCollator
+from smol_hf.data.conversation import ImagePart, SampleError
+from smol_hf.data.records import Place, adapt
+from smol_hf.evaluation.answering import ahead
+from smol_hf.evaluation.predictions import Predictions
+from smol_hf.inference.answering import load_checkpoint
+from smol_hf.inference.prompts import Prompt
+from smol_hf.inference.run import Generator
+from smol_hf.inference.sampling import Sampling
+
+
+def without_times(results):
+    return {key: value for key, value in results.items() if key not in ("seconds", "batch_size")}
+
+
+@pytest.fixture(scope="module")
+def reference(vlm, tmp_path_factory):
+    """An uninterrupted evaluation, one prompt at a time: (data, folder, results)."""
+    place = tmp_path_factory.mktemp("reference")
+    data = save_rows(place / "data")
+    return data, place / "out", evaluated(vlm, data, place / "out", batch_size=1)
+
+
+def test_batches_and_an_interruption_change_nothing(vlm, reference, tmp_path):
+    data, folder, results = reference
+    expected = (folder / "predictions.jsonl").read_bytes()
+    out = tmp_path / "out"
+    batched = evaluated(vlm, data, out, batch_size=5)
+    assert (out / "predictions.jsonl").read_bytes() == expected
+    assert without_times(batched) == without_times(results)
+    lines = expected.splitlines(keepends=True)
+    (out / "predictions.jsonl").write_bytes(b"".join(reversed(lines[3:20])) + lines[0][:40])  # as a kill leaves it
+    said = []
+    resumed = evaluated(vlm, data, out, batch_size=3, said=said)
+    assert (out / "predictions.jsonl").read_bytes() == expected
+    assert without_times(resumed) == without_times(results)
+    assert "asked: 9 answers of an earlier start kept" in said
+
+
+def test_answers_are_those_of_generate(vlm, reference):
+    data, folder, _ = reference
+    generator = Generator(*load_checkpoint(vlm, device="cpu"), Sampling(max_new_tokens=8))
+    rows = [json.loads(line) for line in data.read_text().splitlines()][:11]
+    for view, images in (("asked", True), ("blind", False)):
+        prompts = [Prompt(row["question"], (str(data.parent / row["image"]),) if images else ()) for row in rows]
+        texts = [each.text.strip() for each in generator.answers(prompts)]
+        assert texts == [each["prediction"] for each in lines_of(folder) if each["view"] == view][: len(rows)]
+        assert len(set(texts)) > 5
+
+
+def test_the_loss_of_a_reference_is_that_of_training(vlm, reference):
+    data, folder, results = reference
+    model, processor = load_checkpoint(vlm, device="cpu")
+    row, line = json.loads(data.read_text().splitlines()[0]), lines_of(folder)[0]
+    batch = SmolCollator(processor)(ready([adapt(row, Place("row", data.parent))], processor))
+    with torch.no_grad():
+        loss = float(model(**batch).loss)
+    assert line["nats"] == pytest.approx(loss * line["answer_tokens"], rel=1e-4)
+    lines = [each for each in lines_of(folder) if each["view"] == "asked"]
+    nats, tokens = sum(each["nats"] for each in lines), sum(each["answer_tokens"] for each in lines)
+    assert results["loss"] == pytest.approx(nats / tokens)
+    assert results["bits_per_byte"] == pytest.approx(nats / 0.6931471805599453 / 12)  # each reference is one digit
+
+
+def test_a_folder_with_other_settings_or_data_is_refused(vlm, tmp_path):
+    data = save_rows(tmp_path / "data", rows=3)
+    evaluated(vlm, data, tmp_path / "out", baselines=["none"])
+    with pytest.raises(ValueError, match="has answers with max new tokens 8, now 9: choose another --output"):
+        evaluated(vlm, data, tmp_path / "out", max_new_tokens=9)
+    Image.new("RGB", (30, 40)).save(tmp_path / "data" / "0.png")
+    with pytest.raises(ValueError, match=r"has answers with data fingerprint '.*', now '.*'"):
+        evaluated(vlm, data, tmp_path / "out")
+
+
+def test_two_processes_do_not_write_one_folder(tmp_path):
+    with Predictions(tmp_path, {}), pytest.raises(ValueError, match="another process evaluates into"):
+        Predictions(tmp_path, {})
+
+
+BAD = {
+    "no reference": ({"answer": None}, "lacks|needs the key"),
+    "empty reference": ({"answer": " "}, "no answer to train"),
+    "open conversation": ({"image": None, "question": None, "messages": [
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}
+    ]}, "has no reference: end the conversation with the right answer"),
+    "missing image": ({"image": "gone.png"}, "gone.png"),
+    "unknown metric": ({"metric": "exactmatch"}, "unknown metric 'exactmatch': did you mean 'exact_match'"),
+    "metric of another type": ({"metric": 3}, "metric is 3: it must be the name"),
+    "answers of another type": ({"answers": [["a"]]}, "answers must be a list of texts"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change, message", BAD.values(), ids=BAD)
+def test_a_bad_row_is_named_and_can_be_skipped(vlm, tmp_path, change, message):
+    data = save_rows(tmp_path / "data", rows=4, row1=change)
+    with pytest.raises(SampleError, match=rf"(?s)1 of 4 samples cannot be used.*held_out.jsonl:2: .*({message})"):
+        evaluated(vlm, data, tmp_path / "out")
+    results = evaluated(vlm, data, tmp_path / "out", on_bad_sample="skip", baselines=["none"])
+    assert (results["questions"], results["skipped"]) == (3, 1)
+    [entry] = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    assert entry["sample"] == "held_out.jsonl:2" and entry["source"] == "held_out.jsonl"
+
+
+def test_an_image_that_is_found_damaged_later_is_a_bad_row_too(vlm, tmp_path):
+    data = save_rows(tmp_path / "data", rows=6)
+    path = tmp_path / "data" / "1.png"
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(SampleError, match=r"held_out.jsonl:2: .*1.png is damaged"):
+        evaluated(vlm, data, tmp_path / "out", batch_size=2)
+    options = {"on_bad_sample": "skip", "max_skipped_fraction": 0.5}
+    results = evaluated(vlm, data, tmp_path / "out", batch_size=2, **options)
+    assert (results["questions"], results["skipped"]) == (5, 1)  # the last row has no image
+    assert {each["sample"] for each in lines_of(tmp_path / "out")} == {
+        f"held_out.jsonl:{row}" for row in (1, 3, 4, 5, 6)
+    }
+
+
+def test_data_without_rows_is_refused(vlm, tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(SampleError, match="holds no record"):
+        evaluated(vlm, tmp_path / "empty.jsonl", tmp_path / "out")
+
+
+def test_metrics_of_rows_of_sources_and_of_the_command(vlm, tmp_path):
+    data = save_rows(tmp_path / "data", rows=3, row0={"metrics": ["anls", "contains"]})
+    config = tmp_path / "mix.yaml"
+    entries = [{"data": str(data), "name": "first", "metric": "vqa_match"}, {"data": str(data), "name": "second"}]
+    config.write_text(json.dumps({"mixture": entries}))
+    results = evaluated(vlm, None, tmp_path / "out", config=str(config), metric=["word_error_rate"])
+    counts = {name: each["questions"] for name, each in results["metrics"].items()}
+    assert counts == {"anls": 2, "contains": 2, "vqa_match": 2, "word_error_rate": 2}
+    assert list(results["per_source"]) == ["first", "second"]
+    assert set(results["per_source"]["second"]["metrics"]) == {"anls", "contains", "word_error_rate"}
+    with pytest.raises(ValueError, match="unknown metric 'anlz'"):
+        evaluated(vlm, data, tmp_path / "other", metric=["anlz"])
+
+
+@pytest.mark.parametrize(
+    "answers, metric",
+    [(["yes"], "yes_no"), (["B"], "multiple_choice"), (["cat"] * 10, "vqa_accuracy"), (["a cat"], "exact_match")],
+)
+def test_the_default_metric_follows_from_the_references(vlm, tmp_path, answers, metric):
+    changes = {f"row{number}": {"answer": None, "answers": answers, "kind": None} for number in range(2)}
+    data, said = save_rows(tmp_path / "data", rows=3, **changes), []
+    data.write_text("".join(data.read_text().splitlines(keepends=True)[:2]))
+    assert list(evaluated(vlm, data, tmp_path / "out", said=said)["metrics"]) == [metric]
+    assert said[0].startswith(f"held_out.jsonl: metric {metric}, since ")
+
+
+def test_earlier_answers_of_a_conversation_are_shown(vlm, tmp_path):
+    turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "Again?"), ("assistant", "7")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    (tmp_path / "chat.jsonl").write_text(json.dumps(row) + "\n")
+    results = evaluated(vlm, tmp_path / "chat.jsonl", tmp_path / "out")
+    assert "Hello" in results["prompt"] and "7" not in results["prompt"]
+    assert lines_of(tmp_path / "out")[0]["references"] == ["7"]
+
+
+def test_other_models_are_compared_on_the_same_rows(vlm, reference, tmp_path):
+    data, folder, _ = reference
+    options = {"metric": ["contains", "character_error_rate"], "baselines": ["none"]}
+    torch.manual_seed(1)
+    other = shutil.copytree(vlm, tmp_path / "other" / "checkpoint")
+    first = evaluated(vlm, data, tmp_path / "out", against=[str(folder), str(other)], **options)
+    of_file, of_checkpoint = first["against"]
+    assert (of_file["only_here"], of_file["only_there"]) == (0, 0)
+    for each in (of_file, of_checkpoint):  # the same answers
+        assert each["metrics"]["character_error_rate"]["difference"] == 0
+        assert each["metrics"]["character_error_rate"]["probability"] == 0.5
+        assert each["method"].startswith("paired bootstrap")
+    lines = lines_of(folder)
+    for line in lines:
+        line["prediction"] = line["references"][0]
+    right = tmp_path / "right.jsonl"
+    right.write_text("".join(json.dumps(line) + "\n" for line in lines[:9]))
+    [found] = evaluated(vlm, data, tmp_path / "out", against=[str(right)], **options)["against"]
+    assert found["only_here"] == 3 and found["metrics"]["contains"]["questions"] == 9
+    assert found["metrics"]["contains"]["other"] == 1
+    assert found["metrics"]["character_error_rate"]["probability"] > 0.99
+    right.write_text(json.dumps({**lines[0], "sample": "elsewhere:1"}) + "\n")
+    with pytest.raises(ValueError, match="has no answer to a row of this data"):
+        evaluated(vlm, data, tmp_path / "out", against=[str(right)], **options)
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, None], ids=["chat", "continues"])
+def test_language_models_of_transformers(tmp_path, template):
+    folder = save_text_checkpoint(tmp_path / "model", "native", chat_template=template)
+    lines = [{"prompt": f"Question {'very ' * number}long", "completion": "yes"} for number in range(5)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results = [evaluated(folder, tmp_path / "text.jsonl", tmp_path / str(size), batch_size=size) for size in (1, 3)]
+    assert without_times(results[0]) == without_times(results[1])
+    assert results[0]["measured_references"] == 5 and set(results[0]["metrics"]["yes_no"]["baselines"]) == {"majority"}
+    data = save_rows(tmp_path / "data", rows=3)
+    with pytest.raises(SampleError, match=r"held_out.jsonl:1: has an image, but the model is text-only"):
+        evaluated(folder, data, tmp_path / "images")
+
+
+def test_a_native_folder_answers_as_the_checkpoint(vlm, reference, tmp_path):
+    data, folder, results = reference
+    native = tmp_path / "native"
+    assert main(["convert", str(vlm), str(native), "--to", "smolvlm"]) == 0
+    # Idefics3's processor is the same, and needs no torchvision.
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        text = (native / name).read_text().replace("SmolVLMImageProcessor", "Idefics3ImageProcessor")
+        facts = json.loads(text.replace("SmolVLMProcessor", "Idefics3Processor"))
+        facts.pop("video_processor", None)
+        (native / name).write_text(json.dumps(facts))
+    (native / "video_preprocessor_config.json").unlink()
+    found = evaluated(native, data, tmp_path / "out", batch_size=3, baselines=["none"])
+    expected = [each for each in lines_of(folder) if each["view"] == "asked"]
+    for ours, theirs in zip(expected, lines_of(tmp_path / "out"), strict=True):
+        assert theirs["prediction"] == ours["prediction"]
+        assert theirs["nats"] == pytest.approx(ours["nats"], abs=1e-3)
+    assert found["loss"] == pytest.approx(results["loss"], rel=1e-4)
+
+
+def test_a_checkpoint_without_a_processor(vlm, reference, tmp_path, capsys):
+    folder = shutil.copytree(vlm, tmp_path / "checkpoint")
+    for path in folder.iterdir():
+        if path.name.startswith(("processor", "preprocessor", "tokenizer", "processing")):
+            path.unlink()
+    assert main(["evaluate", str(folder), "--data", str(reference[0])]) == 1
+    assert "error: " in (printed := capsys.readouterr().err) and "has no processor that loads" in printed
+
+
+def test_a_full_disk_keeps_earlier_answers(tmp_path):
+    entry = {"sample": "a:1", "view": "asked", "prediction": "x" * 100}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Predictions(tmp_path, {}) as predictions:
+        predictions.add([entry])
+        before = predictions.path.read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, hard))
+        try:
+            with pytest.raises(OSError, match=r"cannot be written: .*Earlier answers are kept: free space"):
+                predictions.add([{**entry, "sample": "a:2"}])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert predictions.path.read_bytes() == before
+        predictions.add([{**entry, "sample": "a:3"}])
+        assert predictions.path.read_bytes().count(b"\n") == 2
+
+
+def test_a_text_with_other_breaks_of_lines_is_one_line(tmp_path):
+    entry = {"sample": "a:1", "view": "asked", "prediction": "one\u2028two\x85three"}
+    with Predictions(tmp_path, {}) as predictions:
+        predictions.add([entry])
+    with Predictions(tmp_path, {}) as predictions:
+        assert predictions.entries == {("asked", "a:1"): entry}
+
+
+def test_the_next_batches_are_prepared_ahead_and_in_order():
+    started = []
+    results = ahead(lambda item: started.append(item) or item * 2, range(6))
+    assert next(results) == 0 and len(started) >= 1
+    assert list(results) == [2, 4, 6, 8, 10] and started == list(range(6))
+
+
+def test_the_command_prints_scores_and_writes_next_to_the_checkpoint(vlm, held_out, capsys):
+    words = ["evaluate", str(vlm), "--data", str(held_out), "--max-new-tokens", "4", "--device", "cpu"]
+    assert main([*words, "--metric", "exact_match", "--metric", "word_error_rate"]) == 0
+    printed = capsys.readouterr().out
+    for text in ("exact_match", "word_error_rate, lower is better", "blind", "majority", "all", "0.0% – 0.0%"):
+        assert text in printed
+    folder = vlm.parent / "evaluation"
+    assert {path.name for path in folder.iterdir()} >= {"results.json", "predictions.jsonl", "report.html"}
+    assert json.loads((folder / "results.json").read_text())["metrics"]["exact_match"]["questions"] == 12
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "either --data or --config"),
+        (["--batch-size", "0"], "batch_size is 0: it must be at least 1"),
+        (["--baselines", "blint"], "unknown baseline 'blint'"),
+        (["--max-skipped-fraction", "2"], "from 0 to 1"),
+        (["--data", "gone.jsonl"], "gone.jsonl does not exist"),
+    ],
+)
+def test_mistakes_of_the_command_are_one_sentence(vlm, held_out, tmp_path, words, message, capsys):
+    words = ["evaluate", str(vlm), "--output", str(tmp_path / "o"), *words]
+    words += [] if "--data" in words or "either" in message else ["--data", str(held_out)]
+    assert main(words) == 1
+    assert message in (printed := capsys.readouterr().err) and "Traceback" not in printed
+
+
+def test_shown_images_are_those_of_the_row(vlm, reference):
+    """The view `shuffled` differs from `asked` only by the image."""
+    data, folder, _ = reference
+    generator = Generator(*load_checkpoint(vlm, device="cpu"), Sampling(max_new_tokens=8))
+    row = json.loads(data.read_text().splitlines()[0])
+    line = next(each for each in lines_of(folder) if each["view"] == "shuffled")
+    images = [ImagePart(path=str(data.parent / f"{number}.png")) for number in (1, 2, 3)]
+    answers = [
+        each.text.strip() for each in generator.answers([Prompt(row["question"], (each.path,)) for each in images])
+    ]
+    assert line["prediction"] in answers and line["sample"] == "held_out.jsonl:1"
