@@ -17,7 +17,7 @@ output_type: generate_until
 doc_to_visual: !function local_utils.visuals
 doc_to_text: !function local_utils.question
 doc_to_target: answer
-process_results: !function local_utils.score
+process_results: !function local_utils.{score}
 generation_kwargs:
   max_new_tokens: {tokens}
 metric_list:
@@ -37,8 +37,15 @@ def question(doc):
     return doc["prompt"]
 
 
-def score(doc, results):
+def exact(doc, results):
     return {"exact_match": float(results[0].strip() == doc["answer"].strip())}
+
+
+def choice(doc, results):
+    from lmms_eval.tasks.mmmu.utils import get_multi_choice_info, parse_multi_choice_response
+
+    index_to_answer, choices = get_multi_choice_info(eval(doc["options"]))
+    return {"exact_match": float(parse_multi_choice_response(results[0], choices, index_to_answer) == doc["answer"])}
 """
 LM_TASK = """
 task: {name}
@@ -74,7 +81,7 @@ def media_rows(folder):
     rows = [([path], []) for path in paths] + [(paths[:2], []), ([], [str(video)]), ([], [])]
     question = "Which digit is written here?"
     return [
-        {"prompt": f"{question} {index}", "images": images, "videos": videos, "question_type": "multiple-choice"}
+        {"prompt": f"{question} {index}", "images": images, "videos": videos}
         for index, (images, videos) in enumerate(rows)
     ]
 
@@ -85,9 +92,12 @@ def with_answers(rows, answers):
     return [{**row, "answer": text} for row, text in zip(rows, texts)]
 
 
-def write_task(folder, name, template, rows, tokens=NEW_TOKENS):
+def write_task(folder, name, template, rows, score="exact"):
+    """Write a task and its rows. `score`: a function of `LMMS_UTILS`."""
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / f"{name}.yaml").write_text(template.format(name=name, rows=folder / f"{name}.jsonl", tokens=tokens))
+    (folder / f"{name}.yaml").write_text(
+        template.format(name=name, rows=folder / f"{name}.jsonl", tokens=NEW_TOKENS, score=score)
+    )
     (folder / "local_utils.py").write_text(LMMS_UTILS)
     return folder

@@ -28,18 +28,16 @@ HARNESSES = {
     LMMS_EVAL: (
         "0.7.3",
         (
-            "Levenshtein==0.27.5", "av==15.1.0", "evaluate==0.4.6", "filelock==3.20.0", "jsonlines==4.0.0",
-            "latex2sympy2==1.9.1", "loguru==0.7.3", "nltk==3.10.4", "openai==3.57.0",
-            "opencv-python-headless==5.0.0.93", "openpyxl==3.1.5", "pytablewriter==1.2.1", "python-dotenv==1.2.4",
-            "sacrebleu==2.6.0", "tenacity==9.2.1", "tqdm-multiprocess==0.0.11", "zss==1.2.0", "zstandard==0.25.0",
+            "Levenshtein==0.27.5", "av==15.1.0", "evaluate==0.4.6", "filelock==3.20.0", "loguru==0.7.3",
+            "openai==3.57.0", "opencv-python-headless==5.0.0.93", "pytablewriter==1.2.1", "python-dotenv==1.2.4",
+            "sacrebleu==2.6.0", "tenacity==9.2.1",
         ),
     ),
     LM_EVAL: (
         "0.4.13",
         (
-            "evaluate==0.4.6", "immutabledict==4.3.1", "jsonlines==4.0.0", "langdetect==1.0.9", "nltk==3.10.4",
-            "pytablewriter==1.2.1", "rouge_score==0.1.2", "sacrebleu==2.6.0", "scikit-learn>=1.7", "sqlitedict==2.1.0",
-            "word2number==1.1", "zstandard==0.25.0",
+            "evaluate==0.4.6", "immutabledict==4.3.1", "langdetect==1.0.9", "nltk==3.10.4", "pytablewriter==1.2.1",
+            "sacrebleu==2.6.0",
         ),
     ),
 }  # fmt: skip

@@ -72,6 +72,8 @@ class Settings:
             words += ["--num_fewshot", str(benchmark.few_shot)]
         if benchmark.chat:
             words.append("--apply_chat_template")
+        if benchmark.harness == LMMS_EVAL:
+            words += ["--process_docs_parallel", "1"]  # threads would change the order of random draws
         for option, value in (("device", self.device), ("limit", self.limit), ("include_path", self.tasks_folder)):
             if value is not None:
                 words += [f"--{option}", str(value)]
