@@ -49,7 +49,8 @@ def our_answers(checkpoint, rows, chat):
 def samples_of(folder, pattern):
     (path,) = folder.rglob(pattern)
     samples = [json.loads(line) for line in path.read_text().splitlines()]
-    return [sample["filtered_resps"][0] for sample in sorted(samples, key=lambda sample: sample["doc_id"])]
+    given = [sample["filtered_resps"] for sample in sorted(samples, key=lambda sample: sample["doc_id"])]
+    return [answer if isinstance(answer, str) else answer[0] for answer in given]  # lmms-eval has no list of one
 
 
 def run(checkpoint, task, tmp_path, **options):

@@ -154,6 +154,7 @@ def test_results_of_an_earlier_run_are_not_read(tmp_path, vlm):
     run(tmp_path, vlm, "docvqa", FakeHarness(tmp_path, **DOCVQA))
     with pytest.raises(RuntimeError, match="it printed nothing"):
         run(tmp_path, vlm, "docvqa", FakeHarness(tmp_path))
+    assert not (tmp_path / "out" / "scores.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -240,6 +241,8 @@ def test_own_tasks(tmp_path, vlm):
     assert facts["benchmarks"]["my_task"]["score"] == 0.5
     ((words, _),) = python.calls
     assert words[words.index("--include_path") + 1] == str(tasks)
+    with pytest.raises(ValueError, match="owner/model is not a folder: download the checkpoint first"):
+        run(tmp_path, "owner/model", "my_task", python, tasks_folder=tasks)
 
 
 def test_a_dry_run_starts_nothing(tmp_path, vlm, monkeypatch):

@@ -10,6 +10,7 @@ import json
 import os
 import random
 from itertools import groupby, islice
+from typing import Any
 
 import torch
 from lmms_eval.api.model import lmms
@@ -45,8 +46,8 @@ class CheckpointModel(lmms):
         super().__init__()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         options = {"trust_remote_code": trust_remote_code}
-        self.model = AutoModelForImageTextToText.from_pretrained(pretrained, dtype=dtype, **options)
-        self.model.to(self.device).eval()
+        model: Any = AutoModelForImageTextToText.from_pretrained(pretrained, dtype=dtype, **options)
+        self.model = model.to(self.device).eval()
         self.processor = AutoProcessor.from_pretrained(pretrained, **options)
         self.processor.tokenizer.padding_side = "left"
         self.batch_size = int(batch_size)

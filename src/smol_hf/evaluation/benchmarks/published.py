@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from smol_hf.support.formatting import nearest
 
-PAPER = "SmolVLM paper, table 1 (arXiv 2504.05299); MVBench: model card of SmolVLM2. Run with VLMEvalKit"
+PAPER = "SmolVLM paper, table 1 (arXiv 2504.05299); MVBench: model card of SmolVLM2"
 SMOLVLM_CARD = "model card of HuggingFaceTB/SmolVLM-256M-Instruct"
 LIGHTEVAL = "model card of HuggingFaceTB/{}. Run with lighteval, zero-shot except GSM8K"
 

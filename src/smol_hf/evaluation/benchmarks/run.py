@@ -128,7 +128,9 @@ def run_benchmarks(
     place = Path(output) if output is not None else Path("runs") / "benchmarks" / name
     plan = Settings(str(checkpoint), place.absolute(), tasks_folder=folder and folder.absolute(), **settings)
     shows_images = sees_images(str(checkpoint))
-    chosen = {name: BENCHMARKS.get(name) or local_benchmark(name, shows_images) for name in names}
+    if shows_images is None and local:
+        raise ValueError(f"{checkpoint} is not a folder: download the checkpoint first to run your own tasks")
+    chosen = {name: BENCHMARKS.get(name) or local_benchmark(name, bool(shows_images)) for name in names}
     check_fit(str(checkpoint), chosen, shows_images)
     given = {LMMS_EVAL: lmms_eval_python, LM_EVAL: lm_eval_python}
     facts: dict[str, Any] = {"checkpoint": str(checkpoint), "limit": plan.limit, "output": str(place)}
@@ -139,6 +141,7 @@ def run_benchmarks(
         return facts | dry_facts(plan, chosen, {harness: given[harness] for harness in harnesses}, known)
     refuse_missing_judge(chosen)
     pythons = {each: find_interpreter(each, given[each]) for each in harnesses}
+    (place / "scores.json").unlink(missing_ok=True)  # of an earlier run
     facts["benchmarks"], failed = {}, {}
     for name, benchmark in chosen.items():
         sys.stderr.write(f"{name}: running, log in {place / name / LOG}\n")
