@@ -253,7 +253,7 @@ def test_a_dry_run_starts_nothing(tmp_path, vlm, monkeypatch):
     printed = report(facts)
     assert "(will be built)" in printed and "lmms-eval==0.7.3" in printed and "OPENAI_API_KEY" in printed
     assert "lmms-eval/Video-MME" in printed and "2,700" in printed and "42.2" in printed
-    assert "--tasks videomme" in printed
+    assert "--tasks videomme" in printed and "puts the plug-in on PYTHONPATH" in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vlm"]
 
 

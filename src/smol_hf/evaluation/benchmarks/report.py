@@ -30,6 +30,7 @@ def describe_plan(facts: dict[str, Any]) -> Iterator[str | Table]:
     yield table
     for each in facts["planned"].values():
         yield each["command"] + (f"  # needs {each['needs']}" if each["needs"] else "")
+    yield "A run also puts the plug-in on PYTHONPATH."
 
 
 def scores_table(facts: dict[str, Any]) -> Table:
