@@ -49,6 +49,7 @@ from smol_hf.training.recipe.recipes import known_keys
 
 # Pages with a test file of their own that runs their commands.
 ELSEWHERE = {
+    "benchmarks": "docs/test_benchmarks_page.py",
     "data_commands": "commands/test_cli_data.py",
     "media": "docs/test_media_page.py",
     "text_models": "docs/test_text_models_page.py",
