@@ -167,7 +167,9 @@ def test_the_context_is_extended(parts, tmp_path):
         ("siglip", "llama", {"connector": "mlp", "scale_factor": 2}, "--scale-factor is only for pixel_shuffle"),
         ("siglip", "llama", {"connector": "perceiver"}, "choose one of pixel_shuffle, linear, mlp"),
         ("llama", "llama", {}, "'llama' is not a supported image encoder"),
-        ("siglip", "clip", {}, "not a causal language model"),
+        ("siglip", "clip", {}, r"not a causal language model .* for this kind of AutoModel: AutoModelForCausalLM\.$"),
+        ("siglip/config.json", "llama", {}, r"config\.json is a file: name the folder of a checkpoint"),
+        ("siglip", "llama/config.json", {}, r"config\.json is a file: name the folder of a checkpoint"),
         ("siglip", "nowhere", {}, "no such file or folder"),
     ],
 )

@@ -76,6 +76,8 @@ def read_json(path: Path) -> dict:
             ) from None
         meant = suggest_checkpoint(path.parent) if path.name == "config.json" else ""
         raise ConversionError(f"{path}: there is no such file{meant}") from None
+    except NotADirectoryError:
+        raise ConversionError(f"{path.parent} is a file: name the folder of a checkpoint") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConversionError(f"{path}: invalid JSON: {error}") from error
     if not isinstance(value, dict):

@@ -108,7 +108,7 @@ def run_stages(names: Sequence[str], words: Sequence[str], train_one: Callable[.
         train_one: called with the recipe and the arguments of a stage; trains it and writes its result.
 
     Raises:
-        RecipeError, CheckpointError: also for a finished stage whose recipe, model or result has changed.
+        RecipeError, CheckpointError: also for a finished stage whose recipe, data, model or result has changed.
         Interrupted, RunError: the message says how the chain continues.
     """
     stages, skipped, state = read_stages(names, words), [], PartialState()
@@ -139,7 +139,7 @@ def run_stages(names: Sequence[str], words: Sequence[str], train_one: Callable[.
             {"stage": number, "recipe": name, "skipped": stage in skipped, **facts_of(stage.output_dir)}
             for number, (name, stage) in enumerate(zip(names, stages), start=1)
         ]
-        with run_folder(stages[-1].output_dir):
+        with continued_by_the_same_command(stages[-1]), run_folder(stages[-1].output_dir):
             path = stages[-1].output_dir / REPORT
             path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         console.print(report_table(rows))

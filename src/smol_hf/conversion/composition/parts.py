@@ -21,7 +21,7 @@ from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.modeling.sub_configs import build_sub_config
 from smol_hf.modeling.vision import build_vision_model
-from smol_hf.support.formatting import counted
+from smol_hf.support.formatting import counted, one_line
 from smol_hf.support.tokenizer_of import token_ids, unknown_texts, unknown_token_id
 from smol_hf.training.model.sound_checkpoint import refuse_unsound_config
 
@@ -113,7 +113,8 @@ def load(model_class, folder: Path, problem: str, **options) -> PreTrainedModel:
             folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except (ValueError, OSError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
-        raise ConversionError(f"{folder} {problem}: {error}") from error
+        reason = one_line(error).partition(" Model type should be one of")[0]  # then hundreds of classes follow
+        raise ConversionError(f"{folder} {problem}: {reason}") from error
     if missing := sorted(loading["missing_keys"]):
         raise ConversionError(f"{folder}: {counted(len(missing), 'tensor', 'is/are')} missing, first {missing[0]}")
     for name, found, needed in sorted(loading["mismatched_keys"]):
