@@ -137,7 +137,11 @@ def test_a_run_counts_without_the_held_out_samples(tmp_path):
             "unknown metric 'exact': did you mean 'exact_match'?",
         ),
         ({"eval_strategy": "steps"}, "eval_strategy steps has nothing to evaluate: set eval_fraction, eval_data or"),
-        ({"eval_fraction": 1e-9}, "holds out no usable sample: raise it, or set eval_data"),
+        (
+            {"eval_fraction": 1e-9, "eval_strategy": "epoch", "save_strategy": "best",
+             "metric_for_best_model": "loss"},
+            "save_strategy: best needs a sample to validate on, but none is usable: raise eval_fraction",
+        ),
         ({"eval_data": "nowhere.jsonl"}, "nowhere.jsonl"),
         (
             {
@@ -157,6 +161,14 @@ def test_keys_that_contradict_each_other_or_do_nothing_are_refused_in_a_sentence
     result = call(train_words(tmp_path / "run", **keys))
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert message in result.stderr
+
+
+def test_a_run_on_few_samples_says_that_nothing_is_validated(tmp_path):
+    data = write_questions(tmp_path / "my.jsonl", 4)
+    keys = {"eval_fraction": 1e-9, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1, "warmup_steps": 0}
+    result = call(train_words(tmp_path / "run", data=data, **keys))
+    assert result.returncode == 0, result.stderr
+    assert "warning: no sample to validate on is usable (eval_fraction 1e-09): nothing is validated" in result.stdout
 
 
 def test_a_run_over_documents_has_its_own_keys():
