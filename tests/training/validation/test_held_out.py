@@ -1,6 +1,7 @@
 """Held-out samples: chosen by their names, never trained, counted, and the same in every run."""
 
 import json
+import re
 
 import pytest
 from memory_source import MemorySource
@@ -120,6 +121,23 @@ def test_a_run_counts_without_the_held_out_samples(tmp_path):
     planned = call([*words, "--num_train_epochs", "1", "--dry-run"])
     assert "1 source on this machine, 30 records, and about 10 to validate on" in planned.stdout
     assert "samples 30" in planned.stdout
+
+
+def test_the_commands_of_the_data_say_what_is_held_out_and_prepare_writes_all(tmp_path):
+    data = write_questions(tmp_path / "my.jsonl")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"data: {data}\npreset: tiny-vlm\neval_fraction: 0.25\noutput_dir: run\n")
+    held_out = sum(is_held_out(f"my.jsonl:{n}", 0.25) for n in range(1, 41))
+    stats = call(["data", "stats", "--config", recipe])
+    assert re.search(rf"my.jsonl +{40 - held_out} ", stats.stdout), stats.stderr
+    assert "held out for validation: 25.0% of the samples, which are not counted or shown here" in stats.stdout
+    page = tmp_path / "page.html"
+    assert call(["data", "preview", "--config", recipe, "--output", page]).returncode == 0
+    assert "25.0% of the samples" in page.read_text()
+    listed = json.loads(call(["data", "list", "--config", recipe, "--json"]).stdout)
+    assert [entry["records"] for entry in listed["mixture"]] == [40]
+    prepared = call(["data", "prepare", "--config", recipe, "--output", tmp_path / "out"])
+    assert prepared.returncode == 0 and "40" in prepared.stdout, prepared.stderr
 
 
 @pytest.mark.parametrize(
