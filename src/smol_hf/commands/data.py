@@ -50,6 +50,8 @@ def run_preview(arguments: argparse.Namespace) -> dict[str, Any]:
         "context length": f"{found.plan.context_length:,} tokens",
         "tokenizer": found.tokenizer,
     }
+    if found.held_out is not None:
+        facts["held out"] = found.held_out
     if not is_language_model(found.processor):
         facts["images"] = describe_images(found.processor)
     title = arguments.config if arguments.data is None else arguments.data
@@ -93,6 +95,7 @@ def run_stats(arguments: argparse.Namespace) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "context_length": found.plan.context_length,
         "tokenizer": found.tokenizer,
+        "held_out": found.held_out,
         "first": number,
         **statistics(found.plan, surveyed),
         "packing": packing_forecast(found.plan, surveyed, found.data_arguments.packing_pool),

@@ -102,6 +102,8 @@ def describe_stats(facts: dict[str, Any]) -> Iterator[str | Table]:
         yield f"Of the first {facts['first']:,} records of each source:"
     yield from stats_tables([*sources, {"name": "all", **facts["all"]}] if len(sources) > 1 else sources)
     yield f"tokenizer: {facts['tokenizer']}; context_length: {facts['context_length']:,}"
+    if facts["held_out"] is not None:
+        yield f"held out for validation: {facts['held_out']}"
     yield from reasons_of(facts["all"]["reasons"])
     yield from unused_parts(sources)
     yield from histogram(facts["all"]["histogram"])

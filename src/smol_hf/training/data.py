@@ -37,8 +37,12 @@ DEFAULT_CONTEXT_LENGTH = 2048
 GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable
 
 
-def open_data(arguments: DataArguments, seed: int) -> Data:
-    """Open the sources of `data`, without held-out samples. Raises FileNotFoundError, SampleError, ValueError."""
+def open_data(arguments: DataArguments, seed: int, *, whole: bool = False) -> Data:
+    """Open the sources of `data`. Raises FileNotFoundError, SampleError, ValueError.
+
+    Args:
+        whole: with the samples that `eval_fraction` holds out.
+    """
     if arguments.mixture is not None:
         data = open_entries(arguments, arguments.mixture, seed)
         arguments.mixture = with_revisions(arguments.mixture, data)
@@ -49,7 +53,7 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
         }  # fmt: skip
         data = open_one(arguments, arguments.data, seed, **of_hub)
         arguments.dataset_revision = data.sources[0].revision  # for the saved recipe
-    if arguments.eval_fraction:
+    if arguments.eval_fraction and not whole:
         data = without_held_out(data, arguments.eval_fraction, arguments.stopping)
     return data
 

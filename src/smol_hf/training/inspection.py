@@ -12,6 +12,7 @@ from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.sources.source import Head
 from smol_hf.data.stream.stream import Plan
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
+from smol_hf.support.formatting import percent
 from smol_hf.support.tokenizer_of import tokenizer_of
 from smol_hf.training.data import context_length, open_data, plan_of, set_video_keys
 from smol_hf.training.model.composition import build_config_and_processor, texts_of
@@ -47,6 +48,12 @@ class Inspection:
         return replace(self, plan=replace(self.plan, sources=heads, weights=weights))
 
     @property
+    def held_out(self) -> str | None:
+        """Say which share of the samples is held out for validation, and not among these."""
+        fraction = self.data_arguments.eval_fraction
+        return f"{percent(fraction)} of the samples, which are not counted or shown here" if fraction else None
+
+    @property
     def tokenizer(self) -> str:
         """The tokenizer that counts the tokens, in words."""
         named = self.model_arguments.model or self.model_arguments.tokenizer
@@ -66,8 +73,14 @@ def read_keys(config: str | None, keys: dict[str, Any], words: list[str]) -> dic
     return apply_overrides(recipe, {**{name: value for name, value in keys.items() if value is not None}, **overrides})
 
 
-def open_recipe(recipe: dict[str, Any]) -> tuple[Data, ModelArguments, DataArguments, int]:
-    """Open the data of a recipe. Returns (data, model keys, data keys, seed). Raises the errors of `open_data`."""
+def open_recipe(
+    recipe: dict[str, Any], *, trained_only: bool = False
+) -> tuple[Data, ModelArguments, DataArguments, int]:
+    """Open the data of a recipe. Returns (data, model keys, data keys, seed). Raises the errors of `open_data`.
+
+    Args:
+        trained_only: leave out the samples that `eval_fraction` holds out.
+    """
     parsed: Any = parse_recipe(recipe, (ModelArguments, DataArguments))
     model_arguments, data_arguments = parsed
     if data_arguments.documents is not None:
@@ -76,7 +89,7 @@ def open_recipe(recipe: dict[str, Any]) -> tuple[Data, ModelArguments, DataArgum
         )
     seed = recipe.get("seed", DEFAULT_SEED)
     with recipe_errors("the data cannot be built"):
-        return open_data(data_arguments, seed), model_arguments, data_arguments, seed
+        return open_data(data_arguments, seed, whole=not trained_only), model_arguments, data_arguments, seed
 
 
 def inspect(recipe: dict[str, Any], *, seed: int | None = None) -> Inspection:
@@ -93,7 +106,7 @@ def inspect(recipe: dict[str, Any], *, seed: int | None = None) -> Inspection:
             "tokens and tiles depend on the model: name a checkpoint (--model), a preset (--preset) or a recipe "
             "(--config)"
         )
-    data, model_arguments, data_arguments, recipe_seed = open_recipe(recipe)
+    data, model_arguments, data_arguments, recipe_seed = open_recipe(recipe, trained_only=True)
     with recipe_errors("the model cannot be built"):
         config, processor = build_config_and_processor(
             model_arguments,
@@ -129,7 +142,7 @@ def entry_facts(keys: dict[str, Any], arguments: DataArguments, seed: int) -> di
     facts["weight"] = keys.get("weight", 1.0)
     try:
         with recipe_errors("the data cannot be built"):
-            (source,) = open_data(arguments, seed).sources
+            (source,) = open_data(arguments, seed, whole=True).sources
     except (ValueError, OSError) as error:
         return {**facts, "problem": str(error)}
     return {**facts, "name": source.name, "records": len(source)}

@@ -49,7 +49,7 @@ from smol_hf.training.recipe.values import RecipeError, recipe_errors
 from smol_hf.training.run import Run
 from smol_hf.training.sources import open_validation
 from smol_hf.training.trainer import SmolTrainer
-from smol_hf.training.validation.early_stopping import check_metric, early_stopping
+from smol_hf.training.validation.early_stopping import check_metric, early_stopping, refuse_needed_validation
 from smol_hf.training.validation.held_out import describe_validation
 from smol_hf.training.validation.measure import Validation, validation_of
 
@@ -213,6 +213,9 @@ class ConversationRun(SupervisedRun):
         self.plan, self.data = measure_data(self.plan, self.data, keys, self.skipped, self.console, held_out)
         if held_out is not None:
             self.validation = validation_of(self.plan, held_out, keys, self.arguments.dataloader_num_workers)
+            if self.validation is None:
+                refuse_needed_validation(self.arguments)
+                self.arguments.eval_strategy = IntervalStrategy.NO
 
     def describe_data(self):
         steps = self.arguments.max_steps if self.ends_with_the_data else None

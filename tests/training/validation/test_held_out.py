@@ -1,6 +1,7 @@
 """Held-out samples: chosen by their names, never trained, counted, and the same in every run."""
 
 import json
+import re
 
 import pytest
 from memory_source import MemorySource
@@ -122,6 +123,23 @@ def test_a_run_counts_without_the_held_out_samples(tmp_path):
     assert "samples 30" in planned.stdout
 
 
+def test_the_commands_of_the_data_say_what_is_held_out_and_prepare_writes_all(tmp_path):
+    data = write_questions(tmp_path / "my.jsonl")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"data: {data}\npreset: tiny-vlm\neval_fraction: 0.25\noutput_dir: run\n")
+    held_out = sum(is_held_out(f"my.jsonl:{n}", 0.25) for n in range(1, 41))
+    stats = call(["data", "stats", "--config", recipe])
+    assert re.search(rf"my.jsonl +{40 - held_out} ", stats.stdout), stats.stderr
+    assert "held out for validation: 25.0% of the samples, which are not counted or shown here" in stats.stdout
+    page = tmp_path / "page.html"
+    assert call(["data", "preview", "--config", recipe, "--output", page]).returncode == 0
+    assert "25.0% of the samples" in page.read_text()
+    listed = json.loads(call(["data", "list", "--config", recipe, "--json"]).stdout)
+    assert [entry["records"] for entry in listed["mixture"]] == [40]
+    prepared = call(["data", "prepare", "--config", recipe, "--output", tmp_path / "out"])
+    assert prepared.returncode == 0 and "40" in prepared.stdout, prepared.stderr
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -137,7 +155,11 @@ def test_a_run_counts_without_the_held_out_samples(tmp_path):
             "unknown metric 'exact': did you mean 'exact_match'?",
         ),
         ({"eval_strategy": "steps"}, "eval_strategy steps has nothing to evaluate: set eval_fraction, eval_data or"),
-        ({"eval_fraction": 1e-9}, "holds out no usable sample: raise it, or set eval_data"),
+        (
+            {"eval_fraction": 1e-9, "eval_strategy": "epoch", "save_strategy": "best",
+             "metric_for_best_model": "loss"},
+            "save_strategy: best needs a sample to validate on, but none is usable: raise eval_fraction",
+        ),
         ({"eval_data": "nowhere.jsonl"}, "nowhere.jsonl"),
         (
             {
@@ -157,6 +179,14 @@ def test_keys_that_contradict_each_other_or_do_nothing_are_refused_in_a_sentence
     result = call(train_words(tmp_path / "run", **keys))
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert message in result.stderr
+
+
+def test_a_run_on_few_samples_says_that_nothing_is_validated(tmp_path):
+    data = write_questions(tmp_path / "my.jsonl", 4)
+    keys = {"eval_fraction": 1e-9, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1, "warmup_steps": 0}
+    result = call(train_words(tmp_path / "run", data=data, **keys))
+    assert result.returncode == 0, result.stderr
+    assert "warning: no sample to validate on is usable (eval_fraction 1e-09): nothing is validated" in result.stdout
 
 
 def test_a_run_over_documents_has_its_own_keys():

@@ -3,20 +3,24 @@
 import json
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
 from helpers import build_model, build_processor, plan_for
-from processes import call
+from processes import call, fork_ranks
 from talks import records, write_questions
 from tiny_runs import RECIPE, train_here, train_words
 from tiny_trainers import losses, weights
 from torch.nn.functional import cross_entropy
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.digits import build_pages
 from smol_hf.data.sources.source import BlockCache
 from smol_hf.training.log.console import read_log
+from smol_hf.training.recipe import inherited_checks
 from smol_hf.training.validation.measure import Seen, Validation, undisturbed
 
 DROPOUT = {
@@ -141,3 +145,39 @@ def test_a_damaged_image_of_a_validation_is_listed_once(tmp_path):
     assert skipped.returncode == 0, skipped.stderr
     [entry] = map(json.loads, (tmp_path / "other" / "skipped.jsonl").read_text().splitlines())
     assert (entry["sample"], entry["source"]) == ("eval.jsonl:1", "validation: eval.jsonl")
+
+
+def test_two_processes_measure_what_one_does(tmp_path):
+    keys = {"eval_fraction": 0.3, "max_steps": 1, "warmup_steps": 0, "learning_rate": 1e-6, **EVALUATED}
+    assert call(train_words(tmp_path / "one", **keys)).returncode == 0
+    words = train_words(tmp_path / "two", **{**keys, "per_device_train_batch_size": 2})
+    ranks = [rank.wait() for rank in fork_ranks(2, words, tmp_path)]
+    assert [code for code, _ in ranks] == [0, 0], ranks
+    one, two = (validations(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 2
+    for mine, theirs in zip(one, two):
+        assert mine["eval_tokens"] == theirs["eval_tokens"] and mine["eval_answers"] == theirs["eval_answers"] == 5
+        assert mine["eval_loss"] == pytest.approx(theirs["eval_loss"], rel=1e-4)
+
+
+class Tracker(TrainerCallback):
+    """What a tracker gets."""
+
+    logged: ClassVar[list[dict]] = []
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        self.logged.append(dict(logs))
+
+
+def test_a_tracker_gets_numbers_of_the_validation_or_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
+    monkeypatch.setattr(inherited_checks, "get_available_reporting_integrations", lambda: ["tensorboard"])
+    keys = {"eval_fraction": 0.3, "max_steps": 1, "warmup_steps": 0, **EVALUATED}
+    result = call(train_words(tmp_path / "run", **keys, report_to="tensorboard"))
+    assert result.returncode == 0, result.stderr
+    [start, step] = [logs for logs in Tracker.logged if "eval_loss" in logs]
+    assert {"eval_exact_match", "eval_contains", "eval_perplexity"} <= step.keys() == start.keys()
+    assert all(isinstance(value, (int, float)) for value in step.values())
+    refused = call(train_words(tmp_path / "other", **keys, report_to="trackio"))
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "report_to: trackio is not installed: install its package, or set report_to: none" in refused.stderr

@@ -29,7 +29,7 @@ class RunLog:
 
     Attributes:
         name: shown in tables and charts.
-        unreadable: lines that are no entry. An incomplete last line does not count: it is being written.
+        unreadable: lines that cannot be read. An incomplete last line does not count: it is being written.
         seconds: since the last change of the file.
     """
 
@@ -56,7 +56,7 @@ class RunLog:
 
 
 def read_run(folder: Path, name: str | None = None) -> RunLog:
-    """Read the log of a run. Raises FileNotFoundError, and ValueError if the file is no log of a run."""
+    """Read the log of a run. Raises FileNotFoundError, and ValueError for another file of that name."""
     path = folder / FILE_NAME if folder.is_dir() else folder
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {FILE_NAME}")

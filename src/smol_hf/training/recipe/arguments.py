@@ -253,7 +253,7 @@ def check_best_metric(arguments: Any) -> None:
     if name not in known:
         raise ValueError(
             f"metric_for_best_model is {metric!r}: choose one of {', '.join(known)}, with several sources also "
-            "loss/SOURCE and the like"
+            "loss/SOURCE"
         )
     if arguments.greater_is_better is None:
         arguments.greater_is_better = name in METRICS and METRICS[name].higher_is_better

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from smol_hf.support.formatting import nearest
 from smol_hf.training.recipe.values import RecipeError
@@ -80,6 +80,16 @@ def validated_at(state, step: int) -> dict[str, float] | None:
     measured = {name[5:]: value for entry in found[-1:] for name, value in entry.items() if name.startswith("eval_")}
     measured.pop("seconds", None)
     return measured or None
+
+
+def refuse_needed_validation(arguments: Any) -> None:
+    """Refuse a run that needs a validation and has no sample for it. Raises RecipeError."""
+    needs = {
+        "load_best_model_at_end": arguments.load_best_model_at_end,
+        "save_strategy: best": arguments.save_strategy == SaveStrategy.BEST,
+    }
+    if names := [name for name, is_set in needs.items() if is_set]:
+        raise RecipeError(f"{names[0]} needs a sample to validate on, but none is usable: raise eval_fraction")
 
 
 def check_metric(arguments: Any, known: Sequence[str]) -> None:

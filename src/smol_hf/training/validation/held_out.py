@@ -118,8 +118,10 @@ def describe_validation(data: Data, validation: Data | None, fraction: float) ->
         return []
     numbers = [usable_rows(validation, source) for source in range(len(validation.sources))]
     names = [source.name.removeprefix(PREFIX) for source in validation.sources]
-    about = "" if validation.found.total else "about "
     how = f" (eval_fraction {fraction})" if fraction else ""
+    if not any(numbers):
+        return [f"warning: no sample to validate on is usable{how}: nothing is validated"]
+    about = "" if validation.found.total else "about "
     lines = [f"{about}{counted(sum(numbers), 'sample')} to validate on, of {', '.join(names)}{how}"]
     if empty := [name for name, number in zip(names, numbers) if not number]:
         lines.append(f"nothing of {', '.join(empty)} is validated on")

@@ -25,7 +25,6 @@ from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.label_loss import IGNORE_INDEX, labelled_positions
 from smol_hf.training.loader import FACTS, TrainingLoader, summed
 from smol_hf.training.recipe.data_arguments import DataArguments
-from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.validation.answers import Answers
 from smol_hf.training.validation.held_out import PREFIX, usable_rows
 
@@ -62,11 +61,10 @@ class Validation:
 
     @property
     def metrics(self) -> list[str]:
-        """Return the names of all metrics that `measure` may return, for a recipe's choice of the best checkpoint."""
+        """Return the names of the metrics that `measure` always returns, from which a recipe chooses the best."""
         scores = [] if self.answers is None else list(self.answers.metrics)
         shared = ["loss", "perplexity", *(["bits_per_byte"] if self.text_bytes else []), *scores]
-        per_source = ["loss", *scores] if len(self.plans) > 1 else []
-        return shared + [f"{metric}/{name}" for metric in per_source for name in self.names]
+        return shared + [f"loss/{name}" for name in self.names if len(self.plans) > 1]
 
     def loader(
         self, accelerator: Accelerator, collator: SmolCollator, batch_size: int, source: int = 0
@@ -97,7 +95,8 @@ class Validation:
         if self.text_bytes:
             metrics["bits_per_byte"] = nats / math.log(2) / self.text_bytes
         if len(sums) > 1:
-            metrics |= {f"loss/{name}": of / number for name, (of, number) in zip(self.names, sums) if number}
+            of_sources = zip(self.names, sums)
+            metrics |= {f"loss/{name}": of / number if number else math.nan for name, (of, number) in of_sources}
         return metrics | scores
 
     def sums(
@@ -126,19 +125,15 @@ class Validation:
         return summed(accelerator, sums.to(accelerator.device, precise))
 
 
-def validation_of(plan: Plan, held_out: Data, arguments: DataArguments, workers: int = 0) -> Validation:
-    """Return the validation on samples of conversations. Raises RecipeError if none is usable.
+def validation_of(plan: Plan, held_out: Data, arguments: DataArguments, workers: int = 0) -> Validation | None:
+    """Return the validation on samples of conversations, or None if none is usable.
 
     Args:
         plan: of the training, with the work on its samples.
     """
     used = [source for source in range(len(held_out.sources)) if usable_rows(held_out, source)]
     if not used:
-        raise RecipeError(
-            f"eval_fraction {arguments.eval_fraction} holds out no usable sample: raise it, or set eval_data"
-            if arguments.eval_fraction
-            else "no sample of eval_data or eval_mixture can be used: name others"
-        )
+        return None
     sources, readers = [held_out.sources[each] for each in used], [held_out.readers[each] for each in used]
     shared = replace(plan, seed=0, rounds=1, lanes=1, give_up_after=None)
     plans = [
