@@ -15,6 +15,7 @@ from video_clips import clip, even_times
 from smol_hf import train
 from smol_hf.data.stream import size_cache
 from smol_hf.data.stream.survey import Size
+from smol_hf.processing.video_reader import reader_name
 from smol_hf.training.data import fingerprint, open_data, plan_of
 from smol_hf.training.log.console import read_log
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
@@ -121,8 +122,11 @@ def test_keys_that_contradict_each_other(folder, tmp_path, capsys):
 def test_the_preview_shows_the_frames_with_their_times(run, folder, tmp_path):
     page = tmp_path / "page.html"
     words = ["data", "preview", folder / "films.jsonl", "--model", run[0] / "checkpoint", "--output", page]
-    assert call(words).returncode == 0
+    done = call(words)
+    assert done.returncode == 0
+    assert f"a video is read by {reader_name()} and becomes 2 to 6 frames" in done.stdout
     html = page.read_text()
+    assert f"a video is read by {reader_name()}" in html
     assert '<figcaption class="quiet">0:01.97</figcaption>' in html and 'alt="Frame at 0.00 s"' in html
     assert "video of 2.0 s: 4 frames, one tile and 7 tokens each" in html and "0 images" not in html
     assert "page.mp4 cannot be used" in html

@@ -4,6 +4,7 @@ import os
 import sys
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -146,7 +147,15 @@ def test_without_pyav_there_is_one_sentence(monkeypatch):
 
 
 def test_the_reader_has_a_name():
-    assert reader_name().startswith("PyAV ") and "FFmpeg" in reader_name()
+    assert reader_name() == f"PyAV {av.__version__} (FFmpeg {av.ffmpeg_version_info})"
+
+
+def test_frames_that_are_images_need_no_reader(tmp_path, monkeypatch):
+    """Also the summary before a run names it."""
+    Image.new("RGB", (16, 16)).save(tmp_path / "0.png")
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert len(ListedVideo(VideoPart(path=str(tmp_path)), "rows:1").choose(VideoSampling()).times) == 1
+    assert reader_name() == "PyAV (not installed: pip install av)"
 
 
 def test_matroska_announces_the_time_of_its_end():
