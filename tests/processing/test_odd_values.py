@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from modeling.builders import build_processor
 from processing.chats import PROMPT, ask, picture
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -176,3 +177,19 @@ def test_a_content_is_a_text_or_parts(processor):
         processor.apply_chat_template([{"role": "user", "content": 5}])
     with pytest.raises(ValueError, match="text must be a string or a list of strings"):
         processor(text=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("video_fps", "2", "video_fps is '2': give a number above 0, at most 1000"),
+        ("video_fps", True, "video_fps is True: give a number"),
+        ("video_max_frames", 2.5, "video_max_frames is 2.5: give a whole number"),
+        ("video_min_frames", "1", "video_min_frames is '1': give a whole number"),
+        ("video_max_frames", None, "video_max_frames is None: give a whole number"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(name, value, complaint):
+    """As a damaged processor_config.json may hold it."""
+    with pytest.raises(ValueError, match=complaint):
+        build_processor(**{name: value})

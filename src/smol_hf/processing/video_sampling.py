@@ -2,7 +2,7 @@
 
 import bisect
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -35,8 +35,11 @@ class VideoSampling:
     min_frames: int = 1
 
     def __post_init__(self):
-        if not 0 < self.fps <= MOST_FPS:
-            raise ValueError(f"video_fps is {self.fps}: give a number above 0, at most {MOST_FPS}")
+        if not is_time(self.fps) or not 0 < self.fps <= MOST_FPS:
+            raise ValueError(f"video_fps is {shown_value(self.fps)}: give a number above 0, at most {MOST_FPS}")
+        for name, number in (("video_min_frames", self.min_frames), ("video_max_frames", self.max_frames)):
+            if not isinstance(number, Integral) or isinstance(number, bool):
+                raise ValueError(f"{name} is {shown_value(number)}: give a whole number")
         if not 1 <= self.min_frames <= self.max_frames <= MOST_FRAMES:
             raise ValueError(
                 f"video_min_frames {self.min_frames} and video_max_frames {self.max_frames} must be in order, "
