@@ -224,6 +224,7 @@ def test_a_video_is_shown_with_the_next_question(vlm, clips):
     for line, complaint in (
         ("/video", "needs the path of a file: /video clip.mp4"),
         (f"/video {clips}/gone.mp4", "gone.mp4 does not exist"),
+        (f"/video {'a' * 5000}", "aaa does not exist"),
         (f"/video {clips}/broken.mp4", "broken.mp4 cannot be used: it is damaged"),
         (f"/video {clips}/red.png", "red.png cannot be used: it is damaged, or not"),
     ):

@@ -145,6 +145,26 @@ def test_frames_are_sampled_on_request(processor):
     assert stamps(called(processor, {"video": (FRAMES, metadata), "start": 2})[0]) == ["00:00", "00:01"]
 
 
+def test_all_frames_of_a_part_are_kept_on_request(processor, path):
+    part = {"path": str(path), "start": 1.0, "end": 2.0}
+    text, tiles = called(processor, part, do_sample_frames=False)
+    assert INTRODUCTION.format("twenty-four", "0:00:01") in text and len(tiles) == 24
+    assert len(called(processor, {"path": str(path), "start": 2.0}, do_sample_frames=False)[1]) == 12
+    metadata = {"fps": 2.0}
+    for options in ({}, {"do_sample_frames": False}):
+        text, tiles = called(processor, {"video": (FRAMES, metadata), "start": 0.5}, **options)
+        assert stamps(text) == ["00:00", "00:00", "00:01"] and len(tiles) == 3
+    assert len(called(processor, {"video": (FRAMES, metadata), "start": 0.5}, do_sample_frames=True)[1]) == 2
+
+
+@pytest.mark.parametrize("part", [{"start": 1}, {"end": 2.0}])
+def test_a_text_with_a_part_of_a_video_is_refused(processor, path, part):
+    """It would show the whole video."""
+    messages = ask({"type": "video", "path": str(path), **part})
+    with pytest.raises(ValueError, match=r"a video has a start or an end, .* set tokenize=True"):
+        processor.apply_chat_template(messages)
+
+
 def test_a_frame_is_an_unsplit_image(processor):
     unsplit = build_processor(do_image_splitting=False)
     _, tiles = called(processor, FRAMES)

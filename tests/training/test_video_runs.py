@@ -1,10 +1,12 @@
 """Runs on videos: training, the keys of the recipe, the lists of what is lost, and the commands of the data."""
 
 import json
+import os
 
 import pytest
 import yaml
 from helpers import build_processor
+from PIL import Image
 from processes import call
 from tiny_runs import RECIPE
 from transformers import AutoProcessor
@@ -12,7 +14,9 @@ from video_clips import clip, even_times
 
 from smol_hf import train
 from smol_hf.data.stream import size_cache
-from smol_hf.training.data import open_data, plan_of
+from smol_hf.data.stream.survey import Size
+from smol_hf.processing.video_reader import reader_name
+from smol_hf.training.data import fingerprint, open_data, plan_of
 from smol_hf.training.log.console import read_log
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
@@ -118,32 +122,70 @@ def test_keys_that_contradict_each_other(folder, tmp_path, capsys):
 def test_the_preview_shows_the_frames_with_their_times(run, folder, tmp_path):
     page = tmp_path / "page.html"
     words = ["data", "preview", folder / "films.jsonl", "--model", run[0] / "checkpoint", "--output", page]
-    assert call(words).returncode == 0
+    done = call(words)
+    assert done.returncode == 0
+    assert f"a video is read by {reader_name()} and becomes 2 to 6 frames" in done.stdout
     html = page.read_text()
+    assert f"a video is read by {reader_name()}" in html
     assert '<figcaption class="quiet">0:01.97</figcaption>' in html and 'alt="Frame at 0.00 s"' in html
     assert "video of 2.0 s: 4 frames, one tile and 7 tokens each" in html and "0 images" not in html
     assert "page.mp4 cannot be used" in html
 
 
-def test_sizes_are_measured_again_for_another_video_or_other_frames(folder, tmp_path, monkeypatch):
+@pytest.fixture
+def measure(tmp_path, monkeypatch):
+    """Measure a record with one video, from the cache if possible → (frames, seconds, surveys so far)."""
     monkeypatch.setattr(size_cache, "cached_assets_path", lambda *names: tmp_path)
     surveyed, survey = [], size_cache.survey
     monkeypatch.setattr(size_cache, "survey", lambda *args, **options: surveyed.append(1) or survey(*args, **options))
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(asked("b.mp4")) + "\n")
-    (tmp_path / "b.mp4").write_bytes(clip(even_times(60)))
 
-    def frames(processor):
+    def frames(video, processor):
+        path = tmp_path / "rows.jsonl"
+        if not path.exists():
+            path.write_text(json.dumps(asked(video)) + "\n")
         arguments = DataArguments(data=str(path), context_length=2000)
         data = open_data(arguments, seed=0)
         training = SmolTrainingArguments(output_dir="unused", max_steps=1, use_cpu=True)
-        found = size_cache.measured(plan_of(data, processor, arguments, training, 1))
-        (size,) = found.found.values()
-        return size.num_frames, size.seconds, len(surveyed)
+        data.found = size_cache.measured(plan_of(data, processor, arguments, training, 1))
+        fingerprint(data, read_images=False)
+        (size,) = data.found.found.values()
+        return (size.num_frames, size.seconds, len(surveyed)) if isinstance(size, Size) else (size, len(surveyed))
 
+    return frames
+
+
+def test_sizes_are_measured_again_for_another_video_or_other_frames(measure, tmp_path):
+    (tmp_path / "b.mp4").write_bytes(clip(even_times(60)))
     processor = build_processor()
-    assert frames(processor) == (2, 2.0, 1)
-    assert frames(processor) == (2, 2.0, 1), "from the cache"
-    assert frames(processor.with_settings(video_fps=4)) == (8, 2.0, 2)
+    assert measure("b.mp4", processor) == (2, 2.0, 1)
+    assert measure("b.mp4", processor) == (2, 2.0, 1), "from the cache"
+    assert measure("b.mp4", processor.with_settings(video_fps=4)) == (8, 2.0, 2)
     (tmp_path / "b.mp4").write_bytes(clip(even_times(90)))
-    assert frames(processor) == (3, 3.0, 3)
+    assert measure("b.mp4", processor) == (3, 3.0, 3)
+
+
+def test_sizes_are_measured_again_when_a_folder_of_frames_changes(measure, tmp_path):
+    processor, folder = build_processor(), tmp_path / "frames"
+    missing, number = measure("frames", processor)
+    assert "does not exist" in str(missing) and number == 1
+    folder.mkdir()
+    empty, number = measure("frames", processor)
+    assert "it has no frames" in str(empty) and number == 2
+    for second in range(3):
+        Image.new("RGB", (16, 16), (second, 0, 0)).save(folder / f"{second}.png")
+    assert [measure("frames", processor) for _ in range(2)] == [(3, 3.0, 3)] * 2
+    Image.new("RGB", (16, 16)).save(folder / "3.png")
+    assert [measure("frames", processor) for _ in range(2)] == [(4, 4.0, 4)] * 2
+    (folder / "3.png").rename(folder / "9.png")
+    assert measure("frames", processor) == (4, 16.0, 5)
+    (folder / "9.png").unlink()
+    assert measure("frames", processor) == (3, 3.0, 6)
+
+
+def test_a_name_with_other_bytes_than_utf8_is_a_name(measure, tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    Image.new("RGB", (16, 16)).save(folder / "0.png")
+    (folder / os.fsdecode(b"1.p\xff")).write_bytes((folder / "0.png").read_bytes())
+    fault, _ = measure("frames", build_processor())
+    assert "such as 12.5.jpg, not '1.p\\udcff'" in str(fault) and str(fault).encode()

@@ -40,7 +40,7 @@ def run_preview(arguments: argparse.Namespace) -> dict[str, Any]:
     from smol_hf.data.report.preview_page import write_page
     from smol_hf.support.tokenizer_of import is_language_model
     from smol_hf.training.inspection import inspect
-    from smol_hf.training.log.startup_summary import describe_images
+    from smol_hf.training.log.startup_summary import describe_images, describe_videos
 
     refuse_bad_number(arguments)
     found = inspect(keys_of(arguments), seed=arguments.seed)
@@ -54,6 +54,9 @@ def run_preview(arguments: argparse.Namespace) -> dict[str, Any]:
         facts["held out"] = found.held_out
     if not is_language_model(found.processor):
         facts["images"] = describe_images(found.processor)
+    reader = {}
+    if any(sample.conversation.videos for sample in drawn.samples):
+        facts["videos"] = reader["videos"] = describe_videos(found.processor)
     title = arguments.config if arguments.data is None else arguments.data
     page = write_page(arguments.output, drawn, found.data, found.plan, title=title, facts=facts)
     if not drawn.samples:
@@ -65,6 +68,7 @@ def run_preview(arguments: argparse.Namespace) -> dict[str, Any]:
         "repeated": drawn.repeated,
         "drawn": sum(drawn.drawn.values()),
         "bytes": page.stat().st_size,
+        **reader,
     }
 
 

@@ -94,6 +94,8 @@ def describe_preview(facts: dict[str, Any]) -> Iterator[str]:
         f"{counted(facts['shown'], 'sample')} of {counted(facts['drawn'], 'record')}, {facts['left_out']} skipped, "
         f"{facts['repeated']} repeated; written to {facts['output']} ({compact(facts['bytes'])}B)"
     )
+    if "videos" in facts:
+        yield facts["videos"]
 
 
 def describe_stats(facts: dict[str, Any]) -> Iterator[str | Table]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def video_parts(processor, videos: Iterable[str | Path], where: str) -> list[dic
 
 def chosen_frames(processor, path: str | Path, where: str) -> str:
     """Describe the frames of a video that the model sees. Raise SampleError if it cannot be read."""
-    if not Path(path).exists():
+    if not os.path.exists(path):  # also for a text that cannot be a path
         raise SampleError(where, f"the video {path} does not exist")
     if not hasattr(processor, "video_sampling"):  # a processor of transformers chooses by itself
         if getattr(processor, "video_processor", None) is None:

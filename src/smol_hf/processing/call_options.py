@@ -1,13 +1,22 @@
 """The options of a processor call, with their defaults, and the settings that they change."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
 
-from .image_pixels import longest_edge_of
+import numpy as np
+
+from .image_input import shown_value
+from .image_pixels import LAYOUTS, as_array, longest_edge_of
+from .video_sampling import MOST_FPS
 
 TENSORS = (None, "pt", "np")
 SIDES = (None, "left", "right")
 PADDINGS = (True, False, "longest", "max_length", "do_not_pad")
+TRUNCATIONS = (True, False, "longest_first", "only_first", "do_not_truncate")
+CHOICES = {
+    "padding": PADDINGS, "padding_side": SIDES, "return_tensors": TENSORS, "truncation": TRUNCATIONS,
+    "input_data_format": (None, *LAYOUTS),
+}  # fmt: skip
 # Option → setting of the processor.
 SETTINGS = {
     "size": "longest_edge", "do_image_splitting": "do_image_splitting", "image_seq_len": "image_seq_len",
@@ -58,16 +67,25 @@ class CallOptions:
         for name in ("padding", "truncation", "return_tensors", "input_data_format"):
             value = getattr(self, name)
             setattr(self, name, getattr(value, "value", value))  # transformers' enumerations have a value
-        for name, choices in (("padding", PADDINGS), ("padding_side", SIDES), ("return_tensors", TENSORS)):
-            if getattr(self, name) not in choices:
+        switches = {each.name: (None, True, False) for each in fields(self) if each.type in (bool, bool | None)}
+        for name, choices in {**switches, **CHOICES}.items():
+            value = getattr(self, name)
+            if not isinstance(value, (str, int, np.bool_, type(None))) or value not in choices:
                 shown = ", ".join(str(choice) for choice in choices)
-                raise ValueError(f"{name} {getattr(self, name)!r}: choose one of {shown}")
+                raise ValueError(f"{name} {shown_value(value)}: choose one of {shown}")
+        for name, lengths in (("rescale_factor", (1,)), ("image_mean", (1, 3)), ("image_std", (1, 3))):
+            value = getattr(self, name)
+            numbers = np.ravel(as_array(value))
+            is_right = numbers.dtype.kind in "uif" and np.isfinite(numbers).all() and numbers.size in lengths
+            if value is not None and not is_right:
+                expected = "a number" if lengths == (1,) else "a number, or one for each of three colours"
+                raise ValueError(f"{name} {shown_value(value)}: give {expected}")
         for name in ("max_length", "pad_to_multiple_of", "image_seq_len", "num_frames"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} {value!r} must be a positive whole number")
-        if self.fps is not None and not (isinstance(self.fps, Real) and self.fps > 0):
-            raise ValueError(f"fps {self.fps!r} must be a number above 0")
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{name} {shown_value(value)} must be a positive whole number")
+        if self.fps is not None and not (isinstance(self.fps, Real) and 0 < self.fps <= MOST_FPS):
+            raise ValueError(f"fps {shown_value(self.fps)} must be a number above 0, at most {MOST_FPS}")
         self.pads = self.padding not in (False, "do_not_pad")
         self.cuts = self.truncation not in (False, "do_not_truncate")
         if self.padding == "max_length" and self.max_length is None:

@@ -5,10 +5,12 @@ example, removes the reasoning of earlier answers. Then each answer becomes its 
 template writes before it at that time. Each sequence repeats the images, tools and texts of earlier turns.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .chat_format import EXAMPLE, TURN_MARK, ChatTemplateError, RewrittenAnswerError, is_trained, untrained
 from .chat_pieces import part_type
+from .image_input import shown_value
 from .video_styles import STYLES, introduce
 from .video_text import sizes_of_images, video_parts
 
@@ -22,6 +24,33 @@ class TrainedSequence(NamedTuple):
     input_ids: list[int]
     labels: list[int]
     num_images: int
+
+
+def conversations_of(given):
+    """List the conversations of a call → (lists of messages, whether several were given).
+
+    Raises:
+        ValueError: for a conversation without messages.
+        TypeError: for another value than messages, or lists of them.
+    """
+    first = given[0] if is_list(given) and len(given) else None
+    is_batch = is_list(first) or hasattr(first, "messages")
+    conversations = [getattr(each, "messages", each) for each in (given if is_batch else [given])]
+    for messages in conversations:
+        if is_list(messages) and not len(messages):
+            raise ValueError("the conversation is empty: give a list of messages")
+        if not is_list(messages) or not all(isinstance(message, Mapping) for message in messages):
+            raise TypeError(
+                f'a conversation is {shown_value(messages)}: give a list of messages {{"role": …, "content": …}}'
+            )
+        for content in (message.get("content") for message in messages):
+            if content is not None and not isinstance(content, str) and not is_list(content):
+                raise TypeError(f"the content of a message is {shown_value(content)}: give a text or a list of parts")
+    return conversations, is_batch
+
+
+def is_list(value):
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 def expand_videos(messages, media, style):

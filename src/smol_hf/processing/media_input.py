@@ -3,8 +3,8 @@
 import re
 
 from .chat_pieces import part_type
-from .image_input import as_image, image_in
-from .video_frames import is_metadata
+from .image_input import as_image, image_in, shown_value
+from .video_frames import METADATA, VIDEO_FORMS, is_metadata
 from .video_input import as_video, is_frame, is_source, video_in
 from .video_text import VIDEO
 
@@ -78,6 +78,8 @@ def media_alone(images, videos, reader):
     media = [[reader.image(each) for each in group] for group in groups_of(images)] if videos is None else []
     media += [[reader.video(each)] for each in flat_videos(videos)]
     reader.check()
+    if not any(media):
+        raise ValueError(f"{'images' if videos is None else 'videos'} is empty: give one or more")
     return media
 
 
@@ -115,12 +117,11 @@ def flat_videos(videos):
     is_pair = isinstance(videos, tuple) and len(videos) == 2 and is_metadata(videos[1])
     if is_source(videos) or is_frame(videos) or is_pair or getattr(videos, "ndim", 0) == 4:
         return [videos]
-    videos = list(videos)
-    return (
-        [videos]
-        if videos and all(map(is_frame, videos))
-        else [video for each in videos for video in flat_videos(each)]
-    )
+    if not isinstance(videos, (list, tuple)) and getattr(videos, "ndim", 0) != 5:
+        raise ValueError(f"videos holds {shown_value(videos)}: give for each video {VIDEO_FORMS}")
+    if len(videos) and all(map(is_frame, videos)):
+        return [videos]
+    return [video for each in videos for video in flat_videos(each)]
 
 
 def flat_metadata(metadata):
@@ -129,4 +130,8 @@ def flat_metadata(metadata):
         return []
     if is_metadata(metadata):
         return [metadata]
+    if not isinstance(metadata, (list, tuple)):
+        raise ValueError(
+            f"video_metadata holds {shown_value(metadata)}: give a mapping of {', '.join(METADATA)}, or a list of them"
+        )
     return [found for each in metadata for found in ([None] if each is None else flat_metadata(each))]

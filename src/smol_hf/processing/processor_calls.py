@@ -7,12 +7,12 @@ from transformers import BatchFeature
 
 from .batching import DEFAULT, EncodedSample, batch_of, sizes_of, stacked_tiles
 from .chat_rendering import ChatRenderer
-from .chat_turns import expand_videos
+from .chat_turns import conversations_of, expand_videos
 from .image_input import is_image, is_image_place, is_text
 from .media_input import MediaReader, media_alone, media_of, media_of_prompts
 from .plain_tokenizer import write_portable_tokenizer_config
 from .processor_encoding import ProcessorEncoding
-from .processor_options import options_and_variables, read_options
+from .processor_options import mapping_of, options_and_variables, read_options
 from .video_sampling import VideoSampling
 from .video_text import expand_prompt, show_videos
 
@@ -46,19 +46,16 @@ class ProcessorCalls(ProcessorEncoding):
             TypeError: for a name that neither the processor nor the template knows.
             ValueError: for a conversation without messages.
         """
-        if not len(conversation):
-            raise ValueError("the conversation is empty: give a list of messages")
+        conversations, batched = conversations_of(conversation)
         if add_generation_prompt and continue_final_message:
             raise ValueError("add_generation_prompt and continue_final_message exclude each other: choose one")
         renderer = self.renderer(chat_template)
         options, variables = options_and_variables(kwargs, renderer.template)
-        options.update(processor_kwargs or {})
+        options.update(mapping_of("processor_kwargs", processor_kwargs))
         given = {"tools": tools, "documents": documents}
         variables = {**{name: value for name, value in given.items() if value is not None}, **variables}
         if variables:
             renderer = ChatRenderer(self.encoder, renderer.template, variables)
-        batched = isinstance(conversation[0], (list, tuple)) or hasattr(conversation[0], "messages")
-        conversations = [getattr(each, "messages", each) for each in (conversation if batched else [conversation])]
         if not tokenize:
             ends = add_generation_prompt, continue_final_message
             texts = [show_videos(renderer, each, self.video_style, *ends) for each in conversations]
@@ -107,8 +104,8 @@ class ProcessorCalls(ProcessorEncoding):
         if text is None:
             batch = stacked_tiles([at.tiles(media) for media in media_alone(images, videos, reader)], options)
             return BatchFeature(batch, tensor_type=options.return_tensors)
-        texts = [text] if isinstance(text, str) else list(text)
-        if not texts or not all(isinstance(prompt, str) for prompt in texts):
+        texts = [text] if isinstance(text, str) else text
+        if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(prompt, str) for prompt in texts):
             raise ValueError("text must be a string or a list of strings")
         encoded = []
         for prompt, media in zip(texts, media_of_prompts(texts, images, videos, self.image_token, reader)):

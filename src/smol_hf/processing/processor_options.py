@@ -4,10 +4,12 @@ They are given by name, or grouped as `text_kwargs`, `images_kwargs`, `videos_kw
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 
 from .call_options import CallOptions
+from .image_input import shown_value
 
 OF_TEMPLATES = (
     "add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask", "tools", "documents",
@@ -40,7 +42,7 @@ def read_options(given, settings):
     """
     flat = {}
     for name, value in given.items():
-        for inner, its_value in (value or {}).items() if name in GROUPS else ((name, value),):
+        for inner, its_value in mapping_of(name, value).items() if name in GROUPS else ((name, value),):
             inner = "video_size" if (name, inner) == ("videos_kwargs", "size") else inner
             if inner in flat and (name in GROUPS or inner in given):
                 if name in ("common_kwargs", "videos_kwargs") and flat[inner] == its_value:
@@ -67,6 +69,13 @@ def read_options(given, settings):
     if "image_seq_length" in flat:
         flat.setdefault("image_seq_len", flat.pop("image_seq_length"))
     return CallOptions(**flat)
+
+
+def mapping_of(name, value):
+    """Return a group of options, empty for None. Raises TypeError for another value than a mapping."""
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"{name} is {shown_value(value)}: give a mapping of options")
+    return value or {}
 
 
 def options_and_variables(given, template):

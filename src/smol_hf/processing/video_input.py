@@ -8,6 +8,7 @@ choice.
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -17,7 +18,7 @@ from PIL import Image
 from .video_decoding import MissingReaderError, VideoError
 from .video_frames import FrameList, is_metadata
 from .video_reader import open_video
-from .video_sampling import MOST_FRAMES, FrameTimes, from_first_frame
+from .video_sampling import MOST_FRAMES, FrameTimes, choose_part
 
 VIDEO_KEYS = ("video", "path", "url")
 URLS = ("http://", "https://")
@@ -65,7 +66,7 @@ def as_video(value, sampling, options, metadata=None, start=None, end=None):
         sampling: a `VideoSampling`.
         options: the `CallOptions`.
         metadata: of frames, see `video_frames.times_of`.
-        start, end: choose only from this part, in seconds.
+        start, end: use only this part, in seconds.
 
     Raises:
         ValueError: for a video that cannot be read, and for metadata that do not fit.
@@ -78,27 +79,18 @@ def as_video(value, sampling, options, metadata=None, start=None, end=None):
     if is_source(value):
         if metadata is not None:
             raise ValueError("video_metadata describes frames, but the video is a file with its own times: omit it")
-        name = shown(value)
+        name, chooses = shown(value), chooses is not False
         with named(name):
             video = open_video(content_of(value, options.allow_video_urls))
-            start, end = from_first_frame(video, start, end)
-        last, chooses = video.duration, chooses is not False
     else:
         video = FrameList([value] if is_frame(value) else value, metadata, sampling.fps, options.input_data_format)
-        last = video.end
         if chooses and not video.has_times:
             raise ValueError("do_sample_frames needs the times of the frames: give video_metadata with fps")
-    if not chooses and start is None and end is None:
-        indices, times, duration = range(len(video.times)), video.times, video.duration
-    else:
-        with named(name):
-            indices = sampling.choose(video.times, last, start, end)
-        first = start or 0.0
-        times = [max(video.times[index] - first, 0.0) for index in indices]
-        duration = video.duration if start is None and end is None else min(last, last if end is None else end) - first
+    with named(name):
+        indices, times, duration = choose_part(video, sampling if chooses else None, start, end)
     if len(times) > MOST_FRAMES:
         raise ValueError(f"a video has {len(times)} frames, more than {MOST_FRAMES}: choose some of them")
-    return ChosenVideo(tuple(times), duration, video, tuple(indices), name)
+    return ChosenVideo(times, duration, video, tuple(indices), name)
 
 
 @contextmanager
@@ -108,12 +100,13 @@ def named(name):
         yield
     except MissingReaderError:
         raise  # the fault is not the video's
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, HTTPException) as error:
         raise VideoError(f"the video {name} cannot be used: {error}") from error
 
 
 def shown(source):
     text = source if isinstance(source, str) else str(source) if isinstance(source, Path) else "in memory"
+    text = text if text.isprintable() and text.strip() else repr(text)
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
@@ -132,6 +125,8 @@ def content_of(source, allow_urls):
     if isinstance(source, (bytes, bytearray)):
         return bytes(source)
     source = str(source)
+    if not source.strip() or "\0" in source:
+        raise ValueError("it is not a path: give that of a file or of a folder of frames")
     if not source.startswith(URLS):
         return source.removeprefix(FILE_URL)
     if not allow_urls:

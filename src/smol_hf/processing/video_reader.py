@@ -8,13 +8,10 @@ Times come from the timestamps of packets, never from a number of frames per sec
 import bisect
 import math
 import os
-from pathlib import Path
 
-from PIL import ImageOps
-
-from .image_pixels import flatten_to_rgb
+from .image_input import as_image
 from .video_decoding import Place, VideoError, check_end, displayed, is_hidden, opened, pyav, read_frames
-from .video_frames import opened_image
+from .video_frames import frames_in, opened_image
 
 
 def open_video(source):
@@ -29,17 +26,24 @@ def open_video(source):
     """
     if isinstance(source, (list, tuple)) or (not isinstance(source, bytes) and os.path.isdir(source)):
         return FrameImages(source)
+    if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
+        raise VideoError("it is neither a file nor a folder of frames")
     return Video(source)
 
 
 def reader_name():
     """Return the library that reads video files, with its version."""
-    av = pyav()
+    try:
+        av = pyav()
+    except VideoError:
+        return "PyAV (not installed: pip install av)"
     return f"PyAV {av.__version__} (FFmpeg {av.ffmpeg_version_info})"
 
 
 class Video:
     """A video file: the `times` of its frames in seconds from the first, `duration`, and `size` before rotation.
+
+    `end` is the time at which the last frame disappears, and `origin` the time of the first.
 
     Args:
         source: a path, or the bytes of the file.
@@ -79,7 +83,7 @@ class Video:
             usual = last - self.stamps[-2] if len(lengths) > 1 else 1 / (stream.average_rate or 1) / unit
             length = lengths[last] or usual
             self.times = [float((stamp - first) * unit) for stamp in self.stamps]
-            self.duration = float((last + length - first) * unit)
+            self.duration = self.end = float((last + length - first) * unit)
             check_end(container, stream, number, max(end, (last + length) * unit), length * unit)
 
     def places(self, indices):
@@ -91,35 +95,31 @@ class Video:
 
     def frames(self, indices):
         """Yield the frames with these ascending indices as PIL images."""
-        return frames_at(self.source, self.places(indices))
+        return read_frames(self.source, self.places(indices))
 
 
 class FrameImages:
-    """Frames that are images: `times` in seconds from the first, `duration`, and `size` of the first.
+    """Frames that are images: `times` in seconds from the first, and `duration`, which is their `end`.
 
-    `origin` is the given time of the first frame, from which `start` and `end` of a part are counted.
+    `origin` is the given time of the first frame: `start` and `end` of a part are counted as the given times are.
 
     Args:
         source: a folder or a list, see `open_video`.
     """
 
     def __init__(self, source):
-        if not isinstance(source, (list, tuple)):
-            files = (path for path in Path(source).iterdir() if not path.name.startswith("."))
-            source = [(path.stem, str(path)) for path in files]
+        frames = source if isinstance(source, (list, tuple)) else frames_in(source)
         try:
-            frames = sorted(((float(time), image) for time, image in source), key=lambda frame: frame[0])
-        except ValueError as error:
-            raise VideoError(f"name its frames by their times in seconds, such as 12.5.jpg: {error}") from error
+            frames = sorted(((float(time), image) for time, image in frames), key=lambda frame: frame[0])
+        except (TypeError, ValueError) as error:
+            raise VideoError(f"give a time in seconds for each of its frames: {error}") from error
         if not frames:
             raise VideoError("it has no frames")
         self.origin = frames[0][0]
         self.images, self.times = [image for _, image in frames], [time - self.origin for time, _ in frames]
         if not math.isfinite(sum(self.times)) or len(set(self.times)) < len(frames):
             raise VideoError("each of its frames needs another time")
-        self.duration = self.times[-1] + (self.times[-1] - self.times[-2] if len(frames) > 1 else 1.0)
-        with opened_image(self.images[0]) as image:
-            self.size = image.height, image.width
+        self.duration = self.end = self.times[-1] + (self.times[-1] - self.times[-2] if len(frames) > 1 else 1.0)
 
     def places(self, indices):
         """Return the images of these frames, unread."""
@@ -127,14 +127,6 @@ class FrameImages:
 
     def frames(self, indices):
         """Yield the frames with these indices as PIL images."""
-        return frames_at(None, self.places(indices))
-
-
-def frames_at(source, places):
-    """Yield the frames of a source at their `places` as PIL images, one in memory at a time. Raises VideoError."""
-    if all(isinstance(place, Place) for place in places):
-        yield from read_frames(source, places)
-        return
-    for place in places:
-        with opened_image(place) as image:
-            yield flatten_to_rgb(ImageOps.exif_transpose(image))
+        for image in self.places(indices):
+            with opened_image(image) as opened_frame:
+                yield as_image(opened_frame)

@@ -64,11 +64,20 @@ def expand_prompt(prompt, media, style, image_token):
 
 
 def show_videos(renderer, messages, style, *ends):
-    """Render messages with VIDEO for each video. Raises ChatTemplateError for a template that does not write it."""
+    """Render messages with VIDEO for each video.
+
+    Raises:
+        ChatTemplateError: for a template that does not write it, and for a part of a video, which VIDEO cannot name.
+    """
+    contents = [message["content"] for message in messages if isinstance(message.get("content"), (list, tuple))]
+    videos = [part for parts in contents for part in parts if part_type(part) == "video"]
+    if any(part.get(key) is not None for part in videos for key in ("start", "end")):
+        raise ChatTemplateError(
+            f"a video has a start or an end, which {VIDEO} in a text cannot hold: set tokenize=True"
+        )
     messages = introduce(messages, STYLES[style]) if STYLES[style].after_media else messages
     text, _ = renderer.text(messages, *ends)
-    contents = [message["content"] for message in messages if isinstance(message.get("content"), (list, tuple))]
-    if text.count(VIDEO) < sum(part_type(part) == "video" for parts in contents for part in parts):
+    if text.count(VIDEO) < len(videos):
         raise ChatTemplateError(f"the chat template does not write {VIDEO} for a video: set tokenize=True")
     return text
 

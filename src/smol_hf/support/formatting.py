@@ -11,7 +11,7 @@ def is_number(value: object) -> bool:
     """Return True for a finite int or float (also of numpy), not for None, NaN, infinities, booleans and text."""
     try:
         return not isinstance(value, (bool, str, bytes)) and math.isfinite(value)  # type: ignore[arg-type]  (TypeError)
-    except TypeError:
+    except (TypeError, OverflowError):  # an integer that no float can hold
         return False
 
 

@@ -4,12 +4,14 @@ import os
 import sys
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 from video_clips import clip, even_times, number_in, numbered
 
 from smol_hf.data.conversation import SampleError, VideoPart
+from smol_hf.data.media import videos
 from smol_hf.data.media.videos import ListedVideo, load_frames
 from smol_hf.processing.call_options import CallOptions
 from smol_hf.processing.video_decoding import MissingReaderError, VideoError
@@ -95,7 +97,7 @@ def test_frames_as_images(tmp_path):
     for number, name in enumerate(["0009.5.png", "0012.png", "0020.25.png"]):
         Image.fromarray(numbered(number)).save(tmp_path / name)
     video = open_video(tmp_path)
-    assert video.times == [0, 2.5, 10.75] and video.duration == 19 and video.size == (48, 64)
+    assert video.times == [0, 2.5, 10.75] and video.duration == 19
     assert [number_in(image) for image in video.frames([0, 2])] == [0, 2]
     listed = open_video([(3, Image.fromarray(numbered(7))), (1.5, str(tmp_path / "0012.png"))])
     assert listed.times == [0, 1.5] and [number_in(image) for image in listed.frames([0, 1])] == [1, 7]
@@ -105,17 +107,21 @@ def test_frames_as_images(tmp_path):
     ("names", "problem"),
     [
         ([], "it has no frames"),
-        (["frame1.png"], "name its frames by their times in seconds, such as 12.5.jpg"),
+        (["frame1.png"], "name its frames by their times in seconds, such as 12.5.jpg, not 'frame1.png'"),
+        (["1_0.png"], "not '1_0.png'"),
+        (["12.5"], "not '12.5'"),
         (["1.png", "1.0.jpg"], "each of its frames needs another time"),
-        (["nan.png"], "each of its frames needs another time"),
-        (["1.png"], "its frame .*1.png cannot be read"),
+        (["nan.png"], "not 'nan.png'"),
+        (["1.png"], r"1\.png is not an image that can be read"),
     ],
 )
 def test_bad_folders_of_frames(tmp_path, names, problem):
     for name in names:
         (tmp_path / name).write_bytes(b"no image")
-    with pytest.raises(VideoError, match=problem):
-        open_video(tmp_path)
+    with pytest.raises(SampleError, match=f"rows:1: the video {tmp_path} cannot be used: .*{problem}"):
+        ListedVideo(VideoPart(path=str(tmp_path)), "rows:1").choose(VideoSampling())
+    with pytest.raises(VideoError, match=f"cannot be used: .*({problem}|1.png cannot be read)"):
+        list(as_video(str(tmp_path), VideoSampling(), CallOptions()).frames())
 
 
 def test_a_part_of_a_video_has_its_own_times(tmp_path):
@@ -141,7 +147,15 @@ def test_without_pyav_there_is_one_sentence(monkeypatch):
 
 
 def test_the_reader_has_a_name():
-    assert reader_name().startswith("PyAV ") and "FFmpeg" in reader_name()
+    assert reader_name() == f"PyAV {av.__version__} (FFmpeg {av.ffmpeg_version_info})"
+
+
+def test_frames_that_are_images_need_no_reader(tmp_path, monkeypatch):
+    """Also the summary before a run names it."""
+    Image.new("RGB", (16, 16)).save(tmp_path / "0.png")
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert len(ListedVideo(VideoPart(path=str(tmp_path)), "rows:1").choose(VideoSampling()).times) == 1
+    assert reader_name() == "PyAV (not installed: pip install av)"
 
 
 def test_matroska_announces_the_time_of_its_end():
@@ -164,8 +178,44 @@ def test_a_part_of_named_frames_is_counted_in_their_names(tmp_path):
 def test_a_pipe_among_named_frames_is_refused(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "1.png")
     os.mkfifo(tmp_path / "0.png")
-    with pytest.raises(SampleError, match=r"0\.png cannot be read: it is not a file"):
-        ListedVideo(VideoPart(path=str(tmp_path)), "rows.jsonl:1")
+    with pytest.raises(SampleError, match=r"0\.png is not a file"):
+        ListedVideo(VideoPart(path=str(tmp_path)), "rows.jsonl:1").choose(VideoSampling())
+
+
+def test_the_limit_of_pixels_is_that_of_each_chosen_frame(tmp_path, monkeypatch):
+    """Also of frames with different sizes. Frames that are not chosen do not count."""
+    monkeypatch.setattr(videos, "MAXIMUM_PIXELS", 400)
+    for second, size in enumerate([(20, 20), (10, 30), (40, 20)]):
+        Image.new("RGB", size).save(tmp_path / f"{second}.png")
+    with pytest.raises(SampleError, match="its frames are 40x20, more than 400 pixels: make it smaller"):
+        ListedVideo(VideoPart(path=str(tmp_path)), "rows:1").choose(VideoSampling())
+    assert len(ListedVideo(VideoPart(path=str(tmp_path), end=2), "rows:1").choose(VideoSampling()).times) == 2
+    contents = tuple(path.read_bytes() for path in sorted(tmp_path.iterdir()))
+    with pytest.raises(SampleError, match="the embedded video cannot be used: its frames are 40x20"):
+        ListedVideo(VideoPart(frames=contents, times=(0, 1, 2)), "rows:1").choose(VideoSampling())
+
+
+def test_a_damaged_frame_is_not_decoded_to_other_pixels(tmp_path):
+    """As of an image: a changed byte in a small PNG would only change its colours."""
+    for second in range(2):
+        Image.new("RGB", (16, 16), (200, 10, 10)).save(tmp_path / f"{second}.png", compress_level=0)
+    damaged = bytearray((tmp_path / "1.png").read_bytes())
+    damaged[60] ^= 0x55
+    (tmp_path / "1.png").write_bytes(bytes(damaged))
+    part = VideoPart(path=str(tmp_path))
+    chosen = ListedVideo(part, "rows:1").choose(VideoSampling())
+    with pytest.raises(SampleError, match=r"rows:1: the video .* cannot be used: .*1\.png is damaged"):
+        list(load_frames(part, chosen, "rows:1"))
+
+
+def test_a_frame_with_several_frames_is_refused(tmp_path):
+    """Which of them is meant is unknown, as of an image."""
+    images = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    images[0].save(tmp_path / "0.gif", save_all=True, append_images=images[1:])
+    with pytest.raises(SampleError, match=r"0\.gif has several frames or pages"):
+        ListedVideo(VideoPart(path=str(tmp_path)), "rows:1").choose(VideoSampling())
+    with pytest.raises(VideoError, match=r"0\.gif cannot be read: the image has 2 frames or pages"):
+        list(as_video(str(tmp_path), VideoSampling(), CallOptions()).frames())
 
 
 @pytest.mark.parametrize("fps", [0, -1, float("inf"), float("nan"), 1e308])
@@ -174,6 +224,21 @@ def test_a_rate_that_no_video_has_is_refused(fps):
         VideoSampling(fps)
 
 
-def test_a_negative_start_is_refused():
-    with pytest.raises(ValueError, match="its start is -3 s"):
-        VideoSampling().choose([0.0, 1.0], 2.0, start=-3)
+@pytest.mark.parametrize("name", ["start", "end"])
+@pytest.mark.parametrize("value", [-3, float("nan"), float("inf"), 10**30, "2", True, [1]])
+def test_a_part_that_has_no_times_is_refused(name, value):
+    with pytest.raises(VideoError, match=f"its {name} is .*: give seconds, from 0 to 10,000,000,000"):
+        VideoSampling().choose([0.0, 1.0], 2.0, **{name: value})
+    part = VideoPart(frames=(b"",), times=(0.0,), **{name: value})
+    with pytest.raises(SampleError, match=f"rows:1: the video .* cannot be used: its {name} is"):
+        ListedVideo(part, "rows:1").choose(VideoSampling())
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "part"), [(20, None, "from 20 s"), (12, 9, "from 12 s to 9 s"), (0, 5, "from 0 s to 5 s")]
+)
+def test_a_part_without_a_frame_is_named_in_the_users_times(tmp_path, start, end, part):
+    for second in range(5, 15):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{second}.png")
+    with pytest.raises(SampleError, match=f"no frame is on screen {part}; the video ends at 15 s"):
+        ListedVideo(VideoPart(path=str(tmp_path), start=start, end=end), "rows:1").choose(VideoSampling())

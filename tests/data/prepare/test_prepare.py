@@ -244,7 +244,7 @@ def test_images_outside_the_folder_are_copied_only_when_it_is_allowed(way, tmp_p
     assert not (tmp_path / "out").exists()
     assert not main([*command, "--allow-outside", "--json"])
     (source,) = json.loads(capsys.readouterr().out)["sources"]
-    assert (source["written"], source["images_outside"]) == (2, 1)
-    assert "secret.png" in source["image_outside"] or way == "link"
+    assert (source["written"], source["media_outside"]) == (2, 1)
+    assert "secret.png" in source["example_outside"] or way == "link"
     assert not main(["data", "stats", str(rows), "--preset", "tiny-vlm"])
-    assert "images outside the folder of images: 1, such as " in capsys.readouterr().out
+    assert "images and videos outside the folder of images: 1, such as " in capsys.readouterr().out

@@ -99,6 +99,8 @@ def test_a_part_of_a_video_has_a_start_and_an_end():
     listed = {**record(start=1.5, end=4), "videos": ["v.mp4"]}
     del listed["messages"][0]["content"][0]["video"]
     check(listed, conversation(user(video, "Which?"), assistant("Red.")), arrow=False)
+    for odd in (float("nan"), float("inf"), 10**400):
+        assert "give seconds, 0 or more" in fault_of(record(start=odd)) and "give seconds" in fault_of(record(end=odd))
     assert "a video with start '1:30': give seconds" in fault_of(record(start="1:30"))
     assert "a video with end -1: give seconds" in fault_of(record(end=-1))
     assert "a video from 5 s to 4 s: swap them" in fault_of(record(start=5, end=4))

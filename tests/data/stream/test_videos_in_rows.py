@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import build_model, build_processor
+from image_corpus import encoded
 from memory_source import MemorySource
 from PIL import Image
 from video_clips import clip, even_times, number_in, numbered
@@ -15,6 +16,7 @@ from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart, TooLongError, VideoPart
 from smol_hf.data.media import videos
 from smol_hf.data.stream.preparation import SampleWork
+from smol_hf.data.stream.record_use import RecordUse, describe_use
 from smol_hf.data.stream.shortening import check_losses
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.data.stream.survey import survey
@@ -51,7 +53,7 @@ def never(*_):
 
 def test_a_video_is_measured_without_decoding_and_decoded_at_the_measured_times(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(videos, "frames_at", never)
+        patch.setattr(videos, "read_frames", never)
         work, sample = prepared(conversation("rows:1", VideoPart(content=TENS)))
     [chosen] = sample.videos
     assert chosen.duration == 10 and len(chosen.times) == 10 and chosen.times[-1] == pytest.approx(9.9)
@@ -77,12 +79,12 @@ def test_the_text_around_the_frames():
 
 
 def test_pixels_of_a_frame_are_those_of_an_image():
-    frames = [(number, Image.fromarray(numbered(number, 120, 90))) for number in range(3)]
+    frames = [Image.fromarray(numbered(number, 120, 90)) for number in range(3)]
     part = VideoPart(content=b"frames")
     processor = build_processor(video_frame_size=64)
-    chosen = videos.ChosenFrames((0.0, 1.0, 2.0), 3.0, tuple(image for _, image in frames))
+    chosen = videos.ChosenFrames((0.0, 1.0, 2.0), 3.0, tuple(encoded(image, "PNG") for image in frames))
     tiles = [processor.frame_tiler.tiles(image) for image in videos.load_frames(part, chosen, "rows:1")]
-    expected = processor.with_settings(do_image_splitting=False, longest_edge=64).tiles([each for _, each in frames])
+    expected = processor.with_settings(do_image_splitting=False, longest_edge=64).tiles(frames)
     assert np.array_equal(np.concatenate(tiles), expected) and len(expected) == 3
 
 
@@ -194,6 +196,21 @@ def test_the_survey_counts_frames_and_seconds_and_lists_files(tmp_path):
     found = survey(plan)
     size = found.found[0, "rows:1"]
     assert (size.num_frames, size.seconds, size.num_images, size.num_tiles) == (13, 13.0, 0, 13)
-    assert [path.rpartition("/")[2] for path in found.images[0]] == ["a.mp4", "0.png", "1.png", "2.png"]
+    assert [path.rpartition("/")[2] for path in found.images[0]] == ["a.mp4", "frames", "0.png", "1.png", "2.png"]
     assert found.use[0].videos == 2
     json.dumps(found.use[0].facts())
+
+
+def test_videos_outside_the_folder_are_counted_too(tmp_path):
+    inside, outside = tmp_path / "media", tmp_path / "private"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "a.mp4").write_bytes(b"video")
+    (inside / "link.mp4").symlink_to(outside / "a.mp4")
+    paths = [inside / "a.mp4", inside / "link.mp4", outside / "a.mp4", outside]
+    use = RecordUse()
+    use.add(conversation("rows:1", *(VideoPart(path=str(path)) for path in paths)), inside)
+    facts = use.facts()
+    assert (facts["media_outside"], facts["example_outside"]) == (3, f"{inside / 'link.mp4'} (rows:1)")
+    [line] = describe_use(facts)
+    assert line.startswith("images and videos outside the folder of images: 3, such as ")

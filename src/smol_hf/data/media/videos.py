@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from smol_hf.data.conversation import SampleError, VideoPart
-from smol_hf.processing.video_decoding import MissingReaderError, VideoError
-from smol_hf.processing.video_reader import frames_at, open_video
-from smol_hf.processing.video_sampling import FrameTimes, VideoSampling, from_first_frame
+from smol_hf.data.conversation import ImagePart, SampleError, VideoPart
+from smol_hf.data.media.images import image_size, load_image
+from smol_hf.processing.video_decoding import MissingReaderError, Place, VideoError, read_frames
+from smol_hf.processing.video_reader import Video, open_video
+from smol_hf.processing.video_sampling import FrameTimes, VideoSampling, choose_part
 
 MAXIMUM_BYTES = 4_000_000_000
 MAXIMUM_PIXELS = 10_000_000  # of a frame; 4K has 8.8 million
@@ -37,13 +38,14 @@ def video_name(part: VideoPart) -> str:
 
 @contextmanager
 def named_errors(part: VideoPart, where: str) -> Iterator[None]:
-    """Turn a VideoError into the SampleError that names the sample and the video."""
+    """Turn the error of a video or a frame into the SampleError that names the sample and the video."""
     try:
         yield
     except MissingReaderError:
         raise  # the fault is not the sample's
-    except VideoError as error:
-        raise SampleError(where, f"the video {video_name(part)} cannot be used: {error}") from error
+    except (VideoError, SampleError) as error:
+        reason = error.problem if isinstance(error, SampleError) else error
+        raise SampleError(where, f"the video {video_name(part)} cannot be used: {reason}") from error
 
 
 class ListedVideo:
@@ -62,31 +64,45 @@ class ListedVideo:
         with named_errors(part, where):
             check_file(part)
             self.video: Any = open_video(source_of(part))
-            height, width = self.video.size
-            if height * width > MAXIMUM_PIXELS:
-                raise VideoError(
-                    f"its frames are {width}x{height}, more than {MAXIMUM_PIXELS:,} pixels: make it smaller"
-                )
             if self.video.duration > MAXIMUM_SECONDS:
                 hours = f"{self.video.duration / 3600:.1f} hours, more than {MAXIMUM_SECONDS // 3600}"
                 raise VideoError(f"it has {hours}: cut it into parts")
 
     def choose(self, sampling: VideoSampling) -> ChosenFrames:
-        """Choose frames between the part's `start` and `end`. Raises SampleError if none is on screen there."""
-        video, start, end = self.video, *from_first_frame(self.video, self.part.start, self.part.end)
-        try:
-            indices = sampling.choose(video.times, video.duration, start, end)
-        except ValueError as error:
-            raise SampleError(self.where, f"the video {video_name(self.part)} cannot be used: {error}") from error
-        first, last = start or 0.0, video.duration if end is None else min(end, video.duration)
-        times = tuple(max(video.times[index] - first, 0.0) for index in indices)
-        return ChosenFrames(times, last - first, tuple(video.places(indices)))
+        """Choose frames between the part's `start` and `end`.
+
+        Raises:
+            SampleError: if no frame is on screen there, and for a frame that is too large or damaged.
+        """
+        with named_errors(self.part, self.where):
+            indices, times, duration = choose_part(self.video, sampling, self.part.start, self.part.end)
+            places = tuple(self.video.places(indices))
+            for height, width in self.sizes(places):
+                if height * width > MAXIMUM_PIXELS:
+                    limit = f"more than {MAXIMUM_PIXELS:,} pixels: make it smaller"
+                    raise VideoError(f"its frames are {width}x{height}, {limit}")
+        return ChosenFrames(times, duration, places)
+
+    def sizes(self, places: tuple) -> Iterator[tuple[int, int]]:
+        """Read (height, width) of frames, from the header of the video or of each image."""
+        if isinstance(self.video, Video):
+            yield self.video.size
+        else:
+            yield from (image_size(image_of(place), self.where) for place in places)
 
 
 def load_frames(part: VideoPart, chosen: ChosenFrames, where: str) -> Iterator[Image.Image]:
     """Decode the chosen frames, one in memory at a time. Raises SampleError for a damaged video."""
     with named_errors(part, where):
-        yield from frames_at(source_of(part), chosen.places)
+        if all(isinstance(place, Place) for place in chosen.places):
+            yield from read_frames(source_of(part), chosen.places)
+        else:
+            yield from (load_image(image_of(place), where) for place in chosen.places)
+
+
+def image_of(place: str | bytes) -> ImagePart:
+    """Return a frame that is an image."""
+    return ImagePart(content=place) if isinstance(place, bytes) else ImagePart(path=place)
 
 
 def source_of(part: VideoPart) -> Any:
@@ -96,12 +112,14 @@ def source_of(part: VideoPart) -> Any:
 
 
 def files_of(path: str) -> list[str]:
-    """Return the files of a video: itself, or the frames in the folder."""
-    return sorted(str(file) for file in Path(path).iterdir()) if os.path.isdir(path) else [path]
+    """Return the path of a video, and the frames in it if it is a folder."""
+    with suppress(OSError):  # a path that is not a folder, or may not be read
+        return [path, *sorted(str(file) for file in Path(path).iterdir())]
+    return [path]
 
 
 def check_file(part: VideoPart) -> None:
-    """Raise VideoError for too many bytes, and for a path that is neither a file nor a folder, such as a pipe."""
+    """Raise VideoError for too many bytes, and for a missing file."""
     size = len(part.content or b"") + sum(map(len, part.frames))
     if part.path is not None:
         try:
@@ -109,7 +127,5 @@ def check_file(part: VideoPart) -> None:
         except (OSError, ValueError) as error:
             is_missing = isinstance(error, FileNotFoundError)
             raise VideoError("it does not exist" if is_missing else str(error)) from error
-        if not os.path.isfile(part.path) and not os.path.isdir(part.path):
-            raise VideoError("it is neither a file nor a folder of frames")
     if size > MAXIMUM_BYTES:
         raise VideoError(f"it has {size:,} bytes, more than {MAXIMUM_BYTES:,}: make it smaller")

@@ -1,4 +1,4 @@
-"""Unused parts of a source's records: ignored fields, untrained turns, images outside the folder."""
+"""Unused parts of a source's records: ignored fields, untrained turns, images and videos outside the folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smol_hf.data.conversation import Conversation, ImagePart, TextPart
+from smol_hf.data.conversation import Conversation, ImagePart, TextPart, VideoPart
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.support.formatting import counted, percent
 from smol_hf.support.tokenizer_of import unknown_texts
@@ -24,7 +24,7 @@ class RecordUse:
     """Counts over the usable records of one source.
 
     `ignored`: records by the name of a non-empty unused field. `empty`: empty answers. `unmarked`: turns that records
-    mark as untrained. `outside`: image files outside the folder of images, such as `example`. `videos`: their
+    mark as untrained. `outside`: images and videos outside the folder of images, such as `example`. `videos`: their
     number. `labels`: tokens with a label, of these `unknown` to the tokenizer; `unknown_texts` counts the characters
     or words that became these.
     """
@@ -47,10 +47,10 @@ class RecordUse:
             if message.role == "assistant" and not message.is_learned:
                 self.empty += message.is_blank
                 self.unmarked += not message.is_blank
-        for image in conversation.images:
-            if is_outside(image, folder):
+        for part in conversation.media:
+            if is_outside(part, folder):
                 self.outside += 1
-                self.example = self.example or f"{image.path} ({conversation.sample_id})"
+                self.example = self.example or f"{part.path} ({conversation.sample_id})"
 
     def add_labels(self, labels: Sequence[int], conversation: Conversation, tokenizer, unknown_id: int | None) -> None:
         """Count the labels of a record, and those that are unknown to the tokenizer."""
@@ -70,18 +70,18 @@ class RecordUse:
             "ignored_fields": dict(self.ignored),
             "empty_answers": self.empty,
             "untrained_turns": self.unmarked,
-            "images_outside": self.outside,
-            **({"image_outside": self.example} if self.example else {}),
+            "media_outside": self.outside,
+            **({"example_outside": self.example} if self.example else {}),
             **({"unknown_labels": self.unknown} if self.unknown else {}),
         }
 
 
-def is_outside(image: ImagePart, folder: Path | None) -> bool:
-    """Return whether the file of an image lies outside the folder, links followed."""
-    if image.path is None or folder is None:
+def is_outside(part: ImagePart | VideoPart, folder: Path | None) -> bool:
+    """Return whether the file of an image or a video lies outside the folder, links followed."""
+    if part.path is None or folder is None:
         return False
     real = real_folder(str(folder))
-    return os.path.commonpath([os.path.realpath(image.path), real]) != real
+    return os.path.commonpath([os.path.realpath(part.path), real]) != real
 
 
 @functools.lru_cache(maxsize=1024)
@@ -111,9 +111,9 @@ def describe_use(facts: Mapping[str, Any], name: str = "") -> list[str]:
         lines.append(f"empty answers{of_source}, not trained: {facts['empty_answers']:,}")
     if facts["untrained_turns"]:
         lines.append(f"turns{of_source} that are marked as not trained: {facts['untrained_turns']:,}")
-    if facts["images_outside"]:
-        number, example = facts["images_outside"], facts["image_outside"]
-        lines.append(f"images{of_source} outside the folder of images: {number:,}, such as {example}")
+    if facts["media_outside"]:
+        number, example = facts["media_outside"], facts["example_outside"]
+        lines.append(f"images and videos{of_source} outside the folder of images: {number:,}, such as {example}")
     return lines
 
 

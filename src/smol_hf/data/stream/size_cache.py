@@ -91,12 +91,22 @@ def measure_now(plan: Plan, verify_images: bool, advance: Callable[[], Any] | No
 
 
 def digest_images(found: Survey, read_images: bool) -> None:
-    """Fill in the digests of the image files: of all bytes with `read_images`, or of at most 256 MiB together."""
+    """Fill in the digests of the image files: of all bytes with `read_images`, or of at most 256 MiB together.
+
+    The digest of a folder of frames is that of the names in it.
+    """
     names = dict.fromkeys(name for images in found.images.values() for name in images)
     paths = {name: Path(name) for name in names if os.path.isfile(name) and os.access(name, os.R_OK)}
     found.read_whole = read_images or are_read_whole(list(paths.values()))
     digests = dict(zip(paths, digests_of_files(list(paths.values()), whole=found.read_whole)))
+    digests |= {name: digest_of_names(name) for name in names if os.path.isdir(name)}
     found.images = {source: {name: digests.get(name) for name in images} for source, images in found.images.items()}
+
+
+def digest_of_names(folder: str) -> str | None:
+    """Return the SHA-256 of the sorted names in a folder; None if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return hashlib.sha256("\0".join(sorted(os.listdir(folder))).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def is_current(found: Survey, read_images: bool) -> bool:

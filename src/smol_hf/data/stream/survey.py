@@ -40,8 +40,8 @@ class Survey:
     """The size or the error of each record, by source and name.
 
     `use`: counts of fields, turns and images, by source. `rows`: the name of each row of a source in file order; None
-    for a row without a record. `images`: path of each file of an image or a video of a source → its digest,
-    or None if missing or not yet known. `read_whole`: whether the digests are of all bytes.
+    for a row without a record. `images`: path of each file of an image or a video of a source, and of each folder of
+    frames → its digest, or None if missing or not yet known. `read_whole`: whether the digests are of all bytes.
     """
 
     found: dict[tuple[int, str], Size | SampleError] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,12 +25,13 @@ def fingerprint(data: Data, read_images: bool) -> str:
     see `sampled_digest`. Of data that was not measured the first 1,000 records of each source count.
     """
     digest = hashlib.sha256("".join(source.fingerprint for source in data.sources).encode())
-    digests = {path: each for images in data.found.images.values() for path, each in images.items() if each}
+    named = [named for images in data.found.images.values() for named in images.items()]
+    digests = {path: each for path, each in named if each and not os.path.isdir(path)}  # the names of frames are below
     paths = [Path(path) for path in digests]
     if data.found.read_whole != (whole := read_images or are_read_whole(paths)):  # after a source was left out
         digests = dict(zip(digests, digests_of_files(paths, whole=whole)))
     for path, content in digests.items():
-        digest.update(f"{Path(path).name}:{content}".encode())
+        digest.update(f"{Path(path).name}:{content}".encode("utf-8", "surrogateescape"))  # a name may have any bytes
     return digest.hexdigest()
 
 
@@ -41,7 +43,7 @@ def source_fingerprints(data: Data) -> dict[str, str]:
             continue
         digest = hashlib.sha256(source.fingerprint.encode())
         for path, content in sorted(data.found.images.get(index, {}).items()):
-            digest.update(f"{Path(path).name}:{content}".encode())
+            digest.update(f"{Path(path).name}:{content}".encode("utf-8", "surrogateescape"))  # a name may have any bytes
         prints[source.name] = digest.hexdigest()
     return prints
 
