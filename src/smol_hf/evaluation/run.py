@@ -37,6 +37,7 @@ REPORT, SKIPPED, OTHERS = "report.html", "skipped.jsonl", "against"
 PROCESSOR_FACTS = (
     "tile_size", "longest_edge", "image_seq_len", "video_fps", "video_max_frames", "video_frame_size", "video_style",
 )  # fmt: skip
+FACTS_OF_PARTS = ("size", "max_image_size", "do_image_splitting", "num_frames", "fps")  # of transformers' processors
 Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 
 
@@ -152,8 +153,17 @@ def settings_of(options: Options, model, processor, questions: Sequence[Question
         "decoding": "greedy",
         "dtype": str(model.dtype).removeprefix("torch."),
         "seed": options.seed,
-        "processor": {name: getattr(processor, name) for name in PROCESSOR_FACTS if hasattr(processor, name)},
+        "processor": processor_facts(processor),
     }
+
+
+def processor_facts(processor) -> dict[str, Any]:
+    """Return the settings of images and videos: of smol_hf's processor, or of the parts of another one."""
+    names = ("image_processor", "video_processor")
+    parts = {name: part for name in names if (part := getattr(processor, name, None)) not in (None, processor)}
+    inner = {f"{name}.{key}": part.to_dict().get(key) for name, part in parts.items() for key in FACTS_OF_PARTS}
+    own = {name: getattr(processor, name) for name in PROCESSOR_FACTS if hasattr(processor, name)}
+    return {name: value for name, value in {**own, **inner}.items() if value is not None}
 
 
 def answer_all(
