@@ -90,7 +90,8 @@ def test_an_adapter_answers_as_the_merged_model(tmp_path):
     rows = [{"prompt": f"Question {number}", "answers": ["B", "C"]} for number in range(4)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name in ("base", "adapter", "merged"):
-        evaluated(tmp_path / name, tmp_path / "rows.jsonl", tmp_path / f"of {name}")
+        settings = evaluated(tmp_path / name, tmp_path / "rows.jsonl", tmp_path / f"of {name}")["settings"]
+        assert ("base_fingerprint" in settings) == (name == "adapter")
     plain, adapter, merged = (
         [each["prediction"] for each in lines_of(tmp_path / f"of {name}")] for name in ("base", "adapter", "merged")
     )
@@ -123,13 +124,19 @@ def test_the_loss_of_a_reference_is_that_of_training(vlm, reference):
 
 
 def test_a_folder_with_other_settings_or_data_is_refused(vlm, tmp_path):
-    data = save_rows(tmp_path / "data", rows=3)
-    evaluated(vlm, data, tmp_path / "out", baselines=["none"])
+    data = save_rows(tmp_path / "data", rows=3, row1={"image": "gone.png"})
+    options = {"baselines": ["none"], "on_bad_sample": "skip", "max_skipped_fraction": 0.5}
+    evaluated(vlm, data, tmp_path / "out", **options)
+    listed = (tmp_path / "out" / "skipped.jsonl").read_text()
+    other = save_rows(tmp_path / "other", rows=3)
+    with pytest.raises(ValueError, match="has answers with data fingerprint"):
+        evaluated(vlm, other, tmp_path / "out")
+    assert (tmp_path / "out" / "skipped.jsonl").read_text() == listed and "gone.png" in listed
     with pytest.raises(ValueError, match="has answers with max new tokens 8, now 9: choose another --output"):
-        evaluated(vlm, data, tmp_path / "out", max_new_tokens=9)
+        evaluated(vlm, data, tmp_path / "out", max_new_tokens=9, **options)
     Image.new("RGB", (30, 40)).save(tmp_path / "data" / "0.png")
     with pytest.raises(ValueError, match=r"has answers with data fingerprint '.*', now '.*'"):
-        evaluated(vlm, data, tmp_path / "out")
+        evaluated(vlm, data, tmp_path / "out", **options)
 
 
 def test_two_processes_do_not_write_one_folder(tmp_path):
