@@ -3,20 +3,26 @@
 import json
 import resource
 import shutil
+import time
 
 import pytest
 import torch
 from evaluation.held_out import evaluated, lines_of, save_rows
 from helpers import ready
 from inference.text_checkpoints import CHAT_TEMPLATE, save_text_checkpoint
+from peft import LoraConfig, get_peft_model
 from PIL import Image
+from processes import fork_command
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from smol_hf.commands.main import main
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import ImagePart, SampleError
 from smol_hf.data.records import Place, adapt
+from smol_hf.data.records.filters import Filters, RecordReader
 from smol_hf.evaluation.answering import ahead
 from smol_hf.evaluation.predictions import Predictions
+from smol_hf.evaluation.tasks import question_of
 from smol_hf.inference.answering import load_checkpoint
 from smol_hf.inference.prompts import Prompt
 from smol_hf.inference.run import Generator
@@ -51,6 +57,47 @@ def test_batches_and_an_interruption_change_nothing(vlm, reference, tmp_path):
     assert "asked: 9 answers of an earlier start kept" in said
 
 
+def test_a_killed_evaluation_continues(vlm, reference, tmp_path):
+    data, folder, _ = reference
+    out = tmp_path / "out"
+    words = ["evaluate", vlm, "--data", data, "--output", out, "--max-new-tokens", 8, "--batch-size", 1]
+    killed = fork_command([*words, "--device", "cpu"], tmp_path / "printed.txt")
+    deadline = time.monotonic() + 100
+    while not (out / "predictions.jsonl").is_file() or len(lines_of_text(out)) < 5:
+        assert killed.process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.002)
+    killed.process.kill()
+    assert killed.wait()[0] == -9
+    done = len(lines_of_text(out))
+    said = []
+    evaluated(vlm, data, out, said=said)
+    assert (out / "predictions.jsonl").read_bytes() == (folder / "predictions.jsonl").read_bytes()
+    assert 5 <= done < 34 and any("of an earlier start kept" in line for line in said)
+
+
+def lines_of_text(folder):
+    return (folder / "predictions.jsonl").read_bytes().split(b"\n")[:-1]
+
+
+def test_an_adapter_answers_as_the_merged_model(tmp_path):
+    base = save_text_checkpoint(tmp_path / "base", "native", chat_template=CHAT_TEMPLATE)
+    torch.manual_seed(0)
+    model = get_peft_model(LlamaForCausalLM.from_pretrained(base), LoraConfig(init_lora_weights=False))
+    model.save_pretrained(tmp_path / "adapter")
+    model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    for name in ("adapter", "merged"):
+        AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / name)
+    rows = [{"prompt": f"Question {number}", "answers": ["B", "C"]} for number in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("base", "adapter", "merged"):
+        settings = evaluated(tmp_path / name, tmp_path / "rows.jsonl", tmp_path / f"of {name}")["settings"]
+        assert ("base_fingerprint" in settings) == (name == "adapter")
+    plain, adapter, merged = (
+        [each["prediction"] for each in lines_of(tmp_path / f"of {name}")] for name in ("base", "adapter", "merged")
+    )
+    assert adapter == merged and adapter != plain
+
+
 def test_answers_are_those_of_generate(vlm, reference):
     data, folder, _ = reference
     generator = Generator(*load_checkpoint(vlm, device="cpu"), Sampling(max_new_tokens=8))
@@ -77,13 +124,19 @@ def test_the_loss_of_a_reference_is_that_of_training(vlm, reference):
 
 
 def test_a_folder_with_other_settings_or_data_is_refused(vlm, tmp_path):
-    data = save_rows(tmp_path / "data", rows=3)
-    evaluated(vlm, data, tmp_path / "out", baselines=["none"])
+    data = save_rows(tmp_path / "data", rows=3, row1={"image": "gone.png"})
+    options = {"baselines": ["none"], "on_bad_sample": "skip", "max_skipped_fraction": 0.5}
+    evaluated(vlm, data, tmp_path / "out", **options)
+    listed = (tmp_path / "out" / "skipped.jsonl").read_text()
+    other = save_rows(tmp_path / "other", rows=3)
+    with pytest.raises(ValueError, match="has answers with data fingerprint"):
+        evaluated(vlm, other, tmp_path / "out")
+    assert (tmp_path / "out" / "skipped.jsonl").read_text() == listed and "gone.png" in listed
     with pytest.raises(ValueError, match="has answers with max new tokens 8, now 9: choose another --output"):
-        evaluated(vlm, data, tmp_path / "out", max_new_tokens=9)
+        evaluated(vlm, data, tmp_path / "out", max_new_tokens=9, **options)
     Image.new("RGB", (30, 40)).save(tmp_path / "data" / "0.png")
     with pytest.raises(ValueError, match=r"has answers with data fingerprint '.*', now '.*'"):
-        evaluated(vlm, data, tmp_path / "out")
+        evaluated(vlm, data, tmp_path / "out", **options)
 
 
 def test_two_processes_do_not_write_one_folder(tmp_path):
@@ -92,7 +145,10 @@ def test_two_processes_do_not_write_one_folder(tmp_path):
 
 
 BAD = {
-    "no reference": ({"answer": None}, "lacks|needs the key"),
+    "no reference": ({"answer": None}, "has no reference"),
+    "no answer": ({"image": None, "question": None, "messages": [
+        {"role": "user", "content": "a"}
+    ]}, "has no reference"),
     "empty reference": ({"answer": " "}, "no answer to train"),
     "open conversation": ({"image": None, "question": None, "messages": [
         {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}
@@ -102,6 +158,28 @@ BAD = {
     "metric of another type": ({"metric": 3}, "metric is 3: it must be the name"),
     "answers of another type": ({"answers": [["a"]]}, "answers must be a list of texts"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "row, references",
+    [
+        ({"question": "a", "answers": ["b", 3]}, ["b", "3"]),
+        ({"question": "a", "answer": "x", "answers": ["b"]}, ["b"]),
+        ({"question": "a", "answers": [{"answer": "b", "answer_id": 1}]}, ["b"]),
+        ({"prompt": "a", "answers": ["b"]}, ["b"]),
+        ({"instruction": "a", "answers": "b"}, ["b"]),
+        ({"instruction": "a", "response": "b"}, ["b"]),
+        ({"conversations": [{"from": "human", "value": "a"}], "answers": ["b"]}, ["b"]),
+        ({"messages": [{"role": "user", "content": "a"}], "answers": ["b"]}, ["b"]),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " b\n"}]}, ["b"]),
+    ],
+)
+def test_references_of_rows(row, references):
+    reader = RecordReader(None, None, Filters())
+    question = question_of("file:1", {**row, "kind": 0, "metric": "anls"}, reader, "file")
+    assert list(question.references) == references and question.text == "a"
+    assert (question.kind, question.metrics) == ("0", ("anls",))
+    assert [each.role for each in question.conversation.messages] == ["user"]
 
 
 @pytest.mark.parametrize("change, message", BAD.values(), ids=BAD)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from doc_pages import read_page
 
 from smol_hf.metrics import scores as metrics
 from smol_hf.metrics.scores import METRICS, find_metric, last_letter, levenshtein, option_in, yes_or_no
@@ -117,3 +118,8 @@ def test_only_error_rates_are_better_when_lower_and_each_metric_has_a_summary():
 def test_an_unknown_metric_suggests_the_nearest():
     with pytest.raises(ValueError, match="unknown metric 'anlz': did you mean 'anls'"):
         find_metric("anlz")
+
+
+def test_the_guide_lists_every_metric():
+    page = read_page("evaluation")
+    assert [name for name in METRICS if f"`{name}`" not in page] == []

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from smol_hf.conversion.checkpoint_files import is_adapter
+from smol_hf.conversion.merge import locate_base, read_adapter_config
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.evaluation.answering import Answer, Answerer, Job
 from smol_hf.evaluation.baselines import ASKED, MAJORITY, SHUFFLED, chosen_baselines, conversations_of
@@ -37,6 +39,7 @@ REPORT, SKIPPED, OTHERS = "report.html", "skipped.jsonl", "against"
 PROCESSOR_FACTS = (
     "tile_size", "longest_edge", "image_seq_len", "video_fps", "video_max_frames", "video_frame_size", "video_style",
 )  # fmt: skip
+FACTS_OF_PARTS = ("size", "max_image_size", "do_image_splitting", "num_frames", "fps")  # of transformers' processors
 Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 
 
@@ -87,12 +90,14 @@ def evaluate(options: Options, *, progress: Progress, say: Callable[[str], Any])
     )
     model, processor = load(options, options.checkpoint)
     folder = options.folder
-    skipped = SkippedSamples(options.on_bad_sample, options.max_skipped_fraction, folder / SKIPPED)
+    skipped = SkippedSamples(options.on_bad_sample, options.max_skipped_fraction)
     text_only = is_language_model(processor)
     questions = read_questions(data, of_source, skipped, number=options.number, text_only=text_only, say=say)
     fingerprint = data_fingerprint(data, questions)
     settings = settings_of(options, model, processor, questions, fingerprint)
     with Predictions(folder, settings) as predictions:
+        skipped.path = folder / SKIPPED  # not before: a refused folder keeps its own list
+        skipped.write()
         answerer = Answerer(model, processor, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
         views = [ASKED, *(name for name in baselines if name != MAJORITY)]
         answer_all(answerer, questions, views, options.seed, predictions, skipped, progress, say)
@@ -143,17 +148,28 @@ def load(options: Options, checkpoint: str):
 def settings_of(options: Options, model, processor, questions: Sequence[Question], fingerprint: str) -> dict[str, Any]:
     """Return what the answers depend on."""
     path = Path(options.checkpoint)
+    base = Path(locate_base(read_adapter_config(path), None, {})) if is_adapter(path) else path
     return {
         "checkpoint": options.checkpoint,
         "model_fingerprint": folder_fingerprint(path) if path.is_dir() else str(model.config._commit_hash),
+        **({"base_fingerprint": folder_fingerprint(base)} if base != path and base.is_dir() else {}),
         "data_fingerprint": fingerprint,
         "metrics": sorted({name for each in questions for name in each.metrics}),
         "max_new_tokens": options.max_new_tokens,
         "decoding": "greedy",
         "dtype": str(model.dtype).removeprefix("torch."),
         "seed": options.seed,
-        "processor": {name: getattr(processor, name) for name in PROCESSOR_FACTS if hasattr(processor, name)},
+        "processor": processor_facts(processor),
     }
+
+
+def processor_facts(processor) -> dict[str, Any]:
+    """Return the settings of images and videos: of smol_hf's processor, or of the parts of another one."""
+    names = ("image_processor", "video_processor")
+    parts = {name: part for name in names if (part := getattr(processor, name, None)) not in (None, processor)}
+    inner = {f"{name}.{key}": part.to_dict().get(key) for name, part in parts.items() for key in FACTS_OF_PARTS}
+    own = {name: getattr(processor, name) for name in PROCESSOR_FACTS if hasattr(processor, name)}
+    return {name: value for name, value in {**own, **inner}.items() if value is not None}
 
 
 def answer_all(

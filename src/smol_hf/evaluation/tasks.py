@@ -17,16 +17,17 @@ from smol_hf.data.conversation import Conversation, LeftOutError, Message, Sampl
 from smol_hf.data.media.images import image_size
 from smol_hf.data.media.videos import ListedVideo, files_of
 from smol_hf.data.mixture.mixture import Data, open_mixture
-from smol_hf.data.records.turn_keys import ANSWERING
+from smol_hf.data.records.dialogue import ROLE_NAMES
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
 from smol_hf.metrics.scores import find_metric
 from smol_hf.support.formatting import nearest
 
 MIXTURE_KEYS = ("mixture", "data_root")  # of a file of sources
-# Keys of a question → the key of its answer, for rows with `answers` only.
-ANSWER_KEYS = {"question": "answer", "prompt": "completion", "instruction": "output"}
+# Keys of a question → the keys of its answer.
+ANSWER_KEYS = {"question": ("answer",), "prompt": ("completion",), "instruction": ("output", "response")}
 TURNS = {"messages": ("role", "content", "assistant"), "conversations": ("from", "value", "gpt")}
+NO_REFERENCE = "has no reference: end the conversation with the right answer, or give answers"
 ANNOTATORS = 10  # VQA's; a row with as many answers is scored as there
 
 
@@ -175,13 +176,19 @@ def question_of(where: str, record: Any, reader: Callable[[str, Any], Conversati
             metrics = names_of_metrics(record.pop("metrics", None)) + names_of_metrics(record.pop("metric", None))
         except ValueError as error:
             raise SampleError(where, str(error)) from error
-        kind = str(record.pop("kind", None) or "")
+        kind = "" if record.get("kind") is None else str(record["kind"])
+        record.pop("kind", None)
         answers = answers_in(record.pop("answers", None), where)
-        record = with_answer(record, answers)
-    conversation = reader(where, record)
+        record = with_answer(record, answers, where)
+    try:
+        conversation = reader(where, record)
+    except SampleError as error:
+        if unanswered(record):
+            raise SampleError(where, NO_REFERENCE) from error
+        raise
     *asked, last = conversation.messages
     if last.role != "assistant":
-        raise SampleError(where, "has no reference: end the conversation with the right answer, or give answers")
+        raise SampleError(where, NO_REFERENCE)
     if conversation.tools:
         raise SampleError(where, "has definitions of tools, which cannot be evaluated: remove the row")
     references = answers or (text_of(last).strip(),)
@@ -201,21 +208,28 @@ def answers_in(value: Any, where: str) -> tuple[str, ...]:
     return tuple(str(each).strip() for each in answers)
 
 
-def with_answer(record: dict[str, Any], answers: Sequence[str]) -> dict[str, Any]:
-    """Return a record whose conversation ends with an answer, if it has `answers` only."""
-    if not answers:
-        return record
+def with_answer(record: dict[str, Any], answers: Sequence[str], where: str) -> dict[str, Any]:
+    """Return a record that ends with the first of `answers`, if it has no answer. Raises SampleError without any."""
     for key, (role, content, name) in TURNS.items():
         turns = record.get(key)
         if isinstance(turns, list) and turns and isinstance(turns[-1], dict):
-            role, content = (role, content) if role in turns[-1] else ("role", "content")
-            if turns[-1].get(role) not in ANSWERING:
-                record[key] = [*turns, {role: "assistant" if role == "role" else name, content: answers[0]}]
+            role, content, name = (role, content, name) if role in turns[-1] else TURNS["messages"]
+            if ROLE_NAMES.get(str(turns[-1].get(role))) == "user":
+                if not answers:
+                    raise SampleError(where, NO_REFERENCE)
+                record[key] = [*turns, {role: name, content: answers[0]}]
             return record
-    for key, answer in ANSWER_KEYS.items():
-        if record.get(key) is not None and record.get(answer) is None:
-            record[answer] = answers[0]
+    for key in unanswered(record)[:1] if answers else ():
+        record[ANSWER_KEYS[key][0]] = answers[0]
     return record
+
+
+def unanswered(record: Any) -> list[str]:
+    """Return the keys of a record's questions without an answer."""
+    if not isinstance(record, dict):
+        return []
+    given = {key for key, value in record.items() if value is not None}
+    return [key for key, answers in ANSWER_KEYS.items() if key in given and not given.intersection(answers)]
 
 
 def check_media(question: Question, text_only: bool) -> None:

@@ -22,9 +22,8 @@ def append_entries(path: Path, entries: Iterable[dict]) -> None:
 
 def whole_lines(path: Path) -> Iterator[dict]:
     """Yield the complete entries of a file. An incomplete last line is ignored: the run meets its sample again."""
-    for line in path.read_text(encoding="utf-8", errors="replace").split(
-        "\n"
-    ):  # a text may contain other breaks of lines
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # not `splitlines`: texts may have U+2028
+    for line in lines:
         try:
             entry = json.loads(line)
         except ValueError:
