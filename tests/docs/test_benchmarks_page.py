@@ -1,13 +1,13 @@
 """The guide of benchmarks: its tables are those of the package, and its commands are understood."""
 
-import argparse
 import shlex
 
 import pytest
 from doc_pages import commands, read_page
 
+from smol_hf.commands.evaluation import add_evaluate, run_evaluate
+from smol_hf.commands.parser import Parser
 from smol_hf.evaluation.benchmarks.published import PUBLISHED
-from smol_hf.evaluation.benchmarks.run import add_arguments, run_benchmarks
 from smol_hf.evaluation.benchmarks.suite import BENCHMARKS
 
 PAGE = "benchmarks"
@@ -52,14 +52,12 @@ def test_the_page_shows_the_tables_of_the_package(table):
 
 
 def test_the_commands_are_understood(tmp_path):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    parser.add_argument("checkpoint")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser = Parser()
+    add_evaluate(parser)
     lines = [shlex.split(line) for line in commands(PAGE)]
     evaluations = [words[2:] for words in lines if words[:2] == ["smol-hf", "evaluate"]]
     assert len(evaluations) > 4
     for words in evaluations:
-        options = vars(parser.parse_args(words)) | {"dry_run": True, "checkpoint": "owner/model"}
-        output = options.pop("benchmarks_output")
-        assert run_benchmarks(output=output, **options)["planned"]
+        arguments = parser.parse_args([*words, "--dry-run"])
+        arguments.checkpoint = "owner/model"
+        assert run_evaluate(arguments)["planned"]

@@ -62,7 +62,7 @@ def test_nothing_is_loaded_and_texts_are_not_interpreted(report):
 
 def test_given_and_right_answers_are_counted(vlm, tmp_path):
     data = save_rows(tmp_path / "data", rows=9)
-    results = evaluated(vlm, data, tmp_path / "out", baselines=["none"], number=8)
+    results = evaluated(vlm, data, tmp_path / "out", baselines=["none"], limit=8)
     table = results["confusion"]
     assert table["right"] == ["0", "1", "2"] and table["given"][-1] == "other"
     assert [sum(counts) for counts in table["counts"]] == [3, 3, 2]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smol_hf.commands import printing
-from smol_hf.commands.parser import Command
+from smol_hf.commands.parser import Command, options_of
 from smol_hf.support.formatting import duration, percent
 
 if TYPE_CHECKING:
@@ -20,10 +20,17 @@ GROUPS = ("per_source", "per_kind", "per_length")
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
+    from smol_hf.evaluation.benchmarks.run import add_arguments
+
     add("checkpoint", help="folder or Hub id of a checkpoint, an adapter, or a model of transformers")
     add("--data", help="held-out rows in any shape that training reads; the last answer is the reference")
     add("--config", metavar="FILE.yaml", help="instead of --data: a mixture, whose entries may have a metric")
-    add("--output", help="folder to write (default: evaluation, next to the checkpoint); continued if interrupted")
+    add_arguments(parser)
+    output_help = (
+        "folder to write (default: evaluation, next to the checkpoint; of benchmarks runs/benchmarks/NAME); an "
+        "interrupted evaluation of rows is continued"
+    )
+    add("--output", help=output_help)
     metric_help = "score of rows and sources without their own; repeatable (default: chosen by the references)"
     add("--metric", action="append", default=[], help=metric_help)
     baseline_help = "all (default), none, or some of blind, shuffled and majority"
@@ -32,7 +39,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--against", action="append", default=[], metavar="OTHER", help=against_help)
     add("--adapter", help="reader of the records, as in training (default: chosen by their keys)")
     add("--image-folder", help="folder of relative paths of images (default: that of the data)")
-    add("--number", type=int, help="only the first NUMBER rows of each source")
+    add("--limit", type=int, help="only the first LIMIT rows of each source, or samples of each benchmark")
     add("--on-bad-sample", choices=("stop", "skip"), default="stop", help="unusable rows: stop (default) or skip them")
     add("--max-skipped-fraction", type=float, default=0.01, help="the most rows that skip leaves out (default 0.01)")
     add("--batch-size", type=int, default=8, help="prompts per batch (default 8); answers stay the same")
@@ -44,7 +51,23 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
 
 
+# Options that only rows, or only benchmarks, have. The others are common.
+OF_ROWS = (
+    "data", "config", "metric", "baselines", "against", "adapter", "image_folder", "on_bad_sample",
+    "max_skipped_fraction", "max_new_tokens",
+)  # fmt: skip
+OF_BENCHMARKS = ("lmms_eval_python", "lm_eval_python", "published", "dry_run", "tasks_folder")
+COMMON = ("output", "limit", "batch_size", "device", "dtype", "seed", "trust_remote_code")
+
+
 def run_evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    refuse_without_effect(arguments)
+    if arguments.benchmarks is not None:
+        from smol_hf.evaluation.benchmarks.run import run_benchmarks
+
+        return run_benchmarks(
+            arguments.checkpoint, arguments.benchmarks, **options_of(arguments, *OF_BENCHMARKS, *COMMON)
+        )
     from transformers.utils import logging as transformers_logging
 
     from smol_hf.evaluation.run import REPORT, Options, evaluate
@@ -56,7 +79,22 @@ def run_evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     return {**results, "report": str(Path(options.folder) / REPORT)}
 
 
+def refuse_without_effect(arguments: argparse.Namespace) -> None:
+    """Raise ValueError if an option of rows is given for benchmarks, or one of benchmarks for rows."""
+    parser = argparse.ArgumentParser()
+    add_evaluate(parser)
+    unused, wanted = (OF_BENCHMARKS, "needs") if arguments.benchmarks is None else (OF_ROWS, "has no effect with")
+    for name in unused:
+        if getattr(arguments, name) != parser.get_default(name):
+            raise ValueError(f"--{name.replace('_', '-')} {wanted} --benchmarks")
+
+
 def describe_evaluate(facts: dict[str, Any]) -> Iterator[str | Table]:
+    if "metrics" not in facts:
+        from smol_hf.evaluation.benchmarks.report import describe_benchmarks
+
+        yield from describe_benchmarks(facts)
+        return
     for name, figures in facts["metrics"].items():
         yield table_of(name, figures, facts)
     if facts["loss"] is not None:
@@ -98,9 +136,10 @@ def table_of(name: str, figures: dict[str, Any], facts: dict[str, Any]) -> Table
 
 
 EVALUATE = Command(
-    "score a checkpoint on held-out data, with baselines and a report",
+    "score a checkpoint on held-out data with baselines and a report, or on published benchmarks",
     "smol-hf evaluate runs/my-model/checkpoint --data held_out.jsonl\n"
-    "  smol-hf evaluate runs/my-model/checkpoint --data held_out.jsonl --metric anls --against runs/demo/checkpoint",
+    "  smol-hf evaluate runs/my-model/checkpoint --data held_out.jsonl --metric anls --against runs/demo/checkpoint\n"
+    "  smol-hf evaluate runs/my-model/checkpoint --benchmarks docvqa,textvqa --published smolvlm2-256m",
     add_evaluate,
     run_evaluate,
     describe_evaluate,

@@ -56,7 +56,7 @@ class Options:
     against: Sequence[str] = ()
     adapter: str | None = None
     image_folder: str | None = None
-    number: int | None = None
+    limit: int | None = None
     on_bad_sample: str = "stop"
     max_skipped_fraction: float = 0.01
     batch_size: int = 8
@@ -92,7 +92,7 @@ def evaluate(options: Options, *, progress: Progress, say: Callable[[str], Any])
     folder = options.folder
     skipped = SkippedSamples(options.on_bad_sample, options.max_skipped_fraction)
     text_only = is_language_model(processor)
-    questions = read_questions(data, of_source, skipped, number=options.number, text_only=text_only, say=say)
+    questions = read_questions(data, of_source, skipped, limit=options.limit, text_only=text_only, say=say)
     fingerprint = data_fingerprint(data, questions)
     settings = settings_of(options, model, processor, questions, fingerprint)
     with Predictions(folder, settings) as predictions:
@@ -129,7 +129,7 @@ def evaluate(options: Options, *, progress: Progress, say: Callable[[str], Any])
 
 def check(options: Options) -> None:
     """Raise ValueError for an option out of range."""
-    for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("number", 1), ("seed", 0)):
+    for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("limit", 1), ("seed", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}: it must be at least {least}")

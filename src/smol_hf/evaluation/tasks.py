@@ -122,7 +122,7 @@ def read_questions(
     of_source: Sequence[tuple[str, ...]],
     skipped: SkippedSamples,
     *,
-    number: int | None = None,
+    limit: int | None = None,
     text_only: bool = False,
     say: Callable[[str], Any] = lambda text: None,
 ) -> list[Question]:
@@ -131,7 +131,7 @@ def read_questions(
     Args:
         of_source: metrics of each source, see `open_sources`.
         skipped: takes the rows that cannot be used.
-        number: only the first rows of each source.
+        limit: only the first rows of each source.
         text_only: refuse images and videos.
         say: takes a line about each metric that is chosen.
 
@@ -141,7 +141,7 @@ def read_questions(
     questions, sizes = [], Counter()
     for index, source in enumerate(data.sources):
         found = []
-        for where, record in itertools.islice(source.all_rows(), number):
+        for where, record in itertools.islice(source.all_rows(), limit):
             if record is None:
                 continue
             sizes[source.name] += 1

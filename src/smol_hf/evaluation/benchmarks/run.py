@@ -89,9 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lm-eval-python", metavar="FILE", help=own.format("lm-eval, for benchmarks with text"))
     add("--published", metavar="MODEL", help=f"print the scores of a known model too: {', '.join(PUBLISHED)}")
     add("--dry-run", action="store_true", help="print environments, command lines and datasets; run nothing")
-    add("--limit", type=int, metavar="N", help="evaluate only the first N samples of each task")
     add("--tasks-folder", metavar="FOLDER", help="your own tasks: YAML files of lmms-eval or lm-eval")
-    add("--benchmarks-output", metavar="FOLDER", help="folder for logs and answers (default runs/benchmarks/NAME)")
 
 
 def run_benchmarks(

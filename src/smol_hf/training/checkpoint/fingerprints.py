@@ -31,7 +31,7 @@ def fingerprint(data: Data, read_images: bool) -> str:
     if data.found.read_whole != (whole := read_images or are_read_whole(paths)):  # after a source was left out
         digests = dict(zip(digests, digests_of_files(paths, whole=whole)))
     for path, content in digests.items():
-        digest.update(f"{Path(path).name}:{content}".encode("utf-8", "surrogateescape"))  # a name may have any bytes
+        digest.update(named_content(path, content))
     return digest.hexdigest()
 
 
@@ -43,7 +43,9 @@ def source_fingerprints(data: Data) -> dict[str, str]:
             continue
         digest = hashlib.sha256(source.fingerprint.encode())
         for path, content in sorted(data.found.images.get(index, {}).items()):
-            digest.update(f"{Path(path).name}:{content}".encode("utf-8", "surrogateescape"))  # a name may have any bytes
+            digest.update(
+                f"{Path(path).name}:{content}".encode("utf-8", "surrogateescape")
+            )  # a name may have any bytes
         prints[source.name] = digest.hexdigest()
     return prints
 
@@ -82,3 +84,7 @@ def fingerprints_now(arguments: DataArguments, seed: int) -> dict[str, str]:
 
 def is_local(name: str) -> bool:
     return hub_id(name) is None and not is_remote(name)
+
+
+def named_content(path: str, content: str) -> bytes:
+    return f"{Path(path).name}:{content}".encode("utf-8", "surrogateescape")  # a name may have any bytes
