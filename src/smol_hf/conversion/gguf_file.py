@@ -57,7 +57,7 @@ def read_gguf(path: Path, *, with_tokenizer: bool) -> tuple[PreTrainedModel, Pre
         (Path(folder) / "model.gguf").symlink_to(path.resolve())
         options = {"gguf_file": "model.gguf", "local_files_only": True, "trust_remote_code": False}
         with only_errors_of_transformers():
-            native, loaded = AutoModelForCausalLM.from_pretrained(
+            read: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=torch.float32,
                 quantization_config=GgufConfig(dequantize=True),
@@ -65,6 +65,7 @@ def read_gguf(path: Path, *, with_tokenizer: bool) -> tuple[PreTrainedModel, Pre
                 ignore_mismatched_sizes=True,
                 **options,
             )
+        native, loaded = read
         refuse_new_weights(path, loaded)
         if with_tokenizer:
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
