@@ -76,7 +76,7 @@ def open_sources(
         ValueError: for an unknown key or metric, and without data.
     """
     if (data is None) == (config is None):
-        raise ValueError("name the held-out data: give either --data or --config")
+        raise ValueError("name the held-out data with either --data or --config, or benchmarks with --benchmarks")
     for name in metrics:
         find_metric(name)
     if config is None:
