@@ -132,12 +132,23 @@ def set_video_keys(processor, arguments: DataArguments) -> None:
             _ = processor.video_sampling
 
 
+def refuse_only_media(data: Data) -> None:
+    """Raise RecipeError if all of the first records show images or videos, for a text-only model."""
+    first = list(data.conversations(10))
+    if first and all(each.media for each in first):
+        raise RecipeError(
+            f"the model is text-only, it has no image encoder, but {first[0].sample_id} shows an image or a video: "
+            "smol-hf compose adds an image encoder"
+        )
+
+
 def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrainingArguments, lanes: int) -> Plan:
     """Return the plan of a run's rows."""
     assert arguments.context_length is not None  # it is known once the model is built
     work: Any = TokenWork()
     if arguments.documents is None:
-        is_text_only = is_language_model(processor)
+        if is_text_only := is_language_model(processor):
+            refuse_only_media(data)
         work = (TextChatWork if is_text_only else SampleWork)(
             chat_of(processor) if is_text_only else processor,
             arguments.context_length,
