@@ -168,10 +168,11 @@ def histogram(bars: list[dict[str, int]]) -> Iterator[str]:
 
 def describe_prepared(facts: dict[str, Any]) -> Iterator[str | Table]:
     sources = facts["sources"]
-    columns = ("source", "records", "written", "skipped", "images", "bytes")
+    media = ("images", *(("videos",) if any(each["videos"] for each in sources) else ()))
+    columns = ("source", "records", "written", "skipped", *media, "bytes")
     result = table(f"Prepared as {facts['format']}", *columns, numbers=True)
     for each in sources:
-        numbers = [f"{each[key]:,}" for key in ("records", "written", "left_out", "images")]
+        numbers = [f"{each[key]:,}" for key in ("records", "written", "left_out", *media)]
         result.add_row(each["name"], *numbers, compact(each["bytes"]))
     yield result
     yield from unused_parts(sources)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smol_hf.data.conversation import Conversation, ImagePart, TextPart
+from smol_hf.data.conversation import Conversation, ImagePart, TextPart, VideoPart
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.support.formatting import counted, percent
 from smol_hf.support.tokenizer_of import unknown_texts
@@ -76,12 +76,12 @@ class RecordUse:
         }
 
 
-def is_outside(image: ImagePart, folder: Path | None) -> bool:
-    """Return whether the file of an image lies outside the folder, links followed."""
-    if image.path is None or folder is None:
+def is_outside(part: ImagePart | VideoPart, folder: Path | None) -> bool:
+    """Return whether the file of an image or a video lies outside the folder, links followed."""
+    if part.path is None or folder is None:
         return False
     real = real_folder(str(folder))
-    return os.path.commonpath([os.path.realpath(image.path), real]) != real
+    return os.path.commonpath([os.path.realpath(part.path), real]) != real
 
 
 @functools.lru_cache(maxsize=1024)
