@@ -29,12 +29,12 @@ def print_facts(facts: dict, as_json: bool, describe: Callable[[dict], Iterable[
 
 
 def print_parts(parts: Iterable[str | Table]) -> None:
-    """Print lines without breaking them, and tables as wide as the terminal."""
+    """Print lines and tables without breaking a word."""
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
-    for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
+    from smol_hf.support import tables
+
+    tables.print_parts(Console(highlight=False, markup=False), parts)
 
 
 @contextmanager

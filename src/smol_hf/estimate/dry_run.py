@@ -20,6 +20,7 @@ from smol_hf.estimate.planned_data import MISSING, PlannedSource, describe, plan
 from smol_hf.estimate.planned_model import planned_step, planned_target
 from smol_hf.estimate.target import Target
 from smol_hf.support.formatting import compact, counted, percent
+from smol_hf.support.tables import print_parts
 from smol_hf.text.documents.token_source import TokenWork
 from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments, settle_global_batch
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
@@ -72,8 +73,7 @@ def dry_run(
         except RecipeError as error:
             raise type(error)(f"{title}: {error}" if stages is not None else str(error)) from error
         earlier[f"{arguments[-1].output_dir}/checkpoint"] = target
-        for line in lines_of(facts):
-            console.print(line, soft_wrap=isinstance(line, str))
+        print_parts(console, lines_of(facts))
         results.append(facts)
     return results
 

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from smol_hf.support.atomic import atomic_file
 from smol_hf.support.hashing import hash_file
+from smol_hf.support.tables import print_table
 from smol_hf.training.checkpoint.checkpoints import CheckpointError, list_checkpoints
 from smol_hf.training.checkpoint.interruption import RESUME, Interrupted
 from smol_hf.training.checkpoint.run_folder import RunError
@@ -154,7 +155,7 @@ def run_stages(names: Sequence[str], words: Sequence[str], train_one: Callable[.
         ]
         path = stages[-1].output_dir / REPORT
         path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        console.print(report_table(rows))
+        print_table(console, report_table(rows))
         console.print(f"the report is in {path}", soft_wrap=True)
 
 

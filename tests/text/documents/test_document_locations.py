@@ -120,7 +120,7 @@ def test_datasets_of_the_hub_are_read_at_one_commit(tmp_path):
     for answer, message in zip(
         refused,
         ["SampleError: me/corpus/web/train-0.parquet: has no column 'txt': did you mean 'text'?",
-         "ValueError: text_key is for records", "ValueError: separator is for text files",
+         "ValueError: text_key is for records", "ValueError: document_separator is for text files",
          "FileNotFoundError: there is no dataset me/none"],
     ):  # fmt: skip
         assert message in answer["error"]
