@@ -63,7 +63,14 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
         return data
     if arguments.data in EMBEDDED:
         return Data([embedded(arguments.data, arguments, seed)], [None], [1.0], surveyed=False)
-    entry = MixtureEntry(
+    source, reader = entry_of(arguments).open(max_image_bytes=arguments.max_image_bytes)
+    arguments.dataset_revision = source.revision  # for the saved recipe
+    return Data([source], [reader], [1.0], surveyed=can_be_surveyed([source]))
+
+
+def entry_of(arguments: DataArguments) -> MixtureEntry:
+    """Return `data` with its keys as an entry of a mixture."""
+    return MixtureEntry(
         arguments.data,
         adapter=arguments.adapter,
         filters=arguments.filters or {},
@@ -74,9 +81,6 @@ def open_data(arguments: DataArguments, seed: int) -> Data:
         revision=arguments.dataset_revision,
         download=arguments.dataset_download,
     )
-    source, reader = entry.open(max_image_bytes=arguments.max_image_bytes)
-    arguments.dataset_revision = source.revision  # for the saved recipe
-    return Data([source], [reader], [1.0], surveyed=can_be_surveyed([source]))
 
 
 def with_revisions(mixture: list[dict[str, Any]], data: Data) -> list[dict[str, Any]]:
