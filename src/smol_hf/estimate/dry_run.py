@@ -238,6 +238,9 @@ def lines_of(facts: dict[str, Any]) -> Iterator[str | Table]:
         f"batch: {batch['per_device']} per device × {batch['accumulation']} accumulated × "
         f"{counted(batch['processes'], 'process', ending='es')} = {batch['global']:,}"
     )
+    known = [source["records"] for source in facts["sources"]]
+    if None not in known and 0 < sum(known) < batch["global"]:
+        yield f"warning: a step has {batch['global']:,} rows, and a round of the data has {sum(known):,.0f} records"
     names = {"steps": "{:,}", "samples": "{:,}", "epochs": "{:.4g}"}
     if len(facts["sources"]) > 1:
         names["epochs"] += " (rounds of the mixture)"

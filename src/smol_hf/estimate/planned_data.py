@@ -83,9 +83,11 @@ def seen_rows(data: DataArguments | PreferenceArguments) -> list[SeenRow]:
 
 
 def first_rows(entry: MixtureEntry, data_root: str | None, sampling: VideoSampling) -> Iterator[SeenRow]:
-    if entry.data in EMBEDDED or place_of(located(entry.data, data_root)) != HERE:
+    if entry.data in EMBEDDED:
         return
     with suppress(OSError):  # a missing source, see `look_at_mixture`
+        if place_of(located(entry.data, data_root)) != HERE:
+            return
         source, reader = entry.open(data_root=data_root)
         for where, record in itertools.islice(source.all_rows(), ROWS_READ):
             if record is None or isinstance(record, SampleError) or reader is None:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.records.misspelt import MARKERS, MEDIA_KEYS, meant
-from smol_hf.data.records.turn_keys import IDENTIFIERS
+from smol_hf.data.records.turn_keys import IDENTIFIERS, MARKERS, MEDIA_KEYS, meant
 from smol_hf.support.formatting import counted
 
 JSON_LINES = (".jsonl", ".ndjson")

@@ -20,16 +20,17 @@ from smol_hf.data.conversation import SampleError
 from smol_hf.data.records.dialogue import messages_in, needed, role_of, text_of
 from smol_hf.data.records.fields import checked_text, list_of_objects
 from smol_hf.data.records.media import is_none
-from smol_hf.data.records.misspelt import MEDIA_KEYS, meant
 from smol_hf.data.records.tools import tools_of, turn_fields, with_content
 from smol_hf.data.records.turn_keys import (
     IDENTIFIERS,
+    MEDIA_KEYS,
     SYSTEM_KEYS,
     TRAIN_KEYS,
     UNSUPPORTED_RECORD,
     ignored_turn_keys,
     is_given,
     is_trained,
+    meant,
     refuse_unsupported_record,
     system_text,
 )

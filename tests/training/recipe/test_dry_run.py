@@ -176,7 +176,6 @@ def test_videos_are_not_for_a_language_model(videos, place, capsys):
         ),
         ({"global_batch_size": 5, "sample_packing": True}, 1, "does not divide it"),
         ({"global_batch_size": 8}, 3, "per_device_train_batch_size 4 × 3 processes does not divide it"),
-        ({"global_batch_size": 4 * 10**30}, 1, "global_batch_size"),
         ({"per_device_train_batch_size": 0}, 1, "per_device_train_batch_size is 0"),
         ({"per_device_train_batch_size": -1}, 1, "per_device_train_batch_size is -1"),
         ({"gradient_accumulation_steps": 0}, 1, "gradient_accumulation_steps is 0"),
@@ -188,6 +187,13 @@ def test_odd_numbers_of_rows_are_one_sentence(changes, processes, message, place
     assert main(["train", *words(keys), "--dry-run", "--num-processes", str(processes)]) == 1
     error = capsys.readouterr().err.split("error: ")
     assert len(error) == 2 and message in error[1] and len(error[1].splitlines()) == 1
+
+
+def test_a_step_of_more_rows_than_the_data_has_is_said(place, capsys):
+    for size, warned in ((4 * 10**30, True), (40, False)):
+        dry_run(None, words({**RECIPE, "output_dir": "runs/x", "global_batch_size": size}), traces=False)
+        shown = f"warning: a step has {size:,} rows, and a round of the data has 40 records"
+        assert (shown in capsys.readouterr().out) == warned
 
 
 def test_a_dry_run_shows_parameters_memory_and_hours(place):

@@ -28,11 +28,10 @@ from smol_hf.data.records.dialogue import (
 from smol_hf.data.records.fields import Fields, label, list_of_objects
 from smol_hf.data.records.media import media_parts, media_under
 from smol_hf.data.records.messages import conversation_of
-from smol_hf.data.records.misspelt import MEDIA_KEYS
 from smol_hf.data.records.ratings import written_ratings
 from smol_hf.data.records.registry import Place, adapter
 from smol_hf.data.records.tools import tools_of, with_content
-from smol_hf.data.records.turn_keys import SYSTEM_KEYS
+from smol_hf.data.records.turn_keys import MEDIA_KEYS, SYSTEM_KEYS
 
 TURNS, KEYS = "conversations", ("from", "value")
 SOURCES = ("data_source", "source", "metadata.dataset")

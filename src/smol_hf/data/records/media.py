@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from smol_hf.data.conversation import ImagePart, SampleError, VideoPart
-from smol_hf.data.records.misspelt import VIDEO_SUFFIXES
 from smol_hf.data.records.registry import Place
+from smol_hf.data.records.turn_keys import VIDEO_SUFFIXES
 
 Media = ImagePart | VideoPart
 DOWNLOAD_FIRST = (

@@ -27,11 +27,18 @@ from smol_hf.data.records.dialogue import (
 )
 from smol_hf.data.records.fields import Fields, label, list_of_objects
 from smol_hf.data.records.media import HINT, Media, is_none, media_parts, media_under
-from smol_hf.data.records.misspelt import MEDIA_KEYS, meant
 from smol_hf.data.records.ratings import written_ratings
 from smol_hf.data.records.registry import Place, adapter
 from smol_hf.data.records.tools import tools_of, turn_fields, with_content
-from smol_hf.data.records.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys, is_given, is_trained
+from smol_hf.data.records.turn_keys import (
+    MEDIA_KEYS,
+    SYSTEM_KEYS,
+    TRAIN_KEYS,
+    ignored_turn_keys,
+    is_given,
+    is_trained,
+    meant,
+)
 from smol_hf.support.formatting import is_number
 
 KINDS = {"image": ImagePart, "video": VideoPart}

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from smol_hf.data.conversation import Conversation, SampleError
-from smol_hf.data.records.misspelt import meant, refuse_misspelt, refuse_unseen
 from smol_hf.data.records.turn_keys import (
     IDENTIFIERS,
     UNSUPPORTED_RECORD,
     is_given,
+    meant,
+    refuse_misspelt,
+    refuse_unseen,
     refuse_unsupported_record,
     says_something,
 )

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from smol_hf.data.conversation import SampleError
-from smol_hf.data.records.misspelt import IMAGE_SUFFIXES
+from smol_hf.data.records.turn_keys import IMAGE_SUFFIXES
 from smol_hf.data.sources.json_source import parse_json
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
