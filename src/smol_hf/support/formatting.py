@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Sequence
 
-SIMILAR = 0.7  # share of equal characters of a word and the one that may be meant
+SIMILAR = 0.65  # share of equal characters of a word and the one that may be meant
 
 
 def is_number(value: object) -> bool:
