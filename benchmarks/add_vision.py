@@ -92,10 +92,10 @@ def language_model(arguments, folder: Path) -> tuple[Path, list[str], list[str]]
     if arguments.text is None:
         texts = stories(arguments.texts + HELD_OUT)
         (folder / "stories.txt").write_text("\n".join(texts[HELD_OUT:]), encoding="utf-8")
-        tokenizer = ("tokenizer", "train", folder / "stories.txt", "--separator", "\\n", "--vocab-size", 512)
+        tokenizer = ("tokenizer", "train", folder / "stories.txt", "--document-separator", "\\n", "--vocab-size", 512)
         run(*tokenizer, "--output", folder / "tokenizer")
         run(
-            *("pretrain", "--data", folder / "stories.txt", "--separator", "\\n", "--preset", "tiny-text"),
+            *("pretrain", "--data", folder / "stories.txt", "--document-separator", "\\n", "--preset", "tiny-text"),
             *("--tokenizer", folder / "tokenizer", "--context-length", 128, "--batch-size", 16),
             *("--steps", arguments.pretrain_steps, "--learning-rate", 5e-3, "--output", folder / "language"),
             *("--eval_strategy", "no", "--num_checkpoints", "null", "--save_strategy", "no"),

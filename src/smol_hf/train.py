@@ -27,7 +27,7 @@ from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoint.interruption import Interrupted, terminable
 from smol_hf.training.checkpoint.run_folder import RunError, run_folder
 from smol_hf.training.log.console import read_log
-from smol_hf.training.recipe.key_help import USAGE, add_dry_run, add_stages, help_text
+from smol_hf.training.recipe.key_help import USAGES, add_dry_run, add_stages, help_text
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
 from smol_hf.training.recipe.values import UsageError
 from smol_hf.training.run import Run, train
@@ -136,7 +136,7 @@ def run_command(
         with terminable():
             run(command_line, classes, after)
     except USER_ERRORS as error:
-        shown = (usage or f"usage: {USAGE.format(command=command)}\n") if isinstance(error, UsageError) else ""
+        shown = (usage or f"usage: {USAGES[command]}\n") if isinstance(error, UsageError) else ""
         sys.stderr.write(f"{shown}error: {error}\n")
         return 1
     except KeyboardInterrupt as error:

@@ -122,6 +122,7 @@ MISSPELT = [
     (["chat", "x", "--top-k", "many"], "usage: smol-hf chat", "invalid int value: 'many'"),
     (["train", "--lerning_rate", "1"], "usage: smol-hf train", "--lerning_rate: did you mean '--learning_rate'?"),
     (["train", "digits"], "usage: smol-hf train", "unexpected argument 'digits': write --key value"),
+    (["train", "--key", "1"], "usage: smol-hf train [--config RECIPE.yaml | --stages RECIPE.yaml …]", "option --key"),
     (["train", "--config", "a", "--config", "b"], "usage: smol-hf train", "--config is given twice"),
     (["pretrain", "--stpes", "1"], "usage: smol-hf pretrain", "--stpes: did you mean '--steps'?"),
     (["data", "stats", "x", "--filtres.max_turns=1"], "usage: smol-hf data stats", "did you mean '--filters'?"),

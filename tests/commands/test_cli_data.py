@@ -52,6 +52,9 @@ def place(tmp_path_factory):
     lines = [record("short"), record("far too long for the filter")]
     (place / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (place / "empty.jsonl").touch()
+    (place / "useless.jsonl").write_text('{"messages": []}\n{"text": 5}\n')
+    (place / "seen.jsonl").write_text(json.dumps(record("Which digit?", "page.png")) + "\n")
+    save_base(place / "text", "ours")
     (place / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     return place
 
@@ -201,6 +204,13 @@ def test_a_preview_of_every_shipped_recipe(path, here, capsys):
         (["stats", "my.jsonl", "--preset", "tiny"], "unknown preset 'tiny'"),
         (["stats", "my.jsonl", "--preset", "tiny-vlm", "--set", "filtres.max_turns=1"], "did you mean 'filters'"),
         (["stats", "my.jsonl", "--preset", "tiny-vlm", "--set", "filters.max_turns"], "write --filters.max_turns VAL"),
+        (
+            ["stats", "useless.jsonl", "--preset", "tiny-vlm"],
+            "none of 2 records are usable; the first: useless.jsonl:1:",
+        ),
+        (["preview", "useless.jsonl", "--preset", "tiny-vlm"], "no record is usable: preview.html lists the reasons"),
+        (["prepare", "useless.jsonl", "--output", "x"], "error: none of 2 samples can be used; the first: useless.j"),
+        (["stats", "seen.jsonl", "--model", "text"], "it has no image encoder, but seen.jsonl:1 shows an image"),
         (["stats", "empty.jsonl", "--preset", "tiny-vlm"], "empty.jsonl"),
         (["stats", "my.jsonl", "--preset", "tiny-vlm", "--number", "0"], "--number is 0"),
         (["stats", "my.jsonl", "--preset", "tiny-vlm", "--context-length", "9999"], "more than the 512 positions"),
@@ -221,6 +231,7 @@ def test_what_cannot_be_done_is_said_in_a_line(words, message, here, capsys):
     assert main(["data", *words]) == 1
     error = capsys.readouterr().err
     assert "error: " in error and message in error and "Traceback" not in error
+    assert len(error.split("error: ")[1].splitlines()) == 1
     assert not (here / "x").exists()
 
 

@@ -37,6 +37,7 @@ def test_a_file_of_that_name_counts_more(elsewhere):
             "last_stage",
             "several recipes are called last_stage: choose smolvlm2_256m/last_stage or smolvlm2_2b/last_stage or ",
         ),
+        ("missing.yaml", "the recipe missing.yaml does not exist: smol-hf recipes list shows the shipped recipes"),
         ("nothing-like-it", "the recipe nothing-like-it does not exist: smol-hf recipes list"),
     ],
 )

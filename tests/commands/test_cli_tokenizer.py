@@ -50,7 +50,16 @@ def test_the_table_of_special_tokens_is_true(here):
 
 
 def test_what_was_trained_is_said_with_the_next_command(here, capsys):
-    words = ["tokenizer", "train", "stories.txt", "notes", "--output", "my tokenizer", "--separator", r"again.\n"]
+    words = [
+        "tokenizer",
+        "train",
+        "stories.txt",
+        "notes",
+        "--output",
+        "my tokenizer",
+        "--document-separator",
+        r"again.\n",
+    ]
     assert main([*words, "--max-bytes", "9000", "--vocab-size", "4000"]) == 0
     printed = capsys.readouterr().out
     tokenizer = AutoTokenizer.from_pretrained("my tokenizer")
@@ -69,7 +78,7 @@ def test_what_was_trained_is_said_with_the_next_command(here, capsys):
     printed = capsys.readouterr().out
     assert ", replacing the older one" in printed and "--max-bytes" not in printed
     (here / "gaps.txt").write_text("one text\n\n\n\nmore text")
-    assert main(["tokenizer", "train", "gaps.txt", "--output", "gaps", "--separator", r"\n\n"]) == 0
+    assert main(["tokenizer", "train", "gaps.txt", "--output", "gaps", "--document-separator", r"\n\n"]) == 0
     assert "of 3 documents" in (printed := capsys.readouterr().out) and "including 1 empty document\n" in printed
 
 
@@ -80,7 +89,7 @@ def test_what_was_trained_is_said_with_the_next_command(here, capsys):
         (["nowhere.txt"], "nowhere.txt does not exist"),
         (["pages.jsonl", "--text-key", "bdy"], "pages.jsonl:1: has no key 'bdy': did you mean 'body'?"),
         (["corpus.txt", "--text-key", "body"], "text_key is for records"),
-        (["pages.jsonl", "--separator", "x"], "separator is for text files"),
+        (["pages.jsonl", "--document-separator", "x"], "document_separator is for text files"),
         (["corpus.txt", "--split", "test"], "split belong to a dataset of the Hub"),
         (["corpus.txt", "--output", "notes"], "notes holds a.md, not only a tokenizer"),
         (["corpus.txt", "--max-bytes", "-5"], "max_bytes is -5"),

@@ -1,6 +1,7 @@
 """Prompts as users write them: texts and images in a command, in a file and in a chat, and what is refused."""
 
 import json
+import sys
 
 import pytest
 from inference.answers import texts
@@ -125,10 +126,17 @@ def test_chat_says_how_fast_it_is_when_asked(vlm, capsys):
         (["--prompts-file", "{tmp}/bad.jsonl"], "bad.jsonl:2: not valid JSON"),
         (["--prompts-file", "{tmp}/keys.jsonl"], 'keys.jsonl:1: "prompt" is missing or not a text'),
         (["--prompts-file", "{tmp}/taken.jsonl"], "taken.jsonl:1: the key 'text' is also"),
-        (["--prompts-file", "{tmp}/long.txt"], f"long.txt:2: its 400 tokens fill all {POSITIONS} positions"),
+        (
+            ["--prompts-file", "{tmp}/long.txt"],
+            f"long.txt:2: the 400 tokens of the prompt fill all {POSITIONS} positions",
+        ),
         (["--prompt", "A", "--max-new-tokens", "128"], f"request at most {POSITIONS - 1} new tokens"),
         (["--prompt", "A", "--image", "{tmp}/x.png"], "a language model without an image encoder"),
+        (["--prompt", "A", "--image", "{tmp}/x.png"], "error: {tmp}/x.png cannot be shown"),
+        (["--prompt", "A", "--chat", "--video", "{tmp}/x.mp4"], "a language model without an image encoder"),
         (["--prompt", "A", "--chat"], "no chat template"),
+        (["--prompts-file", "{tmp}/spelt.jsonl"], "spelt.jsonl:1: the unknown key 'vidoe', did you mean 'video'?"),
+        (["--prompts-file", "{tmp}/promt.jsonl"], "promt.jsonl:1: the unknown key 'promt', did you mean 'prompt'?"),
         (["--prompt", "A", "--temperature", "-0.5"], "temperature is -0.5"),
         (["--prompt", "A", "--temperature", "1", "--min-p", "2"], "min_p is 2.0"),
         (["--prompt", "A", "--min-p", "0.1"], "give a temperature above 0"),
@@ -145,6 +153,8 @@ def test_what_cannot_be_answered_is_said_in_a_line(arguments, message, checkpoin
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "A"}\n{"prompt": \n')
     (tmp_path / "keys.jsonl").write_text('{"question": "A"}\n')
+    (tmp_path / "spelt.jsonl").write_text('{"prompt": "A", "vidoe": "a.mp4"}\n')
+    (tmp_path / "promt.jsonl").write_text('{"promt": "A"}\n')
     (tmp_path / "taken.jsonl").write_text('{"prompt": "A", "text": "B"}\n')
     (tmp_path / "long.txt").write_text("A\n" + "8" * 400)
     arguments = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
@@ -237,3 +247,38 @@ def test_a_text_model_is_not_shown_videos(checkpoint, clips, capsys):
     command = ["generate", str(checkpoint), "--prompt", "A", "--video", str(clips / "two.mp4")]
     assert main(command) == 1
     assert "cannot be shown to a language model without an image encoder" in capsys.readouterr().err
+
+
+def test_what_has_no_effect_in_prompts_is_named_once(vlm, tmp_path, capsys):
+    (tmp_path / "prompts.jsonl").write_text(
+        '{"prompt": "<image> A", "id": 1, "topic": "x"}\n{"prompt": "B", "topic": "y", "level": 2}\n'
+    )
+    command = ["generate", str(vlm), "--prompts-file", str(tmp_path / "prompts.jsonl"), "--max-new-tokens", "2"]
+    assert main([*command, "--json"]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        "note: keys without an effect on the answers, with the number of prompts: topic (2), level (1)",
+        "note: <image> is plain text in 1 prompt: --image or the key image names the image, which is shown before the "
+        "text",
+    ]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_an_empty_answer_is_said_on_a_terminal(terminal, vlm, tmp_path, monkeypatch, capsys):
+    model, processor = load_checkpoint(vlm, device="cpu")
+    end, size = processor.tokenizer.eos_token_id, model.config.get_text_config().vocab_size
+    model.generation_config.eos_token_id = end
+    model.generation_config.suppress_tokens = [token for token in range(size) if token != end]
+    monkeypatch.setattr("smol_hf.commands.generation.load", lambda arguments: (model, processor))
+    (tmp_path / "prompts.txt").write_text("A\n")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    remark = "(empty answer)" if terminal else ""
+    for command, expected in (
+        (["chat", "vlm", "--prompt", "A"], f"{remark}\n"),
+        (["generate", "vlm", "--prompt", "A"], f"{remark}\n"),
+        (["generate", "vlm", "--prompts-file", str(tmp_path / "prompts.txt")], f"> A\n{remark}\n\n"),
+    ):
+        assert main(command) == 0
+        assert capsys.readouterr().out == expected
+    assert main(["generate", "vlm", "--prompt", "A", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == ""

@@ -8,6 +8,7 @@ from typing import Any
 from smol_hf.commands import printing
 from smol_hf.commands.download import add_download, run_download
 from smol_hf.commands.parser import Command, options_of
+from smol_hf.support.formatting import counted
 
 UNSURVEYED = 10_000  # records per source that `stats` reads of remote data, unless --number says more
 
@@ -96,12 +97,17 @@ def run_stats(arguments: argparse.Namespace) -> dict[str, Any]:
         found = found.first(number)
     with printing.progress("measuring", sum(map(len, found.plan.sources))) as advance:
         surveyed = survey(found.plan, verify_images=arguments.verify_images, advance=advance)
+    counts = statistics(found.plan, surveyed)
+    if not counts["all"]["usable"]:
+        first = counts["all"]["reasons"][0]["example"]
+        records = counted(counts["all"]["records"], "record", "is/are")
+        raise ValueError(f"none of {records} usable; the first: {first['sample']}: {first['reason']}")
     facts: dict[str, Any] = {
         "context_length": found.plan.context_length,
         "tokenizer": found.tokenizer,
         "held_out": found.held_out,
         "first": number,
-        **statistics(found.plan, surveyed),
+        **counts,
         "packing": packing_forecast(found.plan, surveyed, found.data_arguments.packing_pool),
     }
     if arguments.plot is not None:

@@ -76,6 +76,7 @@ def load(arguments: argparse.Namespace):
 
 
 def run_generate(arguments: argparse.Namespace) -> None:
+    from smol_hf.inference.media import refuse_text_only
     from smol_hf.inference.prompts import Prompt, read_prompts, with_media
     from smol_hf.inference.run import Generator
     from smol_hf.inference.sampling import Sampling
@@ -89,7 +90,11 @@ def run_generate(arguments: argparse.Namespace) -> None:
         prompts = read_prompts(arguments.prompts_file)
     prompts = with_media(prompts, arguments.image, arguments.video)
     with output_file(arguments.output) as output:
-        generator = Generator(*load(arguments), sampling, arguments.chat)
+        model, processor = load(arguments)
+        for prompt in prompts:
+            refuse_text_only(processor, [*prompt.images, *prompt.videos], prompt.where)
+        generator = Generator(model, processor, sampling, arguments.chat)
+        write_notes(prompts, processor)
         if arguments.prompt is not None and not (arguments.json or arguments.output):
             answers = [write_stream(generator.stream(prompts[0]))]
         else:
@@ -102,9 +107,25 @@ def run_generate(arguments: argparse.Namespace) -> None:
                 if arguments.json:
                     sys.stdout.write(line)
                 elif output is None:
-                    sys.stdout.write(f"> {prompt.text}\n{answer.text}\n\n")
+                    sys.stdout.write(f"> {prompt.text}\n{answer.text}{empty(answer.text)}\n\n")
                 sys.stdout.flush()
     sys.stderr.write(statistics(answers))
+
+
+def write_notes(prompts, processor) -> None:
+    """Say on stderr what has no effect in these prompts. A language model has no markers of images."""
+    from smol_hf.inference.prompts import notes_about
+    from smol_hf.support.tokenizer_of import is_language_model
+
+    for note in notes_about(prompts):
+        if not (note.startswith("<") and is_language_model(processor)):
+            sys.stderr.write(f"note: {note}\n")
+
+
+def empty(text: str) -> str:
+    """Return a remark about an answer without a visible character on a terminal."""
+    visible = any(character.isprintable() and not character.isspace() for character in text)
+    return "" if visible or not sys.stdout.isatty() else "(empty answer)"
 
 
 def json_line(prompt, answer) -> str:
@@ -156,6 +177,9 @@ def run_chat(arguments: argparse.Namespace) -> None:
 
 
 def print_answer(chat, question: str, stats: bool) -> None:
+    from smol_hf.inference.prompts import Prompt
+
+    write_notes([Prompt(question)], chat.processor)
     write_stream(chat.say(question))
     if stats:
         sys.stderr.write(statistics([chat.last]))
@@ -169,12 +193,15 @@ def lines_from_terminal() -> Iterator[str]:
 
 def write_stream(pieces):
     """Print pieces of text as a generator yields them. Return its value."""
+    written = ""
     while True:
         try:
-            sys.stdout.write(next(pieces))
+            piece = next(pieces)
         except StopIteration as stopped:
-            sys.stdout.write("\n")
+            sys.stdout.write(f"{empty(written)}\n")
             return stopped.value
+        written += piece
+        sys.stdout.write(piece)
         sys.stdout.flush()
 
 

@@ -29,12 +29,12 @@ def print_facts(facts: dict, as_json: bool, describe: Callable[[dict], Iterable[
 
 
 def print_parts(parts: Iterable[str | Table]) -> None:
-    """Print lines without breaking them, and tables as wide as the terminal."""
+    """Print lines and tables without breaking a word."""
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
-    for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
+    from smol_hf.support import tables
+
+    tables.print_parts(Console(highlight=False, markup=False), parts)
 
 
 @contextmanager
@@ -172,10 +172,11 @@ def histogram(bars: list[dict[str, int]]) -> Iterator[str]:
 
 def describe_prepared(facts: dict[str, Any]) -> Iterator[str | Table]:
     sources = facts["sources"]
-    columns = ("source", "records", "written", "skipped", "images", "bytes")
+    media = ("images", *(("videos",) if any(each["videos"] for each in sources) else ()))
+    columns = ("source", "records", "written", "skipped", *media, "bytes")
     result = table(f"Prepared as {facts['format']}", *columns, numbers=True)
     for each in sources:
-        numbers = [f"{each[key]:,}" for key in ("records", "written", "left_out", "images")]
+        numbers = [f"{each[key]:,}" for key in ("records", "written", "left_out", *media)]
         result.add_row(each["name"], *numbers, compact(each["bytes"]))
     yield result
     yield from unused_parts(sources)

@@ -21,7 +21,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     add("--vocab-size", type=int, default=8192, help="vocabulary size with special tokens (default 8192)")
     add("--output", required=True, metavar="FOLDER", help="folder to write")
     add("--text-key", default="text", help="field of a record that holds the text (default text)")
-    add("--separator", metavar="STRING", help=r"separator of documents in a text file (\n: line break)")
+    add("--document-separator", metavar="STRING", help=r"separator of documents in a text file (\n: line break)")
     bytes_help = f"maximum bytes to read from all sources together, 0 for all (default {MAX_BYTES:,})"
     add("--max-bytes", type=int, default=MAX_BYTES, metavar="N", help=bytes_help)
     add("--config", metavar="NAME", help="configuration of a Hub dataset")
@@ -34,8 +34,8 @@ def run_train(arguments: argparse.Namespace) -> dict[str, Any]:
     from smol_hf.text.tokenizer_training import write_text_tokenizer
 
     keys = options_of(arguments, "text_key", "config", "split", "revision")
-    if arguments.separator is not None:
-        keys["separator"] = unescaped(arguments.separator)
+    if arguments.document_separator is not None:
+        keys["separator"] = unescaped(arguments.document_separator)
     with progress("learning from text") as advance:
         facts = write_text_tokenizer(
             [open_documents(source, **keys) for source in arguments.sources],
@@ -45,7 +45,7 @@ def run_train(arguments: argparse.Namespace) -> dict[str, Any]:
             advance=advance,
         )
     text_key = None if arguments.text_key == TEXT_KEY else arguments.text_key
-    return {**facts, "sources": arguments.sources, "separator": arguments.separator, "text_key": text_key}
+    return {**facts, "sources": arguments.sources, "separator": arguments.document_separator, "text_key": text_key}
 
 
 def describe_trained(facts: dict[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from smol_hf.commands.parser import Command, Parser
 from smol_hf.commands.publishing import add_publish, add_target, run_publish
-from smol_hf.training.recipe.key_help import USAGE, add_dry_run, add_stages
+from smol_hf.training.recipe.key_help import USAGES, add_dry_run, add_stages
 
 RECIPE = ("recipes", "text", "pretrain.yaml")
 # Option of pretrain → key of the recipe, and help.
@@ -29,14 +29,14 @@ OPTIONS = {
     "--save-interval": ("save_steps", "steps between checkpoints, instead of --num-checkpoints"),
     "--keep": ("save_total_limit", "number of newest checkpoints to keep"),
     "--text-key": ("text_key", "field of a record that holds the text"),
-    "--separator": ("document_separator", r"separator of documents in a text file; \n is a line break"),
+    "--document-separator": ("document_separator", r"separator of documents in a text file; \n is a line break"),
     "--validation-data": ("validation_documents", "other texts for validation (default: a part of --data)"),
     "--seed": ("seed", "seed of the weights and the order of the data"),
 }
 
 
 def add_recipe(parser: Parser) -> None:
-    parser.usage = USAGE.format(command=parser.keys)
+    parser.usage = USAGES[parser.keys]
     parser.lists_keys = True
     parser.add_argument("--config", metavar="RECIPE")
     if parser.keys == "train":

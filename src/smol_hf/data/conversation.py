@@ -17,11 +17,12 @@ MODALITIES = ("text", "image", "multiimage", "video")
 class SampleError(ValueError):
     """A sample that cannot be used. The message names its file and row, and says what to do.
 
-    `source` is the name of its data source, if known.
+    `where` is empty if only one is given, such as the prompt of a command. `source` is the name of its data source,
+    if known.
     """
 
     def __init__(self, where: str, problem: str, source: str = ""):
-        super().__init__(f"{where}: {problem}")
+        super().__init__(f"{where}: {problem}" if where else problem)
         self.where, self.problem, self.source = where, problem, source
 
     def __reduce__(self):

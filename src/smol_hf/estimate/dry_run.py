@@ -16,10 +16,11 @@ from rich.table import Column, Table
 
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.estimate.estimate import ADDED, build_on_meta, count_by_part, estimate_step
-from smol_hf.estimate.planned_data import MISSING, PlannedSource, describe, planned_sources, shares_of
+from smol_hf.estimate.planned_data import MISSING, PlannedSource, describe, planned_sources, seen_rows, shares_of
 from smol_hf.estimate.planned_model import planned_step, planned_target
 from smol_hf.estimate.target import Target
 from smol_hf.support.formatting import compact, counted, percent
+from smol_hf.support.tables import print_parts
 from smol_hf.text.documents.token_source import TokenWork
 from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments, settle_global_batch
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
@@ -72,8 +73,7 @@ def dry_run(
         except RecipeError as error:
             raise type(error)(f"{title}: {error}" if stages is not None else str(error)) from error
         earlier[f"{arguments[-1].output_dir}/checkpoint"] = target
-        for line in lines_of(facts):
-            console.print(line, soft_wrap=isinstance(line, str))
+        print_parts(console, lines_of(facts))
         results.append(facts)
     return results
 
@@ -93,7 +93,20 @@ def check(
     settle_global_batch(recipe, training, processes)
     target, origin = planned_target(model, data, training, earlier)
     sources = planned_sources(data)
+    seen = seen_rows(data)
+    if target is not None and target.tiler is None and seen and all(row.frames or row.images for row in seen):
+        raise RecipeError(
+            f"the data has images or videos, but the model is a language model ({origin}): add an image encoder with "
+            "smol-hf compose"
+        )
     facts: dict[str, Any] = {"model": origin, "sources": describe(sources), "shares": shares_of(sources)}
+    if frames := [row.frames for row in seen if row.frames]:
+        facts["videos"] = {
+            "rows": len(seen),
+            "with_videos": len(frames),
+            "mean": sum(frames) / len(frames),
+            "most": max(frames),
+        }
     facts |= {"batch": batch_of(training, processes), **length_of(data, training, target, sources, processes)}
     if isinstance(data, DataArguments) and isinstance(training, SmolTrainingArguments):
         check_lanes(data, training, processes)
@@ -103,7 +116,7 @@ def check(
     meta = build_on_meta(target)
     facts["parameters"] = count_by_part(meta)
     facts["trained_parameters"] = sum(weight.numel() for weight in meta.parameters() if weight.requires_grad)
-    shape = planned_step(target, data)
+    shape = planned_step(target, data, seen)
     facts["step"] = {"rows": shape.rows, "length": shape.length, "tiles": shape.tiles}
     if traces:
         facts |= cost_of(target, shape, training, facts["steps"], tflops)
@@ -214,11 +227,20 @@ def lines_of(facts: dict[str, Any]) -> Iterator[str | Table]:
         table.add_row("trained", f"{facts['trained_parameters']:,}")
         yield table
     yield from lines_of_sources(facts["sources"], facts["shares"])
+    if "videos" in facts:
+        videos = facts["videos"]
+        yield (
+            f"videos: in {videos['with_videos']} of the first {counted(videos['rows'], 'row')}, "
+            f"{videos['mean']:.3g} frames in each, at most {videos['most']}"
+        )
     batch = facts["batch"]
     yield (
         f"batch: {batch['per_device']} per device × {batch['accumulation']} accumulated × "
         f"{counted(batch['processes'], 'process', ending='es')} = {batch['global']:,}"
     )
+    known = [source["records"] for source in facts["sources"]]
+    if None not in known and 0 < sum(known) < batch["global"]:
+        yield f"warning: a step has {batch['global']:,} rows, and a round of the data has {sum(known):,.0f} records"
     names = {"steps": "{:,}", "samples": "{:,}", "epochs": "{:.4g}"}
     if len(facts["sources"]) > 1:
         names["epochs"] += " (rounds of the mixture)"
@@ -230,10 +252,12 @@ def lines_of(facts: dict[str, Any]) -> Iterator[str | Table]:
     if "memory" in facts:
         step = facts["step"]
         tiles = counted(step["tiles"], "tile")
-        yield f"a step of {step['rows']} × {step['length']:,} tokens and {tiles}, per process:"
+        like = ", with rows like the first ones of the data" if "videos" in facts else ""
+        yield f"a step of {step['rows']} × {step['length']:,} tokens and {tiles}{like}, per process:"
         yield "  memory: " + ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in facts["memory"].items())
     if "hours" in facts:
-        yield f"  at {facts['tflops']:g} TFLOP/s per process: at most {facts['hours']:,.3g} hours of training"
+        bound = "about" if "videos" in facts else "at most"
+        yield f"  at {facts['tflops']:g} TFLOP/s per process: {bound} {facts['hours']:,.3g} hours of training"
     if "unknown" in facts:
         yield f"  memory and time are unknown: {facts['unknown']}"
 

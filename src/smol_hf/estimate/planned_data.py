@@ -1,22 +1,34 @@
-"""The sources of a dry run: local ones are opened and counted, others are named; nothing is downloaded."""
+"""The sources of a dry run: local ones are opened and counted, others are named; nothing is downloaded.
+
+The first rows of local sources are read for the frames of their videos.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from smol_hf.data.conversation import SampleError
+from smol_hf.data.conversation import Conversation, SampleError, TextPart
 from smol_hf.data.digits import EMBEDDED
+from smol_hf.data.media.videos import ListedVideo
 from smol_hf.data.mixture.failed_sources import FailedSource, refuse_failed
 from smol_hf.data.mixture.mixture import MixtureEntry, located, parse_entries
 from smol_hf.data.sources.files import is_remote
 from smol_hf.data.sources.hub_dataset import hub_id
 from smol_hf.data.sources.location import open_location
+from smol_hf.processing.video_decoding import MissingReaderError
+from smol_hf.processing.video_sampling import VideoSampling
 from smol_hf.text.documents.readers import open_documents
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
 from smol_hf.training.recipe.values import recipe_errors
+from smol_hf.training.sources import entry_of
 
 HERE, MISSING = "this machine", "missing"
+ROWS_READ = 16  # of a local source
+MAX_FRAMES = 64  # of a video, without the key and without the processor
 
 
 @dataclass
@@ -52,7 +64,53 @@ def planned_sources(data: DataArguments | PreferenceArguments) -> list[PlannedSo
             look_at(entry, data)  # an error if it is missing
         if data.mixture is not None:
             return look_at_mixture(data)
-        return [look_at(MixtureEntry(data.data), data)]
+        return [look_at(entry_of(data), data)]
+
+
+@dataclass
+class SeenRow:
+    """A row that was read: its `frames` of videos, other `images`, and `characters` of text."""
+
+    frames: int
+    images: int
+    characters: int
+
+
+def seen_rows(data: DataArguments | PreferenceArguments) -> list[SeenRow]:
+    """Read the usable ones of the first rows of each local source of conversations. Nothing is decoded."""
+    if isinstance(data, PreferenceArguments) or data.documents is not None:
+        return []
+    entries = [entry_of(data)] if data.mixture is None else parse_entries(data.mixture)
+    with recipe_errors("the frames of videos cannot be chosen"):
+        most = data.video_max_frames or MAX_FRAMES
+        sampling = VideoSampling(data.video_fps or 1.0, most, data.video_min_frames or 1)
+    return [row for entry in entries for row in first_rows(entry, data.data_root, sampling)]
+
+
+def first_rows(entry: MixtureEntry, data_root: str | None, sampling: VideoSampling) -> Iterator[SeenRow]:
+    if entry.data in EMBEDDED:
+        return
+    with suppress(OSError):  # a missing source, see `look_at_mixture`
+        if place_of(located(entry.data, data_root)) != HERE:
+            return
+        source, reader = entry.open(data_root=data_root)
+        for where, record in itertools.islice(source.all_rows(), ROWS_READ):
+            if record is None or isinstance(record, SampleError) or reader is None:
+                continue
+            with suppress(SampleError):  # the run counts it
+                yield row_of(reader(where, record), sampling)
+
+
+def row_of(conversation: Conversation, sampling: VideoSampling) -> SeenRow:
+    """Count the parts of a row. A video without a reader has as many frames as it may have."""
+    frames = 0
+    for video in conversation.videos:
+        try:
+            frames += len(ListedVideo(video, conversation.sample_id).choose(sampling).times)
+        except MissingReaderError:
+            frames += sampling.max_frames
+    texts = (part.text for each in conversation.messages for part in each.parts if isinstance(part, TextPart))
+    return SeenRow(frames, len(conversation.images), sum(map(len, texts)))
 
 
 def place_of(data: str) -> str:

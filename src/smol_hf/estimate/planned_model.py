@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from smol_hf.data.digits import EMBEDDED
+from smol_hf.estimate.planned_data import MAX_FRAMES, SeenRow
 from smol_hf.estimate.target import Target, find_target
 from smol_hf.estimate.traced_step import StepShape
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
@@ -23,7 +25,8 @@ from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.run import refuse_model_in_the_way, result_of
 
-MAX_FRAMES = 64  # of a video, without the key and without the processor
+FRAME_TEXT = 16  # tokens around a frame: its time and marks
+CHARACTERS = 2  # of a token, if the vocabulary is not tiny; a tokenizer writes more
 SAME_SIZES = {"smolvlm-256m": "smolvlm2-256m", "smolvlm-500m": "smolvlm2-500m", "smolvlm-2.2b": "smolvlm2-2.2b"}
 
 
@@ -139,8 +142,13 @@ def tiler_of(base: Target, config, model: ModelArguments) -> ImageTiler | None:
     return ImageTiler(config.image_side, model.longest_edge or base.tiler.longest_edge, split)
 
 
-def planned_step(target: Target, data: DataArguments | PreferenceArguments) -> StepShape:
-    """Return the step of full rows; each has one video or one large image. Raises RecipeError if they do not fit."""
+def planned_step(target: Target, data: DataArguments | PreferenceArguments, seen: Sequence[SeenRow] = ()) -> StepShape:
+    """Return the step of full rows; each has one video or one large image. Raises RecipeError if they do not fit.
+
+    Args:
+        seen: the first rows of local data. If they show videos, a row has as many frames as these. Without packing, it
+            is as long as the longest of them.
+    """
     if not isinstance(target.config, SmolHFConfig) or target.tiler is None or not isinstance(data, DataArguments):
         return StepShape(target.batch_size, target.length, 0, target.length - 1)
     tokens, side = target.config.image_seq_len, target.tiler.max_tiles_per_side
@@ -149,15 +157,35 @@ def planned_step(target: Target, data: DataArguments | PreferenceArguments) -> S
             f"context_length {target.length} does not fit an image: one tile has {tokens} tokens, and a question is "
             "needed too"
         )
-    frames = most_frames(data)
+    has_videos = any(row.frames for row in seen)
+    frames = max(row.frames for row in seen) if has_videos else most_frames(data)
     if frames * tokens >= target.length and "frames" not in data.too_long:
         raise RecipeError(
             f"{frames} frames of {tokens} tokens do not fit context_length {target.length}: lower video_max_frames, "
             "or set too_long: [frames]"
         )
-    largest = max(side * side + 1 if side > 1 else 1, frames)
+    grid = side * side + 1 if side > 1 else 1
+    if has_videos:
+        return step_of_videos(target, data, seen, grid)
+    largest = max(grid, frames)
     tiles = min(largest, (target.length - 1) // tokens) if data.mixture is None or shows_images(data) else 0
     return StepShape(target.batch_size, target.length, tiles * target.batch_size, target.length - tiles * tokens - 1)
+
+
+def step_of_videos(target: Target, data: DataArguments, seen: Sequence[SeenRow], grid: int) -> StepShape:
+    """Return the step of rows like those that were seen. An image has the largest `grid` of tiles."""
+    tokens, vocabulary = target.config.image_seq_len, target.config.get_text_config().vocab_size
+    per_token = 1 if vocabulary <= SMALL_VOCABULARY else CHARACTERS
+    tiles = [row.frames + row.images * grid for row in seen]
+    lengths = [
+        each * tokens + row.frames * FRAME_TEXT + math.ceil(row.characters / per_token)
+        for each, row in zip(tiles, seen)
+    ]
+    length = target.length if data.sample_packing else min(max(lengths), target.length)
+    room = (length - 1) // tokens
+    in_a_row = math.ceil(length * sum(tiles) / sum(lengths)) if data.sample_packing else max(tiles)
+    number = min(max(in_a_row, max(tiles)), data.max_tiles_per_row or room, room)
+    return StepShape(target.batch_size, length, number * target.batch_size, max(length - number * tokens - 1, 1))
 
 
 def most_frames(data: DataArguments) -> int:

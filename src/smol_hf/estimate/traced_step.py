@@ -117,7 +117,7 @@ def trace(model: PreTrainedModel, shape: StepShape, build_optimizer) -> dict[str
             model.to_empty(device="cpu")
             model.tie_weights()
             model.train()
-            weights = step.now
+            weights = step.peak = step.now  # the second copy of a tied weight is gone
             trained = [weight for weight in model.parameters() if weight.requires_grad]
             optimizer = build_optimizer(trained)
             for weight in trained:

@@ -40,8 +40,8 @@ class Chat:
         self, model, processor, images: Iterable[str | Path] = (), videos: Iterable[str | Path] = (), **sampling
     ):
         self.model, self.processor = model, processor
-        self.waiting_images = load_images(processor, images, "chat")
-        self.waiting_videos = video_parts(processor, videos, "chat")
+        self.waiting_images = load_images(processor, images, "")
+        self.waiting_videos = video_parts(processor, videos, "")
         self.messages: list[dict] = []
         self.sampling = Sampling(**sampling)
         self.last: Generation | None = None  # the last complete answer
@@ -54,7 +54,7 @@ class Chat:
         check_text(text, "the question")
         messages = [*self.messages, user_turn(text, self.waiting_images, self.waiting_videos)]
         inputs = prompt_inputs(self.processor, [messages], self.model.device)
-        room = room_after(self.model, inputs["input_ids"].shape[1], "chat")
+        room = room_after(self.model, inputs["input_ids"].shape[1], "", "conversation")
         options = {"max_new_tokens": min(self.sampling.max_new_tokens or DEFAULT_MAX_NEW_TOKENS, room), "chat": True}
         tokenizer = tokenizer_of(self.processor)
         self.last = yield from stream(self.model, tokenizer, inputs, self.sampling, **options)
@@ -68,9 +68,9 @@ class Chat:
             SampleError: if it cannot be read, or the model is text-only.
         """
         if is_video:
-            self.waiting_videos += video_parts(self.processor, [path], "chat")
-            return chosen_frames(self.processor, path, "chat")
-        self.waiting_images += load_images(self.processor, [path], "chat")
+            self.waiting_videos += video_parts(self.processor, [path], "")
+            return chosen_frames(self.processor, path, "")
+        self.waiting_images += load_images(self.processor, [path], "")
         width, height = self.waiting_images[-1].size
         return f"{width} × {height} pixels"
 

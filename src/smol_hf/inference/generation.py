@@ -125,11 +125,13 @@ def end_tokens(model, tokenizer) -> list[int]:
     return token_ids(tokenizer.eos_token_id if ends is None else ends)
 
 
-def room_after(model, length: int, where: str) -> int:
+def room_after(model, length: int, where: str, what: str = "prompt") -> int:
     """Return the number of positions after a prompt of `length`. Raise SampleError if none is left."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
     if length >= positions:
-        raise SampleError(where, f"its {length} tokens fill all {positions} positions of the model: shorten it")
+        raise SampleError(
+            where, f"the {length} tokens of the {what} fill all {positions} positions of the model: shorten it"
+        )
     return positions - length
 
 
@@ -143,8 +145,8 @@ def new_tokens_for(model, length: int, where: str, max_new_tokens: int | None) -
     if max_new_tokens is not None and max_new_tokens > room:
         raise SampleError(
             where,
-            f"{length} tokens and {max_new_tokens} new ones are more than the model's {length + room} positions: "
-            f"shorten the prompt, or request at most {room} new tokens",
+            f"the {length} tokens of the prompt and {max_new_tokens} new ones are more than the {length + room} "
+            f"positions of the model: shorten the prompt, or request at most {room} new tokens",
         )
     return max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, room)
 

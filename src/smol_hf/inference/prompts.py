@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from smol_hf.data.conversation import SampleError
+from smol_hf.data.records.turn_keys import IDENTIFIERS, MARKERS, MEDIA_KEYS, meant
+from smol_hf.support.formatting import counted
 
 JSON_LINES = (".jsonl", ".ndjson")
+PROMPT_KEYS = ("prompt", *MEDIA_KEYS)
 RESULT_KEYS = ("text", "tokens", "tokens_per_second", "finish_reason")
 
 
@@ -20,14 +24,14 @@ class Prompt:
     Args:
         text: no special token is read in it.
         images, videos: paths; images are shown before videos, and both before the text.
-        where: its name in errors: file and line.
+        where: its name in errors: file and line; empty if it is the only one.
         keys: of its line in the file; they are written with the answer.
     """
 
     text: str
     images: tuple[str, ...] = ()
     videos: tuple[str, ...] = ()
-    where: str = "the prompt"
+    where: str = ""
     keys: dict = field(default_factory=dict)
 
 
@@ -65,6 +69,9 @@ def read_object(line: str, where: str, folder: Path) -> Prompt:
         keys = json.loads(line)
     except json.JSONDecodeError as error:
         raise SampleError(where, f"not valid JSON: {error}") from error
+    for key in keys if isinstance(keys, dict) else ():
+        if key not in PROMPT_KEYS and (right := meant(key, PROMPT_KEYS)) is not None:
+            raise SampleError(where, f"the unknown key {key!r}, did you mean {right!r}? Rename it")
     if not isinstance(keys, dict) or not isinstance(keys.get("prompt"), str):
         raise SampleError(where, '"prompt" is missing or not a text: write {"prompt": "…"}')
     check_text(keys["prompt"], where)
@@ -90,9 +97,24 @@ def with_media(prompts: Iterable[Prompt], images: Sequence[str], videos: Sequenc
     return [replace(prompt, images=(*images, *prompt.images), videos=(*videos, *prompt.videos)) for prompt in prompts]
 
 
+def notes_about(prompts: Sequence[Prompt]) -> list[str]:
+    """Return sentences about keys without an effect, and about markers, which are text in a prompt."""
+    unused = Counter(key for each in prompts for key in each.keys if key not in (*PROMPT_KEYS, *IDENTIFIERS))
+    shown = ", ".join(f"{key} ({number:,})" for key, number in unused.items())
+    notes = [f"keys without an effect on the answers, with the number of prompts: {shown}"] if unused else []
+    for marker in MARKERS:
+        if number := sum(marker in each.text for each in prompts):
+            kind = marker.strip("<>")
+            notes.append(
+                f"{marker} is plain text in {counted(number, 'prompt')}: --{kind} or the key {kind} names the {kind}, "
+                "which is shown before the text"
+            )
+    return notes
+
+
 def check_text(text: str, where: str) -> None:
     """Raise ValueError for text that UTF-8 cannot encode, such as half a character from a terminal."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where} is not valid UTF-8 at character {error.start}") from error
+        raise ValueError(f"{where or 'the prompt'} is not valid UTF-8 at character {error.start}") from error

@@ -6,6 +6,8 @@ import difflib
 import math
 from collections.abc import Sequence
 
+SIMILAR = 0.65  # share of equal characters of a word and the one that may be meant
+
 
 def is_number(value: object) -> bool:
     """Return True for a finite int or float (also of numpy), not for None, NaN, infinities, booleans and text."""
@@ -51,8 +53,8 @@ def counted(number: int, noun: str, verb: str = "", *, ending: str = "s") -> str
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """Return a hint for an unknown word: the most similar known one, if any."""
-    match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    """Return a hint for an unknown word: the most similar known one, if it is similar enough to be meant."""
+    match = difflib.get_close_matches(key, known, n=1, cutoff=SIMILAR)
     return f": did you mean {match[0]!r}?" if match else ""
 
 

@@ -23,12 +23,14 @@ from smol_hf.data.records.media import is_none
 from smol_hf.data.records.tools import tools_of, turn_fields, with_content
 from smol_hf.data.records.turn_keys import (
     IDENTIFIERS,
+    MEDIA_KEYS,
     SYSTEM_KEYS,
     TRAIN_KEYS,
     UNSUPPORTED_RECORD,
     ignored_turn_keys,
     is_given,
     is_trained,
+    meant,
     refuse_unsupported_record,
     system_text,
 )
@@ -36,7 +38,7 @@ from smol_hf.data.records.turn_keys import (
 ANSWERS = ("chosen", "rejected")
 PROMPTS = ("prompt", "question", "instruction", "conversations", "messages")
 MESSAGES = (*ANSWERS, "prompt", "conversations", "messages")  # may hold messages, also as a JSON string
-MEDIA = ("image", "images", "video", "videos", "audio")
+MEDIA = (*MEDIA_KEYS, "audio")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 DEMANDED = "chosen and rejected must be two texts with a prompt, or two lists of messages"
 TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
@@ -77,8 +79,9 @@ def preference_of(where: str, record: Any, chats: bool) -> Preference:
         if record.get(name) is None:
             raise SampleError(where, f"needs the keys 'chosen' and 'rejected'; it has {sorted(map(str, record))}")
     refuse_unsupported_record({key: value for key, value in record.items() if key != "tools"}, where)
-    for name in MEDIA:
-        if not is_none(record.get(name)):
+    for name, value in record.items():
+        is_text = isinstance(value, (bool, int, float)) or is_none(value)
+        if not is_text and (name in MEDIA or meant(str(name), MEDIA_KEYS)):
             raise SampleError(
                 where, f"has {name!r}, but DPO learns from texts only: remove it, or train without it "
                 f"(ignore_fields: [{name}])"

@@ -30,7 +30,7 @@ from smol_hf.training.model.chat_template import chat_of
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
-from smol_hf.training.sources import open_entries, open_one, with_revisions
+from smol_hf.training.sources import entry_of, open_entries, open_one, with_revisions
 from smol_hf.training.validation.held_out import most_rows, note_rows, without_held_out
 
 DEFAULT_CONTEXT_LENGTH = 2048
@@ -47,11 +47,7 @@ def open_data(arguments: DataArguments, seed: int, *, whole: bool = False) -> Da
         data = open_entries(arguments, arguments.mixture, seed)
         arguments.mixture = with_revisions(arguments.mixture, data)
     else:
-        of_hub = {
-            "config": arguments.dataset_config, "split": arguments.dataset_split,
-            "revision": arguments.dataset_revision, "download": arguments.dataset_download,
-        }  # fmt: skip
-        data = open_one(arguments, arguments.data, seed, **of_hub)
+        data = open_one(arguments, entry_of(arguments), seed)
         arguments.dataset_revision = data.sources[0].revision  # for the saved recipe
     if arguments.eval_fraction and not whole:
         data = without_held_out(data, arguments.eval_fraction, arguments.stopping)
@@ -88,12 +84,23 @@ def set_video_keys(processor, arguments: DataArguments) -> None:
             _ = processor.video_sampling
 
 
+def refuse_only_media(data: Data) -> None:
+    """Raise RecipeError if all of the first records show images or videos, for a text-only model."""
+    first = list(data.conversations(10))
+    if first and all(each.media for each in first):
+        raise RecipeError(
+            f"the model is text-only, it has no image encoder, but {first[0].sample_id} shows an image or a video: "
+            "smol-hf compose adds an image encoder"
+        )
+
+
 def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrainingArguments, lanes: int) -> Plan:
     """Return the plan of a run's rows."""
     assert arguments.context_length is not None  # it is known once the model is built
     work: Any = TokenWork()
     if arguments.documents is None:
-        is_text_only = is_language_model(processor)
+        if is_text_only := is_language_model(processor):
+            refuse_only_media(data)
         work = (TextChatWork if is_text_only else SampleWork)(
             chat_of(processor) if is_text_only else processor,
             arguments.context_length,

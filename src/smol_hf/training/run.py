@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging as transformers_logging
 
 from smol_hf.data.report.skipped import SkippedSamples
+from smol_hf.support.tables import print_parts
 from smol_hf.training.checkpoint.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.checkpoint.interruption import train_until_stopped
 from smol_hf.training.checkpoint.same_run import check_same_run, settings_for_resume
@@ -106,7 +107,7 @@ class Run(ABC):
         self.check()
         self.checkpoint, messages = choose_checkpoint(self.output_dir, self.arguments.resume_from_checkpoint)
         for message in messages if self.is_main_process else ():
-            self.console.print(message)
+            self.console.print(message, soft_wrap=True)
         set_seed(self.arguments.seed)
         self.skipped = SkippedSamples(
             self.data_arguments.on_bad_sample,
@@ -156,8 +157,8 @@ class Run(ABC):
         counts = count_parameters(trainer.model)
         resumed_at = step_of(self.checkpoint) if self.checkpoint is not None else 0  # rotation may delete it
         if self.is_main_process:
-            for line in self.describe(trainer, [f"changed from step {resumed_at:,} on: {each}" for each in changes]):
-                self.console.print(line, soft_wrap=isinstance(line, str))
+            parts = self.describe(trainer, [f"changed from step {resumed_at:,} on: {each}" for each in changes])
+            print_parts(self.console, parts)
             resolved = resolve_recipe(self.recipe, *every_key)
             if self.ends_with_the_data:
                 del resolved["max_steps"]
@@ -173,7 +174,7 @@ class Run(ABC):
         if finished and self.is_main_process:
             key = "early_stopping_patience" if stopped_early else "max_steps or num_train_epochs"
             to_do = f"to train further, raise {key}"
-            self.console.print(f"the run is finished at step {resumed_at:,}: {to_do}")
+            self.console.print(f"the run is finished at step {resumed_at:,}: {to_do}", soft_wrap=True)
         with warnings_of_transformers(shown=not finished):  # it wonders why there is no batch
             trainer.add_callback(MissedValidation(trainer))
             train_until_stopped(trainer, self.checkpoint)

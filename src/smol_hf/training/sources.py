@@ -22,7 +22,7 @@ def open_validation(data: Data, arguments: DataArguments, seed: int) -> Data | N
     if arguments.eval_fraction:
         return held_out_of(data)
     if arguments.eval_data is not None:
-        return for_validation(open_one(arguments, arguments.eval_data, seed))
+        return for_validation(open_one(arguments, entry_of(arguments, arguments.eval_data), seed))
     if arguments.eval_mixture is not None:
         found = open_entries(arguments, arguments.eval_mixture, seed)
         arguments.eval_mixture = with_revisions(arguments.eval_mixture, found)
@@ -43,20 +43,28 @@ def open_entries(arguments: DataArguments, entries: list[dict[str, Any]], seed: 
     )
 
 
-def open_one(arguments: DataArguments, data: str, seed: int, **of_hub: Any) -> Data:
-    """Open a single source. `of_hub`: keys of a dataset of the Hub."""
-    if data in EMBEDDED:
-        return Data([embedded(data, arguments, seed)], [None], [1.0], surveyed=False)
-    entry = MixtureEntry(
-        data,
+def open_one(arguments: DataArguments, entry: MixtureEntry, seed: int) -> Data:
+    """Open a single source."""
+    if entry.data in EMBEDDED:
+        return Data([embedded(entry.data, arguments, seed)], [None], [1.0], surveyed=False)
+    source, reader = entry.open(max_image_bytes=arguments.max_image_bytes)
+    return Data([source], [reader], [1.0], surveyed=can_be_surveyed([source]))
+
+
+def entry_of(arguments: DataArguments, data: str | None = None) -> MixtureEntry:
+    """Return `data` as an entry of a mixture; None: the recipe's data, with its keys of the Hub."""
+    of_hub = {
+        "config": arguments.dataset_config, "split": arguments.dataset_split,
+        "revision": arguments.dataset_revision, "download": arguments.dataset_download,
+    }  # fmt: skip
+    return MixtureEntry(
+        arguments.data if data is None else data,
         adapter=arguments.adapter,
         filters=arguments.filters or {},
         ignore_fields=arguments.ignore_fields,
         image_folder=arguments.image_folder,
-        **of_hub,
+        **(of_hub if data is None else {}),
     )
-    source, reader = entry.open(max_image_bytes=arguments.max_image_bytes)
-    return Data([source], [reader], [1.0], surveyed=can_be_surveyed([source]))
 
 
 def with_revisions(mixture: list[dict[str, Any]], data: Data) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from rich.console import Console
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.files import UnreachableError
 from smol_hf.processing.chat_rendering import EndlessTemplateError
+from smol_hf.support.tables import print_table
 from smol_hf.training.checkpoint.checkpoints import CheckpointError, list_checkpoints
 from smol_hf.training.checkpoint.interruption import RESUME, Interrupted
 from smol_hf.training.checkpoint.run_folder import RunError, run_folder
@@ -142,7 +143,7 @@ def run_stages(names: Sequence[str], words: Sequence[str], train_one: Callable[.
         with continued_by_the_same_command(stages[-1]), run_folder(stages[-1].output_dir):
             path = stages[-1].output_dir / REPORT
             path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        console.print(report_table(rows))
+        print_table(console, report_table(rows))
         console.print(f"the report is in {path}", soft_wrap=True)
 
 

@@ -31,8 +31,8 @@ from smol_hf.text.documents.readers import open_documents
         ({"all/b.parquet": "x", "all/a.jsonl": "{}"}, {}, ValueError, "files of several kinds"),
         ({"a.tar": ""}, {}, SampleError, "a.tar"),
         ({"a.txt": "x"}, {"text_key": "content"}, ValueError, r"text_key is for records .* a.txt is text"),
-        ({"a.jsonl": "{}"}, {"separator": "x"}, ValueError, "separator is for text files, but a.jsonl holds rec"),
-        ({"a.txt": "x"}, {"separator": ""}, ValueError, "separator is empty"),
+        ({"a.jsonl": "{}"}, {"separator": "x"}, ValueError, "document_separator is for text files, but a.jsonl"),
+        ({"a.txt": "x"}, {"separator": ""}, ValueError, "document_separator is empty"),
         ({"a.txt": "x"}, {"split": "train"}, ValueError, "split belong to a dataset of the Hub, and a.txt names fil"),
         ({"a.jsonl": ""}, {}, SampleError, "a.jsonl: holds no records"),
         ({"a.json": "[]"}, {}, SampleError, "a.json: holds no records"),
@@ -120,7 +120,7 @@ def test_datasets_of_the_hub_are_read_at_one_commit(tmp_path):
     for answer, message in zip(
         refused,
         ["SampleError: me/corpus/web/train-0.parquet: has no column 'txt': did you mean 'text'?",
-         "ValueError: text_key is for records", "ValueError: separator is for text files",
+         "ValueError: text_key is for records", "ValueError: document_separator is for text files",
          "FileNotFoundError: there is no dataset me/none"],
     ):  # fmt: skip
         assert message in answer["error"]

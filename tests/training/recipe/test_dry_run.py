@@ -8,7 +8,9 @@ import pytest
 import yaml
 from processes import call
 from tiny_runs import PAIRS, RECIPE, words
+from video_clips import clip, even_times
 
+from smol_hf.commands.main import main
 from smol_hf.estimate import dry_run as module
 from smol_hf.estimate.dry_run import dry_run
 from smol_hf.estimate.target import find_target
@@ -130,6 +132,68 @@ def test_an_inconsistency_is_one_sentence(changes, message, place):
     assert result.returncode == 1 and message in result.stderr, result.stderr
     assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert not (place / "runs").exists()
+
+
+@pytest.fixture
+def videos(place):
+    """Rows of a clip of 3 seconds, and of one of 6: at one frame per second, 3 and 6 frames."""
+    for seconds in (3, 6):
+        (place / f"{seconds}.mp4").write_bytes(clip(even_times(seconds * 10, 10)))
+    rows = [{"video": f"{seconds}.mp4", "question": "What?", "answer": "x"} for seconds in (3, 6)]
+    (place / "videos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {**{key: value for key, value in RECIPE.items() if key != "num_pages"}, "data": "videos.jsonl",
+            "output_dir": "runs/x"}  # fmt: skip
+
+
+def test_the_frames_of_local_videos_are_counted(videos):
+    (facts,) = dry_run(None, words(videos), traces=False)
+    assert facts["videos"] == {"rows": 2, "with_videos": 2, "mean": 4.5, "most": 6}
+    rows = videos["per_device_train_batch_size"]
+    assert facts["step"]["tiles"] == 6 * rows and 6 * 4 < facts["step"]["length"] < 256, "as long as the longest row"
+    (packed,) = dry_run(None, words({**videos, "sample_packing": True}), traces=False)
+    assert packed["step"]["length"] == 256 and 6 * rows < packed["step"]["tiles"] < 64 * rows, "several in a row"
+    (fewer,) = dry_run(None, words({**videos, "video_max_frames": 2}), traces=False)
+    assert fewer["videos"]["most"] == 2 and fewer["step"]["tiles"] == 2 * rows
+
+
+def test_videos_are_not_for_a_language_model(videos, place, capsys):
+    preset_config("tiny-text").save_pretrained(place / "base")
+    keys = {"model": "base", "data": "videos.jsonl", "output_dir": "runs/x", "max_steps": 2}
+    assert main(["train", *words(keys), "--dry-run"]) == 1
+    assert "error: the data has images or videos, but the model is a language model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "message"),
+    [
+        ({"global_batch_size": 0}, 1, "global_batch_size is 0"),
+        ({"global_batch_size": -8}, 1, "global_batch_size is -8"),
+        ({"global_batch_size": 2.5}, 1, "global_batch_size"),
+        (
+            {"global_batch_size": 5},
+            1,
+            "global_batch_size is 5, but per_device_train_batch_size 4 × 1 process does not",
+        ),
+        ({"global_batch_size": 5, "sample_packing": True}, 1, "does not divide it"),
+        ({"global_batch_size": 8}, 3, "per_device_train_batch_size 4 × 3 processes does not divide it"),
+        ({"per_device_train_batch_size": 0}, 1, "per_device_train_batch_size is 0"),
+        ({"per_device_train_batch_size": -1}, 1, "per_device_train_batch_size is -1"),
+        ({"gradient_accumulation_steps": 0}, 1, "gradient_accumulation_steps is 0"),
+        ({}, 10**9, "lanes cannot be shared evenly by 1000000000 processes"),
+    ],
+)
+def test_odd_numbers_of_rows_are_one_sentence(changes, processes, message, place, capsys):
+    keys = {**RECIPE, "output_dir": "runs/x", **changes}
+    assert main(["train", *words(keys), "--dry-run", "--num-processes", str(processes)]) == 1
+    error = capsys.readouterr().err.split("error: ")
+    assert len(error) == 2 and message in error[1] and len(error[1].splitlines()) == 1
+
+
+def test_a_step_of_more_rows_than_the_data_has_is_said(place, capsys):
+    for size, warned in ((4 * 10**30, True), (40, False)):
+        dry_run(None, words({**RECIPE, "output_dir": "runs/x", "global_batch_size": size}), traces=False)
+        shown = f"warning: a step has {size:,} rows, and a round of the data has 40 records"
+        assert (shown in capsys.readouterr().out) == warned
 
 
 def test_a_dry_run_shows_parameters_memory_and_hours(place):

@@ -1,4 +1,4 @@
-"""Write data of any shape as LLaVA's JSON lines with a folder of images, or as shards of parquet.
+"""Write data of any shape as LLaVA's JSON lines with folders of images and videos, or as shards of parquet.
 
 Each record is read back before it is written. A sample that does not survive this is left out and named.
 """
@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.conversation import Conversation, ImagePart, SampleError
 from smol_hf.data.media.images import load_image, open_encoded, open_image
+from smol_hf.data.media.videos import ListedVideo
 from smol_hf.data.mixture.mixture import Data
-from smol_hf.data.prepare.records import Encoded
+from smol_hf.data.prepare.records import Encoded, EncodedVideo
 from smol_hf.data.prepare.writers import WRITERS
 from smol_hf.data.report.reasons import reasons_of
 from smol_hf.data.report.skipped import entry_of
@@ -28,7 +29,7 @@ DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 class OutsideError(ValueError):
-    """An image outside the folder of images, which must be allowed before it is copied."""
+    """An image or a video outside the folder of images, which must be allowed before it is copied."""
 
 
 def prepare(
@@ -47,19 +48,20 @@ def prepare(
     The folder appears only if the command succeeds.
 
     Args:
-        form: `llava` (data.jsonl and images/) or `parquet`.
+        form: `llava` (data.jsonl, images/ and videos/) or `parquet`.
         rows_per_shard: samples of a parquet file; about 500 MB by default.
         verify_images: decode each image, to leave out damaged ones. Otherwise only headers are read.
-        allow_outside: copy images outside the folder of images too. Otherwise they are an error.
+        allow_outside: copy images and videos outside the folder of images too. Otherwise they are an error.
         advance: called after each record, to show progress.
 
     Returns:
-        Counts: for each source `records`, `written`, `left_out` with its `reasons`, `images` (those in several samples
-        counted once by `llava`), `bytes` of the images, `as_messages` (records that LLaVA's form cannot express), and
-        the counts of `RecordUse`.
+        Counts: for each source `records`, `written`, `left_out` with its `reasons`, `images` and `videos` (those in
+        several samples counted once by `llava`), their `bytes`, `as_messages` (records that LLaVA's form cannot
+        express), and the counts of `RecordUse`.
 
     Raises:
-        ValueError: for an unknown form or option. FileExistsError: for an `output` with files.
+        ValueError: for an unknown form or option, and for a video of separate frames in parquet.
+        FileExistsError: for an `output` with files.
         SampleError: if no sample can be used. OutsideError: see `allow_outside`.
     """
     output = Path(output)
@@ -91,7 +93,7 @@ def write_sources(
                 raise sample
             if not allow_outside:
                 refuse_outside(sample, media_folders[index])
-            writers[index].write(sample, encoded_images(sample, verify_images))
+            writers[index].write(sample, encoded_media(sample, verify_images))
             uses[index].add(sample, media_folders[index])
         except SampleError as fault:
             fault.source = data.sources[index].name
@@ -102,8 +104,8 @@ def write_sources(
     for writer in writers:
         writer.close()
     if not any(writer.written for writer in writers):
-        shown = "\n".join(f"  {fault}" for fault in [fault for each in faults for fault in each][:10])
-        raise SampleError("data", f"none of {counted(sum(records.values()), 'sample')} can be used:\n{shown}")
+        first = next((f"; the first: {fault}" for each in faults for fault in each), "")
+        raise SampleError("", f"none of {counted(sum(records.values()), 'sample')} can be used{first}")
     return {
         "sources": [
             {
@@ -122,12 +124,13 @@ def write_sources(
 
 
 def refuse_outside(sample: Conversation, folder: Path | None) -> None:
-    """Raise OutsideError for a sample with an image file outside the folder."""
-    for image in sample.images:
-        if is_outside(image, folder):
+    """Raise OutsideError for a sample with the file of an image or a video outside the folder."""
+    for part in sample.media:
+        if is_outside(part, folder):
+            kind = "image" if isinstance(part, ImagePart) else "video"
             raise OutsideError(
-                f"{sample.sample_id}: the image {image.path} lies outside the folder {folder}: copy it there, or "
-                "allow such images with --allow-outside"
+                f"{sample.sample_id}: the {kind} {part.path} lies outside the folder {folder}: copy it there, or "
+                f"allow such {kind}s with --allow-outside"
             )
 
 
@@ -146,17 +149,19 @@ def folder_names(names: list[str]) -> list[str]:
     return result
 
 
-def encoded_images(conversation: Conversation, verify: bool) -> list[Encoded]:
-    """Return the encoded bytes and the format of each image. Raises SampleError for a bad image, and for a video."""
+def encoded_media(conversation: Conversation, verify: bool) -> list[Encoded | EncodedVideo]:
+    """Return the encoded images and videos in reading order. Raises SampleError for one that cannot be read."""
     where = conversation.sample_id
-    if conversation.videos:
-        raise SampleError(where, "shows a video: only texts and images are prepared")
-    images = []
-    for part in conversation.images:
+    media: list[Encoded | EncodedVideo] = []
+    for part in conversation.media:
+        if not isinstance(part, ImagePart):
+            ListedVideo(part, where)
+            media.append(EncodedVideo(part))
+            continue
         with open_image(part, where) as image:
             form = image.format or ""
         if verify:
             load_image(part, where)
         with open_encoded(part) as file:
-            images.append(Encoded(file.read(), form))
-    return images
+            media.append(Encoded(file.read(), form))
+    return media

@@ -1,4 +1,4 @@
-"""Writers of prepared samples: LLaVA's JSON lines with a folder of images, and shards of parquet."""
+"""Writers of prepared samples: LLaVA's JSON lines with folders of images and videos, and shards of parquet."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pyarrow
 import pyarrow.parquet
 from datasets import Features, Image, List, Value
 
-from smol_hf.data.conversation import Conversation, ImagePart, SampleError
-from smol_hf.data.prepare.records import Encoded, llava_record, messages_record, reads_back
+from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.prepare.records import Encoded, EncodedVideo, llava_record, messages_record, reads_back, stored
+from smol_hf.data.records.messages import SECONDS
 from smol_hf.data.records.turn_keys import TEMPLATE_TURN, TOOL_TURN
 
 GROUP_BYTES = 8 * 1024 * 1024  # of a row group, the smallest unit of reading
@@ -21,7 +22,7 @@ UNSAYABLE = "cannot be written so that it is read back as the same conversation"
 
 
 class LlavaWriter:
-    """A writer of `data.jsonl` and `images/`. Equal images share a file.
+    """A writer of `data.jsonl`, `images/` and `videos/`. Equal images share a file, and so do equal videos.
 
     Records that LLaVA's form cannot express (text with the characters `<image>`, empty parts) become messages with
     typed parts. Our adapters read both in one file, but other readers of LLaVA's form do not.
@@ -31,23 +32,24 @@ class LlavaWriter:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.file = (folder / "data.jsonl").open("w", encoding="utf-8", newline="\n")
-        self.written = self.images = self.bytes = self.as_messages = 0
+        self.written = self.images = self.videos = self.bytes = self.as_messages = 0
 
-    def write(self, conversation: Conversation, images: list[Encoded]) -> None:
-        paths = [f"images/{image.name}" for image in images]
-        parts = [ImagePart(path=path) for path in paths]
+    def write(self, conversation: Conversation, media: list[Encoded | EncodedVideo]) -> None:
+        paths = [f"{each.folder}/{each.name}" for each in media]
+        parts = [stored(part, path) for part, path in zip(conversation.media, paths)]
         record = llava_record(conversation, paths)
         if not reads_back(record, conversation, parts):
             record = messages_record(conversation, paths)
             if not reads_back(record, conversation, parts):
                 raise SampleError(conversation.sample_id, UNSAYABLE)
             self.as_messages += 1
-        for path, image in zip(paths, images):
+        for path, each in zip(paths, media):
             if not (self.folder / path).exists():
-                (self.folder / "images").mkdir(exist_ok=True)
-                (self.folder / path).write_bytes(image.content)
-                self.images += 1
-                self.bytes += len(image.content)
+                (self.folder / each.folder).mkdir(exist_ok=True)
+                each.write(self.folder / path)
+                self.images += isinstance(each, Encoded)
+                self.videos += isinstance(each, EncodedVideo)
+                self.bytes += each.size
         self.file.write(json.dumps(record, ensure_ascii=False) + "\n")
         self.written += 1
 
@@ -55,11 +57,11 @@ class LlavaWriter:
         self.file.close()
 
     def facts(self) -> dict[str, Any]:
-        return {"images": self.images, "bytes": self.bytes, "as_messages": self.as_messages}
+        return {"images": self.images, "videos": self.videos, "bytes": self.bytes, "as_messages": self.as_messages}
 
 
 class ParquetWriter:
-    """A writer of `train-00000-of-00002.parquet`, …: messages with typed parts, and a `datasets` column of images.
+    """A writer of `train-00000-of-00002.parquet`, …: messages with typed parts, and columns of images and videos.
 
     Row groups are small, so that a stream reads little at once.
     """
@@ -71,12 +73,19 @@ class ParquetWriter:
             "messages": List(
                 {
                     "role": Value("string"),
-                    "content": List({"type": Value("string"), "text": Value("string")}),
+                    "content": List(
+                        {
+                            "type": Value("string"),
+                            "text": Value("string"),
+                            **{key: Value("float64") for key in SECONDS},
+                        }
+                    ),
                     "train": Value("bool"),
                     **{key: Value("string") for key in (*TEMPLATE_TURN, *TOOL_TURN)},
                 }
             ),
             "images": List(Image(decode=True)),
+            "videos": List({"bytes": Value("large_binary"), "path": Value("string")}),
             "turn_ratings": List(List({"name": Value("string"), "rating": Value("int64")})),
             "tools": Value("string"),
         }
@@ -90,19 +99,25 @@ class ParquetWriter:
         self.file: pyarrow.parquet.ParquetWriter | None = None
         self.waiting: list[dict[str, Any]] = []
         self.waiting_bytes = self.shard_rows = self.shard_bytes = 0
-        self.written = self.images = self.bytes = 0
+        self.written = self.images = self.videos = self.bytes = 0
 
-    def write(self, conversation: Conversation, images: list[Encoded]) -> None:
-        record = {
-            **messages_record(conversation),
-            "images": [{"bytes": image.content, "path": image.name} for image in images],
-        }
-        if not reads_back(record, conversation, [ImagePart(content=image.content) for image in images]):
+    def write(self, conversation: Conversation, media: list[Encoded | EncodedVideo]) -> None:
+        if any(isinstance(each, EncodedVideo) and each.is_folder for each in media):
+            problem = "shows a video whose frames are images, which have no place in parquet: choose --format llava"
+            raise ValueError(f"{conversation.sample_id}: {problem}")
+        columns: dict[str, list[dict[str, Any]]] = {"images": [], "videos": []}
+        for each in media:
+            columns[each.folder].append({"bytes": each.content, "path": each.name})
+        record = {**messages_record(conversation), **columns}
+        parts = [stored(part, content=each.content) for part, each in zip(conversation.media, media)]
+        if not reads_back(record, conversation, parts):
             raise SampleError(conversation.sample_id, UNSAYABLE)
-        size = sum(len(image.content) for image in images)
+        size = sum(each.size for each in media)
         self.waiting.append(record)
         self.waiting_bytes += size
-        self.written, self.images, self.bytes = self.written + 1, self.images + len(images), self.bytes + size
+        self.written, self.bytes = self.written + 1, self.bytes + size
+        self.images += len(columns["images"])
+        self.videos += len(columns["videos"])
         shard_is_full = self.shard_rows + len(self.waiting) == self.rows_per_shard
         if shard_is_full or self.waiting_bytes >= GROUP_BYTES or len(self.waiting) >= GROUP_ROWS:
             self.flush()
@@ -135,7 +150,7 @@ class ParquetWriter:
             shard.rename(self.folder / f"train-{number:05d}-of-{len(self.shards):05d}.parquet")
 
     def facts(self) -> dict[str, Any]:
-        return {"images": self.images, "bytes": self.bytes, "shards": len(self.shards)}
+        return {"images": self.images, "videos": self.videos, "bytes": self.bytes, "shards": len(self.shards)}
 
 
 WRITERS = {"llava": LlavaWriter, "parquet": ParquetWriter}

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from smol_hf.data.conversation import ROLES, Message, Part, SampleError, TextPart
+from smol_hf.data.conversation import ROLES, Message, Part, SampleError, TextPart, VideoPart
 from smol_hf.data.records.fields import checked_text
 from smol_hf.data.records.media import Media
 from smol_hf.data.records.tools import turn_fields, with_content
@@ -129,6 +129,18 @@ def read_turns(turns: list[dict], keys: tuple[str, str], name: str, where: str) 
 def is_marked(turns: list[Turn], placeholders: Iterable[str]) -> bool:
     """Return True if the text of a user contains one of the placeholders."""
     return any(placeholder in turn.text for turn in turns if turn.role == "user" for placeholder in placeholders)
+
+
+def waiting_media(record: dict, images: list[Media], videos: list[Media]) -> dict[str, list[Media]]:
+    """Return the media of each placeholder. If a record has media of only one kind, both placeholders mean it.
+
+    `<video>` is text in a record without video keys and videos.
+    """
+    media = images or videos
+    waiting = {"<image>": media, "<video>": videos or media}
+    if not ("video" in record or "videos" in record or any(isinstance(part, VideoPart) for part in media)):
+        del waiting["<video>"]
+    return waiting
 
 
 def place_media(turns: list[Turn], waiting: dict[str, list[Media]], where: str) -> list[Message]:

@@ -22,6 +22,7 @@ from smol_hf.data.records.dialogue import (
     media_first,
     place_media,
     read_turns,
+    waiting_media,
     with_system,
 )
 from smol_hf.data.records.fields import Fields, label, list_of_objects
@@ -30,11 +31,10 @@ from smol_hf.data.records.messages import conversation_of
 from smol_hf.data.records.ratings import written_ratings
 from smol_hf.data.records.registry import Place, adapter
 from smol_hf.data.records.tools import tools_of, with_content
-from smol_hf.data.records.turn_keys import SYSTEM_KEYS
+from smol_hf.data.records.turn_keys import MEDIA_KEYS, SYSTEM_KEYS
 
 TURNS, KEYS = "conversations", ("from", "value")
 SOURCES = ("data_source", "source", "metadata.dataset")
-MEDIA_KEYS = ("image", "images", "video", "videos")
 READ = (TURNS, *MEDIA_KEYS, *SYSTEM_KEYS, "tools", "source", "data_source", "metadata", "turn_ratings")
 
 
@@ -61,10 +61,7 @@ def read_llava(record: dict[str, Any], place: Place) -> Conversation:
     images = media_under(record, "image", ImagePart, place)
     videos = media_under(record, "video", VideoPart, place)
     turns, ignored = read_turns(turns, KEYS, TURNS, place.where)
-    media = images or videos
-    waiting = {"<image>": media, "<video>": videos or media}
-    if not ("video" in record or "videos" in record or any(isinstance(part, VideoPart) for part in media)):
-        del waiting["<video>"]
+    waiting = waiting_media(record, images, videos)
     messages = with_system(place_media(turns, waiting, place.where), record, place.where)
     ratings = written_ratings(record, place) if "turn_ratings" in record else ()
     tools = tools_of(record, place.where) if "tools" in record else ()

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from smol_hf.data.conversation import ImagePart, SampleError, VideoPart
 from smol_hf.data.records.registry import Place
+from smol_hf.data.records.turn_keys import VIDEO_SUFFIXES
 
 Media = ImagePart | VideoPart
 DOWNLOAD_FIRST = (
@@ -24,7 +25,6 @@ BASE64_SIGNATURES = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU
 SHORTEST_BASE64 = 60  # characters: no image is smaller
 FORMS = ("url", "base64")  # of an image in a mapping, as OpenAI's image_url has them
 HINT = "detail"  # its resolution for OpenAI's models; not used here
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
 
 
 def media_under(record: dict[str, Any], key: str, kind: type[Media], place: Place) -> list[Media]:

@@ -5,7 +5,8 @@
 
 In typed parts, placeholders are text. A part of an image or a video names its file, or takes the next one of `images`
 or `videos`. A part of a video may have a `start` and an `end` in seconds. In a plain text of the user, `<image>` and
-`<video>` are the places of such media. Media that no text mentions come first.
+`<video>` are the places of such media, as in LLaVA's shape. In a record without keys of media, they are text. Media
+that no text mentions come first.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from smol_hf.data.records.dialogue import (
     read_turns,
     role_of,
     text_of,
+    waiting_media,
     with_system,
 )
 from smol_hf.data.records.fields import Fields, label, list_of_objects
@@ -28,12 +30,20 @@ from smol_hf.data.records.media import HINT, Media, is_none, media_parts, media_
 from smol_hf.data.records.ratings import written_ratings
 from smol_hf.data.records.registry import Place, adapter
 from smol_hf.data.records.tools import tools_of, turn_fields, with_content
-from smol_hf.data.records.turn_keys import SYSTEM_KEYS, TRAIN_KEYS, ignored_turn_keys, is_given, is_trained
+from smol_hf.data.records.turn_keys import (
+    MEDIA_KEYS,
+    SYSTEM_KEYS,
+    TRAIN_KEYS,
+    ignored_turn_keys,
+    is_given,
+    is_trained,
+    meant,
+)
 from smol_hf.support.formatting import is_number
 
 KINDS = {"image": ImagePart, "video": VideoPart}
 # Other fields of chat messages.
-OTHER_FIELDS = ("image", "images", "video", "videos", "turn_ratings", "source", "tools", *SYSTEM_KEYS)
+OTHER_FIELDS = (*MEDIA_KEYS, "turn_ratings", "source", "tools", *SYSTEM_KEYS)
 CONVERSATIONS = ("messages", "conversations", "texts", "sentences", "global")
 SECONDS = ("start", "end")  # of a video
 PART_KEYS = ("type", "text", "image", "video", "path", "url", "image_url", "base64")
@@ -66,7 +76,7 @@ def conversation_of(record: dict[str, Any], turns: list[dict], name: str, place:
     turns = [with_content(renamed(turn)) for turn in turns]
     media_by_kind = {key: media_under(record, key, kind, place) for key, kind in KINDS.items()}
     if all(isinstance(turn.get("content"), str) for turn in turns):
-        messages = plain_messages(turns, media_by_kind, where)
+        messages = plain_messages(record, turns, media_by_kind, where)
     else:
         messages = typed_messages(turns, media_by_kind, place)
     messages = with_system(messages, record, where)
@@ -91,9 +101,12 @@ def renamed(turn: dict) -> dict:
     return {names.get(key, key): value for key, value in turn.items()}
 
 
-def plain_messages(turns: list[dict], media_by_kind: dict[str, list[Media]], where: str) -> list[Message]:
+def plain_messages(
+    record: dict, turns: list[dict], media_by_kind: dict[str, list[Media]], where: str
+) -> list[Message]:
     texts, _ = read_turns(turns, ("role", "content"), "messages", where)
-    waiting = {f"<{name}>": media for name, media in media_by_kind.items() if media}
+    has_keys = any(key in record for key in MEDIA_KEYS)
+    waiting = waiting_media(record, media_by_kind["image"], media_by_kind["video"]) if has_keys else {}
     if is_marked(texts, waiting):
         return place_media(texts, waiting, where)
     messages = [Message(role, (TextPart(text),), trained, fields) for role, text, trained, fields in texts]
@@ -126,6 +139,11 @@ def typed_messages(turns: list[dict], media_by_kind: dict[str, list[Media]], pla
                 raise SampleError(where, f"message {number} is the {role}'s and shows {kind}s: only users do")
             elif named := named_media(part, kind, number, place):
                 parts += [clipped(each, part, number, where) for each in named]
+            elif misspelt := [
+                key for key in part if key not in PART_KEYS and is_given(part[key]) and meant(key, KINDS)
+            ]:
+                problem = f"a part of type {kind!r} with the unknown key {misspelt[0]!r}, did you mean {kind!r}?"
+                raise SampleError(where, f"message {number} has {problem}")
             else:
                 used[kind] += 1
                 if used[kind] > len(media_by_kind[kind]):

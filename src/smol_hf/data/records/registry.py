@@ -14,6 +14,9 @@ from smol_hf.data.records.turn_keys import (
     IDENTIFIERS,
     UNSUPPORTED_RECORD,
     is_given,
+    meant,
+    refuse_misspelt,
+    refuse_unseen,
     refuse_unsupported_record,
     says_something,
 )
@@ -188,9 +191,12 @@ def of_record(record: dict[str, Any]) -> Adapter:
             f"has both {' and '.join(map(str, fitting))}: keep the one that is meant, or name the adapter ({names})"
         )
     if not fitting:
+        keys = {key for each in ADAPTERS.values() for key in each.fields or ()}
+        wrong = [(str(key), right) for key in record if key not in keys and (right := meant(str(key), keys))]
+        hint = f" ({wrong[0][0]!r}: did you mean {wrong[0][1]!r}?)" if wrong else ""
         raise UnknownShapeError(
             "needs the key 'conversations' or 'messages', or the keys of another known shape; it has "
-            f"{sorted(map(str, record))}. Correct the keys, or name the adapter: one of {', '.join(known)}"
+            f"{sorted(map(str, record))}{hint}. Correct the keys, or name the adapter: one of {', '.join(known)}"
         )
     return fitting[0]
 
@@ -212,6 +218,7 @@ def adapt(record: Any, place: Place, name: str | None = None, dataset: str | Non
     unknown = {key: value for key, value in record.items() if key not in known}
     if unknown:
         refuse_unsupported_record(unknown, place.where)
+        refuse_misspelt(unknown, record, known, place.where)
     try:
         conversation = chosen.read(record, place)
     except SampleError:
@@ -228,6 +235,8 @@ def adapt(record: Any, place: Place, name: str | None = None, dataset: str | Non
         for key, value in unknown.items()
         if (says_something(value) if key in UNSUPPORTED_RECORD else is_given(value))
     ]
+    if chosen.fields is not None and (unknown or conversation.ignored):
+        refuse_unseen(unknown, conversation, known, place.where)
     return replace(conversation, ignored=(*conversation.ignored, *ignored)) if ignored else conversation
 
 

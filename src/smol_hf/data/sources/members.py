@@ -11,9 +11,9 @@ import re
 from typing import Any
 
 from smol_hf.data.conversation import SampleError
+from smol_hf.data.records.turn_keys import IMAGE_SUFFIXES
 from smol_hf.data.sources.json_source import parse_json
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 TEXTS = (".json", ".txt")
 USED = IMAGE_SUFFIXES + VIDEOS + TEXTS  # endings of the files that are part of a record

@@ -50,7 +50,7 @@ def open_documents(
         SampleError: for data without text, and for an unreadable file.
     """
     if separator == "":
-        raise ValueError("separator is empty: leave it out if a file is one document")
+        raise ValueError("document_separator is empty: leave it out if a file is one document")
     named = resolve_location(location, config=config, split=split, revision=revision, download=download)
     dataset, name = named.dataset, named.dataset.name if named.dataset is not None else file_name(named.path)
     urls = [url for url in named.files if not named.is_folder or file_name(url) not in LEDGERS]
@@ -70,7 +70,9 @@ def open_documents(
         documents.revision = dataset.revision if dataset is not None else None
         return documents
     if separator is not None:
-        raise ValueError(f"separator is for text files, but {name} holds records, one document each: remove it")
+        raise ValueError(
+            f"document_separator is for text files, but {name} holds records, one document each: remove it"
+        )
     if dataset is not None:
         return Records(open_dataset(dataset).source, text_key)
     source = files_source(name, urls)  # refuses archives, and several kinds

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from smol_hf.data.mixture.shares import PlannedMixture, by_modality, shares
 from smol_hf.support.formatting import percent
+from smol_hf.support.tables import print_table
 from smol_hf.training.log.counters import COLUMNS, RUN_COUNTERS, SOURCE_COUNTERS, RunCounters
 from smol_hf.training.log.counters import FILE_NAME as COUNTERS
 
@@ -112,7 +113,7 @@ def print_shares(console: Console, planned: PlannedMixture, counters: RunCounter
     for modality, each in facts["modalities"].items():
         row = (percent(each["planned_share"]), percent(each["realised_share"]))
         table.add_row(f"all of {modality}", *row, "", "", "", "", style="bold")
-    console.print(table)
+    print_table(console, table)
     for each in facts["sources"]:
         if each["other_modality"]:
             line = (

@@ -17,7 +17,10 @@ INHERITED = {
     "train": "all keys of TRL's SFTConfig, such as learning_rate and max_steps",
     "dpo": "all keys of TRL's DPOConfig, such as beta",
 }
-USAGE = "smol-hf {command} [--config RECIPE.yaml] [--key value …] [--dry-run]"
+USAGES = {
+    "train": "smol-hf train [--config RECIPE.yaml | --stages RECIPE.yaml …] [--key value …] [--dry-run]",
+    "dpo": "smol-hf dpo [--config RECIPE.yaml] [--key value …] [--dry-run]",
+}
 DESCRIPTIONS = {
     "train": """Train a model from a recipe. Every key of the recipe can be set on the command line.
 A dot sets a key inside a mapping, as in --filters.max_turns 3.
@@ -70,7 +73,7 @@ def help_text(command: str) -> str:
         add_stages(parser)
     add_dry_run(parser)
     lines = [
-        f"usage: {USAGE.format(command=command)}\n\n{DESCRIPTIONS[command]}\n\nexamples:\n  {EXAMPLES[command]}\n",
+        f"usage: {USAGES[command]}\n\n{DESCRIPTIONS[command]}\n\nexamples:\n  {EXAMPLES[command]}\n",
         parser.format_help(),
         f"keys (and {INHERITED[command]}; docs/recipe_keys.md lists them):",
     ]
