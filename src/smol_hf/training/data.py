@@ -31,7 +31,7 @@ from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
 from smol_hf.training.sources import entry_of, open_entries, open_one, with_revisions
-from smol_hf.training.validation.held_out import most_rows, note_rows, without_held_out
+from smol_hf.training.validation.held_out import keep_sources, most_rows, note_rows, without_held_out
 
 DEFAULT_CONTEXT_LENGTH = 2048
 GIVE_UP_AFTER = 20  # faults of a source of which a lane has seen nothing usable
@@ -178,10 +178,13 @@ def measure_data(
         data = without_unusable(data, arguments.stopping, arguments.on_failed_source)
         work = plan.work.with_readers(data.readers)
         plan = replace(plan, sources=data.sources, weights=data.weights, work=work)
+    if validation is not None and arguments.eval_fraction:
+        keep_sources(validation, {source.name for source in data.sources})
+    both = [data] if validation is None else [data, validation]
     sizes = {}
     for each in both:
         names = [source.name for source in each.sources]
-        sizes |= each.found.sizes(names) if each in measurable else dict(zip(names, map(len, each.sources)))
+        sizes |= each.found.sizes(names) if each.surveyed else dict(zip(names, map(len, each.sources)))
         skipped.faults += each.found.faults
         skipped.left_out += each.found.left_out
     skipped.settle(sizes, max(each.found.longest_run for each in both))

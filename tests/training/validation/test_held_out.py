@@ -181,6 +181,19 @@ def test_keys_that_contradict_each_other_or_do_nothing_are_refused_in_a_sentence
     assert message in result.stderr
 
 
+def test_a_source_that_the_run_leaves_out_is_not_validated_on_either(tmp_path):
+    useless = tmp_path / "useless.jsonl"
+    useless.write_text('{"messages": [{"role": "user", "content": "Hello?"}]}\n' * 40)
+    mixture = [{"data": write_questions(tmp_path / "my.jsonl")}, {"data": str(useless)}]
+    keys = {"eval_fraction": 0.25, "max_steps": 1, "warmup_steps": 0, "on_failed_source": "reweight"}
+    words = train_words(tmp_path / "run", mixture=mixture, **keys)
+    at = words.index("--data")
+    pages = words.index("--num_pages")
+    result = call([*words[:at], *words[at + 2 : pages], *words[pages + 2 :]])
+    assert result.returncode == 0, result.stderr
+    assert "samples to validate on, of my.jsonl (eval_fraction 0.25)" in result.stdout
+
+
 def test_a_run_on_few_samples_says_that_nothing_is_validated(tmp_path):
     data = write_questions(tmp_path / "my.jsonl", 4)
     keys = {"eval_fraction": 1e-9, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1, "warmup_steps": 0}

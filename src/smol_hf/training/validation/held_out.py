@@ -105,6 +105,14 @@ def note_rows(data: Data) -> None:
             part.rows = sum(name is not None for name in names)
 
 
+def keep_sources(validation: Data, names: set[str]) -> None:
+    """Leave out the held-out samples of sources that the run leaves out. `names`: of the others."""
+    kept = [n for n, source in enumerate(validation.sources) if source.name.removeprefix(PREFIX) in names]
+    validation.found = validation.found.of_sources({old: new for new, old in enumerate(kept)})
+    for name in ("sources", "readers", "weights"):
+        setattr(validation, name, [getattr(validation, name)[each] for each in kept])
+
+
 def usable_rows(data: Data, source: int) -> int:
     """Return the number of usable records of a source; without a survey, the expected number of records."""
     if not data.found.total:
