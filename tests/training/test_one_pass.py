@@ -20,9 +20,9 @@ from smol_hf.data.sources.json_source import JsonSource
 from smol_hf.data.stream import size_cache
 from smol_hf.data.stream.size_cache import entry_of
 from smol_hf.text.chat import TextChat
+from smol_hf.training.checkpoint.fingerprints import fingerprint
 from smol_hf.training.data import (
     describe_progress,
-    fingerprint,
     measure_data,
     open_data,
     plan_of,

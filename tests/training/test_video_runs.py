@@ -16,7 +16,8 @@ from smol_hf import train
 from smol_hf.data.stream import size_cache
 from smol_hf.data.stream.survey import Size
 from smol_hf.processing.video_reader import reader_name
-from smol_hf.training.data import fingerprint, open_data, plan_of
+from smol_hf.training.checkpoint.fingerprints import fingerprint
+from smol_hf.training.data import open_data, plan_of
 from smol_hf.training.log.console import read_log
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -260,10 +261,11 @@ def default_metrics(questions: Sequence[Question]) -> tuple[tuple[str, ...], str
 def data_fingerprint(data: Data, questions: Sequence[Question]) -> str:
     """Hash the sources, and the files of images and videos that the questions show."""
     media = [part.path for each in questions for part in each.conversation.media if part.path is not None]
-    files = [Path(file) for path in dict.fromkeys(media) for file in files_of(path)]
+    files = [Path(file) for path in dict.fromkeys(media) for file in files_of(path) if os.path.isfile(file)]
+    digests = digests_of_files(files, whole=are_read_whole(files))
     facts: Mapping[str, Any] = {
         "sources": [[each.name, each.fingerprint] for each in data.sources],
         "rows": [each.where for each in questions],
-        "media": digests_of_files(files, whole=are_read_whole(files)),
+        "media": list(zip((each.name for each in files), digests)),
     }
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

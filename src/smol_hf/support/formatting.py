@@ -54,7 +54,9 @@ def counted(number: int, noun: str, verb: str = "", *, ending: str = "s") -> str
 
 def nearest(key: str, known: Sequence[str]) -> str:
     """Return a hint for an unknown word: the most similar known one, if it is similar enough to be meant."""
-    match = difflib.get_close_matches(key, known, n=1, cutoff=SIMILAR)
+    match = difflib.get_close_matches(key, known, n=1, cutoff=SIMILAR) or [
+        each for each in known if len(key) > 3 and each.startswith(key)
+    ]
     return f": did you mean {match[0]!r}?" if match else ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -67,7 +68,7 @@ class EncodedVideo:
             return {f"{time!r}{suffix_of(frame)}": frame for time, frame in zip(self.part.times, self.part.frames)}
         if self.part.content is not None:
             return {"": self.part.content}
-        files = [Path(file) for file in files_of(str(self.part.path))]
+        files = [Path(file) for file in files_of(str(self.part.path)) if os.path.isfile(file)]
         return {file.name if self.is_folder else "": file for file in files if not file.name.startswith(".")}
 
     @cached_property
