@@ -68,6 +68,7 @@ TINY = {
     "generate": ["--max-new-tokens", "4"],
     "benchmarks/add_vision.py": ["--pages", "20", "--asked", "4", "--texts", "40", "--batch-size", "2", *STEPS],
     "benchmarks/data_pipeline.py": ["--samples", "1", "--rounds", "1", "--batch-size", "1"],
+    "benchmarks/evaluate.py": ["--samples", "2", "--rounds", "1", "--batch-size", "2", "--max-new-tokens", "2"],
     "benchmarks/packing.py": ["--samples", "500"],
     "benchmarks/train_step.py": ["--samples", "1", "--batch-size", "1", "--rounds", "1", "--threads", "1"],
     "benchmarks/video.py": ["--rounds", "1", "--folder", "clips"],

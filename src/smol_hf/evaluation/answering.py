@@ -13,7 +13,7 @@ from transformers import BatchEncoding
 from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.media.images import image_size
 from smol_hf.evaluation.prompts import answer_ids, answer_losses, encode, measures_answers, messages_of
-from smol_hf.inference.generation import generate, room_after
+from smol_hf.inference.generation import generate_with_cache, room_after
 from smol_hf.inference.sampling import Sampling
 from smol_hf.support.formatting import one_line
 from smol_hf.support.tokenizer_of import tokenizer_of
@@ -123,10 +123,10 @@ class Answerer:
             return []
         inputs, tokenizer = batch.inputs.to(self.model.device), tokenizer_of(self.processor)
         options = {"max_new_tokens": batch.max_new_tokens, "chat": True, "rows": range(len(batch.jobs))}
-        generated = generate(self.model, tokenizer, inputs, self.sampling, **options)
+        generated, cache = generate_with_cache(self.model, tokenizer, inputs, self.sampling, **options)
         losses: list[float] = []
         if self.measures and any(batch.references):
-            losses = answer_losses(self.model, tokenizer, inputs, batch.references)
+            losses = answer_losses(self.model, tokenizer, inputs, batch.references, cache)
         facts = zip(generated, losses or [0.0] * len(generated), batch.references)
         return [
             Answer(

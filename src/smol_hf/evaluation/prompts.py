@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import BatchEncoding
+from transformers import BatchEncoding, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from smol_hf.data.conversation import Conversation, ImagePart, SampleError, VideoPart
 from smol_hf.data.media.images import load_image
@@ -13,6 +14,7 @@ from smol_hf.data.stream.preparation import template_messages
 from smol_hf.inference.answering import left_padded, plain_ids, prompt_inputs
 from smol_hf.inference.generation import end_tokens
 from smol_hf.inference.media import refuse_text_only
+from smol_hf.modeling.compatibility import CACHE_NAME
 from smol_hf.support.tokenizer_of import is_language_model, padding_token_id, tokenizer_of
 from smol_hf.text.chat import as_texts
 
@@ -105,12 +107,14 @@ def measures_answers(model) -> bool:
 
 
 @torch.inference_mode()
-def answer_losses(model, tokenizer, inputs: BatchEncoding, answers: list[list[int]]) -> list[float]:
+def answer_losses(model, tokenizer, inputs: BatchEncoding, answers: list[list[int]], cache=None) -> list[float]:
     """Return the loss of each right answer after its prompt, in nats, summed over its tokens.
 
     Args:
         inputs: a left-padded batch on the model's device.
         answers: the tokens of each answer.
+        cache: that of the prompts and of tokens generated after them. If it can lose these tokens, the prompts are not
+            read again. Its content is lost.
     """
     device, longest = inputs["input_ids"].device, max(map(len, answers))
     labels = torch.tensor([ids + [IGNORED] * (longest - len(ids)) for ids in answers], device=device)
@@ -121,9 +125,26 @@ def answer_losses(model, tokenizer, inputs: BatchEncoding, answers: list[list[in
             more[name] = torch.cat([value, value.new_zeros(labels.shape)], dim=1)
     more["input_ids"][:, shape[1] :] = torch.where(known, labels, padding_token_id(tokenizer))
     more["attention_mask"][:, shape[1] :] = known
-    positions = (more["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-    logits = model(**more, position_ids=positions, logits_to_keep=longest + 1, use_cache=False).logits
+    more["position_ids"] = (more["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+    if cuts(cache, shape[1]):
+        first = shape[1] - 1  # the last token of the prompt predicts the first one of the answer
+        cache.crop(first - cache.get_seq_length())
+        more = {
+            "input_ids": more["input_ids"][:, first:],
+            "attention_mask": more["attention_mask"],
+            "position_ids": more["position_ids"][:, first:],
+            CACHE_NAME: cache,
+        }
+    logits = model(**more, logits_to_keep=longest + 1, use_cache=CACHE_NAME in more).logits
     losses = torch.nn.functional.cross_entropy(
         logits[:, -longest - 1 : -1].flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
     )
     return losses.view(labels.shape).double().sum(dim=1).tolist()
+
+
+def cuts(cache, length: int) -> bool:
+    """Return True if `cache` can be cut to fewer than `length` tokens, since each layer keeps exactly all tokens."""
+    if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return False  # a layer with a sliding window or a state has lost earlier tokens
+    sizes = {layer.get_seq_length() for layer in cache.layers}
+    return len(sizes) == 1 and min(sizes) >= length

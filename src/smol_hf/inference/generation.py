@@ -14,6 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCrite
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.inference.sampling import DEFAULT_MAX_NEW_TOKENS, Sampling
+from smol_hf.modeling.compatibility import CACHE_NAME
 from smol_hf.support.tokenizer_of import padding_token_id, token_ids
 
 # The cleanup of old tokenizers would change spaces.
@@ -43,11 +44,16 @@ class Generation:
         return self.tokens / self.seconds
 
 
+def generate(model, tokenizer, inputs, sampling: Sampling, **options) -> list[Generation]:
+    """Continue a left-padded batch. Arguments: see `generate_with_cache`."""
+    return generate_with_cache(model, tokenizer, inputs, sampling, **options)[0]
+
+
 @torch.inference_mode()
-def generate(
+def generate_with_cache(
     model, tokenizer, inputs, sampling: Sampling, *, max_new_tokens: int, chat: bool, rows=(0,), streamer=None
-) -> list[Generation]:
-    """Continue a left-padded batch.
+) -> tuple[list[Generation], Any]:
+    """Continue a left-padded batch. Returns its cache too, of prompts and new tokens, or None without one.
 
     Args:
         inputs: `input_ids` (batch, sequence), `attention_mask`, and images if any.
@@ -69,15 +75,16 @@ def generate(
         eos_token_id=ends or None,
         pad_token_id=padding_token_id(tokenizer),
         streamer=streamer,
+        return_dict_in_generate=True,
     )
-    new_tokens = output[:, length:].tolist()
+    new_tokens = output.sequences[:, length:].tolist()
     seconds = time.perf_counter() - started
     stopped = stop.stopped_at.tolist() if stop is not None else [0] * len(new_tokens)
     results = []
     for row, stopped_at in zip(new_tokens, stopped):
         text, count, reason = finish(tokenizer, row, ends, stopped_at, sampling.stop)
         results.append(Generation(text.lstrip() if chat else text, count, reason, seconds, len(new_tokens)))
-    return results
+    return results, getattr(output, CACHE_NAME, None)
 
 
 def finish(
