@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.evaluation.benchmarks import environment
 from smol_hf.evaluation.benchmarks.failures import explain
 from smol_hf.evaluation.benchmarks.published import PUBLISHED, published_scores
 from smol_hf.evaluation.benchmarks.results import PartialResultsError, read_score, results_file
 from smol_hf.evaluation.benchmarks.suite import BENCHMARKS, COUNTS, LM_EVAL, LMMS_EVAL, Benchmark, select
+from smol_hf.inference.answering import is_missing
 
 LAUNCH = {LMMS_EVAL: ["lmms_eval"], LM_EVAL: ["smol_hf.evaluation.benchmarks.lm_eval_launch", "run"]}
 LOG = "log.txt"
@@ -180,14 +182,14 @@ def sees_images(checkpoint: str) -> bool | None:
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
-        if len(folder.parts) != 2:
+        if is_missing(folder):
             raise ValueError(f"there is no checkpoint folder {checkpoint}")
         return None
     if (folder / "adapter_config.json").is_file():
         raise ValueError(f"{checkpoint} is an adapter: merge it with its base first (smol-hf merge)")
     if not (folder / "config.json").is_file():
         raise ValueError(f"{checkpoint} has no config.json: name the folder of a checkpoint")
-    return "vision_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return "vision_config" in read_json(folder / "config.json")
 
 
 def check_fit(checkpoint: str, chosen: dict[str, Benchmark], shows_images: bool | None) -> None:
