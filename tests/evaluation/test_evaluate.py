@@ -228,6 +228,9 @@ def test_metrics_of_rows_of_sources_and_of_the_command(vlm, tmp_path):
     assert counts == {"anls": 2, "contains": 2, "vqa_match": 2, "word_error_rate": 2}
     assert list(results["per_source"]) == ["first", "second"]
     assert set(results["per_source"]["second"]["metrics"]) == {"anls", "contains", "word_error_rate"}
+    config.write_text(json.dumps({"mixture": [{"data": str(data), "weight": 2}]}))
+    with pytest.raises(ValueError, match=r"mix.yaml, entry 1: weight has no effect, since each sample is used once"):
+        evaluated(vlm, None, tmp_path / "weighted", config=str(config))
     with pytest.raises(ValueError, match="unknown metric 'anlz'"):
         evaluated(vlm, data, tmp_path / "other", metric=["anlz"])
 

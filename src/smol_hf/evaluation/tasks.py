@@ -16,6 +16,7 @@ import yaml
 from smol_hf.data.conversation import Conversation, LeftOutError, Message, SampleError, TextPart
 from smol_hf.data.media.images import image_size
 from smol_hf.data.media.videos import ListedVideo, files_of
+from smol_hf.data.mixture.entry_keys import refuse_shares
 from smol_hf.data.mixture.mixture import Data, open_mixture
 from smol_hf.data.records.dialogue import ROLE_NAMES
 from smol_hf.data.records.fields import checked_text
@@ -87,6 +88,7 @@ def open_sources(
         if adapter or image_folder:
             raise ValueError(f"write adapter and image_folder into the entries of {config}")
         keys = read_config(Path(config))
+        refuse_shares(keys["mixture"], config)
     entries, of_source = [], []
     for number, entry in enumerate(keys["mixture"], start=1):
         own = entry.get("metric") if isinstance(entry, dict) else None

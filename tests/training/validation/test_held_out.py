@@ -151,8 +151,8 @@ def test_the_commands_of_the_data_say_what_is_held_out_and_prepare_writes_all(tm
         ({"eval_fraction": 0.1, "eval_metric": ["contains"]}, "eval_generate_samples and eval_metric need each other"),
         ({"eval_fraction": 0.1, "eval_max_new_tokens": 9}, "eval_max_new_tokens has no effect without eval_gen"),
         (
-            {"eval_fraction": 0.1, "eval_generate_samples": 2, "eval_metric": ["exact"]},
-            "unknown metric 'exact': did you mean 'exact_match'?",
+            {"eval_fraction": 0.1, "eval_generate_samples": 2, "eval_metric": ["exactmatch"]},
+            "unknown metric 'exactmatch': did you mean 'exact_match'?",
         ),
         ({"eval_strategy": "steps"}, "eval_strategy steps has nothing to evaluate: set eval_fraction, eval_data or"),
         (
@@ -160,7 +160,11 @@ def test_the_commands_of_the_data_say_what_is_held_out_and_prepare_writes_all(tm
              "metric_for_best_model": "loss"},
             "save_strategy: best needs a sample to validate on, but none is usable: raise eval_fraction",
         ),
-        ({"eval_data": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"eval_data": "nowhere.jsonl"}, "eval_data: the data file nowhere.jsonl does not exist"),
+        ({"eval_mixture": "nowhere.yaml"}, "eval_mixture: the file nowhere.yaml does not exist"),
+        ({"eval_mixture": [{"data": "gone.jsonl"}]}, "eval_mixture: 1 of 1 sources cannot be used"),
+        ({"eval_mixture": [{"data": "a.jsonl", "samples": 3}]}, "eval_mixture, entry 1: samples has no effect, since"),
+        ({"eval_fraction": 0.999}, "the data holds no sample to train on: eval_fraction 0.999 holds out all"),
         (
             {
                 "eval_fraction": 0.3,
