@@ -234,6 +234,8 @@ def test_an_interpreter_without_the_harness_is_refused(tmp_path, vlm):
         run(tmp_path, vlm, "docvqa", python)
     with pytest.raises(ValueError, match=r"--lmms-eval-python .*nowhere does not run: No such file"):
         run(tmp_path, vlm, "docvqa", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="--lmms-eval-python true is no interpreter of Python"):
+        run(tmp_path, vlm, "docvqa", "true")
 
 
 def test_own_tasks(tmp_path, vlm):
