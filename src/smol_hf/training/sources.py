@@ -24,10 +24,10 @@ def open_validation(data: Data, arguments: DataArguments, seed: int) -> Data | N
     if arguments.eval_fraction:
         return held_out_of(data)
     if arguments.eval_data is not None:
-        with named("eval_data"):
+        with of_key("eval_data"):
             return for_validation(open_one(arguments, entry_of(arguments, arguments.eval_data), seed))
     if arguments.eval_mixture is not None:
-        with named("eval_mixture"):
+        with of_key("eval_mixture"):
             found = open_entries(arguments, arguments.eval_mixture, seed)
         arguments.eval_mixture = with_revisions(arguments.eval_mixture, found)
         return for_validation(found)
@@ -35,7 +35,7 @@ def open_validation(data: Data, arguments: DataArguments, seed: int) -> Data | N
 
 
 @contextlib.contextmanager
-def named(key: str) -> Iterator[None]:
+def of_key(key: str) -> Iterator[None]:
     """Name the key whose sources cannot be opened."""
     try:
         yield

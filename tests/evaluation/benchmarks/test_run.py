@@ -198,6 +198,8 @@ def test_random_choices_and_long_prompts_are_reported(tmp_path, vlm):
         (" , ", {}, "no benchmark is named"),
         ("docvqa", {"published": "smolvlm2-256"}, "did you mean 'smolvlm2-256m'"),
         ("docvqa", {"limit": 0}, "limit is 0: it must be at least 1"),
+        ("docvqa", {"seed": -1}, "seed is -1: it must be at least 0"),
+        ("docvqa", {"seed": 2**40}, "seed is 1099511627776: it must be at most 4294967295"),
         ("docvqa,hellaswag", {}, "vlm is a vision-language model, but hellaswag needs a text-only model"),
         ("mathvista", {}, "set OPENAI_API_KEY, or leave mathvista out"),
         ("docvqa", {"tasks_folder": "missing"}, "has no YAML file with the key task"),
@@ -220,6 +222,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, text, monkeypatch):
     monkeypatch.chdir(tmp_path.parent)
     with pytest.raises(ValueError, match="there is no checkpoint folder"):
         run(tmp_path, Path(tmp_path.name) / "nothing", "docvqa", python)
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ValueError, match="out is a file: choose another --output"):
+        run(tmp_path, text, "hellaswag", python)
+    (tmp_path / "out").unlink()
     (text / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="is an adapter: merge it"):
         run(tmp_path, text, "hellaswag", python)

@@ -185,6 +185,14 @@ def test_keys_that_contradict_each_other_or_do_nothing_are_refused_in_a_sentence
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    "keys", [{"eval_data": "gone.jsonl"}, {"eval_mixture": [{"data": "gone.jsonl"}]}], ids=["data", "mixture"]
+)
+def test_a_dry_run_names_the_key_of_missing_samples(keys, tmp_path):
+    result = call([*train_words(tmp_path / "run", data=write_questions(tmp_path / "my.jsonl"), **keys), "--dry-run"])
+    assert result.returncode == 1 and f"{next(iter(keys))}: the data file gone.jsonl does not exist" in result.stderr
+
+
 def test_a_run_on_few_samples_says_that_nothing_is_validated(tmp_path):
     data = write_questions(tmp_path / "my.jsonl", 4)
     keys = {"eval_fraction": 1e-9, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1, "warmup_steps": 0}

@@ -26,6 +26,8 @@ from smol_hf.inference.answering import is_missing
 LAUNCH = {LMMS_EVAL: ["lmms_eval"], LM_EVAL: ["smol_hf.evaluation.benchmarks.lm_eval_launch", "run"]}
 LOG = "log.txt"
 
+MOST_SEED = 2**32 - 1  # of numpy
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -53,10 +55,14 @@ class Settings:
     tasks_folder: Path | None = None
 
     def __post_init__(self):
-        for name in ("limit", "batch_size"):
+        for name, least in (("limit", 1), ("batch_size", 1), ("seed", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}: it must be at least {least}")
+        if self.seed > MOST_SEED:
+            raise ValueError(f"seed is {self.seed}: it must be at most {MOST_SEED}, the limit of the harnesses")
+        if self.output.exists() and not self.output.is_dir():
+            raise ValueError(f"{self.output} is a file: choose another --output")
         if re.search(r"[,=]", self.checkpoint):
             raise ValueError(f"the path {self.checkpoint} contains ',' or '=', which the harnesses split: rename it")
 
