@@ -62,6 +62,23 @@ def test_a_run_without_a_step_yet_and_values_that_are_no_numbers(tmp_path):
     assert "<svg" not in page.read_text()
 
 
+def test_losses_that_are_no_numbers_are_counted(tmp_path):
+    lines = [*entries(3, ended=False), *({"step": step, "loss": float("nan")} for step in (4, 5))]
+    folder, finite = write_run(tmp_path / "a", lines), write_run(tmp_path / "b")
+    assert [each["unknown_losses"] for each in facts(call(["runs", "compare", folder, finite, "--json"]))] == [2, 0]
+    assert re.search(r"steps whose loss is no number +2 +–", call(["runs", "compare", folder, finite]).stdout)
+    assert "no number" not in call(["runs", "show", finite]).stdout
+
+
+def test_a_page_never_replaces_a_file_of_a_run(tmp_path):
+    folder = write_run(tmp_path / "a")
+    before = (tmp_path / "a" / "log.jsonl").read_bytes()
+    for target in (tmp_path / "a" / "log.jsonl", tmp_path):
+        result = call(["runs", "show", folder, "--html", target])
+        assert result.returncode == 1 and "name a file that ends with .html" in result.stderr
+    assert (tmp_path / "a" / "log.jsonl").read_bytes() == before
+
+
 def test_damaged_lines_are_counted(tmp_path):
     folder = write_run(tmp_path / "a")
     log = tmp_path / "a" / "log.jsonl"

@@ -157,6 +157,11 @@ BAD = {
     "unknown metric": ({"metric": "exactmatch"}, "unknown metric 'exactmatch': did you mean 'exact_match'"),
     "metric of another type": ({"metric": 3}, "metric is 3: it must be the name"),
     "answers of another type": ({"answers": [["a"]]}, "answers must be a list of texts"),
+    "no question": ({"image": None, "question": None, "messages": [
+        {"role": "assistant", "content": "b"}
+    ]}, "has no question before the answer"),
+    "half a character in kind": ({"kind": "\ud800"}, "kind: half of a character at position 0"),
+    "half a character in answers": ({"answers": ["a", "\ud800"]}, "answers: half of a character at position 0"),
 }  # fmt: skip
 
 
@@ -223,6 +228,9 @@ def test_metrics_of_rows_of_sources_and_of_the_command(vlm, tmp_path):
     assert counts == {"anls": 2, "contains": 2, "vqa_match": 2, "word_error_rate": 2}
     assert list(results["per_source"]) == ["first", "second"]
     assert set(results["per_source"]["second"]["metrics"]) == {"anls", "contains", "word_error_rate"}
+    config.write_text(json.dumps({"mixture": [{"data": str(data), "weight": 2}]}))
+    with pytest.raises(ValueError, match=r"mix.yaml, entry 1: weight has no effect, since each sample is used once"):
+        evaluated(vlm, None, tmp_path / "weighted", config=str(config))
     with pytest.raises(ValueError, match="unknown metric 'anlz'"):
         evaluated(vlm, data, tmp_path / "other", metric=["anlz"])
 
@@ -272,6 +280,50 @@ def test_other_models_are_compared_on_the_same_rows(vlm, reference, tmp_path):
     right.write_text(json.dumps({**lines[0], "sample": "elsewhere:1"}) + "\n")
     with pytest.raises(ValueError, match="has no answer to a row of this data"):
         evaluated(vlm, data, tmp_path / "out", against=[str(right)], **options)
+    right.write_text(json.dumps({**lines[0], "question": "Another?"}) + "\n")
+    with pytest.raises(ValueError, match=r"right.jsonl has another question in held_out.jsonl:1: evaluate it on the"):
+        evaluated(vlm, data, tmp_path / "out", against=[str(right)], **options)
+
+
+@pytest.mark.parametrize("name, message", [("gone.jsonl", "no such file"), ("rows.jsonl", "has no line with sample")])
+def test_a_wrong_file_to_compare_with_is_refused_before_any_answer(vlm, held_out, tmp_path, name, message):
+    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    with pytest.raises(ValueError, match=message):
+        evaluated(vlm, held_out, tmp_path / "out", against=[str(tmp_path / name)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_counts_compared_questions_measured_references_and_rows_left_out(vlm, tmp_path, capsys):
+    changes = {"row0": {"answer": "word " * 3000}, "row1": {"image": "gone.png"}}
+    data, out = save_rows(tmp_path / "data", rows=5, **changes), tmp_path / "out"
+    words = ["evaluate", vlm, "--data", data, "--max-new-tokens", 4, "--device", "cpu", "--baselines", "none"]
+    words = list(map(str, [*words, "--metric", "exact_match", "--on-bad-sample", "skip", "--output", out]))
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "bits per byte (of 3 of 4 references)\n" in printed and "\n1 row left out" in printed
+    first = tmp_path / "first.jsonl"
+    first.write_text(json.dumps(lines_of(out)[0]) + "\n")
+    assert main([*words, "--against", str(first)]) == 0
+    assert "exact_match +0.000 against" in (printed := capsys.readouterr().out) and " on 1 question (95 %" in printed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"nats": None, "answer_tokens": None}, {"nats": "x"}, {"view": 3}, {"view": []}, {"prediction": 1}],
+    ids=["no tokens", "nats", "view", "views", "prediction"],
+)
+def test_a_row_with_a_damaged_entry_is_answered_again(vlm, reference, tmp_path, change):
+    data, folder, _ = reference
+    out = shutil.copytree(folder, tmp_path / "out")
+    first, *others = (out / "predictions.jsonl").read_text("utf-8").splitlines(keepends=True)
+    (out / "predictions.jsonl").write_text(
+        json.dumps({**json.loads(first), **change}) + "\n" + "".join(others), "utf-8"
+    )
+    evaluated(vlm, data, out)
+    assert (out / "predictions.jsonl").read_bytes() == (folder / "predictions.jsonl").read_bytes()
+    (out / "settings.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"settings.json cannot be read, so .* cannot be continued"):
+        evaluated(vlm, data, out)
 
 
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, None], ids=["chat", "continues"])
@@ -333,7 +385,7 @@ def test_a_full_disk_keeps_earlier_answers(tmp_path):
 
 
 def test_a_text_with_other_breaks_of_lines_is_one_line(tmp_path):
-    entry = {"sample": "a:1", "view": "asked", "prediction": "one\u2028two\x85three"}
+    entry = {"sample": "a:1", "view": "asked", "prediction": "one\u2028two\x85three", "nats": 1, "answer_tokens": 1}
     with Predictions(tmp_path, {}) as predictions:
         predictions.add([entry])
     with Predictions(tmp_path, {}) as predictions:
@@ -351,7 +403,7 @@ def test_the_command_prints_scores_and_writes_next_to_the_checkpoint(vlm, held_o
     words = ["evaluate", str(vlm), "--data", str(held_out), "--max-new-tokens", "4", "--device", "cpu"]
     assert main([*words, "--metric", "exact_match", "--metric", "word_error_rate"]) == 0
     printed = capsys.readouterr().out
-    for text in ("exact_match", "word_error_rate, lower is better", "blind", "majority", "all", "0.0% – 0.0%"):
+    for text in ("exact_match", "word_error_rate, lower is better", "blind", "majority", "all", "0.0% – 26.5%"):
         assert text in printed
     folder = vlm.parent / "evaluation"
     assert {path.name for path in folder.iterdir()} >= {"results.json", "predictions.jsonl", "report.html"}
@@ -367,11 +419,12 @@ def test_the_command_prints_scores_and_writes_next_to_the_checkpoint(vlm, held_o
         (["--baselines", "blint"], "unknown baseline 'blint'"),
         (["--max-skipped-fraction", "2"], "from 0 to 1"),
         (["--data", "gone.jsonl"], "gone.jsonl does not exist"),
+        (["--config", "gone.yaml"], "gone.yaml cannot be read (No such file or directory): name a YAML file"),
     ],
 )
 def test_mistakes_of_the_command_are_one_sentence(vlm, held_out, tmp_path, words, message, capsys):
     words = ["evaluate", str(vlm), "--output", str(tmp_path / "o"), *words]
-    words += [] if "--data" in words or "either" in message else ["--data", str(held_out)]
+    words += [] if "--data" in words or "--config" in words or "either" in message else ["--data", str(held_out)]
     assert main(words) == 1
     assert message in (printed := capsys.readouterr().err) and "Traceback" not in printed
 

@@ -22,7 +22,21 @@ def test_the_interval_is_that_of_a_mean():
     assert found["low"] == pytest.approx(0.6 - error, abs=0.015)
     assert found["high"] == pytest.approx(0.6 + error, abs=0.015)
     assert summary(scores, seed=0) == found and summary(scores, seed=1) != found
-    assert summary([0.0, 0.0], seed=0)["high"] == 0
+
+
+@pytest.mark.parametrize(
+    "scores, low, high",
+    [
+        ([1.0] * 12, 0.7354, 1),
+        ([0.0] * 12, 0, 0.2646),
+        ([1.0], 0.025, 1),
+        ([0.8], 0.02, 0.995),
+        ([2.0] * 3, 0.5848, 2),
+    ],
+)
+def test_equal_scores_have_an_interval_too(scores, low, high):
+    found = summary(scores, seed=0)
+    assert (found["low"], found["high"]) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
 
 
 def test_many_rows_are_resampled_in_parts():

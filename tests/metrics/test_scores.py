@@ -96,6 +96,7 @@ def test_every_case_is_compared_or_has_a_reason():
         ("word_error_rate", "one two three", ["one"], 2),
         ("character_error_rate", "kitten", ["sitting"], 3 / 7),
         ("multiple_choice_video_mme", "A cat is on B", ["B"], 0),
+        ("multiple_choice", "no letter here", [""], 0),
         ("yes_no_mme", "North", ["no"], 1),
     ],
 )

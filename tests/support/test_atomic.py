@@ -1,6 +1,7 @@
 """Files and folders get their name when they are complete, and an error leaves what was there before."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,17 @@ def test_hashes_are_those_of_git_and_sha256sum(tmp_path):
     (tmp_path / "a").write_bytes(b"Hello, World!")
     assert git_hash(tmp_path / "a") == "b45ef6fec89518d314f546fd6c3025367b721684"
     assert hash_file(tmp_path / "a") == "dffd6021bb2bd5b0af676290809ec3a53191dd81c7f70a4b28688a362182986f"
+
+
+def test_an_error_of_a_full_disk_names_the_file(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+    try:
+        with (
+            pytest.raises(OSError, match=r"File too large: '.*facts.json'"),
+            atomic_file(tmp_path / "facts.json") as file,
+        ):
+            file.write_text("x" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from smol_hf.commands import printing
 from smol_hf.commands.parser import Command, options_of
-from smol_hf.support.formatting import duration, percent
+from smol_hf.support.formatting import counted, duration, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,17 +98,20 @@ def describe_evaluate(facts: dict[str, Any]) -> Iterator[str | Table]:
     for name, figures in facts["metrics"].items():
         yield table_of(name, figures, facts)
     if facts["loss"] is not None:
-        yield f"references: loss {facts['loss']:.4f}, {facts['bits_per_byte']:.4f} bits per byte"
+        measured, all_of_them = facts["measured_references"], facts["questions"]
+        part = "" if measured == all_of_them else f" (of {measured:,} of {counted(all_of_them, 'reference')})"
+        yield f"references: loss {facts['loss']:.4f}, {facts['bits_per_byte']:.4f} bits per byte{part}"
     for other in facts["against"]:
         for name, found in other["metrics"].items():
             probability = percent(found["probability"])
+            questions = counted(found["questions"], "question")
             yield (
-                f"{name} {found['difference']:+.3f} against {other['name']} (95 % interval {found['low']:+.3f} to "
-                f"{found['high']:+.3f}): the difference has this sign with probability {probability} "
-                f"({other['method']})"
+                f"{name} {found['difference']:+.3f} against {other['name']} on {questions} (95 % interval "
+                f"{found['low']:+.3f} to {found['high']:+.3f}): the difference has this sign with probability "
+                f"{probability} ({other['method']})"
             )
     if facts["skipped"]:
-        yield f"{facts['skipped']} rows left out: see skipped.jsonl"
+        yield f"{counted(facts['skipped'], 'row')} left out: see skipped.jsonl"
     yield f"open {facts['report']} ({duration(facts['seconds'])})"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from smol_hf.commands.parser import Command
 from smol_hf.commands.printing import table
+from smol_hf.support.atomic import atomic_file
 from smol_hf.support.formatting import compact, counted, duration
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 ROWS = {
     "steps": "steps", "epoch": "epochs", "total_tokens": "tokens", "total_samples": "samples",
-    "first_loss": "first loss", "last_loss": "last loss", "median_tokens_per_second": "tokens/s, median",
+    "first_loss": "first loss", "last_loss": "last loss",
+    "unknown_losses": "steps whose loss is no number", "median_tokens_per_second": "tokens/s, median",
     "median_trained_tokens_per_second": "trained tokens/s, median", "median_samples_per_second": "samples/s, median",
     "total_skipped_samples": "skipped samples", "total_skipped_steps": "skipped steps",
 }  # fmt: skip
@@ -84,6 +86,8 @@ def run_summary(arguments: argparse.Namespace) -> dict[str, Any]:
     """Summarise runs, and write their page if it is asked for."""
     from smol_hf.training.log.run_log import facts_of
 
+    if arguments.html is not None and arguments.html.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--html is {arguments.html}: name a file that ends with .html")
     runs = open_runs(arguments.folders)
     facts = [facts_of(run) for run in runs]
     result: dict[str, Any] = {"runs": facts}
@@ -131,6 +135,7 @@ def rows_of(runs: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
         for kind in dict.fromkeys(kind for facts in runs for kind in facts["sources"].get(source, ())):
             name = kind.replace("eval_", "validation ").replace("_", " ")
             cells[f"{source}: {name}"] = [shown(facts["sources"].get(source, {}).get(kind)) for facts in runs]
+    cells[ROWS["unknown_losses"]] = [shown(facts["unknown_losses"] or None) for facts in runs]
     yield from ((label, values) for label, values in cells.items() if set(values) != {"–"})
 
 
@@ -165,7 +170,8 @@ def write_page(path: Path, runs: list[RunLog], facts: list[dict[str, Any]]) -> N
         title=title, names=names, rows=list(rows_of(facts)), notes=list(notes_of(facts)), charts=list(charts_of(runs))
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8", newline="\n")
+    with atomic_file(path) as file:
+        file.write_text(html, encoding="utf-8", newline="\n")
 
 
 def charts_of(runs: list[RunLog]) -> Iterator[dict[str, Any]]:

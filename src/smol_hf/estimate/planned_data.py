@@ -24,7 +24,7 @@ from smol_hf.processing.video_sampling import VideoSampling
 from smol_hf.text.documents.readers import open_documents
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
 from smol_hf.training.recipe.values import recipe_errors
-from smol_hf.training.sources import entry_of
+from smol_hf.training.sources import entry_of, of_key
 
 HERE, MISSING = "this machine", "missing"
 ROWS_READ = 16  # of a local source
@@ -59,9 +59,11 @@ def planned_sources(data: DataArguments | PreferenceArguments) -> list[PlannedSo
         if data.documents is not None:
             both = (data.documents, data.validation_documents)
             return [look_at_documents(name) for name in both if name is not None]
-        others = [MixtureEntry(data.eval_data)] if data.eval_data is not None else []
-        for entry in [*others, *parse_entries(data.eval_mixture or [])]:
-            look_at(entry, data)  # an error if it is missing
+        others = [] if data.eval_data is None else [MixtureEntry(data.eval_data)]
+        for key, entries in (("eval_data", others), ("eval_mixture", parse_entries(data.eval_mixture or []))):
+            with of_key(key):
+                for entry in entries:
+                    look_at(entry, data)  # an error if it is missing
         if data.mixture is not None:
             return look_at_mixture(data)
         return [look_at(entry_of(data), data)]

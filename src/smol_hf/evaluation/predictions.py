@@ -18,6 +18,7 @@ from smol_hf.support.atomic import atomic_file
 from smol_hf.support.sample_lists import line_of, whole_lines
 
 FILE_NAME, SETTINGS, RESULTS = "predictions.jsonl", "settings.json", "results.json"
+TEXTS = ("sample", "view", "prediction")  # in each entry
 MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 
 
@@ -44,7 +45,8 @@ class Predictions:
         self.entries: dict[tuple[str, str], dict[str, Any]] = {}
         if self.path.is_file():
             refuse_other_settings(folder, settings)
-            self.entries = {(each["view"], each["sample"]): each for each in read_predictions(self.path)}
+            written = filter(is_whole, read_predictions(self.path))
+            self.entries = {(each["view"], each["sample"]): each for each in written}
             self.end = self.path.stat().st_size
             content = self.path.read_bytes()
             self.cut(content.rfind(b"\n") + 1)  # a line that a killed process has begun
@@ -113,8 +115,8 @@ def short_hash(text: str) -> str:
 def refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / SETTINGS
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read, so {folder} cannot be continued: choose another --output") from error
     for name in {**before, **settings}:
         if before.get(name) != settings.get(name):
@@ -124,10 +126,16 @@ def refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
     """Read the complete entries of a file of predictions. Raises ValueError for a file without any."""
-    entries = [each for each in whole_lines(path) if isinstance(each.get("prediction"), str) and "view" in each]
+    entries = [each for each in whole_lines(path) if all(isinstance(each.get(k), str) for k in TEXTS)]
     if not entries and path.stat().st_size and b"\n" in path.read_bytes():
         raise ValueError(f"{path} has no line with sample, view and prediction: name a file that evaluate wrote")
     return entries
+
+
+def is_whole(entry: dict[str, Any]) -> bool:
+    """Return False for a damaged entry: its row is answered again."""
+    nats, tokens = entry.get("nats", ""), entry.get("answer_tokens")
+    return isinstance(nats, (float, int, type(None))) and isinstance(tokens, int)
 
 
 def scores_of(answer: str, question: Question) -> dict[str, float]:

@@ -29,7 +29,7 @@ from smol_hf.evaluation.prompts import prompt_text
 from smol_hf.evaluation.report.results_page import write_report
 from smol_hf.evaluation.scoring import comparison, confusion, figures, groups_of, rows_of
 from smol_hf.evaluation.tasks import Question, data_fingerprint, open_sources, read_questions
-from smol_hf.inference.answering import load_checkpoint
+from smol_hf.inference.answering import is_missing, load_checkpoint
 from smol_hf.support.atomic import atomic_file
 from smol_hf.support.formatting import counted
 from smol_hf.support.tokenizer_of import is_language_model
@@ -112,7 +112,7 @@ def evaluate(options: Options, *, progress: Progress, say: Callable[[str], Any])
             "data": options.data or options.config,
             **figures(rows, baselines, options.seed),
             **groups_of(rows, baselines, options.seed),
-            "against": [comparison(rows, name, texts, options.seed) for name, texts in others],
+            "against": [comparison(rows, name, entries, options.seed) for name, entries in others],
             "confusion": confusion(rows),
             "skipped": len(skipped),
             "prompt": prompt_text(processor, rows[0].question.conversation),
@@ -137,6 +137,11 @@ def check(options: Options) -> None:
         raise ValueError(f"max_skipped_fraction is {options.max_skipped_fraction}: it must be from 0 to 1")
     if options.folder.exists() and not options.folder.is_dir():
         raise ValueError(f"{options.folder} is a file: choose another --output")
+    for name in options.against:
+        if Path(name).is_file():
+            read_predictions(Path(name))
+        elif is_missing(name):
+            raise ValueError(f"--against {name}: there is no such file, and no such folder of a checkpoint")
 
 
 def load(options: Options, checkpoint: str):
@@ -223,8 +228,8 @@ def entry_of(job: Job, question: Question, answer: Answer) -> dict[str, Any]:
 
 def other_answers(
     name: str, options: Options, folder: Path, progress: Progress, say: Callable[[str], Any]
-) -> tuple[str, dict[str, str]]:
-    """Return (name, answers by row) of a file of predictions, a folder of an evaluation, or a checkpoint.
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return (name, entries by row) of a file of predictions, a folder of an evaluation, or a checkpoint.
 
     A checkpoint answers the same questions first, into `against/` in the output folder.
     """
@@ -235,8 +240,7 @@ def other_answers(
         changes = {"checkpoint": name, "output": str(path), "baselines": ("none",), "against": ()}
         evaluate(Options(**{**asdict(options), **changes}), progress=progress, say=say)
         path = path / FILE_NAME
-    entries = [each for each in read_predictions(path) if each["view"] == ASKED]
-    return name, {each["sample"]: each["prediction"] for each in entries}
+    return name, {each["sample"]: each for each in read_predictions(path) if each["view"] == ASKED}
 
 
 def write_json(path: Path, facts: dict[str, Any]) -> None:

@@ -111,23 +111,27 @@ def groups_of(rows: Sequence[Row], baselines: Sequence[str], seed: int) -> dict[
     }
 
 
-def comparison(rows: Sequence[Row], name: str, others: Mapping[str, str], seed: int) -> dict[str, Any]:
+def comparison(rows: Sequence[Row], name: str, others: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str, Any]:
     """Compare with the answers of another model to the same rows.
 
     Args:
         name: of the other model or file.
-        others: name of a row → its answer.
+        others: name of a row → its entry with `prediction`, and `question` unless unknown.
 
     Raises:
-        ValueError: if no row is in both.
+        ValueError: if no row is in both, or a row has another question there.
     """
     common = [row for row in rows if row.question.where in others]
     if not common:
         raise ValueError(f"{name} has no answer to a row of this data: evaluate it on the same file")
+    for row in common:
+        asked = others[row.question.where].get("question", row.question.text)
+        if asked != row.question.text:
+            raise ValueError(f"{name} has another question in {row.question.where}: evaluate it on the same file")
     metrics = {}
     for metric in dict.fromkeys(each for row in common for each in row.question.metrics):
         scored = [row for row in common if metric in row.question.metrics]
-        theirs = [scores_of(others[row.question.where], row.question)[metric] for row in scored]
+        theirs = [scores_of(others[row.question.where]["prediction"], row.question)[metric] for row in scored]
         metrics[metric] = compare([row.scores[ASKED][metric] for row in scored], theirs, seed)
     missing = {"only_here": len(rows) - len(common), "only_there": len(others) - len(common)}
     return {"name": name, "method": COMPARISON, **missing, "metrics": metrics}

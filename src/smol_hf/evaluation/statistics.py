@@ -25,9 +25,21 @@ def resampled_means(scores: Sequence[float], seed: int) -> np.ndarray:
 
 
 def summary(scores: Sequence[float], seed: int) -> dict[str, float]:
-    """Return `score`, its 95 % interval as `low` and `high` (percentiles of the bootstrap), and `questions`."""
-    low, high = np.percentile(resampled_means(scores, seed), [2.5, 97.5])
+    """Return `score`, its 95 % interval as `low` and `high`, and `questions`.
+
+    The limits are percentiles of the bootstrap. Equal scores have no spread, so theirs are `interval_of_equal`.
+    """
+    if min(scores) == max(scores):
+        low, high = interval_of_equal(scores[0], len(scores))
+    else:
+        low, high = np.percentile(resampled_means(scores, seed), [2.5, 97.5])
     return {"score": mean(scores), "low": float(low), "high": float(high), "questions": len(scores)}
+
+
+def interval_of_equal(score: float, number: int) -> tuple[float, float]:
+    """Return the 95 % interval of a mean from 0 to 1 after `number` equal scores (0, 1: Clopper and Pearson's)."""
+    sureness = 0.025 ** (1 / number)
+    return score * sureness, max(score, 1 - (1 - score) * sureness)
 
 
 def compare(scores: Sequence[float], others: Sequence[float], seed: int) -> dict[str, float]:

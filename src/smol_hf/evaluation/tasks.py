@@ -17,8 +17,10 @@ import yaml
 from smol_hf.data.conversation import Conversation, LeftOutError, Message, SampleError, TextPart
 from smol_hf.data.media.images import image_size
 from smol_hf.data.media.videos import ListedVideo, files_of
+from smol_hf.data.mixture.entry_keys import refuse_shares
 from smol_hf.data.mixture.mixture import Data, open_mixture
 from smol_hf.data.records.dialogue import ROLE_NAMES
+from smol_hf.data.records.fields import checked_text
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
 from smol_hf.metrics.scores import find_metric
@@ -87,6 +89,7 @@ def open_sources(
         if adapter or image_folder:
             raise ValueError(f"write adapter and image_folder into the entries of {config}")
         keys = read_config(Path(config))
+        refuse_shares(keys["mixture"], config)
     entries, of_source = [], []
     for number, entry in enumerate(keys["mixture"], start=1):
         own = entry.get("metric") if isinstance(entry, dict) else None
@@ -101,6 +104,10 @@ def open_sources(
 def read_config(path: Path) -> dict[str, Any]:
     try:
         keys = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): name a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: name a YAML file") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(keys, dict) or not isinstance(keys.get("mixture"), list):
@@ -177,7 +184,7 @@ def question_of(where: str, record: Any, reader: Callable[[str, Any], Conversati
             metrics = names_of_metrics(record.pop("metrics", None)) + names_of_metrics(record.pop("metric", None))
         except ValueError as error:
             raise SampleError(where, str(error)) from error
-        kind = "" if record.get("kind") is None else str(record["kind"])
+        kind = "" if record.get("kind") is None else checked_text(str(record["kind"]), where, "kind")
         record.pop("kind", None)
         answers = answers_in(record.pop("answers", None), where)
         record = with_answer(record, answers, where)
@@ -190,6 +197,8 @@ def question_of(where: str, record: Any, reader: Callable[[str, Any], Conversati
     *asked, last = conversation.messages
     if last.role != "assistant":
         raise SampleError(where, NO_REFERENCE)
+    if not any(each.role == "user" for each in asked):
+        raise SampleError(where, "has no question before the answer: add a message of the user")
     if conversation.tools:
         raise SampleError(where, "has definitions of tools, which cannot be evaluated: remove the row")
     references = answers or (text_of(last).strip(),)
@@ -206,7 +215,7 @@ def answers_in(value: Any, where: str) -> tuple[str, ...]:
     ]
     if not answers or not all(isinstance(each, (str, int, float)) for each in answers):
         raise SampleError(where, "answers must be a list of texts, and not be empty")
-    return tuple(str(each).strip() for each in answers)
+    return tuple(checked_text(str(each), where, "answers").strip() for each in answers)
 
 
 def with_answer(record: dict[str, Any], answers: Sequence[str], where: str) -> dict[str, Any]:

@@ -25,6 +25,12 @@ from smol_hf.training.model.sound_checkpoint import (
 )
 
 
+def is_missing(checkpoint: str | Path) -> bool:
+    """Return True for neither a folder nor words of the form of a Hub id."""
+    path = Path(checkpoint)
+    return not path.is_dir() and (len(path.parts) != 2 or path.parent.is_dir())
+
+
 def load_checkpoint(
     checkpoint: str | Path, *, trust_remote_code: bool = False, device: str | None = None, dtype: str = "auto"
 ):
@@ -41,7 +47,7 @@ def load_checkpoint(
     """
     torch_device = usable_device(device)
     path = Path(checkpoint)
-    if not path.is_dir() and (len(path.parts) != 2 or path.parent.is_dir()):
+    if is_missing(path):
         raise FileNotFoundError(f"there is no checkpoint folder {checkpoint}")
     adapter = read_adapter_config(path) if is_adapter(path) else None
     base = locate_base(adapter, None, {}) if adapter is not None else checkpoint

@@ -156,7 +156,8 @@ def multiple_choice(answer: str, references: Sequence[str]) -> float:
     """
     if answer.strip().lower() in [each.strip().lower() for each in references]:
         return 1.0
-    return float(option_in(answer) in [each.strip("() .").upper() for each in references])
+    option = option_in(answer)
+    return float(option != "" and option in [each.strip("() .").upper() for each in references])
 
 
 OPTIONS = (

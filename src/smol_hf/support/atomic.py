@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SUFFIX = ".incomplete"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def incomplete_name(path: Path) -> Path:
@@ -20,11 +22,19 @@ def incomplete_name(path: Path) -> Path:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to. It replaces `path` at the end of the block. After an error `path` is unchanged."""
+    """Yield a path to write to. It replaces `path` at the end of the block. After an error `path` is unchanged.
+
+    Raises:
+        OSError: of the block; on a full disk it names `path`.
+    """
     incomplete = incomplete_name(path)
     try:
         yield incomplete
         os.replace(incomplete, path)
+    except OSError as error:
+        if error.errno in FULL:  # `write` names no file
+            error.filename = str(path)
+        raise
     finally:
         incomplete.unlink(missing_ok=True)
 

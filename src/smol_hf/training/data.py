@@ -143,8 +143,10 @@ def measure_data(
     Raises:
         SampleError: see `SkippedSamples.settle`; and for data without any record.
     """
+    left = f" to train on: eval_fraction {arguments.eval_fraction} holds out all" if arguments.eval_fraction else ""
+    nothing = SampleError("data", f"the data holds no sample{left}")
     if not sum(len(source) for source in data.sources):
-        raise SampleError("data", "the data holds no sample")
+        raise nothing
     both = [data] if validation is None else [data, validation]
     if not data.surveyed:
         skipped.expect({source.name: len(source) for each in both for source in each.sources})
@@ -173,7 +175,7 @@ def measure_data(
         )
         note_rows(each)
     if not data.found.total:
-        raise SampleError("data", "the data holds no sample")
+        raise nothing
     if data.entries:
         data = without_unusable(data, arguments.stopping, arguments.on_failed_source)
         work = plan.work.with_readers(data.readers)

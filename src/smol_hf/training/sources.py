@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
-from smol_hf.data.conversation import Conversation
+from smol_hf.data.conversation import Conversation, SampleError
 from smol_hf.data.digits import EMBEDDED
 from smol_hf.data.mixture.mixture import Data, MixtureEntry, can_be_surveyed, open_mixture, parse_entries
 from smol_hf.data.sources.source import MadeSource
@@ -22,12 +24,26 @@ def open_validation(data: Data, arguments: DataArguments, seed: int) -> Data | N
     if arguments.eval_fraction:
         return held_out_of(data)
     if arguments.eval_data is not None:
-        return for_validation(open_one(arguments, entry_of(arguments, arguments.eval_data), seed))
+        with of_key("eval_data"):
+            return for_validation(open_one(arguments, entry_of(arguments, arguments.eval_data), seed))
     if arguments.eval_mixture is not None:
-        found = open_entries(arguments, arguments.eval_mixture, seed)
+        with of_key("eval_mixture"):
+            found = open_entries(arguments, arguments.eval_mixture, seed)
         arguments.eval_mixture = with_revisions(arguments.eval_mixture, found)
         return for_validation(found)
     return None
+
+
+@contextlib.contextmanager
+def of_key(key: str) -> Iterator[None]:
+    """Name the key whose sources cannot be opened."""
+    try:
+        yield
+    except SampleError as error:
+        where = key if error.where == "mixture" else f"{key}, {error.where}"
+        raise SampleError(where, error.problem) from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{key}: {error}") from error
 
 
 def open_entries(arguments: DataArguments, entries: list[dict[str, Any]], seed: int) -> Data:

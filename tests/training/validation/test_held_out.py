@@ -151,8 +151,8 @@ def test_the_commands_of_the_data_say_what_is_held_out_and_prepare_writes_all(tm
         ({"eval_fraction": 0.1, "eval_metric": ["contains"]}, "eval_generate_samples and eval_metric need each other"),
         ({"eval_fraction": 0.1, "eval_max_new_tokens": 9}, "eval_max_new_tokens has no effect without eval_gen"),
         (
-            {"eval_fraction": 0.1, "eval_generate_samples": 2, "eval_metric": ["exact"]},
-            "unknown metric 'exact': did you mean 'exact_match'?",
+            {"eval_fraction": 0.1, "eval_generate_samples": 2, "eval_metric": ["exactmatch"]},
+            "unknown metric 'exactmatch': did you mean 'exact_match'?",
         ),
         ({"eval_strategy": "steps"}, "eval_strategy steps has nothing to evaluate: set eval_fraction, eval_data or"),
         (
@@ -160,7 +160,11 @@ def test_the_commands_of_the_data_say_what_is_held_out_and_prepare_writes_all(tm
              "metric_for_best_model": "loss"},
             "save_strategy: best needs a sample to validate on, but none is usable: raise eval_fraction",
         ),
-        ({"eval_data": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"eval_data": "nowhere.jsonl"}, "eval_data: the data file nowhere.jsonl does not exist"),
+        ({"eval_mixture": "nowhere.yaml"}, "eval_mixture: the file nowhere.yaml does not exist"),
+        ({"eval_mixture": [{"data": "gone.jsonl"}]}, "eval_mixture: 1 of 1 sources cannot be used"),
+        ({"eval_mixture": [{"data": "a.jsonl", "samples": 3}]}, "eval_mixture, entry 1: samples has no effect, since"),
+        ({"eval_fraction": 0.999}, "the data holds no sample to train on: eval_fraction 0.999 holds out all"),
         (
             {
                 "eval_fraction": 0.3,
@@ -192,6 +196,14 @@ def test_a_source_that_the_run_leaves_out_is_not_validated_on_either(tmp_path):
     result = call([*words[:at], *words[at + 2 : pages], *words[pages + 2 :]])
     assert result.returncode == 0, result.stderr
     assert "samples to validate on, of my.jsonl (eval_fraction 0.25)" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "keys", [{"eval_data": "gone.jsonl"}, {"eval_mixture": [{"data": "gone.jsonl"}]}], ids=["data", "mixture"]
+)
+def test_a_dry_run_names_the_key_of_missing_samples(keys, tmp_path):
+    result = call([*train_words(tmp_path / "run", data=write_questions(tmp_path / "my.jsonl"), **keys), "--dry-run"])
+    assert result.returncode == 1 and f"{next(iter(keys))}: the data file gone.jsonl does not exist" in result.stderr
 
 
 def test_a_run_on_few_samples_says_that_nothing_is_validated(tmp_path):

@@ -56,6 +56,15 @@ def check_entry(keys: Mapping[str, Any], types: Mapping[str, Any], where: str) -
             find_adapter(keys["adapter"])
 
 
+def refuse_shares(entries: list[Any], where: str) -> None:
+    """Raise ValueError for an entry with a share, if each sample of a mixture is used once."""
+    for number, entry in enumerate(entries, start=1):
+        for key in ("weight", "samples"):
+            if isinstance(entry, dict) and key in entry:
+                problem = f"{key} has no effect, since each sample is used once: leave it out"
+                raise ValueError(f"{where}, entry {number}: {problem}")
+
+
 @contextlib.contextmanager
 def named(where: str) -> Iterator[None]:
     """Name the place of a ValueError."""

@@ -116,6 +116,8 @@ def given(harness: str, python: str) -> Path:
         finished = subprocess.run([python, "-c", probe], capture_output=True, text=True, errors="replace")
     except OSError as error:
         raise ValueError(f"--{harness}-python {python} does not run: {error.strerror}") from error
+    if not finished.returncode and not finished.stdout.strip():
+        raise ValueError(f"--{harness}-python {python} is no interpreter of Python: name one")
     if finished.returncode:
         raise ValueError(
             f"{python} does not have {harness}: run {python} -m pip install {harness}=={release}, or leave out "

@@ -15,14 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.evaluation.benchmarks import environment
 from smol_hf.evaluation.benchmarks.failures import explain
 from smol_hf.evaluation.benchmarks.published import PUBLISHED, published_scores
 from smol_hf.evaluation.benchmarks.results import PartialResultsError, read_score, results_file
 from smol_hf.evaluation.benchmarks.suite import BENCHMARKS, COUNTS, LM_EVAL, LMMS_EVAL, Benchmark, select
+from smol_hf.inference.answering import is_missing
 
 LAUNCH = {LMMS_EVAL: ["lmms_eval"], LM_EVAL: ["smol_hf.evaluation.benchmarks.lm_eval_launch", "run"]}
 LOG = "log.txt"
+
+MOST_SEED = 2**32 - 1  # of numpy
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,14 @@ class Settings:
     tasks_folder: Path | None = None
 
     def __post_init__(self):
-        for name in ("limit", "batch_size"):
+        for name, least in (("limit", 1), ("batch_size", 1), ("seed", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}: it must be at least {least}")
+        if self.seed > MOST_SEED:
+            raise ValueError(f"seed is {self.seed}: it must be at most {MOST_SEED}, the limit of the harnesses")
+        if self.output.exists() and not self.output.is_dir():
+            raise ValueError(f"{self.output} is a file: choose another --output")
         if re.search(r"[,=]", self.checkpoint):
             raise ValueError(f"the path {self.checkpoint} contains ',' or '=', which the harnesses split: rename it")
 
@@ -180,14 +188,14 @@ def sees_images(checkpoint: str) -> bool | None:
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
-        if len(folder.parts) != 2:
+        if is_missing(folder):
             raise ValueError(f"there is no checkpoint folder {checkpoint}")
         return None
     if (folder / "adapter_config.json").is_file():
         raise ValueError(f"{checkpoint} is an adapter: merge it with its base first (smol-hf merge)")
     if not (folder / "config.json").is_file():
         raise ValueError(f"{checkpoint} has no config.json: name the folder of a checkpoint")
-    return "vision_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return "vision_config" in read_json(folder / "config.json")
 
 
 def check_fit(checkpoint: str, chosen: dict[str, Benchmark], shows_images: bool | None) -> None:

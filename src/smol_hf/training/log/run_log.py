@@ -91,6 +91,7 @@ def facts_of(run: RunLog) -> dict[str, Any]:
     """Return the numbers of a run for a summary: its end, losses, rates, scores, and those of each source."""
     losses, keys = run.values("loss"), run.names()
     steps = [entry["step"] for entry in run.entries if is_number(entry.get("step"))]
+    logged = {entry["step"] for entry in run.entries if "loss" in entry and is_number(entry.get("step"))}
     facts: dict[str, Any] = {
         "name": run.name,
         "folder": str(run.folder),
@@ -101,6 +102,7 @@ def facts_of(run: RunLog) -> dict[str, Any]:
         "epoch": last_of(run.values("epoch")),
         "first_loss": next(iter(losses.values()), None),
         "last_loss": last_of(losses),
+        "unknown_losses": len(logged) - len(losses),
     }
     facts |= {key: last_of(run.values(key)) for key in COUNTERS}
     facts |= {f"median_{key}": median(values) if (values := list(run.values(key).values())) else None for key in RATES}

@@ -7,6 +7,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+from smol_hf.data.mixture.entry_keys import refuse_shares
 from smol_hf.metrics.scores import METRICS
 from smol_hf.support.formatting import nearest
 from smol_hf.training.recipe.keys import OnResume, Runs, default_of, key
@@ -70,6 +71,7 @@ class EvaluationArguments:
         for name, kind in (("eval_data", "a file, a folder or a dataset of the Hub"), ("eval_mixture", "a source")):
             if getattr(self, name) in ("", []):
                 raise ValueError(f"{name} is empty: name {kind}, or leave the key out")
+        refuse_shares(self.eval_mixture or [], "eval_mixture")
         if not origins and (
             unused := [name for name in ("eval_generate_samples", "eval_metric") if self.is_set(name)]
         ):

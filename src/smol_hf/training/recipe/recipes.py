@@ -61,18 +61,18 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: {error}") from error
     for key in ("mixture", "eval_mixture"):
         if isinstance(recipe.get(key), str):
-            recipe[key] = read_mixture(recipe[key], Path(path).parent)
+            recipe[key] = read_mixture(recipe[key], Path(path).parent, key=key)
     return recipe
 
 
-def read_mixture(name: str, folder: Path = Path()) -> list[dict[str, Any]]:
-    """Read the YAML file of a mixture, in `folder` or shipped (`recipes/mixtures/…`). Raises RecipeError."""
+def read_mixture(name: str, folder: Path = Path(), *, key: str = "mixture") -> list[dict[str, Any]]:
+    """Read the YAML file that `key` names, in `folder` or shipped (`recipes/mixtures/…`). Raises RecipeError."""
     path = folder / name
     if not path.is_file():
         try:
             path = resource_path(name)
         except FileNotFoundError:
-            raise RecipeError(f"mixture: the file {folder / name} does not exist") from None
+            raise RecipeError(f"{key}: the file {folder / name} does not exist") from None
     entries = read_file(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise RecipeError(f"{path}: a mixture is a list of entries, such as `- {{data: my.jsonl, weight: 2}}`")
@@ -200,7 +200,7 @@ def parse_recipe(
                 raise UsageError(f"unknown key {key!r}{nearest(str(key), known)}")
         for key in ("mixture", "eval_mixture"):
             if isinstance(recipe.get(key), str):
-                recipe = {**recipe, key: read_mixture(recipe[key])}
+                recipe = {**recipe, key: read_mixture(recipe[key], key=key)}
         types = types_of(classes)
         values = {key: convert(key, value, types[key]) for key, value in recipe.items() if key in known_keys(classes)}
         parsed = tuple(
