@@ -81,16 +81,14 @@ def test_what_was_learned_by_heart_is_answered_by_the_published_checkpoint(kind,
     assert loss[-1] < 0.1 < loss[0]
 
 
-def test_plain_texts_are_trained_beside_conversations(data, tmp_path, capsys):
+def test_plain_texts_are_trained_beside_conversations(data, tmp_path):
     base = save_base(tmp_path / "base")
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"text": "Once there was a king."}\n' * 3, encoding="utf-8")
     mixture = json.dumps([{"data": str(data)}, {"data": str(texts), "name": "texts"}])
-    keys = {"model": base, "max_steps": 1, "sample_packing": True, "data": None, "eval_mixture": mixture}
-    line = command_line(texts, tmp_path / "run", **keys, mixture=mixture, chat_template="chatml")
-    place = line.index("--data")
-    assert train.main(line[:place] + line[place + 2 :]) == 0
-    assert "<|endoftext|>⟦Once there was a king.<|endoftext|>⟧" in capsys.readouterr().out
+    keys = {"model": base, "max_steps": 1, "sample_packing": True, "mixture": mixture, "eval_mixture": mixture}
+    _, _, *line = command_line(data, tmp_path / "run", **keys, chat_template="chatml")  # without --data
+    assert train.main(line) == 0
     facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert facts["validation"]["loss/texts"] > 0
 
