@@ -6,12 +6,11 @@
 
 Without `--text`, a tiny model is pretrained on generated stories. Without `--vision`, an image encoder is trained on
 pages of handwritten digits; `smol-hf demo` trains a better one. `smol-hf compose` joins them. Stage 1 trains the
-connector on captions. Stage 2 trains all parts on questions about digits, and on text in the share `--text-share` of
-the rows, so that the model keeps its language. `--vision-rate 0` keeps the encoder frozen.
+connector on captions. Stage 2 trains all parts on questions about digits, and on plain text in the share
+`--text-share` of the rows, so that the model keeps its language. `--vision-rate 0` keeps the encoder frozen.
 
 It measures the share of right answers about digits that were never seen in training, the same without the image, and
-the loss on held-out text before and after: before as plain text, after as an answer, which is how stage 2 trains it.
-The loss of plain text after it is shown too. The JSON line at the end tells if the targets were reached.
+the loss of held-out plain text before and after. The JSON line at the end tells if the targets were reached.
 """
 
 from __future__ import annotations
@@ -25,18 +24,17 @@ from pathlib import Path
 
 import torch
 
-from smol_hf.auto import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from smol_hf.auto import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from smol_hf.commands.main import main as smol_hf
 from smol_hf.data.digits import build_pages
-from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.support.tokenizer_of import unknown_texts
+from smol_hf.text.documents.token_cache import Tokens
 
 TARGETS = {"digits": 0.9, "blind": 0.3, "text_loss_change": 0.05}
 NAMES = "Ann Ben Cleo Dan Eve Finn Gus Hana".split()
 COLOURS = "red blue green yellow white black".split()
 THINGS = "balls cups hats books kites drums boats coats lamps coins".split()
 HELD_OUT = 100  # texts
-REQUEST = "Write a text."
 
 
 def run(*words) -> None:
@@ -115,31 +113,15 @@ def language_model(arguments, folder: Path) -> tuple[Path, list[str], list[str]]
 
 
 @torch.no_grad()
-def text_loss(model, rows: list[tuple[list[int], list[int]]]) -> float:
-    """The mean loss per labelled token of rows of (ids, labels)."""
-    total = tokens = 0
-    for ids, labels in rows:
-        number = sum(label != IGNORE_INDEX for label in labels)
-        total += model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.item() * number
-        tokens += number
-    return total / tokens
-
-
-def plain(tokenizer, texts: list[str]) -> list[tuple[list[int], list[int]]]:
-    """Each text after the token that ends a text."""
-    encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    return [([tokenizer.eos_token_id, *ids], [IGNORE_INDEX, *ids]) for ids in encoded]
-
-
-def answers(processor, texts: list[str]) -> list[tuple[list[int], list[int]]]:
-    """Each text as an answer, as stage 2 trains it, without the token that ends the answer."""
-    rows = []
+def text_loss(model, tokenizer, texts: list[str]) -> float:
+    """The mean loss per token of plain texts, without the token that ends each."""
+    encoder, total, number = Tokens(tokenizer), 0.0, 0
     for text in texts:
-        messages = [{"role": "user", "content": REQUEST}, {"role": "assistant", "content": text}]
-        ids, labels = processor.encode_text(messages, [])
-        labels[max(place for place, label in enumerate(labels) if label != IGNORE_INDEX)] = IGNORE_INDEX
-        rows.append((ids, labels))
-    return rows
+        tokens = encoder.encode(text)
+        ids = torch.tensor([[encoder.begin, *tokens]])
+        total += model(input_ids=ids, labels=ids).loss.item() * len(tokens)
+        number += len(tokens)
+    return total / number
 
 
 def score(checkpoint: Path, questions: list[dict], folder: Path) -> float:
@@ -200,7 +182,7 @@ def train_all(arguments, questions: list[dict], texts: list[str], share: float, 
             {"image": each["image"], "conversations": chat(f"<image>\n{each['prompt']}", each["expected"])}
             for each in questions
         ],
-        "text": [{"conversations": chat(REQUEST, each)} for each in texts],
+        "text": [{"text": each} for each in texts],
     }
     rows = {"digits": 1 - share, "text": share}
     passes = {name: rows[name] / len(records[name]) for name in rows if rows[name]}  # a weight counts passes
@@ -224,8 +206,7 @@ def train_all(arguments, questions: list[dict], texts: list[str], share: float, 
 def measure(checkpoint: Path, questions: list[dict], texts: list[str], before: float, folder: Path) -> dict:
     """The figures of a finished model."""
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    after = text_loss(model, answers(processor, texts))
+    after = text_loss(model, AutoTokenizer.from_pretrained(checkpoint), texts)
     seen = [{name: each[name] for name in ("image", "prompt", "expected")} for each in questions]
     blind = [{name: each[name] for name in ("prompt", "expected")} for each in questions]
     return {
@@ -234,7 +215,6 @@ def measure(checkpoint: Path, questions: list[dict], texts: list[str], before: f
         "text_loss_before": round(before, 4),
         "text_loss_after": round(after, 4),
         "text_loss_change": round(after / before - 1, 4),
-        "plain_text_loss_after": round(text_loss(model, plain(AutoTokenizer.from_pretrained(checkpoint), texts)), 4),
     }
 
 
@@ -245,7 +225,7 @@ def add_vision(arguments, folder: Path) -> dict:
     train, test = pages(folder / "images", "train", arguments.pages), pages(folder / "images", "test", arguments.asked)
     compose(text, vision, train, folder)
     model = AutoModelForCausalLM.from_pretrained(text, dtype=torch.float32).eval()
-    before = text_loss(model, plain(AutoTokenizer.from_pretrained(text), held_out))
+    before = text_loss(model, AutoTokenizer.from_pretrained(text), held_out)
     train_connector(arguments, train, folder)
     results = []
     for share in arguments.text_share:

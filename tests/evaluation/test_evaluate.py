@@ -187,6 +187,13 @@ def test_references_of_rows(row, references):
     assert [each.role for each in question.conversation.messages] == ["user"]
 
 
+@pytest.mark.parametrize("more", [{}, {"answers": ["b"]}])
+def test_a_plain_text_has_no_question(more):
+    reader = RecordReader(None, None, Filters())
+    with pytest.raises(SampleError, match="file:1: is a plain text without a question: remove the row, or measure"):
+        question_of("file:1", {"text": "a", **more}, reader, "file")
+
+
 @pytest.mark.parametrize("change, message", BAD.values(), ids=BAD)
 def test_a_bad_row_is_named_and_can_be_skipped(vlm, tmp_path, change, message):
     data = save_rows(tmp_path / "data", rows=4, row1=change)

@@ -81,6 +81,30 @@ def test_what_was_learned_by_heart_is_answered_by_the_published_checkpoint(kind,
     assert loss[-1] < 0.1 < loss[0]
 
 
+def test_plain_texts_are_trained_beside_conversations(data, tmp_path):
+    base = save_base(tmp_path / "base")
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "Once there was a king."}\n' * 3, encoding="utf-8")
+    mixture = json.dumps([{"data": str(data)}, {"data": str(texts), "name": "texts"}])
+    keys = {"model": base, "max_steps": 1, "sample_packing": True, "mixture": mixture, "eval_mixture": mixture}
+    _, _, *line = command_line(data, tmp_path / "run", **keys, chat_template="chatml")  # without --data
+    assert train.main(line) == 0
+    facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert facts["validation"]["loss/texts"] > 0
+
+
+def test_only_plain_texts_need_pretrain_or_a_template(tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "Once there was a king."}\n' * 3, encoding="utf-8")
+    line = command_line(texts, tmp_path / "run", model=save_base(tmp_path / "base"), max_steps=1)
+    with pytest.raises(RecipeError, match=r"texts.jsonl:1 is a plain text, but .* smol-hf pretrain, or name a templ"):
+        run_recipe(*load_arguments(line))
+    keys = {"eval_data": str(texts), "eval_generate_samples": 2, "eval_metric": ["anls"], "chat_template": "chatml"}
+    line = command_line(texts, tmp_path / "other", model=tmp_path / "base", max_steps=1, **keys)
+    with pytest.raises(RecipeError, match=r"eval_generate_samples asks for answers, but texts.jsonl:1 is a plain"):
+        run_recipe(*load_arguments(line))
+
+
 def test_a_base_model_gets_the_tokens_of_a_turn_and_is_told_so(data, tmp_path, capfd):
     base = save_base(tmp_path / "base", "native", *TURN_TOKENS)
     before = AutoModelForCausalLM.from_pretrained(base).get_input_embeddings().weight.detach()

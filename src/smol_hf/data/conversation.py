@@ -11,6 +11,8 @@ from functools import cached_property
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
+DOCUMENT = "document"  # the role of the only message of a plain text, which no chat template writes
+LEARNED_ROLES = ("assistant", DOCUMENT)
 MODALITIES = ("text", "image", "multiimage", "video")
 
 
@@ -88,7 +90,7 @@ Part = TextPart | ImagePart | VideoPart
 
 @dataclass(frozen=True)
 class Message:
-    """One turn: `role` is one of `ROLES`; `parts` are in reading order; `trained` is the record's own mark.
+    """One turn: `role` is one of `ROLES` or `DOCUMENT`; `parts` are in reading order; `trained` is the record's mark.
 
     `fields` are the other keys that the chat template receives, such as `tool_calls`. None of them is empty.
     """
@@ -105,13 +107,13 @@ class Message:
 
     @cached_property
     def is_learned(self) -> bool:
-        """True for a message that gets labels: a non-empty answer that the record does not mark as untrained."""
-        return self.role == "assistant" and self.trained and not self.is_blank
+        """True for a message that gets labels: a non-empty answer that is not marked as untrained, or a plain text."""
+        return self.role in LEARNED_ROLES and self.trained and not self.is_blank
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """One sample.
+    """One sample: a conversation, or a plain text, which is one message of the role `DOCUMENT` with one text.
 
     `sample_id`: its unique name in reports and logs, such as `file:row` (rows from 1). `source`: the subset that the
     record names. `turn_ratings`: one mapping per exchange of user and assistant, or empty. `ignored`: names of
@@ -124,6 +126,18 @@ class Conversation:
     turn_ratings: tuple[dict[str, int], ...] = ()
     ignored: tuple[str, ...] = field(default=(), compare=False)
     tools: tuple[dict[str, Any], ...] = field(default=(), hash=False)
+
+    def __post_init__(self):
+        if any(message.role == DOCUMENT for message in self.messages):
+            parts = [part for message in self.messages for part in message.parts]
+            if len(self.messages) != 1 or len(parts) != 1 or not isinstance(parts[0], TextPart):
+                raise ValueError(f"a message of the role {DOCUMENT!r} has one text, and no other message follows it")
+
+    @property
+    def document(self) -> str | None:
+        """The text of a plain text; None for a conversation."""
+        parts = [part for message in self.messages if message.role == DOCUMENT for part in message.parts]
+        return parts[0].text if parts and isinstance(parts[0], TextPart) else None
 
     @cached_property
     def images(self) -> list[ImagePart]:

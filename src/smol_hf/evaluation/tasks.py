@@ -31,6 +31,7 @@ MIXTURE_KEYS = ("mixture", "data_root")  # of a file of sources
 ANSWER_KEYS = {"question": ("answer",), "prompt": ("completion",), "instruction": ("output", "response")}
 TURNS = {"messages": ("role", "content", "assistant"), "conversations": ("from", "value", "gpt")}
 NO_REFERENCE = "has no reference: end the conversation with the right answer, or give answers"
+PLAIN_TEXT = "is a plain text without a question: remove the row, or measure its loss in a run (eval_data)"
 ANNOTATORS = 10  # VQA's; a row with as many answers is scored as there
 
 
@@ -194,6 +195,8 @@ def question_of(where: str, record: Any, reader: Callable[[str, Any], Conversati
         if unanswered(record):
             raise SampleError(where, NO_REFERENCE) from error
         raise
+    if conversation.document is not None:
+        raise SampleError(where, PLAIN_TEXT)
     *asked, last = conversation.messages
     if last.role != "assistant":
         raise SampleError(where, NO_REFERENCE)

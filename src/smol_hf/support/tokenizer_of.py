@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
+DOCUMENT_TOKENS = "document_tokens"  # key of tokenizer_config.json
+
 
 def tokenizer_of(processor) -> PreTrainedTokenizerBase:
     """Return a processor's tokenizer, or the tokenizer itself."""
@@ -13,6 +15,27 @@ def tokenizer_of(processor) -> PreTrainedTokenizerBase:
 def is_language_model(processor) -> bool:
     """Return True for a tokenizer, which belongs to a text-only model."""
     return isinstance(processor, PreTrainedTokenizerBase)
+
+
+def document_tokens(tokenizer) -> tuple[int, int]:
+    """Return the ids that begin and end a plain text: those of pretraining, see `keep_document_tokens`.
+
+    Raises:
+        ValueError: without a token that ends a text.
+    """
+    if (kept := tokenizer.init_kwargs.get(DOCUMENT_TOKENS)) is not None:
+        begin, end = tokenizer.convert_tokens_to_ids(kept)
+        return begin, end
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise ValueError("the tokenizer has no eos_token to end a document: set one and save the tokenizer again")
+    return end if tokenizer.bos_token_id is None else tokenizer.bos_token_id, end
+
+
+def keep_document_tokens(tokenizer) -> None:
+    """Note in the tokenizer's file which tokens begin and end a plain text, before a chat gets other ones."""
+    if DOCUMENT_TOKENS not in tokenizer.init_kwargs and tokenizer.eos_token_id is not None:
+        tokenizer.init_kwargs[DOCUMENT_TOKENS] = tokenizer.convert_ids_to_tokens(list(document_tokens(tokenizer)))
 
 
 def padding_token_id(tokenizer) -> int:

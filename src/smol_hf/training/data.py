@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import PartialState
 from rich.console import Console
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.mixture.mixture import FIRST_RECORDS, MOST_SURVEYED, Data, without_unusable
@@ -84,13 +84,21 @@ def set_video_keys(processor, arguments: DataArguments) -> None:
             _ = processor.video_sampling
 
 
-def refuse_only_media(data: Data) -> None:
-    """Raise RecipeError if all of the first records show images or videos, for a text-only model."""
+def refuse_unreadable(data: Data, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise RecipeError if a text-only model can read none of the first records.
+
+    It cannot if all show images or videos, or if all are plain texts and it has no chat template.
+    """
     first = list(data.conversations(10))
     if first and all(each.media for each in first):
         raise RecipeError(
             f"the model is text-only, it has no image encoder, but {first[0].sample_id} shows an image or a video: "
             "smol-hf compose adds an image encoder"
+        )
+    if first and tokenizer.chat_template is None and all(each.document is not None for each in first):
+        raise RecipeError(
+            f"{first[0].sample_id} is a plain text, but the model has no chat template, which train needs: train "
+            "plain texts with smol-hf pretrain, or name a template, such as chat_template: chatml"
         )
 
 
@@ -100,7 +108,7 @@ def plan_of(data: Data, processor, arguments: DataArguments, training: SmolTrain
     work: Any = TokenWork()
     if arguments.documents is None:
         if is_text_only := is_language_model(processor):
-            refuse_only_media(data)
+            refuse_unreadable(data, processor)
         work = (TextChatWork if is_text_only else SampleWork)(
             chat_of(processor) if is_text_only else processor,
             arguments.context_length,

@@ -14,7 +14,7 @@ from PIL import Image
 from video_clips import clip
 
 from smol_hf.commands.main import main
-from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart, VideoPart
+from smol_hf.data.conversation import DOCUMENT, Conversation, ImagePart, Message, SampleError, TextPart, VideoPart
 from smol_hf.data.media.images import open_encoded
 from smol_hf.data.media.videos import ListedVideo, load_frames
 from smol_hf.data.mixture.mixture import Data, open_mixture
@@ -55,6 +55,7 @@ SAYABLE = {
     "line breaks": (user("\n\nleading", shows(RED), "\n\n\ntrailing\n"), assistant("\nx\n")),
     "marks in answers": (user(shows(RED), "?"), assistant("<image> and <video>")),
     "a mark of videos": (user(shows(RED), "what is <video>?"), assistant("A tag.")),
+    "a plain text": (Message(DOCUMENT, (TextPart(" été <image>\n\n"),)),),
     "silence": (user(shows(RED)), Message("assistant", ()), user("?"), assistant("Red.")),
 }
 UNSAYABLE = {
@@ -107,6 +108,7 @@ def test_what_is_prepared_reads_back_as_it_was(form, tmp_path):
 def test_llavas_form_is_llavas_own_and_its_images_are_the_bytes_that_were(tmp_path):
     prepare(data_of(SAYABLE.values()), tmp_path / "out", form="llava")
     records = [json.loads(line) for line in (tmp_path / "out" / "data.jsonl").read_text("utf-8").split("\n") if line]
+    assert records.pop(list(SAYABLE).index("a plain text")).keys() == {"id", "text"}
     assert all({"id", "conversations"} <= set(record) <= {"id", "conversations", "image"} for record in records)
     assert records[1]["conversations"][0] == {"from": "system", "value": "Be brief."}
     assert records[1]["conversations"][1] == {"from": "human", "value": "<image>\nWhat?"}

@@ -10,7 +10,7 @@ from helpers import build_processor
 from memory_source import MemorySource
 from PIL import Image
 
-from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
+from smol_hf.data.conversation import DOCUMENT, Conversation, ImagePart, Message, TextPart
 from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.report.label_spans import spans_of, token_texts
 from smol_hf.data.report.preview_drawing import draw_samples
@@ -108,6 +108,14 @@ def test_the_tokens_say_what_is_trained_and_what_the_template_wrote(tmp_path):
     assert page.chips[-1] == "<end_of_utterance>" and page.chips[0] == "<|im_start|>"
     assert [chip for chip in page.chips if chip.startswith("<image>")] == ["<image> × 4"] * 5
     assert "<row_2_col_3>" not in page.chips and "<row_2_col_2>" in page.chips
+    assert html.count('class="chip learnt"') == 1
+
+
+def test_a_plain_text_is_shown_and_trained_from_its_first_word_to_its_end(tmp_path):
+    html, _ = page_of(tmp_path, [Conversation("a:1", (Message(DOCUMENT, (TextPart("Once <image> was"),)),))])
+    page = Page(html[html.index('<article class="panel"') :].partition("</main>")[0])
+    assert "".join(page.trained) == "Once <image> was" and "document" in page.texts
+    assert page.chips[0] == "<|im_start|>" and page.chips[-1] == "<end_of_utterance>"
     assert html.count('class="chip learnt"') == 1
 
 

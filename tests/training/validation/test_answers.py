@@ -10,7 +10,7 @@ from talks import records
 from tiny_runs import train_here
 
 from smol_hf.data.collator import SmolCollator
-from smol_hf.data.conversation import Conversation, Message, TextPart
+from smol_hf.data.conversation import DOCUMENT, Conversation, Message, TextPart
 from smol_hf.data.digits import build_clips, build_pages
 from smol_hf.data.media.images import load_image
 from smol_hf.inference.answering import prompt_inputs
@@ -117,6 +117,14 @@ def test_a_last_turn_with_an_image_after_the_answer_is_not_shown(pages, processo
     [unit] = answers.choose(Seen())
     question = answers.question(*unit, Seen())
     assert len(question.tiles) == 0 and processor.image_token_id not in question.input_ids
+
+
+def test_plain_texts_are_not_asked(pages, processor):
+    plain = Conversation("a:1", (Message(DOCUMENT, (TextPart("Once there was a king."),)),))
+    seen = Seen()
+    chosen = answers_of([plain, *pages[:2]], processor).choose(seen)
+    assert {unit.conversation.sample_id for _, unit in chosen} == {each.sample_id for each in pages[:2]}
+    assert not seen.skipped
 
 
 def test_the_last_run_of_labels_is_the_last_answer():

@@ -118,6 +118,8 @@ def llava_record(conversation: Conversation, paths: Sequence[str]) -> dict[str, 
     Args:
         paths: of the images and videos in reading order.
     """
+    if conversation.document is not None:
+        return text_record(conversation)
     turns = [
         {"from": LLAVA_ROLES[message.role], "value": llava_text(message.parts), **further(message)}
         for message in conversation.messages
@@ -159,6 +161,8 @@ def messages_record(conversation: Conversation, paths: Sequence[str] | None = No
     A part of an image or a video names its path; without `paths` it is the next one of the record. That of a video
     has its `start` and `end`.
     """
+    if conversation.document is not None:
+        return text_record(conversation)
     names = iter(paths or ())
     messages = []
     for message in conversation.messages:
@@ -172,6 +176,11 @@ def messages_record(conversation: Conversation, paths: Sequence[str] | None = No
                 content.append({"type": kind, **({} if paths is None else {kind: next(names)}), **seconds})
         messages.append({"role": message.role, "content": content, **further(message)})
     return {"id": conversation.sample_id, "messages": messages, **record_labels(conversation)}
+
+
+def text_record(conversation: Conversation) -> dict[str, Any]:
+    """Return the record of a plain text: {"id", "text", "source"?}."""
+    return {"id": conversation.sample_id, "text": conversation.document, **record_labels(conversation)}
 
 
 def stored(part: ImagePart | VideoPart, path: str | None = None, content: bytes | None = None) -> Part:

@@ -70,6 +70,7 @@ class ParquetWriter:
         {
             "id": Value("string"),
             "source": Value("string"),
+            "text": Value("string"),
             "messages": List(
                 {
                     "role": Value("string"),

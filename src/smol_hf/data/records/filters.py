@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smol_hf.data.conversation import Conversation, FilteredOutError, Message, SampleError, TextPart
+from smol_hf.data.conversation import DOCUMENT, Conversation, FilteredOutError, Message, SampleError, TextPart
 from smol_hf.data.media.images import MAXIMUM_BYTES, check_bytes
 from smol_hf.data.records.registry import Place, adapt
 from smol_hf.data.records.texts import RATINGS
@@ -141,9 +141,9 @@ def exchanges_of(conversation: Conversation) -> tuple[list[Message], list[list[M
 
 
 def is_empty(exchange: list[Message]) -> str | None:
-    """Return the reason to remove an exchange without a question or without an answer."""
+    """Return the reason to remove an exchange without a question or without an answer. A plain text needs neither."""
     roles = {message.role for message in exchange if not message.is_blank}
-    return None if {"user", "assistant"} <= roles else "without a question or an answer"
+    return None if {"user", "assistant"} <= roles or DOCUMENT in roles else "without a question or an answer"
 
 
 @dataclass(frozen=True)

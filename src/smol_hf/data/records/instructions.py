@@ -1,18 +1,29 @@
-"""Instructions, prompts and questions with an answer: the shapes of Alpaca, Dolly, TRL and plain tables."""
+"""Records of a few texts: those of Alpaca, Dolly, TRL and plain tables, and plain texts.
+
+alpaca             {"instruction": text, "input"?: text, "output": text, …}
+prompt_completion  {"prompt": text or messages, "completion": text or messages}
+question_answer    {"question": text, "answer": text}
+plain_text         {"text": text}: a document without turns, trained as in pretraining
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from smol_hf.data.conversation import Conversation
+from smol_hf.data.conversation import DOCUMENT, Conversation, Message, TextPart
 from smol_hf.data.records.dialogue import messages_in
-from smol_hf.data.records.fields import Fields, checked_text, list_of_objects
-from smol_hf.data.records.messages import OTHER_FIELDS, conversation_of, is_conversation
+from smol_hf.data.records.fields import Fields, checked_text, label, list_of_objects
+from smol_hf.data.records.messages import CONVERSATIONS, OTHER_FIELDS, conversation_of, is_conversation
 from smol_hf.data.records.registry import Place, adapter
-from smol_hf.data.records.turn_keys import TRAIN_KEYS, is_given
+from smol_hf.data.records.turn_keys import MEDIA_KEYS, TRAIN_KEYS, is_given
 
 INPUTS, OUTPUTS = ("input", "context"), ("output", "response")
+# A text with one of these is a part of something else.
+OTHER_TEXTS = (
+    *CONVERSATIONS, "prompt", "completion", "question", "answer", "answers", "instruction", *OUTPUTS, "caption",
+    "captions", "chosen", "rejected", "image_url",
+)  # fmt: skip
 
 
 def is_alpaca(record: dict[str, Any]) -> bool:
@@ -93,3 +104,22 @@ def read_question_answer(record: dict[str, Any], place: Place) -> Conversation:
         {"role": "assistant", "content": fields.text("answer")},
     ]
     return conversation_of(record, turns, "question_answer", place)
+
+
+def is_plain_text(record: dict[str, Any]) -> bool:
+    """Return True for a text without turns and media. With an `image` that is null, it is a caption without image."""
+    has = {key for key, value in record.items() if value is not None}
+    shows = any(key in record for key in ("image", "video")) or any(is_given(record.get(key)) for key in MEDIA_KEYS)
+    return "text" in has and not shows and has.isdisjoint(OTHER_TEXTS)
+
+
+@adapter("plain_text", shape=is_plain_text, fields=("text", "source", *MEDIA_KEYS))
+def read_plain_text(record: dict[str, Any], place: Place) -> Conversation:
+    """Plain texts without turns, trained as in pretraining."""
+    fields = Fields(record, place, "plain_text")
+    text = fields.text("text")
+    if any(is_given(record.get(key)) for key in MEDIA_KEYS):
+        raise fields.fault("is a plain text with an image or a video: write messages or a caption")
+    if not text.strip():
+        raise fields.fault("its text is empty: remove the record")
+    return Conversation(place.where, (Message(DOCUMENT, (TextPart(text),)),), label(record, "source"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from smol_hf.data.conversation import Conversation, SampleError
+from smol_hf.data.conversation import LEARNED_ROLES, Conversation, SampleError
 from smol_hf.data.records.turn_keys import (
     IDENTIFIERS,
     UNSUPPORTED_RECORD,
@@ -228,7 +228,7 @@ def adapt(record: Any, place: Place, name: str | None = None, dataset: str | Non
         raise SampleError(place.where, problem) from error
     if not isinstance(conversation, Conversation):
         raise AdapterError(f"the adapter {chosen.name!r} gave {type(conversation).__name__}, not a Conversation")
-    if not any(message.role == "assistant" for message in conversation.messages):
+    if not any(message.role in LEARNED_ROLES for message in conversation.messages):
         raise SampleError(place.where, "no assistant turn: there is nothing to learn from it")
     ignored = [
         str(key)

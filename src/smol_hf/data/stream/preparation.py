@@ -26,7 +26,7 @@ from smol_hf.data.media.videos import ChosenFrames, ListedVideo, load_frames
 from smol_hf.data.stream.shortening import SampleVersion, shortened
 from smol_hf.modeling.label_loss import IGNORE_INDEX
 from smol_hf.processing.chat_format import ChatTemplateError
-from smol_hf.support.tokenizer_of import tokenizer_of, unknown_token_id
+from smol_hf.support.tokenizer_of import document_tokens, tokenizer_of, unknown_token_id
 
 MOST_COPIED = 1 << 18  # bytes; copying more takes longer than to open shared memory
 
@@ -186,6 +186,9 @@ class SampleWork:
     def measured(self, shape: SampleVersion, listed: dict[int, ListedVideo], lost: str = "") -> MeasuredSample:
         """Measure a version of a sample. `listed`: its videos, by the `id` of their part; new ones are added."""
         conversation = shape.conversation
+        if conversation.document is not None:
+            sequence = self.plain_text(conversation.document, conversation.sample_id)
+            return MeasuredSample(conversation, [sequence], shape.longest_edge, len(sequence.input_ids), 0, lost)
         messages, parts = template_messages(conversation)
         sizes = []
         for part in parts:
@@ -210,6 +213,19 @@ class SampleWork:
         num_tiles = sum(sequence.num_tiles for sequence in sequences)
         media = tuple(zip(parts, sizes))
         return MeasuredSample(conversation, sequences, shape.longest_edge, num_tokens, num_tiles, lost, media=media)
+
+    def plain_text(self, text: str, where: str) -> MeasuredSequence:
+        """Tokenise a plain text as pretraining does: between two tokens, with labels on all but the first.
+
+        Raises:
+            SampleError: if the tokenizer has no token that ends a text.
+        """
+        try:
+            begin, end = document_tokens(tokenizer_of(self.processor))
+        except ValueError as error:
+            raise SampleError(where, str(error)) from error
+        ids = self.processor.encoder.plain.encode(text, add_special_tokens=False).ids
+        return MeasuredSequence([begin, *ids, end], [IGNORE_INDEX, *ids, end], 0, 0)
 
     def shorter(self, sample: MeasuredSample, listed: dict[int, ListedVideo]) -> MeasuredSample:
         """Return the sample with the smallest loss that makes it fit. Raises TooLongError if none suffices."""

@@ -24,6 +24,7 @@ from smol_hf.data.sources.files import free_bytes
 from smol_hf.data.sources.fingerprints import are_read_whole, digests_of_files
 from smol_hf.processing.plain_tokenizer import plain_tokenizer
 from smol_hf.support.cache_folders import making
+from smol_hf.support.tokenizer_of import document_tokens
 from smol_hf.text.documents.cutting import pieces
 from smol_hf.text.documents.document import Documents
 from smol_hf.text.documents.held_out import DocumentPart, HeldOut, Split
@@ -103,11 +104,8 @@ class Tokens:
     def __init__(self, tokenizer):
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError("documents need a fast tokenizer (tokenizer.json), but this one is slow")
-        if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no eos_token to end a document: set one and save the tokenizer again")
+        self.begin, self.end = document_tokens(tokenizer)
         self.engine = plain_tokenizer(tokenizer, set(tokenizer.all_special_tokens))
-        self.end = tokenizer.eos_token_id
-        self.begin = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         most = max(tokenizer.get_vocab().values())  # its numbers may have gaps
         self.type = np.dtype(np.uint16 if most < 1 << 16 else np.uint32)
 

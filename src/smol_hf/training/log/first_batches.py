@@ -114,8 +114,9 @@ def preview(processor, input_ids: list[int], labels: list[int], marks: bool = Fa
 
     def kind(token):
         token_id, label = token
-        padding = tokenizer.pad_token if token_id == tokenizer.pad_token_id else None
-        return "<image>" if token_id == image_token_id else padding, label != IGNORE_INDEX
+        trained = label != IGNORE_INDEX  # then it ends a text, even if the same token pads
+        padding = tokenizer.pad_token if token_id == tokenizer.pad_token_id and not trained else None
+        return "<image>" if token_id == image_token_id else padding, trained
 
     for (name, trained), group in groupby(tokens, kind):
         ids = [token_id for token_id, _ in group]

@@ -9,7 +9,7 @@ from rich.console import Console
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from smol_hf.support.formatting import nearest
-from smol_hf.support.tokenizer_of import token_ids
+from smol_hf.support.tokenizer_of import keep_document_tokens, token_ids
 from smol_hf.text.chat import ChatTemplateError, TextChat
 from smol_hf.training.model.new_tokens import embedding_rows, extend_embeddings
 from smol_hf.training.recipe.model_arguments import ModelArguments
@@ -52,7 +52,10 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, arguments: ModelArgume
         special = [AddedToken(token, special=True, normalized=False) for token in turn_tokens]
         tokenizer.add_tokens(special, special_tokens=True)
     if chat and tokenizer.chat_template is not None:
-        tokenizer.eos_token = chat_of(tokenizer).end_of_turn[1]
+        end = chat_of(tokenizer).end_of_turn[1]
+        if end != tokenizer.eos_token:
+            keep_document_tokens(tokenizer)
+            tokenizer.eos_token = end
     return lacking
 
 

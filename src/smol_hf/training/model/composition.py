@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AddedToken, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from smol_hf.auto import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
-from smol_hf.data.conversation import Conversation, TextPart
+from smol_hf.data.conversation import DOCUMENT, Conversation, TextPart
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
@@ -24,6 +24,7 @@ from smol_hf.processing.chat_format import (
 )
 from smol_hf.processing.image_tiling import ImageTiler
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
+from smol_hf.support.tokenizer_of import keep_document_tokens
 from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer
 from smol_hf.training.model.presets import TEXT, preset_settings
 from smol_hf.training.model.sound_checkpoint import refuse_unsound_config
@@ -175,7 +176,8 @@ def texts_of(conversations: Iterable[Conversation]) -> Iterator[str]:
     left = ALL_CHARACTERS
     for conversation in conversations:
         for message in conversation.messages:
-            yield f"{message.role.title()}:"  # as the template writes it
+            if message.role != DOCUMENT:
+                yield f"{message.role.title()}:"  # as the template writes it
             for part in message.parts:
                 if isinstance(part, TextPart):
                     yield part.text[:TEXT_CHARACTERS]
@@ -210,6 +212,7 @@ def extend_tokenizer(tokenizer, max_tiles_per_side: int, *, keeps_tokens: bool =
             "<|im_end|>" if "<|im_end|>" in present else tokenizer.eos_token or END_OF_UTTERANCE_TOKEN
         )
     if not keeps_tokens:
+        keep_document_tokens(tokenizer)
         tokenizer.eos_token = END_OF_UTTERANCE_TOKEN
         tokenizer.bos_token = "<|im_start|>"
     return size

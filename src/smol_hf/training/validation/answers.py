@@ -13,8 +13,8 @@ from transformers import GenerationConfig
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.source import BlockCache
-from smol_hf.data.stream.lane import Prepared, units_of
-from smol_hf.data.stream.preparation import ReadySample
+from smol_hf.data.stream.lane import Prepared
+from smol_hf.data.stream.preparation import MeasuredSample, ReadySample
 from smol_hf.data.stream.stream import Plan
 from smol_hf.metrics.scores import METRICS
 from smol_hf.modeling.label_loss import IGNORE_INDEX
@@ -93,7 +93,8 @@ class Answers:
                 seen.skipped.append(fault)
                 continue
             lane.prepared.clear()
-            chosen += [(reference[0], unit) for unit in units_of(prepared)] if prepared is not None else []
+            if isinstance(prepared, MeasuredSample) and prepared.conversation.document is None:  # else no question
+                chosen += [(reference[0], unit) for unit in prepared.units]
         return chosen[: self.number]
 
     def question(self, source: int, unit: Prepared, seen: Seen) -> Question | None:

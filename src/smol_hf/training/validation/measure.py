@@ -25,6 +25,7 @@ from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.label_loss import IGNORE_INDEX, labelled_positions
 from smol_hf.training.loader import FACTS, TrainingLoader, summed
 from smol_hf.training.recipe.data_arguments import DataArguments
+from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.validation.answers import Answers
 from smol_hf.training.validation.held_out import PREFIX, usable_rows
 
@@ -142,6 +143,12 @@ def validation_of(plan: Plan, held_out: Data, arguments: DataArguments, workers:
     ]
     answers = None
     if arguments.eval_generate_samples:
+        first = list(held_out.conversations(10))
+        if first and all(each.document is not None for each in first):
+            raise RecipeError(
+                f"eval_generate_samples asks for answers, but {first[0].sample_id} is a plain text, which has no "
+                "question: remove the key"
+            )
         together = replace(
             shared, sources=sources, weights=[1.0] * len(used), work=plan.work.with_readers(readers), pool_size=1
         )
