@@ -127,17 +127,15 @@ class Conversation:
     ignored: tuple[str, ...] = field(default=(), compare=False)
     tools: tuple[dict[str, Any], ...] = field(default=(), hash=False)
 
-    def __post_init__(self):
-        if any(message.role == DOCUMENT for message in self.messages):
-            parts = [part for message in self.messages for part in message.parts]
-            if len(self.messages) != 1 or len(parts) != 1 or not isinstance(parts[0], TextPart):
-                raise ValueError(f"a message of the role {DOCUMENT!r} has one text, and no other message follows it")
-
     @property
     def document(self) -> str | None:
-        """The text of a plain text; None for a conversation."""
-        parts = [part for message in self.messages if message.role == DOCUMENT for part in message.parts]
-        return parts[0].text if parts and isinstance(parts[0], TextPart) else None
+        """The text of a plain text; None for a conversation. Raises ValueError for a plain text with other parts."""
+        if all(message.role != DOCUMENT for message in self.messages):
+            return None
+        parts = [part for message in self.messages for part in message.parts]
+        if len(self.messages) != 1 or len(parts) != 1 or not isinstance(parts[0], TextPart):
+            raise ValueError(f"a message of the role {DOCUMENT!r} has one text, and no other message follows it")
+        return parts[0].text
 
     @cached_property
     def images(self) -> list[ImagePart]:

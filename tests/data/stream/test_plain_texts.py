@@ -122,4 +122,4 @@ def test_a_tokenizer_without_an_end_of_text_is_named():
 )
 def test_a_document_is_one_text_alone(messages):
     with pytest.raises(ValueError, match="a message of the role 'document' has one text"):
-        Conversation("a:1", messages)
+        assert Conversation("a:1", messages).document

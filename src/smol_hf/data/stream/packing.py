@@ -73,7 +73,7 @@ class PackingPool:
         oldest = next(iter(self.waiting))
         first = self.take(oldest)
         row, used, tiles = [first], first.num_tokens, first.num_tiles
-        while (position := self.next_position(used, tiles, per_token)) is not None:
+        while self.waiting and (position := self.next_position(used, tiles, per_token)) is not None:
             sample = self.take(-self.by_length[position][1])
             row.append(sample)
             used += sample.num_tokens

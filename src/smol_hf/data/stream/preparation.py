@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from smol_hf.data.conversation import (
+    DOCUMENT,
     MODALITIES,
     Conversation,
     ImagePart,
@@ -186,8 +187,8 @@ class SampleWork:
     def measured(self, shape: SampleVersion, listed: dict[int, ListedVideo], lost: str = "") -> MeasuredSample:
         """Measure a version of a sample. `listed`: its videos, by the `id` of their part; new ones are added."""
         conversation = shape.conversation
-        if conversation.document is not None:
-            sequence = self.plain_text(conversation.document, conversation.sample_id)
+        if any(message.role == DOCUMENT for message in conversation.messages):
+            sequence = self.plain_text(conversation.document or "", conversation.sample_id)
             return MeasuredSample(conversation, [sequence], shape.longest_edge, len(sequence.input_ids), 0, lost)
         messages, parts = template_messages(conversation)
         sizes = []
