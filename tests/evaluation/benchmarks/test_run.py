@@ -240,7 +240,7 @@ def test_an_interpreter_without_the_harness_is_refused(tmp_path, vlm):
         run(tmp_path, vlm, "docvqa", python)
     with pytest.raises(ValueError, match=r"--lmms-eval-python .*nowhere does not run: No such file"):
         run(tmp_path, vlm, "docvqa", tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="--lmms-eval-python true is no interpreter of Python"):
+    with pytest.raises(ValueError, match="--lmms-eval-python true is not an interpreter of Python"):
         run(tmp_path, vlm, "docvqa", "true")
 
 

@@ -117,7 +117,7 @@ def given(harness: str, python: str) -> Path:
     except OSError as error:
         raise ValueError(f"--{harness}-python {python} does not run: {error.strerror}") from error
     if not finished.returncode and not finished.stdout.strip():
-        raise ValueError(f"--{harness}-python {python} is no interpreter of Python: name one")
+        raise ValueError(f"--{harness}-python {python} is not an interpreter of Python: name one")
     if finished.returncode:
         raise ValueError(
             f"{python} does not have {harness}: run {python} -m pip install {harness}=={release}, or leave out "
