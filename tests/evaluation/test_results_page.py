@@ -12,7 +12,7 @@ from video_clips import clip, even_times
 def report(vlm, tmp_path_factory):
     """An evaluation in which every second answer is right: (its page, its HTML, its results)."""
     place = tmp_path_factory.mktemp("report")
-    data = save_rows(place / "data", rows=8)
+    data = save_rows(place / "data", rows=8, row1={"question": HOSTILE})
     evaluated(vlm, data, place / "first", baselines=["none"])
     texts = [each["prediction"] for each in lines_of(place / "first")]
     changes = {f"row{number}": {"answer": texts[number]} for number in range(0, 7, 2)}
