@@ -19,7 +19,7 @@ from smol_hf.estimate.estimate import ADDED, build_on_meta, count_by_part, estim
 from smol_hf.estimate.planned_data import MISSING, PlannedSource, describe, planned_sources, seen_rows, shares_of
 from smol_hf.estimate.planned_model import planned_step, planned_target
 from smol_hf.estimate.target import Target
-from smol_hf.support.formatting import compact, counted, percent
+from smol_hf.support.formatting import compact, counted, duration, percent
 from smol_hf.support.tables import print_parts
 from smol_hf.text.documents.token_source import TokenWork
 from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments, settle_global_batch
@@ -241,7 +241,7 @@ def lines_of(facts: dict[str, Any]) -> Iterator[str | Table]:
     known = [source["records"] for source in facts["sources"]]
     if None not in known and 0 < sum(known) < batch["global"]:
         yield f"warning: a step has {batch['global']:,} rows, and a round of the data has {sum(known):,.0f} records"
-    names = {"steps": "{:,}", "samples": "{:,}", "epochs": "{:.4g}"}
+    names = {"steps": "{:,}", "samples": "{:,}", "epochs": "{:,.4g}" if (facts["epochs"] or 0) < 1000 else "{:,.0f}"}
     if len(facts["sources"]) > 1:
         names["epochs"] += " (rounds of the mixture)"
     shown = [f"{name} {form.format(facts[name])}" for name, form in names.items() if facts[name] is not None]
@@ -257,7 +257,7 @@ def lines_of(facts: dict[str, Any]) -> Iterator[str | Table]:
         yield "  memory: " + ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in facts["memory"].items())
     if "hours" in facts:
         bound = "about" if "videos" in facts else "at most"
-        yield f"  at {facts['tflops']:g} TFLOP/s per process: {bound} {facts['hours']:,.3g} hours of training"
+        yield f"  at {facts['tflops']:g} TFLOP/s per process: {bound} {duration(facts['hours'] * 3600)} of training"
     if "unknown" in facts:
         yield f"  memory and time are unknown: {facts['unknown']}"
 

@@ -16,6 +16,7 @@ from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.mixture.shares import PlannedMixture
 from smol_hf.data.report.shortened_samples import ShortenedSamples
 from smol_hf.data.stream.stream import Plan, RowStream
+from smol_hf.support.formatting import counted
 from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
 from smol_hf.training.checkpoint.fingerprints import document_fingerprints, fingerprint, source_fingerprints
 from smol_hf.training.checkpoint.same_run import rows_of_a_step
@@ -172,6 +173,13 @@ class SupervisedRun(Run):
             if trainer.validated is None:
                 trainer.evaluate()
             facts["validation"] = trainer.validated
+            state, patience = trainer.state, self.arguments.early_stopping_patience
+            if self.is_main_process and patience is not None and state.global_step < state.max_steps:
+                metric = self.arguments.metric_for_best_model
+                self.console.print(
+                    f"stopped early, at step {state.global_step:,} of {state.max_steps:,}: no better {metric} in "
+                    f"{counted(patience, 'validation')}"
+                )
             if self.arguments.load_best_model_at_end and (best := trainer.state.best_global_step):
                 metric = self.arguments.metric_for_best_model
                 facts["best"] = {"step": best, "metric": metric, "value": trainer.state.best_metric}

@@ -196,19 +196,19 @@ def test_a_step_of_more_rows_than_the_data_has_is_said(place, capsys):
         assert (shown in capsys.readouterr().out) == warned
 
 
-def test_a_dry_run_shows_parameters_memory_and_hours(place):
+def test_a_dry_run_shows_parameters_memory_and_time(place):
     keys = {**RECIPE, "output_dir": "runs/x", "global_batch_size": 16}
     shown = call(["train", *words(keys), "--dry_run", "--num-processes=2", "--tflops", "0.5"])
     assert shown.returncode == 0, shown.stderr
     for text in (
         "a new model, random weights", "digits: 1 source on this machine, 40 records",
         "batch: 4 per device × 2 accumulated × 2 processes = 16", "steps 8, samples 128, epochs 3.2, at most 32.8 k",
-        "a step of 4 × 256 tokens and 4 tiles", "peak", "at 0.5 TFLOP/s per process: at most",
+        "a step of 4 × 256 tokens and 4 tiles", "peak", "at 0.5 TFLOP/s per process: at most", " s of training",
     ):  # fmt: skip
         assert text in shown.stdout, text
     assert not (place / "runs").exists()
     without = call(["train", *words(keys), "--dry-run"])
-    assert "hours" not in without.stdout and "8 accumulated" not in without.stdout
+    assert "of training" not in without.stdout and "8 accumulated" not in without.stdout
 
 
 def test_the_other_commands_have_a_dry_run(place):

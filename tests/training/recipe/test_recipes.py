@@ -293,3 +293,11 @@ def test_a_mapping_of_another_shape_on_the_command_line_is_refused_by_name(value
     ) as refused:
         parse_command_line(["--lr_scheduler_kwargs", value])
     assert len(str(refused.value)) < 250
+
+
+def test_a_folder_instead_of_a_recipe_is_one_sentence(tmp_path):
+    with pytest.raises(RecipeError, match="is a folder, and a recipe is a file: name a YAML file"):
+        read_recipe(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    with pytest.raises(RecipeError, match=re.escape(f"name {tmp_path / 'recipe.yaml'}")):
+        read_recipe(tmp_path)

@@ -1,6 +1,7 @@
 """The best checkpoint and early stopping: exact after a kill or a signal, and nothing of the best is lost."""
 
 import json
+import re
 import shutil
 import signal
 
@@ -59,6 +60,7 @@ def test_a_run_stops_after_the_patience_and_its_result_is_the_best(stopped):
     assert facts["best"] == {"step": 2, "metric": "loss", "value": log[2]["eval_loss"]}
     assert facts["validation"]["loss"] == log[2]["eval_loss"] and facts["steps"] == LAST
     assert f"the result is the best step, 2, with loss {log[2]['eval_loss']:.4f}" in printed
+    assert re.search(rf"stopped early, at step {LAST} of \d+: no better loss in \d+ validation", printed)
 
 
 @pytest.mark.parametrize("lines", [5, 12, 20])

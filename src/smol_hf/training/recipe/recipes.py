@@ -52,6 +52,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
             path = find_recipe(str(path))
         except ValueError as error:
             raise RecipeError(str(error)) from error
+    if Path(path).is_dir():
+        saved = Path(path) / "recipe.yaml"
+        hint = f"name {saved}" if saved.is_file() else "name a YAML file"
+        raise RecipeError(f"{path} is a folder, and a recipe is a file: {hint}")
     recipe = read_file(Path(path))
     if not isinstance(recipe, dict):
         raise RecipeError(f"{path}: a recipe is a list of `key: value` lines")
