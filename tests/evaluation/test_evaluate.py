@@ -129,13 +129,13 @@ def test_a_folder_with_other_settings_or_data_is_refused(vlm, tmp_path):
     evaluated(vlm, data, tmp_path / "out", **options)
     listed = (tmp_path / "out" / "skipped.jsonl").read_text()
     other = save_rows(tmp_path / "other", rows=3)
-    with pytest.raises(ValueError, match="has answers with data fingerprint"):
+    with pytest.raises(ValueError, match="has answers to other data"):
         evaluated(vlm, other, tmp_path / "out")
     assert (tmp_path / "out" / "skipped.jsonl").read_text() == listed and "gone.png" in listed
     with pytest.raises(ValueError, match="has answers with max new tokens 8, now 9: choose another --output"):
         evaluated(vlm, data, tmp_path / "out", max_new_tokens=9, **options)
     Image.new("RGB", (30, 40)).save(tmp_path / "data" / "0.png")
-    with pytest.raises(ValueError, match=r"has answers with data fingerprint '.*', now '.*'"):
+    with pytest.raises(ValueError, match=r"has answers to other data"):
         evaluated(vlm, data, tmp_path / "out", **options)
 
 
@@ -311,7 +311,8 @@ def test_the_command_counts_compared_questions_measured_references_and_rows_left
     first = tmp_path / "first.jsonl"
     first.write_text(json.dumps(lines_of(out)[0]) + "\n")
     assert main([*words, "--against", str(first)]) == 0
-    assert "exact_match +0.000 against" in (printed := capsys.readouterr().out) and " on 1 question (95 %" in printed
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "exact_match on 1 question: " in printed and "; the scores are equal" in printed
 
 
 @pytest.mark.parametrize(

@@ -103,12 +103,16 @@ def describe_evaluate(facts: dict[str, Any]) -> Iterator[str | Table]:
         yield f"references: loss {facts['loss']:.4f}, {facts['bits_per_byte']:.4f} bits per byte{part}"
     for other in facts["against"]:
         for name, found in other["metrics"].items():
-            probability = percent(found["probability"])
             questions = counted(found["questions"], "question")
+            compared = f"{name} on {questions}: {found['score']:.3f}, and {found['other']:.3f} of {other['name']}"
+            if not found["difference"]:
+                yield f"{compared}; the scores are equal"
+                continue
+            interval = f"95 % interval {found['low']:+.3f} to {found['high']:+.3f}"
+            sign = "better" if (found["difference"] > 0) == facts["metrics"][name]["higher_is_better"] else "worse"
             yield (
-                f"{name} {found['difference']:+.3f} against {other['name']} on {questions} (95 % interval "
-                f"{found['low']:+.3f} to {found['high']:+.3f}): the difference has this sign with probability "
-                f"{probability} ({other['method']})"
+                f"{compared}; difference {found['difference']:+.3f} ({interval}); {sign} with probability "
+                f"{percent(found['probability'])} ({other['method']})"
             )
     if facts["skipped"]:
         yield f"{counted(facts['skipped'], 'row')} left out: see skipped.jsonl"

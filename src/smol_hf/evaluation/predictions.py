@@ -120,8 +120,10 @@ def refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"{path} cannot be read, so {folder} cannot be continued: choose another --output") from error
     for name in {**before, **settings}:
         if before.get(name) != settings.get(name):
-            change = f"{name.replace('_', ' ')} {before.get(name)!r}, now {settings.get(name)!r}"
-            raise ValueError(f"{folder} has answers with {change}: choose another --output, or remove the folder")
+            change = f"with {name.replace('_', ' ')} {before.get(name)!r}, now {settings.get(name)!r}"
+            if name == "data_fingerprint":
+                change = "to other data (other rows, or changed files)"
+            raise ValueError(f"{folder} has answers {change}: choose another --output, or remove the folder")
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:

@@ -257,7 +257,8 @@ def refuse_model_in_the_way(model: str | None, output_dir: Path) -> None:
         return
     path = Path(model)
     if not path.exists() and (path.is_absolute() or len(path.parts) != 2 or path.parent.is_dir()):
-        raise RecipeError(f"there is no checkpoint {model}")  # and it cannot be an id of the Hub
+        hint = "check the path, or first run the stage that makes it (--stages runs both)"
+        raise RecipeError(f"there is no checkpoint {model}: {hint}")  # and it cannot be an id of the Hub
     if Path(model, "adapter_config.json").is_file():
         raise RecipeError(f"{model} is an adapter: merge it with its base first (smol-hf merge)")
     for name in ("checkpoint", "adapter"):
