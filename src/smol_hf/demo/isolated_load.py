@@ -41,7 +41,7 @@ def main(checkpoint, questions_path, answers_path):
         tokens = model.generate(**inputs, max_new_tokens=16, do_sample=False)
         new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
         answers += [text.strip() for text in processor.batch_decode(new_tokens, skip_special_tokens=True)]
-        sys.stdout.write(f"answered {len(answers)} of {len(questions)} questions\n")
+        sys.stdout.write(f"answered {len(answers)} of {len(questions)} prompts\n")
         sys.stdout.flush()
     with open(answers_path, "w", encoding="utf-8") as file:
         json.dump(answers, file)

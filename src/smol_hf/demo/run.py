@@ -54,7 +54,7 @@ def run(arguments: Namespace) -> int:
         return code
     recipe = yaml.safe_load((output / "recipe.yaml").read_text(encoding="utf-8"))
 
-    console.rule("2/3  answer questions in a process without smol_hf")
+    console.rule("2/3  answer questions with and without images, in a process without smol_hf")
     pages = evaluation_questions(arguments.questions, seed=EVALUATION_SEED, page_size=recipe["page_size"])
     write_held_out(output, pages)
     answered = answer(output / "checkpoint", pages)

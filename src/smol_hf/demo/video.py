@@ -46,7 +46,7 @@ def run(arguments: Namespace) -> int:
             return code
         checkpoint = output / stage / "checkpoint"
 
-    console.rule("4/5  answer questions in a process without smol_hf")
+    console.rule("4/5  answer questions with and without images, in a process without smol_hf")
     recipe = yaml.safe_load((output / "video" / "recipe.yaml").read_text(encoding="utf-8"))
     options = {"seed": EVALUATION_SEED, "page_size": recipe["page_size"]}
     clips, pages = (

@@ -110,7 +110,7 @@ class TextChatWork(SampleWork):
         conversation = shape.conversation
         if conversation.images or conversation.videos:
             medium = "an image" if conversation.images else "a video"
-            problem = f"has {medium}, but the model is text-only: smol-hf compose adds a vision encoder"
+            problem = f"has {medium}, but the model is text-only: smol-hf compose adds an image encoder"
             raise SampleError(conversation.sample_id, problem)
         return super().measured(shape, listed, lost)
 

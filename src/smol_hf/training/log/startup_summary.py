@@ -83,7 +83,7 @@ def warnings_of(arguments: SmolTrainingArguments, model: nn.Module, lora_r: int)
     if first >= steps and arguments.part_learning_rates()["vision"] > 0 and hasattr(model, "vision_model"):
         lines.append(
             f"warning: unfreeze_vision_at_step {first:,} is not before the end of the run ({steps:,} steps): the "
-            "vision encoder is never trained"
+            "image encoder is never trained"
         )
     if rank := rank_warning(model, lora_r):
         lines.append(rank)
