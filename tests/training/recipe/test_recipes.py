@@ -96,7 +96,7 @@ def test_a_duplicate_key_is_refused(tmp_path):
         read_recipe(path)
     with pytest.raises(RecipeError, match="does not exist"):
         read_recipe(tmp_path / "gone.yaml")
-    with pytest.raises(RecipeError, match="directory"):
+    with pytest.raises(RecipeError, match="is a folder, and a recipe is a file"):
         read_recipe(tmp_path)
 
 

@@ -21,7 +21,6 @@ from smol_hf.evaluation.benchmarks.failures import explain
 from smol_hf.evaluation.benchmarks.published import PUBLISHED, published_scores
 from smol_hf.evaluation.benchmarks.results import PartialResultsError, read_score, results_file
 from smol_hf.evaluation.benchmarks.suite import BENCHMARKS, COUNTS, LM_EVAL, LMMS_EVAL, Benchmark, select
-from smol_hf.inference.answering import is_missing
 
 LAUNCH = {LMMS_EVAL: ["lmms_eval"], LM_EVAL: ["smol_hf.evaluation.benchmarks.lm_eval_launch", "run"]}
 LOG = "log.txt"
@@ -186,6 +185,8 @@ def sees_images(checkpoint: str) -> bool | None:
     Raises:
         ValueError: if the folder is not a complete checkpoint.
     """
+    from smol_hf.inference.answering import is_missing  # imports torch, which help does not need
+
     folder = Path(checkpoint)
     if not folder.is_dir():
         if is_missing(folder):
