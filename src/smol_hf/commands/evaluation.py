@@ -20,12 +20,10 @@ GROUPS = ("per_source", "per_kind", "per_length")
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    from smol_hf.evaluation.benchmarks.run import add_arguments
-
     add("checkpoint", help="folder or Hub id of a checkpoint, an adapter, or a model of transformers")
     add("--data", help="held-out rows in any shape that training reads; the last answer is the reference")
     add("--config", metavar="FILE.yaml", help="instead of --data: a mixture, whose entries may have a metric")
-    add_arguments(parser)
+    add_benchmarks(parser)
     output_help = (
         "folder to write (default: evaluation, next to the checkpoint; of benchmarks runs/benchmarks/NAME); an "
         "interrupted evaluation of rows is continued"
@@ -49,6 +47,20 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     types = ("auto", "float32", "bfloat16", "float16")
     add("--dtype", choices=types, default="auto", help="data type of the weights (default auto: the saved type)")
     add("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+
+
+def add_benchmarks(parser: argparse.ArgumentParser) -> None:
+    from smol_hf.evaluation.benchmarks.published import PUBLISHED
+    from smol_hf.evaluation.benchmarks.suite import BENCHMARKS
+
+    add = parser.add_argument
+    add("--benchmarks", metavar="NAMES", help=f"published benchmarks, separated by commas: {', '.join(BENCHMARKS)}")
+    own = "interpreter that has {0} (default: an environment that is built in the user's cache)"
+    add("--lmms-eval-python", metavar="FILE", help=own.format("lmms-eval, for benchmarks with images and videos"))
+    add("--lm-eval-python", metavar="FILE", help=own.format("lm-eval, for benchmarks with text"))
+    add("--published", metavar="MODEL", help=f"print the scores of a known model too: {', '.join(PUBLISHED)}")
+    add("--dry-run", action="store_true", help="print environments, command lines and datasets; run nothing")
+    add("--tasks-folder", metavar="FOLDER", help="your own tasks: YAML files of lmms-eval or lm-eval")
 
 
 # Options that only rows, or only benchmarks, have. The others are common.

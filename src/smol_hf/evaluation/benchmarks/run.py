@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -18,9 +17,10 @@ from typing import Any
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.evaluation.benchmarks import environment
 from smol_hf.evaluation.benchmarks.failures import explain
-from smol_hf.evaluation.benchmarks.published import PUBLISHED, published_scores
+from smol_hf.evaluation.benchmarks.published import published_scores
 from smol_hf.evaluation.benchmarks.results import PartialResultsError, read_score, results_file
 from smol_hf.evaluation.benchmarks.suite import BENCHMARKS, COUNTS, LM_EVAL, LMMS_EVAL, Benchmark, select
+from smol_hf.inference.answering import is_missing
 
 LAUNCH = {LMMS_EVAL: ["lmms_eval"], LM_EVAL: ["smol_hf.evaluation.benchmarks.lm_eval_launch", "run"]}
 LOG = "log.txt"
@@ -85,18 +85,6 @@ class Settings:
             if value is not None:
                 words += [f"--{option}", str(value)]
         return words
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of benchmarks to the parser of a command."""
-    add = parser.add_argument
-    add("--benchmarks", metavar="NAMES", help=f"published benchmarks, separated by commas: {', '.join(BENCHMARKS)}")
-    own = "interpreter that has {0} (default: an environment that is built in the user's cache)"
-    add("--lmms-eval-python", metavar="FILE", help=own.format("lmms-eval, for benchmarks with images and videos"))
-    add("--lm-eval-python", metavar="FILE", help=own.format("lm-eval, for benchmarks with text"))
-    add("--published", metavar="MODEL", help=f"print the scores of a known model too: {', '.join(PUBLISHED)}")
-    add("--dry-run", action="store_true", help="print environments, command lines and datasets; run nothing")
-    add("--tasks-folder", metavar="FOLDER", help="your own tasks: YAML files of lmms-eval or lm-eval")
 
 
 def run_benchmarks(
@@ -185,8 +173,6 @@ def sees_images(checkpoint: str) -> bool | None:
     Raises:
         ValueError: if the folder is not a complete checkpoint.
     """
-    from smol_hf.inference.answering import is_missing  # imports torch, which help does not need
-
     folder = Path(checkpoint)
     if not folder.is_dir():
         if is_missing(folder):
