@@ -107,7 +107,7 @@ def measures_answers(model) -> bool:
 
 
 @torch.inference_mode()
-def answer_losses(model, tokenizer, inputs: BatchEncoding, answers: list[list[int]], cache=None) -> list[float]:
+def answer_losses(model, tokenizer, inputs: BatchEncoding, answers: list[list[int]], cache: Any = None) -> list[float]:
     """Return the loss of each right answer after its prompt, in nats, summed over its tokens.
 
     Args:
@@ -144,7 +144,10 @@ def answer_losses(model, tokenizer, inputs: BatchEncoding, answers: list[list[in
 
 def cuts(cache, length: int) -> bool:
     """Return True if `cache` can be cut to fewer than `length` tokens, since each layer keeps exactly all tokens."""
-    if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+    if not isinstance(cache, DynamicCache):
+        return False
+    layers = [layer for layer in cache.layers if type(layer) is DynamicLayer]
+    if len(layers) < len(cache.layers):
         return False  # a layer with a sliding window or a state has lost earlier tokens
-    sizes = {layer.get_seq_length() for layer in cache.layers}
+    sizes = {layer.get_seq_length() for layer in layers}
     return len(sizes) == 1 and min(sizes) >= length
