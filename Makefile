@@ -52,8 +52,9 @@ test test-fast test-transformers test-newest test-lowest: export OMP_NUM_THREADS
 # Compiled code and assertions of the tests are kept for the next run, also where this variable forbids it.
 test test-fast test-transformers test-newest test-lowest: export PYTHONDONTWRITEBYTECODE =
 
-test: lint
-	$(BIN)/python $(PYTEST) $(PYTEST_ARGUMENTS)
+# The environment with another transformers is built while the code is checked.
+test: install
+	$(OTHER_PYTHON) 4.57 > /dev/null 2>&1 & $(MAKE) lint && wait && $(BIN)/python $(PYTEST) $(PYTEST_ARGUMENTS)
 
 # For daily work: the tests without the mark `slow`, some of each area.
 test-fast: style
