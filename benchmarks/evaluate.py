@@ -1,4 +1,4 @@
-"""Answers of `smol-hf evaluate` beside a plain loop of transformers' `generate`, in samples per second.
+"""Answers of `smol-hf evaluate` compared with a plain loop of transformers' `generate`, in samples per second.
 
     python benchmarks/evaluate.py [--samples 32] [--batch-size 8] [--max-new-tokens 32] [--rounds 5] [--threads 1]
 

@@ -34,8 +34,8 @@ def test_a_missing_field_is_named(way):
     assert way.split(".")[-1] in problem.split("; it has")[0]
 
 
-def asked(content, **beside):
-    return {"messages": [{"role": "user", "content": content}, YES], **beside}
+def asked(content, **more):
+    return {"messages": [{"role": "user", "content": content}, YES], **more}
 
 
 TYPED = [

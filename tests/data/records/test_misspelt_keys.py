@@ -10,12 +10,12 @@ from smol_hf.text.preference_records import preference_of
 YES = {"role": "assistant", "content": "Yes."}
 
 
-def asked(content, turn=(), **beside):
-    return {"messages": [{"role": "user", "content": content, **dict(turn)}, YES], **beside}
+def asked(content, turn=(), **more):
+    return {"messages": [{"role": "user", "content": content, **dict(turn)}, YES], **more}
 
 
-def llava(text, **beside):
-    return {"conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "Yes."}], **beside}
+def llava(text, **more):
+    return {"conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "Yes."}], **more}
 
 
 def part(**keys):

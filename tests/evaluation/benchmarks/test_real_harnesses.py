@@ -8,12 +8,9 @@ import os
 import subprocess
 
 import pytest
-import torch
 from doc_pages import ROOT
 from evaluation.benchmarks.local_tasks import LM_TASK, LMMS_TASK, NEW_TOKENS, media_rows, with_answers, write_task
-from helpers import build_model, build_processor
 from inference.text_checkpoints import save_text_checkpoint
-from modeling.builders import randomise
 
 from smol_hf.evaluation.benchmarks.environment import prepare
 from smol_hf.evaluation.benchmarks.run import run_benchmarks
@@ -22,7 +19,6 @@ from smol_hf.inference.answering import load_checkpoint
 from smol_hf.inference.prompts import Prompt
 from smol_hf.inference.run import Generator
 from smol_hf.inference.sampling import Sampling
-from smol_hf.publishing.checkpoint import publish_checkpoint
 
 pytestmark = pytest.mark.skipif("SMOL_HF_BENCHMARKS" not in os.environ, reason="set SMOL_HF_BENCHMARKS=yes")
 
@@ -30,14 +26,6 @@ pytestmark = pytest.mark.skipif("SMOL_HF_BENCHMARKS" not in os.environ, reason="
 @pytest.fixture(autouse=True)
 def cache(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(ROOT / ".cache"))
-
-
-@pytest.fixture(scope="module")
-def vlm(tmp_path_factory):
-    torch.manual_seed(0)
-    processor = build_processor()
-    model = randomise(build_model(processor), scale=0.3)
-    return publish_checkpoint(tmp_path_factory.mktemp("vlm") / "checkpoint", model, processor)
 
 
 def our_answers(checkpoint, rows, chat):
