@@ -14,7 +14,7 @@ PYTEST := -m pytest -n auto --dist worksteal
 OTHER_PYTHON := $(BIN)/python tests/modeling/older_transformers.py
 export TORCH LOWEST_TORCH
 
-.PHONY: install demo test test-fast style test-all test-transformers test-newest test-lowest lint format docs clean
+.PHONY: install demo test older-environment test-fast style test-all test-transformers test-newest test-lowest lint format docs clean
 
 install: $(VENV)/.installed
 
@@ -52,9 +52,12 @@ test test-fast test-transformers test-newest test-lowest: export OMP_NUM_THREADS
 # Compiled code and assertions of the tests are kept for the next run, also where this variable forbids it.
 test test-fast test-transformers test-newest test-lowest: export PYTHONDONTWRITEBYTECODE =
 
-# The environment with another transformers is built while the code is checked.
-test: install
-	$(OTHER_PYTHON) 4.57 > /dev/null 2>&1 & $(MAKE) lint && wait && $(BIN)/python $(PYTEST) $(PYTEST_ARGUMENTS)
+test: older-environment lint
+	$(BIN)/python $(PYTEST) $(PYTEST_ARGUMENTS)
+
+# The environment with another transformers is built while the code is checked. A test that needs it waits for it.
+older-environment: install
+	$(OTHER_PYTHON) 4.57 > /dev/null 2>&1 &
 
 # For daily work: the tests without the mark `slow`, some of each area.
 test-fast: style

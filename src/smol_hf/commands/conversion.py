@@ -113,8 +113,15 @@ def describe_merge(facts: dict) -> Iterator[str | Table]:
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="folder of a checkpoint (smol_hf or a native class)")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code in the folder that is not ours")
+    add = parser.add_argument
+    add("checkpoint", help="folder of a checkpoint (smol_hf or a native class), or an exported folder with --source")
+    add("--trust-remote-code", action="store_true", help="run code in the folder that is not ours")
+    source_help = "checkpoint of which the folder is an export: compare the answers of its engine with it"
+    add("--source", metavar="CHECKPOINT", help=source_help)
+    prompts_help = (
+        "prompts to compare with --source, as for smol-hf generate (default: 20 pages of digits, or 6 texts)"
+    )
+    add("--prompts-file", metavar="FILE", help=prompts_help)
     add_json(parser)
 
 
@@ -122,10 +129,39 @@ def run_check(arguments: argparse.Namespace) -> None:
     from smol_hf.conversion.checking.check import check
 
     hide_bars_of_loading()
+    if arguments.source is not None:
+        return check_export(arguments)
+    if arguments.prompts_file is not None:
+        raise ValueError("--prompts-file has no effect without --source: leave it out")
     facts = check(arguments.checkpoint, trust_remote_code=arguments.trust_remote_code)
     print_facts(facts, arguments.json, describe_check)
     if not facts["good"]:
         raise ValueError(f"{arguments.checkpoint} failed the check: see the lines marked ✗")
+
+
+def check_export(arguments: argparse.Namespace) -> None:
+    """Compare an exported folder with its source."""
+    from smol_hf.export.comparison import compare_folder
+
+    facts = compare_folder(arguments.source, arguments.checkpoint, arguments.prompts_file)
+    print_facts(facts, arguments.json, describe_comparison)
+    if facts.get("equal") != facts["prompts"]:
+        raise ValueError(f"{arguments.checkpoint} does not answer like {arguments.source}: see above")
+
+
+def describe_comparison(facts: dict) -> Iterator[str]:
+    """Describe the result of `compare`."""
+    if "not_compared" in facts:
+        yield f"not compared with the checkpoint: {facts['not_compared']}"
+        return
+    total = facts["prompts"]
+    yield f"{facts['engine']}: {facts['equal']} of {counted(total, 'prompt')} with the greedy tokens of the checkpoint"
+    if facts["equal_prompts"] is not None:
+        yield f"  prompts of equal length: {facts['equal_prompts']} of {total}"
+    if facts["difference"] is not None:
+        yield f"  largest difference of a log probability: {facts['difference']:.2g}"
+    for own, other in facts["differing"]:
+        yield f"  checkpoint {own}, export {other}"
 
 
 def describe_check(facts: dict) -> Iterator[Table]:

@@ -14,6 +14,7 @@ from smol_hf import __version__
 from smol_hf.commands.conversion import CONVERSION_COMMANDS
 from smol_hf.commands.data import DATA_COMMANDS
 from smol_hf.commands.evaluation import EVALUATE
+from smol_hf.commands.exporting import EXPORT
 from smol_hf.commands.generation import GENERATION_COMMANDS
 from smol_hf.commands.parser import Command, Group, Parser
 from smol_hf.commands.printing import print_facts
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Command | Group] = {
     "evaluate": EVALUATE,
     "demo": DEMO,
     **CONVERSION_COMMANDS,
+    "export": EXPORT,
     **PUBLISHING_COMMANDS,
     "data": Group("list, preview, measure and prepare data", DATA_COMMANDS),
     "recipes": Group("list, show and copy the recipes that ship with the package", RECIPE_COMMANDS),

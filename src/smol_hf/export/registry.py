@@ -1,0 +1,22 @@
+"""The targets of `smol-hf export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from smol_hf.export.native import NATIVE
+from smol_hf.export.target import Target
+
+TARGETS = {target.name: target for target in (NATIVE,)}
+
+
+def target_of(name: str) -> Target:
+    """Return the target with this name. Raise ValueError for an unknown one."""
+    if name not in TARGETS:
+        raise ValueError(f"--to {name}: choose one of {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def target_of_folder(folder: Path) -> Target | None:
+    """Return the target that wrote this folder. None if it is no exported folder."""
+    return next((target for target in TARGETS.values() if target.is_written(folder)), None)
