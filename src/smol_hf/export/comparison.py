@@ -42,9 +42,10 @@ def compare(checkpoint: str | Path, folder: Path, target: Target, prompts_file: 
             a model without images.
 
     Returns:
-        `engine`, `prompts`, and either `not_compared` (why) or: `equal` (prompts with equal tokens),
-        `equal_prompts` (prompts of equal length), `difference` (largest difference of log probabilities of the first
-        new token), `differing` (the first three). The middle two are None if the engine does not tell.
+        `engine`, `prompts`, and either `not_compared` (why) or: `equal` (prompts with equal tokens), `answers`
+        (different ones of the checkpoint: few make a weak comparison), `equal_prompts` (prompts of equal length),
+        `difference` (largest one of a log probability of the first new token), `differing` (the first three answers).
+        `equal_prompts` and `difference` are None if the engine does not tell.
     """
     facts: dict[str, Any] = {"engine": target.engine}
     if target.answer is None:
@@ -112,6 +113,7 @@ def differences(ours: Sequence[Answer], theirs: Sequence[Answer], ends: list[int
     differing = [pair for pair, same in zip(pairs, equal) if not same]
     return {
         "equal": sum(equal),
+        "answers": len({tuple(own) for own, _ in pairs}),
         "equal_prompts": None
         if any(other is None for _, other in lengths)
         else sum(own == other for own, other in lengths),
