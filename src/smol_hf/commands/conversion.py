@@ -116,7 +116,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("checkpoint", help="folder of a checkpoint (smol_hf or a native class), or an exported folder with --source")
     add("--trust-remote-code", action="store_true", help="run code in the folder that is not ours")
-    source_help = "checkpoint of which the folder is an export: compare the answers of its engine with it"
+    source_help = "the exported checkpoint: compare the answers of the engine with it"
     add("--source", metavar="CHECKPOINT", help=source_help)
     prompts_help = (
         "prompts to compare with --source, as for smol-hf generate (default: 20 pages of digits, or 6 texts)"

@@ -18,5 +18,5 @@ def target_of(name: str) -> Target:
 
 
 def target_of_folder(folder: Path) -> Target | None:
-    """Return the target that wrote this folder. None if it is no exported folder."""
+    """Return the target that wrote this folder. None if none did."""
     return next((target for target in TARGETS.values() if target.is_written(folder)), None)

@@ -1,4 +1,4 @@
-"""What a target of `smol-hf export` declares."""
+"""Declaration of a target of `smol-hf export`."""
 
 from __future__ import annotations
 
