@@ -39,7 +39,7 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", help="checkpoint: a folder, a .pt file, a .gguf file or a Hub id")
     add_output(parser)
-    add("--to", help="target of a smol_hf checkpoint: native (default), smolvlm, llama, smollm3, gpt2")
+    add("--to", help="target of a smol_hf checkpoint: native (default), smolvlm, llava, llama, smollm3, gpt2")
     add_hub_arguments(parser)
     code_help = "copy a smol_hf checkpoint or adapter with the model code of this release; the weights stay the same"
     add("--refresh-code", action="store_true", help=code_help)
@@ -57,7 +57,7 @@ def add_compose(parser: argparse.ArgumentParser) -> None:
     add("--connector", default="pixel_shuffle", help="pixel_shuffle (default), linear or mlp")
     add("--scale-factor", type=int, help="pixel_shuffle joins N × N patches to a token", metavar="N")
     add("--longest-edge", type=int, help="longer side of an image after resizing, in pixels")
-    add("--vision-feature-layer", type=int, help="encoder layer of the features (default -1; CLIP -2)")
+    add("--vision-feature-layer", type=int, help="encoder layer of the features (default: see the guide)")
     add("--keep-text-class", action="store_true", help="keep transformers' class of the language model")
     add("--extend-context", type=int, help="new number of positions, for example 16384")
     add("--rope-theta", type=float, help="new base of the rotary positions (RoPE), for example 273000")

@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
 from smol_hf.conversion.checkpoint_files import is_adapter, locate, read_json, read_weights
-from smol_hf.conversion.formats.native_folder import finish_native_folder
 from smol_hf.conversion.formats.processors import (
     VOCABULARIES,
     copy_tokenizer,
@@ -22,6 +21,8 @@ from smol_hf.conversion.formats.processors import (
 from smol_hf.conversion.formats.registry import OURS, Format, native_format, source_format
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.meta_check import model_of
+from smol_hf.conversion.native.folder import finish_native_folder
+from smol_hf.conversion.native.llava_files import refuse_other_processors
 from smol_hf.conversion.single_file import SINGLE_FILES, read_single_file
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
@@ -74,10 +75,11 @@ def convert(
         raise ConversionError("--num-attention-heads and --rope-theta are for .pt files: a folder has its config")
     config_json = {} if path.is_file() else read_config_json(path)
     kind = ("gguf" if path.suffix == ".gguf" else "pt") if path.is_file() else config_json.get("model_type")
-    processor = ours = None
+    processor = ours = native = None
     notes: list[str] = []
     if kind in OURS:
-        target, model, ours = export(path, config_json, to or "native")
+        native, model, ours = export(path, config_json, to or "native")
+        target = native.name
     else:
         if to not in (None, "smol_hf"):
             raise ConversionError(f"--to {to}: convert the foreign checkpoint to ours first, then ours to {to}")
@@ -90,7 +92,10 @@ def convert(
             model, processor = read_foreign(path, config_json, found, texts)
         target = model.config.model_type
     with atomic_output(output) as incomplete:
-        model.save_pretrained(incomplete)
+        if native is not None:
+            native.save(model, incomplete)
+        else:
+            model.save_pretrained(incomplete)
         if processor is not None:
             processor.save_pretrained(incomplete)
         else:
@@ -98,7 +103,7 @@ def convert(
         if is_language_model(processor):
             write_portable_tokenizer_config(incomplete)
         write_generation_config(path, incomplete)
-        if ours is not None:
+        if native is not None:
             notes += finish_native_folder(path, incomplete, ours)
     return {
         "source": kind,
@@ -181,23 +186,23 @@ def write_generation_config(source: Path, folder: Path) -> None:
 
 
 def export(path: Path, config_json: dict, to: str):
-    """Return (target, model of transformers' class, our configuration)."""
+    """Return (format, model of transformers' class, our configuration)."""
     config_class, _ = OURS[config_json["model_type"]]
     with unusable_values(path):
         config = config_class.from_dict(config_json)
         target = native_format(config, to)
         assert target.write_config is not None and target.to_theirs is not None  # `native_format` saw to it
         native = target.write_config(config)
-    refuse_other_image_styles(path)
+    refuse = {"smolvlm": refuse_other_image_styles, "llava": refuse_other_processors}.get(target.name)
+    if refuse is not None and (path / "processor_config.json").is_file():
+        refuse(read_json(path / "processor_config.json"))
     model = model_of(target.native_class, native, target.to_theirs(read_weights(path), config))
-    return target.name, model, config
+    return target, model, config
 
 
-def refuse_other_image_styles(path: Path) -> None:
-    """Raise ConversionError if no native processor has the image style of this one."""
-    if not (path / "processor_config.json").is_file():
-        return
-    style = read_json(path / "processor_config.json").get("image_style", "smolvlm")
+def refuse_other_image_styles(ours: dict) -> None:
+    """Raise ConversionError unless SmolVLM's processor has the image style of this processor_config.json."""
+    style = ours.get("image_style", "smolvlm")
     if style != "smolvlm":
         raise ConversionError(
             f"the processor's image_style is {style!r}: SmolVLM's processor supports only 'smolvlm'. "

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from .chat_format import FAKE_IMAGE_TOKEN, GLOBAL_IMAGE_TOKEN, IMAGE_TOKEN, image_tokens, tile_token
-from .image_tiling import ImageTiler, MiddleSquare, OverviewFirst
+from .image_tiling import ImageTiler, MiddleSquare, OverviewFirst, WholeSquare
 
 NANOVLM_GLOBAL_TOKEN = "<|global_image|>"
 
@@ -66,7 +66,7 @@ class PlainStyle(ImageStyle):
 
     @cached_property
     def tiler(self):
-        return ImageTiler(self.tile_size, self.longest_edge, False, self.enlarge_images)
+        return WholeSquare(self.tile_size)
 
     @cached_property
     def control_tokens(self):

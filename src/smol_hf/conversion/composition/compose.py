@@ -32,7 +32,7 @@ from smol_hf.modeling.connector import build_connector
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
 from smol_hf.processing.image_tiling import ImageTiler
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
-from smol_hf.training.model.composition import extend_tokenizer, prepare_generation
+from smol_hf.training.model.composition import extend_tokenizer, prepare_generation, usual_layer
 from smol_hf.training.model.new_tokens import embedding_rows, extend_embeddings
 from smol_hf.training.model.text_composition import SPECIAL_IDS
 
@@ -62,8 +62,10 @@ def compose(
 
     Args:
         scale_factor: of pixel_shuffle; by default the largest up to 4 that divides the patches of a side.
-        longest_edge: by default four tiles with pixel_shuffle (SmolVLM), one with the other connectors (LLaVA).
-        vision_feature_layer: by default the last; for CLIP the last but one, as in LLaVA.
+        longest_edge: by default four tiles with pixel_shuffle (SmolVLM), one with the other connectors (LLaVA). The
+            single tile of the other connectors has image_style plain.
+        vision_feature_layer: by default -2 for CLIP, as in LLaVA. For other encoders the last layer: after the last
+            norm with pixel_shuffle (SmolVLM), before it with the other connectors (LLaVA).
         extend_context: new `max_position_embeddings`.
         add_characters: those that the tokenizer does not know become new tokens.
         chat_template: "keep" the language model's own and add images; "smolvlm"; or the path of a template.
@@ -109,6 +111,7 @@ def compose(
         image_seq_len=config.image_seq_len,
         longest_edge=longest_edge,
         do_image_splitting=longest_edge > tile,
+        image_style="smolvlm" if connector == "pixel_shuffle" or longest_edge > tile else "plain",
         chat_template=chat.template,
     )
     end = tokenizer.convert_tokens_to_ids(chat.end_token)
@@ -165,9 +168,9 @@ def composed_config(
     scale_factor: int | None,
     vision_feature_layer: int | None,
 ) -> SmolHFConfig:
-    if vision_feature_layer is None:
-        vision_feature_layer = -2 if vision_config["model_type"] == "clip_vision_model" else -1
     layers = vision_config["num_hidden_layers"]
+    if vision_feature_layer is None:
+        vision_feature_layer = usual_layer(vision_config["model_type"], layers, connector)
     if not -layers - 1 <= vision_feature_layer <= layers:
         raise ConversionError(f"--vision-feature-layer is {vision_feature_layer}: the encoder has {layers} layers")
     mean, std = image_numbers(vision_folder)

@@ -61,6 +61,8 @@ def settings_for_resume(*arguments) -> dict[str, Any]:
     """
     training = arguments[-1]
     repeats = settings_of(OnResume.REPEAT, *arguments) | {ROWS: rows_of_a_step(training)}
+    if repeats.get("vision_feature_layer", -1) is None and repeats["connector_type"] == "pixel_shuffle":
+        repeats["vision_feature_layer"] = -1  # its default in earlier releases
     if isinstance(training, SmolTrainingArguments):
         rates = training.part_learning_rates()
         repeats["frozen parts"] = sorted(part for part, rate in rates.items() if rate == 0)

@@ -14,7 +14,7 @@ from smol_hf.data.conversation import DOCUMENT, Conversation, TextPart
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
-from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG
+from smol_hf.modeling.sub_configs import DEFAULT_VISION_CONFIG, build_sub_config
 from smol_hf.processing.chat_format import (
     END_OF_UTTERANCE_TOKEN,
     EXAMPLE,
@@ -227,13 +227,17 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
     text_config.setdefault("model_type", SmolHFTextConfig.model_type)
     check_vocabulary(text_config.setdefault("vocab_size", len(tokenizer)), tokenizer, "text_config")
     text_config |= {name: getattr(tokenizer, name) for name in SPECIAL_IDS}
+    layer = arguments.vision_feature_layer
     try:
+        if layer is None:
+            encoder = build_sub_config(vision_config, vision_config)
+            layer = usual_layer(encoder.model_type, encoder.num_hidden_layers, arguments.connector_type)
         return SmolHFConfig(
             text_config=text_config,
             vision_config=vision_config,
             connector_type=arguments.connector_type,
             scale_factor=arguments.scale_factor or 2,
-            vision_feature_layer=arguments.vision_feature_layer,
+            vision_feature_layer=layer,
             image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
             initializer_range=text_config.get("initializer_range", 0.02),
             image_mean=arguments.image_mean or [0.5] * 3,
@@ -241,6 +245,16 @@ def build_config(arguments: ModelArguments, tokenizer) -> SmolHFConfig:
         )
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise RecipeError(f"this model cannot be built: {' '.join(str(error).split())}") from error
+
+
+def usual_layer(encoder: str, layers: int, connector: str) -> int:
+    """Return the default of `vision_feature_layer` for an encoder (its model_type) with this number of layers.
+
+    With linear and mlp it is a layer that LLaVA reads too: before the last norm.
+    """
+    if encoder == "clip_vision_model":
+        return -2
+    return -1 if connector == "pixel_shuffle" else layers
 
 
 def prepare_generation(model: PreTrainedModel, processor: SmolHFProcessor) -> None:

@@ -91,8 +91,11 @@ class ModelArguments(LoraArguments):
         "Pixel shuffle joins scale_factor × scale_factor patches into one token. Without it, the preset's, or 2.",
         **NEW,
     )
-    vision_feature_layer: int = of_images(
-        -1, "Layer of the image encoder whose output is used: -1 is the last, -2 (LLaVA) the second to last.", **NEW
+    vision_feature_layer: int | None = of_images(
+        None,
+        "Layer of the image encoder whose output is used: -1 is the last, after its norm; -2 the second to last. "
+        "Without it, -2 for CLIP; with linear and mlp the last layer before its norm, as in LLaVA; otherwise -1.",
+        **NEW,
     )
     tokenizer: str | None = key(
         None,
