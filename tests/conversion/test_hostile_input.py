@@ -176,7 +176,8 @@ def test_an_interrupted_conversion_leaves_nothing(source, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("build", "changes", "message"),
     [
-        (smolvlm, {"connector_type": "linear"}, "connector_type is 'linear'.*pixel_shuffle without bias"),
+        (smolvlm, {"connector_bias": True}, "connector_type is 'pixel_shuffle' with a bias.*pixel_shuffle without"),
+        (smolvlm, {"connector_type": "linear"}, "vision_feature_layer is -1, .* Choose vision_feature_layer 2"),
         (smolvlm, {"vision_feature_layer": -2}, "vision_feature_layer"),
         (llama, {"norm_type": "layer_norm"}, "norm_type is 'layer_norm'"),
         (llama, {"gated_mlp": False}, "gated_mlp is False"),

@@ -161,6 +161,8 @@ def describe_comparison(facts: dict) -> Iterator[str]:
         yield f"  prompts of equal length: {facts['equal_prompts']} of {total}"
     if facts["difference"] is not None:
         yield f"  largest difference of a log probability: {facts['difference']:.2g}"
+    if facts["note"] is not None:
+        yield f"  note: {facts['note']}"
     for own, other in facts["differing"]:
         yield f"  checkpoint {own}, export {other}"
 

@@ -32,9 +32,12 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def run_export(arguments: argparse.Namespace) -> dict[str, Any]:
     from smol_hf.export.export import export
+    from smol_hf.training.checkpoint.interruption import terminable
 
     hide_bars_of_loading()
-    return export(**{name: value for name, value in vars(arguments).items() if name not in ("command", "json")})
+    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "json")}
+    with terminable():  # so that SIGTERM removes incomplete files
+        return export(**options)
 
 
 def describe_export(facts: dict[str, Any]) -> Iterator[str | Table]:

@@ -19,6 +19,7 @@ from smol_hf.inference.generation import end_tokens, new_tokens_for
 from smol_hf.inference.prompts import Prompt, read_prompts
 from smol_hf.inference.run import Generator
 from smol_hf.inference.sampling import Sampling
+from smol_hf.modeling.vision import normalize_tiles
 from smol_hf.support.tokenizer_of import is_language_model, padding_token_id, tokenizer_of
 
 PAGES, NEW_TOKENS = 20, 24
@@ -42,10 +43,11 @@ def compare(checkpoint: str | Path, folder: Path, target: Target, prompts_file: 
             a model without images.
 
     Returns:
-        `engine`, `prompts`, and either `not_compared` (why) or: `equal` (prompts with equal tokens), `answers`
-        (different ones of the checkpoint: few make a weak comparison), `equal_prompts` (prompts of equal length),
-        `difference` (largest one of a log probability of the first new token), `differing` (the first three answers).
-        `equal_prompts` and `difference` are None if the engine does not tell.
+        `engine`, `prompts`, and either `not_compared` (why) or: `note` (what was not compared; None: everything was),
+        `equal` (prompts with equal tokens), `answers` (different ones of the checkpoint: few make a weak comparison),
+        `equal_prompts` (prompts of equal length), `difference` (largest one of a log probability of the first new
+        token), `differing` (the first three answers). `equal_prompts` and `difference` are None if the engine does not
+        tell.
     """
     facts: dict[str, Any] = {"engine": target.engine}
     if target.answer is None:
@@ -56,9 +58,13 @@ def compare(checkpoint: str | Path, folder: Path, target: Target, prompts_file: 
         prompts = read_prompts(prompts_file) if prompts_file is not None else own_prompts(processor, Path(place))
         facts["prompts"] = len(prompts)
         try:
-            theirs = target.answer(folder, prompts, NEW_TOKENS)
+            theirs, facts["note"] = target.answer(folder, prompts, NEW_TOKENS), None
         except MissingEngineError as missing:
-            return {**facts, "not_compared": str(missing)}
+            if target.answer_encoded is None:
+                return {**facts, "not_compared": str(missing)}
+            inputs = [encoded(generator, prompt) for prompt in prompts]
+            theirs = target.answer_encoded(folder, inputs, NEW_TOKENS)
+            facts["note"] = f"its own processor was not compared, the prompts are the checkpoint's: {missing}"
         ours = [reference(generator, prompt) for prompt in prompts]
     return {**facts, **differences(ours, theirs, end_tokens(model, tokenizer_of(processor)), tokenizer_of(processor))}
 
@@ -83,6 +89,15 @@ def own_prompts(processor, folder: Path) -> list[Prompt]:
         path.write_bytes(page.conversation.images[0].content or b"")
         prompts.append(Prompt(page.question, (str(path),), where=f"page {number}"))
     return prompts
+
+
+def encoded(generator: Generator, prompt: Prompt) -> dict[str, torch.Tensor]:
+    """Encode a prompt with our processor. Return `input_ids`, `attention_mask` and normalised `pixel_values`."""
+    inputs = dict(generator.inputs([prompt]))
+    if (pixels := inputs.get("pixel_values")) is not None:
+        normalized = normalize_tiles(pixels.flatten(0, 1), generator.model.config, torch.float32)
+        inputs["pixel_values"] = normalized.view(pixels.shape)
+    return inputs
 
 
 @torch.inference_mode()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from smol_hf.conversion.checkpoint_files import is_adapter, locate
@@ -14,6 +15,7 @@ from smol_hf.conversion.merge import merge
 from smol_hf.export.comparison import compare
 from smol_hf.export.registry import target_of
 from smol_hf.export.target import Target
+from smol_hf.support.atomic import incomplete_name, remove_left_overs
 
 # They go with each export, if the checkpoint has them.
 TEXTS = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
@@ -54,14 +56,14 @@ def export(
     check_output(output)
     source = locate(str(checkpoint), revision=revision, token=token, local_files_only=local_files_only)
     check_output(output, source)
-    with TemporaryDirectory(prefix="smol_hf_export_") as place:
+    with work_folder(output) as place:
         if is_adapter(source):
-            merged = Path(place, "merged")
+            merged = place / "merged"
             merge(str(source), merged)
             copy_texts(source, merged)
             source = merged
         with atomic_output(output) as incomplete:
-            native = Path(place, "native")
+            native = place / "native"
             facts = convert(str(source), native, to="native")
             notes = [*facts["notes"], *target.write(native, incomplete, given)]
             copy_texts(source, incomplete)
@@ -78,6 +80,20 @@ def export(
         "comparison": comparison,
         "seconds": seconds,
     }
+
+
+@contextmanager
+def work_folder(output: Path) -> Iterator[Path]:
+    """Yield a hidden folder next to `output`, on its disk, for files in between. Remove those of killed attempts."""
+    output = output.expanduser().resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    remove_left_overs(output)
+    place = incomplete_name(output)
+    place.mkdir()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def target_options(target: Target, options: dict[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PretrainedConfig,
+)
 
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.formats.registry import OURS
@@ -16,11 +24,13 @@ from smol_hf.export.target import Answer, MissingEngineError, Target
 from smol_hf.inference.prompts import Prompt
 from smol_hf.inference.run import Generator
 from smol_hf.inference.sampling import Sampling
+from smol_hf.support.formatting import one_line
 
 
 def write(native: Path, output: Path, options: dict[str, Any]) -> list[str]:
-    """Copy the native folder."""
-    shutil.copytree(native, output, dirs_exist_ok=True)
+    """Move the files of the native folder."""
+    for path in native.iterdir():
+        shutil.move(path, output / path.name)
     return []
 
 
@@ -28,32 +38,56 @@ def is_written(folder: Path) -> bool:
     return (folder / "config.json").is_file() and read_json(folder / "config.json").get("model_type") not in OURS
 
 
-@torch.inference_mode()
 def answer(folder: Path, prompts: Sequence[Prompt], new_tokens: int) -> list[Answer]:
-    """Answer with transformers' own classes."""
-    sees_images = "vision_config" in read_json(folder / "config.json")
+    """Answer with transformers' own classes and processor."""
     try:
-        processor = (AutoProcessor if sees_images else AutoTokenizer).from_pretrained(folder)
+        processor = (AutoProcessor if sees_images(folder) else AutoTokenizer).from_pretrained(folder)
     except ImportError as error:
-        missing = [name for name in ("num2words", "torchvision") if name in str(error)] or [str(error).strip()]
+        missing = [name for name in ("num2words", "torchvision") if name in str(error).lower()] or [one_line(error)]
         raise MissingEngineError(f"the processor needs a missing package: {missing[0]}") from error
-    auto_class = AutoModelForImageTextToText if sees_images else AutoModelForCausalLM
-    model = auto_class.from_pretrained(folder, dtype=torch.float32).eval()
+    model = load(folder)
     generator = Generator(model, processor, Sampling())
-    answers = []
-    for prompt in prompts:
-        inputs = generator.inputs([prompt])
-        length = inputs["input_ids"].shape[1]
-        output = model.generate(
-            **inputs, do_sample=False, max_new_tokens=new_tokens, output_logits=True, return_dict_in_generate=True
-        )
-        tokens = output.sequences[0, length:].tolist()
-        answers.append(Answer(tokens, length, output.logits[0][0].float().numpy()))
-    return answers
+    return [generated(model, generator.inputs([prompt]), new_tokens) for prompt in prompts]
+
+
+def answer_encoded(folder: Path, inputs: Sequence[dict[str, torch.Tensor]], new_tokens: int) -> list[Answer]:
+    """Answer prompts that our processor encoded, one row each."""
+    model = load(folder)
+    return [
+        replace(generated(model, native_inputs(row, model.config), new_tokens), prompt_tokens=None) for row in inputs
+    ]
+
+
+def native_inputs(row: dict[str, torch.Tensor], config: PretrainedConfig) -> dict[str, torch.Tensor]:
+    """Take the arguments of the native class: LLaVA reads tiles (tiles, 3, side, side), without the batch."""
+    names = ("input_ids", "attention_mask", "pixel_values")
+    inputs = {name: row[name] for name in names if row.get(name) is not None}
+    if config.model_type == "llava" and "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].flatten(0, 1)
+    return inputs
+
+
+def sees_images(folder: Path) -> bool:
+    return "vision_config" in read_json(folder / "config.json")
+
+
+def load(folder: Path) -> Any:
+    auto_class = AutoModelForImageTextToText if sees_images(folder) else AutoModelForCausalLM
+    return auto_class.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@torch.inference_mode()
+def generated(model, inputs, new_tokens: int) -> Answer:
+    """Return the greedy answer to one row of inputs."""
+    length = inputs["input_ids"].shape[1]
+    output = model.generate(
+        **inputs, do_sample=False, max_new_tokens=new_tokens, output_logits=True, return_dict_in_generate=True
+    )
+    return Answer(output.sequences[0, length:].tolist(), length, output.logits[0][0].float().numpy())
 
 
 def commands(folder: Path) -> list[str]:
-    return [f"transformers serve {folder}"]
+    return [f"transformers serve {shlex.quote(str(folder))}"]
 
 
-NATIVE = Target("native", "transformers' own classes", write, is_written, commands, answer)
+NATIVE = Target("native", "transformers' own classes", write, is_written, commands, answer, answer_encoded)

@@ -44,6 +44,9 @@ class Target:
         commands: (output folder) → commands that run the result.
         answer: (output folder, prompts, largest number of new tokens) → an answer per prompt. Raises
             MissingEngineError. None: the engine cannot be compared here.
+        answer_encoded: (output folder, encoded prompts, largest number of new tokens) → an answer per prompt. It is
+            used if `answer` raises MissingEngineError because of the engine's processor. Our processor encodes a
+            prompt: `input_ids`, `attention_mask` (1, sequence), normalised `pixel_values` (1, tiles, 3, side, side).
         options: keyword options of `write` that the command line offers, with their defaults.
     """
 
@@ -53,4 +56,5 @@ class Target:
     is_written: Callable[[Path], bool]
     commands: Callable[[Path], list[str]]
     answer: Callable[[Path, Sequence[Prompt], int], list[Answer]] | None = None
+    answer_encoded: Callable[[Path, Sequence[dict[str, Any]], int], list[Answer]] | None = None
     options: dict[str, Any] = field(default_factory=dict)

@@ -55,8 +55,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     path = path.resolve()  # the target of a link
     path.parent.mkdir(parents=True, exist_ok=True)
     if replace:
-        for left_over in path.parent.glob(f".{glob.escape(path.name)}.*{SUFFIX}"):
-            shutil.rmtree(left_over, ignore_errors=True)
+        remove_left_overs(path)
     incomplete, former = incomplete_name(path), incomplete_name(path)
     incomplete.mkdir()
     try:
@@ -70,6 +69,12 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             former.rename(path)
         shutil.rmtree(incomplete, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
+
+
+def remove_left_overs(path: Path) -> None:
+    """Remove incomplete folders of killed attempts to write `path`. No other process may be writing it."""
+    for left_over in path.parent.glob(f".{glob.escape(path.name)}.*{SUFFIX}"):
+        shutil.rmtree(left_over, ignore_errors=True)
 
 
 def give_usual_modes(folder: Path) -> None:
