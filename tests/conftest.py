@@ -24,7 +24,7 @@ SLOW = {
     "test_evaluate", "test_same_score",
     # modeling and conversion
     "test_attacks", "test_check", "test_combinations", "test_compose", "test_composed_chat", "test_presets",
-    "test_compile", "test_memory", "test_native_folder", "test_text_step",
+    "test_compile", "test_llava", "test_llava_models", "test_memory", "test_native_folder", "test_text_step",
     "test_travelling_code",
     # training and inference
     "test_chat", "test_data", "test_distributed", "test_documents", "test_documents_refused", "test_documents_resumed",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from smol_hf.commands.conversion import add_hub_arguments, add_output, describe_comparison, hide_bars_of_loading
 from smol_hf.commands.parser import Command
-from smol_hf.support.formatting import compact
+from smol_hf.support.formatting import data_size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,9 +43,9 @@ def run_export(arguments: argparse.Namespace) -> dict[str, Any]:
 def describe_export(facts: dict[str, Any]) -> Iterator[str | Table]:
     from rich.table import Column, Table
 
-    table = Table("file", Column("bytes", justify="right"))
+    table = Table("file", Column("size", justify="right"))
     for name, size in facts["files"].items():
-        table.add_row(name, f"{compact(size)}B")
+        table.add_row(name, data_size(size))
     yield table
     yield from (f"note: {note}" for note in facts["notes"])
     yield f"written to {facts['output']} in {facts['seconds']} s"

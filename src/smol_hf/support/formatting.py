@@ -36,6 +36,12 @@ def compact(number: float) -> str:
     return f"{number:g}"
 
 
+def data_size(number: int) -> str:
+    """Format bytes: `1.23 MB`."""
+    text = compact(number)
+    return text.replace(" B", " G") + ("B" if " " in text else " B")
+
+
 def duration(seconds: float) -> str:
     """Format `240.1` as `4 min 0 s`, `0.53` as `0.5 s`, and `7384` as `2 h 3 min`."""
     if seconds < 60:
