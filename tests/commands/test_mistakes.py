@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from chat_models import save_base
+from modeling.builders import build_processor, build_vlm
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_runs import RECIPE, train_words, words
@@ -59,6 +60,15 @@ def made(tmp_path_factory):
     name = next(iter(weights))
     save_file({**weights, name: torch.full_like(weights[name], torch.nan)}, folder / "nan-text/model.safetensors",
               metadata={"format": "pt"})  # fmt: skip
+    for name, parts in {
+        "siglip-mlp": ("siglip", "rotary", {"connector_type": "mlp"}),
+        "gemma2-mlp": ("clip", "gemma2", {"connector_type": "mlp", "vision_feature_layer": -2}),
+        "tiled-mlp": ("clip", "rotary", {"connector_type": "mlp", "vision_feature_layer": -2}),
+    }.items():
+        encoder, decoder, changes = parts
+        build_vlm(encoder, decoder, **changes).save_pretrained(folder / name)
+    build_processor().save_pretrained(folder / "tiled-mlp")
+    assert main(["convert", str(folder / "base"), str(folder / "native")]) == 0
     Image.new("RGB", (40, 40)).save(folder / "red.png")
     (folder / "cut.png").write_bytes((folder / "red.png").read_bytes()[:40])
     row = {"image": "red.png", "conversations": [{"from": "human", "value": "<image>\nWhat?"},
@@ -200,6 +210,16 @@ MISTAKES = [
     (["export", "nowhere", "out", "--to", "native"], "nowhere: no such file or folder"),
     (["export", "vlm", "base", "--to", "native"], "base exists and is not empty"),
     (["export", "cut", "out", "--to", "native"], "cut/model.safetensors: damaged"),
+    (["export", "nan", "out", "--to", "native"], "contains NaN or infinity"),
+    (["export", "base", "out", "--to", "nativ"], "'nativ'"),
+    (["export", "base", "base/out", "--to", "native"], "is inside"),
+    (["export", "native", "out", "--to", "native"], "native is a model of transformers' own classes already"),
+    (["export", "text.txt", "out", "--to", "native"], "text.txt"),
+    (["export", "siglip-mlp", "out", "--to", "native"], "the output of siglip_vision_model after"),
+    (["export", "gemma2-mlp", "out", "--to", "native"], "text_config is 'gemma2'"),
+    (["export", "tiled-mlp", "out", "--to", "native"], "the processor cuts images into tiles"),
+    (["export", "base", "out", "--to", "native", "--prompts-file", "nowhere.txt"], "nowhere.txt"),
+    (["export", "base", "out", "--to", "native", "--no-compare", "--prompts-file", "text.txt"], "--no-compare"),
     (["check", "base", "--source", "vlm"], "base is not a result of smol-hf export"),
     (["convert", "cut", "out", "--to", "native"], "cut/model.safetensors: damaged"),
     (["convert", "model.pt", "out"], "model.pt"),
@@ -288,3 +308,4 @@ def test_a_mistake_is_named_without_a_traceback(command, named, made, monkeypatc
     assert code in (1, 2), error
     assert named in error and "error: " in error and "Traceback" not in error
     assert not (made / "out" / "checkpoint").exists()
+    assert command[:1] != ["export"] or not (made / "out").exists()

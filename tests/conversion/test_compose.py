@@ -94,7 +94,10 @@ def test_it_trains_a_step_and_generates(encoder, connector, text, parts, tmp_pat
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
     assert isinstance(model.language_model, SmolHFForCausalLM if text == "llama" else GPT2LMHeadModel)
     assert model.config.image_mean == MEANS[encoder] and model.config.image_std == [0.2, 0.3, 0.4]
-    assert model.config.vision_feature_layer == (-2 if encoder == "clip" else -1)
+    before_the_norm = model.config.vision_config.num_hidden_layers  # so that LLaVA can read it
+    usual = -1 if connector == "pixel_shuffle" else before_the_norm
+    assert model.config.vision_feature_layer == (-2 if encoder == "clip" else usual)
+    assert processor.image_style == ("smolvlm" if connector == "pixel_shuffle" else "plain")
     assert facts["parameters"]["total"] == sum(weight.numel() for weight in model.parameters())
 
     Image.effect_mandelbrot((40, 24), (-2, -1, 1, 1), 50).convert("RGB").save(tmp_path / "picture.png")

@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from smol_hf.conversion.checkpoint_files import is_adapter, locate
+from smol_hf.conversion.checkpoint_files import is_adapter, locate, read_json
 from smol_hf.conversion.convert import atomic_output, check_output, convert
+from smol_hf.conversion.formats.registry import OURS
+from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.merge import merge
 from smol_hf.export.comparison import compare
 from smol_hf.export.registry import target_of
 from smol_hf.export.target import Target
+from smol_hf.inference.prompts import read_prompts
 from smol_hf.support.atomic import incomplete_name, remove_left_overs
 
 # They go with each export, if the checkpoint has them.
@@ -54,8 +57,13 @@ def export(
     target, output = target_of(to), Path(output)
     given = target_options(target, options)
     check_output(output)
+    if prompts_file is not None:
+        if not compared:
+            raise ValueError("--prompts-file has no effect with --no-compare: leave it out")
+        read_prompts(prompts_file)  # an unusable one is reported before the export
     source = locate(str(checkpoint), revision=revision, token=token, local_files_only=local_files_only)
     check_output(output, source)
+    refuse_foreign(source)
     with work_folder(output) as place:
         if is_adapter(source):
             merged = place / "merged"
@@ -80,6 +88,19 @@ def export(
         "comparison": comparison,
         "seconds": seconds,
     }
+
+
+def refuse_foreign(source: Path) -> None:
+    """Raise ConversionError for a checkpoint of another format than ours."""
+    if is_adapter(source):
+        return
+    if source.is_file():
+        raise ConversionError(f"{source} is a file: convert it first (smol-hf convert {source} CHECKPOINT)")
+    if (model_type := read_json(source / "config.json").get("model_type")) not in OURS:
+        raise ConversionError(
+            f"{source} is a model of transformers' own classes already ({model_type}): give the checkpoint of smol_hf "
+            "instead, or convert it first (smol-hf convert)"
+        )
 
 
 @contextmanager
