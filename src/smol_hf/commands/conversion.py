@@ -130,6 +130,8 @@ def run_check(arguments: argparse.Namespace) -> None:
 
     hide_bars_of_loading()
     if arguments.source is not None:
+        from smol_hf.commands.exporting import check_export
+
         return check_export(arguments)
     if arguments.prompts_file is not None:
         raise ValueError("--prompts-file has no effect without --source: leave it out")
@@ -137,34 +139,6 @@ def run_check(arguments: argparse.Namespace) -> None:
     print_facts(facts, arguments.json, describe_check)
     if not facts["good"]:
         raise ValueError(f"{arguments.checkpoint} failed the check: see the lines marked ✗")
-
-
-def check_export(arguments: argparse.Namespace) -> None:
-    """Compare an exported folder with its source."""
-    from smol_hf.export.comparison import compare_folder
-
-    facts = compare_folder(arguments.source, arguments.checkpoint, arguments.prompts_file)
-    print_facts(facts, arguments.json, describe_comparison)
-    if facts.get("equal") != facts["prompts"]:
-        raise ValueError(f"{arguments.checkpoint} does not answer like {arguments.source}: see above")
-
-
-def describe_comparison(facts: dict) -> Iterator[str]:
-    """Describe the result of `compare`."""
-    if "not_compared" in facts:
-        yield f"not compared with the checkpoint: {facts['not_compared']}"
-        return
-    total = facts["prompts"]
-    yield f"{facts['engine']}: {facts['equal']} of {counted(total, 'prompt')} with the greedy tokens of the checkpoint"
-    yield f"  different answers of the checkpoint: {facts['answers']}"
-    if facts["equal_prompts"] is not None:
-        yield f"  prompts of equal length: {facts['equal_prompts']} of {total}"
-    if facts["difference"] is not None:
-        yield f"  largest difference of a log probability: {facts['difference']:.2g}"
-    if facts["note"] is not None:
-        yield f"  note: {facts['note']}"
-    for own, other in facts["differing"]:
-        yield f"  checkpoint {own}, export {other}"
 
 
 def describe_check(facts: dict) -> Iterator[Table]:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smol_hf.commands.conversion import add_hub_arguments, add_output, describe_comparison, hide_bars_of_loading
+from smol_hf.commands.conversion import add_hub_arguments, add_output, hide_bars_of_loading
 from smol_hf.commands.parser import Command
-from smol_hf.support.formatting import data_size
+from smol_hf.commands.printing import print_facts
+from smol_hf.support.formatting import counted, data_size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,6 +54,34 @@ def describe_export(facts: dict[str, Any]) -> Iterator[str | Table]:
         yield from describe_comparison(facts["comparison"])
     yield "run it:"
     yield from (f"  {command}" for command in facts["commands"])
+
+
+def check_export(arguments: argparse.Namespace) -> None:
+    """Compare an exported folder with its source."""
+    from smol_hf.export.comparison import compare_folder
+
+    facts = compare_folder(arguments.source, arguments.checkpoint, arguments.prompts_file)
+    print_facts(facts, arguments.json, describe_comparison)
+    if facts.get("equal") != facts["prompts"]:
+        raise ValueError(f"{arguments.checkpoint} does not answer like {arguments.source}: see above")
+
+
+def describe_comparison(facts: dict) -> Iterator[str]:
+    """Describe the result of `compare`."""
+    if "not_compared" in facts:
+        yield f"not compared with the checkpoint: {facts['not_compared']}"
+        return
+    total = facts["prompts"]
+    yield f"{facts['engine']}: {facts['equal']} of {counted(total, 'prompt')} with the greedy tokens of the checkpoint"
+    yield f"  different answers of the checkpoint: {facts['answers']}"
+    if facts["equal_prompts"] is not None:
+        yield f"  prompts of equal length: {facts['equal_prompts']} of {total}"
+    if facts["difference"] is not None:
+        yield f"  largest difference of a log probability: {facts['difference']:.2g}"
+    if facts["note"] is not None:
+        yield f"  note: {facts['note']}"
+    for own, other in facts["differing"]:
+        yield f"  checkpoint {own}, export {other}"
 
 
 EXPORT = Command(

@@ -10,14 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    PretrainedConfig,
-)
+from transformers import PretrainedConfig
 
+from smol_hf.auto import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.export.target import Answer, MissingEngineError, Target

@@ -2,8 +2,7 @@
 
     ImageTiler (SmolVLM)       1 2 3 / 4 5 6, then 7, a small copy of the image (the overview)
     OverviewFirst (nanoVLM)    1, the overview, then 2 3 4 / 5 6 7
-    MiddleSquare (LLaVA-1.5)   one tile, the middle
-    WholeSquare (SigLIP)       one tile, stretched
+    MiddleSquare (LLaVA-1.5), WholeSquare (SigLIP)   one tile: the middle, or the stretched image
 
 The encoder reads squares of `tile_size` pixels. A large image becomes a grid of them and an overview. Sizes, filters
 and order of the resizes equal those of transformers' image processors. The model normalises, so tiles stay uint8.
@@ -106,24 +105,14 @@ class MiddleSquare:
             width, height = image.size
         # transformers rounds the longer side down
         size = (int(side * height / width), side) if width <= height else (side, int(side * width / height))
-        tile = middle(resize(image, *size, BICUBIC), side, side)
-        return tiles_of(tile, tile)
+        return tiles_of(*[middle(resize(image, *size, BICUBIC), side, side)] * 2)
 
 
-@dataclass(frozen=True)
-class WholeSquare:
-    """The tile of SigLIP: the whole image, stretched in one step."""
-
-    tile_size: int
-    max_tiles_per_side = 0
-
-    def grid(self, height, width):
-        return 0, 0
+class WholeSquare(MiddleSquare):
+    """The tile of SigLIP: the whole image, stretched in one step to uint8 (1, 3, tile_size, tile_size)."""
 
     def tiles(self, image):
-        """Stretch a PIL image to uint8 (1, 3, tile_size, tile_size)."""
-        tile = resize(flatten_to_rgb(image), self.tile_size, self.tile_size, BICUBIC)
-        return tiles_of(tile, tile)
+        return tiles_of(*[resize(flatten_to_rgb(image), self.tile_size, self.tile_size, BICUBIC)] * 2)
 
 
 @dataclass(frozen=True)

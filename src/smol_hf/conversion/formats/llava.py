@@ -106,7 +106,7 @@ def write_llava(config: SmolHFConfig) -> LlavaConfig:
         )
     act = next(act for act, connector in ACTIVATIONS.items() if connector == config.connector_type)
     keeps_patches_only = config.vision_feature_select_strategy == "default" and config.num_class_tokens
-    return LlavaConfig(
+    native = LlavaConfig(
         text_config=write_text_config(config.text_config),
         vision_config=type(vision).from_dict(vision.to_dict()),
         projector_hidden_act=act,
@@ -116,8 +116,9 @@ def write_llava(config: SmolHFConfig) -> LlavaConfig:
         image_token_index=config.image_token_id,
         image_seq_length=config.image_seq_len,
         tie_word_embeddings=False,
-        pad_token_id=config.pad_token_id,
     )
+    native.pad_token_id = config.pad_token_id
+    return native
 
 
 def llava_layer(config: SmolHFConfig) -> int:
@@ -154,7 +155,9 @@ def to_llava_files(tensors: dict, config: LlavaConfig) -> dict:
 
     transformers 4.57 would not find a CLIP or SigLIP encoder otherwise, and would fill it with random numbers.
     """
-    inner = "" if config.vision_config.model_type == "dinov2" else "vision_model."
+    vision = config.vision_config
+    assert isinstance(vision, PretrainedConfig)  # `write_llava` built it
+    inner = "" if vision.model_type == "dinov2" else "vision_model."
     rows = [("vision_tower.", f"vision_tower.{inner}")]
     rows += [(f"{name}.", f"{name}.") for name in ("multi_modal_projector", "language_model")]
     return Renaming(rows, ignored=[r"^$"]).to_ours(tensors)

@@ -20,7 +20,7 @@ from transformers import (
 from smol_hf.conversion.formats import gpt, llama, llava, nanovlm, smolvlm
 from smol_hf.conversion.formats.tensor_names import ConversionError, without_tied_head
 from smol_hf.conversion.meta_check import file_names
-from smol_hf.conversion.native.language_model import DECODERS, native_decoder
+from smol_hf.conversion.native.language_model import native_decoder
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
@@ -66,9 +66,9 @@ def by_name(rename: Callable[[dict], dict]) -> Callable[[dict, Any], dict]:
 
 
 rename = by_name(llama.NAMES.to_ours)
-LLAMA = Format("llama", llama.read_llama, rename, *DECODERS["llama"], LlamaForCausalLM)
-SMOLLM3 = Format("smollm3", llama.read_smollm3, rename, *DECODERS["smollm3"], SmolLM3ForCausalLM)
-GPT2 = Format("gpt2", gpt.read_gpt2, by_name(gpt.from_gpt2), *DECODERS["gpt2"], GPT2LMHeadModel)
+LLAMA = Format("llama", llama.read_llama, rename, llama.write_llama, llama.to_llama, LlamaForCausalLM)
+SMOLLM3 = Format("smollm3", llama.read_smollm3, rename, llama.write_smollm3, llama.to_llama, SmolLM3ForCausalLM)
+GPT2 = Format("gpt2", gpt.read_gpt2, by_name(gpt.from_gpt2), gpt.write_gpt2, gpt.to_gpt2, GPT2LMHeadModel)
 rename = by_name(smolvlm.NAMES.to_ours)
 writing = (smolvlm.write_smolvlm, smolvlm.to_smolvlm, SmolVLMForConditionalGeneration)
 SMOLVLM = Format("smolvlm", smolvlm.read_smolvlm, rename, *writing)
@@ -102,6 +102,7 @@ def native_format(config: PretrainedConfig, to: str) -> Format:
     if to == "native":
         if is_vlm:
             return SMOLVLM if config.folds_patches else LLAVA
+        assert isinstance(config, SmolHFTextConfig)
         return FORMATS[native_decoder(config)]
     written = [name for name, each in FORMATS.items() if each.write_config is not None]
     if to not in written:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
+from smol_hf.auto import AutoModelForCausalLM
 from smol_hf.conversion.formats import gpt, llama
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.meta_check import class_names
