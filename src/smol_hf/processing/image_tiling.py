@@ -4,8 +4,7 @@
     OverviewFirst (nanoVLM)    1, the overview, then 2 3 4 / 5 6 7
     MiddleSquare (LLaVA-1.5), WholeSquare (SigLIP)   one tile: the middle, or the stretched image
 
-The encoder reads squares of `tile_size` pixels. A large image becomes a grid of them and an overview. Sizes, filters
-and order of the resizes equal those of transformers' image processors. The model normalises, so tiles stay uint8.
+Tiles are squares of `tile_size` pixels. Resizes equal those of transformers' image processors. The model normalises.
 """
 
 import math

@@ -11,6 +11,7 @@ from smol_hf.support.resources import resource_path
 from smol_hf.support.tokenizer_of import is_language_model
 from smol_hf.text.tokenizer_training import train_text_tokenizer
 from smol_hf.training import preference
+from smol_hf.training.checkpoint.same_run import settings_for_resume
 from smol_hf.training.log.run_record import resolve_recipe
 from smol_hf.training.model.composition import build_config_and_processor, build_model_and_processor, with_preset
 from smol_hf.training.model.presets import TINY_SIGLIP
@@ -115,6 +116,24 @@ def test_llavas_preset_reads_the_layer_before_the_last():
     arguments = with_preset(arguments)
     assert arguments.vision_feature_layer == -2 and arguments.connector_type == "mlp"
     assert arguments.image_mean == [0.48145466, 0.4578275, 0.40821073]
+
+
+@pytest.mark.parametrize(
+    ("words", "layer"),
+    [
+        ([], -1),
+        (["--connector_type", "mlp"], 2),
+        (["--connector_type", "linear", "--vision_feature_layer", "-1"], -1),
+        (["--connector_type", "mlp", "--vision_config.model_type", "clip_vision_model"], -2),
+    ],
+)
+def test_a_new_model_with_a_connector_of_llava_can_be_exported_as_llava(words, layer):
+    _, arguments, data, training = parse("--preset", "tiny-vlm", "--vision_config.num_hidden_layers", "2", *words)
+    model, _ = build_model_and_processor(arguments, ["What?"])
+    assert model.config.vision_feature_layer == layer
+    repeats = settings_for_resume(arguments, data, training)["repeats"]
+    if not words:
+        assert repeats["vision_feature_layer"] == -1, "runs of earlier releases resume"
 
 
 @pytest.mark.parametrize(
