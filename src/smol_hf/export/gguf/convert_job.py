@@ -1,0 +1,86 @@
+"""Run llama.cpp's converter in a process of its own. Its argument is JSON:
+
+`folders` to import it from; `files`, each with `model` (folder), `output`, `type` (f32, f16, bf16, q8_0) and `images`
+(true: the image encoder and connector, false: the language model); `pre_tokenizer` (its name, if the converter does not
+recognise the tokenizer); `parent` (the process that waits).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+HEAD, EMBEDDINGS = "lm_head.weight", "embed_tokens.weight"
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after its parent."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def language_model_class(base: type, pre_tokenizer: str | None) -> type:
+    """Return the converter's class with a name for our tokenizers, and without a copy of tied embeddings."""
+
+    class LanguageModel(base):
+        model_arch = base.model_arch  # type: ignore[attr-defined]
+
+        def get_vocab_base_pre(self, tokenizer) -> str:
+            try:
+                return super().get_vocab_base_pre(tokenizer)
+            except NotImplementedError:
+                if pre_tokenizer is None:
+                    raise
+                return pre_tokenizer
+
+        def prepare_tensors(self):
+            tensors = self.model_tensors
+            embeddings = next((name for name in tensors if name.endswith(EMBEDDINGS)), None)
+            if HEAD in tensors and embeddings is not None and same(tensors[HEAD](), tensors[embeddings]()):
+                del tensors[HEAD]  # llama.cpp uses the embeddings then
+            super().prepare_tensors()
+
+    return LanguageModel
+
+
+def same(one, other) -> bool:
+    from conversion.base import LazyTorchTensor  # type: ignore[import-not-found]
+
+    one, other = LazyTorchTensor.to_eager(one), LazyTorchTensor.to_eager(other)
+    return one.shape == other.shape and bool((one == other).all())
+
+
+def convert(file: dict[str, Any], pre_tokenizer: str | None) -> None:
+    import gguf
+    import torch
+    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+    folder = Path(file["model"])
+    with torch.inference_mode():
+        hparams = ModelBase.load_hparams(folder, False)
+        kind = ModelType.MMPROJ if file["images"] else ModelType.TEXT
+        base = get_model_class(get_model_architecture(hparams, kind), mmproj=file["images"])
+        used = base if file["images"] else language_model_class(base, pre_tokenizer)
+        file_type = getattr(gguf.LlamaFileType, FILE_TYPES[file["type"]])
+        used(folder, file_type, Path(file["output"]), model_name=hparams["model_type"]).write()
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    threading.Thread(target=end_with, args=(job["parent"],), daemon=True).start()
+    logging.basicConfig(level=logging.WARNING)
+    sys.path[:0] = job["folders"]
+    for file in job["files"]:
+        convert(file, job["pre_tokenizer"])
+
+
+if __name__ == "__main__":
+    main()

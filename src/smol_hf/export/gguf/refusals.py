@@ -1,0 +1,73 @@
+"""Models that llama.cpp computes differently, or whose results were never compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from smol_hf.conversion.checkpoint_files import read_json
+from smol_hf.conversion.formats.tensor_names import ConversionError
+
+OTHER_TARGETS = "choose --to native"
+DOUBLE_LINE_BREAK = "ĊĊ"  # as the byte level writes "\n\n"
+
+
+def refuse_unsupported(native: Path) -> None:
+    """Raise ConversionError, with what to choose, for a native folder that llama.cpp does not compute alike."""
+    config = read_json(native / "config.json")
+    name = (config.get("architectures") or [config.get("model_type")])[0]
+    if name not in ARCHITECTURES:
+        raise ConversionError(f"{name}: --to gguf supports {', '.join(ARCHITECTURES)}; {OTHER_TARGETS} for this model")
+    refuse_tokenizer(native)
+    ARCHITECTURES[name](native, config)
+
+
+def refuse_tokenizer(native: Path) -> None:
+    path = native / "tokenizer.json"
+    if not path.is_file():
+        raise ConversionError(f"the checkpoint has no tokenizer.json, which a GGUF file needs; {OTHER_TARGETS}")
+    tokenizer = read_json(path)
+    if tokenizer["model"].get("type") != "BPE" or "ByteLevel" not in json.dumps(tokenizer.get("pre_tokenizer")):
+        raise ConversionError(
+            f"tokenizer.json: a tokenizer of type {tokenizer['model'].get('type')} is not supported, only byte-level "
+            f"BPE; {OTHER_TARGETS}, or train with such a tokenizer (smol-hf tokenizer)"
+        )
+
+
+def refuse_no_text_part(native: Path, config: dict[str, Any]) -> None:
+    """Accept a text-only model."""
+
+
+def refuse_smolvlm(native: Path, config: dict[str, Any]) -> None:
+    """Refuse images that llama.cpp writes differently: it always writes a grid of tiles and an overview."""
+    refuse_smolvlm_vision(config["vision_config"])
+    image = read_json(native / "preprocessor_config.json")
+    longest, tile = image["size"]["longest_edge"], image["max_image_size"]["longest_edge"]
+    if not image["do_image_splitting"] or longest <= tile:
+        why = f"longest_edge {longest} is one tile" if longest <= tile else "do_image_splitting is false"
+        raise ConversionError(
+            f"one tile per image ({why}): llama.cpp always shows a model of this kind a grid and an overview; train "
+            f"with a longest_edge of at least {2 * tile} and do_image_splitting, or {OTHER_TARGETS}"
+        )
+    if DOUBLE_LINE_BREAK not in read_json(native / "tokenizer.json")["model"]["vocab"]:
+        raise ConversionError(
+            "tokenizer.json has no token for a double line break, which llama.cpp writes after the tiles of an image; "
+            f"train with a tokenizer of this release or of SmolLM2, or {OTHER_TARGETS}"
+        )
+
+
+def refuse_smolvlm_vision(vision: dict[str, Any]) -> None:
+    if (activation := vision.get("hidden_act", "gelu_pytorch_tanh")) != "gelu_pytorch_tanh":
+        raise ConversionError(
+            f"hidden_act of vision_config is {activation!r}: llama.cpp computes gelu_pytorch_tanh; {OTHER_TARGETS}"
+        )
+
+
+ARCHITECTURES: dict[str, Callable[[Path, dict[str, Any]], None]] = {
+    "LlamaForCausalLM": refuse_no_text_part,
+    "SmolLM3ForCausalLM": refuse_no_text_part,
+    "GPT2LMHeadModel": refuse_no_text_part,
+    "SmolVLMForConditionalGeneration": refuse_smolvlm,
+}
