@@ -1,8 +1,8 @@
 """Run llama.cpp's converter in a process of its own. Its argument is JSON:
 
 `folders` to import it from; `files`, each with `model` (folder), `output`, `type` (f32, f16, bf16, q8_0) and `images`
-(true: the image encoder and connector, false: the language model); `pre_tokenizer` (its name, if the converter does not
-recognise the tokenizer); `parent` (the process that waits).
+(true: the image encoder and connector, false: the language model); `pre_tokenizer` (its name, used if the converter
+does not recognise the tokenizer); `parent` (the process that waits).
 """
 
 from __future__ import annotations

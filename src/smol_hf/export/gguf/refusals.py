@@ -11,6 +11,7 @@ from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.formats.tensor_names import ConversionError
 
 OTHER_TARGETS = "choose --to native"
+TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
 DOUBLE_LINE_BREAK = "ĊĊ"  # as the byte level writes "\n\n"
 
 
@@ -36,8 +37,19 @@ def refuse_tokenizer(native: Path) -> None:
         )
 
 
-def refuse_no_text_part(native: Path, config: dict[str, Any]) -> None:
-    """Accept a text-only model."""
+def accept(native: Path, config: dict[str, Any]) -> None:
+    """Accept every configuration of this model."""
+
+
+def refuse_gpt2(native: Path, config: dict[str, Any]) -> None:
+    """Refuse sizes that llama.cpp's GPT-2 does not read from a file."""
+    width, inner = config["n_embd"], config.get("n_inner") or 4 * config["n_embd"]
+    if inner != 4 * width:
+        raise ConversionError(
+            f"intermediate_size {inner}: GPT-2 of llama.cpp has 4 × hidden_size, here {4 * width}; {OTHER_TARGETS}"
+        )
+    if (activation := config["activation_function"]) not in TANH_GELU:
+        raise ConversionError(f"hidden_act {activation!r}: GPT-2 of llama.cpp computes gelu_new; {OTHER_TARGETS}")
 
 
 def refuse_smolvlm(native: Path, config: dict[str, Any]) -> None:
@@ -66,8 +78,8 @@ def refuse_smolvlm_vision(vision: dict[str, Any]) -> None:
 
 
 ARCHITECTURES: dict[str, Callable[[Path, dict[str, Any]], None]] = {
-    "LlamaForCausalLM": refuse_no_text_part,
-    "SmolLM3ForCausalLM": refuse_no_text_part,
-    "GPT2LMHeadModel": refuse_no_text_part,
+    "LlamaForCausalLM": accept,
+    "SmolLM3ForCausalLM": accept,
+    "GPT2LMHeadModel": refuse_gpt2,
     "SmolVLMForConditionalGeneration": refuse_smolvlm,
 }

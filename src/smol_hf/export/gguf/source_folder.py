@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from smol_hf.conversion.checkpoint_files import read_json, write_json
+from smol_hf.conversion.checkpoint_files import read_json
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 # llama.cpp's names of the ways to split a text before BPE.
@@ -46,8 +47,10 @@ def source_folder(native: Path) -> Iterator[Path]:
         settings = read_json(folder / "tokenizer_config.json")
         if isinstance(settings.get("chat_template"), str):
             settings["chat_template"] = gguf_template(settings["chat_template"])
-            replace_link(folder / "tokenizer_config.json", "")
-            write_json(folder / "tokenizer_config.json", settings)
+            replace_link(folder / "tokenizer_config.json", json.dumps(settings))
+        config = read_json(folder / "config.json")
+        if "n_positions" in config:  # the converter reads GPT-2's older name
+            replace_link(folder / "config.json", json.dumps({**config, "n_ctx": config["n_positions"]}))
         yield folder
 
 

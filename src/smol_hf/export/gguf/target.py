@@ -43,8 +43,8 @@ def write(native: Path, output: Path, options: dict[str, Any]) -> list[str]:
 def check_types(quantization: str, images: str | None, sees_images: bool) -> None:
     if quantization not in TYPES:
         raise ValueError(
-            f"--quantization {quantization}: choose one of {', '.join(TYPES)}; llama-quantize of llama.cpp makes other "
-            "types from an f16 file"
+            f"--quantization {quantization}: choose one of {', '.join(TYPES)}; llama-quantize of llama.cpp makes "
+            "other types from an f16 file"
         )
     if images is not None and not sees_images:
         raise ValueError("--mmproj-type has no effect with a text-only model: leave it out")
