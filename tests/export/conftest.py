@@ -5,14 +5,10 @@ import os
 import random
 
 import pytest
-import torch
-from helpers import text_sizes
 from PIL import Image, ImageDraw
 from processes import call
 
-from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
 from smol_hf.support.cache_folders import making
-from smol_hf.text.byte_level_bpe import build_byte_level_tokenizer
 
 COLOURS = {
     "red": (220, 30, 30), "green": (30, 170, 50), "blue": (40, 60, 220), "yellow": (235, 220, 40), "black": (9, 9, 9),
@@ -69,24 +65,3 @@ def colour_prompts(tmp_path_factory):
     lines = [json.dumps({"prompt": QUESTION, "image": path}) for path, _ in pages]
     (folder / "prompts.jsonl").write_text("\n".join(lines))
     return folder / "prompts.jsonl"
-
-
-def random_text_model(folder, tokenizer=None, seed=0, **config):
-    """Save a random text-only model whose six answers differ."""
-    tokenizer = tokenizer or build_byte_level_tokenizer(
-        ["The capital of France is 22. def add(a, b): return"] * 3,
-        vocab_size=300,
-        special_tokens=["<|endoftext|>"],
-        named={"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
-        model_max_length=256,
-    )
-    sizes = text_sizes(tokenizer, hidden_size=64, intermediate_size=256, max_position_embeddings=256, **config)
-    torch.manual_seed(seed)
-    model = SmolHFForCausalLM(SmolHFTextConfig(**sizes))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "proj" in name:
-                weight.mul_(15)  # with small random weights a tied model repeats its last token
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder

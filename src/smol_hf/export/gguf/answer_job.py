@@ -18,7 +18,6 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-
 TELLS_TOKENS = 10  # the verbosity with which replies have the ids of all tokens
 
 

@@ -37,8 +37,24 @@ def refuse_tokenizer(native: Path) -> None:
         )
 
 
-def accept(native: Path, config: dict[str, Any]) -> None:
-    """Accept every configuration of this model."""
+def refuse_llama(native: Path, config: dict[str, Any]) -> None:
+    """Refuse activations and scaled rotary positions that llama.cpp was never compared with."""
+    text = config.get("text_config", config)
+    if (activation := text.get("hidden_act", "silu")) != "silu":
+        raise ConversionError(f"hidden_act {activation!r}: Llama of llama.cpp computes silu; {OTHER_TARGETS}")
+    rope = (text.get("rope_parameters") or {}).get("rope_type", "default")
+    if rope != "default":
+        raise ConversionError(f"rope_type is {rope!r}: --to gguf supports 'default'; {OTHER_TARGETS}")
+
+
+def refuse_smollm3(native: Path, config: dict[str, Any]) -> None:
+    """Refuse other layers without rotary positions: llama.cpp does not read them from the file."""
+    refuse_llama(native, config)
+    expected = [int(layer % 4 != 0) for layer in range(1, config["num_hidden_layers"] + 1)]
+    if (layers := config["no_rope_layers"]) != expected:
+        raise ConversionError(
+            f"no_rope_layers {layers}: SmolLM3 of llama.cpp leaves out every fourth layer, {expected}; {OTHER_TARGETS}"
+        )
 
 
 def refuse_gpt2(native: Path, config: dict[str, Any]) -> None:
@@ -54,6 +70,7 @@ def refuse_gpt2(native: Path, config: dict[str, Any]) -> None:
 
 def refuse_smolvlm(native: Path, config: dict[str, Any]) -> None:
     """Refuse images that llama.cpp writes differently: it always writes a grid of tiles and an overview."""
+    refuse_llama(native, config)
     refuse_smolvlm_vision(config["vision_config"])
     image = read_json(native / "preprocessor_config.json")
     longest, tile = image["size"]["longest_edge"], image["max_image_size"]["longest_edge"]
@@ -78,8 +95,8 @@ def refuse_smolvlm_vision(vision: dict[str, Any]) -> None:
 
 
 ARCHITECTURES: dict[str, Callable[[Path, dict[str, Any]], None]] = {
-    "LlamaForCausalLM": accept,
-    "SmolLM3ForCausalLM": accept,
+    "LlamaForCausalLM": refuse_llama,
+    "SmolLM3ForCausalLM": refuse_smollm3,
     "GPT2LMHeadModel": refuse_gpt2,
     "SmolVLMForConditionalGeneration": refuse_smolvlm,
 }
