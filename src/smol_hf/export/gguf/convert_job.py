@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+LLAVA = "LlavaForConditionalGeneration"
 HEAD, EMBEDDINGS = "lm_head.weight", "embed_tokens.weight"
 
 
@@ -51,6 +52,36 @@ def language_model_class(base: type, pre_tokenizer: str | None) -> type:
     return LanguageModel
 
 
+def llava_encoder_class() -> type:
+    """Return a converter of CLIP and LLaVA's connector. llama.cpp's own one reads LLaVA only with Pixtral's encoder."""
+    from conversion.base import MmprojModel  # type: ignore[import-not-found]
+
+    class LlavaEncoder(MmprojModel):
+        def set_gguf_parameters(self):
+            super().set_gguf_parameters()
+            layer, layers = self.global_config["vision_feature_layer"], self.hparams["num_hidden_layers"]
+            self.gguf_writer.add_clip_projector_type("mlp")
+            self.gguf_writer.add_vision_attention_layernorm_eps(self.hparams.get("layer_norm_eps", 1e-5))
+            self.gguf_writer.add_array("clip.vision.feature_layer", [layer if layer >= 0 else layers + 1 + layer])
+            if self.hparams["hidden_act"] != "quick_gelu":
+                self.gguf_writer.add_vision_use_gelu(True)
+
+        def modify_tensors(self, data_torch, name, bid):
+            if not name.startswith(("vision_tower.", "multi_modal_projector.")) or "post_layernorm" in name:
+                return
+            yield from super().modify_tensors(data_torch, name.replace("linear_1", "linear_0"), bid)
+
+    return LlavaEncoder
+
+
+def converter_class(architecture: str, images: bool, pre_tokenizer: str | None) -> type:
+    from conversion import get_model_class  # type: ignore[import-not-found]
+
+    if not images:
+        return language_model_class(get_model_class(architecture), pre_tokenizer)
+    return llava_encoder_class() if architecture == LLAVA else get_model_class(architecture, mmproj=True)
+
+
 def same(one, other) -> bool:
     from conversion.base import LazyTorchTensor  # type: ignore[import-not-found]
 
@@ -61,14 +92,13 @@ def same(one, other) -> bool:
 def convert(file: dict[str, Any], pre_tokenizer: str | None) -> None:
     import gguf
     import torch
-    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+    from conversion import ModelBase, ModelType, get_model_architecture
 
     folder = Path(file["model"])
     with torch.inference_mode():
         hparams = ModelBase.load_hparams(folder, False)
         kind = ModelType.MMPROJ if file["images"] else ModelType.TEXT
-        base = get_model_class(get_model_architecture(hparams, kind), mmproj=file["images"])
-        used = base if file["images"] else language_model_class(base, pre_tokenizer)
+        used = converter_class(get_model_architecture(hparams, kind), file["images"], pre_tokenizer)
         file_type = getattr(gguf.LlamaFileType, FILE_TYPES[file["type"]])
         used(folder, file_type, Path(file["output"]), model_name=hparams["model_type"]).write()
 

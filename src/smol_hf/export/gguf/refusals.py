@@ -94,9 +94,27 @@ def refuse_smolvlm_vision(vision: dict[str, Any]) -> None:
         )
 
 
+def refuse_llava(native: Path, config: dict[str, Any]) -> None:
+    """Refuse encoders, connectors and language models that were not compared in llama.cpp."""
+    for name, supported in (("vision_config", "clip_vision_model"), ("text_config", "llama")):
+        if (kind := config[name]["model_type"]) != supported:
+            raise ConversionError(f"{name} is {kind!r}: LLaVA of --to gguf supports {supported!r}; {OTHER_TARGETS}")
+    refuse_llama(native, config)
+    if (activation := config["projector_hidden_act"]) != "gelu":
+        raise ConversionError(
+            f"the connector has the activation {activation!r}: llama.cpp computes gelu (connector_type mlp); "
+            f"{OTHER_TARGETS}"
+        )
+    if not config.get("multimodal_projector_bias", True):
+        raise ConversionError(f"the connector has no bias, which llama.cpp reads; {OTHER_TARGETS}")
+    if config["vision_feature_select_strategy"] != "default" or not isinstance(config["vision_feature_layer"], int):
+        raise ConversionError(f"llama.cpp reads the patches of one layer, without class token; {OTHER_TARGETS}")
+
+
 ARCHITECTURES: dict[str, Callable[[Path, dict[str, Any]], None]] = {
     "LlamaForCausalLM": refuse_llama,
     "SmolLM3ForCausalLM": refuse_smollm3,
     "GPT2LMHeadModel": refuse_gpt2,
     "SmolVLMForConditionalGeneration": refuse_smolvlm,
+    "LlavaForConditionalGeneration": refuse_llava,
 }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from smol_hf.conversion.checkpoint_files import read_json
+from smol_hf.conversion.formats.tensor_names import ConversionError
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 # llama.cpp's names of the ways to split a text before BPE.
@@ -17,8 +19,10 @@ PRE_TOKENIZERS = {
     "gpt-2": [BYTE_LEVEL],
 }
 # llama.cpp's server replaces images by texts such as `<__media__>` before it renders the template.
-FIRST_IS_IMAGE = "message['content'][0]['type'] == 'image'"
-FIRST_IS_MEDIA = f"({FIRST_IS_IMAGE} or message['content'][0]['text'][:8] == '<__media')"
+MEDIA = "[:8] {} '<__media'"
+FIRST_PART = re.compile(r"(\w+(?:\['content'\])?\[0\])\['type'\] (==|!=) 'image'")
+TEXT_PART = re.compile(r"\{% if (\w+)\['type'\] == 'text' %\}(\{\{ ?\1\['text'\] ?\}\})")
+IMAGE_WORDS = re.compile(r"(?:'|%\})([^'{}%]*)<image>([^'{}%]*)(?:'|\{%)")
 
 
 def pre_tokenizer_name(native: Path) -> str | None:
@@ -55,8 +59,37 @@ def source_folder(native: Path) -> Iterator[Path]:
 
 
 def gguf_template(template: str) -> str:
-    """Return the chat template for llama.cpp, where the first part of a message with an image is a text."""
-    return template.replace(FIRST_IS_IMAGE, FIRST_IS_MEDIA)
+    """Return the chat template for llama.cpp, where an image is a text.
+
+    Conditions about the first part of a message, and words around an image, then apply to such texts too.
+
+    Raises:
+        ConversionError: if the template writes words around an image in another form than those of smol_hf.
+    """
+    template = FIRST_PART.sub(first_is_media, template)
+    words = IMAGE_WORDS.search(template)
+    if words is None or not any(words.groups()):
+        return template
+    before, after = words.groups()
+    written, changes = TEXT_PART.subn(
+        lambda found: (
+            f"{{% if {found[1]}['type'] == 'text' and {found[1]}['text']{MEDIA.format('==')} %}}"
+            f"{before}{found[2]}{after}{{% elif {found[1]}['type'] == 'text' %}}{found[2]}"
+        ),
+        template,
+    )
+    if not changes:
+        raise ConversionError(
+            "the chat template writes words around an image, and texts in an unknown form: choose --to native, or "
+            "train with the template of smol_hf"
+        )
+    return written
+
+
+def first_is_media(found: re.Match) -> str:
+    part, operator = found.groups()
+    both = "or" if operator == "==" else "and"
+    return f"({found[0]} {both} {part}['text']{MEDIA.format(operator)})"
 
 
 def replace_link(link: Path, text: str) -> None:
