@@ -53,7 +53,7 @@ def language_model_class(base: type, pre_tokenizer: str | None) -> type:
 
 
 def llava_encoder_class() -> type:
-    """Return a converter of CLIP and LLaVA's connector. llama.cpp's own one reads LLaVA only with Pixtral's encoder."""
+    """Return a converter of CLIP and LLaVA's connector. llama.cpp's own one reads only Pixtral's encoder."""
     from conversion.base import MmprojModel  # type: ignore[import-not-found]
 
     class LlavaEncoder(MmprojModel):

@@ -92,5 +92,5 @@ GGUF = Target(
     is_written,
     commands,
     answer,
-    {"quantization": "f16", "mmproj_type": None, "llama_cpp": None},
+    options={"quantization": "f16", "mmproj_type": None, "llama_cpp": None},
 )
