@@ -74,12 +74,14 @@ def llava_encoder_class() -> type:
     return LlavaEncoder
 
 
-def converter_class(architecture: str, images: bool, pre_tokenizer: str | None) -> type:
-    from conversion import get_model_class  # type: ignore[import-not-found]
+def converter_class(hparams: dict[str, Any], images: bool, pre_tokenizer: str | None) -> type:
+    from conversion import ModelType, get_model_architecture, get_model_class  # type: ignore[import-not-found]
 
-    if not images:
-        return language_model_class(get_model_class(architecture), pre_tokenizer)
-    return llava_encoder_class() if architecture == LLAVA else get_model_class(architecture, mmproj=True)
+    if images and hparams["architectures"] == [LLAVA]:
+        return llava_encoder_class()
+    name = get_model_architecture(hparams, ModelType.MMPROJ if images else ModelType.TEXT)
+    used = get_model_class(name, mmproj=images)
+    return used if images else language_model_class(used, pre_tokenizer)
 
 
 def same(one, other) -> bool:
@@ -92,13 +94,12 @@ def same(one, other) -> bool:
 def convert(file: dict[str, Any], pre_tokenizer: str | None) -> None:
     import gguf
     import torch
-    from conversion import ModelBase, ModelType, get_model_architecture
+    from conversion import ModelBase
 
     folder = Path(file["model"])
     with torch.inference_mode():
         hparams = ModelBase.load_hparams(folder, False)
-        kind = ModelType.MMPROJ if file["images"] else ModelType.TEXT
-        used = converter_class(get_model_architecture(hparams, kind), file["images"], pre_tokenizer)
+        used = converter_class(hparams, file["images"], pre_tokenizer)
         file_type = getattr(gguf.LlamaFileType, FILE_TYPES[file["type"]])
         used(folder, file_type, Path(file["output"]), model_name=hparams["model_type"]).write()
 
