@@ -18,6 +18,7 @@ from typing import Any
 
 FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 LLAVA = "LlavaForConditionalGeneration"
+PROJECTOR = {"multi_modal_projector.linear_1": "mm.0", "multi_modal_projector.linear_2": "mm.2"}
 HEAD, EMBEDDINGS = "lm_head.weight", "embed_tokens.weight"
 
 
@@ -67,9 +68,11 @@ def llava_encoder_class() -> type:
                 self.gguf_writer.add_vision_use_gelu(True)
 
         def modify_tensors(self, data_torch, name, bid):
-            if not name.startswith(("vision_tower.", "multi_modal_projector.")) or "post_layernorm" in name:
-                return
-            yield from super().modify_tensors(data_torch, name.replace("linear_1", "linear_0"), bid)
+            module, _, suffix = name.rpartition(".")
+            if module in PROJECTOR:
+                yield f"{PROJECTOR[module]}.{suffix}", data_torch
+            elif name.startswith("vision_tower.") and "post_layernorm" not in name:
+                yield from super().modify_tensors(data_torch, name, bid)
 
     return LlavaEncoder
 
