@@ -8,6 +8,7 @@ import time
 
 import pytest
 from export.text_models import random_text_model
+from jinja2 import Template
 from processes import call, fork_command
 from tokenizers import normalizers, pre_tokenizers
 from transformers.integrations.gguf.reader import read_gguf_metadata
@@ -17,7 +18,7 @@ from smol_hf.conversion.convert import convert
 from smol_hf.conversion.formats.gpt import STYLE
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.export.gguf.refusals import refuse_unsupported
-from smol_hf.export.gguf.source_folder import pre_tokenizer_name
+from smol_hf.export.gguf.source_folder import gguf_template, pre_tokenizer_name
 
 GPT2 = {**STYLE, "norm_bias": True, "attention_bias": True, "mlp_bias": True, "hidden_act": "gelu_new"}
 SMOLLM3 = {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0], "seed": 1}
@@ -137,6 +138,27 @@ def test_a_pre_tokenizer_is_named_only_if_it_is_the_same(native, tmp_path):
     assert name_with(pre_tokenizers.ByteLevel(add_prefix_space=True)) is None
     assert name_with(pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=False), level])) is None
     assert name_with(pre_tokenizers.Sequence([digits, level]), normalizers.NFC()) is None
+
+
+def test_a_template_writes_the_words_around_an_image_in_llama_cpp_too():
+    template = (
+        "{% for message in messages %}{% set parts = message['content'] %}"
+        "{% if parts and parts[0]['type'] != 'image' %} {% endif %}"
+        "{% for part in parts %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+        "{% elif part['type'] == 'image' %}<a><image><b>{% endif %}{% endfor %}{% endfor %}"
+    )
+
+    def rendered(source, *texts):
+        parts = [{"type": "text", "text": text} if text else {"type": "image"} for text in texts]
+        return Template(source).render(messages=[{"content": parts}])
+
+    changed = gguf_template(template)
+    assert rendered(template, "", "What?") == "<a><image><b>What?"
+    assert rendered(changed, "<__media_7__>", "What?") == "<a><__media_7__><b>What?"
+    assert rendered(changed, "What?") == rendered(template, "What?") == " What?"
+    assert gguf_template(template.replace("<a>", "").replace("<b>", "")).count("__media") == 1
+    with pytest.raises(ConversionError, match="unknown form"):
+        gguf_template(template.replace("part['text']", "part.text"))
 
 
 def test_another_pre_tokenizer_is_refused(tmp_path):

@@ -57,12 +57,17 @@ def file_of(model: Path, output: Path, kind: str, images: bool) -> dict[str, Any
 
 
 def notes_about(native: Path) -> list[str]:
-    """Return what llama.cpp does not take from the checkpoint."""
-    path = native / "generation_config.json"
-    settings = read_json(path) if path.is_file() else {}
-    if settings.get("suppress_tokens"):
-        return ["llama.cpp does not know suppress_tokens of generation_config.json: it may write such tokens"]
-    return []
+    """Return what llama.cpp computes in another way, or does not take from the checkpoint."""
+    notes, path, config = [], native / "generation_config.json", read_json(native / "config.json")
+    if path.is_file() and read_json(path).get("suppress_tokens"):
+        notes.append("llama.cpp does not know suppress_tokens of generation_config.json: it may write such tokens")
+    if config.get("model_type") == "llava":
+        side = config["vision_config"]["image_size"]
+        notes.append(
+            f"llama.cpp pads an image that is not square, and resizes with another filter: only images of {side} × "
+            f"{side} pixels are seen as in training"
+        )
+    return notes
 
 
 def is_written(folder: Path) -> bool:
