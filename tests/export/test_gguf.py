@@ -213,7 +213,7 @@ def test_wrong_calls_are_one_sentence(tiled_vlm, tmp_path, monkeypatch):
     assert "llama-quantize" in error_of("export", text, output, "--to", "gguf", "--quantization", "q4_k_m")
     assert "text-only" in error_of("export", text, output, "--to", "gguf", "--mmproj-type", "f16")
     assert "choose one of f32, f16" in error_of("export", tiled_vlm, output, "--to", "gguf", "--mmproj-type", "q8_0")
-    assert "no checkout of llama.cpp" in error_of("export", text, output, "--to", "gguf", "--llama-cpp", tmp_path)
+    assert "not a checkout of llama.cpp" in error_of("export", text, output, "--to", "gguf", "--llama-cpp", tmp_path)
     assert "no effect with --to native" in error_of("export", text, output, "--to", "native", "--quantization", "f16")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")

@@ -31,14 +31,14 @@ def converter_folders(checkout: str | None) -> list[str]:
             user's cache.
 
     Raises:
-        ConversionError: if it is no checkout with the converter, or the release cannot be installed.
+        ConversionError: if it is not a checkout with the converter, or if the release cannot be installed.
     """
     if checkout is None:
         return [str(release_folder())]
     folder = Path(checkout).expanduser()
     if not (folder / "conversion" / "base.py").is_file() or not (folder / "gguf-py" / "gguf").is_dir():
         raise ConversionError(
-            f"--llama-cpp {checkout}: no checkout of llama.cpp with the folders conversion and gguf-py; name a newer "
+            f"--llama-cpp {checkout}: not a checkout of llama.cpp with the folders conversion and gguf-py; name a newer "
             "one, or leave the option out"
         )
     return [str(folder / "gguf-py"), str(folder)]
