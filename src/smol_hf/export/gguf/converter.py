@@ -38,8 +38,8 @@ def converter_folders(checkout: str | None) -> list[str]:
     folder = Path(checkout).expanduser()
     if not (folder / "conversion" / "base.py").is_file() or not (folder / "gguf-py" / "gguf").is_dir():
         raise ConversionError(
-            f"--llama-cpp {checkout}: not a checkout of llama.cpp with the folders conversion and gguf-py; name a newer "
-            "one, or leave the option out"
+            f"--llama-cpp {checkout}: not a checkout of llama.cpp with the folders conversion and gguf-py; name a "
+            "newer one, or leave the option out"
         )
     return [str(folder / "gguf-py"), str(folder)]
 
