@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,7 @@ def notes_about(native: Path) -> list[str]:
     if config.get("model_type") == "llava":
         side = config["vision_config"]["image_size"]
         notes.append(
-            f"llama.cpp pads an image that is not square, and resizes with another filter: only images of {side} × "
-            f"{side} pixels are seen as in training"
+            f"llama.cpp resizes images in another way: only images of {side} × {side} pixels are seen as in training"
         )
     return notes
 
@@ -77,16 +76,19 @@ def is_written(folder: Path) -> bool:
 def commands(folder: Path) -> list[str]:
     """Return commands of llama.cpp; for a text-only model also of ollama."""
     model, images = model_files(folder)
+    file = shlex.quote(str(model))
     if images is not None:
-        files = f"-m {model} --mmproj {images}"
+        files = f"-m {file} --mmproj {shlex.quote(str(images))}"
         lines = [f"llama-server {files}", f"llama-mtmd-cli {files} --image IMAGE -p QUESTION --temp 0"]
     else:
         _, _, is_chat = facts_of(model)
-        continued = f"llama-completion -m {model} -no-cnv -p TEXT --temp 0"
-        lines = [f"llama-server -m {model}", f"llama-cli -m {model}" if is_chat else continued]
-        lines.append(f"echo {json.dumps(f'FROM {model.resolve()}')} > Modelfile && ollama create NAME -f Modelfile")
+        lines = [f"llama-server -m {file}"]
+        lines.append(f"llama-cli -m {file}" if is_chat else f"llama-completion -m {file} -no-cnv -p TEXT --temp 0")
+        line = shlex.quote(f"FROM {model.resolve()}")
+        lines.append(f"echo {line} > Modelfile && ollama create NAME -f Modelfile")
     if model.stem in ("model-f32", "model-f16", "model-bf16"):
-        lines.append(f"llama-quantize {model} {model.with_name('model-q4_k_m.gguf')} Q4_K_M")
+        smaller = shlex.quote(str(model.with_name("model-q4_k_m.gguf")))
+        lines.append(f"llama-quantize {file} {smaller} Q4_K_M")
     return lines
 
 
