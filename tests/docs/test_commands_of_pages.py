@@ -119,6 +119,15 @@ def save_clips(place):
         (place / "clips" / f"{name}.mp4").write_bytes(clip(even_times(70, 24)))
 
 
+def save_tiled_model(place):
+    """In place of the demo's: a model that llama.cpp supports."""
+    shutil.rmtree(place / "runs" / "demo" / "checkpoint")
+    processor = build_processor()
+    model = build_model(processor)
+    model.config.text_config.max_position_embeddings = 512
+    publish_checkpoint(place / "runs" / "demo" / "checkpoint", model, processor)
+
+
 def save_chat_model(place):
     """The model that the page before this one trains."""
     save_base(place / "my-base", "native")
@@ -160,6 +169,7 @@ PREPARE = {
     "preferences": save_chat_model,
     "evaluation": lambda place: write_held_out(place / "runs" / "demo", evaluation_questions(3, seed=1)),
     "samples": save_clips,
+    "run_anywhere": save_tiled_model,
     "recipes": lambda place: (place / "mine.yaml").write_text(blocks("recipes", "yaml")[0]),
 }
 RUN = [name for name in page_names() if name not in ELSEWHERE and commands(name)]
@@ -200,7 +210,8 @@ def run(line):
 @pytest.mark.parametrize("name", RUN)
 def test_the_commands_of_a_page_run(name, place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr("smol_hf.conversion.checking.check.subprocess.run", run_isolated)
+    if name != "run_anywhere":  # exports run the programs of engines
+        monkeypatch.setattr("smol_hf.conversion.checking.check.subprocess.run", run_isolated)
     PREPARE.get(name, lambda place: None)(place)
     for line in commands(name):
         if line.startswith(NOT_RUN) or (".gguf" in line and not GGUF):

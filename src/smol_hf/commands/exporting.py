@@ -15,7 +15,7 @@ from smol_hf.support.formatting import counted, data_size
 if TYPE_CHECKING:
     from rich.table import Table
 
-TARGET_NAMES = ("native",)
+TARGET_NAMES = ("native", "gguf")
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,15 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     )
     prompts_help = "prompts to compare, as for smol-hf generate (default: 20 pages of digits, or 6 texts)"
     add("--prompts-file", type=Path, metavar="FILE", help=prompts_help)
+    add_gguf_arguments(parser)
     add_hub_arguments(parser)
+
+
+def add_gguf_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("options of --to gguf").add_argument
+    add("--quantization", metavar="TYPE", help="type of the language model: f16 (default), f32, bf16 or q8_0")
+    add("--mmproj-type", metavar="TYPE", help="type of the image encoder and connector: f16 (default) or f32")
+    add("--llama-cpp", metavar="DIR", help="sources of llama.cpp, for their converter (default: a pinned release)")
 
 
 def run_export(arguments: argparse.Namespace) -> dict[str, Any]:

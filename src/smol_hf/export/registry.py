@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from smol_hf.export.gguf.target import GGUF
 from smol_hf.export.native import NATIVE
 from smol_hf.export.target import Target
 
-TARGETS = {target.name: target for target in (NATIVE,)}
+TARGETS = {target.name: target for target in (NATIVE, GGUF)}
 
 
 def target_of(name: str) -> Target:
