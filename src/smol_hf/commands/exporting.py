@@ -14,7 +14,7 @@ from smol_hf.support.formatting import compact
 if TYPE_CHECKING:
     from rich.table import Table
 
-TARGET_NAMES = ("native",)
+TARGET_NAMES = ("native", "mlx")
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
