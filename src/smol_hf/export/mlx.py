@@ -26,7 +26,7 @@ def write(native: Path, output: Path, options: dict[str, Any]) -> list[str]:
     if "vision_config" in config:
         notes.append(
             "do not train with mlx-vlm 0.7.10: its training shows a model of the SmolVLM kind the tokens that it "
-            "should predict. Train adapters with smol-hf train --use_peft, and export again"
+            "should predict. Train adapters with smol-hf train --use_peft true, and export again"
         )
     return notes
 
