@@ -38,6 +38,8 @@ SLOW = {
     # publishing and whole runs
     "test_add_vision", "test_chains", "test_demo", "test_moving_digits", "test_no_network", "test_space",
     "test_space_app", "test_space_in_browser", "test_upload",
+    # export
+    "test_llama_server", "test_mlx", "test_served_inputs", "test_transformers_serve",
     # benchmarks
     "test_environment", "test_real_harnesses", "test_run",
 }  # fmt: skip

@@ -8,7 +8,7 @@ from chat_models import save_base
 from helpers import build_model, build_processor
 from PIL import Image
 
-from smol_hf.commands.conversion import describe_estimate
+from smol_hf.commands.estimating import describe_estimate
 from smol_hf.commands.main import main
 from smol_hf.conversion.convert import convert
 from smol_hf.estimate.estimate import estimate, image_tokens, measure

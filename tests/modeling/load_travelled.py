@@ -124,8 +124,11 @@ def main(checkpoints, results):
     model.save_pretrained(results / "vlm")
 
     pipe = transformers.pipeline("image-text-to-text", model=str(checkpoints / "vlm"), trust_remote_code=True)
-    answers = pipe(text=messages, return_full_text=False, generate_kwargs=DISTINCT)
+    settings = {"return_full_text": False, "generate_kwargs": {**DISTINCT, "tokenizer": processor.tokenizer}}
+    answers = pipe(text=messages, **settings)
     facts["pipeline"] = answers[0]["generated_text"]
+    batched = pipe(text=[messages, messages], batch_size=2, **settings)
+    facts["batched pipeline"] = [row[0]["generated_text"] for row in batched]
 
     model = load(AutoModelForImageTextToText, "composed")
     composed = {"input_ids": inputs["composed_ids"], "pixel_values": inputs["composed_tiles"]}

@@ -265,23 +265,59 @@ def test_a_further_turn_goes_on_from_the_cache(build, images):
     assert torch.equal(answer(model, {**turn, **new}, max_new_tokens=4, past_key_values=cache), expected)
 
 
-def test_a_pipeline_with_batches(tmp_path):
-    processor = build_processor()
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory):
+    """transformers' pipeline, with a checkpoint that cuts images larger than 32 pixels into tiles."""
+    folder, processor = tmp_path_factory.mktemp("checkpoint"), build_processor()
     config = SmolHFConfig(
         text_config=text_config(vocab_size=len(processor.tokenizer), max_position_embeddings=512),
         vision_config={**ENCODERS["siglip"], "image_size": 32, "patch_size": 8},
         scale_factor=2,
         image_token_id=processor.image_token_id,
     )
-    randomise(SmolHFForConditionalGeneration(config)).save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    pipe = pipeline("image-text-to-text", model=str(tmp_path), trust_remote_code=True)
-    chats = []
-    for index, question in enumerate(["What is in the picture?", "Is it a cat that sits on the mat?", "yes?"]):
-        picture = Image.fromarray(random_tiles(1, side=32, seed=index)[0].permute(1, 2, 0).numpy())
-        parts = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
-        chats.append([{"role": "user", "content": parts}])
+    randomise(SmolHFForConditionalGeneration(config)).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return pipeline("image-text-to-text", model=str(folder), trust_remote_code=True)
+
+
+def picture(side, seed):
+    return Image.fromarray(random_tiles(1, side=side, seed=seed)[0].permute(1, 2, 0).numpy())
+
+
+def chat(question, *media):
+    return [{"role": "user", "content": [*media, {"type": "text", "text": question}]}]
+
+
+@pytest.mark.parametrize("case", ["one tile each", "any media"])
+def test_a_pipeline_with_batches(pipe, case):
     settings = {"return_tensors": True, "generate_kwargs": {**PLAIN, "max_new_tokens": 6, "no_repeat_ngram_size": 1}}
+    images = [{"type": "image", "image": picture(32, seed)} for seed in range(3)]
+    questions = ["What is in the picture?", "Is it a cat that sits on the mat?", "yes?"]
+    chats = [chat(*pair) for pair in zip(questions, images)]
+    if case == "any media":  # so their numbers of tiles differ
+        video = {"type": "video", "video": [picture(32, seed) for seed in range(3)]}
+        large = {"type": "image", "image": picture(64, 5)}
+        chats += [chat("What?", large), chat("Where is the cat?"), chat("How?", video, images[0])]
+        settings["flat_tiles"] = True
     alone = [pipe(text=chat, **settings)[0]["generated_token_ids"][-6:].tolist() for chat in chats]
     batched = [result[0]["generated_token_ids"][-6:].tolist() for result in pipe(text=chats, batch_size=2, **settings)]
-    assert batched == alone and len(set(map(tuple, alone))) == 3
+    assert batched == alone and len(set(map(tuple, alone))) == len(chats)
+
+
+def test_flat_tiles_change_no_answer(pipe):
+    settings = {"return_tensors": True, "generate_kwargs": {**PLAIN, "max_new_tokens": 6}}
+    question = chat("What?", {"type": "image", "image": picture(64, 5)}, {"type": "image", "image": picture(32, 6)})
+    padded, flat = (pipe(text=question, flat_tiles=switch, **settings) for switch in (False, True))
+    assert flat[0]["generated_token_ids"].tolist() == padded[0]["generated_token_ids"].tolist()
+
+
+@pytest.mark.parametrize("build", OURS)
+def test_stop_strings_are_found_with_a_tokenizer(build):
+    """Transformers passes the tokenizer on to the forward, and `transformers serve` gives one in each request."""
+    model, inputs = build()
+    tokenizer = build_processor().tokenizer
+    expected = answer(model, inputs, max_new_tokens=12)[0].tolist()
+    assert answer(model, inputs, max_new_tokens=12, tokenizer=tokenizer)[0].tolist() == expected
+    end = tokenizer.decode(expected[4])
+    stopped = answer(model, inputs, max_new_tokens=12, tokenizer=tokenizer, stop_strings=[end])[0].tolist()
+    assert stopped == expected[: len(stopped)] and len(stopped) <= 5

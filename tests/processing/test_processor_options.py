@@ -59,6 +59,40 @@ def test_image_tokens_are_marked(processor):
     assert types == [int(each == processor.image_token_id) for each in ids] and sum(types) == 5 * 4
 
 
+def test_flat_tiles_are_those_of_all_rows():
+    processor = build_processor()
+    prompts, images = [PROMPT, "no image", PROMPT], [[picture(64, 64)], [], [picture(8, 8)]]
+    padded = processor(text=prompts, images=images)
+    flat = processor(text=prompts, images=images, flat_tiles=True)
+    assert flat.keys() == padded.keys() - {"pixel_attention_mask"} and flat["input_ids"] == padded["input_ids"]
+    real = padded["pixel_attention_mask"][:, :, 0, 0]
+    assert (flat["pixel_values"] == padded["pixel_values"][real]).all() and len(flat["pixel_values"]) == real.sum()
+    texts = processor(text=["no image"], flat_tiles=True)
+    assert texts["pixel_values"].shape == (0, *flat["pixel_values"].shape[1:])
+
+
+@pytest.mark.parametrize("changes", [{}, {"image_style": "nanovlm"}, {"do_image_splitting": False}], ids=str)
+def test_tokens_and_tiles_are_counted_by_size(changes):
+    """The question of vLLM's backend for transformers' models."""
+    if "image_style" in changes:
+        tokenizer = build_tokenizer()
+        tokenizer.add_tokens(["<|global_image|>"], special_tokens=True)
+        processor = SmolHFProcessor(tokenizer, tile_size=32, image_seq_len=4, longest_edge=128, **changes)
+    else:
+        processor = build_processor(**changes)
+    sizes = [(32, 32), (64, 64), (40, 100), (100, 40), (1, 500)]
+    counts = processor._get_num_multimodal_tokens(image_sizes=sizes)
+    for size, tokens, patches in zip(sizes, counts["num_image_tokens"], counts["num_image_patches"], strict=True):
+        shown = processor(text=PROMPT, images=picture(*size))
+        without = processor(text=PROMPT.replace("<image>", ""))
+        assert tokens == len(shown["input_ids"][0]) - len(without["input_ids"][0])
+        assert patches == shown["pixel_values"].shape[1]
+    assert len(set(counts["num_image_patches"])) > 1 or "do_image_splitting" in changes
+    assert "num_image_tokens" not in processor._get_num_multimodal_tokens()
+    smaller = processor._get_num_multimodal_tokens(image_sizes=sizes, size={"longest_edge": 32})
+    assert smaller["num_image_patches"][0] == 1
+
+
 def test_the_tokenizers_settings_hold_where_the_call_says_nothing():
     tokenizer = build_tokenizer()
     tokenizer.init_kwargs |= {"padding": "max_length", "max_length": 117}

@@ -15,7 +15,7 @@ from smol_hf.support.formatting import counted, data_size
 if TYPE_CHECKING:
     from rich.table import Table
 
-TARGET_NAMES = ("native", "gguf")
+TARGET_NAMES = ("native", "gguf", "mlx")
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:

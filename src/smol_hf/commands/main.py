@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from smol_hf import __version__
 from smol_hf.commands.conversion import CONVERSION_COMMANDS
 from smol_hf.commands.data import DATA_COMMANDS
+from smol_hf.commands.estimating import ESTIMATE
 from smol_hf.commands.evaluation import EVALUATE
 from smol_hf.commands.exporting import EXPORT
 from smol_hf.commands.generation import GENERATION_COMMANDS
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Command | Group] = {
     "evaluate": EVALUATE,
     "demo": DEMO,
     **CONVERSION_COMMANDS,
+    "estimate": ESTIMATE,
     "export": EXPORT,
     **PUBLISHING_COMMANDS,
     "data": Group("list, preview, measure and prepare data", DATA_COMMANDS),

@@ -105,6 +105,8 @@ class ImageEmbeddingMixin(SmolHFPreTrainedModel):
         """Return token embeddings that contain the images, (batch, sequence, hidden), and the image features."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if pixel_values is not None and pixel_values.shape[0] == 0:  # a processor's flat tiles of a text
+            pixel_values = None
         if inputs_embeds is None:
             if pixel_values is None and not torch.compiler.is_compiling():
                 self.refuse_image_tokens(input_ids, cache)

@@ -13,7 +13,6 @@ The logits at position t score the token at t + 1, and depend on the tokens up t
 
 import torch
 from torch import nn
-from transformers.generation.utils import GenerationMixin
 from transformers.utils.generic import can_return_tuple
 
 from .attention import causal_mask, refuse_missing_weights
@@ -21,7 +20,7 @@ from .compatibility import CACHE_NAME, SmolHFCausalLMOutput, SmolHFTextOutput, o
 from .configuration_smol_hf_text import SmolHFTextConfig
 from .decoder import SmolHFDecoderLayer, build_norm
 from .label_loss import at_positions, loss_at, positions_to_keep
-from .pretrained_smol_hf import SmolHFPreTrainedModel
+from .pretrained_smol_hf import SmolHFGenerationMixin, SmolHFPreTrainedModel
 from .rotary import RotaryEmbedding
 
 
@@ -101,7 +100,7 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
         )  # fmt: skip
 
 
-class SmolHFForCausalLM(SmolHFPreTrainedModel, GenerationMixin):
+class SmolHFForCausalLM(SmolHFPreTrainedModel, SmolHFGenerationMixin):
     """The decoder with its head, which by default is the transposed embedding table (tied weights)."""
 
     config_class = SmolHFTextConfig

@@ -7,12 +7,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.generation.candidate_generator import AssistedCandidateGenerator, EarlyExitCandidateGenerator
-from transformers.generation.utils import GenerationMixin
 
 from .attention import refuse_missing_weights
 from .compatibility import CACHE_NAME, one_cache
 from .image_embedding import ImageEmbeddingMixin
-from .pretrained_smol_hf import SmolHFPreTrainedModel
+from .pretrained_smol_hf import SmolHFGenerationMixin, SmolHFPreTrainedModel
 
 
 class LanguageModelAccess(SmolHFPreTrainedModel):
@@ -65,7 +64,7 @@ class LanguageModelAccess(SmolHFPreTrainedModel):
             refuse_missing_weights((outputs.get("attentions") or [None])[0], self.language_model.config)
 
 
-class ImageGenerationMixin(ImageEmbeddingMixin, GenerationMixin):
+class ImageGenerationMixin(ImageEmbeddingMixin, SmolHFGenerationMixin):
     """`generate` for prompts with images.
 
     GenerationMixin declares `self` by a protocol that transformers' own PreTrainedModel does not fulfil: hence the

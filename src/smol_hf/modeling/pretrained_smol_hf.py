@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
+from transformers.generation.utils import GenerationMixin
 
 from .decoder import RMSNorm
 
@@ -83,3 +84,14 @@ class SmolHFPreTrainedModel(PreTrainedModel):
         auto_map = {auto_class: f"{module}.{name}" for auto_class, name in self.auto_classes.items()}
         self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **auto_map}
         super().save_pretrained(save_directory, **kwargs)
+
+
+class SmolHFGenerationMixin(GenerationMixin):
+    """`generate` with the tokenizers that it takes for stop strings: they are not arguments of a forward."""
+
+    def prepare_inputs_for_generation(
+        self, input_ids, inputs_embeds=None, tokenizer=None, assistant_tokenizer=None, **kwargs
+    ):  # fmt: skip
+        return super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
+            input_ids, inputs_embeds=inputs_embeds, **kwargs
+        )

@@ -83,25 +83,30 @@ def stacked_tiles(tiles, options=DEFAULT):
     """Pad the tiles of each sample, uint8 (tiles, 3, side, side), with empty tiles.
 
     Returns "pixel_values" (batch, most tiles, 3, side, side) and "pixel_attention_mask" (batch, most tiles, side,
-    side), False on padding tiles; an empty dictionary if no sample has tiles.
+    side), False on padding tiles; an empty dictionary if no sample has tiles. With `flat_tiles` it returns only
+    "pixel_values" (tiles, 3, side, side), always: transformers' pipelines concatenate them.
     """
-    most = max(map(len, tiles))
+    most, side = max(map(len, tiles)), tiles[0].shape[-1]
+    if options.flat_tiles:
+        return {"pixel_values": as_asked(torch.from_numpy(np.concatenate(tiles)), options)}
     if not most:
         return {}
-    side = tiles[0].shape[-1]
     pixels = np.zeros((len(tiles), most, 3, side, side), dtype=np.uint8)
     mask = np.zeros((len(tiles), most, side, side), dtype=bool)
     for row, each in enumerate(tiles):
         pixels[row, : len(each)] = each
         mask[row, : len(each)] = True
-    pixels = torch.from_numpy(pixels)
-    if options.do_rescale or options.do_normalize:  # else uint8, which the model normalises
-        pixels = as_floats(pixels, options)
+    pixels = as_asked(torch.from_numpy(pixels), options)
     return {"pixel_values": pixels, "pixel_attention_mask": torch.from_numpy(mask)}
 
 
-def as_floats(pixels, options):
-    """Convert uint8 to floats: rescale unless `do_rescale` is False, then normalise if `do_normalize` is True."""
+def as_asked(pixels, options):
+    """Return uint8, which the model normalises, or the floats that the options ask for.
+
+    Floats are rescaled unless `do_rescale` is False, then normalised if `do_normalize` is True.
+    """
+    if not options.do_rescale and not options.do_normalize:
+        return pixels
     pixels = pixels.float()
     if options.do_rescale is not False:
         pixels = pixels * options.rescale_factor

@@ -35,6 +35,7 @@ class CallOptions:
         video_metadata: see `video_frames.times_of`; a list of them for several videos.
         video_size: {"longest_edge": pixels} to which a frame is resized first; `size` of `videos_kwargs`.
         allow_video_urls: download videos.
+        flat_tiles: return the tiles of all rows together, see `batching.stacked_tiles`.
     """
 
     return_tensors: str | None = None
@@ -62,6 +63,7 @@ class CallOptions:
     video_metadata: list | dict | None = None
     video_size: dict | None = None
     allow_video_urls: bool = False
+    flat_tiles: bool = False
 
     def __post_init__(self):
         for name in ("padding", "truncation", "return_tensors", "input_data_format"):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import BatchFeature
+from transformers.processing_utils import MultiModalData
 
 from .batching import DEFAULT, EncodedSample, batch_of, sizes_of, stacked_tiles
 from .chat_rendering import ChatRenderer
@@ -121,6 +122,22 @@ class ProcessorCalls(ProcessorEncoding):
     def pad(self, encoded, options=DEFAULT, return_assistant_tokens_mask=False):
         """Pad `EncodedSample`s to rows of equal length, see `batch_of`."""
         return batch_of(encoded, self.tokenizer, self.image_token_id, options, return_assistant_tokens_mask)
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs):
+        """Count the tokens and tiles of images by their sizes, as inference engines ask transformers' processors.
+
+        Args:
+            image_sizes: (height, width) of each image.
+            kwargs: options of `__call__`.
+        """
+        at = self.with_settings(**self.options(kwargs).settings(self))
+        if image_sizes is None:
+            return MultiModalData()
+        grids = [at.tiler.grid(*size) for size in image_sizes]
+        return MultiModalData(
+            num_image_tokens=[len(at.image_block_ids(*size)) for size in image_sizes],
+            num_image_patches=[rows * columns + 1 for rows, columns in grids],  # with the overview
+        )
 
     def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
         """Save as transformers does, with a tokenizer configuration that transformers 4.57 and 5.x read."""

@@ -66,6 +66,9 @@ metric_list:
     aggregation: mean
     higher_is_better: true
 """
+LM_IMAGE_TASK = LM_TASK.replace(
+    'doc_to_text: "', 'doc_to_image: !function local_utils.visuals\ndoc_to_text: "<image>'
+).replace("until: []", 'until: ["<end_of_utterance>"]')
 NEW_TOKENS = 6
 
 

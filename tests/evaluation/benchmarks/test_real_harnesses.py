@@ -9,7 +9,15 @@ import subprocess
 
 import pytest
 from doc_pages import ROOT
-from evaluation.benchmarks.local_tasks import LM_TASK, LMMS_TASK, NEW_TOKENS, media_rows, with_answers, write_task
+from evaluation.benchmarks.local_tasks import (
+    LM_IMAGE_TASK,
+    LM_TASK,
+    LMMS_TASK,
+    NEW_TOKENS,
+    media_rows,
+    with_answers,
+    write_task,
+)
 from inference.text_checkpoints import save_text_checkpoint
 
 from smol_hf.evaluation.benchmarks.environment import prepare
@@ -91,6 +99,22 @@ def test_lm_eval_gives_our_answers_and_score(tmp_path):
         "title": "text_tiny", "score": 0.6, "samples": 5, "published": None,
     }  # fmt: skip
     assert samples_of(tmp_path / "out", "samples_text_tiny_*.jsonl") == answers
+
+
+def test_lm_eval_shows_images_to_a_checkpoint(tmp_path, vlm):
+    """Its own `hf-multimodal`, with the code of the checkpoint."""
+    rows = media_rows(tmp_path)[:3]  # an image each
+    answers = [answer.strip() for answer in our_answers(vlm, rows, chat=True)]
+    assert len(set(answers)) == 3
+    write_task(tmp_path / "tasks", "images_tiny", LM_IMAGE_TASK, with_answers(rows, answers))
+    model = ["--model", "hf-multimodal", "--device", "cpu", "--apply_chat_template", "--log_samples"]
+    model += ["--model_args", f"pretrained={vlm},trust_remote_code=True,max_images=1,dtype=float32"]
+    task = ["--tasks", "images_tiny", "--include_path", tmp_path / "tasks", "--output_path", tmp_path / "out"]
+    command = [prepare("lm-eval"), "-m", "lm_eval", "run", *model, *task]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    finished = subprocess.run(list(map(str, command)), env=offline, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert [each.strip() for each in samples_of(tmp_path / "out", "samples_images_tiny_*.jsonl")] == answers
 
 
 @pytest.mark.parametrize("harness, module", [("lmms-eval", "lmms_eval"), ("lm-eval", "lm_eval")])
