@@ -24,6 +24,7 @@ from smol_hf.training.checkpoint.interruption import train_until_stopped
 from smol_hf.training.checkpoint.same_run import check_same_run, settings_for_resume
 from smol_hf.training.log.run_record import hardware, resolve_recipe, versions, write_run
 from smol_hf.training.model.parts import count_parameters
+from smol_hf.training.model.plain_model import Tensors, gather_model
 from smol_hf.training.recipe.arguments import settle_global_batch
 from smol_hf.training.recipe.data_arguments import PreferenceArguments
 from smol_hf.training.recipe.model_arguments import ModelArguments
@@ -131,11 +132,12 @@ class Run(ABC):
         with recipe_errors("the model cannot be built"):
             self.model, self.processor = self.build()
 
-    def fit(self, publish: Callable[[Run, Trainer], None] | None = None) -> Trainer:
+    def fit(self, publish: Callable[[Run, Trainer, Any, Tensors | None], None] | None = None) -> Trainer:
         """Measure the data, train from the beginning or from the checkpoint, and publish the result.
 
         Args:
-            publish: called with the run and the trainer in the main process, after the training.
+            publish: called in the main process after the training, with the run, the trainer and what `gather_model`
+                returns.
 
         Raises:
             RecipeError, SampleError, CheckpointError, NonFiniteError: the message says what to do.
@@ -193,8 +195,9 @@ class Run(ABC):
             if trainer.state.global_step == 0:
                 raise RecipeError("no step was trained: there is nothing to publish")
             trainer.accelerator.wait_for_everyone()
+            model, tensors = gather_model(trainer)
             if self.is_main_process:
-                publish(self, trainer)
+                publish(self, trainer, model, tensors)
         return trainer
 
 
