@@ -90,9 +90,7 @@ def describe_composition(facts: dict) -> Iterator[str | Table]:
 
 
 def add_merge(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "adapter", help="LoRA or DoRA adapter, or checkpoint of FSDP or DeepSpeed"
-    )
+    parser.add_argument("adapter", help="LoRA or DoRA adapter, or checkpoint of FSDP or DeepSpeed")
     add_output(parser)
     parser.add_argument("--base", help="folder or Hub id of the base (default: the base that the adapter names)")
     types = ["float32", "bfloat16", "float16"]

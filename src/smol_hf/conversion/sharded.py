@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import merge_fsdp_weights
 from accelerate.utils.constants import FSDP_MODEL_NAME
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import CheckpointException
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from smol_hf.auto import AutoConfig, AutoModelForCausalLM
@@ -44,7 +45,7 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
         return get_fp32_state_dict_from_zero_checkpoint(str(folder))
     except ImportError as error:
         raise ConversionError(f"{folder} has weights of DeepSpeed: install deepspeed to read them") from error
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # torch raises many kinds for a damaged shard
         raise ConversionError(f"{folder}: the shards of the weights cannot be read: {one_line(error)}") from error
 
 
