@@ -27,6 +27,7 @@ from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoint.interruption import Interrupted, terminable
 from smol_hf.training.checkpoint.run_folder import RunError, run_folder
 from smol_hf.training.log.console import read_log
+from smol_hf.training.log.processes import refuse_lone_processes
 from smol_hf.training.model.plain_model import Tensors
 from smol_hf.training.recipe.key_help import USAGES, add_dry_run, add_stages, help_text
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
@@ -81,6 +82,7 @@ def run_one(recipe, *arguments, after: Callable[[Path], None] | None = None) -> 
             rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()}
             sys.stdout.write(json.dumps(rounded) + "\n")
 
+    refuse_lone_processes()
     with run_folder(Path(arguments[-1].output_dir)):
         train(recipe, *arguments, publish=finish)
 

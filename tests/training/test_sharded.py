@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from processes import call
+from processes import call, fork_command, free_port
 from sharded_processes import fork_sharded
 
 from smol_hf.auto import AutoModelForImageTextToText
@@ -57,6 +57,7 @@ KINDS = {
     "full": ({"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, {}),
     "checkpointing": ({}, {"gradient_checkpointing": "true"}),
 }
+LONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 CONSTANT = {"lr_scheduler_type": "constant"}
 
 
@@ -123,3 +124,35 @@ def test_a_run_is_resumed_on_another_number_of_processes(before, after, one_proc
     assert losses(output) == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
     same = logits(tmp_path / "one" / "checkpoint")
     assert torch.allclose(logits(output / "checkpoint"), same, atol=1e-5, rtol=0)
+
+
+def test_fsdp_of_the_recipe_reads_its_file(one_process, tmp_path):
+    (tmp_path / "fsdp.yaml").write_text("version: 2\nstate_dict_type: FULL_STATE_DICT\nreshard_after_forward: true\n")
+    output = tmp_path / "run"
+    words = train_words(output, 2, fsdp="true", fsdp_config=tmp_path / "fsdp.yaml")
+    printed = finish(fork_sharded(2, words, tmp_path, ACCELERATE_USE_FSDP="false"))
+    assert "2 processes (FSDP2) on cpu, precision float32, 4 rows per step" in printed
+    assert losses(output) == pytest.approx(losses(one_process), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "environment, keys, message",
+    [
+        ({}, {}, "the launcher started 2 processes, but 1 process would train together"),
+        (
+            {"RANK": "0", "LOCAL_RANK": "0", "ACCELERATE_USE_FSDP": "true"},
+            {},
+            "FSDP was asked for, but the processes run",
+        ),
+        (
+            {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},
+            {"fsdp": "true"},
+            "FSDP was asked for, but the processes",
+        ),
+    ],
+)
+def test_another_strategy_than_the_one_asked_for_is_refused(environment, keys, message, tmp_path):
+    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    words = [*train_words(tmp_path / "run", **keys), "--use_cpu", "true"]
+    code, printed = fork_command(words, tmp_path / "printed.txt", **{**port, **environment}).wait()
+    assert code == 1 and message in printed and "Traceback" not in printed

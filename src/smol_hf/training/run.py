@@ -22,6 +22,7 @@ from smol_hf.support.tables import print_parts
 from smol_hf.training.checkpoint.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.checkpoint.interruption import train_until_stopped
 from smol_hf.training.checkpoint.same_run import check_same_run, settings_for_resume
+from smol_hf.training.log.processes import describe_processes, refuse_other_strategy
 from smol_hf.training.log.run_record import hardware, resolve_recipe, versions, write_run
 from smol_hf.training.model.parts import count_parameters
 from smol_hf.training.model.plain_model import Tensors, gather_model
@@ -153,6 +154,7 @@ class Run(ABC):
         }
         changes = check_same_run(self.checkpoint, self.run_state) if self.checkpoint is not None else []
         trainer: Any = self.trainer()
+        refuse_other_strategy(trainer)
         trainer.remove_callback(PrinterCallback)
         if self.arguments.disable_tqdm:
             trainer.remove_callback(ProgressCallback)
@@ -160,7 +162,7 @@ class Run(ABC):
         resumed_at = step_of(self.checkpoint) if self.checkpoint is not None else 0  # rotation may delete it
         if self.is_main_process:
             parts = self.describe(trainer, [f"changed from step {resumed_at:,} on: {each}" for each in changes])
-            print_parts(self.console, parts)
+            print_parts(self.console, [describe_processes(trainer), *parts])
             resolved = resolve_recipe(self.recipe, *every_key)
             if self.ends_with_the_data:
                 del resolved["max_steps"]
