@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from accelerate import PartialState
 from processes import call, fork_command, free_port
 from sharded_processes import fork_sharded
 
 from smol_hf.auto import AutoModelForImageTextToText
 from smol_hf.support.resources import resource_path
 from smol_hf.training.log.console import read_log
+from smol_hf.training.log.processes import refuse_lone_processes
+from smol_hf.training.recipe.values import RecipeError
 
 STEPS, UNFREEZE, BATCH = 6, 3, 4
 
@@ -57,7 +60,6 @@ KINDS = {
     "full": ({"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, {}),
     "checkpointing": ({}, {"gradient_checkpointing": "true"}),
 }
-LONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 CONSTANT = {"lr_scheduler_type": "constant"}
 
 
@@ -135,24 +137,17 @@ def test_fsdp_of_the_recipe_reads_its_file(one_process, tmp_path):
     assert losses(output) == pytest.approx(losses(one_process), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "environment, keys, message",
-    [
-        ({}, {}, "the launcher started 2 processes, but 1 process would train together"),
-        (
-            {"RANK": "0", "LOCAL_RANK": "0", "ACCELERATE_USE_FSDP": "true"},
-            {},
-            "FSDP was asked for, but the processes run",
-        ),
-        (
-            {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},
-            {"fsdp": "true"},
-            "FSDP was asked for, but the processes",
-        ),
-    ],
-)
-def test_another_strategy_than_the_one_asked_for_is_refused(environment, keys, message, tmp_path):
-    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+@pytest.mark.parametrize("environment, keys", [({"ACCELERATE_USE_FSDP": "true"}, {}), ({}, {"fsdp": "true"})])
+def test_another_strategy_than_the_one_asked_for_is_refused(environment, keys, tmp_path):
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     words = [*train_words(tmp_path / "run", **keys), "--use_cpu", "true"]
-    code, printed = fork_command(words, tmp_path / "printed.txt", **{**port, **environment}).wait()
-    assert code == 1 and message in printed and "Traceback" not in printed
+    environment = {**alone, "MASTER_PORT": str(free_port()), **environment}
+    code, printed = fork_command(words, tmp_path / "printed.txt", **environment).wait(60)
+    assert code == 1 and "FSDP was asked for, but the processes run" in printed and "Traceback" not in printed
+
+
+def test_processes_that_do_not_know_each_other_are_refused(monkeypatch):
+    PartialState()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="the launcher started 2 processes, but 1 process would train together"):
+        refuse_lone_processes()
