@@ -27,6 +27,8 @@ from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoint.interruption import Interrupted, terminable
 from smol_hf.training.checkpoint.run_folder import RunError, run_folder
 from smol_hf.training.log.console import read_log
+from smol_hf.training.log.processes import refuse_lone_processes
+from smol_hf.training.model.plain_model import Tensors
 from smol_hf.training.recipe.key_help import USAGES, add_dry_run, add_stages, help_text
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
 from smol_hf.training.recipe.values import UsageError
@@ -72,23 +74,27 @@ def split_options(command_line: Sequence[str], with_stages: bool) -> tuple[argpa
 def run_one(recipe, *arguments, after: Callable[[Path], None] | None = None) -> None:
     """Train one recipe and write its checkpoint."""
 
-    def finish(run: Run, trainer: Trainer) -> None:
-        folder = write_result(run, trainer)
+    def finish(run: Run, trainer: Trainer, model, tensors: Tensors | None) -> None:
+        folder = write_result(run, trainer, model, tensors)
         if after is not None:
             after(folder)
         if (result := run.result(trainer)) is not None:
             rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()}
             sys.stdout.write(json.dumps(rounded) + "\n")
 
+    refuse_lone_processes()
     with run_folder(Path(arguments[-1].output_dir)):
         train(recipe, *arguments, publish=finish)
 
 
-def write_result(run: Run, trainer: Trainer) -> Path:
-    """Write `checkpoint/`; with adapters also `adapter/`, which is merged into the checkpoint."""
+def write_result(run: Run, trainer: Trainer, model, tensors: Tensors | None) -> Path:
+    """Write `checkpoint/`; with adapters also `adapter/`, which is merged into the checkpoint.
+
+    Args:
+        model, tensors: see `gather_model`.
+    """
     console = Console(highlight=False, markup=False)
     output_dir = run.output_dir
-    model = trainer.accelerator.unwrap_model(trainer.model)
     generation_config = model.generation_config
     facts = {
         "recipe": yaml.safe_load((output_dir / "recipe.yaml").read_text(encoding="utf-8")),
@@ -96,7 +102,7 @@ def write_result(run: Run, trainer: Trainer) -> Path:
     }
     facts |= run_facts(output_dir, facts["recipe"])
     if isinstance(model, PeftModel):
-        adapter = publish_adapter(output_dir / "adapter", model, trainer.processing_class, **facts)
+        adapter = publish_adapter(output_dir / "adapter", model, trainer.processing_class, tensors=tensors, **facts)
         console.print(f"the adapter is in {adapter}", soft_wrap=True)
         config = read_adapter_config(adapter)
         model = merge_weights(locate_base(config, None, {}), adapter, config, run.model_arguments.dtype)

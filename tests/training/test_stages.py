@@ -16,7 +16,9 @@ from tiny_runs import RECIPE, signal_after
 from smol_hf import train
 from smol_hf.commands.main import main
 from smol_hf.training.checkpoint.run_folder import run_folder
+from smol_hf.training.checkpoint.stage_record import Stage
 from smol_hf.training.log.console import read_log
+from smol_hf.training.stages import trained_before
 
 STEPS = 6
 NEW = ("vision_config", "text_config")
@@ -342,3 +344,15 @@ def test_two_processes_run_a_chain(place):
     assert alone.stdout.count("is finished: skipped") == 2
     differs = refusal([*TWO, "--max_steps", "2"])
     assert "was trained with another recipe (rows of a step 8 → 4)" in differs
+
+
+def test_a_stage_that_validates_on_trained_samples_says_so():
+    def stage(title, **recipe):
+        return Stage(title, [], recipe, {}, Path(title))
+
+    first = stage("stage 1", data="a.jsonl", eval_fraction=0.1)
+    assert trained_before([first], stage("stage 2", data="a.jsonl", eval_fraction=0.1)) == ""
+    assert trained_before([first], stage("stage 2", data="b.jsonl", eval_fraction=0.2)) == ""
+    mixture = [{"data": "b.jsonl"}, {"data": "a.jsonl"}]
+    warning = trained_before([first], stage("stage 2", mixture=mixture, eval_fraction=0.2))
+    assert warning.startswith("warning: stage 1 trained on some samples of a.jsonl that eval_fraction 0.2 holds out")

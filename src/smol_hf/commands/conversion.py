@@ -90,7 +90,7 @@ def describe_composition(facts: dict) -> Iterator[str | Table]:
 
 
 def add_merge(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapter", help="folder or Hub id of a LoRA or DoRA adapter")
+    parser.add_argument("adapter", help="LoRA or DoRA adapter, or checkpoint of FSDP or DeepSpeed")
     add_output(parser)
     parser.add_argument("--base", help="folder or Hub id of the base (default: the base that the adapter names)")
     types = ["float32", "bfloat16", "float16"]
@@ -107,9 +107,11 @@ def run_merge(arguments: argparse.Namespace) -> dict:
 
 
 def describe_merge(facts: dict) -> Iterator[str | Table]:
-    yield f"merged {facts['source']} ({facts['adapter']}) into {facts['base']}:"
+    into = "" if facts["base"] is None else f" into {facts['base']}"
+    yield f"merged {facts['source']} ({facts['adapter']}){into}:"
     yield parameter_table(facts["parameters"])
-    yield f"written to {facts['output']} in {facts['seconds']} s; the base is unchanged"
+    unchanged = "" if facts["base"] is None else "; the base is unchanged"
+    yield f"written to {facts['output']} in {facts['seconds']} s{unchanged}"
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:
@@ -212,7 +214,7 @@ CONVERSION_COMMANDS = {
         describe_composition,
     ),
     "merge": Command(
-        "merge an adapter (LoRA, DoRA) into its base model",
+        "merge an adapter (LoRA, DoRA) into its base model, or the shards of a training checkpoint",
         "smol-hf merge runs/my-lora/adapter merged",
         add_merge,
         run_merge,

@@ -1,12 +1,17 @@
-"""`smol-hf merge`: merge an adapter of PEFT into its base, the checkpoint on which it was trained."""
+"""`smol-hf merge`: merge an adapter of PEFT into its base, or the shards of a training checkpoint into a model."""
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import save_file
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from smol_hf.auto import AutoModelForCausalLM, AutoTokenizer
@@ -23,6 +28,7 @@ from smol_hf.conversion.convert import atomic_output, check_output, parameters_p
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.meta_check import compare_tensors, model_of
+from smol_hf.conversion.sharded import has_shards, model_of_shards, read_shards
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.model.sound_checkpoint import load_sound, nonfinite, refuse_unsound_config
@@ -41,16 +47,17 @@ def merge(
     token: str | None = None,
     local_files_only: bool = False,
 ) -> dict:
-    """Merge `adapter` (folder or Hub id) into its base, into the folder `output`.
+    """Merge `adapter` (folder or Hub id) into its base, into the folder `output`. Or merge the shards of a checkpoint.
 
     Args:
+        adapter: an adapter, or a training checkpoint whose weights FSDP or DeepSpeed wrote in shards.
         base: folder or Hub id of the base; by default the one that the adapter names.
         dtype: of the result; by default the base's. The sum is always computed in float32.
         revision: of the adapter. The adapter's configuration names the revision of its base.
 
     Returns:
-        `base`, `source` (folder of the adapter), `adapter` (kind), `output`, `parameters` (per part and `total`),
-        `seconds`.
+        `base` (None for shards), `source` (folder of the adapter), `adapter` (kind, or "shards"), `output`,
+        `parameters` (per part and `total`), `seconds`.
 
     Raises:
         ConversionError: if adapter or base are missing, damaged, or do not fit together. Nothing is written then.
@@ -61,29 +68,51 @@ def merge(
     check_output(output)
     fetch = {"token": token, "local_files_only": local_files_only}
     folder = locate(adapter, revision=revision, **fetch)
-    config = read_adapter_config(folder)
-    base_folder = locate_base(config, base, fetch)
-    check_output(output, folder, base_folder)
-    merged = merge_weights(base_folder, folder, config, dtype)
+    with complete_adapter(folder) as adapter_folder:
+        if adapter_folder is None:
+            sources, kind = [folder], "shards"
+            check_output(output, folder)
+            merged = model_of_shards(folder)
+            merged = merged.to(getattr(torch, dtype)) if dtype else merged
+        else:
+            config = read_adapter_config(adapter_folder)
+            base_folder = locate_base(config, base, fetch)
+            check_output(output, folder, base_folder)
+            sources, kind = [base_folder, folder], f"{'DoRA' if config.use_dora else 'LoRA'} of rank {config.r}"
+            merged = merge_weights(base_folder, adapter_folder, config, dtype)
     is_vlm = merged.config.model_type == SmolHFConfig.model_type
     needed = "processor_config.json" if is_vlm else "tokenizer_config.json"
     # PEFT itself saves no processor, but perhaps a tokenizer.
-    texts = next((each for each in (folder, base_folder) if (each / needed).is_file()), None)
+    texts = next((each for each in reversed(sources) if (each / needed).is_file()), None)
     with atomic_output(output) as incomplete:
         merged.save_pretrained(incomplete)
         if texts is not None:
             reader = SmolHFProcessor if is_vlm else AutoTokenizer
             reader.from_pretrained(texts, trust_remote_code=False).save_pretrained(incomplete)
-        for source in (base_folder, folder):  # an adapter may have end tokens of its own
+        for source in sources:  # an adapter may have end tokens of its own
             write_generation_config(source, incomplete)
     return {
-        "base": str(base_folder),
+        "base": None if kind == "shards" else str(sources[0]),
         "source": str(folder),
-        "adapter": f"{'DoRA' if config.use_dora else 'LoRA'} of rank {config.r}",
+        "adapter": kind,
         "output": str(output),
         "parameters": parameters_per_part(merged),
         "seconds": round(time.monotonic() - started, 2),
     }
+
+
+@contextmanager
+def complete_adapter(folder: Path) -> Iterator[Path | None]:
+    """Yield a folder with the complete adapter, or None for a model in shards. Raises ConversionError."""
+    if not has_shards(folder):
+        yield folder
+    elif not is_adapter(folder):
+        yield None
+    else:
+        with TemporaryDirectory(prefix="smol_hf_merge_") as place:
+            shutil.copyfile(folder / ADAPTER_CONFIG, Path(place, ADAPTER_CONFIG))
+            save_file(read_shards(folder), Path(place, ADAPTER_WEIGHTS), metadata={"format": "pt"})
+            yield Path(place)
 
 
 def merge_weights(base: Path, adapter: Path, config: LoraConfig, dtype: str | None = None):

@@ -23,7 +23,7 @@ from smol_hf.processing.video_decoding import MissingReaderError
 from smol_hf.processing.video_sampling import VideoSampling
 from smol_hf.text.documents.readers import open_documents
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
-from smol_hf.training.recipe.values import recipe_errors
+from smol_hf.training.recipe.values import RecipeError, recipe_errors
 from smol_hf.training.sources import entry_of, of_key
 
 HERE, MISSING = "this machine", "missing"
@@ -64,9 +64,17 @@ def planned_sources(data: DataArguments | PreferenceArguments) -> list[PlannedSo
             with of_key(key):
                 for entry in entries:
                     look_at(entry, data)  # an error if it is missing
-        if data.mixture is not None:
-            return look_at_mixture(data)
-        return [look_at(entry_of(data), data)]
+        found = [look_at(entry_of(data), data)] if data.mixture is None else look_at_mixture(data)
+    refuse_nothing(found, data.eval_fraction)
+    return found
+
+
+def refuse_nothing(sources: list[PlannedSource], eval_fraction: float) -> None:
+    """Raise RecipeError if the sources have no row to train on. An unknown number is not 0."""
+    if any(source.rows != 0 for source in sources):
+        return
+    why = f": eval_fraction {eval_fraction} holds all out, choose a smaller one" if eval_fraction else ""
+    raise RecipeError(f"{', '.join(source.name for source in sources)} has no sample to train on{why}")
 
 
 @dataclass

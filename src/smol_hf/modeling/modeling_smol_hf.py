@@ -43,9 +43,11 @@ class SmolHFModel(ImageEmbeddingMixin, LanguageModelAccess, SmolHFPreTrainedMode
         self.vision_model = build_vision_model(config.vision_config)
         self.connector = build_connector(config)
         self.language_model = build_language_model(config.text_config)
-        parts = (self.vision_model, self.language_model)
-        self._no_split_modules = sorted({name for part in parts for name in getattr(part, "_no_split_modules", ())})
         self.post_init()
+        parts = (self.vision_model, self.language_model)
+        named = {name for part in parts for name in getattr(part, "_no_split_modules", ())}
+        # A class that the model does not hold, such as SigLIP's text layers, would be an error of FSDP.
+        self._no_split_modules = sorted(named & {type(module).__name__ for module in self.modules()})
 
     @can_return_tuple
     def forward(

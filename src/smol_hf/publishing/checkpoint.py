@@ -52,16 +52,18 @@ def publish_checkpoint(
 
 
 def publish_adapter(
-    folder: str | Path, model, processor, *, recipe: dict, versions: dict[str, str], **facts: Any
-) -> Path:
+    folder: str | Path, model, processor, *, recipe: dict, versions: dict[str, str], tensors: dict | None = None,
+    **facts: Any,
+) -> Path:  # fmt: skip
     """Write the adapter of a `PeftModel` in one step; an earlier one in `folder` is replaced.
 
     Args:
+        tensors: of the complete model by name, if the model has only parts of them.
         facts: `training`, `data_description` and `datasets` for the card, see `run_facts`.
     """
     folder = Path(folder)
     with atomic_folder(folder, replace=True) as incomplete:
-        save(incomplete, model, processor, recipe)
+        save(incomplete, model, processor, recipe, tensors)
         model.generation_config.save_pretrained(incomplete)  # its end tokens may differ from the base
         config = model.peft_config[model.active_adapter]
         base = config.base_model_name_or_path
@@ -90,8 +92,8 @@ def publish_adapter(
     return folder
 
 
-def save(folder: Path, model, processor, recipe: dict | None) -> None:
-    model.save_pretrained(folder)
+def save(folder: Path, model, processor, recipe: dict | None, tensors: dict | None = None) -> None:
+    model.save_pretrained(folder, state_dict=tensors)
     processor.save_pretrained(folder)
     if recipe is not None:
         (folder / "recipe.yaml").write_text(

@@ -22,8 +22,10 @@ from smol_hf.support.tables import print_parts
 from smol_hf.training.checkpoint.checkpoints import choose_checkpoint, step_of
 from smol_hf.training.checkpoint.interruption import train_until_stopped
 from smol_hf.training.checkpoint.same_run import check_same_run, settings_for_resume
+from smol_hf.training.log.processes import describe_processes, refuse_other_strategy
 from smol_hf.training.log.run_record import hardware, resolve_recipe, versions, write_run
 from smol_hf.training.model.parts import count_parameters
+from smol_hf.training.model.plain_model import Tensors, gather_model
 from smol_hf.training.recipe.arguments import settle_global_batch
 from smol_hf.training.recipe.data_arguments import PreferenceArguments
 from smol_hf.training.recipe.model_arguments import ModelArguments
@@ -131,11 +133,12 @@ class Run(ABC):
         with recipe_errors("the model cannot be built"):
             self.model, self.processor = self.build()
 
-    def fit(self, publish: Callable[[Run, Trainer], None] | None = None) -> Trainer:
+    def fit(self, publish: Callable[[Run, Trainer, Any, Tensors | None], None] | None = None) -> Trainer:
         """Measure the data, train from the beginning or from the checkpoint, and publish the result.
 
         Args:
-            publish: called with the run and the trainer in the main process, after the training.
+            publish: called in the main process after the training, with the run, the trainer and what `gather_model`
+                returns.
 
         Raises:
             RecipeError, SampleError, CheckpointError, NonFiniteError: the message says what to do.
@@ -151,6 +154,7 @@ class Run(ABC):
         }
         changes = check_same_run(self.checkpoint, self.run_state) if self.checkpoint is not None else []
         trainer: Any = self.trainer()
+        refuse_other_strategy(trainer)
         trainer.remove_callback(PrinterCallback)
         if self.arguments.disable_tqdm:
             trainer.remove_callback(ProgressCallback)
@@ -158,7 +162,7 @@ class Run(ABC):
         resumed_at = step_of(self.checkpoint) if self.checkpoint is not None else 0  # rotation may delete it
         if self.is_main_process:
             parts = self.describe(trainer, [f"changed from step {resumed_at:,} on: {each}" for each in changes])
-            print_parts(self.console, parts)
+            print_parts(self.console, [describe_processes(trainer), *parts])
             resolved = resolve_recipe(self.recipe, *every_key)
             if self.ends_with_the_data:
                 del resolved["max_steps"]
@@ -193,8 +197,9 @@ class Run(ABC):
             if trainer.state.global_step == 0:
                 raise RecipeError("no step was trained: there is nothing to publish")
             trainer.accelerator.wait_for_everyone()
+            model, tensors = gather_model(trainer)
             if self.is_main_process:
-                publish(self, trainer)
+                publish(self, trainer, model, tensors)
         return trainer
 
 

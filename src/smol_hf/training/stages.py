@@ -125,6 +125,8 @@ def run_stages(names: Sequence[str], words: Sequence[str], train_one: Callable[.
             if stages[:number] and not stage.begins_in(stages[number - 1].output_dir):
                 model = stage.recipe.get("model") or "a new model"
                 console.print(f"it begins with {model}, not with the result of the stage before", soft_wrap=True)
+            if warning := trained_before(stages[:number], stage):
+                console.print(warning, soft_wrap=True)
             with run_folder(stage.output_dir):
                 in_main_process(write_record, stage)
             recipe, *arguments = load_arguments(stage.words)
@@ -145,6 +147,25 @@ def run_stages(names: Sequence[str], words: Sequence[str], train_one: Callable[.
             path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         print_table(console, report_table(rows))
         console.print(f"the report is in {path}", soft_wrap=True)
+
+
+def trained_before(earlier: Sequence[Stage], stage: Stage) -> str:
+    """Return a warning if the stage validates on samples that an earlier stage trained on, or an empty text."""
+    fraction = stage.recipe.get("eval_fraction") or 0.0
+    for other in earlier:
+        same = sorted(sources_of(other.recipe) & sources_of(stage.recipe))
+        if same and (other.recipe.get("eval_fraction") or 0.0) < fraction:
+            return (
+                f"warning: {other.title} trained on some samples of {', '.join(same)} that eval_fraction {fraction} "
+                "holds out here: give both stages the same eval_fraction"
+            )
+    return ""
+
+
+def sources_of(recipe: dict[str, Any]) -> set[str]:
+    """Return the data that a recipe names."""
+    names = [recipe.get("data"), *(entry.get("data") for entry in recipe.get("mixture") or [])]
+    return {name for name in names if isinstance(name, str)}
 
 
 def in_main_process(function: Callable[..., Any], *arguments: Any) -> Any:

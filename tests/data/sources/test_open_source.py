@@ -226,3 +226,9 @@ def test_a_folder_is_found_by_a_relative_path_with_dots_and_by_a_link(kind, tmp_
         assert not isinstance(opened.source.read_block(0)[0][1], SampleError)
     monkeypatch.chdir(tmp_path / kind)
     assert open_location(".").source.name == open_location("../work/..//" + kind).source.name == kind
+
+
+def test_a_table_is_refused_with_a_way_to_convert_it(tmp_path):
+    (tmp_path / "data.csv").write_text("question,answer\na,b\n")
+    with pytest.raises(ValueError, match=r'data.csv is a table of kind .csv: convert it .*load_dataset\("csv"'):
+        open_location(str(tmp_path / "data.csv"))

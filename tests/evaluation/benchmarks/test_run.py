@@ -10,6 +10,7 @@ from rich.console import Console
 
 from smol_hf.evaluation.benchmarks.report import describe_benchmarks
 from smol_hf.evaluation.benchmarks.run import run_benchmarks
+from smol_hf.evaluation.benchmarks.suite import BENCHMARKS
 
 DOCVQA = {"results": {"docvqa_val": {"anls,none": 0.5831, "anls_stderr,none": 0.1}}, "sizes": {"docvqa_val": 40}}
 HELLASWAG = {
@@ -35,7 +36,9 @@ def folder_of(folder, config):
 
 
 def run(tmp_path, checkpoint, benchmarks, python, **options):
-    pythons = {"lmms_eval_python": str(python), "lm_eval_python": str(python)}
+    names = benchmarks.split(",") if isinstance(benchmarks, str) else benchmarks
+    harnesses = {BENCHMARKS[name].harness if name in BENCHMARKS else "lmms-eval" for name in names}
+    pythons = {f"{harness.replace('-', '_')}_python": str(python) for harness in harnesses}
     return run_benchmarks(checkpoint, benchmarks, output=tmp_path / "out", **{**pythons, **options})
 
 
@@ -273,3 +276,5 @@ def test_a_dry_run_names_a_given_interpreter(tmp_path, text):
     facts = run_benchmarks(text, "hellaswag", dry_run=True, lm_eval_python="/opt/python", output=tmp_path / "out")
     assert facts["environments"] == {"lm-eval": {"python": "/opt/python", "install": []}}
     assert facts["planned"]["hellaswag"]["command"].startswith("/opt/python -m smol_hf")
+    with pytest.raises(ValueError, match="--lmms-eval-python has no effect with hellaswag: leave it out"):
+        run_benchmarks(text, "hellaswag", dry_run=True, lmms_eval_python="/opt/python", output=tmp_path / "out")

@@ -18,6 +18,7 @@ from smol_hf.support.resources import resource_path
 from smol_hf.training import preference
 from smol_hf.training.model.presets import preset_config
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, read_recipe
+from smol_hf.training.recipe.values import RecipeError
 
 MIXTURES = set(resource_path("recipes", "mixtures").glob("*.yaml"))
 RECIPES = sorted(set(resource_path("recipes").rglob("*.yaml")) - MIXTURES)
@@ -270,3 +271,17 @@ def test_the_recorded_recipe_keeps_the_global_batch(place):
     recorded = yaml.safe_load((place / "runs/x/recipe.yaml").read_text())
     assert recorded["global_batch_size"] == 8 and "gradient_accumulation_steps" not in recorded
     assert json.loads((place / "runs/x/run.json").read_text())["repeats"]["rows of a step"] == 8
+
+
+@pytest.mark.parametrize(
+    "text, keys, why",
+    [
+        ("\n\n", {}, "has no sample to train on$"),
+        (f"{json.dumps(CHAT)}\n" * 40, {"eval_fraction": 0.999}, "eval_fraction 0.999 holds all out"),
+    ],
+)
+def test_data_without_a_sample_is_refused(text, keys, why, place):
+    (place / "my.jsonl").write_text(text)
+    recipe = {**RECIPE, "data": "my.jsonl", "max_steps": 1, "output_dir": "out", **keys}
+    with pytest.raises(RecipeError, match=why):
+        dry_run(None, words(recipe), ARGUMENT_CLASSES, traces=False)

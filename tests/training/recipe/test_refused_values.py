@@ -28,7 +28,7 @@ from smol_hf.training.recipe.values import RecipeError
         ({"lr_scheduler_type": "greedy", "eval_strategy": "steps"}, "lr_scheduler_type greedy is not supported"),
         ({"torch_compile_backend": "nothing"}, "torch_compile_backend or torch_compile_mode: Invalid backend"),
         ({"seed": None}, "seed is null: it needs a value"),
-        ({"deepspeed": "nowhere.json"}, "deepspeed is not supported"),
+        ({"deepspeed": "nowhere.json"}, "deepspeed: the file nowhere.json does not exist"),
         ({"push_to_hub": True}, "use smol-hf publish <output_dir>/checkpoint OWNER/NAME"),
         (
             {"metric_for_best_model": "accuracy", "save_strategy": "best", "eval_strategy": "steps"},

@@ -163,6 +163,16 @@ def test_the_direction_follows_from_the_metric(tmp_path):
     assert train_here(tmp_path / "contains", **keys, **scored).args.greater_is_better is True
 
 
+def test_the_last_step_of_a_run_that_stops_early_is_logged(tmp_path):
+    output = tmp_path / "run"
+    assert (
+        call(train_words(output, **{**FIRST_IS_BEST, "early_stopping_patience": 1, "logging_steps": 3})).returncode
+        == 0
+    )
+    steps = [entry["step"] for entry in log_of(output) if "loss" in entry]
+    assert json.loads((output / "run.json").read_text())["steps"] == steps[-1] == 4
+
+
 def test_preferences_stop_early_too(tmp_path):
     keys = {name: value for name, value in FIRST_IS_BEST.items() if name not in ("eval_fraction", "max_steps")}
     data = str(tmp_path / "pairs.jsonl")

@@ -47,6 +47,7 @@ KINDS: dict[str, Callable[[str, list[str]], Source]] = {
     ".parquet": ParquetSource,
     ".tar": TarSource,
 }
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
 COMPRESSED = re.compile(r"\.(gz|bz2|xz|zst|tgz|zip|7z)$", re.IGNORECASE)
 
 
@@ -169,6 +170,10 @@ def files_source(name: str, urls: list[str]) -> Source:
     (kind,) = kinds
     if COMPRESSED.search(kind):
         raise compressed(file_name(urls[0]))
+    if kind in TABLES:
+        example = f'load_dataset("csv", data_files="{file_name(urls[0])}", split="train").to_json("data.jsonl")'
+        csv = f", such as by datasets.{example}" if kind == ".csv" else ""
+        raise ValueError(f"{name} is a table of kind {kind}: convert it to JSON lines first{csv}")
     if kind not in KINDS and len(urls) == 1 and not is_remote(urls[0]):
         kind = ".jsonl"  # lines of JSON with any suffix
     if kind not in KINDS:

@@ -130,6 +130,9 @@ def run_benchmarks(
     if published is not None:
         facts |= {"published": published, "source": source}
     harnesses = sorted({benchmark.harness for benchmark in chosen.values()})
+    for harness, python in given.items():
+        if python is not None and harness not in harnesses:
+            raise ValueError(f"--{harness}-python has no effect with {', '.join(chosen)}: leave it out")
     if dry_run:
         return facts | dry_facts(plan, chosen, {harness: given[harness] for harness in harnesses}, known)
     refuse_missing_judge(chosen)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
+from peft import PeftModel
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
@@ -21,6 +22,7 @@ from smol_hf.training.log.counters import RunCounters
 from smol_hf.training.log.mixture_report import load_counters, save_mixture
 from smol_hf.training.log.run_record import write_run
 from smol_hf.training.model.parts import FreezeSchedule
+from smol_hf.training.model.plain_model import is_sharded, plain_class, plain_model
 
 if TYPE_CHECKING:
     TrainerBase = Trainer
@@ -52,6 +54,25 @@ class WholeCheckpoints(TrainerBase):
     def _get_output_dir(self, trial):
         return str(self.saving_to) if self.saving_to is not None else super()._get_output_dir(trial)
 
+    def _save(self, output_dir=None, state_dict=None):
+        model: Any = self.accelerator.unwrap_model(self.model)
+        if not is_sharded(self) or isinstance(model, PeftModel) or not state_dict:
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:  # transformers would save the changed class of FSDP2 with torch's code
+            plain_model(model, state_dict).save_pretrained(str(output_dir))
+            self.processing_class.save_pretrained(output_dir)
+
+    def describe_shards(self, folder: Path) -> None:
+        """Write the configuration and the processor for sharded weights, which have neither."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        if isinstance(model, PeftModel):
+            model.peft_config[model.active_adapter].save_pretrained(folder)
+        else:
+            model.config.architectures = [plain_class(model).__name__]
+            model.config.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+
     def _save_checkpoint(self, model, trial):
         run_dir = Path(super()._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
@@ -71,6 +92,8 @@ class WholeCheckpoints(TrainerBase):
             if self.state.best_global_step:
                 self.find_best()
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+            if is_sharded(self) and not any(folder.glob("*.safetensors")):
+                self.describe_shards(folder)
             self.write_state(folder, gathered)
             write_run(folder, self.run_state)
             write_manifest(folder, self.state.global_step)

@@ -158,9 +158,10 @@ SECTIONS: dict[str, dict[str, Key]] = {
         **same("ddp_bucket_cap_mb ddp_timeout", Key(FREE, least=1)),
         "ddp_static_graph": refused("is not supported: the set of trained parameters can change during a run"),
         "local_rank": refused("has no effect: accelerate launch sets it"),
-        **same(
-            "fsdp fsdp_config deepspeed parallelism_config",
-            refused("is not supported: several processes train with DDP (accelerate launch --num_processes N)"),
+        "fsdp": Key(FREE, allowed=(True, False)),
+        **same("fsdp_config deepspeed", Key(FREE)),
+        "parallelism_config": refused(
+            "is not supported: tensor, context and sequence parallelism would split packed rows and images; use FSDP2"
         ),
     },
     "Model and data of TRL": {

@@ -31,7 +31,8 @@ from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError, UsageError, kinds_of, read_yaml, value_of
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
-SWITCHES = ("resume_from_checkpoint",)  # keys whose value is text or true
+MAPPINGS = ("fsdp_config", "deepspeed")  # keys whose value may be the path of a file
+SWITCHES = ("resume_from_checkpoint", "fsdp")  # keys whose value is text or true
 BOOLEANS = {**dict.fromkeys(("true", "yes", "1"), True), **dict.fromkeys(("false", "no", "0"), False)}
 LONGEST_SHOWN = 100  # characters of a value in an error
 RECORDED_WITH = ("run.json", "config.json")  # files in the folder of a recipe that a run saved
@@ -66,6 +67,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     for key in ("mixture", "eval_mixture"):
         if isinstance(recipe.get(key), str):
             recipe[key] = read_mixture(recipe[key], Path(path).parent, key=key)
+    for key in MAPPINGS:
+        if isinstance(recipe.get(key), str):
+            recipe[key] = read_mapping(recipe[key], Path(path).parent, key=key)
     return recipe
 
 
@@ -81,6 +85,16 @@ def read_mixture(name: str, folder: Path = Path(), *, key: str = "mixture") -> l
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise RecipeError(f"{path}: a mixture is a list of entries, such as `- {{data: my.jsonl, weight: 2}}`")
     return entries
+
+
+def read_mapping(name: str, folder: Path = Path(), *, key: str) -> dict[str, Any]:
+    """Read the YAML or JSON file that `key` names, in `folder`. Raises RecipeError."""
+    if not (folder / name).is_file():
+        raise RecipeError(f"{key}: the file {folder / name} does not exist")
+    values = read_file(folder / name)
+    if not isinstance(values, dict):
+        raise RecipeError(f"{key}: {folder / name} must hold `key: value` lines")
+    return values
 
 
 def read_file(path: Path) -> Any:
@@ -205,6 +219,9 @@ def parse_recipe(
         for key in ("mixture", "eval_mixture"):
             if isinstance(recipe.get(key), str):
                 recipe = {**recipe, key: read_mixture(recipe[key], key=key)}
+        for key in MAPPINGS:
+            if isinstance(recipe.get(key), str):
+                recipe = {**recipe, key: read_mapping(recipe[key], key=key)}
         types = types_of(classes)
         values = {key: convert(key, value, types[key]) for key, value in recipe.items() if key in known_keys(classes)}
         parsed = tuple(
@@ -239,6 +256,10 @@ def convert(key: str, value: Any, annotation: Any) -> Any:
 
     Values of other types are refused later. Written out again, they can differ from the text of the recipe (`007`).
     """
+    if key == "fsdp":
+        if value is not None and str(value).lower() not in BOOLEANS:
+            raise ValueError(f"fsdp is {value!r}: it must be true or false; fsdp_config has the options")
+        return BOOLEANS.get(str(value).lower())
     if key in SWITCHES:
         return str(value).lower() if isinstance(value, bool) else value
     kinds = kinds_of(annotation)

@@ -25,6 +25,10 @@ class EarlyStopping(EarlyStoppingCallback):
         saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
 
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        super().on_evaluate(args, state, control, metrics, **kwargs)
+        control.should_log |= control.should_training_stop  # the last counters, whatever logging_steps is
+
 
 def early_stopping(arguments: Any) -> list[TrainerCallback]:
     """Return the callback of `early_stopping_patience`, if it is set."""

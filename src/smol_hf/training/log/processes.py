@@ -1,0 +1,64 @@
+"""The processes of a run: how they share the work, and that it is what the launcher and the recipe asked for."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from transformers import Trainer
+
+from smol_hf.support.formatting import counted
+from smol_hf.training.recipe.values import RecipeError
+
+NAMES = {DistributedType.NO: "alone", DistributedType.FSDP: "FSDP", DistributedType.DEEPSPEED: "DeepSpeed"}  # else DDP
+SHARDED = ("FSDP", "DeepSpeed")
+
+
+def refuse_lone_processes() -> None:
+    """Raise RecipeError if the launcher started several processes, and this one does not know the others."""
+    started, known = int(os.environ.get("WORLD_SIZE", 1)), PartialState().num_processes
+    if started != known:
+        raise RecipeError(
+            f"the launcher started {started} processes, but {counted(known, 'process', ending='es')} would train "
+            "together: leave out use_cpu in the configuration of accelerate, or start them with torchrun"
+        )
+
+
+def strategy_of(trainer: Trainer) -> str:
+    """Return `alone`, `DDP`, `FSDP` or `DeepSpeed`."""
+    return NAMES.get(trainer.accelerator.distributed_type, "DDP")
+
+
+def refuse_other_strategy(trainer: Trainer) -> None:
+    """Raise RecipeError if FSDP or DeepSpeed was asked for, and something else runs."""
+    arguments: Any = trainer.args
+    asked = {
+        "FSDP": os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" or bool(arguments.fsdp),
+        "DeepSpeed": os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+        or bool(arguments.deepspeed),
+    }
+    running = strategy_of(trainer)
+    for name in SHARDED:
+        if asked[name] and running != name:
+            where = "on a CPU" if trainer.args.device.type == "cpu" else "with this launcher"
+            raise RecipeError(
+                f"{name} was asked for, but the processes run {running} {where}: start them on GPUs with accelerate "
+                f"launch, or leave {name} out"
+            )
+
+
+def describe_processes(trainer: Trainer) -> str:
+    """Return a sentence about processes, strategy, precision and rows of a step."""
+    accelerator, arguments = trainer.accelerator, trainer.args
+    number = accelerator.num_processes
+    rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * number
+    precision = {"no": str(getattr(trainer.model, "dtype", "")).removeprefix("torch.")}
+    strategy = strategy_of(trainer)
+    version = f"{2 if accelerator.is_fsdp2 else 1}" if strategy == "FSDP" else ""
+    how = "" if strategy == "alone" else f" ({strategy}{version})"
+    return (
+        f"{counted(number, 'process', ending='es')}{how} on {arguments.device.type}, precision "
+        f"{precision.get(accelerator.mixed_precision, accelerator.mixed_precision)}, {counted(rows, 'row')} per step"
+    )

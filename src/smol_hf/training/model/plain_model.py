@@ -1,0 +1,49 @@
+"""The trained model as its own class: FSDP2 and DeepSpeed split tensors over processes, and FSDP2 changes classes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from peft import PeftModel
+from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel, Trainer
+
+Tensors = dict[str, torch.Tensor]
+
+
+def is_sharded(trainer: Trainer) -> bool:
+    """Return True if no process holds all tensors of the model."""
+    return trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def gather_model(trainer: Trainer) -> tuple[Any, Tensors | None]:
+    """Return the model as its own class, and None. All processes call this together; only the main one may use it.
+
+    A `PeftModel` of FSDP2 keeps its class and its parts of the tensors. The complete tensors by name are then returned
+    too, for `save_pretrained`.
+    """
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if not is_sharded(trainer):
+        return model, None
+    tensors = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.accelerator.is_main_process:
+        return model, None
+    return (model, tensors) if isinstance(model, PeftModel) else (plain_model(model, tensors), None)
+
+
+def plain_model(model: PreTrainedModel, tensors: Tensors) -> PreTrainedModel:
+    """Build the model's own class around complete tensors, without copying them."""
+    with torch.device("meta"):
+        plain = plain_class(model)._from_config(copy.deepcopy(model.config))
+    plain.load_state_dict(tensors, assign=True)
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    return plain
+
+
+def plain_class(model: PreTrainedModel) -> type[PreTrainedModel]:
+    """Return the class that the model had before FSDP2 changed it."""
+    return next(each for each in type(model).__mro__ if not issubclass(each, FSDPModule))

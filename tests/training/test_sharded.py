@@ -1,0 +1,157 @@
+"""FSDP2 on two processes trains like one process, through the unfreezing, a kill and another number of processes."""
+
+import os
+
+import pytest
+import torch
+from accelerate import PartialState
+from processes import call, fork_command, free_port
+from sharded_processes import fork_sharded
+
+from smol_hf.auto import AutoModelForImageTextToText
+from smol_hf.support.resources import resource_path
+from smol_hf.training.log.console import read_log
+from smol_hf.training.log.processes import refuse_lone_processes
+from smol_hf.training.recipe.values import RecipeError
+
+STEPS, UNFREEZE, BATCH = 6, 3, 4
+# `make test-all` asks for each combination. One of them takes half a minute of a core.
+EVERY = "SMOL_HF_KILLS" in os.environ
+
+
+def train_words(output, processes=1, **keys):
+    keys = {
+        "config": resource_path("recipes", "quickstart", "digits.yaml"), "num_pages": 200, "output_dir": output,
+        "per_device_train_batch_size": BATCH // processes, "max_steps": STEPS, "unfreeze_vision_at_step": UNFREEZE,
+        "vision_warmup_steps": 0, "warmup_steps": 0, "logging_steps": 1, "save_steps": 2, **keys,
+    }  # fmt: skip
+    given = {name: value for name, value in keys.items() if value is not None}
+    return ["train", *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
+
+
+def finish(ranks):
+    done = [rank.wait() for rank in ranks]
+    assert [code for code, _ in done] == [0] * len(ranks), "".join(said for _, said in done)
+    return "".join(said for _, said in done)
+
+
+def losses(output):
+    return [entry["loss"] for entry in read_log(output) if "loss" in entry]
+
+
+def logits(folder):
+    """Of an image of noise and some tokens."""
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(0)
+    side, number = model.config.image_side, model.config.image_seq_len
+    image = torch.full((1, number), model.config.image_token_id)
+    ids = torch.cat([image, torch.randint(10, 300, (1, 12), generator=generator)], dim=1)
+    with torch.inference_mode():
+        return model(input_ids=ids, pixel_values=torch.randn((1, 1, 3, side, side), generator=generator)).logits
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """The unbroken run of one process."""
+    output = tmp_path_factory.mktemp("one") / "run"
+    result = call([*train_words(output), "--use_cpu", "true"])
+    assert result.returncode == 0, result.stderr
+    return output
+
+
+KINDS = {
+    "sharded": ({}, {}),
+    "full": ({"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, {}),
+    "checkpointing": ({}, {"gradient_checkpointing": "true"}),
+}
+CONSTANT = {"lr_scheduler_type": "constant"}
+
+
+def stop_and_resume(words, folder, **environment):
+    """Kill both processes after a checkpoint, and continue. Returns what was printed by the second run."""
+    ranks = fork_sharded(2, words, folder, **environment)
+    ranks[0].wait_for(f"step {UNFREEZE + 1}/{STEPS}")
+    for rank in ranks:
+        rank.process.kill()
+        rank.process.join()
+    return finish(fork_sharded(2, [*words, "--resume_from_checkpoint", "true"], folder, **environment))
+
+
+@pytest.mark.parametrize("kind", KINDS if EVERY else ["sharded"])
+def test_two_processes_train_like_one_through_a_kill(kind, one_process, tmp_path):
+    environment, keys = KINDS[kind]
+    output = tmp_path / "run"
+    printed = stop_and_resume(train_words(output, 2, **keys), tmp_path, **environment)
+    assert "resuming from checkpoint-" in printed
+    assert losses(output) == pytest.approx(losses(one_process), abs=1e-6)
+    assert torch.allclose(logits(output / "checkpoint"), logits(one_process / "checkpoint"), atol=1e-5, rtol=0)
+    checked = call(["check", output / "checkpoint"])
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_the_shards_of_a_checkpoint_become_a_model(one_process, tmp_path):
+    output = tmp_path / "run"
+    finish(fork_sharded(2, train_words(output, 2), tmp_path))
+    merged = call(["merge", output / f"checkpoint-{STEPS}", tmp_path / "merged"])
+    assert merged.returncode == 0, merged.stderr
+    assert torch.equal(logits(tmp_path / "merged"), logits(output / "checkpoint"))
+    assert call(["check", tmp_path / "merged"]).returncode == 0
+    shard = next((output / f"checkpoint-{STEPS}" / "pytorch_model_fsdp_0").glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    refused = call(["merge", output / f"checkpoint-{STEPS}", tmp_path / "damaged"])
+    assert refused.returncode == 1 and "the shards of the weights cannot be read" in refused.stderr
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_adapters_of_two_processes_are_those_of_one(one_process, tmp_path):
+    keys = {
+        "config": None, "model": one_process / "checkpoint", "data": "digits", "use_peft": "true", "lora_r": 4,
+        "lora_dropout": 0, "unfreeze_vision_at_step": None, "vision_warmup_steps": None,
+    }  # fmt: skip
+    one = call([*train_words(tmp_path / "one", **keys), "--use_cpu", "true"])
+    assert one.returncode == 0, one.stderr
+    printed = stop_and_resume(train_words(tmp_path / "run", 2, **keys), tmp_path)
+    assert "resuming from checkpoint-" in printed
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
+    same = logits(tmp_path / "one" / "checkpoint")
+    assert torch.allclose(logits(tmp_path / "run" / "checkpoint"), same, atol=1e-5, rtol=0)
+    merged = call(["merge", tmp_path / "run" / f"checkpoint-{STEPS}", tmp_path / "merged"])
+    assert merged.returncode == 0, merged.stderr
+    assert torch.allclose(logits(tmp_path / "merged"), same, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("before, after", [(2, 1), (1, 2)] if EVERY else [(2, 1)])
+def test_a_run_is_resumed_on_another_number_of_processes(before, after, one_process, tmp_path):
+    output = tmp_path / "run"
+    finish(fork_sharded(before, train_words(output, before, max_steps=2, **CONSTANT), tmp_path))
+    words = [*train_words(output, after, **CONSTANT), "--resume_from_checkpoint", "true"]
+    finish(fork_sharded(after, words, tmp_path))
+    assert call([*train_words(tmp_path / "one", **CONSTANT), "--use_cpu", "true"]).returncode == 0
+    assert losses(output) == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
+    same = logits(tmp_path / "one" / "checkpoint")
+    assert torch.allclose(logits(output / "checkpoint"), same, atol=1e-5, rtol=0)
+
+
+def test_fsdp_of_the_recipe_reads_its_file(one_process, tmp_path):
+    (tmp_path / "fsdp.yaml").write_text("version: 2\nstate_dict_type: FULL_STATE_DICT\nreshard_after_forward: true\n")
+    output = tmp_path / "run"
+    words = train_words(output, 2, fsdp="true", fsdp_config=tmp_path / "fsdp.yaml")
+    printed = finish(fork_sharded(2, words, tmp_path, ACCELERATE_USE_FSDP="false"))
+    assert "2 processes (FSDP2) on cpu, precision float32, 4 rows per step" in printed
+    assert losses(output) == pytest.approx(losses(one_process), abs=1e-6)
+
+
+@pytest.mark.parametrize("environment, keys", [({"ACCELERATE_USE_FSDP": "true"}, {}), ({}, {"fsdp": "true"})])
+def test_another_strategy_than_the_one_asked_for_is_refused(environment, keys, tmp_path):
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    words = [*train_words(tmp_path / "run", **keys), "--use_cpu", "true"]
+    environment = {**alone, "MASTER_PORT": str(free_port()), **environment}
+    code, printed = fork_command(words, tmp_path / "printed.txt", **environment).wait(60)
+    assert code == 1 and "FSDP was asked for, but the processes run" in printed and "Traceback" not in printed
+
+
+def test_processes_that_do_not_know_each_other_are_refused(monkeypatch):
+    PartialState()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="the launcher started 2 processes, but 1 process would train together"):
+        refuse_lone_processes()
