@@ -67,7 +67,7 @@ def test_the_encoder_was_frozen_at_first(demo):
     entries = [json.loads(line) for line in (demo[0] / "log.jsonl").read_text().splitlines()]
     rates = [entry["learning_rate_vision"] for entry in entries if "loss" in entry]
     assert max(rates) > 0
-    assert "0.0005, from step" in demo[1], "the table says when it unfreezes"
+    assert "0.001, from step" in demo[1], "the table says when it unfreezes"
 
 
 def test_the_report_is_one_file_with_the_score_and_a_gallery(demo, metrics):
