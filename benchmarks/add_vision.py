@@ -253,7 +253,7 @@ def main(words: list[str] | None = None) -> None:
     add("--pages", type=int, default=6000, help="pages of digits to train on")
     add("--asked", type=int, default=300, help="held-out questions")
     add("--pretrain-steps", type=int, default=300)
-    add("--encoder-steps", type=int, default=3600)
+    add("--encoder-steps", type=int, default=2800)
     add("--connector-steps", type=int, default=200)
     add("--both-steps", type=int, default=2000)
     add("--batch-size", type=int, default=32)

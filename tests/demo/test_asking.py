@@ -1,5 +1,6 @@
 """The prompts of the demo: token for token and pixel for pixel those of training."""
 
+import pytest
 import torch
 from helpers import build_processor
 
@@ -19,11 +20,19 @@ def asked_and_trained(processor, asked):
     return prompt, work.encode(0, work.prepare(0, "", asked.conversation))
 
 
-def test_prompts_equal_those_of_training():
-    processor = build_processor(longest_edge=32)  # as that of the recipe: a page is one tile
-    asked = [*build_pages(2, seed=0, split="test"), *build_clips(4, seed=0, split="test")]
+@pytest.mark.parametrize(
+    "asked, longest_edge, tiles",
+    [
+        (build_pages(2, seed=0, split="test", page_size=64), 64, 5),  # as in the recipe: a grid and an overview
+        (build_clips(4, seed=0, split="test"), 32, 5),  # a tile for each frame
+    ],
+    ids=["pages", "clips"],
+)
+def test_prompts_equal_those_of_training(asked, longest_edge, tiles):
+    processor = build_processor(longest_edge=longest_edge)
     for each in asked:
         prompt, sample = asked_and_trained(processor, each)
+        assert len(sample.tiles) == tiles
         ids = prompt["input_ids"][0].tolist()
         assert sample.input_ids.tolist()[: len(ids)] == ids
         assert sample.labels[len(ids)] != -100 and all(sample.labels[: len(ids)] == -100)
