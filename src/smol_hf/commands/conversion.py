@@ -163,6 +163,8 @@ def describe_comparison(facts: dict) -> Iterator[str]:
         yield f"  largest difference of a log probability: {facts['difference']:.2g}"
     for own, other in facts["differing"]:
         yield f"  checkpoint {own}, export {other}"
+    for name, other in facts.get("variants", {}).items():
+        yield f"{facts['engine']}, {name}: {other['equal']} of {counted(total, 'prompt')} with the greedy tokens"
 
 
 def describe_check(facts: dict) -> Iterator[Table]:

@@ -14,7 +14,8 @@ from smol_hf.support.formatting import compact
 if TYPE_CHECKING:
     from rich.table import Table
 
-TARGET_NAMES = ("native",)
+TARGET_NAMES = ("native", "onnx")
+PRECISIONS = ("fp32", "q8", "q4")
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     )
     prompts_help = "prompts to compare, as for smol-hf generate (default: 20 pages of digits, or 6 texts)"
     add("--prompts-file", type=Path, metavar="FILE", help=prompts_help)
+    precisions_help = "onnx and page: precisions of the graphs (default: fp32 q8)"
+    add("--precisions", nargs="+", choices=PRECISIONS, help=precisions_help)
     add_hub_arguments(parser)
 
 

@@ -44,7 +44,8 @@ def compare(checkpoint: str | Path, folder: Path, target: Target, prompts_file: 
     Returns:
         `engine`, `prompts`, and either `not_compared` (why) or: `equal` (prompts with equal tokens), `answers`
         (different ones of the checkpoint: few make a weak comparison), `equal_prompts` (prompts of equal length),
-        `difference` (largest one of a log probability of the first new token), `differing` (the first three answers).
+        `difference` (largest one of a log probability of the first new token), `differing` (the first three answers),
+        and `variants` (the same for each further precision by name).
         `equal_prompts` and `difference` are None if the engine does not tell.
     """
     facts: dict[str, Any] = {"engine": target.engine}
@@ -55,12 +56,17 @@ def compare(checkpoint: str | Path, folder: Path, target: Target, prompts_file: 
     with TemporaryDirectory() as place:
         prompts = read_prompts(prompts_file) if prompts_file is not None else own_prompts(processor, Path(place))
         facts["prompts"] = len(prompts)
+        asked = [generator.inputs([prompt]) for prompt in prompts] if target.takes_inputs else prompts
         try:
-            theirs = target.answer(folder, prompts, NEW_TOKENS)
+            theirs = target.answer(folder, asked, NEW_TOKENS)
+            others = {name: call(folder, asked, NEW_TOKENS) for name, call in target.variants(folder).items()}
         except MissingEngineError as missing:
             return {**facts, "not_compared": str(missing)}
         ours = [reference(generator, prompt) for prompt in prompts]
-    return {**facts, **differences(ours, theirs, end_tokens(model, tokenizer_of(processor)), tokenizer_of(processor))}
+    tokenizer = tokenizer_of(processor)
+    ends = end_tokens(model, tokenizer)
+    variants = {name: differences(ours, answers, ends, tokenizer) for name, answers in others.items()}
+    return {**facts, **differences(ours, theirs, ends, tokenizer), "variants": variants}
 
 
 def compare_folder(checkpoint: str | Path, folder: str | Path, prompts_file: str | None = None) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def export(
     check_output(output)
     source = locate(str(checkpoint), revision=revision, token=token, local_files_only=local_files_only)
     check_output(output, source)
+    original = source
     with TemporaryDirectory(prefix="smol_hf_export_") as place:
         if is_adapter(source):
             merged = Path(place, "merged")
@@ -63,7 +64,7 @@ def export(
         with atomic_output(output) as incomplete:
             native = Path(place, "native")
             facts = convert(str(source), native, to="native")
-            notes = [*facts["notes"], *target.write(native, incomplete, given)]
+            notes = [*facts["notes"], *target.write(native, incomplete, {**given, "checkpoint": original})]
             copy_texts(source, incomplete)
         seconds = round(time.monotonic() - started, 2)
         comparison = compare(source, output, target, prompts_file) if compared else None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from smol_hf.export.native import NATIVE
+from smol_hf.export.onnx.target import ONNX
 from smol_hf.export.target import Target
 
-TARGETS = {target.name: target for target in (NATIVE,)}
+TARGETS = {target.name: target for target in (NATIVE, ONNX)}
 
 
 def target_of(name: str) -> Target:
@@ -19,4 +20,5 @@ def target_of(name: str) -> Target:
 
 def target_of_folder(folder: Path) -> Target | None:
     """Return the target that wrote this folder. None if none did."""
-    return next((target for target in TARGETS.values() if target.is_written(folder)), None)
+    # Other targets also write a native config.json, so the first target is asked last.
+    return next((target for target in reversed(TARGETS.values()) if target.is_written(folder)), None)

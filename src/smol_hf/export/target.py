@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from smol_hf.inference.prompts import Prompt
-
 
 class MissingEngineError(Exception):
     """The engine of a target cannot run here; the message names the missing package."""
@@ -44,7 +42,10 @@ class Target:
         commands: (output folder) → commands that run the result.
         answer: (output folder, prompts, largest number of new tokens) → an answer per prompt. Raises
             MissingEngineError. None: the engine cannot be compared here.
-        options: keyword options of `write` that the command line offers, with their defaults.
+        options: keyword options of `write` that the command line offers, with their defaults. `write` also gets
+            `checkpoint`, the folder of the source.
+        takes_inputs: `answer` gets the inputs of each prompt from the checkpoint's own processor, not the prompts.
+        variants: (output folder) → name and `answer` of each further precision in it. They are compared too.
     """
 
     name: str
@@ -52,5 +53,7 @@ class Target:
     write: Callable[[Path, Path, dict[str, Any]], list[str]]
     is_written: Callable[[Path], bool]
     commands: Callable[[Path], list[str]]
-    answer: Callable[[Path, Sequence[Prompt], int], list[Answer]] | None = None
+    answer: Callable[[Path, Sequence[Any], int], list[Answer]] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    takes_inputs: bool = False
+    variants: Callable[[Path], dict[str, Callable[[Path, Sequence[Any], int], list[Answer]]]] = lambda folder: {}
