@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,15 @@ class Sessions:
         self.graphs = {
             name: load(file_of(folder, name, precision), options, providers=["CPUExecutionProvider"]) for name in names
         }
-        self.decoder = self.graphs.get(TEXT) or self.graphs[DECODER]
-        self.cache = {each.name: each for each in self.decoder.get_inputs() if each.name.startswith("past_key_values")}
+        self.decoder = names[-1]
+        inputs = self.graphs[self.decoder].get_inputs()
+        self.cache = {each.name: each.shape for each in inputs if each.name.startswith("past_key_values")}
         if VISION in self.graphs:
             self.pixels = read_json(folder / "preprocessor_config.json")
 
-    def empty_cache(self) -> dict[str, np.ndarray]:
-        """Return keys and values without a token, (1, key-value heads, 0, head size) each."""
-        return {name: np.zeros((1, each.shape[1], 0, each.shape[3]), np.float32) for name, each in self.cache.items()}
-
     def run(self, name: str, **inputs: np.ndarray) -> list[np.ndarray]:
-        return self.graphs[name].run(None, inputs)
+        """Run a graph and return its outputs in their order."""
+        return [np.asarray(output) for output in self.graphs[name].run(None, inputs)]
 
     def features(self, pixel_values: np.ndarray) -> np.ndarray:
         """Encode tiles, (1, tiles, 3, side, side) uint8 → (image tokens, hidden)."""
@@ -61,8 +60,8 @@ class Sessions:
         (features,) = self.run(VISION, pixel_values=pixels, pixel_attention_mask=mask)
         return features.reshape(-1, features.shape[-1])
 
-    def first_inputs(self, ids: np.ndarray, pixel_values: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Return the input of the decoder for a prompt: ids, or embeddings with the features of its images."""
+    def decoder_inputs(self, ids: np.ndarray, pixel_values: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Return the input of the decoder: ids, or embeddings with the features of images in the prompt."""
         if VISION not in self.graphs:
             return {"input_ids": ids}
         (embeddings,) = self.run(EMBEDDING, input_ids=ids)
@@ -70,44 +69,54 @@ class Sessions:
             embeddings[ids == self.config["image_token_id"]] = self.features(pixel_values)
         return {"inputs_embeds": embeddings}
 
-    def answer(self, ids: np.ndarray, pixel_values: np.ndarray | None, new_tokens: int, ends: Sequence[int]) -> Answer:
+    def answer(self, ids: np.ndarray, pixel_values: np.ndarray | None, new_tokens: int, rules: EndRules) -> Answer:
         """Continue a prompt, (1, length) ids, greedily until an end token."""
-        length, tokens, first = ids.shape[1], [], None
-        inputs, cache, position = self.first_inputs(ids, pixel_values), self.empty_cache(), 0
+        tokens, logits_of_first, past = [], None, 0
+        inputs = self.decoder_inputs(ids, pixel_values)
+        # Keys and values of each layer without a token: (1, key-value heads, 0, head size).
+        cache = {name: np.zeros((1, shape[1], 0, shape[3]), np.float32) for name, shape in self.cache.items()}
         while len(tokens) < new_tokens:
-            size = next(iter(inputs.values())).shape[1]
-            positions = np.arange(position, position + size)[None]
-            mask = np.ones((1, position + size), np.int64)
-            logits, *states = self.decoder.run(
-                None, {**inputs, **cache, "attention_mask": mask, "position_ids": positions}
-            )
-            first = logits[0, -1] if first is None else first
-            tokens.append(int(logits[0, -1].argmax()))
-            if tokens[-1] in ends:
+            length = ids.shape[1]
+            mask, positions = np.ones((1, past + length), np.int64), np.arange(past, past + length)[None]
+            more = {**inputs, **cache, "attention_mask": mask, "position_ids": positions}
+            logits, *states = self.run(self.decoder, **more)
+            last = logits[0, -1]  # (vocabulary,)
+            logits_of_first = last.copy() if logits_of_first is None else logits_of_first
+            last[list(rules.suppressed)] = -np.inf
+            tokens.append(int(last.argmax()))
+            if tokens[-1] in rules.ends:
                 break
-            position += size
-            cache, inputs = (
-                dict(zip(self.cache, states, strict=True)),
-                self.first_inputs(np.array([tokens[-1:]]), None),
-            )
-        return Answer(tokens, length, first)
+            past, ids = past + length, np.array([tokens[-1:]])
+            inputs, cache = self.decoder_inputs(ids), dict(zip(self.cache, states, strict=True))
+        return Answer(tokens, logits=logits_of_first)
+
+
+@dataclass(frozen=True)
+class EndRules:
+    """Tokens of a folder's generation settings, as transformers.js applies them."""
+
+    ends: tuple[int, ...]
+    suppressed: tuple[int, ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> EndRules:
+        """Read generation_config.json, or config.json without it."""
+        path = folder / "generation_config.json"
+        settings = read_json(path if path.is_file() else folder / "config.json")
+        ends = settings.get("eos_token_id")
+        ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        return cls(tuple(ends), tuple(settings.get("suppress_tokens") or ()))
 
 
 def answer_with(precision: str, folder: Path, encoded: Sequence[Mapping[str, Any]], new_tokens: int) -> list[Answer]:
-    """Answer encoded prompts, each with `input_ids` (1, length) and perhaps `pixel_values` (1, tiles, 3, side, side)."""
-    sessions, ends = Sessions(folder, precision), end_tokens_of(folder)
+    """Answer encoded prompts.
+
+    Args:
+        encoded: inputs with `input_ids`, (1, length), and for images `pixel_values`, (1, tiles, 3, side, side) uint8.
+    """
+    sessions, rules = Sessions(folder, precision), EndRules.of(folder)
     answers = []
     for inputs in encoded:
-        tiles = inputs.get("pixel_values")
-        pixel_values = None if tiles is None else tiles.numpy()
-        answers.append(sessions.answer(inputs["input_ids"].numpy(), pixel_values, new_tokens, ends))
+        ids, tiles = inputs["input_ids"].numpy(), inputs.get("pixel_values")
+        answers.append(sessions.answer(ids, None if tiles is None else tiles.numpy(), new_tokens, rules))
     return answers
-
-
-def end_tokens_of(folder: Path) -> list[int]:
-    """Return the end tokens, which transformers.js reads from generation_config.json or config.json."""
-    for name in ("generation_config.json", "config.json"):
-        ends = read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
-        if ends is not None:
-            return ends if isinstance(ends, list) else [ends]
-    return []

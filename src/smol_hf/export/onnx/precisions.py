@@ -48,7 +48,7 @@ def quantize_to_4_bits(source: Path, path: Path) -> None:
     with quiet_quantizer():
         quantizer = MatMulNBitsQuantizer(onnx.load(source), block_size=BLOCK, is_symmetric=True)
         quantizer.process()
-        quantizer.model.save_model_to_file(str(path), use_external_data_format=False)
+        onnx.save(quantizer.model.model, path)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 QUANTIZERS: dict[str, Callable[[Path, Path], None]] = {"q8": quantize_to_8_bits, "q4": quantize_to_4_bits}
