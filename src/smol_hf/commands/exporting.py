@@ -14,7 +14,7 @@ from smol_hf.support.formatting import compact
 if TYPE_CHECKING:
     from rich.table import Table
 
-TARGET_NAMES = ("native", "onnx")
+TARGET_NAMES = ("native", "onnx", "page")
 PRECISIONS = ("fp32", "q8", "q4")
 
 
@@ -30,6 +30,11 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     add("--prompts-file", type=Path, metavar="FILE", help=prompts_help)
     precisions_help = "onnx and page: precisions of the graphs (default: fp32 q8)"
     add("--precisions", nargs="+", choices=PRECISIONS, help=precisions_help)
+    engine_help = "page: node_modules with transformers.js (default: downloaded from the npm registry once)"
+    add("--transformers-js", metavar="FOLDER", help=engine_help)
+    examples_help = "page: prompts shown as examples, or none (default: samples of the training data)"
+    add("--examples", metavar="FILE", help=examples_help)
+    add("--title", help="page: its heading (default: A small model)")
     add_hub_arguments(parser)
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from smol_hf.export.native import NATIVE
 from smol_hf.export.onnx.target import ONNX
+from smol_hf.export.page.page import PAGE
 from smol_hf.export.target import Target
 
-TARGETS = {target.name: target for target in (NATIVE, ONNX)}
+TARGETS = {target.name: target for target in (NATIVE, ONNX, PAGE)}
 
 
 def target_of(name: str) -> Target:
