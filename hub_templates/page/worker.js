@@ -13,7 +13,7 @@ let model, processor, tokenizer;
 // Every file comes from this folder. The library chose the build of its runtime that this browser supports.
 env.allowRemoteModels = false;
 env.allowLocalModels = true;
-env.localModelPath = here;
+env.localModelPath = new URL("./", self.location.href).pathname;
 env.useBrowserCache = false; // its keys are paths, so another model at this path would be hidden by an old one
 env.useWasmCache = false;
 const runtime = env.backends.onnx.wasm.wasmPaths;
