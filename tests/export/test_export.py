@@ -3,23 +3,9 @@
 import json
 import shutil
 
-import pytest
-from chat_models import save_base
 from safetensors.torch import load_file, save_file
 
 from smol_hf.commands.main import main
-
-
-@pytest.fixture(scope="module")
-def text_checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    save_base(folder / "text", "ours")
-    weights = load_file(folder / "text/model.safetensors")
-    for name, weight in weights.items():
-        if "proj" in name:
-            weight.mul_(15)  # with small random weights a tied model repeats its last token
-    save_file(weights, folder / "text/model.safetensors", metadata={"format": "pt"})
-    return folder / "text"
 
 
 def test_a_text_model_answers_alike_in_transformers(text_checkpoint, tmp_path, capsys):
