@@ -29,9 +29,7 @@ from smol_hf.inference.sampling import Sampling
 pytestmark = pytest.mark.skipif("SMOL_HF_BROWSER" not in os.environ, reason="set SMOL_HF_BROWSER=yes")
 
 MODULES = ROOT / ".cache" / "smol_hf" / "node" / "node_modules"
-ASK = """([text, urls]) => new Promise(async (resolve, reject) => {
-  const worker = new Worker("worker.js", { type: "module" });
-  const precision = text[0];
+ASK = """([precision, text, urls]) => new Promise(async (resolve, reject) => {
   const images = [];
   for (const url of urls) {
     const bitmap = await createImageBitmap(await (await fetch(url)).blob(), { colorSpaceConversion: "none" });
@@ -42,9 +40,10 @@ ASK = """([text, urls]) => new Promise(async (resolve, reject) => {
     const data = new Uint8ClampedArray(rgba.filter((_, index) => index % 4 !== 3));
     images.push({ data, width: bitmap.width, height: bitmap.height });
   }
+  const worker = new Worker("worker.js", { type: "module" });
   const answers = [];
   const ask = () => {
-    const content = [{ type: "image" }, { type: "text", text: text[1] }];
+    const content = [{ type: "image" }, { type: "text", text }];
     worker.postMessage({ type: "answer", messages: [{ role: "user", content }], images: [images[answers.length]] });
   };
   worker.onmessage = ({ data }) => {
@@ -176,7 +175,7 @@ def test_the_browser_answers_like_the_checkpoint(served, browser, tiled_run, til
     urls = [f"asked/{number}.png" for number in range(len(prompts))]
     with browser_page(browser) as page:
         page.goto(served)
-        theirs = page.evaluate(ASK, [[precision, QUESTION], urls])
+        theirs = page.evaluate(ASK, [precision, QUESTION, urls])
     print(precision, equal(ours, theirs), "of", len(ours))
     assert equal(ours, theirs) >= least
 
