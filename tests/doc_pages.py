@@ -5,11 +5,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = ROOT / "docs" / "guides"
+OTHERS = ("run_anywhere", "vision_for_your_model")  # pages of docs/ that are not guides
 
 
 def read_page(name):
     """The text of a guide, or of the README."""
-    other = {"README": ROOT / "README.md", "vision_for_your_model": ROOT / "docs" / "vision_for_your_model.md"}
+    other = {"README": ROOT / "README.md", **{each: ROOT / "docs" / f"{each}.md" for each in OTHERS}}
     return other.get(name, GUIDES / f"{name}.md").read_text(encoding="utf-8")
 
 
@@ -26,4 +27,4 @@ def commands(name):
 
 
 def page_names():
-    return ["README", "vision_for_your_model", *sorted(path.stem for path in GUIDES.glob("*.md"))]
+    return ["README", *OTHERS, *sorted(path.stem for path in GUIDES.glob("*.md"))]

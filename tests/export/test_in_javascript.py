@@ -212,7 +212,7 @@ def test_the_frames_of_a_video_are_shown(served, browser, tmp_path):
         page.get_by_role("button", name="Send").click()
         shows("article.assistant p", re.compile(r"\w"))
         page.get_by_label("Images, or one video").set_input_files([tmp_path / "clip.mp4"])
-        page.get_by_role("img", name="clip.mp4, 4 frames").last.wait_for()
+        page.get_by_role("button", name="Remove clip.mp4").wait_for()
         page.get_by_label("Question").fill("And now?")
         page.get_by_role("button", name="Send").click()
         shows("#problem", "A conversation shows images or one video: begin a new conversation.")
