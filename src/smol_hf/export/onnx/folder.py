@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+from smol_hf.auto import AutoModelForCausalLM, AutoModelForImageTextToText
 from smol_hf.conversion.checkpoint_files import read_json, write_json
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.export.onnx.graphs import image_graphs, text_graphs
