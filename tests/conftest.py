@@ -26,6 +26,8 @@ SLOW = {
     "test_attacks", "test_check", "test_combinations", "test_compose", "test_composed_chat", "test_presets",
     "test_compile", "test_llava", "test_llava_models", "test_memory", "test_native_folder", "test_text_step",
     "test_travelling_code",
+    # export
+    "test_in_javascript", "test_onnx", "test_page",
     # training and inference
     "test_chat", "test_data", "test_distributed", "test_documents", "test_documents_refused", "test_documents_resumed",
     "test_estimate", "test_failed_sources", "test_generate", "test_prompts",

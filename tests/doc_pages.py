@@ -5,12 +5,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = ROOT / "docs" / "guides"
+OTHERS = ("run_anywhere", "vision_for_your_model")  # pages of docs/ that are not guides
 
 
 def read_page(name):
     """The text of a guide, or of the README."""
-    other = {name: ROOT / "docs" / f"{name}.md" for name in ("vision_for_your_model", "run_anywhere")}
-    other["README"] = ROOT / "README.md"
+    other = {"README": ROOT / "README.md", **{each: ROOT / "docs" / f"{each}.md" for each in OTHERS}}
     return other.get(name, GUIDES / f"{name}.md").read_text(encoding="utf-8")
 
 
@@ -27,4 +27,4 @@ def commands(name):
 
 
 def page_names():
-    return ["README", "vision_for_your_model", "run_anywhere", *sorted(path.stem for path in GUIDES.glob("*.md"))]
+    return ["README", *OTHERS, *sorted(path.stem for path in GUIDES.glob("*.md"))]

@@ -21,6 +21,7 @@ from conversion.native_models import llama
 from conversion.test_gguf import write as write_gguf
 from conversion.test_nanogpt import SIZES, checkpoint, state_dict
 from doc_pages import ROOT, blocks, commands, page_names, read_page
+from export.npm_registry import npm_registry
 from helpers import build_model, build_processor
 from isolated_runs import run_isolated
 from PIL import Image
@@ -56,7 +57,7 @@ ELSEWHERE = {
     "tokenizers": "commands/test_cli_tokenizer.py",
 }
 GGUF = importlib.util.find_spec("gguf") is not None
-NOT_RUN = ("make", "pip", "smol-hf serve ")  # make and serve have tests below
+NOT_RUN = ("make", "pip", "smol-hf serve ", "python -m http.server")  # make and serve have tests below
 SHORT = ["--max_steps", "2", "--use_cpu", "true", "--save_strategy", "no"]
 STEPS = [word for stage in ("pretrain", "encoder", "connector", "both") for word in (f"--{stage}-steps", "2")]
 TINY = {
@@ -65,6 +66,7 @@ TINY = {
     "pretrain": ["--steps", "3", "--context-length", "64", "--batch-size", "2", "--use_cpu", "--eval_steps", "3"],
     "chat": ["--max-new-tokens", "4"],
     "evaluate": ["--max-new-tokens", "4", "--batch-size", "2"],
+    "export": ["--no-compare"],  # tests/export compares
     "generate": ["--max-new-tokens", "4"],
     "benchmarks/add_vision.py": ["--pages", "20", "--asked", "4", "--texts", "40", "--batch-size", "2", *STEPS],
     "benchmarks/data_pipeline.py": ["--samples", "1", "--rounds", "1", "--batch-size", "1"],
@@ -213,6 +215,11 @@ def test_the_commands_of_a_page_run(name, place, monkeypatch):
     if name != "run_anywhere":  # exports run the programs of engines
         monkeypatch.setattr("smol_hf.conversion.checking.check.subprocess.run", run_isolated)
     PREPARE.get(name, lambda place: None)(place)
+    with npm_registry(monkeypatch, place / "cache"):
+        run_lines(name, place, monkeypatch)
+
+
+def run_lines(name, place, monkeypatch):
     for line in commands(name):
         if line.startswith(NOT_RUN) or (".gguf" in line and not GGUF):
             continue

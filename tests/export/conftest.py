@@ -5,8 +5,10 @@ import os
 import random
 
 import pytest
+from chat_models import save_base
 from PIL import Image, ImageDraw
 from processes import call
+from safetensors.torch import load_file, save_file
 
 from smol_hf.support.cache_folders import making
 
@@ -65,3 +67,22 @@ def colour_prompts(tmp_path_factory):
     lines = [json.dumps({"prompt": QUESTION, "image": path}) for path, _ in pages]
     (folder / "prompts.jsonl").write_text("\n".join(lines))
     return folder / "prompts.jsonl"
+
+
+@pytest.fixture(scope="session")
+def tiled_run(colour_prompts):
+    """A folder with `prompts.jsonl` and the images that it names, `asked/0.png` and so on."""
+    return colour_prompts.parent
+
+
+@pytest.fixture(scope="session")
+def text_checkpoint(tmp_path_factory):
+    """A text-only checkpoint with random weights whose answers differ between prompts."""
+    folder = tmp_path_factory.mktemp("models") / "text"
+    save_base(folder, "ours")
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        if "proj" in name:
+            weight.mul_(15)  # with small random weights a tied model repeats its last token
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder

@@ -8,7 +8,6 @@ import time
 
 import pytest
 import torch
-from chat_models import save_base
 from helpers import model_of_preset
 from modeling.builders import build_decoder, build_processor, build_tokenizer, build_vlm, randomise
 from processes import Forked, fork_command
@@ -19,18 +18,6 @@ from smol_hf.commands.main import main
 from smol_hf.conversion.convert import convert
 from smol_hf.estimate.estimate import status
 from smol_hf.export.export import export
-
-
-@pytest.fixture(scope="module")
-def text_checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    save_base(folder / "text", "ours")
-    weights = load_file(folder / "text/model.safetensors")
-    for name, weight in weights.items():
-        if "proj" in name:
-            weight.mul_(15)  # with small random weights a tied model repeats its last token
-    save_file(weights, folder / "text/model.safetensors", metadata={"format": "pt"})
-    return folder / "text"
 
 
 def test_a_text_model_answers_alike_in_transformers(text_checkpoint, tmp_path, capsys):

@@ -11,8 +11,8 @@ from inference.text_checkpoints import CHAT_TEMPLATE, save_text_checkpoint
 from PIL import Image
 
 from smol_hf.commands.main import main
+from smol_hf.inference.examples import examples_of
 from smol_hf.publishing.checkpoint import publish_checkpoint
-from smol_hf.publishing.space.examples import examples_of
 from smol_hf.publishing.space.space import plan_space
 
 

@@ -15,7 +15,8 @@ from smol_hf.support.formatting import counted, data_size
 if TYPE_CHECKING:
     from rich.table import Table
 
-TARGET_NAMES = ("native", "gguf", "mlx")
+TARGET_NAMES = ("native", "gguf", "onnx", "page", "mlx")
+PRECISIONS = ("fp32", "q8", "q4")
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,13 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     prompts_help = "prompts to compare, as for smol-hf generate (default: 20 pages of digits, or 6 texts)"
     add("--prompts-file", type=Path, metavar="FILE", help=prompts_help)
     add_gguf_arguments(parser)
+    precisions_help = "onnx and page: precisions of the graphs (default: fp32 q8)"
+    add("--precisions", nargs="+", choices=PRECISIONS, help=precisions_help)
+    engine_help = "page: node_modules with transformers.js (default: downloaded from the npm registry once)"
+    add("--transformers-js", metavar="FOLDER", help=engine_help)
+    examples_help = "page: prompts shown as examples, or none (default: samples of the training data)"
+    add("--examples", metavar="FILE", help=examples_help)
+    add("--title", help="page: its heading (default: A small model)")
     add_hub_arguments(parser)
 
 
@@ -90,6 +98,8 @@ def describe_comparison(facts: dict) -> Iterator[str]:
         yield f"  note: {facts['note']}"
     for own, other in facts["differing"]:
         yield f"  checkpoint {own}, export {other}"
+    for name, other in facts["variants"].items():
+        yield f"{facts['engine']}, {name}: {other['equal']} of {counted(total, 'prompt')} with the greedy tokens"
 
 
 EXPORT = Command(

@@ -1,5 +1,5 @@
 """Export checkpoints to other engines, and compare the engines' results with the checkpoint.
 
 Read `target` (what each target declares), `export` (the command), `comparison` (equal tokens), and then the targets:
-`native`, `mlx`. `registry` lists them.
+`native`, `gguf`, `onnx`, `page`, `mlx`. `registry` lists them.
 """

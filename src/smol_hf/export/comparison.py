@@ -46,11 +46,11 @@ def compare(checkpoint: str | Path, folder: Path, target: Target, prompts_file: 
         `engine`, `prompts`, and either `not_compared` (why) or: `note` (what was not compared; None: everything was),
         `equal` (prompts with equal tokens), `answers` (different ones of the checkpoint: few make a weak comparison),
         `equal_prompts` (prompts of equal length), `difference` (largest one of a log probability of the first new
-        token), `differing` (the first three answers). `equal_prompts` and `difference` are None if the engine does not
-        tell.
+        token), `differing` (the first three answers), and `variants` (the same for each further precision by name).
+        `equal_prompts` and `difference` are None if the engine does not tell.
     """
     facts: dict[str, Any] = {"engine": target.engine}
-    if target.answer is None:
+    if target.answer is None and target.answer_encoded is None:
         return {**facts, "prompts": 0, "not_compared": f"{target.engine} cannot be called from Python here"}
     model, processor = load_checkpoint(checkpoint, device="cpu", dtype="float32")
     generator = Generator(model, processor, Sampling(max_new_tokens=NEW_TOKENS))
@@ -58,15 +58,38 @@ def compare(checkpoint: str | Path, folder: Path, target: Target, prompts_file: 
         prompts = read_prompts(prompts_file) if prompts_file is not None else own_prompts(processor, Path(place))
         facts["prompts"] = len(prompts)
         try:
-            theirs, facts["note"] = target.answer(folder, prompts, NEW_TOKENS), None
+            theirs, facts["note"] = answers_of(target, folder, prompts, generator)
+        except MissingEngineError as missing:
+            return {**facts, "not_compared": str(missing)}
+        ours = [reference(generator, prompt) for prompt in prompts]
+    tokenizer = tokenizer_of(processor)
+    compared = {
+        name: differences(ours, answers, end_tokens(model, tokenizer), tokenizer) for name, answers in theirs.items()
+    }
+    return {**facts, **compared.pop(""), "variants": compared}
+
+
+def answers_of(
+    target: Target, folder: Path, prompts: Sequence[Prompt], generator: Generator
+) -> tuple[dict[str, list[Answer]], str | None]:
+    """Ask the engine. Returns its answers by variant, "" for the target's own, and the note of `compare`.
+
+    Raises:
+        MissingEngineError: if it cannot run here.
+    """
+    reason = ""
+    if target.answer is not None:
+        try:
+            return {"": target.answer(folder, prompts, NEW_TOKENS)}, None
         except MissingEngineError as missing:
             if target.answer_encoded is None:
-                return {**facts, "not_compared": str(missing)}
-            inputs = [encoded(generator, prompt) for prompt in prompts]
-            theirs = target.answer_encoded(folder, inputs, NEW_TOKENS)
-            facts["note"] = f"its own processor was not compared, the prompts are the checkpoint's: {missing}"
-        ours = [reference(generator, prompt) for prompt in prompts]
-    return {**facts, **differences(ours, theirs, end_tokens(model, tokenizer_of(processor)), tokenizer_of(processor))}
+                raise
+            reason = f": {missing}"
+    assert target.answer_encoded is not None  # else there is nothing to compare
+    inputs = [encoded(generator, prompt) for prompt in prompts]
+    answers = {"": target.answer_encoded(folder, inputs, NEW_TOKENS)}
+    answers |= {name: call(folder, inputs, NEW_TOKENS) for name, call in target.variants(folder).items()}
+    return answers, f"its own processor was not compared, the prompts are the checkpoint's{reason}"
 
 
 def compare_folder(checkpoint: str | Path, folder: str | Path, prompts_file: str | None = None) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def export(
     source = locate(str(checkpoint), revision=revision, token=token, local_files_only=local_files_only)
     check_output(output, source)
     refuse_foreign(source)
+    original = source
     with work_folder(output) as place:
         if is_adapter(source):
             merged = place / "merged"
@@ -73,7 +74,7 @@ def export(
         with atomic_output(output) as incomplete:
             native = place / "native"
             facts = convert(str(source), native, to="native")
-            notes = [*facts["notes"], *target.write(native, incomplete, given)]
+            notes = [*facts["notes"], *target.write(native, incomplete, {**given, "checkpoint": original})]
             copy_texts(source, incomplete)
         seconds = round(time.monotonic() - started, 2)
         comparison = compare(source, output, target, prompts_file) if compared else None

@@ -7,9 +7,11 @@ from pathlib import Path
 from smol_hf.export.gguf.target import GGUF
 from smol_hf.export.mlx import MLX
 from smol_hf.export.native import NATIVE
+from smol_hf.export.onnx.target import ONNX
+from smol_hf.export.page.page import PAGE
 from smol_hf.export.target import Target
 
-TARGETS = {target.name: target for target in (NATIVE, GGUF, MLX)}
+TARGETS = {target.name: target for target in (NATIVE, GGUF, ONNX, PAGE, MLX)}
 
 
 def target_of(name: str) -> Target:

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from smol_hf.inference.prompts import Prompt
-
 
 class MissingEngineError(Exception):
     """The engine of a target cannot run here; the message names the missing package."""
@@ -45,9 +43,12 @@ class Target:
         answer: (output folder, prompts, largest number of new tokens) → an answer per prompt. Raises
             MissingEngineError. None: the engine cannot be compared here.
         answer_encoded: (output folder, encoded prompts, largest number of new tokens) → an answer per prompt. It is
-            used if `answer` raises MissingEngineError because of the engine's processor. Our processor encodes a
-            prompt: `input_ids`, `attention_mask` (1, sequence), normalised `pixel_values` (1, tiles, 3, side, side).
-        options: keyword options of `write` that the command line offers, with their defaults.
+            used without `answer`, or if that raises MissingEngineError because of the engine's processor. Our processor
+            encodes a prompt: `input_ids`, `attention_mask` (1, sequence), and normalised `pixel_values`
+            (1, tiles, 3, side, side).
+        options: keyword options of `write` that the command line offers, with their defaults. `write` also gets
+            `checkpoint`, the folder of the source.
+        variants: (output folder) → name and `answer_encoded` of each further precision in it. They are compared too.
     """
 
     name: str
@@ -58,3 +59,4 @@ class Target:
     answer: Callable[[Path, Sequence[Prompt], int], list[Answer]] | None = None
     answer_encoded: Callable[[Path, Sequence[dict[str, Any]], int], list[Answer]] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    variants: Callable[[Path], dict[str, Callable[[Path, Sequence[Any], int], list[Answer]]]] = lambda folder: {}

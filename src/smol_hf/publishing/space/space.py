@@ -10,11 +10,11 @@ from huggingface_hub import SpaceCard, SpaceCardData
 
 from smol_hf.conversion.checkpoint_files import locate, read_json
 from smol_hf.conversion.formats.registry import OURS
+from smol_hf.inference.examples import as_settings, examples_of
 from smol_hf.publishing.card_edits import CARD, front_matter
 from smol_hf.publishing.contents import PublishError
 from smol_hf.publishing.model_card import has_chat_template, is_hub_id, name_of
 from smol_hf.publishing.plan import refuse_bad_names
-from smol_hf.publishing.space.examples import as_settings, examples_of
 from smol_hf.support.resources import resource_path
 
 GRADIO = "6.31.0"  # version that a Space installs

@@ -1,0 +1,1 @@
+"""The target `onnx`. Read `graphs`, then `precisions`, `folder`, `answering`, and `target`."""
