@@ -70,12 +70,6 @@ def colour_prompts(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiled_run(colour_prompts):
-    """A folder with `prompts.jsonl` and the images that it names, `asked/0.png` and so on."""
-    return colour_prompts.parent
-
-
-@pytest.fixture(scope="session")
 def text_checkpoint(tmp_path_factory):
     """A text-only checkpoint with random weights whose answers differ between prompts."""
     folder = tmp_path_factory.mktemp("models") / "text"

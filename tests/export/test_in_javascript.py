@@ -15,10 +15,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from doc_pages import ROOT
 from end_to_end.browser import browser_page, find_browser, overflow
-from export.conftest import QUESTION
+from PIL import Image
 from processes import call
+from tiny_runs import train_words
 from video_clips import clip, even_times
 
+from smol_hf.commands.main import main
 from smol_hf.export.comparison import NEW_TOKENS, TEXTS, reference
 from smol_hf.export.page.transformers_js import PACKAGES
 from smol_hf.inference.answering import load_checkpoint
@@ -57,6 +59,66 @@ ASK = """([precision, text, urls]) => new Promise(async (resolve, reject) => {
     }
   };
 })"""
+
+
+SIDE = 64  # pixels of an image: 2 × 2 tiles and an overview
+STEPS = 100
+VISION = {
+    "model_type": "siglip_vision_model", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+TEXT = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+COLOURS = {
+    "red": (220, 30, 30), "green": (30, 160, 60), "blue": (30, 60, 220), "yellow": (240, 220, 40),
+    "black": (10, 10, 10), "white": (245, 245, 245),
+}  # fmt: skip
+QUESTION = "Which colours are on the left and on the right?"
+ASKED = 20
+
+
+def two_colours(number):
+    """An image of two halves, and the answer: each pair of colours in turn."""
+    left, right = (list(COLOURS)[index] for index in divmod(number % len(COLOURS) ** 2, len(COLOURS)))
+    image = Image.new("RGB", (SIDE, SIDE), COLOURS[left])
+    image.paste(COLOURS[right], (SIDE // 2, 0, SIDE, SIDE))
+    return image, f"{left} and {right}"
+
+
+@pytest.fixture(scope="module")
+def tiled_run(tmp_path_factory):
+    """The folder of a run: `output/checkpoint` of a model that cuts images into tiles, and `prompts.jsonl`.
+
+    It learns the two colours of an image, so its answers differ between images.
+    """
+    folder = tmp_path_factory.mktemp("tiled")
+    rows = []
+    for number in range(len(COLOURS) ** 2):
+        image, answer = two_colours(number)
+        image.save(folder / f"{number}.png")
+        talk = [{"from": "human", "value": f"<image>{QUESTION}"}, {"from": "gpt", "value": answer}]
+        rows.append({"image": f"{number}.png", "conversations": talk})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = [{"prompt": QUESTION, "image": f"{number}.png"} for number in range(0, ASKED)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    words = train_words(
+        folder / "output", vision_config=VISION, text_config=TEXT, data=str(folder / "rows.jsonl"), longest_edge=SIDE,
+        per_device_train_batch_size=12, max_steps=STEPS, learning_rate=3e-3, logging_steps=20,
+        save_steps=STEPS, warmup_steps=10,
+    )  # fmt: skip
+    place = words.index("--num_pages")
+    assert main([*words[:place], *words[place + 2 :]]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiled_vlm(tiled_run):
+    """The checkpoint of `tiled_run`, instead of the one that all tests share."""
+    return tiled_run / "output/checkpoint"
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +179,7 @@ def test_node_answers_like_the_checkpoint(exported_page, tiled_run, tiled_vlm, m
 
 
 def test_node_answers_two_images_like_the_checkpoint(exported_page, tiled_run, tiled_vlm, modules, tmp_path):
-    prompts = [Prompt(QUESTION, (str(tiled_run / "asked/3.png"), str(tiled_run / "asked/8.png")))]
+    prompts = [Prompt(QUESTION, (str(tiled_run / "3.png"), str(tiled_run / "8.png")))]
     ours = our_answers(tiled_vlm, prompts)
     assert answers_in_node(modules, exported_page / "model", "fp32", prompts, tmp_path) == ours
 

@@ -35,10 +35,10 @@ def exported_facts(*words):
 
 
 @pytest.fixture(scope="module")
-def exported(tiled_run, tiled_vlm, tmp_path_factory):
+def exported(colour_prompts, tiled_vlm, tmp_path_factory):
     """The exported folder and the facts of its export."""
     folder = tmp_path_factory.mktemp("exported") / "onnx"
-    prompts = ["--prompts-file", tiled_run / "prompts.jsonl"]
+    prompts = ["--prompts-file", colour_prompts]
     return folder, exported_facts(tiled_vlm, folder, *prompts, "--precisions", "q8", "fp32", "q4")
 
 
@@ -87,8 +87,8 @@ def test_the_inputs_are_those_of_transformers_js(exported, suffix):
     assert next(iter(names_and_shapes(graph["decoder_model_merged"].output))) == "logits"
 
 
-def test_check_compares_the_folder_again(exported, tiled_run, tiled_vlm, tmp_path):
-    words = ["check", exported[0], "--source", tiled_vlm, "--prompts-file", tiled_run / "prompts.jsonl"]
+def test_check_compares_the_folder_again(exported, colour_prompts, tiled_vlm, tmp_path):
+    words = ["check", exported[0], "--source", tiled_vlm, "--prompts-file", colour_prompts]
     done = call(words)
     assert done.returncode == 0, done.stderr
     assert "onnxruntime: 20 of 20 prompts" in done.stdout and "onnxruntime, q8: " in done.stdout

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from smol_hf.inference.prompts import Prompt
+
 
 class MissingEngineError(Exception):
     """The engine of a target cannot run here; the message names the missing package."""
@@ -43,8 +45,8 @@ class Target:
         answer: (output folder, prompts, largest number of new tokens) → an answer per prompt. Raises
             MissingEngineError. None: the engine cannot be compared here.
         answer_encoded: (output folder, encoded prompts, largest number of new tokens) → an answer per prompt. It is
-            used without `answer`, or if that raises MissingEngineError because of the engine's processor. Our processor
-            encodes a prompt: `input_ids`, `attention_mask` (1, sequence), and normalised `pixel_values`
+            used without `answer`, or if that raises MissingEngineError because of the engine's processor. A prompt is
+            encoded by our processor: `input_ids`, `attention_mask` (1, sequence), and normalised `pixel_values`
             (1, tiles, 3, side, side).
         options: keyword options of `write` that the command line offers, with their defaults. `write` also gets
             `checkpoint`, the folder of the source.

@@ -106,7 +106,7 @@ def answer_with(precision: str, folder: Path, encoded: Sequence[Mapping[str, Any
     """Answer encoded prompts.
 
     Args:
-        encoded: inputs with `input_ids`, (1, length), and for images normalised `pixel_values`, (1, tiles, 3, side, side).
+        encoded: see `answer_encoded` of `Target`.
     """
     sessions, rules = Sessions(folder, precision), EndRules.of(folder)
     answers = []
