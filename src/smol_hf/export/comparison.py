@@ -19,7 +19,6 @@ from smol_hf.inference.generation import end_tokens, new_tokens_for
 from smol_hf.inference.prompts import Prompt, read_prompts
 from smol_hf.inference.run import Generator
 from smol_hf.inference.sampling import Sampling
-from smol_hf.modeling.vision import normalize_tiles
 from smol_hf.support.tokenizer_of import is_language_model, padding_token_id, tokenizer_of
 
 PAGES, NEW_TOKENS = 20, 24
@@ -86,7 +85,7 @@ def answers_of(
                 raise
             reason = f": {missing}"
     assert target.answer_encoded is not None  # else there is nothing to compare
-    inputs = [encoded(generator, prompt) for prompt in prompts]
+    inputs = [dict(generator.inputs([prompt])) for prompt in prompts]
     answers = {"": target.answer_encoded(folder, inputs, NEW_TOKENS)}
     answers |= {name: call(folder, inputs, NEW_TOKENS) for name, call in target.variants(folder).items()}
     return answers, f"its own processor was not compared, the prompts are the checkpoint's{reason}"
@@ -112,15 +111,6 @@ def own_prompts(processor, folder: Path) -> list[Prompt]:
         path.write_bytes(page.conversation.images[0].content or b"")
         prompts.append(Prompt(page.question, (str(path),), where=f"page {number}"))
     return prompts
-
-
-def encoded(generator: Generator, prompt: Prompt) -> dict[str, torch.Tensor]:
-    """Encode a prompt with our processor. Return `input_ids`, `attention_mask` and normalised `pixel_values`."""
-    inputs = dict(generator.inputs([prompt]))
-    if (pixels := inputs.get("pixel_values")) is not None:
-        normalized = normalize_tiles(pixels.flatten(0, 1), generator.model.config, torch.float32)
-        inputs["pixel_values"] = normalized.view(pixels.shape)
-    return inputs
 
 
 @torch.inference_mode()

@@ -49,17 +49,26 @@ def answer_encoded(folder: Path, inputs: Sequence[dict[str, torch.Tensor]], new_
     """Answer prompts that our processor encoded, one row each."""
     model = load(folder)
     return [
-        replace(generated(model, native_inputs(row, model.config), new_tokens), prompt_tokens=None) for row in inputs
+        replace(generated(model, native_inputs(row, folder, model.config), new_tokens), prompt_tokens=None)
+        for row in inputs
     ]
 
 
-def native_inputs(row: dict[str, torch.Tensor], config: PretrainedConfig) -> dict[str, torch.Tensor]:
+def native_inputs(row: dict[str, torch.Tensor], folder: Path, config: PretrainedConfig) -> dict[str, torch.Tensor]:
     """Take the arguments of the native class: LLaVA reads tiles (tiles, 3, side, side), without the batch."""
     names = ("input_ids", "attention_mask", "pixel_values")
     inputs = {name: row[name] for name in names if row.get(name) is not None}
-    if config.model_type == "llava" and "pixel_values" in inputs:
-        inputs["pixel_values"] = inputs["pixel_values"].flatten(0, 1)
+    if "pixel_values" in inputs:
+        tiles = normalize(inputs["pixel_values"], folder)
+        inputs["pixel_values"] = tiles.flatten(0, 1) if config.model_type == "llava" else tiles
     return inputs
+
+
+def normalize(tiles: torch.Tensor, folder: Path) -> torch.Tensor:
+    """Normalise uint8 tiles, (1, tiles, 3, side, side), with the numbers of the folder's image processor."""
+    settings = read_json(folder / "preprocessor_config.json")
+    mean, deviation = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("image_mean", "image_std"))
+    return (tiles.float() * settings.get("rescale_factor", 1 / 255) - mean) / deviation
 
 
 def sees_images(folder: Path) -> bool:

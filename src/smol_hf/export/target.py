@@ -46,8 +46,8 @@ class Target:
             MissingEngineError. None: the engine cannot be compared here.
         answer_encoded: (output folder, encoded prompts, largest number of new tokens) → an answer per prompt. It is
             used without `answer`, or if that raises MissingEngineError because of the engine's processor. A prompt is
-            encoded by our processor: `input_ids`, `attention_mask` (1, sequence), and normalised `pixel_values`
-            (1, tiles, 3, side, side).
+            encoded by our processor: `input_ids`, `attention_mask` (1, sequence), and `pixel_values`
+            (1, tiles, 3, side, side) uint8.
         options: keyword options of `write` that the command line offers, with their defaults. `write` also gets
             `checkpoint`, the folder of the source.
         variants: (output folder) → name and `answer_encoded` of each further precision in it. They are compared too.

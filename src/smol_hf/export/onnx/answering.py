@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from smol_hf.conversion.checkpoint_files import read_json
+from smol_hf.export.native import normalize
 from smol_hf.export.onnx.graphs import DECODER, EMBEDDING, TEXT, VISION
 from smol_hf.export.onnx.precisions import SUFFIXES, file_of
 from smol_hf.export.target import Answer, MissingEngineError
@@ -112,5 +113,6 @@ def answer_with(precision: str, folder: Path, encoded: Sequence[Mapping[str, Any
     answers = []
     for inputs in encoded:
         ids, tiles = inputs["input_ids"].numpy(), inputs.get("pixel_values")
-        answers.append(sessions.answer(ids, None if tiles is None else tiles.numpy(), new_tokens, rules))
+        pixel_values = None if tiles is None else normalize(tiles, folder).numpy()
+        answers.append(sessions.answer(ids, pixel_values, new_tokens, rules))
     return answers
