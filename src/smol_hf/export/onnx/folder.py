@@ -40,16 +40,21 @@ def write_folder(native: Path, output: Path, precisions: Sequence[str]) -> None:
     # Eager attention is plain matrix products, which every execution provider of onnxruntime has.
     model = auto_class.from_pretrained(native, dtype=torch.float32, attn_implementation="eager").eval()
     refuse_large(model)
-    for build in graphs(model):
-        graph = build()
-        exact = file_of(output, graph.name, "fp32")
-        exact.parent.mkdir(exist_ok=True)
-        graph.save(exact)
+    builders = graphs(model)
+    del model
+    written = []
+    while builders:  # each builder holds the parts of the model that its graph needs
+        graph = builders.pop(0)()
+        written.append(file_of(output, graph.name, "fp32"))
+        written[-1].parent.mkdir(exist_ok=True)
+        graph.save(written[-1])
         del graph
-        gc.collect()  # the traced program holds the weights
+        gc.collect()  # the traced program holds the weights in cycles
+    for exact in written:  # without the model in memory
         for precision in precisions:
             if precision in QUANTIZERS:
                 QUANTIZERS[precision](exact, exact.with_name(f"{exact.stem}{SUFFIXES[precision]}.onnx"))
+                gc.collect()
         if "fp32" not in precisions:
             exact.unlink()
     write_settings(native, output)

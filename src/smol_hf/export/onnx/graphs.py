@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,19 +154,18 @@ class Decoder(nn.Module):
         return tuple(results)
 
 
-def vision_graph(model) -> Graph:
-    side = model.config.vision_config.image_size
+def vision_graph(encoder: VisionEncoder, side: int) -> Graph:
     batch, tiles = EXAMPLE["batch"], EXAMPLE["tiles"]
     arguments = (torch.rand(batch, tiles, 3, side, side), torch.ones(batch, tiles, side, side, dtype=torch.bool))
     names = ["pixel_values", "pixel_attention_mask"]
     dynamic = {name: {0: BATCH, 1: TILES} for name in names}
-    return Graph(VISION, VisionEncoder(model), arguments, names, ["image_features"], dynamic)
+    return Graph(VISION, encoder, arguments, names, ["image_features"], dynamic)
 
 
-def embedding_graph(model) -> Graph:
+def embedding_graph(embedding: Embedding) -> Graph:
     ids = torch.zeros(EXAMPLE["batch"], EXAMPLE["sequence"], dtype=torch.long)
     dynamic = {"input_ids": {0: BATCH, 1: SEQUENCE}}
-    return Graph(EMBEDDING, Embedding(model), (ids,), ["input_ids"], ["inputs_embeds"], dynamic)
+    return Graph(EMBEDDING, embedding, (ids,), ["input_ids"], ["inputs_embeds"], dynamic)
 
 
 def decoder_graph(name: str, decoder: Decoder) -> Graph:
@@ -199,16 +199,16 @@ def decoder_graph(name: str, decoder: Decoder) -> Graph:
 
 def image_graphs(model) -> list[Callable[[], Graph]]:
     """Return the builders of the three graphs of a native SmolVLM or Idefics3."""
-    text = model.model.text_model
+    side, text = model.config.vision_config.image_size, model.model.text_model
     decoder = Decoder(text, model.lm_head, model.config.text_config, "inputs_embeds")
     return [
-        lambda: vision_graph(model),
-        lambda: embedding_graph(model),
-        lambda: decoder_graph(DECODER, decoder),
+        partial(vision_graph, VisionEncoder(model), side),
+        partial(embedding_graph, Embedding(model)),
+        partial(decoder_graph, DECODER, decoder),
     ]
 
 
 def text_graphs(model) -> list[Callable[[], Graph]]:
     """Return the builder of the graph of a causal language model of transformers."""
     decoder = Decoder(model.base_model, model.get_output_embeddings(), model.config, "input_ids")
-    return [lambda: decoder_graph(TEXT, decoder)]
+    return [partial(decoder_graph, TEXT, decoder)]
