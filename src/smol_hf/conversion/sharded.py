@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import merge_fsdp_weights
 from accelerate.utils.constants import FSDP_MODEL_NAME
 from safetensors.torch import load_file
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from smol_hf.auto import AutoConfig, AutoModelForCausalLM

@@ -104,14 +104,16 @@ class MiddleSquare:
             width, height = image.size
         # transformers rounds the longer side down
         size = (int(side * height / width), side) if width <= height else (side, int(side * width / height))
-        return tiles_of(*[middle(resize(image, *size, BICUBIC), side, side)] * 2)
+        square = middle(resize(image, *size, BICUBIC), side, side)
+        return tiles_of(square, square)
 
 
 class WholeSquare(MiddleSquare):
     """The tile of SigLIP: the whole image, stretched in one step to uint8 (1, 3, tile_size, tile_size)."""
 
     def tiles(self, image):
-        return tiles_of(*[resize(flatten_to_rgb(image), self.tile_size, self.tile_size, BICUBIC)] * 2)
+        square = resize(flatten_to_rgb(image), self.tile_size, self.tile_size, BICUBIC)
+        return tiles_of(square, square)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from accelerate.utils import gather_object
 from peft import PeftModel
@@ -59,19 +59,20 @@ class WholeCheckpoints(TrainerBase):
         if not is_sharded(self) or isinstance(model, PeftModel) or not state_dict:
             super()._save(output_dir, state_dict)
         elif self.args.should_save:  # transformers would save the changed class of FSDP2 with torch's code
-            plain_model(model, state_dict).save_pretrained(str(output_dir))
-            self.processing_class.save_pretrained(output_dir)
+            processor: Any = self.processing_class
+            for each in (plain_model(model, state_dict), processor):
+                each.save_pretrained(str(output_dir))
 
     def describe_shards(self, folder: Path) -> None:
         """Write the configuration and the processor for sharded weights, which have neither."""
         model: Any = self.accelerator.unwrap_model(self.model)
+        config, processor = model.config, cast(Any, self.processing_class)
         if isinstance(model, PeftModel):
-            model.peft_config[model.active_adapter].save_pretrained(folder)
+            config = cast(Any, model.peft_config)[model.active_adapter]
         else:
-            model.config.architectures = [plain_class(model).__name__]
-            model.config.save_pretrained(folder)
-        model.generation_config.save_pretrained(folder)
-        self.processing_class.save_pretrained(folder)
+            config.architectures = [plain_class(model).__name__]
+        for each in (config, model.generation_config, processor):
+            each.save_pretrained(str(folder))
 
     def _save_checkpoint(self, model, trial):
         run_dir = Path(super()._get_output_dir(trial))

@@ -28,7 +28,7 @@ def gather_model(trainer: Trainer) -> tuple[Any, Tensors | None]:
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if not is_sharded(trainer):
         return model, None
-    tensors = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    tensors: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.accelerator.is_main_process:
         return model, None
     return (model, tensors) if isinstance(model, PeftModel) else (plain_model(model, tensors), None)
