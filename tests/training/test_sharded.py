@@ -147,7 +147,7 @@ def test_another_strategy_than_the_one_asked_for_is_refused(environment, keys, t
     words = [*train_words(tmp_path / "run", **keys), "--use_cpu", "true"]
     environment = {**alone, "MASTER_PORT": str(free_port()), **environment}
     code, printed = fork_command(words, tmp_path / "printed.txt", **environment).wait(60)
-    assert code == 1 and "FSDP was asked for, but the processes run" in printed and "Traceback" not in printed
+    assert code == 1 and "FSDP was asked for, but what runs is" in printed and "Traceback" not in printed
 
 
 def test_processes_that_do_not_know_each_other_are_refused(monkeypatch):

@@ -130,3 +130,8 @@ def longest_edge_of(name, value):
     if isinstance(side, bool) or not isinstance(side, Integral) or side < 1:
         raise ValueError(f"{name}: longest_edge {side!r} must be a positive whole number of pixels")
     return int(side)
+
+
+def single_tile(square):
+    """Return the tile of a square image in RGB: uint8 (1, 3, side, side)."""
+    return tiles_of(square, square)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from .image_pixels import canvas, flatten_to_rgb, middle, resize, tiles_of
+from .image_pixels import canvas, flatten_to_rgb, middle, resize, single_tile, tiles_of
 
 LONGEST_SIDE = 4096  # pixels; no image is enlarged beyond it
 BICUBIC = Image.Resampling.BICUBIC
@@ -104,16 +104,14 @@ class MiddleSquare:
             width, height = image.size
         # transformers rounds the longer side down
         size = (int(side * height / width), side) if width <= height else (side, int(side * width / height))
-        square = middle(resize(image, *size, BICUBIC), side, side)
-        return tiles_of(square, square)
+        return single_tile(middle(resize(image, *size, BICUBIC), side, side))
 
 
 class WholeSquare(MiddleSquare):
     """The tile of SigLIP: the whole image, stretched in one step to uint8 (1, 3, tile_size, tile_size)."""
 
     def tiles(self, image):
-        square = resize(flatten_to_rgb(image), self.tile_size, self.tile_size, BICUBIC)
-        return tiles_of(square, square)
+        return single_tile(resize(flatten_to_rgb(image), self.tile_size, self.tile_size, BICUBIC))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,11 @@ from transformers import Trainer
 from smol_hf.support.formatting import counted
 from smol_hf.training.recipe.values import RecipeError
 
-NAMES = {DistributedType.NO: "alone", DistributedType.FSDP: "FSDP", DistributedType.DEEPSPEED: "DeepSpeed"}  # else DDP
+NAMES = {
+    DistributedType.NO: "one process",
+    DistributedType.FSDP: "FSDP",
+    DistributedType.DEEPSPEED: "DeepSpeed",
+}  # else DDP
 SHARDED = ("FSDP", "DeepSpeed")
 
 
@@ -27,7 +31,7 @@ def refuse_lone_processes() -> None:
 
 
 def strategy_of(trainer: Trainer) -> str:
-    """Return `alone`, `DDP`, `FSDP` or `DeepSpeed`."""
+    """Return `DDP`, `FSDP`, `DeepSpeed`, or `one process`."""
     return NAMES.get(trainer.accelerator.distributed_type, "DDP")
 
 
@@ -44,7 +48,7 @@ def refuse_other_strategy(trainer: Trainer) -> None:
         if asked[name] and running != name:
             where = "on a CPU" if trainer.args.device.type == "cpu" else "with this launcher"
             raise RecipeError(
-                f"{name} was asked for, but the processes run {running} {where}: start them on GPUs with accelerate "
+                f"{name} was asked for, but what runs is {running} {where}: start them on GPUs with accelerate "
                 f"launch, or leave {name} out"
             )
 
@@ -57,7 +61,7 @@ def describe_processes(trainer: Trainer) -> str:
     precision = {"no": str(getattr(trainer.model, "dtype", "")).removeprefix("torch.")}
     strategy = strategy_of(trainer)
     version = f"{2 if accelerator.is_fsdp2 else 1}" if strategy == "FSDP" else ""
-    how = "" if strategy == "alone" else f" ({strategy}{version})"
+    how = "" if strategy == "one process" else f" ({strategy}{version})"
     return (
         f"{counted(number, 'process', ending='es')}{how} on {arguments.device.type}, precision "
         f"{precision.get(accelerator.mixed_precision, accelerator.mixed_precision)}, {counted(rows, 'row')} per step"

@@ -28,7 +28,7 @@ from smol_hf.training.recipe.evaluation_arguments import ORIGINS
 from smol_hf.training.recipe.inherited_keys import key_of
 from smol_hf.training.recipe.keys import Runs, default_of, refuse_other_runs
 from smol_hf.training.recipe.model_arguments import ModelArguments
-from smol_hf.training.recipe.values import RecipeError, UsageError, kinds_of, read_yaml, value_of
+from smol_hf.training.recipe.values import RecipeError, UsageError, kinds_of, read_file, value_of
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
 MAPPINGS = ("fsdp_config", "deepspeed")  # keys whose value may be the path of a file
@@ -64,13 +64,14 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         recipe = without_deleted_keys(recipe)
     except ValueError as error:
         raise RecipeError(f"{path}: {error}") from error
-    for key in ("mixture", "eval_mixture"):
-        if isinstance(recipe.get(key), str):
-            recipe[key] = read_mixture(recipe[key], Path(path).parent, key=key)
-    for key in MAPPINGS:
-        if isinstance(recipe.get(key), str):
-            recipe[key] = read_mapping(recipe[key], Path(path).parent, key=key)
-    return recipe
+    return with_files(recipe, Path(path).parent)
+
+
+def with_files(recipe: dict[str, Any], folder: Path = Path()) -> dict[str, Any]:
+    """Replace the names of files in `folder` by their content. Raises RecipeError."""
+    readers = {"mixture": read_mixture, "eval_mixture": read_mixture, **dict.fromkeys(MAPPINGS, read_mapping)}
+    named = {key: read for key, read in readers.items() if isinstance(recipe.get(key), str)}
+    return recipe | {key: read(recipe[key], folder, key=key) for key, read in named.items()}
 
 
 def read_mixture(name: str, folder: Path = Path(), *, key: str = "mixture") -> list[dict[str, Any]]:
@@ -95,13 +96,6 @@ def read_mapping(name: str, folder: Path = Path(), *, key: str) -> dict[str, Any
     if not isinstance(values, dict):
         raise RecipeError(f"{key}: {folder / name} must hold `key: value` lines")
     return values
-
-
-def read_file(path: Path) -> Any:
-    try:
-        return read_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"{path}: {error}") from error
 
 
 def parse_command_line(
@@ -216,12 +210,7 @@ def parse_recipe(
         for key in recipe:
             if key not in known:
                 raise UsageError(f"unknown key {key!r}{nearest(str(key), known)}")
-        for key in ("mixture", "eval_mixture"):
-            if isinstance(recipe.get(key), str):
-                recipe = {**recipe, key: read_mixture(recipe[key], key=key)}
-        for key in MAPPINGS:
-            if isinstance(recipe.get(key), str):
-                recipe = {**recipe, key: read_mapping(recipe[key], key=key)}
+        recipe = with_files(recipe)
         types = types_of(classes)
         values = {key: convert(key, value, types[key]) for key, value in recipe.items() if key in known_keys(classes)}
         parsed = tuple(

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -75,6 +76,14 @@ def read_yaml(text: str, loader: type[yaml.SafeLoader] = StrictLoader) -> Any:
         return yaml.load(text, loader)
     except RecursionError:
         raise UnusableYamlError("lists or mappings are nested too deeply: write fewer levels") from None
+
+
+def read_file(path: Path) -> Any:
+    """Read a YAML file. Raises RecipeError, naming the file."""
+    try:
+        return read_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path}: {error}") from error
 
 
 def kinds_of(annotation: Any) -> tuple[Any, ...]:
