@@ -1,1 +1,1 @@
-"""The target `onnx`. Read `graphs`, then `precisions`, `folder`, `answering`, and `target`."""
+"""The target `onnx`. Read `graphs`, then `tracing`, `precisions`, `folder`, `answering`, and `target`."""

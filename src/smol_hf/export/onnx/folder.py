@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib.util
+import math
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-import torch
+from safetensors import safe_open
 
-from smol_hf.auto import AutoModelForCausalLM, AutoModelForImageTextToText
 from smol_hf.conversion.checkpoint_files import read_json, write_json
 from smol_hf.conversion.formats.tensor_names import ConversionError
-from smol_hf.export.onnx.graphs import image_graphs, text_graphs
-from smol_hf.export.onnx.precisions import QUANTIZERS, SUFFIXES, file_of
+from smol_hf.export.onnx.precisions import QUANTIZERS, SUFFIXES
+from smol_hf.export.onnx.tracing import trace_apart
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 IMAGE_MODELS = ("smolvlm", "idefics3")
 TEXT_MODELS = ("llama", "smollm3", "gpt2")
+DECODER_OF_IMAGE_MODELS = ("model.text_model", "lm_head")
 LARGEST = 2_000_000_000  # bytes: a graph in one file must be smaller than 2 GiB
 NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 OPTIONAL = ("generation_config.json", "chat_template.jinja", "processor_config.json", "preprocessor_config.json")
@@ -32,32 +35,34 @@ def write_folder(native: Path, output: Path, precisions: Sequence[str]) -> None:
     """
     refuse_missing_packages()
     config = read_json(native / "config.json")
-    kind = config.get("model_type")
-    refuse_unsupported(native, kind)
-    auto_class, graphs = (
-        (AutoModelForImageTextToText, image_graphs) if kind in IMAGE_MODELS else (AutoModelForCausalLM, text_graphs)
-    )
-    # Eager attention is plain matrix products, which every execution provider of onnxruntime has.
-    model = auto_class.from_pretrained(native, dtype=torch.float32, attn_implementation="eager").eval()
-    refuse_large(model)
-    builders = graphs(model)
-    del model
-    written = []
-    while builders:  # each builder holds the parts of the model that its graph needs
-        graph = builders.pop(0)()
-        written.append(file_of(output, graph.name, "fp32"))
-        written[-1].parent.mkdir(exist_ok=True)
-        graph.save(written[-1])
-        del graph
-        gc.collect()  # the traced program holds the weights in cycles
-    for exact in written:  # without the model in memory
+    refuse_unsupported(native, config.get("model_type"))
+    refuse_large(native, config)
+    for exact in trace_apart(native, output):
+        join(exact)
+        release()
         for precision in precisions:
             if precision in QUANTIZERS:
                 QUANTIZERS[precision](exact, exact.with_name(f"{exact.stem}{SUFFIXES[precision]}.onnx"))
-                gc.collect()
+                release()
         if "fp32" not in precisions:
             exact.unlink()
     write_settings(native, output)
+
+
+def release() -> None:
+    """Return freed memory to the system: glibc keeps what was freed."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def join(path: Path) -> None:
+    """Move the weights of a graph into its own file, as transformers.js expects it without further settings."""
+    import onnx
+
+    model = onnx.load(path)
+    onnx.save(model, path)
+    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # a small graph has none
 
 
 def refuse_missing_packages() -> None:
@@ -77,15 +82,18 @@ def refuse_unsupported(native: Path, kind: str | None) -> None:
             raise ConversionError(f"--to onnx: the checkpoint has no {name}, which transformers.js needs: add it")
 
 
-def refuse_large(model) -> None:
+def refuse_large(native: Path, config: dict) -> None:
     """Refuse a model whose decoder does not fit into one file, at the size of its weights in float32."""
-    decoder = getattr(getattr(model, "model", None), "text_model", None)
-    head = model.get_output_embeddings()
-    parts = [model] if decoder is None else [decoder, head]
-    size = 4 * sum(each.numel() for part in parts for each in part.parameters())
-    if size >= LARGEST:
+    sizes: dict[str, int] = {}
+    for path in native.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as tensors:
+            sizes |= {name: math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    if "vision_config" in config:
+        sizes = {name: size for name, size in sizes.items() if name.startswith(DECODER_OF_IMAGE_MODELS)}
+    total = 4 * sum(sizes.values())
+    if total >= LARGEST:
         raise ConversionError(
-            f"--to onnx: the decoder has {size / 1e9:.1f} GB in float32, and a graph in one file holds less than "
+            f"--to onnx: the decoder has {total / 1e9:.1f} GB in float32, and a graph in one file holds less than "
             f"{LARGEST / 1e9:.0f} GB: choose a smaller model, or export it with --to gguf"
         )
 

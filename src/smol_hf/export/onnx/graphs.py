@@ -49,7 +49,7 @@ class Graph:
 
     @torch.no_grad()
     def save(self, path: Path) -> None:
-        """Write the graph with float32 weights into one file."""
+        """Write the graph, and its float32 weights into a second file: a single one needs two more copies of them."""
         with quiet_exporter():
             program = torch.onnx.export(
                 self.module,
@@ -62,7 +62,7 @@ class Graph:
                 verbose=False,
             )
             assert program is not None
-            program.save(path, external_data=False)
+            program.save(path, external_data=True)
 
 
 @contextlib.contextmanager

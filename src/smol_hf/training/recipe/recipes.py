@@ -206,8 +206,7 @@ def parse_recipe(
     """
     known = known_keys(known_classes)
     try:
-        recipe = without_deleted_keys(recipe)
-        for key in recipe:
+        for key in (recipe := without_deleted_keys(recipe)):
             if key not in known:
                 raise UsageError(f"unknown key {key!r}{nearest(str(key), known)}")
         recipe = with_files(recipe)
