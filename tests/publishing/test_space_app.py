@@ -1,5 +1,6 @@
 """The work of a Space's app, without its page. It needs no smol_hf."""
 
+import functools
 import importlib.util
 import shutil
 import subprocess
@@ -130,7 +131,14 @@ def test_who_stops_listening_stops_the_model(app, tmp_path):
     writer = app["checkpoint"].load(str(save_text_checkpoint(tmp_path, steps=100)))
     made = []
     forward = writer.model.forward
-    writer.model.forward = lambda *given, **named: (made.append(1), time.sleep(0.02), forward(*given, **named))[-1]
+
+    @functools.wraps(forward)
+    def slow(*given, **named):
+        made.append(1)
+        time.sleep(0.02)
+        return forward(*given, **named)
+
+    writer.model.forward = slow
     pieces = writer.continue_text(STORY[:4], app["writer"].Sampling())
     next(pieces)
     pieces.close()

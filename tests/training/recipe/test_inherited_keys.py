@@ -230,6 +230,7 @@ ELSEWHERE = {
     "test_precision.py": ("fp16", "use_cpu"),
     "test_preference.py": ("max_length",),
     "test_nonfinite_steps.py": ("logging_first_step",),
+    "test_sharded.py": ("fsdp", "fsdp_config"),
 }
 # Their effect needs several processes, a GPU or the package of a tracker.
 NOT_TESTED = {
