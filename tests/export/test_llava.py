@@ -13,7 +13,8 @@ from modeling import older_transformers
 from safetensors.torch import load_file, save_file
 
 from smol_hf.commands.main import main
-from smol_hf.export.comparison import encoded, reference
+from smol_hf.export.comparison import reference
+from smol_hf.export.native import normalize
 from smol_hf.inference.answering import load_checkpoint
 from smol_hf.inference.prompts import read_prompts
 from smol_hf.inference.run import Generator
@@ -54,8 +55,8 @@ def test_an_older_transformers_answers_the_same(line, exported, tmp_path):
     place, file, _ = exported
     model, processor = load_checkpoint(place / "checkpoint", device="cpu", dtype="float32")
     generator, prompts = Generator(model, processor, Sampling()), read_prompts(file)
-    rows = [encoded(generator, prompt) for prompt in prompts]
-    pixels = torch.cat([row["pixel_values"].flatten(0, 1) for row in rows])
+    rows = [generator.inputs([prompt]) for prompt in prompts]
+    pixels = torch.cat([normalize(row["pixel_values"], place / "native").flatten(0, 1) for row in rows])
     save_file({"pixel_values": pixels}, tmp_path / "pixels")
     python = older_transformers.older_interpreter(line=line)
     script = Path(__file__).with_name("answer_native.py")

@@ -8,6 +8,7 @@ import time
 from urllib.request import urlopen
 
 import pytest
+import torch
 from chat_models import save_base
 from export.openai_client import WRONG, Client, data_url, huge
 from modeling.builders import ENCODERS, build_processor, random_tiles, randomise, text_config
@@ -46,6 +47,7 @@ def seeing(tmp_path_factory):
         scale_factor=2,
         image_token_id=processor.image_token_id,
     )
+    torch.manual_seed(0)
     model, tokenizer = randomise(SmolHFForConditionalGeneration(config)), processor.tokenizer
     words = {number for name, number in tokenizer.get_vocab().items() if name.isascii() and name.isalpha()}
     model.generation_config = GenerationConfig(

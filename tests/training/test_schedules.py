@@ -112,7 +112,7 @@ def train(recipe, folder, monkeypatch, *command_line):
     """The trained run's trainer, through the command that people use."""
     path, made = folder / "recipe.yaml", []
     path.write_text(yaml.safe_dump({**recipe, "output_dir": str(folder / "run")}))
-    monkeypatch.setattr(command, "write_result", lambda run, trainer: made.append(trainer))
+    monkeypatch.setattr(command, "write_result", lambda run, trainer, *model: made.append(trainer))
     command.run(["--config", str(path), *command_line], command.ARGUMENT_CLASSES, None)
     return made[0]
 
