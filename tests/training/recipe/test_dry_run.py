@@ -15,13 +15,14 @@ from smol_hf.estimate import dry_run as module
 from smol_hf.estimate.dry_run import dry_run
 from smol_hf.estimate.target import find_target
 from smol_hf.support.resources import resource_path
+from smol_hf.support.shipped_recipes import shipped_recipes
 from smol_hf.training import preference
 from smol_hf.training.model.presets import preset_config
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, read_recipe
 from smol_hf.training.recipe.values import RecipeError
 
 MIXTURES = set(resource_path("recipes", "mixtures").glob("*.yaml"))
-RECIPES = sorted(set(resource_path("recipes").rglob("*.yaml")) - MIXTURES)
+RECIPES = sorted(set(shipped_recipes().values()) - MIXTURES)
 CHAT = {"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]}
 
 

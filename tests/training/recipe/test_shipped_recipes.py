@@ -8,6 +8,7 @@ from helpers import TEXTS, build_model, build_processor
 from smol_hf import SmolHFForCausalLM
 from smol_hf.data.mixture.mixture import parse_entries
 from smol_hf.support.resources import resource_path
+from smol_hf.support.shipped_recipes import shipped_recipes
 from smol_hf.support.tokenizer_of import is_language_model
 from smol_hf.text.tokenizer_training import train_text_tokenizer
 from smol_hf.training import preference
@@ -22,7 +23,7 @@ from smol_hf.training.recipe.recipes import (
 from smol_hf.training.recipe.values import RecipeError
 
 MIXTURES = sorted(resource_path("recipes", "mixtures").glob("*.yaml"))
-RECIPES = sorted(set(resource_path("recipes").rglob("*.yaml")) - set(MIXTURES))
+RECIPES = sorted(set(shipped_recipes().values()) - set(MIXTURES))
 
 
 def parse(*words):

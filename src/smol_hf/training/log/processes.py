@@ -43,6 +43,7 @@ def refuse_other_strategy(trainer: Trainer) -> None:
         "DeepSpeed": os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
         or bool(arguments.deepspeed),
     }
+    refuse_split_sequences(trainer.accelerator.parallelism_config)
     running = strategy_of(trainer)
     for name in SHARDED:
         if asked[name] and running != name:
@@ -50,6 +51,16 @@ def refuse_other_strategy(trainer: Trainer) -> None:
             raise RecipeError(
                 f"{name} was asked for, but what runs is {running} {where}: start them on GPUs with accelerate "
                 f"launch, or leave {name} out"
+            )
+
+
+def refuse_split_sequences(parallelism: Any) -> None:
+    """Raise RecipeError for tensor, context and sequence parallelism of the launcher."""
+    for name in ("tp", "cp", "sp"):
+        if parallelism is not None and getattr(parallelism, f"{name}_size", 1) > 1:
+            raise RecipeError(
+                f"parallelism_config_{name}_size is not supported: it would split packed rows and images; use only "
+                "dp_replicate_size and dp_shard_size"
             )
 
 
