@@ -102,6 +102,18 @@ def test_without_mlx_the_folder_is_written_and_not_compared(writing, tmp_path, c
     ]
 
 
+def test_check_without_mlx_says_that_nothing_was_compared(writing, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlx_lm", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    folder = tmp_path / "out"
+    assert main(["export", str(writing), str(folder), "--to", "mlx", "--no-compare"]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization": {"bits": 4}}))
+    assert main(["check", str(folder), "--source", str(writing)]) == 1
+    said = capsys.readouterr()
+    assert "mlx_lm is not installed" in said.out and "was not compared with" in said.err
+
+
 @with_mlx
 def test_a_vision_language_model_in_mlx(python, plain, tmp_path):
     """The same tokens, and a quantised folder of the estimated size."""

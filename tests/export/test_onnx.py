@@ -54,6 +54,9 @@ def test_the_graphs_answer_like_the_checkpoint(exported):
 
 def test_the_folder_has_what_transformers_js_reads(exported):
     folder, facts = exported
+    _, place, loading = facts["commands"]
+    assert place.startswith(f'env.localModelPath = "{folder.parent}"; ')
+    assert f'from_pretrained("{folder.name}", ' in loading
     graphs = {f"onnx/{name}{suffix}.onnx" for name in GRAPHS for suffix in ("", "_quantized", "_q4")}
     settings = {
         "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json",

@@ -24,9 +24,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", help="folder or Hub id of a smol_hf checkpoint or adapter")
     add_output(parser)
     add("--to", required=True, choices=TARGET_NAMES, help="format to write")
-    add(
-        "--no-compare", dest="compared", action="store_false", help="do not ask the engine and the checkpoint the same"
-    )
+    compare_help = "do not compare the engine's answers with the checkpoint's"
+    add("--no-compare", dest="compared", action="store_false", help=compare_help)
     prompts_help = "prompts to compare, as for smol-hf generate (default: 20 pages of digits, or 6 texts)"
     add("--prompts-file", type=Path, metavar="FILE", help=prompts_help)
     add_gguf_arguments(parser)
@@ -36,7 +35,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     add("--transformers-js", metavar="FOLDER", help=engine_help)
     examples_help = "page: prompts shown as examples, or none (default: samples of the training data)"
     add("--examples", metavar="FILE", help=examples_help)
-    add("--title", help="page: its heading (default: A small model)")
+    add("--title", help="page: heading of the page (default: A small model)")
     add_hub_arguments(parser)
 
 
@@ -78,7 +77,9 @@ def check_export(arguments: argparse.Namespace) -> None:
 
     facts = compare_folder(arguments.source, arguments.checkpoint, arguments.prompts_file)
     print_facts(facts, arguments.json, describe_comparison)
-    if facts.get("equal") != facts["prompts"]:
+    if "not_compared" in facts:
+        raise ValueError(f"{arguments.checkpoint} was not compared with {arguments.source}: see above")
+    if facts["equal"] != facts["prompts"]:
         raise ValueError(f"{arguments.checkpoint} does not answer like {arguments.source}: see above")
 
 
@@ -100,6 +101,8 @@ def describe_comparison(facts: dict) -> Iterator[str]:
         yield f"  checkpoint {own}, export {other}"
     for name, other in facts["variants"].items():
         yield f"{facts['engine']}, {name}: {other['equal']} of {counted(total, 'prompt')} with the greedy tokens"
+        if other["difference"] is not None:
+            yield f"  largest difference of a log probability: {other['difference']:.2g}"
 
 
 EXPORT = Command(

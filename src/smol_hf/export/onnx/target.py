@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,8 @@ def commands(folder: Path) -> list[str]:
     best = precisions_in(folder)[0]
     return [
         "npm install @huggingface/transformers",
-        f"{name}.from_pretrained('{folder}', {{dtype: '{best}'}})  // JavaScript, with env.allowLocalModels = true",
+        f"env.localModelPath = {json.dumps(str(folder.parent))}; env.allowRemoteModels = false  // JavaScript",
+        f"{name}.from_pretrained({json.dumps(folder.name)}, {{dtype: '{best}'}})",
     ]
 
 
