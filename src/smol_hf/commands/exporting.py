@@ -78,7 +78,9 @@ def check_export(arguments: argparse.Namespace) -> None:
 
     facts = compare_folder(arguments.source, arguments.checkpoint, arguments.prompts_file)
     print_facts(facts, arguments.json, describe_comparison)
-    if facts.get("equal") != facts["prompts"]:
+    if "not_compared" in facts:
+        raise ValueError(f"{arguments.checkpoint} was not compared with {arguments.source}: see above")
+    if facts["equal"] != facts["prompts"]:
         raise ValueError(f"{arguments.checkpoint} does not answer like {arguments.source}: see above")
 
 

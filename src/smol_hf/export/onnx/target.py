@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,10 +31,10 @@ def commands(folder: Path) -> list[str]:
     """Return the installation of transformers.js, and the JavaScript that loads the model."""
     sees_images = "vision_config" in read_json(folder / "config.json")
     name = "AutoModelForImageTextToText" if sees_images else "AutoModelForCausalLM"
-    best = precisions_in(folder)[0]
+    place, best = json.dumps(str(folder), ensure_ascii=False), precisions_in(folder)[0]
     return [
         "npm install @huggingface/transformers",
-        f"{name}.from_pretrained('{folder}', {{dtype: '{best}'}})  // JavaScript, with env.allowLocalModels = true",
+        f"{name}.from_pretrained({place}, {{dtype: '{best}'}})  // JavaScript, with env.allowLocalModels = true",
     ]
 
 
