@@ -309,5 +309,5 @@ def test_a_file_of_json_is_read_as_json(tmp_path):
     values = {"zero_optimization": {"stage": 2, "reduce_bucket_size": 5e8}}
     assert read_mapping("zero.json", tmp_path, key="deepspeed") == values
     (tmp_path / "zero.json").write_text("{not json")
-    with pytest.raises(RecipeError, match="zero.json: Expecting property name"):
+    with pytest.raises(RecipeError, match=r"zero\.json: Expecting property name"):
         read_mapping("zero.json", tmp_path, key="deepspeed")

@@ -18,7 +18,6 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-PART_OF_CHARACTER = "invalid UTF-8"  # the server cannot write such a token next to its probability
 TELLS_TOKENS = 10  # the verbosity with which replies have the ids of all tokens
 
 
@@ -47,22 +46,14 @@ def start(job: dict[str, Any]) -> Any:
 
 
 def ask(server: str, job: dict[str, Any], prompt: dict[str, Any]) -> dict[str, Any]:
-    request: dict[str, Any] = {
-        "max_tokens": job["new_tokens"],
-        "temperature": 0,
-        "cache_prompt": False,
-        "return_tokens": True,
-    }
+    request = {"max_tokens": job["new_tokens"], "temperature": 0, "cache_prompt": False, "return_tokens": True}
     if job["chat"]:
         parts: list[dict[str, Any]] = [image_part(path) for path in prompt["images"]]
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": prompt["text"]}]}]
         request |= {"messages": messages, "logprobs": True, "top_logprobs": job["top"]}
         reply = post(f"{server}/v1/chat/completions", request)
     else:
-        request |= {"prompt": prompt["text"]}
-        reply = post(f"{server}/v1/completions", {**request, "logprobs": job["top"]})
-        if "choices" not in reply and PART_OF_CHARACTER in str(reply):
-            reply = post(f"{server}/v1/completions", request)
+        reply = post(f"{server}/v1/completions", {**request, "prompt": prompt["text"], "logprobs": job["top"]})
     if "choices" not in reply:
         return {"error": str(reply.get("error", {}).get("message") or reply)[:200]}
     tokens = reply["__verbose"]["tokens"]
