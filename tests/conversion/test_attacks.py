@@ -11,7 +11,9 @@ from helpers import build_model, build_processor
 from isolated_runs import run_isolated
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
+from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint import save as save_shards
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from smol_hf import train
 from smol_hf.commands.main import main as smol_hf
@@ -273,3 +275,42 @@ def test_numbers_that_mean_nothing_are_refused(options):
 def test_adapters_of_the_encoder_alone_are_estimated():
     facts = estimate("tiny-vlm", length=64, lora={"lora_r": 4, "lora_parts": ["vision"]})
     assert facts["trained_parameters"] == facts["parameters_per_part"]["adapters"] > 0
+
+
+def sharded(folder, config, tensors):
+    """A training checkpoint of FSDP with these tensors in one shard."""
+    config.save_pretrained(folder)
+    shards = FileSystemWriter(str(folder / "pytorch_model_fsdp_0"), single_file_per_rank=True)
+    save_shards({"model": tensors}, storage_writer=shards, no_dist=True)
+    return folder
+
+
+def test_shards_that_do_not_fit_are_not_merged(tmp_path, capsys):
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    weights = {name: weight.detach() for name, weight in LlamaForCausalLM(config).state_dict().items()}
+    first = next(iter(weights))
+    for name, tensors, message in (
+        ("missing", {name: weight for name, weight in weights.items() if name != first}, "1 tensor is missing"),
+        ("unknown", weights | {"other": torch.ones(2)}, "1 tensor is unknown, first other"),
+        ("shape", weights | {first: torch.ones(3, 16)}, "1 tensor has another shape"),
+        ("infinite", weights | {first: weights[first] * float("nan")}, "contains NaN or infinity"),
+    ):
+        folder = sharded(tmp_path / name, config, tensors)
+        assert smol_hf(["merge", str(folder), str(tmp_path / "out")]) == 1
+        assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+    folder = sharded(tmp_path / "good", config, weights)
+    assert smol_hf(["merge", str(folder), str(tmp_path / "out")]) == 0
+    merged = LlamaForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(merged[name], weight) for name, weight in weights.items())
+    capsys.readouterr()
+    next((folder / "pytorch_model_fsdp_0").glob("*.distcp")).unlink()
+    assert smol_hf(["merge", str(folder), str(tmp_path / "again")]) == 1
+    said = capsys.readouterr().err
+    assert "a shard of the weights is missing or damaged" in said and "Traceback" not in said
+    for values, message in (("{}", "is a None model"), ('{"model_type": "other"}', "is a other model")):
+        (folder / "config.json").write_text(values)
+        assert smol_hf(["merge", str(folder), str(tmp_path / "again")]) == 1
+        said = capsys.readouterr().err
+        assert message in said and said.count("\n") == 1

@@ -170,3 +170,50 @@ def export_and_measure(place):
     before = status("VmRSS")
     export(place / "ours", place / "out", "native", compared=False)
     (place / "peak").write_text(str(status("VmHWM") - before))
+
+
+def test_faults_of_the_output_are_found_before_the_export(text_checkpoint, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    words = ["export", str(text_checkpoint), str(tmp_path / "file" / "out"), "--to", "native"]
+    assert main(words) == 1 and f"is inside the file {tmp_path / 'file'}" in capsys.readouterr().err
+    words[2] = str(tmp_path / "above" / "out")
+    assert main([*words[:-1], "gguf", "--quantization", "q9"]) == 1
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_home_folder_is_meant(text_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    facts = export(text_checkpoint, "~/out", "native", compared=False)
+    assert "config.json" in facts["files"] and str(tmp_path / "out") in facts["commands"][0]
+
+
+@pytest.mark.parametrize("to", ["native", "gguf"])
+def test_prompts_that_cannot_be_shown_are_found_before_the_export(to, vlm, tmp_path, capsys):
+    (tmp_path / "text.png").write_text("no image")
+    for line in ({"image": "missing.png"}, {"image": "text.png"}, {"video": "missing.mp4"}):
+        (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "What?", **line}))
+        words = ["export", str(vlm), str(tmp_path / "out"), "--to", to, "--prompts-file"]
+        assert main([*words, str(tmp_path / "prompts.jsonl")]) == 1
+        assert "prompts.jsonl:1: " in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_an_export_that_cannot_be_compared_is_said_to_be_written(text_checkpoint, tmp_path, capsys):
+    shutil.copytree(text_checkpoint, tmp_path / "short")
+    path = tmp_path / "short" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": 24}))
+    assert main(["export", str(tmp_path / "short"), str(tmp_path / "out"), "--to", "native"]) == 1
+    assert f"{tmp_path / 'out'} is written, but it cannot be compared" in capsys.readouterr().err
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("key", ["tile_size", "longest_edge", "do_image_splitting", "image_seq_len"])
+def test_a_damaged_processor_is_one_sentence(key, vlm, tmp_path, capsys):
+    shutil.copytree(vlm, tmp_path / "damaged")
+    path = tmp_path / "damaged" / "processor_config.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != key}))
+    words = ["export", str(tmp_path / "damaged"), str(tmp_path / "out"), "--to", "native"]
+    assert main(words) == 1
+    assert f"{path}: a value is missing or unusable: KeyError: '{key}'" in capsys.readouterr().err
+    path.unlink()
+    assert main(words) == 1 and "has no processor_config.json" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["damaged"]

@@ -12,6 +12,7 @@ from jinja2 import Template
 from processes import call, fork_command
 from tokenizers import normalizers, pre_tokenizers
 from transformers.integrations.gguf.reader import read_gguf_metadata
+from video_clips import clip, even_times
 
 from smol_hf.auto import AutoTokenizer
 from smol_hf.conversion.convert import convert
@@ -241,6 +242,8 @@ def test_an_engine_that_cannot_answer_is_one_sentence(exact, tiled_vlm, colour_p
         file.truncate(300_000)
     finished = call(["check", folder, "--source", tiled_vlm, "--prompts-file", colour_prompts, "--json"])
     assert "llama.cpp stopped after 0 of 20 answers" in json.loads(finished.stdout)["not_compared"]
+    assert f"{folder} was not compared with {tiled_vlm}" in finished.stderr
+    colour_prompts.with_name("clip.mp4").write_bytes(clip(even_times(8)))
     colour_prompts.with_name("video.jsonl").write_text(json.dumps({"prompt": "What?", "video": "clip.mp4"}))
     words = ["check", exact[0], "--source", tiled_vlm, "--json", "--prompts-file"]
     videos = json.loads(call([*words, colour_prompts.with_name("video.jsonl")]).stdout)
@@ -277,3 +280,38 @@ def wait_until(condition, timeout=60):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_check_compares_what_llama_quantize_wrote(tmp_path):
+    text, output = random_text_model(tmp_path / "model"), tmp_path / "out"
+    facts_of(text, output, "--quantization", "f32", "--no-compare")
+    shutil.copyfile(output / "model-f32.gguf", output / "model-q4_k_m.gguf")
+    finished = call(["check", output, "--source", text, "--json"])
+    assert finished.returncode == 0, finished.stderr
+    facts = json.loads(finished.stdout)
+    assert facts["equal"] == 6 and facts["variants"]["q4_k_m"]["equal"] == 6
+    for content in (b"", b"GGUF" + b"\xff" * 100):
+        (output / "model-f32.gguf").write_bytes(content)
+        assert f"{output / 'model-f32.gguf'}: damaged or cut off" in error_of("check", output, "--source", text)
+
+
+def test_another_vocabulary_is_another_model(tmp_path):
+    facts_of(random_text_model(tmp_path / "model"), tmp_path / "out", "--no-compare")
+    other = random_text_model(tmp_path / "other", vocab_size=320)
+    assert "it is not an export of this checkpoint" in error_of("check", tmp_path / "out", "--source", other)
+
+
+def test_the_settings_of_added_tokens_are_those_of_the_tokenizer(tmp_path):
+    text = random_text_model(tmp_path / "model")
+    change(text, "tokenizer_config.json", add_bos_token=True)
+    facts = facts_of(text, tmp_path / "out", "--quantization", "f32")["comparison"]
+    assert facts["equal_prompts"] == facts["equal"] == 6
+    token = AutoTokenizer.from_pretrained(text).eos_token
+    single = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": token, "type_id": 0}}]
+    number = AutoTokenizer.from_pretrained(text).eos_token_id
+    change(text, "tokenizer.json", post_processor={
+        "type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {token: {"id": token, "ids": [number], "tokens": [token]}},
+    })  # fmt: skip
+    facts = facts_of(text, tmp_path / "ends", "--quantization", "f32")["comparison"]
+    assert facts["equal_prompts"] == facts["equal"] == 6

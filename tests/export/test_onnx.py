@@ -1,10 +1,12 @@
 """`smol-hf export --to onnx`: the graphs of transformers.js, whose greedy tokens are those of the checkpoint."""
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from smol_hf.export.export import export
 from smol_hf.export.onnx import folder as onnx_folder
 from smol_hf.export.onnx.folder import write_folder
 from smol_hf.export.onnx.precisions import QUANTIZERS
+from smol_hf.export.onnx.target import commands
 from smol_hf.publishing.checkpoint import publish_checkpoint
 
 onnx = pytest.importorskip("onnx", reason='the graphs need onnx: pip install "smol_hf[onnx]"')
@@ -236,3 +239,26 @@ def test_a_killed_export_leaves_no_folder(untrained, tmp_path):
         time.sleep(0.01)
     process.kill()
     assert process.wait(60) != 0 and not (place / "out").exists()
+    while any(str(place) in words for words in command_lines()):
+        assert time.monotonic() < deadline, "the exporter's process goes on"
+        time.sleep(0.1)
+
+
+def command_lines():
+    """Yield the words of each running process."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_text(errors="replace")
+
+
+def test_the_printed_path_is_a_text_of_javascript(exported, tmp_path):
+    folder = shutil.copytree(exported[0], tmp_path / "it's; ü")
+    (line,) = [each for each in commands(folder) if "from_pretrained" in each]
+    assert json.loads(line[line.index("(") + 1 : line.index(", {")]) == str(folder)
+
+
+def test_tracing_imports_nothing_of_the_current_folder(text_checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise SystemExit('imported from the current folder')")
+    monkeypatch.chdir(tmp_path)
+    facts = export(text_checkpoint, tmp_path / "out", "onnx", precisions=["fp32"], compared=False)
+    assert "onnx/model.onnx" in facts["files"]

@@ -53,9 +53,11 @@ def test_replacing_removes_what_a_killed_attempt_left(tmp_path):
     (tmp_path / "out" / "old").write_text("")
     (tmp_path / ".out.1234abcd.incomplete").mkdir()
     (tmp_path / ".outer.1234abcd.incomplete").mkdir()
+    (tmp_path / ".out.2.1234abcd.incomplete").mkdir()
     with atomic_folder(tmp_path / "out", replace=True) as folder:
         (folder / "new").write_text("")
-    assert sorted(os.listdir(tmp_path)) == [".outer.1234abcd.incomplete", "out"]
+    others = [".out.2.1234abcd.incomplete", ".outer.1234abcd.incomplete"]
+    assert sorted(os.listdir(tmp_path)) == [*others, "out"], "that of out.2 may be another process's"
     assert os.listdir(tmp_path / "out") == ["new"]
 
 
@@ -70,6 +72,13 @@ def test_a_failed_replacement_brings_the_older_folder_back(tmp_path, monkeypatch
     with pytest.raises(OSError, match="no space"), atomic_folder(tmp_path / "out", replace=True) as folder:
         monkeypatch.setattr(Path, "rename", lambda self, to: (lose if self == folder else rename)(self, to))
     assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["old"]
+
+
+def test_an_error_leaves_no_folder_above(tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ValueError), atomic_folder(tmp_path / "there" / "a" / "b" / "out"):
+        raise ValueError
+    assert not os.listdir(tmp_path / "there")
 
 
 def test_the_folder_behind_a_link_is_replaced(tmp_path):

@@ -155,3 +155,15 @@ def test_processes_that_do_not_know_each_other_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RecipeError, match="the launcher started 2 processes, but 1 process would train together"):
         refuse_lone_processes()
+
+
+def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(RecipeError, match="the environment variable WORLD_SIZE is 'two'"):
+        refuse_lone_processes()
+
+
+def test_deepspeed_without_its_package_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    finished = call([*train_words(tmp_path / "run"), "--use_cpu", "true", "--deepspeed", '{"train_batch_size": 4}'])
+    assert finished.returncode == 1 and "needs the package deepspeed: pip install deepspeed" in finished.stderr

@@ -63,7 +63,7 @@ def convert(
         FileExistsError: if `output` is not empty.
     """
     started = time.monotonic()
-    output = Path(output)
+    output = Path(output).expanduser()
     check_output(output)
     fetch = {"revision": revision, "token": token, "local_files_only": local_files_only}
     path = locate(source, **fetch)
@@ -104,7 +104,8 @@ def convert(
             write_portable_tokenizer_config(incomplete)
         write_generation_config(path, incomplete)
         if native is not None:
-            notes += finish_native_folder(path, incomplete, ours)
+            with unusable_values(path / "processor_config.json"):
+                notes += finish_native_folder(path, incomplete, ours)
     return {
         "source": kind,
         "target": target,
@@ -145,6 +146,8 @@ def check_output(output: Path, *sources: Path) -> None:
     output = output.expanduser().resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} exists and is not empty: choose another folder")
+    if above := next((parent for parent in output.parents if parent.exists() and not parent.is_dir()), None):
+        raise NotADirectoryError(f"{output} is inside the file {above}: choose another folder")
     for source in sources:
         if source.is_dir() and source.expanduser().resolve() in (output, *output.parents):
             raise ConversionError(f"{output} is inside {source}: choose an output outside the source")
@@ -152,7 +155,7 @@ def check_output(output: Path, *sources: Path) -> None:
 
 def read_foreign(path: Path, config_json: dict, found: Format, texts: Path):
     """Return our model, and its processor if it is a vision-language model with a tokenizer in `texts`."""
-    with unusable_values(path):
+    with unusable_values(path / "config.json"):
         config = found.read_config(config_json)
     tensors = found.to_ours(read_weights(path), config)
     if not isinstance(config, SmolHFConfig):
@@ -170,14 +173,14 @@ def read_foreign(path: Path, config_json: dict, found: Format, texts: Path):
 
 @contextmanager
 def unusable_values(path: Path):
-    """Turn transformers' errors about values of a configuration into a ConversionError."""
+    """Turn errors about missing or wrong values of a file of JSON into a ConversionError."""
     try:
         yield
     except ConversionError:
         raise
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         reason = one_line(f"{type(error).__name__}: {error}")
-        raise ConversionError(f"{path / 'config.json'}: a value is unusable: {reason}") from error
+        raise ConversionError(f"{path}: a value is missing or unusable: {reason}") from error
 
 
 def write_generation_config(source: Path, folder: Path) -> None:
@@ -188,14 +191,15 @@ def write_generation_config(source: Path, folder: Path) -> None:
 def export(path: Path, config_json: dict, to: str):
     """Return (format, model of transformers' class, our configuration)."""
     config_class, _ = OURS[config_json["model_type"]]
-    with unusable_values(path):
+    with unusable_values(path / "config.json"):
         config = config_class.from_dict(config_json)
         target = native_format(config, to)
         assert target.write_config is not None and target.to_theirs is not None  # `native_format` saw to it
         native = target.write_config(config)
     refuse = {"smolvlm": refuse_other_image_styles, "llava": refuse_other_processors}.get(target.name)
     if refuse is not None and (path / "processor_config.json").is_file():
-        refuse(read_json(path / "processor_config.json"))
+        with unusable_values(path / "processor_config.json"):
+            refuse(read_json(path / "processor_config.json"))
     model = model_of(target.native_class, native, target.to_theirs(read_weights(path), config))
     return target, model, config
 

@@ -64,7 +64,7 @@ def merge(
         FileExistsError: if `output` is not empty.
     """
     started = time.monotonic()
-    output = Path(output)
+    output = Path(output).expanduser()
     check_output(output)
     fetch = {"token": token, "local_files_only": local_files_only}
     folder = locate(adapter, revision=revision, **fetch)

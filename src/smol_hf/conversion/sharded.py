@@ -18,6 +18,7 @@ from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError, without_tied_head
 from smol_hf.conversion.meta_check import model_of
 from smol_hf.support.formatting import one_line
+from smol_hf.training.model.sound_checkpoint import configuration_errors
 
 FSDP_SHARDS = f"{FSDP_MODEL_NAME}_0"
 DEEPSPEED_SHARDS = "global_step*"
@@ -46,20 +47,27 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
     except ImportError as error:
         raise ConversionError(f"{folder} has weights of DeepSpeed: install deepspeed to read them") from error
     except (Exception, CheckpointException) as error:  # torch raises many kinds for a damaged shard
-        raise ConversionError(f"{folder}: the shards of the weights cannot be read: {one_line(error)}") from error
+        reason = one_line(first_failure(error))
+        raise ConversionError(f"{folder}: a shard of the weights is missing or damaged: {reason}") from error
+
+
+def first_failure(error: BaseException) -> BaseException:
+    """Return the error of the first process, which torch wraps together with its traceback."""
+    failures = error.failures if isinstance(error, CheckpointException) else {}
+    return next((failure for failure, _ in failures.values()), error)
 
 
 def model_of_shards(folder: Path):
     """Build the model of a sharded checkpoint, to be saved. Raises ConversionError, see `read_shards`."""
-    values = read_json(folder / "config.json")
-    config = AutoConfig.from_pretrained(folder)
+    model_type = read_json(folder / "config.json").get("model_type")
+    if model_type not in OURS and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ConversionError(f"{folder} is a {model_type} model, which smol_hf does not train")
+    with configuration_errors(folder):
+        config = AutoConfig.from_pretrained(folder)
     tensors = read_shards(folder)
-    if values.get("model_type") in OURS:
-        return model_of(OURS[values["model_type"]][1], config, without_tied_head(tensors, config))
-    if values.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ConversionError(f"{folder} is a {values.get('model_type')} model, which smol_hf does not train")
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    model.load_state_dict(tensors, strict=False, assign=True)
-    model.tie_weights()
-    return model
+    if model_type in OURS:
+        return model_of(OURS[model_type][1], config, without_tied_head(tensors, config))
+    with torch.device("meta"), configuration_errors(folder):
+        draft = AutoModelForCausalLM.from_config(config)
+    tied = getattr(draft, "all_tied_weights_keys", None) or {}
+    return model_of(type(draft), config, {name: weight for name, weight in tensors.items() if name not in tied})

@@ -77,17 +77,20 @@ def answers_of(
         MissingEngineError: if it cannot run here.
     """
     reason = ""
+    variants = target.variants(folder).items()
+    # An unusable prompt is reported alike for every engine.
+    inputs = [dict(generator.inputs([prompt])) for prompt in prompts]
     if target.answer is not None:
         try:
-            return {"": target.answer(folder, prompts, NEW_TOKENS)}, None
+            answers = {"": target.answer(folder, prompts, NEW_TOKENS)}
+            return answers | {name: call(folder, prompts, NEW_TOKENS) for name, call in variants}, None
         except MissingEngineError as missing:
             if target.answer_encoded is None:
                 raise
             reason = f": {missing}"
     assert target.answer_encoded is not None  # else there is nothing to compare
-    inputs = [dict(generator.inputs([prompt])) for prompt in prompts]
     answers = {"": target.answer_encoded(folder, inputs, NEW_TOKENS)}
-    answers |= {name: call(folder, inputs, NEW_TOKENS) for name, call in target.variants(folder).items()}
+    answers |= {name: call(folder, inputs, NEW_TOKENS) for name, call in variants}
     return answers, f"its own processor was not compared, the prompts are the checkpoint's{reason}"
 
 
@@ -155,9 +158,18 @@ def without_end(tokens: list[int], ends: list[int]) -> list[int]:
 
 
 def log_distance(own: np.ndarray | None, other: np.ndarray | None) -> float | None:
-    """Return the largest difference of log probabilities, where the engine tells them."""
+    """Return the largest difference of log probabilities, where the engine tells them.
+
+    Raises:
+        ValueError: for vocabularies of different sizes.
+    """
     if own is None or other is None:
         return None
+    if own.shape != other.shape:
+        raise ValueError(
+            f"the export has a vocabulary of {len(other):,} tokens, and the checkpoint of {len(own):,}: it is not an "
+            "export of this checkpoint"
+        )
     first, second = log_softmax(own), other if np.isnan(other).any() else log_softmax(other)
     return float(np.nanmax(np.abs(first - second)))
 

@@ -11,14 +11,16 @@ from typing import Any
 
 from smol_hf.conversion.checkpoint_files import is_adapter, locate, read_json
 from smol_hf.conversion.convert import atomic_output, check_output, convert
+from smol_hf.conversion.formats.processors import has_tokenizer
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.merge import merge
 from smol_hf.export.comparison import compare
 from smol_hf.export.registry import target_of
 from smol_hf.export.target import Target
+from smol_hf.inference.media import refuse_unreadable_media
 from smol_hf.inference.prompts import read_prompts
-from smol_hf.support.atomic import incomplete_name, remove_left_overs
+from smol_hf.support.atomic import incomplete_name, parents_of, remove_left_overs
 
 # They go with each export, if the checkpoint has them.
 TEXTS = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
@@ -54,13 +56,13 @@ def export(
         ValueError: for an unknown target, or an option that the target does not have.
     """
     started = time.monotonic()
-    target, output = target_of(to), Path(output)
+    target, output = target_of(to), Path(output).expanduser()
     given = target_options(target, options)
     check_output(output)
     if prompts_file is not None:
         if not compared:
             raise ValueError("--prompts-file has no effect with --no-compare: leave it out")
-        read_prompts(prompts_file)  # an unusable one is reported before the export
+        refuse_unreadable_media(read_prompts(prompts_file))  # before the export, which takes longer
     source = locate(str(checkpoint), revision=revision, token=token, local_files_only=local_files_only)
     check_output(output, source)
     refuse_foreign(source)
@@ -77,7 +79,7 @@ def export(
             notes = [*facts["notes"], *target.write(native, incomplete, {**given, "checkpoint": original})]
             copy_texts(source, incomplete)
         seconds = round(time.monotonic() - started, 2)
-        comparison = compare(source, output, target, prompts_file) if compared else None
+        comparison = compare_written(source, output, target, prompts_file) if compared else None
     return {
         "target": target.name,
         "output": str(output),
@@ -91,31 +93,42 @@ def export(
     }
 
 
+def compare_written(source: Path, output: Path, target: Target, prompts_file: Path | None) -> dict[str, Any]:
+    """Compare a complete export with its source; see `compare`. An error says that the export is written."""
+    try:
+        return compare(source, output, target, prompts_file)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ValueError(f"{output} is written, but it cannot be compared with the checkpoint: {error}") from error
+
+
 def refuse_foreign(source: Path) -> None:
     """Raise ConversionError for a checkpoint of another format than ours."""
     if is_adapter(source):
         return
     if source.is_file():
         raise ConversionError(f"{source} is a file: convert it first (smol-hf convert {source} CHECKPOINT)")
-    if (model_type := read_json(source / "config.json").get("model_type")) not in OURS:
+    config = read_json(source / "config.json")
+    if (model_type := config.get("model_type")) not in OURS:
         raise ConversionError(
             f"{source} is a model of transformers' own classes already ({model_type}): give the checkpoint of smol_hf "
             "instead, or convert it first (smol-hf convert)"
         )
+    if "vision_config" in config and has_tokenizer(source) and not (source / "processor_config.json").is_file():
+        raise ConversionError(f"{source} has no processor_config.json, which says how images are shown: add it")
 
 
 @contextmanager
 def work_folder(output: Path) -> Iterator[Path]:
     """Yield a hidden folder next to `output`, on its disk, for files in between. Remove those of killed attempts."""
     output = output.expanduser().resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    remove_left_overs(output)
-    place = incomplete_name(output)
-    place.mkdir()
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    with parents_of(output):
+        remove_left_overs(output)
+        place = incomplete_name(output)
+        place.mkdir()
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def target_options(target: Target, options: dict[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,8 @@ class Target:
             (1, tiles, 3, side, side) uint8.
         options: keyword options of `write` that the command line offers, with their defaults. `write` also gets
             `checkpoint`, the folder of the source.
-        variants: (output folder) → name and `answer_encoded` of each further precision in it. They are compared too.
+        variants: (output folder) → name of each further precision in it, and a function like `answer`, or like
+            `answer_encoded` for a target without `answer`. They are compared too.
     """
 
     name: str

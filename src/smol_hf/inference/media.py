@@ -10,6 +10,7 @@ from PIL import Image
 
 from smol_hf.data.conversation import ImagePart, SampleError
 from smol_hf.data.media.images import load_image
+from smol_hf.inference.prompts import Prompt
 from smol_hf.processing.batching import DEFAULT
 from smol_hf.processing.video_input import as_video
 from smol_hf.support.tokenizer_of import is_language_model
@@ -37,8 +38,7 @@ def video_parts(processor, videos: Iterable[str | Path], where: str) -> list[dic
 
 def chosen_frames(processor, path: str | Path, where: str) -> str:
     """Describe the frames of a video that the model sees. Raise SampleError if it cannot be read."""
-    if not os.path.exists(path):  # also for a text that cannot be a path
-        raise SampleError(where, f"the video {path} does not exist")
+    refuse_missing_video(path, where)
     if not hasattr(processor, "video_sampling"):  # a processor of transformers chooses by itself
         if getattr(processor, "video_processor", None) is None:
             raise SampleError(where, f"{path} cannot be shown: the processor of this model takes no videos")
@@ -49,6 +49,11 @@ def chosen_frames(processor, path: str | Path, where: str) -> str:
         raise SampleError(where, str(error)) from error
     frames = "1 frame" if len(video.times) == 1 else f"{len(video.times)} frames"
     return f"{video.duration:.1f} s, {frames}"
+
+
+def refuse_missing_video(path: str | Path, where: str) -> None:
+    if not os.path.exists(path):  # also for a text that cannot be a path
+        raise SampleError(where, f"the video {path} does not exist")
 
 
 def refuse_text_only(processor, paths: list, where: str) -> None:
@@ -63,3 +68,12 @@ def user_turn(text: str, images: Iterable[Image.Image], videos: Iterable[dict] =
     """Build a user message of the chat format: images, then videos, then the text."""
     parts = [{"type": "image", "image": image} for image in images]
     return {"role": "user", "content": [*parts, *videos, {"type": "text", "text": text}]}
+
+
+def refuse_unreadable_media(prompts: Iterable[Prompt]) -> None:
+    """Raise SampleError for an image that cannot be read, and for a missing video."""
+    for prompt in prompts:
+        for path in prompt.images:
+            load_image(ImagePart(path=path), prompt.where)
+        for path in prompt.videos:
+            refuse_missing_video(path, prompt.where)

@@ -8,16 +8,17 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SUFFIX = ".incomplete"
+DIGITS = 8  # of a unique name
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def incomplete_name(path: Path) -> Path:
     """Return a hidden, unique path next to `path`."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{SUFFIX}")
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:DIGITS]}{SUFFIX}")
 
 
 @contextmanager
@@ -53,27 +54,41 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         OSError: if `path` is not empty at the end of the block and `replace` is false.
     """
     path = path.resolve()  # the target of a link
+    with parents_of(path):
+        if replace:
+            remove_left_overs(path)
+        incomplete, former = incomplete_name(path), incomplete_name(path)
+        incomplete.mkdir()
+        try:
+            yield incomplete
+            give_usual_modes(incomplete)
+            if replace and path.exists():
+                path.rename(former)
+            incomplete.rename(path)
+        finally:
+            if former.exists() and not path.exists():
+                former.rename(path)
+            shutil.rmtree(incomplete, ignore_errors=True)
+            shutil.rmtree(former, ignore_errors=True)
+
+
+@contextmanager
+def parents_of(path: Path) -> Iterator[None]:
+    """Make the missing folders above `path`. After an error the empty ones among them are removed."""
+    missing = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    if replace:
-        remove_left_overs(path)
-    incomplete, former = incomplete_name(path), incomplete_name(path)
-    incomplete.mkdir()
     try:
-        yield incomplete
-        give_usual_modes(incomplete)
-        if replace and path.exists():
-            path.rename(former)
-        incomplete.rename(path)
-    finally:
-        if former.exists() and not path.exists():
-            former.rename(path)
-        shutil.rmtree(incomplete, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
+        yield
+    except BaseException:
+        for parent in missing:
+            with suppress(OSError):  # not empty
+                parent.rmdir()
+        raise
 
 
 def remove_left_overs(path: Path) -> None:
     """Remove incomplete folders of killed attempts to write `path`. No other process may be writing it."""
-    for left_over in path.parent.glob(f".{glob.escape(path.name)}.*{SUFFIX}"):
+    for left_over in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * DIGITS}{SUFFIX}"):
         shutil.rmtree(left_over, ignore_errors=True)
 
 

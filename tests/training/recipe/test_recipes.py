@@ -18,6 +18,7 @@ from smol_hf.training.recipe.recipes import (
     load_arguments,
     parse_command_line,
     parse_recipe,
+    read_mapping,
     read_mixture,
     read_recipe,
 )
@@ -301,3 +302,12 @@ def test_a_folder_instead_of_a_recipe_is_one_sentence(tmp_path):
     (tmp_path / "recipe.yaml").write_text("seed: 1\n")
     with pytest.raises(RecipeError, match=re.escape(f"name {tmp_path / 'recipe.yaml'}")):
         read_recipe(tmp_path)
+
+
+def test_a_file_of_json_is_read_as_json(tmp_path):
+    (tmp_path / "zero.json").write_text('{\n\t"zero_optimization": {"stage": 2, "reduce_bucket_size": 5e8}\n}\n')
+    values = {"zero_optimization": {"stage": 2, "reduce_bucket_size": 5e8}}
+    assert read_mapping("zero.json", tmp_path, key="deepspeed") == values
+    (tmp_path / "zero.json").write_text("{not json")
+    with pytest.raises(RecipeError, match=r"zero\.json: Expecting property name"):
+        read_mapping("zero.json", tmp_path, key="deepspeed")

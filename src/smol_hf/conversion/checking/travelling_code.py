@@ -89,7 +89,7 @@ def refresh_code(source: str, output: str | Path) -> dict:
         FileExistsError: if `output` is not empty.
     """
     started = time.monotonic()
-    folder, output = Path(source).expanduser(), Path(output)
+    folder, output = Path(source).expanduser(), Path(output).expanduser()
     check_output(output)
     if not folder.is_dir():
         raise ConversionError(f"{source}: --refresh-code takes a folder; download the checkpoint first (hf download)")

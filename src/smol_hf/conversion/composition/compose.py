@@ -80,7 +80,7 @@ def compose(
         FileExistsError: if `output` is not empty.
     """
     started = time.monotonic()
-    output = Path(output)
+    output = Path(output).expanduser()
     check_output(output)
     if scale_factor is not None and connector != "pixel_shuffle":
         raise ConversionError(f"--scale-factor is only for pixel_shuffle: {connector} makes one token of each patch")

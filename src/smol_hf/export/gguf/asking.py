@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,13 +17,25 @@ import numpy as np
 
 from smol_hf.export.target import Answer, MissingEngineError
 from smol_hf.inference.prompts import Prompt
+from smol_hf.support.formatting import one_line
 
+TYPES = ("f32", "bf16", "f16", "q8_0")  # that the export writes, the most exact first
 JOB = Path(__file__).with_name("answer_job.py")
 TOP = 100  # log probabilities that llama.cpp tells
 MOST_CONTEXT = 16384  # tokens: the memory of its cache grows with them
 
 
 def answer(folder: Path, prompts: Sequence[Prompt], new_tokens: int) -> list[Answer]:
+    """Answer with the most exact language model of a folder; see `answer_with`."""
+    return answer_with(model_files(folder)[0][0], folder, prompts, new_tokens)
+
+
+def variants(folder: Path):
+    """Return the answers of the folder's other language models, such as those that llama-quantize wrote."""
+    return {path.stem.removeprefix("model-"): partial(answer_with, path) for path in model_files(folder)[0][1:]}
+
+
+def answer_with(model: Path, folder: Path, prompts: Sequence[Prompt], new_tokens: int) -> list[Answer]:
     """Answer with llama.cpp.
 
     A model with a chat template gets each prompt as a turn of a chat, another one continues the text.
@@ -34,7 +47,7 @@ def answer(folder: Path, prompts: Sequence[Prompt], new_tokens: int) -> list[Ans
         raise MissingEngineError("the package xllamacpp is missing: pip install xllamacpp")
     if shown := next((prompt for prompt in prompts if prompt.videos), None):
         raise MissingEngineError(f"{shown.where or 'the prompt'} shows a video, which llama.cpp is not asked about")
-    model, images = model_files(folder)
+    images = model_files(folder)[1]
     vocabulary, context, is_chat = facts_of(model)
     job = {
         "model": str(model), "mmproj": str(images) if images else None, "chat": is_chat, "top": min(TOP, vocabulary),
@@ -69,18 +82,21 @@ def as_answer(result: dict[str, Any], vocabulary: int) -> Answer:
     return Answer(result["tokens"], result["prompt_tokens"], logits if result["top"] else None)
 
 
-def model_files(folder: Path) -> tuple[Path, Path | None]:
-    """Return the files of the language model and of the image encoder with its connector."""
+def model_files(folder: Path) -> tuple[list[Path], Path | None]:
+    """Return the files of the language model, the most exact first, and of the image encoder with its connector."""
     images = sorted(folder.glob("mmproj-*.gguf"))
-    (model,) = set(folder.glob("*.gguf")) - set(images)
-    return model, images[0] if images else None
+    models = {path.stem.removeprefix("model-"): path for path in sorted(folder.glob("model-*.gguf"))}
+    return [models.pop(name) for name in TYPES if name in models] + list(models.values()), next(iter(images), None)
 
 
 def facts_of(model: Path) -> tuple[int, int, bool]:
     """Return the size of the vocabulary, the context in tokens, and if there is a chat template."""
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
-    metadata, _ = read_gguf_metadata(str(model))
-    context = metadata[f"{metadata['general.architecture']}.context_length"]
-    tokens = metadata["tokenizer.ggml.tokens"]  # the reader tells the length of an array
+    try:
+        metadata, _ = read_gguf_metadata(str(model))
+        context = metadata[f"{metadata['general.architecture']}.context_length"]
+        tokens = metadata["tokenizer.ggml.tokens"]  # the reader tells the length of an array
+    except Exception as error:  # of any kind, for bytes that are no GGUF file
+        raise ValueError(f"{model}: damaged or cut off ({one_line(error)}): export again") from error
     return tokens if isinstance(tokens, int) else len(tokens), int(context), "tokenizer.chat_template" in metadata

@@ -30,6 +30,8 @@ def refuse_tokenizer(native: Path) -> None:
     if not path.is_file():
         raise ConversionError(f"the checkpoint has no tokenizer.json, which a GGUF file needs; {OTHER_TARGETS}")
     tokenizer = read_json(path)
+    if not isinstance(tokenizer.get("model"), dict):
+        raise ConversionError("tokenizer.json of the checkpoint is damaged: it has no model")
     if tokenizer["model"].get("type") != "BPE" or "ByteLevel" not in json.dumps(tokenizer.get("pre_tokenizer")):
         raise ConversionError(
             f"tokenizer.json: a tokenizer of type {tokenizer['model'].get('type')} is not supported, only byte-level "

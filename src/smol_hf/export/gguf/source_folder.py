@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from smol_hf.auto import AutoTokenizer
 from smol_hf.conversion.checkpoint_files import read_json
 from smol_hf.conversion.formats.tensor_names import ConversionError
+from smol_hf.export.gguf.refusals import OTHER_TARGETS
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 # llama.cpp's names of the ways to split a text before BPE.
@@ -42,20 +44,40 @@ def pre_tokenizer_name(native: Path) -> str | None:
 @contextmanager
 def source_folder(native: Path) -> Iterator[Path]:
     """Yield a folder of links to the native one, whose chat template gives the same prompts in llama.cpp."""
-    with TemporaryDirectory(prefix="smol_hf_gguf_") as place:
+    with TemporaryDirectory(prefix="smol_hf_gguf_", dir=native.parent) as place:
         folder = Path(place)
         for path in native.iterdir():
             (folder / path.name).symlink_to(path.resolve())
         if (path := folder / "chat_template.jinja").is_file():
             replace_link(path, gguf_template(path.read_text(encoding="utf-8")))
-        settings = read_json(folder / "tokenizer_config.json")
+        settings = read_json(folder / "tokenizer_config.json") | added_tokens(native)
         if isinstance(settings.get("chat_template"), str):
             settings["chat_template"] = gguf_template(settings["chat_template"])
-            replace_link(folder / "tokenizer_config.json", json.dumps(settings))
+        replace_link(folder / "tokenizer_config.json", json.dumps(settings))
         config = read_json(folder / "config.json")
         if "n_positions" in config:  # the converter reads GPT-2's older name
             replace_link(folder / "config.json", json.dumps({**config, "n_ctx": config["n_positions"]}))
         yield folder
+
+
+def added_tokens(native: Path) -> dict[str, bool]:
+    """Return the converter's settings for tokens around a text. A chat template writes all tokens of a prompt itself.
+
+    Raises:
+        ConversionError: if the tokenizer adds others than its start token and its end token.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(native)
+    if tokenizer.chat_template is not None:
+        return {"add_bos_token": False, "add_eos_token": False}
+    alone, whole = (tokenizer("a", add_special_tokens=adds)["input_ids"] for adds in (False, True))
+    for starts in (False, True):
+        for ends in (False, True):
+            if whole == [tokenizer.bos_token_id] * starts + alone + [tokenizer.eos_token_id] * ends:
+                return {"add_bos_token": starts, "add_eos_token": ends}
+    raise ConversionError(
+        "tokenizer.json adds tokens to a text that are not its start token and end token, which llama.cpp does not "
+        f"know; {OTHER_TARGETS}"
+    )
 
 
 def gguf_template(template: str) -> str:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from smol_hf.conversion.checkpoint_files import read_json
-from smol_hf.export.gguf.asking import answer, facts_of, model_files
+from smol_hf.export.gguf.asking import TYPES, answer, facts_of, model_files, variants
 from smol_hf.export.gguf.converter import converter_folders, run_converter
 from smol_hf.export.gguf.refusals import refuse_unsupported
 from smol_hf.export.gguf.source_folder import pre_tokenizer_name, source_folder
 from smol_hf.export.target import Target
 
-TYPES = ("f32", "f16", "bf16", "q8_0")
 IMAGE_TYPES = ("f32", "f16")
 
 
@@ -75,7 +74,7 @@ def is_written(folder: Path) -> bool:
 
 def commands(folder: Path) -> list[str]:
     """Return commands of llama.cpp; for a text-only model also of ollama."""
-    model, images = model_files(folder)
+    (model, *_), images = model_files(folder)
     file = shlex.quote(str(model))
     if images is not None:
         files = f"-m {file} --mmproj {shlex.quote(str(images))}"
@@ -100,4 +99,5 @@ GGUF = Target(
     commands,
     answer,
     options={"quantization": "f16", "mmproj_type": None, "llama_cpp": None},
+    variants=variants,
 )

@@ -31,11 +31,11 @@ def commands(folder: Path) -> list[str]:
     """Return the installation of transformers.js, and the JavaScript that loads the model."""
     sees_images = "vision_config" in read_json(folder / "config.json")
     name = "AutoModelForImageTextToText" if sees_images else "AutoModelForCausalLM"
-    best = precisions_in(folder)[0]
+    written, best = partial(json.dumps, ensure_ascii=False), precisions_in(folder)[0]
     return [
         "npm install @huggingface/transformers",
-        f"env.localModelPath = {json.dumps(str(folder.parent))}; env.allowRemoteModels = false  // JavaScript",
-        f"{name}.from_pretrained({json.dumps(folder.name)}, {{dtype: '{best}'}})",
+        f"env.localModelPath = {written(str(folder.parent))}; env.allowRemoteModels = false  // JavaScript",
+        f"{name}.from_pretrained({written(folder.name)}, {{dtype: '{best}'}})",
     ]
 
 

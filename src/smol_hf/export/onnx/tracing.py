@@ -1,12 +1,15 @@
 """Trace the graphs of a native folder, in a process of its own: the exporter keeps the weights until it ends.
 
-The program `python -m smol_hf.export.onnx.tracing NATIVE OUTPUT` writes the graphs with float32 weights.
+The program `python -m smol_hf.export.onnx.tracing NATIVE OUTPUT PARENT` writes the graphs with float32 weights.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import torch
@@ -20,7 +23,7 @@ from smol_hf.export.onnx.precisions import file_of
 
 def trace_apart(native: Path, output: Path) -> list[Path]:
     """Write the graphs of `native`, and return their files. Raise ConversionError if the exporter fails."""
-    command = [sys.executable, "-m", "smol_hf.export.onnx.tracing", str(native), str(output)]
+    command = [sys.executable, "-P", "-m", "smol_hf.export.onnx.tracing", str(native), str(output), str(os.getpid())]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         reason = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
@@ -43,5 +46,13 @@ def trace(native: Path, output: Path) -> None:
         graph.save(path)
 
 
+def end_with(parent: int) -> None:
+    """End this process soon after its parent."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=end_with, args=(int(sys.argv[3]),), daemon=True).start()
     trace(Path(sys.argv[1]), Path(sys.argv[2]))

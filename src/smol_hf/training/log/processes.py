@@ -22,8 +22,10 @@ SHARDED = ("FSDP", "DeepSpeed")
 
 def refuse_lone_processes() -> None:
     """Raise RecipeError if the launcher started several processes, and this one does not know the others."""
-    started, known = int(os.environ.get("WORLD_SIZE", 1)), PartialState().num_processes
-    if started != known:
+    said, known = os.environ.get("WORLD_SIZE") or "1", PartialState().num_processes
+    if not said.isdecimal():
+        raise RecipeError(f"the environment variable WORLD_SIZE is {said!r}: it must be a number of processes")
+    if (started := int(said)) != known:
         raise RecipeError(
             f"the launcher started {started} processes, but {counted(known, 'process', ending='es')} would train "
             "together: leave out use_cpu in the configuration of accelerate, or start them with torchrun"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import types
 import typing
@@ -79,10 +80,11 @@ def read_yaml(text: str, loader: type[yaml.SafeLoader] = StrictLoader) -> Any:
 
 
 def read_file(path: Path) -> Any:
-    """Read a YAML file. Raises RecipeError, naming the file."""
+    """Read a YAML or JSON file. Raises RecipeError, naming the file."""
     try:
-        return read_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text) if path.suffix == ".json" else read_yaml(text)  # YAML refuses the tabs of JSON
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise RecipeError(f"{path}: {error}") from error
 
 
