@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from smol_hf.auto import AutoTokenizer
 from smol_hf.conversion.checkpoint_files import read_json
@@ -50,7 +51,7 @@ def source_folder(native: Path) -> Iterator[Path]:
             (folder / path.name).symlink_to(path.resolve())
         if (path := folder / "chat_template.jinja").is_file():
             replace_link(path, gguf_template(path.read_text(encoding="utf-8")))
-        settings = read_json(folder / "tokenizer_config.json") | added_tokens(native)
+        settings: dict[str, Any] = {**read_json(folder / "tokenizer_config.json"), **added_tokens(native)}
         if isinstance(settings.get("chat_template"), str):
             settings["chat_template"] = gguf_template(settings["chat_template"])
         replace_link(folder / "tokenizer_config.json", json.dumps(settings))
