@@ -16,8 +16,29 @@ from safetensors.torch import load_file, save_file
 from smol_hf import SmolHFForCausalLM, SmolHFForConditionalGeneration
 from smol_hf.commands.main import main
 from smol_hf.conversion.convert import convert
+from smol_hf.conversion.native.card import card_of_export
 from smol_hf.estimate.estimate import status
 from smol_hf.export.export import export
+
+CARD = """---
+library_name: transformers
+tags:
+- custom_code
+- mine
+---
+
+# My model
+
+Words.
+
+## Use
+
+from_pretrained(path, trust_remote_code=True)
+
+## Results
+
+Good.
+"""
 
 
 def test_a_text_model_answers_alike_in_transformers(text_checkpoint, tmp_path, capsys):
@@ -92,7 +113,7 @@ class MissingTorchvision:
 def test_a_native_folder_names_what_its_processor_needs(vlm, tmp_path):
     (tmp_path / "source").mkdir()
     shutil.copytree(vlm, tmp_path / "source", dirs_exist_ok=True)
-    (tmp_path / "source" / "README.md").write_text("---\ntags:\n- custom_code\n- mine\n---\n\n# My model\n")
+    (tmp_path / "source" / "README.md").write_text(CARD)
     (tmp_path / "source" / "LICENSE").write_text("the licence")
     for source, title in ((vlm, "# A vision-language model"), (tmp_path / "source", "# My model")):
         out = tmp_path / title[2:5]
@@ -100,6 +121,7 @@ def test_a_native_folder_names_what_its_processor_needs(vlm, tmp_path):
         card = (out / "README.md").read_text()
         assert title in card and "SmolVLMForConditionalGeneration" in card and "custom_code" not in card
         assert "pip install num2words torchvision" in card
+        assert "trust_remote_code=True" not in card and "## Use" not in card
         assert "auto_map" not in json.loads((out / "tokenizer_config.json").read_text())
     assert (out / "LICENSE").read_text() == "the licence"
 
@@ -217,3 +239,10 @@ def test_a_damaged_processor_is_one_sentence(key, vlm, tmp_path, capsys):
     path.unlink()
     assert main(words) == 1 and "has no processor_config.json" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["damaged"]
+
+
+def test_the_card_of_a_page_says_how_to_run_it():
+    native = CARD.partition("\n## Use")[0] + "\n\n## Load this folder\n\nfrom_pretrained\n"
+    card = card_of_export(native, "llama.cpp", ["llama-server -m FOLDER/model.gguf"])
+    assert "# My model" in card and "llama-server -m FOLDER/model.gguf" in card
+    assert "Load this folder" not in card and "library_name" not in card

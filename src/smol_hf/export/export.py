@@ -15,6 +15,7 @@ from smol_hf.conversion.formats.processors import has_tokenizer
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.merge import merge
+from smol_hf.conversion.native.card import card_of_export
 from smol_hf.export.comparison import compare
 from smol_hf.export.registry import target_of
 from smol_hf.export.target import Target
@@ -76,7 +77,10 @@ def export(
         with atomic_output(output) as incomplete:
             native = place / "native"
             facts = convert(str(source), native, to="native")
+            card = (native / "README.md").read_text(encoding="utf-8")
             notes = [*facts["notes"], *target.write(native, incomplete, {**given, "checkpoint": original})]
+            if not (incomplete / "README.md").exists():
+                (incomplete / "README.md").write_text(card_of(target, card, incomplete), encoding="utf-8")
             copy_texts(source, incomplete)
         seconds = round(time.monotonic() - started, 2)
         comparison = compare_written(source, output, target, prompts_file) if compared else None
@@ -138,6 +142,15 @@ def target_options(target: Target, options: dict[str, Any]) -> dict[str, Any]:
         name = unknown[0].replace("_", "-")
         raise ValueError(f"--{name} has no effect with --to {target.name}: leave it out")
     return {**target.options, **given}
+
+
+def card_of(target: Target, native_card: str, folder: Path) -> str:
+    """Return the card of an export. Its commands name neither the folder nor its parent on this machine."""
+    names = {str(folder): "FOLDER", str(folder.parent): "PARENT", folder.name: "FOLDER"}
+    commands = target.commands(folder)
+    for path, name in names.items():
+        commands = [command.replace(path, name) for command in commands]
+    return card_of_export(native_card, target.engine, commands)
 
 
 def copy_texts(source: Path, folder: Path) -> None:
