@@ -51,8 +51,8 @@ def source_folder(native: Path) -> Iterator[Path]:
         if (path := folder / "chat_template.jinja").is_file():
             replace_link(path, gguf_template(path.read_text(encoding="utf-8")))
         settings = read_json(folder / "tokenizer_config.json") | added_tokens(native)
-        if isinstance(settings.get("chat_template"), str):
-            settings["chat_template"] = gguf_template(settings["chat_template"])
+        if isinstance(template := settings.get("chat_template"), str):
+            settings["chat_template"] = gguf_template(template)
         replace_link(folder / "tokenizer_config.json", json.dumps(settings))
         config = read_json(folder / "config.json")
         if "n_positions" in config:  # the converter reads GPT-2's older name
