@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from smol_hf import SmolHFForCausalLM, SmolHFForConditionalGeneration
 from smol_hf.commands.main import main
 from smol_hf.conversion.convert import convert
+from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.native.card import card_of_export
 from smol_hf.estimate.estimate import status
-from smol_hf.export.export import export
+from smol_hf.export.export import export, work_folder
 
 CARD = """---
 library_name: transformers
@@ -201,6 +202,16 @@ def test_faults_of_the_output_are_found_before_the_export(text_checkpoint, tmp_p
     words[2] = str(tmp_path / "above" / "out")
     assert main([*words[:-1], "gguf", "--quantization", "q9"]) == 1
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_two_exports_into_one_place_do_not_disturb_each_other(text_checkpoint, tmp_path):
+    with work_folder(tmp_path / "out") as place:
+        (place / "file").write_text("")
+        with pytest.raises(ConversionError, match="another process exports into"):
+            export(text_checkpoint, tmp_path / "out", "native", compared=False)
+        assert (place / "file").is_file()
+    export(text_checkpoint, tmp_path / "out", "native", compared=False)
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_the_home_folder_is_meant(text_checkpoint, tmp_path, monkeypatch):

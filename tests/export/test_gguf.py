@@ -315,3 +315,16 @@ def test_the_settings_of_added_tokens_are_those_of_the_tokenizer(tmp_path):
     })  # fmt: skip
     facts = facts_of(text, tmp_path / "ends", "--quantization", "f32")["comparison"]
     assert facts["equal_prompts"] == facts["equal"] == 6
+
+
+def test_a_full_disk_is_named(tmp_path):
+    for name, text in {
+        "llama/gguf-py/gguf/__init__.py": "",
+        "llama/conversion/base.py": "",
+        "llama/conversion/__init__.py": "import atexit, sys\natexit.register(sys.stderr.write, '\\rWriting: 96%')\n"
+        "raise OSError(28, 'No space left on device')",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    words = ["export", random_text_model(tmp_path / "model"), tmp_path / "out", "--to", "gguf", "--llama-cpp"]
+    assert "No space left on device" in error_of(*words, tmp_path / "llama")

@@ -103,6 +103,11 @@ def test_check_compares_the_folder_again(exported, colour_prompts, tiled_vlm, tm
     (other / "preprocessor_config.json").write_text(json.dumps(processor | {"image_mean": [0.1, 0.9, 0.2]}))
     done = call([*words[:1], other, *words[2:]])
     assert done.returncode == 1 and "does not answer like" in done.stderr
+    path = other / "onnx" / "vision_encoder_quantized.onnx"
+    for damage in (lambda: path.write_bytes(b"no graph"), path.unlink):
+        damage()
+        done = call([*words[:1], other, *words[2:]])
+        assert done.returncode == 1 and f"{path}: missing or damaged" in done.stderr
 
 
 def test_only_the_named_precision_is_written(exported, tiled_vlm, tmp_path):

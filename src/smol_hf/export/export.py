@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from smol_hf.conversion.checkpoint_files import is_adapter, locate, read_json
 from smol_hf.conversion.convert import atomic_output, check_output, convert
 from smol_hf.conversion.formats.processors import has_tokenizer
@@ -21,8 +23,9 @@ from smol_hf.export.registry import target_of
 from smol_hf.export.target import Target
 from smol_hf.inference.media import refuse_unreadable_media
 from smol_hf.inference.prompts import read_prompts
-from smol_hf.support.atomic import incomplete_name, parents_of, remove_left_overs
+from smol_hf.support.atomic import incomplete_name, incomplete_of, parents_of, remove_left_overs
 
+LOCK = "lock"
 # They go with each export, if the checkpoint has them.
 TEXTS = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
 
@@ -123,16 +126,33 @@ def refuse_foreign(source: Path) -> None:
 
 @contextmanager
 def work_folder(output: Path) -> Iterator[Path]:
-    """Yield a hidden folder next to `output`, on its disk, for files in between. Remove those of killed attempts."""
+    """Yield a hidden folder next to `output`, on its disk, for files in between. Remove those of killed attempts.
+
+    Raises:
+        ConversionError: if another process exports into `output` at this time.
+    """
     output = output.expanduser().resolve()
     with parents_of(output):
+        refuse_running(output)
         remove_left_overs(output)
         place = incomplete_name(output)
         place.mkdir()
         try:
-            yield place
+            with FileLock(place / LOCK):
+                yield place
         finally:
             shutil.rmtree(place, ignore_errors=True)
+
+
+def refuse_running(output: Path) -> None:
+    """Raise ConversionError if another process exports into `output`. The system releases the lock of a killed one."""
+    for folder in incomplete_of(output):
+        if (folder / LOCK).is_file():
+            try:
+                with FileLock(folder / LOCK, blocking=False):
+                    pass
+            except Timeout:
+                raise ConversionError(f"another process exports into {output}: wait until it ends") from None
 
 
 def target_options(target: Target, options: dict[str, Any]) -> dict[str, Any]:

