@@ -194,8 +194,10 @@ def read_adapter_config(folder: Path) -> LoraConfig:
 def locate_base(config: LoraConfig, base: str | None, fetch: dict) -> Path:
     named = base or config.base_model_name_or_path
     if not named:
-        raise ConversionError("the adapter does not name its base: give --base")
+        raise ConversionError("the adapter does not name its base: give --base to smol-hf merge")
     try:
         return locate(named, revision=None if base else config.revision, **fetch)
     except ConversionError as error:
-        raise ConversionError(f"the base of this adapter: {error}. Give its folder or Hub id with --base") from error
+        raise ConversionError(
+            f"the base of this adapter: {error}. Give its folder or Hub id to smol-hf merge with --base"
+        ) from error
