@@ -198,6 +198,4 @@ def locate_base(config: LoraConfig, base: str | None, fetch: dict) -> Path:
     try:
         return locate(named, revision=None if base else config.revision, **fetch)
     except ConversionError as error:
-        raise ConversionError(
-            f"the base of this adapter: {error}. Give its folder or Hub id to smol-hf merge with --base"
-        ) from error
+        raise ConversionError(f"the base of this adapter: {error}. Give its folder or Hub id with --base") from error
