@@ -257,3 +257,18 @@ def test_the_card_of_a_page_says_how_to_run_it():
     card = card_of_export(native, "llama.cpp", ["llama-server -m FOLDER/model.gguf"])
     assert "# My model" in card and "llama-server -m FOLDER/model.gguf" in card
     assert "Load this folder" not in card and "library_name" not in card
+
+
+def test_the_base_of_an_adapter_is_not_downloaded_unasked(text_checkpoint, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model = SmolHFForCausalLM.from_pretrained(text_checkpoint)
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "nobody/missing"}))
+    with pytest.raises(ConversionError, match="not found in the local cache"):
+        export(tmp_path / "adapter", tmp_path / "out", "native", local_files_only=True)
+    shutil.copytree(text_checkpoint, tmp_path / "shards")
+    (tmp_path / "shards" / "pytorch_model_fsdp_0").mkdir()
+    with pytest.raises(ConversionError, match="merge them first"):
+        export(tmp_path / "shards", tmp_path / "out", "native")

@@ -194,7 +194,7 @@ def read_adapter_config(folder: Path) -> LoraConfig:
 def locate_base(config: LoraConfig, base: str | None, fetch: dict) -> Path:
     named = base or config.base_model_name_or_path
     if not named:
-        raise ConversionError("the adapter does not name its base: give --base")
+        raise ConversionError("the adapter does not name its base: give --base to smol-hf merge")
     try:
         return locate(named, revision=None if base else config.revision, **fetch)
     except ConversionError as error:

@@ -18,6 +18,7 @@ from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.merge import merge
 from smol_hf.conversion.native.card import card_of_export
+from smol_hf.conversion.sharded import has_shards
 from smol_hf.export.comparison import compare
 from smol_hf.export.registry import target_of
 from smol_hf.export.target import Target
@@ -74,7 +75,7 @@ def export(
     with work_folder(output) as place:
         if is_adapter(source):
             merged = place / "merged"
-            merge(str(source), merged)
+            merge(str(source), merged, token=token, local_files_only=local_files_only)
             copy_texts(source, merged)
             source = merged
         with atomic_output(output) as incomplete:
@@ -114,6 +115,8 @@ def refuse_foreign(source: Path) -> None:
         return
     if source.is_file():
         raise ConversionError(f"{source} is a file: convert it first (smol-hf convert {source} CHECKPOINT)")
+    if has_shards(source):
+        raise ConversionError(f"{source} has weights in shards: merge them first (smol-hf merge {source} CHECKPOINT)")
     config = read_json(source / "config.json")
     if (model_type := config.get("model_type")) not in OURS:
         raise ConversionError(

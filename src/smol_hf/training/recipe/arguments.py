@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -124,8 +123,6 @@ class SmolTrainingArguments(Defaults, SFTConfig):
             raise ValueError("unfreeze_vision_at_step has no effect with vision_learning_rate: 0")
         if self.load_best_model_at_end and self.num_checkpoints is not None:
             self.save_steps = self.eval_steps or self.logging_steps  # until it is counted; the best is always saved
-        if self.deepspeed and importlib.util.find_spec("deepspeed") is None:
-            raise ValueError("the key deepspeed needs the package deepspeed: pip install deepspeed")
         super().__post_init__()
         check_libraries(self)
         if self.fp16 and self.device.type == "cpu":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -50,6 +51,8 @@ CONDITIONS: dict[str, Callable[[Any], Any]] = {
 
 def refuse_inherited(arguments: SFTConfig | DPOConfig) -> None:
     """Refuse inherited keys that cannot work, before transformers changes them. Raises ValueError, naming the key."""
+    if arguments.deepspeed and importlib.util.find_spec("deepspeed") is None:
+        raise ValueError("the key deepspeed needs the package deepspeed: pip install deepspeed")
     command = "dpo" if isinstance(arguments, DPOConfig) else "train"
     types, entries = typing.get_type_hints(type(arguments)), type(arguments).__dataclass_fields__
     for name in inherited_names(command):
