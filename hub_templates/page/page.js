@@ -9,13 +9,14 @@ let images = []; // of the history: {data, width, height}
 let chosen = []; // of the next turn: {images, video, url, name}
 let answering = null; // paragraph of the answer that is being written
 let ready = false;
+let reading = 0; // calls of `choose` that have not ended: nothing is sent without their files
 
 function say(problem) {
   element("problem").textContent = problem;
 }
 
 function update() {
-  element("send").disabled = !ready || answering !== null;
+  element("send").disabled = !ready || answering !== null || reading > 0;
   element("stop").hidden = answering === null;
   element("clear").disabled = answering !== null;
 }
@@ -120,6 +121,8 @@ function partsOfVideo({ duration, times }) {
 }
 
 async function choose(files) {
+  reading += 1;
+  update();
   for (const [file, name] of files) {
     try {
       chosen.push(await (file.type.startsWith("video/") ? readVideo : readImage)(file, name));
@@ -128,6 +131,8 @@ async function choose(files) {
       say(error.message);
     }
   }
+  reading -= 1;
+  update();
   showChosen();
 }
 
@@ -183,7 +188,7 @@ function problemOf(text) {
 }
 
 function send(text) {
-  const problem = problemOf(text);
+  const problem = reading > 0 ? "Wait until the files are read." : problemOf(text);
   say(problem);
   if (problem || answering !== null || !ready) return;
   if (settings.kind === "text") history = [];

@@ -272,3 +272,10 @@ def test_the_base_of_an_adapter_is_not_downloaded_unasked(text_checkpoint, tmp_p
     (tmp_path / "shards" / "pytorch_model_fsdp_0").mkdir()
     with pytest.raises(ConversionError, match="merge them first"):
         export(tmp_path / "shards", tmp_path / "out", "native")
+
+
+def test_check_of_an_export_asks_for_the_source(tmp_path, capsys):
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / "model-f16.gguf").write_bytes(b"GGUF")
+    assert main(["check", str(tmp_path / "gguf")]) == 1
+    assert "is an export to gguf: name its checkpoint, --source CHECKPOINT" in capsys.readouterr().err

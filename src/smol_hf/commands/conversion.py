@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smol_hf.commands.parser import Command, add_json, options_of
@@ -137,10 +138,20 @@ def run_check(arguments: argparse.Namespace) -> None:
         return check_export(arguments)
     if arguments.prompts_file is not None:
         raise ValueError("--prompts-file has no effect without --source: leave it out")
+    refuse_export(arguments.checkpoint)
     facts = check(arguments.checkpoint, trust_remote_code=arguments.trust_remote_code)
     print_facts(facts, arguments.json, describe_check)
     if not facts["good"]:
         raise ValueError(f"{arguments.checkpoint} failed the check: see the lines marked ✗")
+
+
+def refuse_export(folder: str) -> None:
+    """Raise ValueError for an export that has no configuration, or no weights, of transformers."""
+    from smol_hf.export.registry import target_of_folder
+
+    target = target_of_folder(Path(folder)) if Path(folder).is_dir() else None
+    if target is not None and target.name in ("gguf", "onnx", "page"):
+        raise ValueError(f"{folder} is an export to {target.name}: name its checkpoint, --source CHECKPOINT")
 
 
 def describe_check(facts: dict) -> Iterator[Table]:

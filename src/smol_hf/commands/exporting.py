@@ -90,7 +90,7 @@ def describe_comparison(facts: dict) -> Iterator[str]:
         return
     total = facts["prompts"]
     yield f"{facts['engine']}: {facts['equal']} of {counted(total, 'prompt')} with the greedy tokens of the checkpoint"
-    yield f"  different answers of the checkpoint: {facts['answers']}"
+    yield f"  the checkpoint gave {counted(facts['answers'], 'different answer')}"
     if facts["equal_prompts"] is not None:
         yield f"  prompts of equal length: {facts['equal_prompts']} of {total}"
     if facts["difference"] is not None:

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from smol_hf.estimate.estimate import build_on_meta
 from smol_hf.estimate.target import resolve
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.support.formatting import counted
+from smol_hf.support.formatting import counted, data_size
 from smol_hf.training.model.parts import part_modules
 
 BITS = (16, 8, 4)
@@ -132,6 +132,6 @@ def lines_of(facts: dict[str, Any]) -> Iterator[str | Table]:
         ("full training", {16: facts["full"]}),
     ]
     for name, sizes in rows:
-        table.add_row(name, *(f"{sizes[bits] / 1e6:,.1f} MB" if bits in sizes else "" for bits in BITS))
+        table.add_row(name, *(f"{data_size(sizes[bits])}" if bits in sizes else "" for bits in BITS))
     yield table
     yield "activations are not included; a quantised group has 64 weights"
