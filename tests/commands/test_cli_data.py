@@ -18,7 +18,7 @@ from smol_hf.commands import data as commands
 from smol_hf.commands.main import main
 from smol_hf.data.records import registry
 from smol_hf.publishing.checkpoint import publish_checkpoint
-from smol_hf.support.resources import resource_path
+from smol_hf.support.shipped_recipes import shipped_recipes
 
 SHOWN = commands_of("data_commands")
 
@@ -162,7 +162,7 @@ def test_any_key_of_a_recipe_can_be_set(here, capsys):
 
 RECIPES = [
     path
-    for path in sorted(resource_path("recipes").rglob("*.yaml"))
+    for path in shipped_recipes().values()
     if path.parent.name != "mixtures" and not path.stem.startswith("dpo")  # pairs are not previewed
 ]
 

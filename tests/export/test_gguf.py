@@ -252,7 +252,7 @@ def test_an_engine_that_cannot_answer_is_one_sentence(exact, tiled_vlm, colour_p
     assert "pip install xllamacpp" in json.loads(call([*words, colour_prompts]).stdout)["not_compared"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_export_leaves_no_folder_and_no_process(number, tmp_path):
     """The converter of this test waits in the middle."""
     started = tmp_path / "started"

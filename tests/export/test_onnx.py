@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -258,8 +259,9 @@ def command_lines():
 
 def test_the_printed_path_is_a_text_of_javascript(exported, tmp_path):
     folder = shutil.copytree(exported[0], tmp_path / "it's; ü")
-    (line,) = [each for each in commands(folder) if "from_pretrained" in each]
-    assert json.loads(line[line.index("(") + 1 : line.index(", {")]) == str(folder)
+    place, line = commands(folder)[-2:]
+    parent = json.loads(place[place.index('"') : place.index(";")])
+    assert os.path.join(parent, json.loads(line[line.index("(") + 1 : line.index(", {")])) == str(folder)
 
 
 def test_tracing_imports_nothing_of_the_current_folder(text_checkpoint, tmp_path, monkeypatch):
