@@ -1,6 +1,7 @@
 """FSDP2 on two processes trains like one process, through the unfreezing, a kill and another number of processes."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from sharded_processes import fork_sharded
 
 from smol_hf.auto import AutoModelForImageTextToText
 from smol_hf.support.resources import resource_path
+from smol_hf.training.log import processes
 from smol_hf.training.log.console import read_log
 from smol_hf.training.log.processes import refuse_lone_processes
 from smol_hf.training.recipe.values import RecipeError
@@ -155,6 +157,12 @@ def test_processes_that_do_not_know_each_other_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RecipeError, match="the launcher started 2 processes, but 1 process would train together"):
         refuse_lone_processes()
+
+
+def test_processes_without_the_variable_of_torchrun_are_not_refused(monkeypatch):
+    monkeypatch.setattr(processes, "PartialState", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    refuse_lone_processes()
 
 
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):

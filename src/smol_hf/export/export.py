@@ -17,7 +17,7 @@ from smol_hf.conversion.formats.processors import has_tokenizer
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.merge import merge
-from smol_hf.conversion.native.card import card_of_export
+from smol_hf.conversion.native.card import LICENSES, card_of_export
 from smol_hf.conversion.sharded import has_shards
 from smol_hf.export.comparison import compare
 from smol_hf.export.registry import target_of
@@ -28,7 +28,7 @@ from smol_hf.support.atomic import incomplete_name, incomplete_of, parents_of, r
 
 LOCK = "lock"
 # They go with each export, if the checkpoint has them.
-TEXTS = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
+TEXTS = ("README.md", *LICENSES)
 
 
 def export(

@@ -8,7 +8,7 @@ from smol_hf.auto import AutoTokenizer
 from smol_hf.conversion.checkpoint_files import read_json, write_json
 from smol_hf.conversion.formats.processors import PROBES, render_probe
 from smol_hf.conversion.formats.tensor_names import ConversionError
-from smol_hf.conversion.native.processor_texts import native_template, write_texts
+from smol_hf.conversion.native.processor_texts import native_template, pixel_settings, write_texts
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.processing.chat_format import FAKE_IMAGE_TOKEN, GLOBAL_IMAGE_TOKEN, IMAGE_TOKEN
 
@@ -41,13 +41,7 @@ def write_llava_files(source: Path, folder: Path, config: SmolHFConfig) -> list[
     square = {"height": tile, "width": tile}
     image = {
         "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": config.image_mean,
-        "image_std": config.image_std,
-        "do_resize": True,
+        **pixel_settings(config),
         "resample": LANCZOS if style == "smolvlm" else BICUBIC,
         "size": {"shortest_edge": tile} if style == "crop" else square,
         "do_center_crop": style == "crop",

@@ -1,10 +1,12 @@
-"""The chat template and the tokenizer of a native folder, as transformers 4 and 5 and other engines read them."""
+"""Pixels, chat template and tokenizer of a native folder, as transformers 4 and 5 and other engines read them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from smol_hf.conversion.checkpoint_files import read_json, write_json
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 
 MARKS = ("{% generation %}", "{% endgeneration %}")
 
@@ -41,3 +43,16 @@ def write_texts(folder: Path, template: str, processor_class: str, special_token
     tokenizer.pop("auto_map", None)  # of our processor, whose code is not in the folder
     write_json(folder / "tokenizer_config.json", tokenizer)
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def pixel_settings(config: SmolHFConfig) -> dict[str, Any]:
+    """Return the keys of an image processor about colours and the range of pixels."""
+    return {
+        "do_convert_rgb": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": config.image_mean,
+        "image_std": config.image_std,
+        "do_resize": True,
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from smol_hf.conversion.checkpoint_files import read_json, write_json
-from smol_hf.conversion.native.processor_texts import native_template, write_texts
+from smol_hf.conversion.native.processor_texts import native_template, pixel_settings, write_texts
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.processing.chat_format import END_OF_UTTERANCE_TOKEN, FAKE_IMAGE_TOKEN, GLOBAL_IMAGE_TOKEN, IMAGE_TOKEN
 from smol_hf.processing.video_sampling import VideoSampling
@@ -34,13 +34,7 @@ def write_smolvlm_files(source: Path, folder: Path, config: SmolHFConfig) -> lis
     frame_size = {"longest_edge": ours.get("video_frame_size", tile)}  # checkpoints before videos lack these keys
     sampling = VideoSampling(*(ours[name] for name in VIDEO_SETTINGS if name in ours))
     shared = {
-        "do_convert_rgb": True,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": config.image_mean,
-        "image_std": config.image_std,
-        "do_resize": True,
+        **pixel_settings(config),
         "resample": 1,
         "do_pad": True,
         "max_image_size": {"longest_edge": tile},
