@@ -14,7 +14,7 @@ PYTEST := -m pytest -n auto --dist worksteal
 OTHER_PYTHON := $(BIN)/python tests/modeling/older_transformers.py
 export TORCH LOWEST_TORCH
 
-.PHONY: install demo test older-environment test-fast style test-all test-transformers test-newest test-lowest lint format docs clean
+.PHONY: install demo test older-environment test-fast style test-all test-transformers test-newest test-lowest bench lint format docs clean
 
 install: $(VENV)/.installed
 
@@ -77,6 +77,10 @@ test-transformers: install
 # Every test with the newest release of every dependency, and with the lowest that pyproject.toml declares.
 test-newest test-lowest: test-%: install
 	python=$$($(OTHER_PYTHON) $*) && $$python $(PYTEST) $(PYTEST_ARGUMENTS)
+
+# Every benchmark, and docs/performance.md from their results. Leave the machine idle meanwhile.
+bench: install
+	$(BIN)/python benchmarks/run_all.py
 
 clean:
 	rm -rf $(VENV) .cache runs site

@@ -2,12 +2,12 @@
 
     python benchmarks/add_vision.py
     python benchmarks/add_vision.py --text out/ckpt.pt --text-data data/shakespeare_char/input.txt
-    python benchmarks/add_vision.py --text model.gguf --text-data my.txt --vision runs/demo
+    python benchmarks/add_vision.py --text model.gguf --text-data my.txt --vision runs/digits
 
 Without `--text`, a tiny model is pretrained on generated stories. Without `--vision`, an image encoder is trained on
-pages of handwritten digits; `smol-hf demo` trains a better one. `smol-hf compose` joins them. Stage 1 trains the
-connector on captions. Stage 2 trains all parts on questions about digits, and on plain text in the share
-`--text-share` of the rows, so that the model keeps its language. `--vision-rate 0` keeps the encoder frozen.
+pages of handwritten digits. `smol-hf compose` joins them. Stage 1 trains the connector on captions. Stage 2 trains all
+parts on questions about digits, and on plain text in the share `--text-share` of the rows, so that the model keeps its
+language. `--vision-rate 0` keeps the encoder frozen.
 
 It measures the share of right answers about digits that were never seen in training, the same without the image, and
 the loss of held-out plain text before and after. The JSON line at the end tells if the targets were reached.
@@ -140,6 +140,7 @@ def image_encoder(arguments, folder: Path) -> Path:
     if vision is None:
         vision = folder / "encoder"
         words = ("--max_steps", arguments.encoder_steps, "--output_dir", vision, "--save_strategy", "no")
+        words += ("--page_size", 32, "--longest_edge", 32)  # pages as small as those of `pages`, each one tile
         run("train", "--config", "quickstart/digits", *words)
     return vision / "checkpoint" if (vision / "checkpoint").is_dir() else vision
 
@@ -247,7 +248,7 @@ def main(words: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--text", type=Path, help="language model: a folder, a .pt file of nanoGPT, or a .gguf file")
     add("--text-data", type=Path, help="file with text that the model of --text knows")
-    add("--vision", type=Path, help="run or checkpoint with an image encoder, such as runs/demo")
+    add("--vision", type=Path, help="run or checkpoint with an image encoder, such as runs/digits")
     add("--text-share", type=float, nargs="+", default=[0.2], help="text rows of stage 2; each share is tried")
     add("--texts", type=int, default=2000, help="texts to train on")
     add("--pages", type=int, default=6000, help="pages of digits to train on")

@@ -6,8 +6,9 @@ Each checkpoint saves the position in the training data.
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from smol_hf.training.log.counters import count_rows_of_batch
 FILE_NAME = "data_state.json"
 # Entries of a batch that are not inputs of the model.
 FACTS = ("sample_ids", "counts", "shortened", "drawn", "skipped", "finished")
+AHEAD = 2  # batches
 
 
 class TrainingLoader:
@@ -32,6 +34,8 @@ class TrainingLoader:
         batch_size: rows of a batch.
         batches_per_epoch: batches after which an iteration ends. A run that resumes inside an epoch gets the rest.
         total_batches: of the run; None: unlimited.
+        ahead: stack the next batches in a thread, in pinned memory, while a GPU computes. On a CPU, the thread would
+            take the cores of the training.
     """
 
     def __init__(
@@ -42,12 +46,17 @@ class TrainingLoader:
         batch_size: int,
         batches_per_epoch: int,
         total_batches: int | None = None,
+        ahead: bool = False,
     ):
         self.stream, self.collator = stream, collator
         self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
         self.batches, self.total_batches = 0, total_batches  # a resumed run sets the batches that it trained before
-        self.finished_lanes: set[int] = set()
+        self.states = stream.state_dict()
+        self.finished = False  # True if all lanes of this process are at their end
         self.rows = iter(stream)
+        self.finished_lanes: set[int] = set()  # of the rows that were read, as the following
+        self.thread = ThreadPoolExecutor(1, "batches") if ahead else None
+        self.waiting: deque[Future] = deque()
 
     def __len__(self) -> int:
         return self.batches_per_epoch
@@ -59,37 +68,65 @@ class TrainingLoader:
                 return
 
     def next_batch(self) -> dict[str, Any]:
+        # The first batch starts the workers, which must not be forked from a thread.
+        batch, states = self.waiting.popleft().result() if self.waiting else self.read_batch()
+        self.batches += 1
+        self.states |= states
+        self.finished = batch["finished"]
+        while self.thread is not None and len(self.waiting) < self.wanted_ahead():
+            self.waiting.append(self.thread.submit(self.read_batch))
+        return batch
+
+    def wanted_ahead(self) -> int:
+        """Return the number of batches to prepare, not more than the run has left."""
+        if self.finished:
+            return 0
+        return AHEAD if self.total_batches is None else min(AHEAD, self.total_batches - self.batches)
+
+    def read_batch(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the next batch, and the states of the lanes of its rows."""
         rows = self.next_rows()
         samples = [sample for row in rows for sample in row.samples]
         drawn: Counter[str] = Counter()
         for row in rows:
             drawn.update({self.stream.plan.sources[index].name: number for index, number in row.drawn.items()})
-        self.batches += 1
-        return {
-            **self.collator(samples),
+        batch = self.collator(samples)
+        if self.thread is not None and torch.cuda.is_available():
+            batch = {name: pinned(value) for name, value in batch.items()}
+        batch |= {
             "sample_ids": [sample.sample_id for sample in samples],
             "shortened": [(each.sample_id, each.lost) for each in samples if each.lost and each.number == 0],
             "drawn": drawn,
             "skipped": [fault for row in rows for fault in row.faults],
             "counts": count_rows_of_batch(rows),
-            "finished": self.finished,
+            "finished": self.at_end,
         }
+        return batch, {str(row.lane): row.state for row in rows}
 
     @property
-    def finished(self) -> bool:
-        """Return True if all lanes of this process are at their end."""
+    def at_end(self) -> bool:
+        """Return True if the rows of all lanes of this process were read."""
         return len(self.finished_lanes) == self.stream.plan.lanes // self.stream.ranks
 
     def next_rows(self) -> list[Row]:
         """Return the rows of a batch, and the empty rows between them by which lanes report their end."""
         rows, full = [], 0
-        while full < self.batch_size and not self.finished:
+        while full < self.batch_size and not self.at_end:
             rows.append(next(self.rows))
             if rows[-1].finished:
                 self.finished_lanes.add(rows[-1].lane)
             else:
                 full += 1
         return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the lanes after the last batch. Those of all processes are the state of the run."""
+        return dict(self.states)
+
+
+def pinned(value: Any) -> Any:
+    """Return a tensor in memory from which a GPU copies without waiting; other values as they are."""
+    return value.pin_memory() if isinstance(value, torch.Tensor) else value
 
 
 def save_data_state(folder: Path, lanes: int, parts: list[dict[str, Any]]) -> None:

@@ -129,8 +129,14 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
             batch_size=self.args.train_batch_size,
             batches_per_epoch=steps * self.args.gradient_accumulation_steps,
             total_batches=self.args.max_steps * self.args.gradient_accumulation_steps,
+            ahead=self.args.device.type == "cuda",
         )
         return self.loader
+
+    def _prepare_input(self, data):
+        if isinstance(data, torch.Tensor):  # batches are pinned: the copy does not wait for the GPU
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         facts = {name: inputs.pop(name) for name in FACTS}

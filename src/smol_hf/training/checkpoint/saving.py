@@ -160,7 +160,7 @@ class CheckpointsOfARun(WholeCheckpoints):
 
     def gather_state(self):
         assert self.loader is not None  # it is made before the first step
-        return self.counters.gather(), gather_object([self.loader.stream.state_dict()])
+        return self.counters.gather(), gather_object([self.loader.state_dict()])
 
     def write_state(self, folder, gathered):
         totals, states = gathered
