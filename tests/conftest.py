@@ -38,8 +38,8 @@ SLOW = {
     # export
     "test_gguf", "test_gguf_llava",
     # publishing and whole runs
-    "test_add_vision", "test_chains", "test_demo", "test_moving_digits", "test_no_network", "test_space",
-    "test_space_app", "test_space_in_browser", "test_upload",
+    "test_add_vision", "test_chains", "test_demo", "test_moving_digits", "test_no_network", "test_performance_page",
+    "test_scaling_plan", "test_space", "test_space_app", "test_space_in_browser", "test_upload",
     # export
     "test_llama_server", "test_mlx", "test_served_inputs", "test_transformers_serve",
     # benchmarks

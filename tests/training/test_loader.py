@@ -72,7 +72,9 @@ def test_batches_are_stacked_in_one_thread_ahead_of_the_run_and_no_more_than_it_
 
 
 def test_an_error_reaches_the_run_at_its_batch():
-    def failing(samples, collate=SmolCollator(PROCESSOR, packing=True)):
+    collate = SmolCollator(PROCESSOR, packing=True)
+
+    def failing(samples):
         if any(sample.sample_id == "x:7" for sample in samples):
             raise SampleError("x:7", "damaged")
         return collate(samples)
@@ -81,7 +83,7 @@ def test_an_error_reaches_the_run_at_its_batch():
     counts = []
     for made in (plain, ahead):
         with pytest.raises(SampleError, match="x:7"):
-            for number in range(9):
+            for _ in range(9):
                 made.next_batch()
-        counts.append(number)
+        counts.append(made.batches)
     assert counts[0] == counts[1]
