@@ -20,11 +20,12 @@ from smol_hf.data.media.images import load_image
 from smol_hf.data.records.llava import read_llava
 from smol_hf.data.records.registry import Place, adapt
 from smol_hf.data.stream.preparation import ReadySample, SampleWork, template_messages
-from smol_hf.modeling.attention import SmolHFAttention, causal_mask
+from smol_hf.modeling.attention import SmolHFAttention
 from smol_hf.modeling.connector import PixelShuffleConnector
 from smol_hf.modeling.decoder import SmolHFDecoderLayer
 from smol_hf.modeling.image_embedding import ImageEmbeddingMixin
 from smol_hf.modeling.label_loss import labelled_positions, loss_at, next_tokens
+from smol_hf.modeling.mask import causal_mask
 from smol_hf.modeling.vision import build_vision_model, encoder_outputs, normalize_tiles, patch_features
 from smol_hf.processing.chat_encoding import ChatEncoder
 from smol_hf.processing.image_styles import SmolVLMStyle
@@ -147,7 +148,8 @@ def steps():
     yield (
         "A batch", place(SmolCollator),
         "The collator stacks samples. In a packed row, positions restart at 0 with each sample; here is only one.",
-        [f"`{name}` {shape(tensor)}: {values(tensor)}" for name, tensor in batch.items()],
+        [f"`{name}` {shape(each)}: {values(each)}" if torch.is_tensor(each) else f"`{name}`: {each}"
+         for name, each in batch.items()],
     )  # fmt: skip
 
     model = build_model(processor)
@@ -190,7 +192,7 @@ def steps():
          f"{int((mask[0, 0, -1] == 0).sum())}", f"hidden states {shape(hidden)}: {values(hidden)}"],
     )  # fmt: skip
 
-    kept = labelled_positions(batch["labels"])
+    kept = batch["logits_to_keep"]
     logits = model.language_model.lm_head(hidden[:, kept])
     loss, losses = loss_at(logits, batch["labels"], kept)
     whole = model(**batch).loss

@@ -61,7 +61,10 @@ def folder_changes(calls):
 def test_a_llava_record_passes_few_functions_on_its_way_to_a_batch(packing):
     processor = build_processor()
     work = SampleWork(processor, 256, [RecordReader(None, "llava", Filters())])
-    pool, collator = PackingPool(256, size=1), SmolCollator(processor, packing=packing)
+    pool, collator = (
+        PackingPool(256, size=1),
+        SmolCollator(processor, packing=packing, locate=False),
+    )  # it locates in the batch, not in a sample
     record = llava_record()
     batch = batch_of_record(record, work, pool, collator)  # fills caches, such as the one of rendered templates
     assert batch["pixel_values"].shape[1:] == (3, 32, 32) and (batch["labels"] >= 0).any()

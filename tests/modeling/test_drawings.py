@@ -6,7 +6,7 @@ import pytest
 import torch
 from modeling.builders import build_decoder, text_config
 
-from smol_hf.modeling import attention, connector, label_loss
+from smol_hf.modeling import connector, label_loss, mask
 from smol_hf.modeling.configuration_smol_hf import CONNECTOR_TYPES
 
 
@@ -20,20 +20,21 @@ def drawn_rows(docstring):
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("drawing, positions", [(0, [0, 1, 2, 3]), (1, [0, 1, 0, 1])], ids=["one sample", "packed"])
-def test_the_drawn_mask_is_the_mask(implementation, drawing, positions):
-    drawn = [[cell == "x" for cell in row.split()] for row in drawn_rows(attention.__doc__)[drawing]]
+@pytest.mark.parametrize("located", [False, True])
+def test_the_drawn_mask_is_the_mask(implementation, drawing, positions, located):
+    drawn = [[cell == "x" for cell in row.split()] for row in drawn_rows(mask.__doc__)[drawing]]
     config = text_config()
     config._attn_implementation = implementation
-    mask = attention.causal_mask(
-        config, torch.zeros(1, 4, 32), None, None, torch.tensor([positions]), cache_position=torch.arange(4)
-    )
-    if mask is None:  # the kernel's own causal mask
-        mask = torch.ones(1, 1, 4, 4).tril().bool()
-    assert mask.shape == (1, 1, 4, 4)
-    seen = mask if mask.dtype is torch.bool else mask == 0
+    position_ids = torch.tensor([positions])
+    bounds = mask.sample_bounds(position_ids) if located else {}
+    found = mask.causal_mask(config, torch.zeros(1, 4, 32), None, None, position_ids, torch.arange(4), **bounds)
+    if found is None:  # the kernel's own causal mask
+        found = torch.ones(1, 1, 4, 4).tril().bool()
+    assert found.shape == (1, 1, 4, 4)
+    seen = found if found.dtype is torch.bool else found == 0
     assert seen[0, 0].tolist() == drawn
     if implementation == "eager":
-        assert (mask[~seen] == torch.finfo(mask.dtype).min).all()
+        assert (found[~seen] == torch.finfo(found.dtype).min).all()
 
 
 def test_a_row_of_padding_stays_finite_in_the_equation():
@@ -68,3 +69,11 @@ def test_the_formula_of_the_loss_is_the_loss():
     loss, losses = label_loss.loss_at(logits, labels, 0)
     torch.testing.assert_close(loss, expected)
     assert losses.shape == (2, 6) and not losses[0, :2].any()
+
+
+def test_samples_begin_where_positions_do_not_go_on():
+    """Also at the beginning of a row, whose positions may go on from those of the row before."""
+    found = mask.sample_bounds(torch.tensor([[0, 1, 2, 0, 1], [2, 3, 4, 5, 6], [0, 0, 1, 2, 3]]))
+    assert found["cu_seq_lens_q"].tolist() == found["cu_seq_lens_k"].tolist() == [0, 3, 5, 10, 11, 15]
+    assert found["cu_seq_lens_q"].dtype is torch.int32
+    assert found["max_length_q"] == found["max_length_k"] == 5

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from smol_hf.data.stream.preparation import ReadySample
-from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.modeling.label_loss import IGNORE_INDEX, labelled_positions
+from smol_hf.modeling.mask import sample_bounds
 from smol_hf.support.tokenizer_of import padding_token_id, tokenizer_of
 
 
@@ -29,15 +30,19 @@ class SmolCollator:
         processor: a `SmolHFProcessor`, or the tokenizer of a text-only model.
         packing: one row without padding instead of a row per sample.
         row_length: the most tokens of a packed row; samples fill rows in their order. None: one row.
+        locate: find the positions of labels, image tokens and samples. Our models would search for them on their
+            device, and wait for it. Models of transformers do not take all of them.
 
     A batch holds `input_ids`, `labels`, `attention_mask` or `position_ids`, and `pixel_values` (tiles, 3, side, side)
-    uint8 if any sample has an image. Without samples it is one padding token without a label: with several processes,
-    one may reach the end of the data before the others.
+    uint8 if any sample has an image. With `locate` also `logits_to_keep`, `image_positions` and the keywords of
+    `sample_bounds`. Without samples it is one padding token without a label: with several processes, one may reach the
+    end of the data before the others.
     """
 
-    def __init__(self, processor, *, packing: bool = False, row_length: int | None = None):
-        self.packing, self.row_length = packing, row_length
+    def __init__(self, processor, *, packing: bool = False, row_length: int | None = None, locate: bool = True):
+        self.packing, self.row_length, self.locate = packing, row_length, locate
         self.padding = padding_token_id(tokenizer_of(processor))
+        self.image_token = getattr(processor, "image_token_id", None)
 
     def __call__(self, samples: list[ReadySample]) -> dict[str, Any]:
         padding = self.padding
@@ -54,7 +59,13 @@ class SmolCollator:
             # NumPy asks for huge memory pages and PyTorch does not: the first touch of 40 MB in small pages costs more
             # than the copy.
             batch["pixel_values"] = torch.from_numpy(np.concatenate(tiles))
-        return batch
+        return {**batch, **self.positions_in(batch)} if self.locate else batch
+
+    def positions_in(self, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+        found: dict[str, Any] = {"logits_to_keep": labelled_positions(batch["labels"])}
+        if self.image_token is not None:
+            found["image_positions"] = (batch["input_ids"] == self.image_token).flatten().nonzero().squeeze(-1)
+        return found | (sample_bounds(batch["position_ids"]) if self.packing else {})
 
 
 def pack(input_ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 Every module here travels with a checkpoint. So the folder is flat and imports nothing else of ours.
 
 Reading order:
-    1. `modeling_smol_hf_text`, `decoder`, `attention`, `rotary`: the language model.
+    1. `modeling_smol_hf_text`, `decoder`, `attention`, `mask`, `rotary`: the language model.
     2. `label_loss`: the loss.
     3. `modeling_smol_hf`, `vision`, `connector`, `image_embedding`: the vision-language model.
     4. `configuration_smol_hf_text`, `configuration_smol_hf`, `sub_configs`: the sizes and choices.

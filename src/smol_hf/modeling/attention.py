@@ -2,48 +2,15 @@
 
     attention(Q, K, V) = softmax(Q·Kᵀ / sqrt(head_dim) + mask)·V
 
-The mask says which tokens (columns, keys) each token (row, query) sees (x): itself and the tokens before it.
-
-    one sample of four tokens           two packed samples of two tokens
-    position_ids = [0, 1, 2, 3]         position_ids = [0, 1, 0, 1]
-
-        x . . .                             x . . .
-        x x . .                             x x . .
-        x x x .                             . . x .
-        x x x x                             . . x x
-
-Packed samples share a row of the batch, and positions that restart at 0 mark where each begins. The mask becomes
-block-diagonal, so no sample sees another.
-
-`attn_implementation` names the kernel that computes the equation: `eager` (`eager_attention` below), `sdpa`,
-`flash_attention_2`, `flex_attention`, or one that a user registered.
+`mask` draws which tokens a token sees. `attn_implementation` names the kernel that computes the equation: `eager`
+(`eager_attention` below), `sdpa`, `flash_attention_2`, `flex_attention`, or one that a user registered.
 """
 
 import torch
 from torch import nn
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .compatibility import CACHE_NAME, MASK_ARGUMENTS
 from .rotary import apply_rotary
-
-
-def causal_mask(config, inputs_embeds, attention_mask, cache, position_ids, cache_position):
-    """Build the mask drawn above, in the form that the kernel of `config` takes.
-
-    eager: floats (batch, 1, queries, keys), see `eager_attention`.
-    sdpa: bools of this shape, True if the query sees the key; None if the mask is only causal.
-    flash_attention_2: (batch, keys), False for padding; None without padding.
-
-    Args:
-        inputs_embeds: (batch, queries, hidden); only its shape, dtype and device are read.
-        attention_mask: (batch, keys), 0 for padding. Without it, `position_ids` that restart mark packed samples.
-    """
-    arguments = {"inputs_embeds" if "inputs_embeds" in MASK_ARGUMENTS else "input_embeds": inputs_embeds}
-    if "cache_position" in MASK_ARGUMENTS:
-        arguments["cache_position"] = cache_position
-    arguments[CACHE_NAME] = cache
-    return create_causal_mask(config=config, attention_mask=attention_mask, position_ids=position_ids, **arguments)
 
 
 def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -100,7 +67,7 @@ class SmolHFAttention(nn.Module):
         """(batch, sequence, hidden) → the same shape, and the attention weights if the kernel returns them.
 
         Args:
-            attention_mask: see `causal_mask`.
+            attention_mask: see `mask.causal_mask`.
             rotary: cosines and sines of `RotaryEmbedding`, or None.
             cache: transformers' cache of the keys and values of earlier tokens, or None.
         """

@@ -58,8 +58,8 @@ class ImageEmbeddingMixin(SmolHFPreTrainedModel):
             if pixel_attention_mask is not None:
                 real = real_tiles(pixel_attention_mask).flatten()
                 if torch.compiler.is_compiling():
-                    # A compiler needs static shapes: sort the padding tiles to the end. `replace_image_tokens` reads
-                    # as many features as there are image tokens, so it never reads those of padding.
+                    # A compiler needs static shapes: sort the padding tiles to the end. `masked_scatter` reads as
+                    # many features as there are image tokens, so it never reads those of padding.
                     pixel_values = pixel_values[torch.argsort((~real).int(), stable=True)]
                 else:
                     pixel_values = pixel_values[real]
@@ -74,47 +74,60 @@ class ImageEmbeddingMixin(SmolHFPreTrainedModel):
         token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(token)).all(dim=-1)
 
-    def replace_image_tokens(self, is_image, inputs_embeds, image_features):
+    def replace_image_tokens(self, image_positions, inputs_embeds, image_features):
         """Replace the embedding of the k-th image token by the k-th image feature, in reading order.
 
         Args:
-            is_image: (batch, sequence), True at image tokens.
+            image_positions: see `embed`.
             inputs_embeds: (batch, sequence, hidden).
             image_features: (tiles, image_seq_len, hidden).
         """
-        is_image = is_image.unsqueeze(-1)  # (batch, sequence, 1)
-        if not torch.compiler.is_compiling():
-            tokens, features = int(is_image.sum()), image_features.shape[:-1].numel()
-            if tokens != features:
-                raise ValueError(
-                    f"{tokens} image tokens but {features} image features ({image_features.shape[0]} tiles of "
-                    f"{image_features.shape[1]}): give each tile its own image tokens in the text"
-                )
-        image_features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
-        return inputs_embeds.masked_scatter(is_image.expand_as(inputs_embeds), image_features)
+        tokens, (tiles, of_each, _) = len(image_positions), image_features.shape
+        if tokens != tiles * of_each:
+            raise ValueError(
+                f"{tokens} image tokens but {tiles * of_each} image features ({tiles} tiles of {of_each}): give each "
+                "tile its own image tokens in the text"
+            )
+        embeddings = inputs_embeds.flatten(0, 1)  # (batch · sequence, hidden)
+        return embeddings.index_copy(0, image_positions, image_features.flatten(0, 1)).view_as(inputs_embeds)
 
-    def refuse_image_tokens(self, input_ids, cache):
+    def refuse_image_tokens(self, input_ids, image_positions, cache):
         """Raise ValueError for image tokens without images: their embeddings are meaningless."""
         if cache is not None and cache.get_seq_length() > 0:
             return  # the images of the prompt are in the cache
-        tokens = int((input_ids == self.config.image_token_id).sum())
-        if tokens:
+        if image_positions is None:
+            image_positions = (input_ids == self.config.image_token_id).nonzero()
+        if tokens := len(image_positions):
             raise ValueError(f"{tokens} image tokens but no pixel_values: pass the processor's pixel_values too")
 
-    def embed(self, input_ids, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, cache=None):
-        """Return token embeddings that contain the images, (batch, sequence, hidden), and the image features."""
+    def embed(
+        self, input_ids, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, cache=None,
+        image_positions=None,
+    ):  # fmt: skip
+        """Return token embeddings that contain the images, (batch, sequence, hidden), and the image features.
+
+        Args:
+            image_positions: (image tokens,), their positions in the flattened rows, ascending. Without them, the
+                search for image tokens waits for the device.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
         if pixel_values is not None and pixel_values.shape[0] == 0:  # a processor's flat tiles of a text
             pixel_values = None
         if inputs_embeds is None:
             if pixel_values is None and not torch.compiler.is_compiling():
-                self.refuse_image_tokens(input_ids, cache)
+                self.refuse_image_tokens(input_ids, image_positions, cache)
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
             image_features, _ = self.encode_images(pixel_values, pixel_attention_mask)
-            places = self.image_places(input_ids, inputs_embeds)
-            return self.replace_image_tokens(places, inputs_embeds, image_features), image_features
+            features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
+            if image_positions is None:
+                is_image = self.image_places(input_ids, inputs_embeds)
+                if torch.compiler.is_compiling():  # it needs static shapes, and the number of positions is none
+                    is_image = is_image.unsqueeze(-1).expand_as(inputs_embeds)
+                    return inputs_embeds.masked_scatter(is_image, features), image_features
+                image_positions = is_image.flatten().nonzero().squeeze(-1)
+            return self.replace_image_tokens(image_positions, inputs_embeds, features), image_features
         path = [*self.vision_model.parameters(), *self.connector.parameters()]
         if self.training and any(weight.requires_grad for weight in path):
             # Other processes may have images in this step. If not all run the same modules, the exchange of gradients

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 from transformers.utils.generic import can_return_tuple
 
-from .attention import causal_mask, refuse_missing_weights
+from .attention import refuse_missing_weights
 from .compatibility import CACHE_NAME, SmolHFCausalLMOutput, SmolHFTextOutput, one_cache, refuse_unknown
 from .configuration_smol_hf_text import SmolHFTextConfig
 from .decoder import SmolHFDecoderLayer, build_norm
 from .label_loss import at_positions, loss_at, positions_to_keep
+from .mask import causal_mask
 from .pretrained_smol_hf import SmolHFGenerationMixin, SmolHFPreTrainedModel
 from .rotary import RotaryEmbedding
 
@@ -49,8 +50,8 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
     ):  # fmt: skip
         """`input_ids` (batch, sequence) or `inputs_embeds` (batch, sequence, hidden) → hidden states.
 
-        Packed samples: one row, `position_ids` that restart at 0 for each sample, no `attention_mask`, no cache.
-        `kwargs` are for the attention kernel. `cache` and `past_key_values` are two names of one argument.
+        Packed samples: `position_ids` that restart at 0 for each sample, no `attention_mask`, no cache. `kwargs` are
+        for the attention kernel (see `sample_bounds`). `cache` and `past_key_values` are two names of one argument.
 
         Raises:
             TypeError: for a keyword that no attention kernel reads.
@@ -68,8 +69,8 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
         if cache_position is None:
             seen = cache.get_seq_length() if cache is not None else 0
             cache_position = torch.arange(x.shape[1], device=x.device) + seen
-        # Before default positions: only those of the caller can mark packed samples, and their check waits for a GPU.
-        mask = causal_mask(self.config, x, attention_mask, cache, position_ids, cache_position)
+        # Before default positions: only those of the caller can mark packed samples.
+        mask = causal_mask(self.config, x, attention_mask, cache, position_ids, cache_position, **kwargs)
         if position_ids is None:
             position_ids = cache_position.unsqueeze(0)  # (1, sequence)
 

@@ -43,8 +43,12 @@ def normalize_tiles(pixel_values, config, dtype):
     if pixel_values.dtype != torch.uint8:
         check_normalized(pixel_values, config)
         return pixel_values.to(dtype)
-    mean = torch.tensor(config.image_mean, dtype=dtype, device=pixel_values.device).view(1, 3, 1, 1)
-    std = torch.tensor(config.image_std, dtype=dtype, device=pixel_values.device).view(1, 3, 1, 1)
+
+    def by_channel(numbers):  # filled on the device: a copy from the host would wait for it
+        channels = [torch.full((1, 1, 1), number, dtype=dtype, device=pixel_values.device) for number in numbers]
+        return torch.stack(channels, dim=1)  # (1, 3, 1, 1)
+
+    mean, std = by_channel(config.image_mean), by_channel(config.image_std)
     return (pixel_values.to(dtype) / 255 - mean) / std
 
 

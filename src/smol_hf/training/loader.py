@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from accelerate import Accelerator
 from smol_hf.data.stream.lane import Row
 from smol_hf.data.stream.preparation import ReadySample
 from smol_hf.data.stream.stream import RowStream
-from smol_hf.training.log.counters import count_rows_of_batch
+from smol_hf.training.log.counters import count_rows_of_batch, source_of_positions
 
 FILE_NAME = "data_state.json"
 # Entries of a batch that are not inputs of the model.
-FACTS = ("sample_ids", "counts", "shortened", "drawn", "skipped", "finished")
+FACTS = ("sample_ids", "counts", "sources", "shortened", "drawn", "skipped", "finished")
 AHEAD = 2  # batches
 
 
@@ -90,17 +90,19 @@ class TrainingLoader:
         drawn: Counter[str] = Counter()
         for row in rows:
             drawn.update({self.stream.plan.sources[index].name: number for index, number in row.drawn.items()})
-        batch = self.collator(samples)
-        if self.thread is not None and torch.cuda.is_available():
-            batch = {name: pinned(value) for name, value in batch.items()}
-        batch |= {
+        inputs, counts = self.collator(samples), count_rows_of_batch(rows)
+        batch = {
+            **inputs,
             "sample_ids": [sample.sample_id for sample in samples],
             "shortened": [(each.sample_id, each.lost) for each in samples if each.lost and each.number == 0],
             "drawn": drawn,
             "skipped": [fault for row in rows for fault in row.faults],
-            "counts": count_rows_of_batch(rows),
+            "counts": counts,
+            "sources": source_of_positions(inputs, counts.sequences),
             "finished": self.at_end,
         }
+        if self.thread is not None and torch.cuda.is_available():
+            batch = {name: pinned(value) for name, value in batch.items()}
         return batch, {str(row.lane): row.state for row in rows}
 
     @property
@@ -127,6 +129,22 @@ class TrainingLoader:
 def pinned(value: Any) -> Any:
     """Return a tensor in memory from which a GPU copies without waiting; other values as they are."""
     return value.pin_memory() if isinstance(value, torch.Tensor) else value
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device. A copy from pinned memory joins the queue of a GPU, and the host does not wait."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def without_mask(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the mask of padded rows if they are for our models: causal attention never sees what follows a sample.
+
+    With a mask, each step would wait for its device to look for padding, and attention would be slower.
+    """
+    ours = "logits_to_keep" in inputs
+    return {name: value for name, value in inputs.items() if not (ours and name == "attention_mask")}
 
 
 def save_data_state(folder: Path, lanes: int, parts: list[dict[str, Any]]) -> None:

@@ -16,6 +16,8 @@ from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.mixture.shares import PlannedMixture
 from smol_hf.data.report.shortened_samples import ShortenedSamples
 from smol_hf.data.stream.stream import Plan, RowStream
+from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.support.formatting import counted
 from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
 from smol_hf.training.checkpoint.fingerprints import document_fingerprints, fingerprint, source_fingerprints
@@ -54,6 +56,7 @@ from smol_hf.training.validation.early_stopping import check_metric, early_stopp
 from smol_hf.training.validation.held_out import describe_validation
 from smol_hf.training.validation.measure import Validation, validation_of
 
+OURS = (SmolHFConfig.model_type, SmolHFTextConfig.model_type)
 TOKENIZER_SAMPLES = 10_000  # of the data, from which a recipe without a tokenizer gets one
 
 
@@ -122,8 +125,10 @@ class SupervisedRun(Run):
             "failed_sources": {each.name: each.reason for each in self.mixture.failed},
         }
 
-    def collator(self) -> SmolCollator:
-        return SmolCollator(self.processor, packing=self.data_arguments.sample_packing)
+    def collator(self, row_length: int | None = None) -> SmolCollator:
+        packing = self.of_documents or self.data_arguments.sample_packing
+        ours = self.model.config.model_type in OURS
+        return SmolCollator(self.processor, packing=packing, row_length=row_length, locate=ours)
 
     def trainer(self):
         shortened = self.output_dir / "shortened.jsonl"
@@ -255,11 +260,10 @@ class DocumentRun(SupervisedRun):
     def source_fingerprints(self):
         return document_fingerprints(self.documents)
 
-    def collator(self):
+    def collator(self, row_length=None):
         """Stack rows of documents, which are full. Flash attention takes one row of any length."""
         in_one = "flash" in self.model_arguments.attn_implementation
-        row_length = None if in_one else self.data_arguments.context_length
-        return SmolCollator(self.processor, packing=True, row_length=row_length)
+        return super().collator(None if in_one else self.data_arguments.context_length)
 
     def describe_data(self):
         lines = self.tokenised.describe(self.skipped)

@@ -21,7 +21,7 @@ from smol_hf.data.report.shortened_samples import ShortenedSamples
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.training.checkpoint.saving import CheckpointsOfARun
-from smol_hf.training.loader import FACTS, TrainingLoader, summed
+from smol_hf.training.loader import FACTS, TrainingLoader, summed, to_device, without_mask
 from smol_hf.training.log.counters import RunCounters
 from smol_hf.training.log.first_batches import FirstBatches
 from smol_hf.training.model.new_tokens import freeze_schedule, train_rows_of_new_tokens
@@ -133,11 +133,6 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         )
         return self.loader
 
-    def _prepare_input(self, data):
-        if isinstance(data, torch.Tensor):  # batches are pinned: the copy does not wait for the GPU
-            return data.to(self.args.device, non_blocking=True)
-        return super()._prepare_input(data)
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         facts = {name: inputs.pop(name) for name in FACTS}
         sample_ids = facts["sample_ids"]
@@ -147,14 +142,18 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
             self.met.append((len(sample_ids), facts["drawn"], facts["skipped"], facts["shortened"]))
             self.data_ended = facts["finished"]
             self.first_batches.look(self.processing_class, inputs, sample_ids, num_items_in_batch)
-        outputs = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)
+        outputs = model(**without_mask(inputs), use_cache=False, num_items_in_batch=num_items_in_batch)
         loss = outputs.loss
-        if model.training and outputs.get("token_losses") is not None:  # native classes of transformers have none
-            self.counters.add_losses(outputs.token_losses, inputs, facts["counts"])
+        sources = facts["sources"]  # None for native classes of transformers, which return no token losses
+        if model.training and sources is not None and outputs.get("token_losses") is not None:
+            self.counters.add_losses(outputs.token_losses, inputs, sources)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # The count covers all processes, but DDP averages their gradients.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _prepare_input(self, data):
+        return to_device(data, self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -190,10 +189,13 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         grad_norm = super()._get_grad_norm(model, grad_norm)
         self.rates_used = {group_part(group): group["lr"] for group in self.optimizer.param_groups}
         named = sum(len(skipped) + len(shortened) for _, _, skipped, shortened in self.met)
-        facts = torch.tensor([len(self.step_sample_ids), named, not self.data_ended], device=self.step_loss.device)
-        facts = torch.cat([self.step_loss.view(1), facts.to(self.step_loss.dtype)])
-        loss, samples, named, unfinished = summed(self.accelerator, facts)
-        loss, norm = loss / self.accelerator.num_processes, float(torch.as_tensor(grad_norm))
+        facts = [len(self.step_sample_ids), named, not self.data_ended]
+        facts = to_device(torch.tensor(facts), self.step_loss.device)
+        norm: Any = grad_norm  # the same in all processes
+        norm = torch.as_tensor(norm.full_tensor() if hasattr(norm, "full_tensor") else norm, device=facts.device)
+        facts = torch.cat([self.step_loss.view(1), norm.view(1), facts.to(self.step_loss.dtype)])
+        loss, norm, samples, named, unfinished = summed(self.accelerator, facts)  # the only wait for the device
+        loss, norm = (total / self.accelerator.num_processes for total in (loss, norm))
         self.exchange_met(named > 0)
         finite = math.isfinite(loss) and math.isfinite(norm)
         scaler = self.accelerator.scaler  # of float16

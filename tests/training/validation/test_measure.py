@@ -73,7 +73,7 @@ def expected_loss(plan, model):
     lane, nats, tokens = plan.lane(0, BlockCache(plan.sources)), 0.0, 0
     while not (row := lane.next_row()).finished:
         for sample in row.samples:
-            batch = SmolCollator(plan.work.processor)([sample])
+            batch = SmolCollator(plan.work.processor, locate=False)([sample])
             labels = batch.pop("labels")
             logits = model.eval()(**batch, use_cache=False).logits[0, :-1]
             nats += float(cross_entropy(logits, labels[0, 1:], reduction="sum"))

@@ -11,7 +11,7 @@ import torch
 
 from smol_hf.data.mixture.shares import PlannedMixture, by_modality
 from smol_hf.data.stream.lane import Row
-from smol_hf.modeling.label_loss import IGNORE_INDEX, labelled_positions
+from smol_hf.modeling.label_loss import IGNORE_INDEX, at_positions, next_tokens
 
 FILE_NAME = "counters.json"
 # `other_modality`: samples of another modality than the mixture names. `given_up`: lanes that stopped reading the
@@ -59,13 +59,20 @@ def count_rows_of_batch(rows: list[Row]) -> BatchCounts:
     return result
 
 
-def source_of_positions(inputs: dict, sequences: list[int]) -> torch.Tensor:
-    """Return the source of each position of a batch, (batch, sequence). Padding belongs to the row's sample."""
-    sources = torch.tensor(sequences, device=inputs["labels"].device)
+def source_of_positions(inputs: dict, sequences: list[int]) -> torch.Tensor | None:
+    """Return the source of each position that has logits, (batch, positions). Padding belongs to the row's sample.
+
+    None if the collator located no positions, and for a batch without samples.
+    """
+    if "logits_to_keep" not in inputs or not sequences:
+        return None
+    sources = torch.tensor(sequences)
     if "position_ids" in inputs:
         begins = inputs["position_ids"] == 0
-        return sources[begins.flatten().cumsum(0) - 1].view(begins.shape)
-    return sources[:, None].expand(inputs["labels"].shape)
+        sources = sources[begins.flatten().cumsum(0) - 1].view(begins.shape)
+    else:
+        sources = sources[:, None].expand(inputs["labels"].shape)
+    return at_positions(sources, inputs["logits_to_keep"])
 
 
 class RunCounters:
@@ -109,15 +116,11 @@ class RunCounters:
         """Count a step that changed nothing."""
         self.own[-1, COLUMNS.index("skipped_steps")] += 1
 
-    def add_losses(self, token_losses: torch.Tensor, inputs: dict, batch: BatchCounts) -> None:
-        """Add the losses of the positions that predict a label, (batch, positions), to those of the step."""
-        if not batch.sequences:
-            return
-        positions = labelled_positions(inputs["labels"])
-        owner = source_of_positions(inputs, batch.sequences)[:, positions].flatten()
-        labelled = inputs["labels"][:, positions + 1] != IGNORE_INDEX
+    def add_losses(self, token_losses: torch.Tensor, inputs: dict, sources: torch.Tensor) -> None:
+        """Add the losses of the positions that have logits, (batch, positions), to those of the step."""
+        labelled = next_tokens(inputs["labels"], inputs["logits_to_keep"]) != IGNORE_INDEX
         values = torch.stack([token_losses.flatten(), labelled.flatten()], dim=1)
-        self.step.index_add_(0, owner, values.to(self.step.dtype))
+        self.step.index_add_(0, sources.flatten(), values.to(self.step.dtype))
 
     def close_step(self, finite: bool) -> None:
         """Add the losses of a step to those of the window, or forget them if the step was dropped."""

@@ -52,6 +52,7 @@ class Defaults:
     gradient_checkpointing: bool = False
     logging_steps: float = 10
     logging_first_step: bool = True
+    logging_nan_inf_filter: bool = False  # with it, a step waits for the loss of each micro-batch
     disable_tqdm: bool | None = True
     report_to: list[str] | None = field(default_factory=lambda: ["none"])
     early_stopping_patience: int | None = key(
@@ -198,7 +199,6 @@ class DPOArguments(Defaults, DPOConfig):
         1024,
         "Maximum tokens of a prompt with its answer. Longer ones are skipped and listed in skipped.jsonl.",
     )
-    logging_nan_inf_filter: bool = False
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
 
     def __post_init__(self):

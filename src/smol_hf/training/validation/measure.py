@@ -14,16 +14,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from torch import nn
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.stream.stream import Plan, RowStream
-from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
-from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
-from smol_hf.modeling.label_loss import IGNORE_INDEX, labelled_positions
-from smol_hf.training.loader import FACTS, TrainingLoader, summed
+from smol_hf.modeling.label_loss import IGNORE_INDEX
+from smol_hf.training.loader import FACTS, TrainingLoader, summed, without_mask
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.validation.answers import Answers
@@ -109,18 +108,15 @@ class Validation:
         """
         loader = self.loader(accelerator, collator, batch_size, source)
         sums = torch.zeros(2, dtype=torch.float64)  # losses, labelled tokens
-        config = accelerator.unwrap_model(model).config
-        ours = config.model_type in (SmolHFConfig.model_type, SmolHFTextConfig.model_type)
         while summed(accelerator, torch.tensor([float(not loader.finished)], device=accelerator.device))[0] > 0:
             batch = loader.next_batch()
             seen.used += len(batch["sample_ids"])
             seen.skipped += batch["skipped"]
             seen.shortened += batch["shortened"]
-            inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key not in FACTS}
-            labelled = int((inputs["labels"][:, 1:] != IGNORE_INDEX).sum())
-            if ours:  # the other logits are not read, and would be the largest tensor of the pass
-                inputs["logits_to_keep"] = labelled_positions(inputs["labels"])
-            outputs = model(**inputs, use_cache=False, num_items_in_batch=torch.tensor(1, device=accelerator.device))
+            labelled = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+            inputs: Any = send_to_device({key: batch[key] for key in batch if key not in FACTS}, accelerator.device)
+            number = torch.tensor(1, device=accelerator.device)
+            outputs = model(**without_mask(inputs), use_cache=False, num_items_in_batch=number)
             sums += torch.tensor([float(outputs.loss) if labelled else 0.0, labelled], dtype=torch.float64)
         precise = torch.float32 if accelerator.device.type == "mps" else torch.float64
         return summed(accelerator, sums.to(accelerator.device, precise))
