@@ -15,7 +15,8 @@ gc.disable()  # until the tests are collected: imports make millions of objects,
 # Files whose tests train for long, launch processes or measure. Each area keeps files that are not named here.
 SLOW = {
     # commands and documentation
-    "test_cli_data", "test_commands_of_pages", "test_mistakes", "test_text_models_page", "test_tutorials",
+    "test_cli_data", "test_commands_of_pages", "test_follow", "test_mistakes", "test_text_models_page",
+    "test_tutorials",
     # data
     "test_bad_input", "test_bad_records", "test_digits", "test_document_locations", "test_download",
     "test_fast_images", "test_hub_dataset", "test_kills", "test_open_source", "test_own_file", "test_stream",

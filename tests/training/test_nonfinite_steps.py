@@ -9,7 +9,7 @@ from tiny_trainers import build_trainer, losses, weights
 
 from smol_hf.data.collator import SmolCollator
 from smol_hf.training.log.console import LogCallback, read_log
-from smol_hf.training.trainer import NonFiniteError
+from smol_hf.training.log.skipped_steps import NonFiniteError
 
 
 class Poisoned(SmolCollator):

@@ -12,10 +12,10 @@ from tiny_trainers import build_trainer, losses
 from transformers import AutoModelForImageTextToText
 
 from smol_hf.train import main
+from smol_hf.training.log.skipped_steps import NonFiniteError
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.recipes import parse_recipe
 from smol_hf.training.recipe.values import RecipeError
-from smol_hf.training.trainer import NonFiniteError
 
 
 def skipped_steps(trainer):

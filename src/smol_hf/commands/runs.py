@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smol_hf.commands.parser import Command
-from smol_hf.commands.printing import table
+from smol_hf.commands.printing import print_parts, table
 from smol_hf.support.atomic import atomic_file
 from smol_hf.support.formatting import compact, counted, duration
 
@@ -22,7 +22,7 @@ ROWS = {
     "first_loss": "first loss", "last_loss": "last loss",
     "unknown_losses": "steps whose loss is no number", "median_tokens_per_second": "tokens/s, median",
     "median_trained_tokens_per_second": "trained tokens/s, median", "median_samples_per_second": "samples/s, median",
-    "total_skipped_samples": "skipped samples", "total_skipped_steps": "skipped steps",
+    "total_skipped_samples": "skipped samples", "total_skipped_steps": "skipped steps", "total_spikes": "spikes",
 }  # fmt: skip
 LOOKS = [(colour, dashes) for dashes in ("solid", "dashed", "dotted") for colour in (1, 2, 3)]  # of lines of a chart
 
@@ -33,12 +33,14 @@ def add_list(parser: argparse.ArgumentParser) -> None:
 
 def add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs=1, metavar="DIR", help="output folder of a run, or of a chain's stages")
+    parser.add_argument("--follow", action="store_true", help="print new lines of the log until the run ends")
     add_html(parser)
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="+", metavar="DIR", help="output folders of runs")
     add_html(parser)
+    parser.set_defaults(follow=False)
 
 
 def add_html(parser: argparse.ArgumentParser) -> None:
@@ -83,11 +85,15 @@ def run_list(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_summary(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Summarise runs, and write their page if it is asked for."""
-    from smol_hf.training.log.run_log import facts_of
+    """Summarise runs, and write their page if it is asked for. `--follow` first follows the run to its end."""
+    from smol_hf.training.log.run_log import facts_of, follow
 
     if arguments.html is not None and arguments.html.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--html is {arguments.html}: name a file that ends with .html")
+    if arguments.follow:
+        if arguments.json:
+            raise ValueError("--follow and --json exclude each other: follow log.jsonl, whose lines are JSON")
+        print_parts(follow(Path(arguments.folders[0])))
     runs = open_runs(arguments.folders)
     facts = [facts_of(run) for run in runs]
     result: dict[str, Any] = {"runs": facts}

@@ -20,8 +20,9 @@ from smol_hf.support.formatting import counted
 from smol_hf.text.preferences import PreferenceEncoder, Preferences, read_preferences
 from smol_hf.training.checkpoint.saving import WholeCheckpoints
 from smol_hf.training.loader import FILE_NAME as DATA_STATE
-from smol_hf.training.log.console import LogCallback, step_of
+from smol_hf.training.log.console import LogCallback
 from smol_hf.training.log.mixture_report import FILE_NAME as MIXTURE
+from smol_hf.training.log.skipped_steps import NonFiniteError
 from smol_hf.training.model.composition import is_text_only
 from smol_hf.training.model.lora import lora_config, rank_warning
 from smol_hf.training.model.text_composition import build_language_model
@@ -30,7 +31,6 @@ from smol_hf.training.recipe.data_arguments import PreferenceArguments
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.run import Run
-from smol_hf.training.trainer import NonFiniteError
 from smol_hf.training.validation.early_stopping import early_stopping
 
 ARGUMENT_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
@@ -66,25 +66,12 @@ class PreferenceTrainer(WholeCheckpoints, DPOTrainer):
 
 
 class PreferenceLog(LogCallback):
-    """A log whose lines show how far apart the answers are."""
+    """A log that ends the run at a loss that is not finite."""
 
     def on_log(self, args, state, control, logs, **kwargs):
-        super().on_log(args, state, control, logs={key: logs[key] for key in logs if key != "eval_loss"}, **kwargs)
-        if "eval_loss" in logs and state.is_world_process_zero:
-            self.console.print(f"step {state.global_step}  validation {margins(logs, 'eval_')}", soft_wrap=True)
+        super().on_log(args, state, control, logs, **kwargs)
         if not math.isfinite(logs.get("loss", 0)):
             raise NonFiniteError(f"step {state.global_step}: the loss is {logs['loss']}: lower the learning rate")
-
-    def progress(self, state, logs: dict) -> str:
-        return f"{step_of(state)}  {margins(logs)}  lr {logs['learning_rate']:.1e}  {self.time_left(state)} left"
-
-
-def margins(logs: dict, prefix: str = "") -> str:
-    """Return the loss and the distance of the answers in words."""
-    return (
-        f"loss {logs[f'{prefix}loss']:.4f}  margin {logs[f'{prefix}rewards/margins']:.4f}  "
-        f"chosen preferred {logs[f'{prefix}rewards/accuracies']:.0%}"
-    )
 
 
 class PreferenceRun(Run):

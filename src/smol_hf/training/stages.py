@@ -17,17 +17,20 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from accelerate.utils.memory import clear_device_cache
 from rich.console import Console
+from rich.table import Column, Table
 
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.files import UnreachableError
 from smol_hf.processing.chat_rendering import EndlessTemplateError
+from smol_hf.support.formatting import compact, duration
 from smol_hf.support.tables import print_table
 from smol_hf.training.checkpoint.checkpoints import CheckpointError, list_checkpoints
 from smol_hf.training.checkpoint.interruption import RESUME, Interrupted
 from smol_hf.training.checkpoint.run_folder import RunError, run_folder
 from smol_hf.training.checkpoint.same_run import ROWS, rows_of_a_step
 from smol_hf.training.checkpoint.stage_record import Stage, refuse_lost_stages, state_of, write_record
-from smol_hf.training.log.stage_report import facts_of, report_table
+from smol_hf.training.log.console import read_log
+from smol_hf.training.log.skipped_steps import NonFiniteError
 from smol_hf.training.recipe.arguments import settle_global_batch
 from smol_hf.training.recipe.inherited_keys import key_of
 from smol_hf.training.recipe.keys import OnResume, own_keys
@@ -41,7 +44,6 @@ from smol_hf.training.recipe.recipes import (
 )
 from smol_hf.training.recipe.values import RecipeError, UsageError
 from smol_hf.training.run import refuse_model_in_the_way
-from smol_hf.training.trainer import NonFiniteError
 
 REPORT = "stages.json"
 OF_THE_USER = (
@@ -147,6 +149,37 @@ def run_stages(names: Sequence[str], words: Sequence[str], train_one: Callable[.
             path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         print_table(console, report_table(rows))
         console.print(f"the report is in {path}", soft_wrap=True)
+
+
+def facts_of(output_dir: Path) -> dict[str, Any]:
+    """Return the numbers of a finished stage, from the records of its run."""
+    run = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
+    last: dict[str, Any] = {}
+    for entry in read_log(output_dir):
+        last |= entry
+    return {
+        "steps": run["steps"],
+        "samples": last.get("total_samples"),
+        "tokens": last.get("total_tokens"),
+        "seconds": run["train_seconds"],
+        "resumed_at_step": run["resumed_at_step"],
+        "loss": last.get("loss"),
+        "checkpoint": str(output_dir / "checkpoint"),
+    }
+
+
+def report_table(rows: list[dict[str, Any]]) -> Table:
+    """Return a row for each stage. A time since a step is that of the last session."""
+    numbers = (Column(name, justify="right") for name in ("steps", "samples", "tokens", "time", "last loss"))
+    table = Table("", "stage", *numbers, Column("checkpoint", overflow="fold"))
+    for row in rows:
+        since = f" since step {row['resumed_at_step']:,}" if row["resumed_at_step"] else ""
+        cells = [compact(row[name]) if row[name] is not None else "–" for name in ("samples", "tokens")]
+        loss = f"{row['loss']:.4f}" if row["loss"] is not None else "–"
+        name = f"{row['recipe']}{', skipped' if row['skipped'] else ''}"
+        time = f"{duration(row['seconds'])}{since}"
+        table.add_row(str(row["stage"]), name, f"{row['steps']:,}", *cells, time, loss, row["checkpoint"])
+    return table
 
 
 def trained_before(earlier: Sequence[Stage], stage: Stage) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from smol_hf.training.checkpoint.saving import CheckpointsOfARun
 from smol_hf.training.loader import FACTS, TrainingLoader, summed, to_device, without_mask
 from smol_hf.training.log.counters import RunCounters
 from smol_hf.training.log.first_batches import FirstBatches
+from smol_hf.training.log.skipped_steps import SkippedSteps, Step
 from smol_hf.training.model.new_tokens import freeze_schedule, train_rows_of_new_tokens
 from smol_hf.training.model.parts import FreezeCallback, group_part, parameter_groups, schedule_parts
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
@@ -32,10 +31,6 @@ from smol_hf.training.validation.measure import Seen, Validation
 
 # TRL and transformers need a dataset, but the rows come from the plan.
 PLACEHOLDER = Dataset.from_dict({"sample_id": ["the rows come from the plan"]})
-
-
-class NonFiniteError(RuntimeError):
-    """Too many steps in a row had a loss or a gradient that is not a number."""
 
 
 class SmolTrainer(CheckpointsOfARun, SFTTrainer):
@@ -47,8 +42,7 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
     - a learning rate for each part, and parts that are frozen at first (`model/parts.py`);
     - counters and rates in the log (`log/counters.py`);
     - complete checkpoints (`checkpoint/saving.py`);
-    - a step whose loss or gradient is not finite changes nothing. It is counted, and its samples are named in
-      `skipped_steps.jsonl`; after `max_nonfinite_steps` in a row the run stops.
+    - steps that change nothing, because their loss or gradient is not finite or a spike (`log/skipped_steps.py`).
 
     Args:
         plan: of the rows that are trained on.
@@ -105,13 +99,14 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         self.counters = RunCounters(self.accelerator, mixture or PlannedMixture.of_plan(plan))
         prints = self.is_world_process_zero()
         self.first_batches = FirstBatches(args.max_steps, args.gradient_accumulation_steps, prints, max_unknown)
+        self.skipped_steps = SkippedSteps(args, self.counters, writes=prints)
+        self.add_callback(self.skipped_steps)
         self.step_loss = torch.zeros((), device=args.device)
         self.step_sample_ids: list[str] = []
         self.met: list[tuple] = []  # of each batch since `exchange_met`: used, drawn, skipped, shortened
         self.data_ended = False
         self.window_losses: list[float] = []
         self.rates_used: dict[str, float] = {}  # of each part, in the last step
-        self.nonfinite_in_a_row = 0
 
     def get_train_dataloader(self):
         rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
@@ -195,23 +190,22 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         norm = torch.as_tensor(norm.full_tensor() if hasattr(norm, "full_tensor") else norm, device=facts.device)
         facts = torch.cat([self.step_loss.view(1), norm.view(1), facts.to(self.step_loss.dtype)])
         loss, norm, samples, named, unfinished = summed(self.accelerator, facts)  # the only wait for the device
-        loss, norm = (total / self.accelerator.num_processes for total in (loss, norm))
+        processes, scaler = self.accelerator.num_processes, self.accelerator.scaler  # the scaler of float16
+        step = Step(
+            number=self.state.global_step + 1,
+            loss=loss / processes,
+            norm=norm / processes,
+            complete=unfinished == processes,
+            scales=scaler is not None and scaler.get_scale() > 1,
+        )
         self.exchange_met(named > 0)
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        scaler = self.accelerator.scaler  # of float16
-        overflow = math.isfinite(loss) and not finite and scaler is not None and scaler.get_scale() > 1
-        self.counters.close_step(finite or overflow)
-        if not samples or not finite:  # an optimizer leaves parameters without gradients, and their moments, unchanged
-            model.zero_grad()
-        if samples and overflow:  # float16: the scaler begins far too high by design, and halves itself
-            self.window_losses.append(loss)
-            if self.is_world_process_zero():
-                self.counters.add_skipped_step()
-        elif samples and finite:
-            self.window_losses.append(loss)
-            self.nonfinite_in_a_row = 0
-        elif samples:
-            self.skip_step(loss, norm)
+        self.counters.close_step(math.isfinite(step.loss))
+        if samples and math.isfinite(step.loss):
+            self.window_losses.append(step.loss)
+        if self.state.global_step == self.freeze_schedule.unfreeze_vision_at_step:
+            self.skipped_steps.forget()
+        if not samples or not self.skipped_steps.uses(step, self.step_sample_ids):
+            model.zero_grad()  # an optimizer leaves parameters without gradients, and their moments, unchanged
         if not unfinished:  # every lane of every process gave all that it has
             self.control.should_training_stop = self.control.should_log = True
             self.control.should_save = self.args.save_strategy == SaveStrategy.STEPS
@@ -231,25 +225,6 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
             self.skipped.note(used, skipped, drawn)
             self.shortened.note(shortened)
         self.met = []
-
-    def skip_step(self, loss: float, norm: float) -> None:
-        """Name the samples of a step that is not finite, and raise NonFiniteError after too many in a row."""
-        self.nonfinite_in_a_row += 1
-        step = self.state.global_step + 1
-        sample_ids = gather_object(list(self.step_sample_ids))
-        if self.is_world_process_zero():
-            self.counters.add_skipped_step()
-            line = {"step": step, "loss": repr(loss), "grad_norm": repr(norm), "samples": sample_ids}
-            path = Path(str(self.args.output_dir)) / "skipped_steps.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        if self.nonfinite_in_a_row >= self.args.max_nonfinite_steps:
-            shown = ", ".join(sample_ids[:10]) + (f" and {len(sample_ids) - 10} more" if len(sample_ids) > 10 else "")
-            raise NonFiniteError(
-                f"step {step}: loss {loss}, gradient norm {norm}, the {self.nonfinite_in_a_row}. such step in a row. "
-                f"The samples of this step: {shown}. A lower learning rate, or a look at skipped_steps.jsonl, helps"
-            )
 
     def create_optimizer(self, model=None):
         if self.optimizer is None:

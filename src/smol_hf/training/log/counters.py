@@ -17,13 +17,14 @@ FILE_NAME = "counters.json"
 # `other_modality`: samples of another modality than the mixture names. `given_up`: lanes that stopped reading the
 # source because they found nothing usable.
 SOURCE_COUNTERS = ("samples", "tokens", "trained_tokens", "tiles", "skipped", "other_modality", "given_up")
-RUN_COUNTERS = ("positions", "skipped_steps", "shortened_samples")  # `positions` include padding, `tokens` do not
+# `positions` include padding, `tokens` do not.
+RUN_COUNTERS = ("positions", "skipped_steps", "spikes", "shortened_samples")
 COLUMNS = (*SOURCE_COUNTERS, *RUN_COUNTERS)
 LOGGED = SOURCE_COUNTERS[:5]
 TOTALS = {  # name in the log and in `counters.json` → column
     "tokens": "tokens", "trained_tokens": "trained_tokens", "positions": "positions", "samples": "samples",
     "tiles": "tiles", "skipped_samples": "skipped", "skipped_steps": "skipped_steps",
-    "shortened_samples": "shortened_samples",
+    "spikes": "spikes", "shortened_samples": "shortened_samples",
 }  # fmt: skip
 
 
@@ -112,9 +113,9 @@ class RunCounters:
             self.own[-1, COLUMNS.index("positions")] += positions
             self.own[-1, COLUMNS.index("shortened_samples")] += shortened
 
-    def add_skipped_step(self) -> None:
-        """Count a step that changed nothing."""
-        self.own[-1, COLUMNS.index("skipped_steps")] += 1
+    def count_step(self, column: str) -> None:
+        """Count a step that changed nothing (`skipped_steps`), or a spike (`spikes`)."""
+        self.own[-1, COLUMNS.index(column)] += 1
 
     def add_losses(self, token_losses: torch.Tensor, inputs: dict, sources: torch.Tensor) -> None:
         """Add the losses of the positions that have logits, (batch, positions), to those of the step."""
@@ -123,7 +124,7 @@ class RunCounters:
         self.step.index_add_(0, sources.flatten(), values.to(self.step.dtype))
 
     def close_step(self, finite: bool) -> None:
-        """Add the losses of a step to those of the window, or forget them if the step was dropped."""
+        """Add the losses of a step to those of the window, or forget them if they are not finite."""
         if finite:
             self.window += self.step
         self.step.zero_()

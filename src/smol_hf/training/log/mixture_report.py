@@ -74,7 +74,7 @@ def load_counters(folder: Path, planned: PlannedMixture) -> torch.Tensor:
     of_run = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
     saved = {each["name"]: each for each in json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["sources"]}
     rows = [{name: saved[source][name] for name in SOURCE_COUNTERS} for source in planned.names]
-    rows.append({name: of_run[name] for name in RUN_COUNTERS})
+    rows.append({name: of_run[name] for name in RUN_COUNTERS if name in of_run})  # 0.1.0 counted no spikes
     return torch.tensor([[row.get(name, 0) for name in COLUMNS] for row in rows], dtype=torch.long)
 
 

@@ -38,7 +38,11 @@ def strategy_of(trainer: Trainer) -> str:
 
 
 def refuse_other_strategy(trainer: Trainer) -> None:
-    """Raise RecipeError if FSDP or DeepSpeed was asked for, and something else runs."""
+    """Refuse a strategy that cannot do what the recipe asks for.
+
+    Raises RecipeError if FSDP or DeepSpeed was asked for, and something else runs; and for `spike_policy: skip` with
+    DeepSpeed.
+    """
     arguments: Any = trainer.args
     asked = {
         "FSDP": os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" or bool(arguments.fsdp),
@@ -54,6 +58,11 @@ def refuse_other_strategy(trainer: Trainer) -> None:
                 f"{name} was asked for, but what runs is {running} {where}: start them on GPUs with accelerate "
                 f"launch, or leave {name} out"
             )
+    if running == "DeepSpeed" and getattr(arguments, "spike_policy", None) == "skip":
+        raise RecipeError(
+            "spike_policy skip is not supported with DeepSpeed, which changes the weights before the step is judged: "
+            "choose flag or off, or use FSDP"
+        )
 
 
 def refuse_split_sequences(parallelism: Any) -> None:

@@ -1,12 +1,13 @@
-"""The log of a run read again: by itself, while the run goes on, and after a kill.
+"""The log of a run read again: by itself, line by line while the run goes on, and after a kill. It imports no library.
 
-It needs no other file of the run, and imports no library.
+A summary needs no other file of the run.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +16,19 @@ from statistics import median
 from typing import Any
 
 from smol_hf.support.formatting import is_number
+from smol_hf.training.checkpoint.checkpoints import list_checkpoints
+from smol_hf.training.log.lines import lines_of, listed_step
 
-FILE_NAME = "log.jsonl"
+FILE_NAME, SKIPPED_STEPS = "log.jsonl", "skipped_steps.jsonl"
 RATES = ("tokens_per_second", "trained_tokens_per_second", "samples_per_second")
-COUNTERS = ("total_tokens", "total_samples", "total_skipped_samples", "total_skipped_steps")
+COUNTERS = ("total_tokens", "total_samples", "total_skipped_samples", "total_skipped_steps", "total_spikes")
 LOWEST = ("eval_loss", "eval_perplexity", "eval_bits_per_byte")  # of these, the lowest is the best
 FACTS_OF_AN_EVALUATION = ("eval_seconds", "eval_tokens", "eval_answers", "eval_runtime")
+
+OWNER = ".run.json"  # names the process that uses a folder, which removes it at its end
+POLL = 1.0  # seconds between two looks at a run
+GRACE = 10.0  # seconds until a new file of another machine is visible on a shared file system
+SHOWN_BEFORE = 10  # entries of a log that are shown first
 
 
 @dataclass
@@ -131,3 +139,134 @@ def score_of(key: str, values: dict[int, float]) -> dict[str, float]:
     """Return the last value of a score, and the best with its step."""
     best = (min if key in LOWEST else max)(values, key=lambda step: values[step])
     return {"last": values[max(values)], "best": values[best], "best_step": best}
+
+
+class GrowingFile:
+    """A file of JSON lines that a run writes, or will write."""
+
+    def __init__(self, path: Path):
+        self.path, self.offset = path, 0
+
+    def new_entries(self) -> list[dict[str, Any]]:
+        """Return the entries since the last call. A line without its end waits, and a damaged one is left out.
+
+        A resumed run writes the file again, without the lines after its checkpoint. The lines until then are not new.
+        """
+        try:
+            with self.path.open("rb") as file:
+                is_longer = os.fstat(file.fileno()).st_size >= self.offset
+                file.seek(self.offset if is_longer else 0)
+                content = file.read()
+        except OSError:  # it is missing, or a network file system is away for a moment
+            return []
+        complete = content[: content.rfind(b"\n") + 1]
+        self.offset = len(complete) + (self.offset if is_longer else 0)
+        return list(entries_of(complete)) if is_longer else []
+
+
+def entries_of(lines: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the lines that are JSON mappings."""
+    for line in lines.splitlines():
+        try:
+            if isinstance(entry := json.loads(line), dict):
+                yield entry
+        except ValueError:
+            continue
+
+
+class FollowedRun:
+    """The files of a run that is followed. `recent` are the last entries of its log."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.log, self.steps = GrowingFile(folder / FILE_NAME), GrowingFile(folder / SKIPPED_STEPS)
+        self.recent = self.log.new_entries()[-SHOWN_BEFORE:]
+        self.steps.new_entries()  # the entries of the log count them
+        self.saved = list_checkpoints(folder)
+
+    def earlier_lines(self) -> Iterator[str]:
+        yield from (line for entry in self.recent for line in lines_of(entry))
+        if self.saved:
+            yield f"the newest checkpoint is {self.saved[0].name}"
+
+    def new_lines(self) -> list[str]:
+        lines = [listed_step(entry) for entry in self.steps.new_entries()]
+        entries = self.log.new_entries()
+        self.recent = [*self.recent, *entries][-SHOWN_BEFORE:]
+        lines += [line for entry in entries for line in lines_of(entry)]
+        before, self.saved = self.saved, list_checkpoints(self.folder)
+        return lines + [f"{each.name} is saved" for each in reversed(self.saved) if each not in before]
+
+    def is_finished(self) -> bool:
+        """Return True if the run trained all its steps."""
+        try:
+            return "steps" in json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+
+    def end(self, killed: bool) -> str:
+        """Return how the run ended, in words."""
+        if self.is_finished():
+            cause = "the run ended"
+        elif killed:
+            cause = "the process of the run was killed"
+        elif any("train_runtime" in entry for entry in self.recent[-3:]):
+            cause = "a signal interrupted the run"
+        else:
+            cause = "the run stopped with an error, which its output names"
+        last = next((entry["step"] for entry in reversed(self.recent) if is_number(entry.get("step"))), 0)
+        newest = f"; its newest checkpoint is {self.saved[0].name}" if self.saved else ""
+        return f"{cause}, after step {last:,}{newest}"
+
+
+def process_of(folder: Path) -> tuple[str, bool] | None:
+    """Return the process that uses a folder in words, and if it is alive; None without one.
+
+    A process of another machine counts as alive.
+    """
+    try:
+        owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+        number, host = int(owner["process"]), owner["host"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError):  # it is being written, or the file system is away
+        return "a process", True
+    is_alive = True
+    if os.name == "posix" and host == socket.gethostname():
+        try:
+            os.kill(number, 0)  # sends nothing
+        except ProcessLookupError:
+            is_alive = False
+        except PermissionError:
+            pass
+    return f"process {number} on {host}", is_alive
+
+
+def follow(folder: Path) -> Iterator[str]:
+    """Yield the last lines of a run, then new ones as it writes them, and how it ended.
+
+    It looks once per second, so it works on a shared file system, and before the run begins.
+
+    Raises ValueError for a folder that holds several runs.
+    """
+    folder = folder.parent if folder.is_file() else folder
+    if not (folder / FILE_NAME).exists() and (inside := [str(each) for each in find_runs(folder)]):
+        raise ValueError(f"{folder} is not the folder of one run: name one of {', '.join(inside)}")
+    run = FollowedRun(folder)
+    yield from run.earlier_lines()
+    was_used, quiet, said = False, 0.0, ""
+    while True:
+        process = process_of(folder)  # before the files are read, so that its last lines are not missed
+        is_alive = process is not None and process[1]
+        yield from (lines := run.new_lines())
+        was_used |= is_alive
+        quiet = 0.0 if lines or is_alive else quiet + POLL
+        stopped = (was_used or run.recent) and quiet >= (2 * POLL if was_used else GRACE)
+        if not is_alive and (process or stopped or run.is_finished()):
+            yield run.end(killed=process is not None)
+            return
+        if not run.recent:
+            words = f"{process[0]} prepares the run" if process else f"waiting for a run in {folder}"
+            yield from [words] if words != said else []
+            said = words
+        time.sleep(POLL)

@@ -14,9 +14,8 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
-from smol_hf.metrics.scores import METRICS
 from smol_hf.support.formatting import counted, nearest
-from smol_hf.training.recipe.inherited_checks import check_libraries, refuse_inherited
+from smol_hf.training.recipe.inherited_checks import check_best_metric, check_libraries, refuse_inherited
 from smol_hf.training.recipe.inherited_keys import INHERITED
 from smol_hf.training.recipe.keys import TRAIN, OnResume, Runs, check_values, key
 from smol_hf.training.recipe.values import RecipeError
@@ -102,6 +101,22 @@ class SmolTrainingArguments(Defaults, SFTConfig):
         runs=TRAIN,
         least=1,
     )
+    spike_policy: str = key(
+        "flag",
+        "Treatment of a step whose loss or gradient norm lies far above the last 128 steps. flag lists it with its "
+        "samples in skipped_steps.jsonl; skip also drops it; off compares nothing. One of flag, skip, off.",
+        resume=OnResume.CHANGE,
+        runs=TRAIN,
+        values=("flag", "skip", "off"),
+    )
+    spike_threshold: float = key(
+        6.0,
+        "Standard deviations above the mean of the last 128 steps (of logarithms) from which a step is a spike. The "
+        "first 64 steps, and the first 64 after an unfreezing, are never spikes.",
+        resume=OnResume.CHANGE,
+        runs=TRAIN,
+        above=0,
+    )
     num_checkpoints: int | None = key(
         None,
         "Number of evenly spaced checkpoints, the last at the end. Replaces save_steps.",
@@ -122,6 +137,8 @@ class SmolTrainingArguments(Defaults, SFTConfig):
             raise ValueError("every part has learning rate 0, so nothing is trained: set learning_rate")
         if self.vision_learning_rate == 0 and self.unfreeze_vision_at_step:
             raise ValueError("unfreeze_vision_at_step has no effect with vision_learning_rate: 0")
+        if self.spike_policy == "off" and self.spike_threshold != type(self).spike_threshold:
+            raise ValueError("spike_threshold has no effect with spike_policy: off: leave it out")
         if self.load_best_model_at_end and self.num_checkpoints is not None:
             self.save_steps = self.eval_steps or self.logging_steps  # until it is counted; the best is always saved
         super().__post_init__()
@@ -234,29 +251,6 @@ def check_run(arguments: SFTConfig | DPOConfig) -> None:
         raise ValueError("max_steps and num_train_epochs leave no step to train")
     if arguments.bf16 is None:  # TRL would request it on machines without it
         arguments.bf16 = not arguments.fp16 and not arguments.use_cpu and is_torch_bf16_gpu_available()
-
-
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
-
-
-def check_best_metric(arguments: Any) -> None:
-    """Check the keys of the best checkpoint and of early stopping, and settle the direction. Raises ValueError."""
-    patience = arguments.early_stopping_patience
-    if patience is not None and not arguments.load_best_model_at_end:
-        raise ValueError("early_stopping_patience needs load_best_model_at_end: true, or the best model would be lost")
-    if arguments.early_stopping_threshold and patience is None:
-        raise ValueError("early_stopping_threshold has no effect without early_stopping_patience: leave it out")
-    if (metric := arguments.metric_for_best_model) is None:
-        return
-    name, *_ = metric.removeprefix("eval_").partition("/")
-    known = [*LOWER_IS_BETTER, *METRICS]
-    if name not in known:
-        raise ValueError(
-            f"metric_for_best_model is {metric!r}: choose one of {', '.join(known)}, with several sources also "
-            "loss/SOURCE"
-        )
-    if arguments.greater_is_better is None:
-        arguments.greater_is_better = name in METRICS and METRICS[name].higher_is_better
 
 
 def settle_global_batch(recipe: dict[str, Any], arguments: SFTConfig | DPOConfig, processes: int) -> None:

@@ -16,6 +16,7 @@ from transformers.training_args import OptimizerNames
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
+from smol_hf.metrics.scores import METRICS
 from smol_hf.support.formatting import nearest
 from smol_hf.support.key_values import type_problem
 from smol_hf.training.recipe.inherited_keys import INHERITED, inherited_names
@@ -25,6 +26,7 @@ from smol_hf.training.recipe.keys import check_value, default_of
 OTHER_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo")
 MEASURED_SCHEDULES = ("reduce_lr_on_plateau", "greedy")  # the rate follows from the loss
 OF_THE_OPTIMIZER = {"adam_beta1": "betas", "adam_beta2": "betas", "adam_epsilon": "eps"}
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
 
 
 def is_on(value: Any) -> bool:
@@ -92,6 +94,26 @@ def refuse_trackers(arguments: SFTConfig | DPOConfig) -> None:
             raise ValueError(f"report_to: unknown tracker {name!r}{nearest(name, known)} (known: {', '.join(known)})")
         if name not in get_available_reporting_integrations():
             raise ValueError(f"report_to: {name} is not installed: install its package, or set report_to: none")
+
+
+def check_best_metric(arguments: Any) -> None:
+    """Check the keys of the best checkpoint and of early stopping, and settle the direction. Raises ValueError."""
+    patience = arguments.early_stopping_patience
+    if patience is not None and not arguments.load_best_model_at_end:
+        raise ValueError("early_stopping_patience needs load_best_model_at_end: true, or the best model would be lost")
+    if arguments.early_stopping_threshold and patience is None:
+        raise ValueError("early_stopping_threshold has no effect without early_stopping_patience: leave it out")
+    if (metric := arguments.metric_for_best_model) is None:
+        return
+    name, *_ = metric.removeprefix("eval_").partition("/")
+    known = [*LOWER_IS_BETTER, *METRICS]
+    if name not in known:
+        raise ValueError(
+            f"metric_for_best_model is {metric!r}: choose one of {', '.join(known)}, with several sources also "
+            "loss/SOURCE"
+        )
+    if arguments.greater_is_better is None:
+        arguments.greater_is_better = name in METRICS and METRICS[name].higher_is_better
 
 
 def check_libraries(arguments: SFTConfig | DPOConfig) -> None:
