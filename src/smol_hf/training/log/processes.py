@@ -10,6 +10,7 @@ from accelerate.utils import DistributedType
 from transformers import Trainer
 
 from smol_hf.support.formatting import counted
+from smol_hf.training.optimizer.muon import MUON
 from smol_hf.training.recipe.values import RecipeError
 
 NAMES = {
@@ -38,7 +39,7 @@ def strategy_of(trainer: Trainer) -> str:
 
 
 def refuse_other_strategy(trainer: Trainer) -> None:
-    """Raise RecipeError if FSDP or DeepSpeed was asked for, and something else runs."""
+    """Raise RecipeError if FSDP or DeepSpeed was asked for, and something else runs, or for Muon with DeepSpeed."""
     arguments: Any = trainer.args
     asked = {
         "FSDP": os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" or bool(arguments.fsdp),
@@ -47,6 +48,8 @@ def refuse_other_strategy(trainer: Trainer) -> None:
     }
     refuse_split_sequences(trainer.accelerator.parallelism_config)
     running = strategy_of(trainer)
+    if running == "DeepSpeed" and arguments.optim == MUON:
+        raise RecipeError("optim muon needs matrices, and DeepSpeed makes them vectors: use FSDP2 or DDP")
     for name in SHARDED:
         if asked[name] and running != name:
             where = "on a CPU" if trainer.args.device.type == "cpu" else "with this launcher"

@@ -14,13 +14,19 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
-from smol_hf.metrics.scores import METRICS
 from smol_hf.support.formatting import counted, nearest
-from smol_hf.training.recipe.inherited_checks import check_libraries, refuse_inherited
+from smol_hf.training.optimizer.muon import MUON
+from smol_hf.training.recipe.inherited_checks import (
+    check_best_metric,
+    check_libraries,
+    check_optimizer_name,
+    refuse_inherited,
+)
 from smol_hf.training.recipe.inherited_keys import INHERITED
 from smol_hf.training.recipe.keys import TRAIN, OnResume, Runs, check_values, key
 from smol_hf.training.recipe.values import RecipeError
 
+DEFAULT_OPTIMIZER = "adamw_torch_fused"
 RATE = {
     "resume": OnResume.CHANGE, "least": 0, "wanted": "a learning rate is 0 (frozen) or positive",
 }  # fmt: skip
@@ -70,6 +76,12 @@ class Defaults:
 class SmolTrainingArguments(Defaults, SFTConfig):
     """TRL's SFTConfig, with a learning rate per part and unfreezing of the image encoder."""
 
+    optim: str = inherited_key(
+        "optim",
+        DEFAULT_OPTIMIZER,
+        "Optimizer: a name of transformers, such as adafactor, or muon: Muon for the weights of linear layers, AdamW "
+        "for all other parameters. For muon, optim_args sets momentum, nesterov, ns_steps and adjust_lr_fn.",
+    )
     vision_learning_rate: float | None = key(
         None,
         "Peak learning rate of the image encoder; 0 freezes it. Without it, learning_rate.",
@@ -117,13 +129,18 @@ class SmolTrainingArguments(Defaults, SFTConfig):
 
     def __post_init__(self):
         check_run(self)
+        check_optimizer_name(self.optim)
         if not any(self.part_learning_rates().values()):
             raise ValueError("every part has learning rate 0, so nothing is trained: set learning_rate")
         if self.vision_learning_rate == 0 and self.unfreeze_vision_at_step:
             raise ValueError("unfreeze_vision_at_step has no effect with vision_learning_rate: 0")
         if self.load_best_model_at_end and self.num_checkpoints is not None:
             self.save_steps = self.eval_steps or self.logging_steps  # until it is counted; the best is always saved
+        if uses_muon := self.optim == MUON:
+            self.optim = DEFAULT_OPTIMIZER  # transformers does not know Muon
         super().__post_init__()
+        if uses_muon:
+            self.optim = MUON
         check_libraries(self)
         if self.fp16 and self.device.type == "cpu":
             raise ValueError("fp16 needs a GPU: use bf16, which also works on a CPU")
@@ -234,29 +251,6 @@ def check_run(arguments: SFTConfig | DPOConfig) -> None:
         raise ValueError("max_steps and num_train_epochs leave no step to train")
     if arguments.bf16 is None:  # TRL would request it on machines without it
         arguments.bf16 = not arguments.fp16 and not arguments.use_cpu and is_torch_bf16_gpu_available()
-
-
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
-
-
-def check_best_metric(arguments: Any) -> None:
-    """Check the keys of the best checkpoint and of early stopping, and settle the direction. Raises ValueError."""
-    patience = arguments.early_stopping_patience
-    if patience is not None and not arguments.load_best_model_at_end:
-        raise ValueError("early_stopping_patience needs load_best_model_at_end: true, or the best model would be lost")
-    if arguments.early_stopping_threshold and patience is None:
-        raise ValueError("early_stopping_threshold has no effect without early_stopping_patience: leave it out")
-    if (metric := arguments.metric_for_best_model) is None:
-        return
-    name, *_ = metric.removeprefix("eval_").partition("/")
-    known = [*LOWER_IS_BETTER, *METRICS]
-    if name not in known:
-        raise ValueError(
-            f"metric_for_best_model is {metric!r}: choose one of {', '.join(known)}, with several sources also "
-            "loss/SOURCE"
-        )
-    if arguments.greater_is_better is None:
-        arguments.greater_is_better = name in METRICS and METRICS[name].higher_is_better
 
 
 def settle_global_batch(recipe: dict[str, Any], arguments: SFTConfig | DPOConfig, processes: int) -> None:

@@ -9,15 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import Trainer
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
+from smol_hf.metrics.scores import METRICS
 from smol_hf.support.formatting import nearest
 from smol_hf.support.key_values import type_problem
+from smol_hf.training.optimizer.choice import optimizer_class
+from smol_hf.training.optimizer.muon import MUON, USE_MUON
 from smol_hf.training.recipe.inherited_keys import INHERITED, inherited_names
 from smol_hf.training.recipe.keys import check_value, default_of
 
@@ -25,6 +27,7 @@ from smol_hf.training.recipe.keys import check_value, default_of
 OTHER_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo")
 MEASURED_SCHEDULES = ("reduce_lr_on_plateau", "greedy")  # the rate follows from the loss
 OF_THE_OPTIMIZER = {"adam_beta1": "betas", "adam_beta2": "betas", "adam_epsilon": "eps"}
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
 
 
 def is_on(value: Any) -> bool:
@@ -75,6 +78,33 @@ def refuse_inherited(arguments: SFTConfig | DPOConfig) -> None:
     refuse_trackers(arguments)
 
 
+def check_optimizer_name(optim: str) -> None:
+    """Refuse an optimizer that neither transformers nor smol_hf has. Raises ValueError."""
+    known = [*(each.value for each in OptimizerNames), MUON]
+    if optim not in known:
+        raise ValueError(f"optim is {optim!r}{nearest(optim, known)} (known: {', '.join(known)})")
+
+
+def check_best_metric(arguments: Any) -> None:
+    """Check the keys of the best checkpoint and of early stopping, and settle the direction. Raises ValueError."""
+    patience = arguments.early_stopping_patience
+    if patience is not None and not arguments.load_best_model_at_end:
+        raise ValueError("early_stopping_patience needs load_best_model_at_end: true, or the best model would be lost")
+    if arguments.early_stopping_threshold and patience is None:
+        raise ValueError("early_stopping_threshold has no effect without early_stopping_patience: leave it out")
+    if (metric := arguments.metric_for_best_model) is None:
+        return
+    name, *_ = metric.removeprefix("eval_").partition("/")
+    known = [*LOWER_IS_BETTER, *METRICS]
+    if name not in known:
+        raise ValueError(
+            f"metric_for_best_model is {metric!r}: choose one of {', '.join(known)}, with several sources also "
+            "loss/SOURCE"
+        )
+    if arguments.greater_is_better is None:
+        arguments.greater_is_better = name in METRICS and METRICS[name].higher_is_better
+
+
 def tracker_names(arguments: SFTConfig | DPOConfig) -> list[str]:
     """Return the trackers of `report_to`."""
     names = arguments.report_to
@@ -99,26 +129,26 @@ def check_libraries(arguments: SFTConfig | DPOConfig) -> None:
 
     Builds the optimizer of a single weight, and compiles a single layer if the recipe compiles.
     """
-    optim = OptimizerNames(arguments.optim).value
+    optim = str(getattr(arguments.optim, "value", arguments.optim))
     if optim.startswith(OTHER_OPTIMIZERS):
         raise ValueError(f"optim {optim} is not supported: choose adamw_torch_fused, adafactor, sgd, lion_32bit, ...")
     if (schedule := SchedulerType(arguments.lr_scheduler_type).value) in MEASURED_SCHEDULES:
         raise ValueError(f"lr_scheduler_type {schedule} is not supported: the rate must be a function of the step")
     layer: Any = torch.nn.Linear(1, 1)
     try:
-        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
-        optimizer_class(layer.parameters(), **options)
+        kind, options = optimizer_class(arguments, layer)
+        kind([{"params": [layer.weight], USE_MUON: True}, {"params": [layer.bias]}], **options)
     except (ImportError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         given = f" with optim_args {arguments.optim_args}" if arguments.optim_args else ""
         raise ValueError(f"optim {optim}{given}: {error}") from error
-    if arguments.optim_args:
+    if arguments.optim_args and optim != MUON:
         without = copy.copy(arguments)
         without.optim_args = None
-        if Trainer.get_optimizer_cls_and_kwargs(without, layer)[1] == options:
+        if optimizer_class(without, layer)[1] == options:
             raise ValueError(f"optim_args {arguments.optim_args} has no effect with optim {optim}")
     entries = type(arguments).__dataclass_fields__
     for name, option in OF_THE_OPTIMIZER.items():
-        if option not in options and getattr(arguments, name) != default_of(entries[name]):
+        if option not in options.get("adamw", options) and getattr(arguments, name) != default_of(entries[name]):
             raise ValueError(f"{name} has no effect with optim {optim}")
     if arguments.torch_compile:
         backend, mode = arguments.torch_compile_backend or "inductor", arguments.torch_compile_mode
