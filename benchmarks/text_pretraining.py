@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from smol_hf.commands.main import main as smol_hf
 from smol_hf.text.documents.held_out import HeldOut, Split
@@ -123,24 +124,26 @@ def compare(
 ) -> dict:
     """Validation losses of each optimizer after the same steps, and in the time of the first one.
 
-    Runs with the same rate or seed follow each other, so that their times can be compared.
+    Runs with the same rate or seed follow each other, so that their times can be compared. On a CPU it is the time of
+    this process. It includes the training of a tokenizer, unless --tokenizer names one.
     """
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     with tempfile.TemporaryDirectory() as folder:
 
         def run(optimizer: str, rate: float, seed: int, steps: int = steps) -> dict:
             words = [f"--optim={OPTIM.get(optimizer, optimizer)}", f"--learning_rate={rate}", f"--seed={seed}"]
             name = f"{optimizer}-{rate}-{seed}-{steps}"
-            return pretrain(data, preset, steps, Path(folder), *words, f"--eval_delay={steps + 1}", *more, name=name)
+            started = clock()
+            found = pretrain(data, preset, steps, Path(folder), *words, f"--eval_delay={steps + 1}", *more, name=name)
+            return found | {"time": clock() - started}
 
+        run(optimizers[0], rates[0], seeds[0], 1)  # writes the token cache and loads libraries
         swept = {rate: {name: run(name, rate, seeds[0]) for name in optimizers} for rate in rates}
         best = {name: min(rates, key=lambda rate: swept[rate][name]["validation_loss"]) for name in optimizers}
         further = [{name: run(name, best[name], seed) for name in optimizers} for seed in seeds[1:]]
-        found = {}
+        found: dict = {}
         for name in optimizers:
-            pairs = [
-                pair[optimizers[0]]["tokens_per_second"] / pair[name]["tokens_per_second"]
-                for pair in (*swept.values(), *further)
-            ]
+            pairs = [pair[name]["time"] / pair[optimizers[0]]["time"] for pair in (*swept.values(), *further)]
             time_of_a_step = statistics.median(pairs)
             found[name] = {
                 "losses_of_rates": {rate: round(swept[rate][name]["validation_loss"], 4) for rate in rates},

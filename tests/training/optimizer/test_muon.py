@@ -6,11 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from processes import Forked, free_port
 from tiny_trainers import build_trainer, losses
+from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
 from smol_hf.training.log.processes import refuse_other_strategy
 from smol_hf.training.model.parts import FreezeSchedule, parameter_groups
 from smol_hf.training.optimizer.muon import USE_MUON, MuonWithAdamW, muon_options, muon_weights
+from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.recipes import parse_recipe
 from smol_hf.training.recipe.values import RecipeError
 
@@ -152,8 +155,58 @@ def test_rows_of_new_tokens_are_for_adamw():
     assert (group["name"], group["weight_decay"], USE_MUON in group) == ("new_tokens_no_decay", 0.0, False)
 
 
-def test_deepspeed_is_refused():
-    accelerator = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, parallelism_config=None)
-    arguments = SimpleNamespace(optim="muon", fsdp=None, deepspeed={"zero_optimization": {"stage": 2}})
-    with pytest.raises(RecipeError, match="DeepSpeed makes them vectors: use FSDP2 or DDP"):
+@pytest.mark.parametrize(
+    ("strategy", "optim", "message"),
+    [
+        ("DEEPSPEED", "muon", "optim muon needs matrices, and DeepSpeed makes them vectors: use FSDP2 or DDP"),
+        ("FSDP", "paged_adamw_8bit", "optim paged_adamw_8bit is of bitsandbytes, which cannot update sharded weights"),
+    ],
+)
+def test_an_optimizer_that_a_strategy_breaks_is_refused(strategy, optim, message, tmp_path):
+    arguments = SmolTrainingArguments(output_dir=str(tmp_path), optim=optim, use_cpu=True)
+    accelerator = SimpleNamespace(distributed_type=DistributedType[strategy], parallelism_config=None)
+    with pytest.raises(RecipeError, match=message):
         refuse_other_strategy(SimpleNamespace(args=arguments, accelerator=accelerator))
+
+
+SHAPES = ((64, 32), (32, 64), (33, 48))
+
+
+def write_updates_of_shards(path):
+    """A step of Muon on matrices whose rows are shared by two processes."""
+    torch.distributed.init_process_group("gloo")
+    mesh, updates = init_device_mesh("cpu", (2,)), []
+    for shape in SHAPES:
+        weight = torch.nn.Parameter(distribute_tensor(torch.zeros(shape), mesh, [Shard(0)]))
+        weight.grad = distribute_tensor(gradient_of(shape), mesh, [Shard(0)])
+        step_of_muon(weight)
+        updates.append(weight.detach().full_tensor())
+    if torch.distributed.get_rank() == 0:
+        torch.save(updates, path)
+
+
+def gradient_of(shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def step_of_muon(weight):
+    groups = [{"params": [weight], USE_MUON: True, "weight_decay": 0.0}]
+    MuonWithAdamW(groups, lr=1.0, muon=muon_options(None), adamw=ADAMW).step()
+    return weight.detach()
+
+
+def test_shards_of_a_matrix_are_orthogonalised_together(tmp_path):
+    """Not each by itself, which would differ by a half. bfloat16 rounds by some per cent."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks = [
+        Forked(write_updates_of_shards, tmp_path / f"{rank}.txt", tmp_path / "updates.pt", RANK=str(rank), **shared)
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        code, said = rank.wait()
+        assert code == 0, said
+    for shape, update in zip(SHAPES, torch.load(tmp_path / "updates.pt"), strict=True):
+        whole = torch.nn.Parameter(torch.zeros(shape))
+        whole.grad = gradient_of(shape)
+        difference = update - step_of_muon(whole)
+        assert difference.norm() < 0.08 * update.norm(), shape

@@ -10,6 +10,7 @@ from accelerate.utils import DistributedType
 from transformers import Trainer
 
 from smol_hf.support.formatting import counted
+from smol_hf.training.optimizer.choice import optimizer_class
 from smol_hf.training.optimizer.muon import MUON
 from smol_hf.training.recipe.values import RecipeError
 
@@ -39,7 +40,10 @@ def strategy_of(trainer: Trainer) -> str:
 
 
 def refuse_other_strategy(trainer: Trainer) -> None:
-    """Raise RecipeError if FSDP or DeepSpeed was asked for, and something else runs, or for Muon with DeepSpeed."""
+    """Raise RecipeError if FSDP or DeepSpeed was asked for, and something else runs.
+
+    Also for optimizers that cannot work with them.
+    """
     arguments: Any = trainer.args
     asked = {
         "FSDP": os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" or bool(arguments.fsdp),
@@ -48,8 +52,7 @@ def refuse_other_strategy(trainer: Trainer) -> None:
     }
     refuse_split_sequences(trainer.accelerator.parallelism_config)
     running = strategy_of(trainer)
-    if running == "DeepSpeed" and arguments.optim == MUON:
-        raise RecipeError("optim muon needs matrices, and DeepSpeed makes them vectors: use FSDP2 or DDP")
+    refuse_optimizer(arguments, running)
     for name in SHARDED:
         if asked[name] and running != name:
             where = "on a CPU" if trainer.args.device.type == "cpu" else "with this launcher"
@@ -57,6 +60,17 @@ def refuse_other_strategy(trainer: Trainer) -> None:
                 f"{name} was asked for, but what runs is {running} {where}: start them on GPUs with accelerate "
                 f"launch, or leave {name} out"
             )
+
+
+def refuse_optimizer(arguments: Any, running: str) -> None:
+    """Raise RecipeError for Muon with DeepSpeed, and for optimizers of bitsandbytes with FSDP."""
+    name = str(getattr(arguments.optim, "value", arguments.optim))
+    if running == "DeepSpeed" and name == MUON:
+        raise RecipeError("optim muon needs matrices, and DeepSpeed makes them vectors: use FSDP2 or DDP")
+    if running == "FSDP" and optimizer_class(arguments, None)[0].__module__.startswith("bitsandbytes"):
+        raise RecipeError(
+            f"optim {name} is of bitsandbytes, which cannot update sharded weights: use DDP, or another optimizer"
+        )
 
 
 def refuse_split_sequences(parallelism: Any) -> None:
