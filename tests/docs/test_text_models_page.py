@@ -65,8 +65,12 @@ def test_the_benchmark_runs(here):
     shown = re.findall(r"`(python benchmarks/[^`]+)`", PAGE)
     assert [shlex.split(line)[1] for line in shown] == ["benchmarks/text_pretraining.py", "benchmarks/text_step.py"]
     words = shlex.split(shown[0])
-    result = runpy.run_path(str(ROOT / words[1]))["main"]([*words[2:], *SMALL])
+    benchmark = runpy.run_path(str(ROOT / words[1]))["main"]
+    result = benchmark([*words[2:], *SMALL])
     assert result["bits_per_byte"] > 0 < result["trigram_bits_per_byte"] < 8 and result["steps"] == 3
+    compared = ["--optimizers", "adamw", "muon", "--rates", "1e-2", "--seeds", "0"]
+    found = benchmark([*words[2:], *SMALL, *compared])["optimizers"]
+    assert found["adamw"]["losses"] != found["muon"]["losses"] and len(found["muon"]["same_time"]["losses"]) == 1
 
 
 def test_options_keys_and_recipes_are_there():

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 from chat_models import save_base
-from helpers import build_model, build_processor
+from helpers import build_model, build_processor, model_of_preset
 from PIL import Image
 
 from smol_hf.commands.estimating import describe_estimate
@@ -15,6 +15,7 @@ from smol_hf.estimate.estimate import estimate, image_tokens, measure
 from smol_hf.estimate.target import find_target
 from smol_hf.support.resources import resource_path
 from smol_hf.training.model.composition import build_config_and_processor
+from smol_hf.training.optimizer.muon import muon_weights
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError
 
@@ -69,6 +70,11 @@ def test_memory_is_that_of_weights_gradients_and_states_and_more():
     assert 2 * weights <= memory["optimizer"] < 2.01 * weights
     assert memory["peak"] == memory["activations"] + memory["weights"] + memory["gradients"] + memory["optimizer"]
     assert estimate("tiny-text", batch_size=1, length=64, optimizer="sgd")["memory"]["optimizer"] == 0
+    model = model_of_preset("tiny-text")
+    matrices = sum(weight.numel() for name, weight in model.named_parameters() if name in muon_weights(model))
+    muon = estimate("tiny-text", batch_size=1, length=64, optimizer="muon")
+    assert 2 * weights - 4 * matrices <= muon["memory"]["optimizer"] < 2.01 * weights - 4 * matrices
+    assert muon["flops"] == estimate("tiny-text", batch_size=1, length=64)["flops"]
     half = estimate("tiny-text", batch_size=1, length=64, dtype="bfloat16")["memory"]
     assert half["weights"] * 2 == memory["weights"]
     shared = estimate("tiny-text", batch_size=1, length=64, shards=4)["memory"]
@@ -137,7 +143,7 @@ def test_recipes_and_checkpoints_are_targets_too(tmp_path):
         ("smolm2-135m", {}, "is not a preset, a recipe.*did you mean 'smollm2-135m'"),
         ("nowhere.yaml", {}, "does not exist"),
         ("tiny-text", {"dtype": "int8"}, "choose float32 or bfloat16 or float16"),
-        ("tiny-text", {"optimizer": "lion"}, "optimizer is 'lion': choose adamw or sgd"),
+        ("tiny-text", {"optimizer": "lion"}, "optimizer is 'lion': choose adamw or muon or sgd"),
         ("tiny-text", {"length": 10000}, "more than the 512 positions"),
         ("tiny-text", {"batch_size": 0}, "batch_size is 0"),
         ("tiny-text", {"tiles": 1}, "is a text-only model"),

@@ -35,8 +35,9 @@ def poisoned_trainer(folder, bad_steps, **options):
     return trainer, order
 
 
-def test_a_step_that_is_not_finite_changes_nothing_and_is_named(tmp_path):
-    trainer, order = poisoned_trainer(tmp_path, bad_steps=[1], max_steps=3)
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "muon"])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_named(optim, tmp_path):
+    trainer, order = poisoned_trainer(tmp_path, bad_steps=[1], max_steps=3, optim=optim)
     seen = []
     inner = trainer._maybe_log_save_evaluate
     trainer._maybe_log_save_evaluate = lambda *a, **k: (seen.append(weights(trainer)), inner(*a, **k))

@@ -58,7 +58,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(tmp_path):
     assert losses(autocast) == pytest.approx(losses(plain), abs=0.02) and losses(autocast) != losses(plain)
 
 
-@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "muon"])
 def test_a_float16_scaler_finds_its_scale_without_an_alarm(optim, float16, tmp_path):
     """More overflows than `max_nonfinite_steps`: each leaves the weights alone, is counted and stops nothing."""
     trainer = float16(build_trainer(tmp_path, max_steps=16, max_nonfinite_steps=2, optim=optim), scale=2.0**22)

@@ -175,3 +175,13 @@ def test_deepspeed_without_its_package_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     finished = call([*train_words(tmp_path / "run"), "--use_cpu", "true", "--deepspeed", '{"train_batch_size": 4}'])
     assert finished.returncode == 1 and "needs the package deepspeed: pip install deepspeed" in finished.stderr
+
+
+@pytest.mark.skipif(not EVERY, reason="`make test-all` runs this")
+def test_muon_of_two_processes_is_that_of_one_up_to_the_rounding_of_bfloat16(tmp_path):
+    """It orthogonalises in bfloat16, and products of sharded matrices are summed in another order."""
+    one = call([*train_words(tmp_path / "one", optim="muon"), "--use_cpu", "true"])
+    assert one.returncode == 0, one.stderr
+    printed = stop_and_resume(train_words(tmp_path / "run", 2, optim="muon"), tmp_path)
+    assert "resuming from checkpoint-" in printed
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "one"), abs=1e-3)

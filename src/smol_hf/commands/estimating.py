@@ -25,7 +25,7 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
     add("--tiles", type=int, help="image tiles per step (default: one per row)")
     add("--labelled", type=int, help="tokens per row that have labels (default: all text tokens)")
     add("--dtype", help="data type of the weights: float32, bfloat16 or float16")
-    add("--optimizer", default="adamw", help="optimizer: adamw (default) or sgd")
+    add("--optimizer", default="adamw", help="optimizer: adamw (default), muon or sgd")
     add("--gradient-checkpointing", action=argparse.BooleanOptionalAction, help="trade speed for memory")
     add("--lora-r", type=int, help="train LoRA adapters of this rank instead of all weights")
     add("--lora-parts", nargs="+", help="parts with adapters: vision, connector, text (default text)")

@@ -19,11 +19,13 @@ from smol_hf.estimate.estimate import ADDED, build_on_meta, count_by_part, estim
 from smol_hf.estimate.planned_data import MISSING, PlannedSource, describe, planned_sources, seen_rows, shares_of
 from smol_hf.estimate.planned_model import planned_step, planned_target
 from smol_hf.estimate.target import Target
+from smol_hf.estimate.traced_step import OPTIMIZERS
 from smol_hf.support.formatting import compact, counted, duration, percent
 from smol_hf.support.tables import print_parts
 from smol_hf.text.documents.token_source import TokenWork
-from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments, settle_global_batch
+from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
+from smol_hf.training.recipe.inherited_checks import settle_global_batch
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, ask_for_data, load_arguments
 from smol_hf.training.recipe.values import RecipeError, UsageError
@@ -199,7 +201,8 @@ def check_steps(training: SmolTrainingArguments | DPOArguments, steps: int | Non
 
 def cost_of(target: Target, shape, training, steps: int | None, tflops: float | None) -> dict[str, Any]:
     """Return `memory` in bytes and, with `tflops`, the `hours` of full rows; or why they are unknown."""
-    optimizer = "sgd" if "sgd" in str(getattr(training.optim, "value", training.optim)) else "adamw"
+    name = str(getattr(training.optim, "value", training.optim))
+    optimizer = name if name in OPTIMIZERS else "adamw"
     try:
         estimated = estimate_step(target, shape, optimizer, tflops=tflops)
     except RecipeError as error:

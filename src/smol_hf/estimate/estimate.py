@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +20,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from transformers import PreTrainedModel
 
 from smol_hf.auto import AutoModelForCausalLM
-from smol_hf.estimate.target import OPTIMIZERS, Target, resolve
-from smol_hf.estimate.traced_step import StepShape, trace, training_step
+from smol_hf.estimate.target import Target, resolve
+from smol_hf.estimate.traced_step import StepShape, build_optimizer, trace, training_step
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.modeling.modeling_smol_hf import SmolHFForConditionalGeneration
@@ -121,7 +120,7 @@ def estimate_step(
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     gradients = sum(weight.numel() * weight.element_size() for weight in trained)
     try:
-        traced = trace(model, shape, OPTIMIZERS[optimizer])
+        traced = trace(model, shape, optimizer)
     except DataDependentOutputException as error:
         raise RecipeError(
             f"{name} cannot be traced: its computation depends on values of tensors, as in SigLIP2 and mixtures of "
@@ -216,11 +215,11 @@ def status(key: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
-def warm_up(build_optimizer: Callable[..., torch.optim.Optimizer]) -> None:
+def warm_up() -> None:
     """Load the libraries that the first step of a process loads, which are not part of the model's memory."""
     layer = torch.nn.Linear(64, 64)
     layer(torch.zeros(8, 64)).sum().backward()
-    build_optimizer(layer.parameters()).step()
+    torch.optim.AdamW(layer.parameters()).step()
 
 
 def set_to_zero(model: PreTrainedModel) -> None:
@@ -232,8 +231,7 @@ def set_to_zero(model: PreTrainedModel) -> None:
 
 def main(arguments: dict[str, Any]) -> dict[str, float]:
     target, shape = resolve(**arguments)
-    build_optimizer = OPTIMIZERS[arguments["optimizer"]]
-    warm_up(build_optimizer)
+    warm_up()
     build_on_meta(target)  # loads libraries, without memory for the model
     before = status("VmRSS")
     model = build_on_meta(target)
@@ -241,10 +239,12 @@ def main(arguments: dict[str, Any]) -> dict[str, float]:
     model.tie_weights()  # before a page of the second copy is written
     set_to_zero(model)
     model.train()
-    optimizer = build_optimizer([weight for weight in model.parameters() if weight.requires_grad])
-    training_step(model, shape, optimizer)
-    started = time.perf_counter()
-    training_step(model, shape, optimizer)
+    optimizer = build_optimizer(arguments["optimizer"], model)
+    for _ in range(2):  # the first one creates the state
+        started = time.perf_counter()
+        training_step(model, shape)
+        optimizer.step()
+        optimizer.zero_grad()
     return {"peak": status("VmHWM") - before, "seconds_per_step": time.perf_counter() - started}
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
 from smol_hf.auto import AutoProcessor
-from smol_hf.estimate.traced_step import StepShape
+from smol_hf.estimate.traced_step import OPTIMIZERS, StepShape
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.processing.image_tiling import ImageTiler
 from smol_hf.support.formatting import nearest
@@ -28,10 +26,6 @@ from smol_hf.training.recipe.model_arguments import LoraArguments, ModelArgument
 from smol_hf.training.recipe.recipes import load_arguments
 from smol_hf.training.recipe.values import RecipeError
 
-OPTIMIZERS = {
-    "adamw": functools.partial(torch.optim.AdamW, lr=1e-3),
-    "sgd": functools.partial(torch.optim.SGD, lr=1e-3),
-}
 DTYPES = ("float32", "bfloat16", "float16")
 SAMPLED = 1000  # conversations of a recipe's data for its small tokenizer
 

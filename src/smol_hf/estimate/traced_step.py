@@ -14,6 +14,10 @@ from torch.utils.flop_counter import flop_registry
 from transformers import PreTrainedModel
 
 from smol_hf.modeling.label_loss import token_losses
+from smol_hf.training.optimizer.muon import MUON, USE_MUON, MuonWithAdamW, muon_options, muon_weights
+
+OPTIMIZERS = ("adamw", MUON, "sgd")
+RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,23 @@ class StepShape:
     labelled: int | None = None
 
 
-def training_step(model: Any, shape: StepShape, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Run forward and backward, and the step of an optimizer if one is given.
+def build_optimizer(name: str, model: Any) -> torch.optim.Optimizer:
+    """Build the optimizer of the trained weights."""
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    if name == "sgd":
+        return torch.optim.SGD(trained.values(), lr=RATE)
+    if name != MUON:
+        return torch.optim.AdamW(trained.values(), lr=RATE)
+    names = muon_weights(model)
+    groups = [
+        {"params": [weight for name, weight in trained.items() if (name in names) == muon], USE_MUON: muon}
+        for muon in (True, False)
+    ]
+    return MuonWithAdamW([group for group in groups if group["params"]], lr=RATE, muon=muon_options(None), adamw={})
+
+
+def training_step(model: Any, shape: StepShape) -> None:
+    """Run forward and backward.
 
     The model's own forward finds image tokens by their ids, which a trace does not have. Here the first positions of
     each row are image tokens.
@@ -50,9 +69,6 @@ def training_step(model: Any, shape: StepShape, optimizer: torch.optim.Optimizer
     del logits, embeddings
     if loss.requires_grad:  # False if only the encoder has adapters and the step has no tiles
         loss.backward()
-    if optimizer is not None:
-        optimizer.step()
-        optimizer.zero_grad()
 
 
 def attention_flops(query, key, value, *_, **__) -> int:
@@ -104,7 +120,7 @@ class StepCounter(TorchDispatchMode):
         self.now -= size
 
 
-def trace(model: PreTrainedModel, shape: StepShape, build_optimizer) -> dict[str, int]:
+def trace(model: PreTrainedModel, shape: StepShape, optimizer_name: str) -> dict[str, int]:
     """Trace a step of a model on the meta device as on a CPU, without computation and memory.
 
     The optimizer has its state already, as in each step but the first.
@@ -119,18 +135,21 @@ def trace(model: PreTrainedModel, shape: StepShape, build_optimizer) -> dict[str
             model.train()
             weights = step.peak = step.now  # the second copy of a tied weight is gone
             trained = [weight for weight in model.parameters() if weight.requires_grad]
-            optimizer = build_optimizer(trained)
+            optimizer = build_optimizer(optimizer_name, model)
             for weight in trained:
                 weight.grad = torch.zeros_like(weight)
             optimizer.step()
             optimizer.zero_grad()
-            states = step.now - weights
-            training_step(model, shape, optimizer)
-        without_tiles = step
+            states, step.flops = step.now - weights, 0
+            training_step(model, shape)
+            flops = without_tiles = step.flops
+            optimizer.step()
+            optimizer.zero_grad()
         if shape.tiles:
-            with StepCounter() as without_tiles:
+            with StepCounter() as without:
                 training_step(model, replace(shape, tiles=0))
+            without_tiles = without.flops
     return {
-        "weights": weights, "states": states, "peak": step.peak, "flops": step.flops,
-        "flops_without_tiles": without_tiles.flops,
+        "weights": weights, "states": states, "peak": step.peak, "flops": flops,
+        "flops_without_tiles": without_tiles,
     }  # fmt: skip

@@ -26,8 +26,8 @@ from smol_hf.training.log.processes import describe_processes, refuse_other_stra
 from smol_hf.training.log.run_record import hardware, resolve_recipe, versions, write_run
 from smol_hf.training.model.parts import count_parameters
 from smol_hf.training.model.plain_model import Tensors, gather_model
-from smol_hf.training.recipe.arguments import settle_global_batch
 from smol_hf.training.recipe.data_arguments import PreferenceArguments
+from smol_hf.training.recipe.inherited_checks import settle_global_batch
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
 from smol_hf.training.validation.early_stopping import MissedValidation, has_stopped

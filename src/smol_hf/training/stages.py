@@ -31,7 +31,7 @@ from smol_hf.training.checkpoint.same_run import ROWS, rows_of_a_step
 from smol_hf.training.checkpoint.stage_record import Stage, refuse_lost_stages, state_of, write_record
 from smol_hf.training.log.console import read_log
 from smol_hf.training.log.skipped_steps import NonFiniteError
-from smol_hf.training.recipe.arguments import settle_global_batch
+from smol_hf.training.recipe.inherited_checks import settle_global_batch
 from smol_hf.training.recipe.inherited_keys import key_of
 from smol_hf.training.recipe.keys import OnResume, own_keys
 from smol_hf.training.recipe.model_arguments import ModelArguments

@@ -25,6 +25,8 @@ from smol_hf.training.log.first_batches import FirstBatches
 from smol_hf.training.log.skipped_steps import SkippedSteps, Step
 from smol_hf.training.model.new_tokens import freeze_schedule, train_rows_of_new_tokens
 from smol_hf.training.model.parts import FreezeCallback, group_part, parameter_groups, schedule_parts
+from smol_hf.training.optimizer.choice import build_optimizer, optimizer_class
+from smol_hf.training.optimizer.muon import MUON, muon_weights
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.validation.early_stopping import validated_at
 from smol_hf.training.validation.measure import Seen, Validation
@@ -229,17 +231,17 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
     def create_optimizer(self, model=None):
         if self.optimizer is None:
             model = self.model if model is None else model
-            chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
-            optimizer_class, arguments = chosen
             groups = parameter_groups(
                 model.named_parameters(),
                 set(self.get_decay_parameter_names(model)),
                 self.args.weight_decay,
                 self.freeze_schedule,
+                muon_weights(model) if self.args.optim == MUON else frozenset(),
             )
             if not groups:
                 raise ValueError("every part has learning rate 0: there is nothing to train")
-            self.optimizer = optimizer_class(groups, **arguments)
+            chosen = self.optimizer_cls_and_kwargs or optimizer_class(self.args, model)
+            self.optimizer = build_optimizer(chosen, groups, model)
         return self.optimizer
 
     def get_decay_parameter_names(self, model):

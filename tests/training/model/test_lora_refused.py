@@ -34,6 +34,7 @@ from smol_hf.training.recipe.values import RecipeError
         ({"lora_trainable_tokens": '["<nowhere>"]'}, "the tokenizer has no '<nowhere>'"),
         ({"text_learning_rate": 0, "connector_learning_rate": 1e-3}, "text_learning_rate 0 freezes them"),
         ({"unfreeze_vision_at_step": 3}, "the encoder has no adapters"),
+        ({"optim": "muon"}, "optim muon is not supported with adapters"),
         ({"use_peft": "false"}, "lora_r has no effect without use_peft"),
     ],
 )

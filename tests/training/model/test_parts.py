@@ -42,8 +42,9 @@ class Snapshots:
         ]
 
 
-def test_the_encoder_moves_exactly_from_the_step_of_its_unfreezing(tmp_path):
-    trainer = build(tmp_path, unfreeze_vision_at_step=UNFREEZE)
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "muon", "adamw_8bit"])
+def test_the_encoder_moves_exactly_from_the_step_of_its_unfreezing(optim, tmp_path):
+    trainer = build(tmp_path, unfreeze_vision_at_step=UNFREEZE, optim=optim)
     snapshots = Snapshots(trainer)
     trainer.train()
     assert snapshots.moved("vision") == [step >= UNFREEZE for step in range(STEPS)]

@@ -24,6 +24,7 @@ from smol_hf.training.recipe.values import RecipeError
         ({"optim": "sgd", "adam_beta1": 0.8}, "adam_beta1 has no effect with optim sgd"),
         ({"optim_args": "momentum=0.9"}, "optim_args momentum=0.9 has no effect with optim adamw_torch_fused"),
         ({"optim": "lomo"}, "optim lomo is not supported"),
+        ({"optim": "moun"}, "optim is 'moun': did you mean 'muon'"),
         ({"optim": "schedule_free_sgd"}, "optim schedule_free_sgd: You need to install"),
         ({"lr_scheduler_type": "greedy", "eval_strategy": "steps"}, "lr_scheduler_type greedy is not supported"),
         ({"torch_compile_backend": "nothing"}, "torch_compile_backend or torch_compile_mode: Invalid backend"),

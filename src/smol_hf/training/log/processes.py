@@ -10,6 +10,8 @@ from accelerate.utils import DistributedType
 from transformers import Trainer
 
 from smol_hf.support.formatting import counted
+from smol_hf.training.optimizer.choice import optimizer_class
+from smol_hf.training.optimizer.muon import MUON
 from smol_hf.training.recipe.values import RecipeError
 
 NAMES = {
@@ -40,8 +42,8 @@ def strategy_of(trainer: Trainer) -> str:
 def refuse_other_strategy(trainer: Trainer) -> None:
     """Refuse a strategy that cannot do what the recipe asks for.
 
-    Raises RecipeError if FSDP or DeepSpeed was asked for, and something else runs; and for `spike_policy: skip` with
-    DeepSpeed.
+    Raises RecipeError if FSDP or DeepSpeed was asked for, and something else runs; for optimizers that cannot work with
+    them; and for `spike_policy: skip` with DeepSpeed.
     """
     arguments: Any = trainer.args
     asked = {
@@ -51,6 +53,7 @@ def refuse_other_strategy(trainer: Trainer) -> None:
     }
     refuse_split_sequences(trainer.accelerator.parallelism_config)
     running = strategy_of(trainer)
+    refuse_optimizer(arguments, running)
     for name in SHARDED:
         if asked[name] and running != name:
             where = "on a CPU" if trainer.args.device.type == "cpu" else "with this launcher"
@@ -62,6 +65,17 @@ def refuse_other_strategy(trainer: Trainer) -> None:
         raise RecipeError(
             "spike_policy skip is not supported with DeepSpeed, which changes the weights before the step is judged: "
             "choose flag or off, or use FSDP"
+        )
+
+
+def refuse_optimizer(arguments: Any, running: str) -> None:
+    """Raise RecipeError for Muon with DeepSpeed, and for optimizers of bitsandbytes with FSDP."""
+    name = str(getattr(arguments.optim, "value", arguments.optim))
+    if running == "DeepSpeed" and name == MUON:
+        raise RecipeError("optim muon needs matrices, and DeepSpeed makes them vectors: use FSDP2 or DDP")
+    if running == "FSDP" and optimizer_class(arguments, None)[0].__module__.startswith("bitsandbytes"):
+        raise RecipeError(
+            f"optim {name} is of bitsandbytes, which cannot update sharded weights: use DDP, or another optimizer"
         )
 
 

@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from smol_hf.support.formatting import nearest
 from smol_hf.training.model.parts import PARTS, part_modules
+from smol_hf.training.optimizer.muon import MUON
 from smol_hf.training.recipe.model_arguments import LoraArguments
 from smol_hf.training.recipe.values import RecipeError
 
@@ -27,7 +28,15 @@ LINEAR_LAYERS = (nn.Linear, Conv1D)
 
 
 def freeze_what_has_no_adapter(arguments: LoraArguments, training_arguments) -> None:
-    """Set the learning rate 0 for parts without adapters and without a rate of their own. Raises RecipeError."""
+    """Set the learning rate 0 for parts without adapters and without a rate of their own.
+
+    Raises RecipeError for frozen adapters, and for Muon.
+    """
+    if training_arguments.optim == MUON:
+        raise RecipeError(
+            "optim muon is not supported with adapters: it orthogonalises the update of a complete matrix, and an "
+            "adapter is a product of two matrices. Leave optim out, so that AdamW trains the adapters"
+        )
     for part in PARTS:
         key = f"{part}_learning_rate"
         rate = getattr(training_arguments, key)

@@ -1,8 +1,8 @@
 """The parts of a model (vision, connector, text): their parameters, learning rates and freezing.
 
-All parameters are in the optimizer from the start, in groups named part × decay. Whether a part is frozen is a pure
-function of the step, so resuming before or after the unfreezing needs no saved state. Parameters that were added later
-would break the schedule, and those that the optimizer does not know would silently never train.
+All parameters are in the optimizer from the start, in groups by part (`parameter_groups`). Whether a part is frozen is
+a pure function of the step, so resuming before or after the unfreezing needs no saved state. Parameters that were
+added later would break the schedule, and those that the optimizer does not know would silently never train.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
+
+from smol_hf.training.optimizer.muon import USE_MUON
 
 PARTS = ("vision", "connector", "text")
 NEW_TOKENS = "new_tokens"  # trained rows of embeddings in a frozen part, see new_tokens.py
@@ -132,28 +134,34 @@ def parameter_groups(
     decayed_names: set[str],
     weight_decay: float,
     schedule: FreezeSchedule,
+    muon_weights: frozenset[str] = frozenset(),
 ) -> list[dict]:
-    """Return the optimizer groups `part` and `part_no_decay` of the parts that train, with their peak rates."""
+    """Return the optimizer groups of the parts that train, with their peak rates.
+
+    They are `part`, `part_no_decay`, and `part_muon` for decayed parameters in `muon_weights`.
+    """
     groups: dict[str, dict] = {}
     for name, parameter in named_parameters:
         part, decays = schedule.part_of(name), name in decayed_names and name not in schedule.new_token_weights
         if not schedule.ever_trains_parameter(name):
             continue
-        group_name = part if decays else f"{part}_no_decay"
+        uses_muon = decays and name in muon_weights
+        group_name = f"{part}_muon" if uses_muon else part if decays else f"{part}_no_decay"
         new = {
             "name": group_name,
             "lr": schedule.learning_rates[part],
             "weight_decay": weight_decay if decays else 0.0,
+            **({USE_MUON: True} if uses_muon else {}),
         }
         group = groups.setdefault(group_name, {**new, "params": []})
         group["params"].append(parameter)
     parts = (*PARTS, NEW_TOKENS)
-    return [groups[name] for part in parts for name in (part, f"{part}_no_decay") if name in groups]
+    return [groups[name] for part in parts for name in (part, f"{part}_no_decay", f"{part}_muon") if name in groups]
 
 
 def group_part(group: dict) -> str:
     """Return the part of an optimizer group."""
-    return group["name"].removesuffix("_no_decay")
+    return group["name"].removesuffix("_no_decay").removesuffix("_muon")
 
 
 def times_part(common, schedule: FreezeSchedule, group: dict):

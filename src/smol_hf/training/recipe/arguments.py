@@ -14,12 +14,18 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
-from smol_hf.support.formatting import counted, nearest
-from smol_hf.training.recipe.inherited_checks import check_best_metric, check_libraries, refuse_inherited
+from smol_hf.support.formatting import nearest
+from smol_hf.training.optimizer.muon import MUON
+from smol_hf.training.recipe.inherited_checks import (
+    check_best_metric,
+    check_libraries,
+    check_optimizer_name,
+    refuse_inherited,
+)
 from smol_hf.training.recipe.inherited_keys import INHERITED
 from smol_hf.training.recipe.keys import TRAIN, OnResume, Runs, check_values, key
-from smol_hf.training.recipe.values import RecipeError
 
+DEFAULT_OPTIMIZER = "adamw_torch_fused"
 RATE = {
     "resume": OnResume.CHANGE, "least": 0, "wanted": "a learning rate is 0 (frozen) or positive",
 }  # fmt: skip
@@ -70,6 +76,12 @@ class Defaults:
 class SmolTrainingArguments(Defaults, SFTConfig):
     """TRL's SFTConfig, with a learning rate per part and unfreezing of the image encoder."""
 
+    optim: str = inherited_key(
+        "optim",
+        DEFAULT_OPTIMIZER,
+        "Optimizer: a name of transformers, such as adafactor, or muon: Muon for the weights of linear layers, AdamW "
+        "for all other parameters. For muon, optim_args sets momentum, nesterov, ns_steps and adjust_lr_fn.",
+    )
     vision_learning_rate: float | None = key(
         None,
         "Peak learning rate of the image encoder; 0 freezes it. Without it, learning_rate.",
@@ -133,6 +145,7 @@ class SmolTrainingArguments(Defaults, SFTConfig):
 
     def __post_init__(self):
         check_run(self)
+        check_optimizer_name(self.optim)
         if not any(self.part_learning_rates().values()):
             raise ValueError("every part has learning rate 0, so nothing is trained: set learning_rate")
         if self.vision_learning_rate == 0 and self.unfreeze_vision_at_step:
@@ -141,7 +154,11 @@ class SmolTrainingArguments(Defaults, SFTConfig):
             raise ValueError("spike_threshold has no effect with spike_policy: off: leave it out")
         if self.load_best_model_at_end and self.num_checkpoints is not None:
             self.save_steps = self.eval_steps or self.logging_steps  # until it is counted; the best is always saved
+        if uses_muon := self.optim == MUON:
+            self.optim = DEFAULT_OPTIMIZER  # transformers does not know Muon
         super().__post_init__()
+        if uses_muon:
+            self.optim = MUON
         check_libraries(self)
         if self.fp16 and self.device.type == "cpu":
             raise ValueError("fp16 needs a GPU: use bf16, which also works on a CPU")
@@ -251,31 +268,6 @@ def check_run(arguments: SFTConfig | DPOConfig) -> None:
         raise ValueError("max_steps and num_train_epochs leave no step to train")
     if arguments.bf16 is None:  # TRL would request it on machines without it
         arguments.bf16 = not arguments.fp16 and not arguments.use_cpu and is_torch_bf16_gpu_available()
-
-
-def settle_global_batch(recipe: dict[str, Any], arguments: SFTConfig | DPOConfig, processes: int) -> None:
-    """Compute the accumulation from `global_batch_size`, or compare them. Raises RecipeError.
-
-    Args:
-        recipe: the keys as they were given.
-    """
-    wanted: int | None = arguments.global_batch_size  # type: ignore[attr-defined]  (of `Defaults`)
-    if wanted is None:
-        return
-    rows = arguments.per_device_train_batch_size * processes
-    shown = f"global_batch_size is {wanted:,}, but per_device_train_batch_size {arguments.per_device_train_batch_size}"
-    launched = counted(processes, "process", ending="es")
-    if recipe.get("gradient_accumulation_steps") is not None:
-        accumulation = arguments.gradient_accumulation_steps
-        if rows * accumulation != wanted:
-            raise RecipeError(
-                f"{shown} × gradient_accumulation_steps {accumulation} × {launched} is "
-                f"{rows * accumulation:,}: leave gradient_accumulation_steps out, so that it follows"
-            )
-    elif wanted % rows:
-        raise RecipeError(f"{shown} × {launched} does not divide it: choose numbers whose product does")
-    else:
-        arguments.gradient_accumulation_steps = wanted // rows
 
 
 def schedule_options(arguments: SFTConfig | DPOConfig) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import Trainer
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
@@ -17,10 +16,13 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
 from smol_hf.metrics.scores import METRICS
-from smol_hf.support.formatting import nearest
+from smol_hf.support.formatting import counted, nearest
 from smol_hf.support.key_values import type_problem
+from smol_hf.training.optimizer.choice import optimizer_class
+from smol_hf.training.optimizer.muon import MUON, USE_MUON
 from smol_hf.training.recipe.inherited_keys import INHERITED, inherited_names
 from smol_hf.training.recipe.keys import check_value, default_of
+from smol_hf.training.recipe.values import RecipeError
 
 # These optimizers step during the backward pass, or need their own groups of parameters.
 OTHER_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo")
@@ -77,6 +79,13 @@ def refuse_inherited(arguments: SFTConfig | DPOConfig) -> None:
     refuse_trackers(arguments)
 
 
+def check_optimizer_name(optim: str) -> None:
+    """Refuse an optimizer that neither transformers nor smol_hf has. Raises ValueError."""
+    known = [*(each.value for each in OptimizerNames), MUON]
+    if optim not in known:
+        raise ValueError(f"optim is {optim!r}{nearest(optim, known)} (known: {', '.join(known)})")
+
+
 def tracker_names(arguments: SFTConfig | DPOConfig) -> list[str]:
     """Return the trackers of `report_to`."""
     names = arguments.report_to
@@ -116,31 +125,56 @@ def check_best_metric(arguments: Any) -> None:
         arguments.greater_is_better = name in METRICS and METRICS[name].higher_is_better
 
 
+def settle_global_batch(recipe: dict[str, Any], arguments: SFTConfig | DPOConfig, processes: int) -> None:
+    """Compute the accumulation from `global_batch_size`, or compare them. Raises RecipeError.
+
+    Args:
+        recipe: the keys as they were given.
+    """
+    wanted: int | None = arguments.global_batch_size  # type: ignore[attr-defined]  (of `Defaults`)
+    if wanted is None:
+        return
+    rows = arguments.per_device_train_batch_size * processes
+    shown = f"global_batch_size is {wanted:,}, but per_device_train_batch_size {arguments.per_device_train_batch_size}"
+    launched = counted(processes, "process", ending="es")
+    if recipe.get("gradient_accumulation_steps") is not None:
+        accumulation = arguments.gradient_accumulation_steps
+        if rows * accumulation != wanted:
+            raise RecipeError(
+                f"{shown} × gradient_accumulation_steps {accumulation} × {launched} is "
+                f"{rows * accumulation:,}: leave gradient_accumulation_steps out, so that it follows"
+            )
+    elif wanted % rows:
+        raise RecipeError(f"{shown} × {launched} does not divide it: choose numbers whose product does")
+    else:
+        arguments.gradient_accumulation_steps = wanted // rows
+
+
 def check_libraries(arguments: SFTConfig | DPOConfig) -> None:
     """Refuse an optimizer, a schedule or a compilation that a library refuses. Raises ValueError, naming the key.
 
     Builds the optimizer of a single weight, and compiles a single layer if the recipe compiles.
     """
-    optim = OptimizerNames(arguments.optim).value
+    optim = str(getattr(arguments.optim, "value", arguments.optim))
     if optim.startswith(OTHER_OPTIMIZERS):
         raise ValueError(f"optim {optim} is not supported: choose adamw_torch_fused, adafactor, sgd, lion_32bit, ...")
     if (schedule := SchedulerType(arguments.lr_scheduler_type).value) in MEASURED_SCHEDULES:
         raise ValueError(f"lr_scheduler_type {schedule} is not supported: the rate must be a function of the step")
     layer: Any = torch.nn.Linear(1, 1)
     try:
-        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
-        optimizer_class(layer.parameters(), **options)
+        kind, options = optimizer_class(arguments, layer)
+        kind([{"params": [layer.weight], USE_MUON: True}, {"params": [layer.bias]}], **options)
     except (ImportError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         given = f" with optim_args {arguments.optim_args}" if arguments.optim_args else ""
         raise ValueError(f"optim {optim}{given}: {error}") from error
-    if arguments.optim_args:
+    if arguments.optim_args and optim != MUON:
         without = copy.copy(arguments)
         without.optim_args = None
-        if Trainer.get_optimizer_cls_and_kwargs(without, layer)[1] == options:
+        if optimizer_class(without, layer)[1] == options:
             raise ValueError(f"optim_args {arguments.optim_args} has no effect with optim {optim}")
     entries = type(arguments).__dataclass_fields__
     for name, option in OF_THE_OPTIMIZER.items():
-        if option not in options and getattr(arguments, name) != default_of(entries[name]):
+        if option not in options.get("adamw", options) and getattr(arguments, name) != default_of(entries[name]):
             raise ValueError(f"{name} has no effect with optim {optim}")
     if arguments.torch_compile:
         backend, mode = arguments.torch_compile_backend or "inductor", arguments.torch_compile_mode

@@ -79,7 +79,10 @@ SECTIONS: dict[str, dict[str, Key]] = {
         **same("torch_compile torch_compile_backend torch_compile_mode", Key(FREE)),
         **same(
             "use_liger_kernel liger_kernel_config",
-            refused("is not supported: the models compute label-only logits without Liger kernels"),
+            refused(
+                "is not supported: Liger Kernel changes only models that it knows by name, and those of smol_hf are "
+                "not among them; torch_compile: true fuses operations of any model"
+            ),
         ),
         "use_cache": refused("has no effect: training needs no key-value cache"),
         "router_aux_loss_coef": refused("is not supported: mixture-of-experts models get no auxiliary loss"),
