@@ -1,15 +1,16 @@
-"""FSDP2 on two processes trains like one process, through the unfreezing, a kill and another number of processes."""
+"""Several processes train like one, through the unfreezing, a kill and another number of processes."""
 
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import PartialState
-from processes import call, fork_command, free_port
+from isolated_runs import run_isolated
+from processes import call, fork_command, fork_ranks, free_port
 from sharded_processes import fork_sharded
 
-from smol_hf.auto import AutoModelForImageTextToText
 from smol_hf.support.resources import resource_path
 from smol_hf.training.log import processes
 from smol_hf.training.log.console import read_log
@@ -19,6 +20,8 @@ from smol_hf.training.recipe.values import RecipeError
 STEPS, UNFREEZE, BATCH = 6, 3, 4
 # `make test-all` asks for each combination. One of them takes half a minute of a core.
 EVERY = "SMOL_HF_KILLS" in os.environ
+ON_CPU = ("--use_cpu", "true")
+RESUME = ("--resume_from_checkpoint", "true")
 
 
 def train_words(output, processes=1, **keys):
@@ -31,6 +34,15 @@ def train_words(output, processes=1, **keys):
     return ["train", *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
 
 
+def start(kind, count, words, folder):
+    """Run the command in processes of a kind of `KINDS`. Returns them, not yet finished."""
+    if kind in ("plain", "ddp"):
+        words = [*words, *ON_CPU]
+        return fork_ranks(count, words, folder) if count > 1 else [fork_command(words, folder / "rank0.txt")]
+    environment = {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"} if kind == "full" else {}
+    return fork_sharded(count, words, folder, **environment)
+
+
 def finish(ranks):
     done = [rank.wait() for rank in ranks]
     assert [code for code, _ in done] == [0] * len(ranks), "".join(said for _, said in done)
@@ -41,97 +53,110 @@ def losses(output):
     return [entry["loss"] for entry in read_log(output) if "loss" in entry]
 
 
+LOGITS = """
+import sys
+sys.modules["smol_hf"] = None
+import torch
+from transformers import AutoModelForImageTextToText
+model = AutoModelForImageTextToText.from_pretrained(sys.argv[1], dtype=torch.float32, trust_remote_code=True).eval()
+generator = torch.Generator().manual_seed(0)
+side, number = model.config.image_side, model.config.image_seq_len
+image = torch.full((1, number), model.config.image_token_id)
+ids = torch.cat([image, torch.randint(10, 300, (1, 12), generator=generator)], dim=1)
+with torch.inference_mode():
+    out = model(input_ids=ids, pixel_values=torch.randn((1, 1, 3, side, side), generator=generator))
+torch.save(out.logits, sys.argv[2])
+"""
+
+
 def logits(folder):
-    """Of an image of noise and some tokens."""
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    generator = torch.Generator().manual_seed(0)
-    side, number = model.config.image_side, model.config.image_seq_len
-    image = torch.full((1, number), model.config.image_token_id)
-    ids = torch.cat([image, torch.randint(10, 300, (1, 12), generator=generator)], dim=1)
-    with torch.inference_mode():
-        return model(input_ids=ids, pixel_values=torch.randn((1, 1, 3, side, side), generator=generator)).logits
+    """Of an image of noise and some tokens, computed without this package."""
+    result = folder.with_name(f"{folder.name}.logits")
+    isolated = run_isolated([sys.executable, "-c", LOGITS, str(folder), str(result)])
+    assert isolated.returncode == 0, isolated.stderr
+    return torch.load(result)
+
+
+def assert_same(output, other):
+    assert losses(output) == pytest.approx(losses(other), abs=1e-6)
+    assert torch.allclose(logits(output / "checkpoint"), logits(other / "checkpoint"), atol=1e-5, rtol=0)
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    """The unbroken run of one process."""
-    output = tmp_path_factory.mktemp("one") / "run"
-    result = call([*train_words(output), "--use_cpu", "true"])
-    assert result.returncode == 0, result.stderr
-    return output
+    """Return the folder of an unbroken run of one process with these keys. Each is trained once."""
+    runs = {}
+
+    def run(**keys):
+        name = str(keys)
+        if name not in runs:
+            output = tmp_path_factory.mktemp("one") / "run"
+            result = call([*train_words(output, **keys), *ON_CPU])
+            assert result.returncode == 0, result.stderr
+            runs[name] = output
+        return runs[name]
+
+    return run
 
 
-KINDS = {
-    "sharded": ({}, {}),
-    "full": ({"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, {}),
-    "checkpointing": ({}, {"gradient_checkpointing": "true"}),
-}
-CONSTANT = {"lr_scheduler_type": "constant"}
+@pytest.fixture(scope="module")
+def keys_of(one_process):
+    """Return the further keys of a kind of run."""
+
+    def keys(kind):
+        if kind == "lora":
+            return {
+                "config": None, "model": one_process() / "checkpoint", "data": "digits", "use_peft": "true",
+                "lora_r": 4, "lora_dropout": 0, "lora_parts": "[vision, text]",
+            }  # fmt: skip
+        return {"gradient_checkpointing": "true"} if kind == "checkpointing" else {}
+
+    return keys
 
 
-def stop_and_resume(words, folder, **environment):
-    """Kill both processes after a checkpoint, and continue. Returns what was printed by the second run."""
-    ranks = fork_sharded(2, words, folder, **environment)
+def assert_merged(output, folder):
+    """The shards of the last checkpoint become the published model, and a damaged one is named."""
+    merged = call(["merge", output / f"checkpoint-{STEPS}", folder / "merged"])
+    assert merged.returncode == 0, merged.stderr
+    assert torch.equal(logits(folder / "merged"), logits(output / "checkpoint"))
+    assert call(["check", folder / "merged"]).returncode == 0
+    shard = next((output / f"checkpoint-{STEPS}" / "pytorch_model_fsdp_0").glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    refused = call(["merge", output / f"checkpoint-{STEPS}", folder / "damaged"])
+    assert refused.returncode == 1 and "a shard of the weights is missing or damaged" in refused.stderr
+    assert not (folder / "damaged").exists()
+
+
+KINDS = ("plain", "ddp", "sharded", "full", "lora", "checkpointing")
+
+
+@pytest.mark.parametrize("kind", KINDS if EVERY else ["sharded", "lora"])
+def test_a_killed_and_resumed_run_is_the_run_of_one_process(kind, one_process, keys_of, tmp_path):
+    output, count, keys = tmp_path / "run", 1 if kind == "plain" else 2, keys_of(kind)
+    words = train_words(output, count, **keys)
+    ranks = start(kind, count, words, tmp_path)
     ranks[0].wait_for(f"step {UNFREEZE + 1}/{STEPS}")
     for rank in ranks:
         rank.process.kill()
         rank.process.join()
-    return finish(fork_sharded(2, [*words, "--resume_from_checkpoint", "true"], folder, **environment))
-
-
-@pytest.mark.parametrize("kind", KINDS if EVERY else ["sharded"])
-def test_two_processes_train_like_one_through_a_kill(kind, one_process, tmp_path):
-    environment, keys = KINDS[kind]
-    output = tmp_path / "run"
-    printed = stop_and_resume(train_words(output, 2, **keys), tmp_path, **environment)
+    printed = finish(start(kind, count, [*words, *RESUME], tmp_path))
     assert "resuming from checkpoint-" in printed
-    assert losses(output) == pytest.approx(losses(one_process), abs=1e-6)
-    assert torch.allclose(logits(output / "checkpoint"), logits(one_process / "checkpoint"), atol=1e-5, rtol=0)
+    assert_same(output, one_process(**(keys if kind == "lora" else {})))
     checked = call(["check", output / "checkpoint"])
     assert checked.returncode == 0, checked.stdout
+    if next(output.glob("checkpoint-*/pytorch_model_fsdp_0"), None):
+        assert_merged(output, tmp_path)
 
 
-def test_the_shards_of_a_checkpoint_become_a_model(one_process, tmp_path):
-    output = tmp_path / "run"
-    finish(fork_sharded(2, train_words(output, 2), tmp_path))
-    merged = call(["merge", output / f"checkpoint-{STEPS}", tmp_path / "merged"])
-    assert merged.returncode == 0, merged.stderr
-    assert torch.equal(logits(tmp_path / "merged"), logits(output / "checkpoint"))
-    assert call(["check", tmp_path / "merged"]).returncode == 0
-    shard = next((output / f"checkpoint-{STEPS}" / "pytorch_model_fsdp_0").glob("*.distcp"))
-    shard.write_bytes(shard.read_bytes()[:100])
-    refused = call(["merge", output / f"checkpoint-{STEPS}", tmp_path / "damaged"])
-    assert refused.returncode == 1 and "a shard of the weights is missing or damaged" in refused.stderr
-    assert not (tmp_path / "damaged").exists()
+EACH_WAY = [(kind, *way) for kind in KINDS[1:] for way in ((2, 1, 2), (1, 2, 2))] + [("sharded", 2, 1, 4)]
 
 
-def test_adapters_of_two_processes_are_those_of_one(one_process, tmp_path):
-    keys = {
-        "config": None, "model": one_process / "checkpoint", "data": "digits", "use_peft": "true", "lora_r": 4,
-        "lora_dropout": 0, "unfreeze_vision_at_step": None, "vision_warmup_steps": None,
-    }  # fmt: skip
-    one = call([*train_words(tmp_path / "one", **keys), "--use_cpu", "true"])
-    assert one.returncode == 0, one.stderr
-    printed = stop_and_resume(train_words(tmp_path / "run", 2, **keys), tmp_path)
-    assert "resuming from checkpoint-" in printed
-    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
-    same = logits(tmp_path / "one" / "checkpoint")
-    assert torch.allclose(logits(tmp_path / "run" / "checkpoint"), same, atol=1e-5, rtol=0)
-    merged = call(["merge", tmp_path / "run" / f"checkpoint-{STEPS}", tmp_path / "merged"])
-    assert merged.returncode == 0, merged.stderr
-    assert torch.allclose(logits(tmp_path / "merged"), same, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("before, after", [(2, 1), (1, 2)] if EVERY else [(2, 1)])
-def test_a_run_is_resumed_on_another_number_of_processes(before, after, one_process, tmp_path):
-    output = tmp_path / "run"
-    finish(fork_sharded(before, train_words(output, before, max_steps=2, **CONSTANT), tmp_path))
-    words = [*train_words(output, after, **CONSTANT), "--resume_from_checkpoint", "true"]
-    finish(fork_sharded(after, words, tmp_path))
-    assert call([*train_words(tmp_path / "one", **CONSTANT), "--use_cpu", "true"]).returncode == 0
-    assert losses(output) == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
-    same = logits(tmp_path / "one" / "checkpoint")
-    assert torch.allclose(logits(output / "checkpoint"), same, atol=1e-5, rtol=0)
+@pytest.mark.parametrize(("kind", "before", "after", "step"), EACH_WAY if EVERY else [("sharded", 2, 1, 2)])
+def test_a_run_is_resumed_on_another_number_of_processes(kind, before, after, step, one_process, keys_of, tmp_path):
+    output, keys = tmp_path / "run", {**keys_of(kind), "lr_scheduler_type": "constant"}
+    finish(start(kind, before, train_words(output, before, **keys, max_steps=step), tmp_path))
+    finish(start(kind, after, [*train_words(output, after, **keys), *RESUME], tmp_path))
+    assert_same(output, one_process(**(keys if kind == "lora" else {"lr_scheduler_type": "constant"})))
 
 
 def test_fsdp_of_the_recipe_reads_its_file(one_process, tmp_path):
@@ -140,13 +165,13 @@ def test_fsdp_of_the_recipe_reads_its_file(one_process, tmp_path):
     words = train_words(output, 2, fsdp="true", fsdp_config=tmp_path / "fsdp.yaml")
     printed = finish(fork_sharded(2, words, tmp_path, ACCELERATE_USE_FSDP="false"))
     assert "2 processes (FSDP2) on cpu, precision float32, 4 rows per step" in printed
-    assert losses(output) == pytest.approx(losses(one_process), abs=1e-6)
+    assert losses(output) == pytest.approx(losses(one_process()), abs=1e-6)
 
 
 @pytest.mark.parametrize("environment, keys", [({"ACCELERATE_USE_FSDP": "true"}, {}), ({}, {"fsdp": "true"})])
 def test_another_strategy_than_the_one_asked_for_is_refused(environment, keys, tmp_path):
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    words = [*train_words(tmp_path / "run", **keys), "--use_cpu", "true"]
+    words = [*train_words(tmp_path / "run", **keys), *ON_CPU]
     environment = {**alone, "MASTER_PORT": str(free_port()), **environment}
     code, printed = fork_command(words, tmp_path / "printed.txt", **environment).wait(60)
     assert code == 1 and "FSDP was asked for, but what runs is" in printed and "Traceback" not in printed

@@ -9,13 +9,13 @@ from smol_hf.support.formatting import nearest
 from smol_hf.support.resources import resource_path
 
 MIXTURES = "mixtures"
-ACCELERATE = "accelerate"  # configurations of `accelerate launch`, which are not recipes
+OTHERS = ("accelerate", "launch")  # files that start a run, which are not recipes
 
 
 def shipped_recipes() -> dict[str, Path]:
     """Return {name: path}. A name is the path below `recipes/` without `.yaml`, such as quickstart/digits."""
     root = resource_path("recipes")
-    files = sorted(path for path in root.rglob("*.yaml") if path.parent.name != ACCELERATE)
+    files = sorted(path for path in root.rglob("*.yaml") if path.parent.name not in OTHERS)
     return {path.relative_to(root).with_suffix("").as_posix(): path for path in files}
 
 

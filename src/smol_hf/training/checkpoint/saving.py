@@ -55,7 +55,7 @@ class WholeCheckpoints(TrainerBase):
         return str(self.saving_to) if self.saving_to is not None else super()._get_output_dir(trial)
 
     def _save(self, output_dir=None, state_dict=None):
-        model: Any = self.accelerator.unwrap_model(self.model)
+        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         if not is_sharded(self) or isinstance(model, PeftModel) or not state_dict:
             super()._save(output_dir, state_dict)
         elif self.args.should_save:  # transformers would save the changed class of FSDP2 with torch's code
@@ -65,7 +65,7 @@ class WholeCheckpoints(TrainerBase):
 
     def describe_shards(self, folder: Path) -> None:
         """Write the configuration and the processor for sharded weights, which have neither."""
-        model: Any = self.accelerator.unwrap_model(self.model)
+        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         config, processor = model.config, cast(Any, self.processing_class)
         if isinstance(model, PeftModel):
             config = cast(Any, model.peft_config)[model.active_adapter]

@@ -25,7 +25,7 @@ def gather_model(trainer: Trainer) -> tuple[Any, Tensors | None]:
     A `PeftModel` of FSDP2 keeps its class and its parts of the tensors. The complete tensors by name are then returned
     too, for `save_pretrained`.
     """
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    model: Any = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     if not is_sharded(trainer):
         return model, None
     tensors: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped)
