@@ -247,3 +247,28 @@ def test_a_preview_of_nothing_is_an_error_that_names_the_first_reason(here, caps
     Path("captioned/page.txt").write_text("A page.")
     assert main(["data", "preview", "work/../captioned", "--preset", "tiny-vlm", "--output", "one.html"]) == 0
     assert "A page." in Path("one.html").read_text()
+
+
+def test_shards_are_one_source_with_the_statistics_of_one_preparation(here, capsys):
+    with (here / "many.jsonl").open("w") as file:
+        for number in range(7):
+            file.write(json.dumps(record(f"Which {number}?" * (number + 1), "page.png") if number != 4 else {}) + "\n")
+    model = ["--model", "runs/demo/checkpoint"]
+    one = facts_of(capsys, "prepare", "many.jsonl", "--output", "parts/one")
+    prepare = ["data", "prepare", "many.jsonl", "--output", "parts/shards", "--shard"]
+    for number in (3, 1):
+        assert main([*prepare, f"{number}/3"]) == 0
+    printed = capsys.readouterr().out
+    assert "shard 3 of 3" in printed and "shards 1, 2 of 3 are missing: run the same smol-hf data prepare" in printed
+    for command in (["data", "stats", "parts/shards", *model], ["data", "preview", "parts/shards", *model]):
+        assert main(command) == 1
+        assert "shard 2 of 3 is missing: run the same smol-hf data prepare with --shard 2/3" in capsys.readouterr().err
+    assert main([*prepare, "2/3"]) == 0
+    assert "all 3 shards" in capsys.readouterr().out
+    assert main([*prepare, "1/3"]) == 0
+    printed = capsys.readouterr().out
+    assert "shard 1 of 3 was complete already: nothing was written" in printed and "Skipped:" in printed
+    again = facts_of(capsys, *prepare[1:], "1/3")["all"]
+    assert {**again[0], "shards": 1} == one["sources"][0] and again[0]["shards"] == 3
+    stats = [facts_of(capsys, "stats", f"parts/{name}", *model)["all"] for name in ("one", "shards")]
+    assert stats[0] == stats[1] and stats[0]["usable"] == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from smol_hf.commands import printing
@@ -124,6 +125,7 @@ def add_prepare(parser: argparse.ArgumentParser) -> None:
     add("--format", choices=["parquet", "llava"], default="parquet", help="file format (default parquet)")
     add("--rows-per-shard", type=int, help="samples per parquet file (default: about 500 MB)")
     add("--verify-images", action="store_true", help="decode each image and leave out damaged ones")
+    add("--shard", type=shard_of, metavar="K/N", help="write only the K-th of N parts of the rows (default: all rows)")
     outside_help = "also copy images that are outside the image folder (default: an error)"
     add("--allow-outside", action="store_true", help=outside_help)
 
@@ -133,9 +135,18 @@ def run_prepare(arguments: argparse.Namespace) -> dict[str, Any]:
     from smol_hf.training.inspection import open_recipe
 
     data, *_ = open_recipe(keys_of(arguments))
-    options = options_of(arguments, "rows_per_shard", "verify_images", "allow_outside")
-    with printing.progress("preparing", sum(map(len, data.sources))) as advance:
+    options = options_of(arguments, "rows_per_shard", "verify_images", "allow_outside", "shard")
+    shards = 1 if arguments.shard is None else arguments.shard[1]
+    with printing.progress("preparing", sum(map(len, data.sources)) // shards) as advance:
         return prepare(data, arguments.output, form=arguments.format, **options, advance=advance)
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Parse `K/N`."""
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+    if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not K/N, such as 3/16: K is from 1 to N")
+    return int(numbers[1]), int(numbers[2])
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

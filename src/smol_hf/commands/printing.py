@@ -171,10 +171,30 @@ def histogram(bars: list[dict[str, int]]) -> Iterator[str]:
 
 
 def describe_prepared(facts: dict[str, Any]) -> Iterator[str | Table]:
-    sources = facts["sources"]
+    """Yield the counts of the sources, of a shard or of all, and the shards that are missing."""
+    title = f"Prepared as {facts['format']}"
+    if "shard" in facts:
+        name = f"shard {facts['shard']} of {facts['shards']}"
+        yield from describe_written(f"{title}: {name}", facts["sources"])
+        if facts["was_complete"]:
+            yield f"{name} was complete already: nothing was written"
+        if facts["missing"]:
+            from smol_hf.data.sources.location import describe_missing
+
+            yield describe_missing(facts["missing"], facts["shards"])
+        else:
+            yield from describe_written(f"{title}: all {facts['shards']} shards", facts["all"])
+    else:
+        yield from describe_written(title, facts["sources"])
+    if any(each["left_out"] for each in facts.get("all", facts["sources"])):
+        yield "skipped.jsonl lists each skipped sample."
+    yield f"written to {facts['output']}"
+
+
+def describe_written(title: str, sources: list[dict[str, Any]]) -> Iterator[str | Table]:
     media = ("images", *(("videos",) if any(each["videos"] for each in sources) else ()))
     columns = ("source", "records", "written", "skipped", *media, "bytes")
-    result = table(f"Prepared as {facts['format']}", *columns, numbers=True)
+    result = table(title, *columns, numbers=True)
     for each in sources:
         numbers = [f"{each[key]:,}" for key in ("records", "written", "left_out", *media)]
         result.add_row(each["name"], *numbers, compact(each["bytes"]))
@@ -187,6 +207,3 @@ def describe_prepared(facts: dict[str, Any]) -> Iterator[str | Table]:
                 f"{each['as_messages']:,} records of {each['name']} do not fit the LLaVA format (a text contains "
                 "<image>, or has several parts): they are written as messages with typed parts"
             )
-    if any(each["left_out"] for each in sources):
-        yield "skipped.jsonl lists each skipped sample."
-    yield f"written to {facts['output']}"

@@ -22,11 +22,11 @@ def append_entries(path: Path, entries: Iterable[dict]) -> None:
 
 def whole_lines(path: Path) -> Iterator[dict]:
     """Yield the complete entries of a file. An incomplete last line is ignored: the run meets its sample again."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # not `splitlines`: texts may have U+2028
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("sample"), str):
-            yield entry
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:  # texts may have other line breaks
+        for line in file:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and isinstance(entry.get("sample"), str):
+                yield entry

@@ -1,5 +1,6 @@
 """Rows of files, in any order: the same as read from the beginning, whatever the chunks they are read in."""
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -12,10 +13,10 @@ from memory_source import MemorySource
 
 from smol_hf.data.conversation import SampleError, TextPart
 from smol_hf.data.records import Place, adapt
-from smol_hf.data.sources import fingerprints, json_source
+from smol_hf.data.sources import fingerprints, json_source, parquet_source
 from smol_hf.data.sources.json_source import JsonArraySource, JsonLinesSource
 from smol_hf.data.sources.parquet_source import ParquetSource, Unreadable
-from smol_hf.data.sources.source import BlockCache, MadeSource
+from smol_hf.data.sources.source import BlockCache, JoinedSource, MadeSource
 
 NASTY = [
     {"text": 'quotes " and \\ and \\" and {[,]}'}, {"text": "é漢🙂\n\t"}, {"a": [1, [2, {"b": "]"}], "}"]}, {"": ""},
@@ -263,3 +264,34 @@ def test_blank_lines_count_as_lines_and_are_no_rows(tmp_path, monkeypatch, line_
         rows = [source.read_block(block)[0] for block in range(len(source.block_sizes))]
         assert [where for where, _ in rows] == [f"rows.jsonl:{line}" for line in (2, 5, 6, 7)]
         assert [record for _, record in rows] == [{"a": 1}, {"a": 2}, 1, {"a": 3}]
+
+
+@pytest.mark.parametrize("kind", ["lines", "array", "joined", "parquet", "made"])
+def test_a_range_of_rows(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(json_source, "BLOCK", 100)
+    monkeypatch.setattr(parquet_source, "AT_A_TIME", 2)
+    if kind == "parquet":
+        source = ParquetSource("x", write_parquet(tmp_path, [7, 3], 4))
+    elif kind == "made":
+        source = MadeSource("x", 10, lambda number: (f"page{number}", number), fingerprint="f")
+    else:
+        lines = [json.dumps({"a": "x" * (number * 7 % 40)}) for number in range(10)]
+        (tmp_path / "a.jsonl").write_text("\n\n".join(lines))
+        (tmp_path / "b.jsonl").write_text("\n".join(lines[:3]))
+        (tmp_path / "a.json").write_text(f"[{','.join(lines)}]")
+        parts = [JsonLinesSource("x", tmp_path / f"{name}.jsonl") for name in ("b", "a", "b")]
+        source = {"lines": parts[1], "joined": JoinedSource("x", parts)}.get(kind) or JsonArraySource(
+            "x", tmp_path / "a.json"
+        )
+    rows = list(source.all_rows())
+    assert len(rows) == len(source) >= 10
+    for first, last in itertools.combinations_with_replacement(range(len(rows) + 2), 2):
+        assert list(source.rows_between(first, last)) == rows[first:last]
+
+
+def test_a_range_reads_only_its_blocks(tmp_path):
+    source = ParquetSource("x", write_parquet(tmp_path, [20, 20], 5))
+    read, read_part = [], source.read_part
+    source.read_part = lambda block, first, last: read.append((block, first, last)) or read_part(block, first, last)
+    list(source.rows_between(13, 21))
+    assert read == [(2, 3, 5), (3, 0, 5), (4, 0, 1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import typing
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -59,17 +58,23 @@ class Data:
         for index, source in enumerate(self.sources):
             if local_only and (source.remote or self.readers[index] is None):
                 continue
-            for where, record in itertools.islice(source.all_rows(), number):
-                if record is None:
-                    continue
-                try:
-                    if isinstance(record, SampleError):
-                        raise record
-                    sample = record if self.readers[index] is None else self.readers[index](where, record)
-                except SampleError as fault:
-                    fault.source = source.name
-                    sample = fault
+            for sample in self.samples_of(index, 0, number):
                 yield index, sample
+
+    def samples_of(self, index: int, first: int = 0, last: int | None = None) -> Iterator[Conversation | SampleError]:
+        """Yield the samples of one source in the rows from `first` up to `last`; None: to its end."""
+        source, reader = self.sources[index], self.readers[index]
+        for where, record in source.rows_between(first, len(source) if last is None else last):
+            if record is None:
+                continue
+            try:
+                if isinstance(record, SampleError):
+                    raise record
+                sample = record if reader is None else reader(where, record)
+            except SampleError as fault:
+                fault.source = source.name
+                sample = fault
+            yield sample
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from smol_hf.data.records.turn_keys import TEMPLATE_TURN, TOOL_TURN
 GROUP_BYTES = 8 * 1024 * 1024  # of a row group, the smallest unit of reading
 GROUP_ROWS = 1000
 SHARD_BYTES = 500_000_000
+MEDIA = ("images", "videos")  # folders
 UNSAYABLE = "cannot be written so that it is read back as the same conversation"
 
 
@@ -58,6 +59,13 @@ class LlavaWriter:
 
     def facts(self) -> dict[str, Any]:
         return {"images": self.images, "videos": self.videos, "bytes": self.bytes, "as_messages": self.as_messages}
+
+    @staticmethod
+    def shared_media(folder: Path) -> dict[str, int]:
+        """Return the counts of media files in a folder of shards, which may have the same images and videos."""
+        named = {kind: sum(1 for _ in (folder / kind).glob("*")) for kind in MEDIA}
+        files = (path for kind in MEDIA for path in (folder / kind).rglob("*") if path.is_file())
+        return {**named, "bytes": sum(path.stat().st_size for path in files)}
 
 
 class ParquetWriter:
@@ -152,6 +160,11 @@ class ParquetWriter:
 
     def facts(self) -> dict[str, Any]:
         return {"images": self.images, "videos": self.videos, "bytes": self.bytes, "shards": len(self.shards)}
+
+    @staticmethod
+    def shared_media(folder: Path) -> dict[str, int]:
+        """Return no counts: each shard has its own images and videos."""
+        return {}
 
 
 WRITERS = {"llava": LlavaWriter, "parquet": ParquetWriter}

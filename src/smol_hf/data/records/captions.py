@@ -4,6 +4,7 @@ captions             {"image": image, "caption" | "text": text}
 coco                 {"image"?: image, "filepath"?, "filename"?: text, "sentences": {"raw": text, …}}; one of several
                      sentences is drawn by the name of the sample
 conceptual_captions  {"image_url": URL, "caption": text}: refused, because the images must be downloaded first
+img2dataset          {"jpg" | "png" | "webp": image or null, "caption": text, "status": "success" or another text, …}
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import posixpath
 from typing import Any
 
-from smol_hf.data.conversation import Conversation, ImagePart, VideoPart
+from smol_hf.data.conversation import Conversation, FilteredOutError, ImagePart, VideoPart
 from smol_hf.data.records.dialogue import said
 from smol_hf.data.records.fields import Fields, checked_text
 from smol_hf.data.records.media import DOWNLOAD_FIRST, Media, media_parts
@@ -19,6 +20,10 @@ from smol_hf.data.records.prompts import PICTURE, VIDEO, drawn
 from smol_hf.data.records.registry import Place, adapter
 
 OTHER_SHAPES = ("conversations", "messages", "texts", "sentences")
+# Columns of img2dataset: the image, in one of its formats; sizes, and hashes of the downloaded file.
+DOWNLOADED = ("jpg", "png", "webp")
+SIZES = ("width", "height", "original_width", "original_height")
+HASHES = ("sha256", "md5", "sha512")
 PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"), ("instruction", "response"))
 
 
@@ -33,6 +38,11 @@ def is_url_pair(record: dict[str, Any]) -> bool:
     """Return whether a record is the URL of an image and its caption, without the image."""
     has = {key for key, value in record.items() if value is not None}
     return {"image_url", "caption"} <= has and has.isdisjoint({"image", *OTHER_SHAPES})
+
+
+def is_download(record: dict[str, Any]) -> bool:
+    """Return whether a record is a row of img2dataset's parquet files, which have a column of encoded images."""
+    return {"url", "key", "status", "error_message"} <= set(record) and not set(record).isdisjoint(DOWNLOADED)
 
 
 @adapter("captions", shape=is_caption_pair, fields=("image", "caption", "text"))
@@ -94,6 +104,20 @@ def read_conceptual_captions(record: dict[str, Any], place: Place) -> Conversati
     fields = Fields(record, place, "conceptual_captions")
     url, _ = fields.text("image_url"), fields.text("caption")
     raise fields.fault(f"image_url is the URL {url!r}: {DOWNLOAD_FIRST}")
+
+
+@adapter(
+    "img2dataset",
+    shape=is_download,
+    fields=(*DOWNLOADED, "caption", "url", "key", "status", "error_message", "exif", *SIZES, *HASHES),
+)
+def read_download(record: dict[str, Any], place: Place) -> Conversation:
+    """Rows of img2dataset's parquet files: an image or the reason why it is missing, and a caption."""
+    fields = Fields(record, place, "img2dataset")
+    if record["status"] != "success":
+        raise FilteredOutError(place.where, f"img2dataset has no image: {record['status']}, {record['error_message']}")
+    (key,) = [each for each in DOWNLOADED if each in record]
+    return captioned(one_image(fields.given(key), key, place), fields.text("caption"), place)
 
 
 def one_image(value: Any, key: str, place: Place) -> Media:

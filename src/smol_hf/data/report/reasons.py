@@ -24,19 +24,21 @@ def skip_kind(fault: SampleError) -> str:
 
 @dataclass
 class Reason:
-    """Samples that were left out for the same reason. `example` is the first."""
+    """Samples that were left out for the same reason: their `number`, and the first ones as examples."""
 
     kind: str
     text: str
-    faults: list[SampleError] = field(default_factory=list)
-
-    @property
-    def number(self) -> int:
-        return len(self.faults)
+    number: int = 0
+    first: list[SampleError] = field(default_factory=list)
 
     @property
     def example(self) -> SampleError:
-        return self.faults[0]
+        return self.first[0]
+
+    def add(self, fault: SampleError) -> None:
+        self.number += 1
+        if len(self.first) < SHOWN_NAMES:
+            self.first.append(fault)
 
     def facts(self) -> dict:
         return {
@@ -48,7 +50,7 @@ class Reason:
 
     def line(self) -> str:
         """Write the number of samples, the first in full, and the names of the next."""
-        names = [fault.where for fault in self.faults[1:SHOWN_NAMES]]
+        names = [fault.where for fault in self.first[1:]]
         more = ["…"] if self.number > SHOWN_NAMES else []
         also = f" (also {', '.join([*names, *more])})" if names else ""
         return f"    {self.number:,} × {self.example}{also}"
@@ -59,7 +61,7 @@ def reasons_of(faults: Iterable[SampleError]) -> list[Reason]:
     groups: dict[tuple[str, str], Reason] = {}
     for fault in faults:
         key = (skip_kind(fault), PARTICULAR.sub("…", fault.problem))
-        groups.setdefault(key, Reason(*key)).faults.append(fault)
+        groups.setdefault(key, Reason(*key)).add(fault)
     return sorted(groups.values(), key=lambda reason: -reason.number)
 
 

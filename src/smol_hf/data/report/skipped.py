@@ -167,7 +167,7 @@ class SkippedSamples:
         for entry in whole_lines(self.path):
             source = entry.get("source", "")
             if (source, entry["sample"]) not in self.known():
-                fault = KINDS[entry.get("kind", "unusable")](entry["sample"], entry["reason"], source)
+                fault = fault_of(entry)
                 counted = self.earlier if self.policy == "stop" else self.faults
                 (self.left_out if isinstance(fault, LeftOutError) else counted).append(fault)
 
@@ -196,3 +196,8 @@ def entry_of(fault: SampleError) -> dict[str, str]:
     """Return the entry of a sample in the list."""
     kind = KIND_OF.get(type(fault), "unusable")
     return {"sample": fault.where, "reason": fault.problem, "kind": kind, "source": fault.source}
+
+
+def fault_of(entry: Mapping[str, str]) -> SampleError:
+    """Return the error of an entry of the list."""
+    return KINDS[entry.get("kind", "unusable")](entry["sample"], entry["reason"], entry.get("source", ""))

@@ -75,9 +75,10 @@ class JsonSource(Source):
     def read_block(self, block: int) -> list[tuple[str, Any]]:
         return self.read_rows(int(self.firsts[block]), int(self.firsts[block + 1]))
 
-    def all_rows(self) -> Iterator[tuple[str, Any]]:
-        for first, last in itertools.pairwise(blocks_of(self.starts, self.ends).tolist()):
-            yield from self.read_rows(first, last)
+    def rows_between(self, first: int, last: int) -> Iterator[tuple[str, Any]]:
+        firsts = first + blocks_of(self.starts[first:last], self.ends[first:last])
+        for start, end in itertools.pairwise(firsts.tolist()):
+            yield from self.read_rows(start, end)
 
     def read_rows(self, first: int, last: int) -> list[tuple[str, Any]]:
         """Read the rows from `first` up to `last` with one request."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from smol_hf.data.sources.files import for_each, is_remote, labels_of, open_file
 from smol_hf.data.sources.fingerprints import digests_of, parquet_footer
 from smol_hf.data.sources.source import SMALL, Source
 
+AT_A_TIME = 1000  # rows of a row group that become Python objects together
 # A date after the year 9999, a struct with a field twice, text that is not UTF-8.
 NO_VALUE = (pyarrow.ArrowException, ValueError, OverflowError)
 
@@ -109,20 +111,26 @@ class ParquetSource(Source):
     def bytes_of(self, block: int) -> int:
         return self.sizes[block]
 
-    def places(self, block: int) -> list[str]:
-        """Return the names of the rows of a block."""
-        start, first = f"{self.prefix}{self.labels[self.groups[block][0]]}", self.first_rows[block]
-        return [f"{start}:{first + row}" for row in range(self.block_sizes[block])]
+    def places(self, block: int, first: int = 0, last: int | None = None) -> list[str]:
+        """Return the names of the rows of a block, from `first` up to `last`."""
+        label, number = f"{self.prefix}{self.labels[self.groups[block][0]]}", self.first_rows[block]
+        return [f"{label}:{number + row}" for row in range(self.block_sizes[block])[first:last]]
 
     def read_block(self, block: int) -> list[tuple[str, Any]]:
+        return list(self.read_part(block, 0, self.block_sizes[block]))
+
+    def read_part(self, block: int, first: int, last: int) -> Iterator[tuple[str, Any]]:
+        """Yield the rows of a row group from `first` up to `last`. Some at a time become Python objects."""
         url, group = self.groups[block]
-        places = self.places(block)
         try:
             with self.open(url) as file:
                 table = file.read_row_group(group, columns=self.columns)
-            records = rows_of(table)
         except FileNotFoundError:
             raise
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-            return [(place, SampleError(place, f"its row group is damaged: {error}")) for place in places]
-        return list(zip(places, records))
+            for place in self.places(block, first, last):
+                yield place, SampleError(place, f"its row group is damaged: {error}")
+            return
+        for start in range(first, last, AT_A_TIME):
+            end = min(start + AT_A_TIME, last)
+            yield from zip(self.places(block, start, end), rows_of(table.slice(start, end - start)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,20 @@ class Source(ABC):
 
     def all_rows(self) -> Iterator[tuple[str, Any]]:
         """Yield (where, record) of all rows in order, see `read_block`."""
-        for block in range(len(self.block_sizes)):
-            yield from self.read_block(block)
+        return self.rows_between(0, len(self))
+
+    def rows_between(self, first: int, last: int) -> Iterator[tuple[str, Any]]:
+        """Yield (where, record) of the rows from `first` up to `last`. Only their blocks are read."""
+        sizes = np.asarray(self.block_sizes, dtype=np.int64)
+        ends = np.cumsum(sizes)
+        starts = ends - sizes
+        for block in range(int(np.searchsorted(ends, first, side="right")), int(np.searchsorted(starts, last))):
+            start = int(starts[block])
+            yield from self.read_part(block, max(first - start, 0), min(last - start, int(sizes[block])))
+
+    def read_part(self, block: int, first: int, last: int) -> Iterable[tuple[str, Any]]:
+        """Return the rows of a block from `first` up to `last`, see `read_block`."""
+        return self.read_block(block)[first:last]
 
     def bytes_of(self, block: int) -> int:
         """Return the approximate bytes of a block; 0 if unknown."""
@@ -146,9 +158,10 @@ class JoinedSource(Source):
         part, inside = self.place(block)
         return part.read_block(inside)
 
-    def all_rows(self) -> Iterator[tuple[str, Any]]:
+    def rows_between(self, first: int, last: int) -> Iterator[tuple[str, Any]]:
         for part in self.parts:
-            yield from part.all_rows()
+            yield from part.rows_between(max(first, 0), max(last, 0))
+            first, last = first - len(part), last - len(part)
 
 
 class MadeSource(Source):
