@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,9 +23,10 @@ from transformers.utils import logging as transformers_logging
 
 from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_config
 from smol_hf.estimate.dry_run import dry_run
+from smol_hf.estimate.memory_report import explaining_memory
 from smol_hf.publishing.checkpoint import publish_adapter, publish_checkpoint
 from smol_hf.publishing.run_facts import origin_facts, run_facts
-from smol_hf.training.checkpoint.interruption import Interrupted, terminable
+from smol_hf.training.checkpoint.interruption import SIGNALS, Interrupted, handling, terminable
 from smol_hf.training.checkpoint.run_folder import RunError, run_folder
 from smol_hf.training.log.console import read_log
 from smol_hf.training.log.processes import refuse_lone_processes
@@ -83,7 +85,7 @@ def run_one(recipe, *arguments, after: Callable[[Path], None] | None = None) -> 
             sys.stdout.write(json.dumps(rounded) + "\n")
 
     refuse_lone_processes()
-    with run_folder(Path(arguments[-1].output_dir)):
+    with explaining_memory(recipe, *arguments), run_folder(Path(arguments[-1].output_dir)):
         train(recipe, *arguments, publish=finish)
 
 
@@ -141,15 +143,17 @@ def run_command(
     try:
         with terminable():
             run(command_line, classes, after)
+        return 0
     except USER_ERRORS as error:
         shown = (usage or f"usage: {USAGES[command]}\n") if isinstance(error, UsageError) else ""
-        sys.stderr.write(f"{shown}error: {error}\n")
-        return 1
+        message, code = f"{shown}error: {error}\n", 1
     except KeyboardInterrupt as error:
-        if PartialState().is_main_process:
-            sys.stderr.write(f"{error or 'interrupted: nothing was trained'}\n")
-        return error.code if isinstance(error, Interrupted) else 130
-    return 0
+        message = f"{error or 'interrupted: nothing was trained'}\n" if PartialState().is_main_process else ""
+        code = error.code if isinstance(error, Interrupted) else 130
+    with handling(SIGNALS, signal.SIG_IGN):  # a launcher signals a process that is ending
+        sys.stderr.write(message)
+        sys.stderr.flush()
+    return code
 
 
 def main(

@@ -43,6 +43,16 @@ def start(kind, count, words, folder):
     return fork_sharded(count, words, folder, **environment)
 
 
+def kill_and_resume(kind, count, words, folder):
+    """Kill all processes after the unfreezing, and continue."""
+    ranks = start(kind, count, words, folder)
+    ranks[0].wait_for(f"step {UNFREEZE + 1}/{STEPS}")
+    for rank in ranks:
+        rank.process.kill()
+        rank.process.join()
+    assert "resuming from checkpoint-" in finish(start(kind, count, [*words, *RESUME], folder))
+
+
 def finish(ranks):
     done = [rank.wait() for rank in ranks]
     assert [code for code, _ in done] == [0] * len(ranks), "".join(said for _, said in done)
@@ -133,14 +143,7 @@ KINDS = ("plain", "ddp", "sharded", "full", "lora", "checkpointing")
 @pytest.mark.parametrize("kind", KINDS if EVERY else ["sharded", "lora"])
 def test_a_killed_and_resumed_run_is_the_run_of_one_process(kind, one_process, keys_of, tmp_path):
     output, count, keys = tmp_path / "run", 1 if kind == "plain" else 2, keys_of(kind)
-    words = train_words(output, count, **keys)
-    ranks = start(kind, count, words, tmp_path)
-    ranks[0].wait_for(f"step {UNFREEZE + 1}/{STEPS}")
-    for rank in ranks:
-        rank.process.kill()
-        rank.process.join()
-    printed = finish(start(kind, count, [*words, *RESUME], tmp_path))
-    assert "resuming from checkpoint-" in printed
+    kill_and_resume(kind, count, train_words(output, count, **keys), tmp_path)
     assert_same(output, one_process(**(keys if kind == "lora" else {})))
     checked = call(["check", output / "checkpoint"])
     assert checked.returncode == 0, checked.stdout
@@ -207,6 +210,5 @@ def test_muon_of_two_processes_is_that_of_one_up_to_the_rounding_of_bfloat16(tmp
     """It orthogonalises in bfloat16, and products of sharded matrices are summed in another order."""
     one = call([*train_words(tmp_path / "one", optim="muon"), "--use_cpu", "true"])
     assert one.returncode == 0, one.stderr
-    printed = stop_and_resume(train_words(tmp_path / "run", 2, optim="muon"), tmp_path)
-    assert "resuming from checkpoint-" in printed
+    kill_and_resume("sharded", 2, train_words(tmp_path / "run", 2, optim="muon"), tmp_path)
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "one"), abs=1e-3)

@@ -1,6 +1,7 @@
-"""SIGTERM and SIGINT: the step is finished, a checkpoint saved, nothing published, and the run goes on exactly."""
+"""SIGTERM, SIGINT and SIGUSR1: a run finishes its step, saves it, publishes nothing, and goes on exactly."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from random import choice
 
 import pytest
 import torch
@@ -19,8 +21,16 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from smol_hf import train
 from smol_hf.commands.main import main
 from smol_hf.training.checkpoint.checkpoints import list_checkpoints, verify
-from smol_hf.training.checkpoint.interruption import ONE_SIGNAL, SIGNALS, StopAfterStep, handling
+from smol_hf.training.checkpoint.interruption import (
+    ONE_SIGNAL,
+    SIGNALS,
+    Interrupted,
+    StopAfterStep,
+    handling,
+    terminable,
+)
 from smol_hf.training.log.console import read_log
+from smol_hf.training.trainer import SmolTrainer
 
 COMMANDS = {
     "train": lambda output, folder, **keys: train_words(output, **keys),
@@ -40,15 +50,15 @@ def weights(output):
 
 @pytest.mark.parametrize(
     ("command", "number", "code"),
-    [("train", signal.SIGTERM, 143), ("train", signal.SIGINT, 130), ("pretrain", signal.SIGTERM, 143),
-     ("dpo", signal.SIGTERM, 143)],
+    [("train", signal.SIGTERM, 143), ("train", signal.SIGINT, 130), ("pretrain", signal.SIGUSR1, 138),
+     ("dpo", signal.SIGUSR1, 138)],
 )  # fmt: skip
 def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(command, number, code, tmp_path, capsys):
     build = COMMANDS[command]
     keys = {"max_steps": 30, "save_strategy": "no"}  # nothing would have been saved
     assert main(build(tmp_path / "whole", tmp_path, **keys)) == 0
     capsys.readouterr()
-    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [signal.getsignal(each) for each in SIGNALS]
     signal_after(tmp_path / "part", 3, number)
     assert main(build(tmp_path / "part", tmp_path, **keys)) == code
     said = capsys.readouterr().err
@@ -59,18 +69,47 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(command, number, co
     assert f"{signal.Signals(number).name} stopped the run after step {step} of 30: {saved.name} is saved" in said
     assert "--resume_from_checkpoint true" in said and "Traceback" not in said
     assert not (tmp_path / "part" / "checkpoint").exists(), "an unfinished run publishes nothing"
-    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
     assert main([*build(tmp_path / "part", tmp_path, **keys), *RESUME]) == 0
     assert losses(tmp_path / "part") == losses(tmp_path / "whole")
     one, two = weights(tmp_path / "part"), weights(tmp_path / "whole")
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_signal_before_the_first_step_says_that_nothing_was_saved(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("smol_hf.training.run.Run.build_model", lambda run: signal.raise_signal(15))
-    assert main(train_words(tmp_path / "run")) == 143
-    assert f"SIGTERM stopped the run: no checkpoint was saved in {tmp_path / 'run'}" in capsys.readouterr().err
+def test_a_signal_between_two_batches_of_a_step_loses_and_repeats_none_of_them(tmp_path, capsys, monkeypatch):
+    keys = {"max_steps": 4, "save_strategy": "no", "gradient_accumulation_steps": 3, "per_device_train_batch_size": 2}
+    assert main(train_words(tmp_path / "whole", **keys)) == 0
+    training_step, batches, samples = SmolTrainer.training_step, itertools.count(1), []
+
+    def signalled(trainer, model, inputs, *more):
+        if next(batches) == 5:
+            signal.raise_signal(signal.SIGUSR1)
+        samples.append(inputs["sample_ids"])
+        return training_step(trainer, model, inputs, *more)
+
+    monkeypatch.setattr(SmolTrainer, "training_step", signalled)
+    assert main(train_words(tmp_path / "part", **keys)) == 138
+    assert "SIGUSR1 stopped the run after step 2 of 4: checkpoint-2 is saved" in capsys.readouterr().err
+    assert main([*train_words(tmp_path / "part", **keys), *RESUME]) == 0
+    assert losses(tmp_path / "part") == losses(tmp_path / "whole")
+    used = [name for names in samples for name in names]
+    assert len(samples) == 12 and len(used) == len(set(used)) == 24
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_signal_before_the_first_step_says_that_nothing_was_saved(number, code, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("smol_hf.training.run.Run.build_model", lambda run: signal.raise_signal(number))
+    assert main(train_words(tmp_path / "run")) == code
+    name = signal.Signals(number).name
+    assert f"{name} stopped the run: no checkpoint was saved in {tmp_path / 'run'}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_that_a_launcher_repeats_does_not_disturb_the_end_of_the_run():
+    with terminable():
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_signal_to_the_group_of_a_run_with_workers_loses_no_sample(tmp_path):
@@ -107,7 +146,7 @@ def test_signals_to_the_workers_alone_do_not_end_a_run_on_preferences(tmp_path):
         time.sleep(0.001)
         for child in children_of(process.pid) if (tmp_path / "run/log.jsonl").exists() else []:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGTERM)
+                os.kill(child, choice([signal.SIGTERM, signal.SIGUSR1]))
                 signalled += 1
     code, said = process.wait()
     assert code == 0 and signalled > 20, said
@@ -149,17 +188,25 @@ def run_rank(words, folder):
     sys.exit(train.main(words))
 
 
-@pytest.mark.parametrize("pause", [0.0, ONE_SIGNAL + 0.1])
-def test_a_second_signal_stops_at_once_unless_a_launcher_only_passed_the_first_one_on(pause):
+@pytest.mark.parametrize(
+    ("second", "pause", "code"),
+    [
+        (signal.SIGINT, 0.0, 7),
+        (signal.SIGINT, ONE_SIGNAL + 0.1, -signal.SIGINT),
+        (signal.SIGTERM, ONE_SIGNAL + 0.1, 7),
+    ],
+)
+def test_only_a_second_ctrl_c_stops_at_once(second, pause, code):
+    """A launcher passes the first one on at once. A scheduler repeats its signals later, while the run saves."""
     child = os.fork()
     if not child:
         with handling(SIGNALS, StopAfterStep().receive):
             signal.raise_signal(signal.SIGINT)
             time.sleep(pause)
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(second)
         os._exit(7)
     status = os.waitpid(child, 0)[1]
-    assert os.waitstatus_to_exitcode(status) == (-signal.SIGTERM if pause else 7)
+    assert os.waitstatus_to_exitcode(status) == code
 
 
 def test_a_resumed_run_that_a_signal_ends_before_its_first_step_names_the_checkpoint(tmp_path, capsys, monkeypatch):

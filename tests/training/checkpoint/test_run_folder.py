@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import torch
 from processes import Forked
 from tiny_runs import dpo_words, pretrain_words, train_words
+from torch.distributed import DistBackendError
 
 from smol_hf.commands.main import main
 from smol_hf.data.stream.lane import Lane
@@ -75,6 +77,27 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_space(small_disk
     assert main([*words, "--resume_from_checkpoint", "true"]) == 0
 
 
+def with_small_files(words, size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    return main(words)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_earlier_checkpoint_and_no_half_one(tmp_path, capsys):
+    output = tmp_path / "run"
+    assert main(train_words(output, max_steps=2, save_steps=2)) == 0
+    sizes = {path.name: path.stat().st_size for path in (output / "checkpoint-2").iterdir()}
+    assert sizes["model.safetensors"] < sizes["optimizer.pt"]
+    words = [*train_words(output, max_steps=6, save_steps=2), "--resume_from_checkpoint", "true"]
+    for name, cause in (
+        ("model.safetensors", f"a file in {output} is larger than its file system or a limit allows"),
+        ("optimizer.pt", f"PyTorch cannot write a file in {output}: check its disk"),
+    ):
+        code, said = Forked(with_small_files, tmp_path / "printed.txt", words, sizes[name] - 100).wait()
+        assert code == 1 and "Traceback" not in said, said
+        assert cause in said and f"checkpoint, {output / 'checkpoint-2'}, is safe" in said, said
+        assert not (output / ".incomplete").exists() and not (output / "checkpoint-4").exists()
+
+
 def test_a_read_only_folder_is_named(small_disk, capsys):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     for words in (train_words(small_disk / "run"), ["demo", "--output", str(small_disk / "demo")]):
@@ -87,12 +110,21 @@ def test_a_read_only_folder_is_named(small_disk, capsys):
     ("error", "cause"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "x/y"), "the disk of x/y is full"),
+        (OSError(errno.EFBIG, "File too large", "x/y"), "a file in x/y is larger than"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "the machine is out of memory"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "x/y"), "the disk quota of x/y is used up"),
         (PermissionError(errno.EACCES, "Permission denied", "x/y"), "x/y cannot be written or read"),
-        (torch.OutOfMemoryError("CUDA out of memory."), "the GPU is out of memory: lower per_device_train_batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 79 GiB"),
+         "the GPU is out of memory (it tried to allocate 2.00 GiB): lower per_device_train_batch_size"),
         (MemoryError(), "the machine is out of memory"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you"
-                      " tried to allocate 1 bytes."), "the machine is out of memory"),
+                      " tried to allocate 1 bytes."), "the machine is out of memory (it tried to allocate 1 bytes)"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:3000"),
+         "this process lost another process of the run (connection closed): see the messages of the others"),
+        (DistBackendError("NCCL error: remote process exited or there was a network error"),
+         "this process lost another process of the run (remote process exited)"),
+        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+         "PyTorch cannot write a file"),
         (Exception("No space left on device (os error 28)"), "is full"),  # of tokenizers
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "is full"),
     ],

@@ -126,7 +126,7 @@ TELLS_SENDERS = hasattr(signal, "sigwaitinfo")
 
 
 def obey_parent(loader: DataLoader) -> DataLoader:
-    """Let the workers of a loader ignore SIGINT, and SIGTERM from other processes than their parent.
+    """Let the workers of a loader ignore SIGINT, SIGUSR1, and SIGTERM from other processes than their parent.
 
     A terminal or a scheduler signals all processes of a run, but the training process decides when to end.
     """
@@ -139,8 +139,8 @@ if TELLS_SENDERS:
 
     class WorkerProcess(multiprocessing.context.ForkProcess):
         def start(self):
-            """Start with SIGTERM blocked: it could end the new process before `run`."""
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            """Start with signals blocked, which could end the new process before `run`."""
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
             try:
                 super().start()
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -16,13 +17,17 @@ from accelerate import PartialState
 from accelerate.utils import gather
 from transformers import Trainer, TrainerCallback
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-ONE_SIGNAL = 1.0  # seconds in which signals count as one: a launcher repeats a signal of the terminal
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))  # not on Windows
+ONE_SIGNAL = 1.0  # seconds in which signals count as one: a launcher repeats those of a terminal or a scheduler
 RESUME = "continue with --resume_from_checkpoint true (smol-hf pretrain: --resume)"
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the run. `code` is the exit code of the process: 143 after SIGTERM, 130 after SIGINT."""
+    """A signal ended the run.
+
+    `code` is the exit code of the process, as a shell would say it: 143 after SIGTERM, 130 after SIGINT, and on Linux
+    138 after SIGUSR1.
+    """
 
     def __init__(self, number: int, message: str = ""):
         super().__init__(message)
@@ -32,8 +37,8 @@ class Interrupted(KeyboardInterrupt):
 class StopAfterStep(TrainerCallback):
     """Saves a checkpoint and ends the training after the step in which a process got a signal.
 
-    All processes agree on it. No evaluation follows; a resumed run begins with the one that was due. A second signal
-    ends the process at once.
+    All processes agree on it. No evaluation follows; a resumed run begins with the one that was due. A second Ctrl-C
+    ends the process at once. Schedulers and launchers repeat other signals, which must not end the saving.
     """
 
     def __init__(self):
@@ -42,15 +47,15 @@ class StopAfterStep(TrainerCallback):
         self.process = os.getpid()
 
     def receive(self, number: int, frame) -> None:
-        """Note the first signal, and end the process at a second one."""
+        """Note the first signal, and end the process at a second SIGINT."""
         if os.getpid() != self.process:  # a forked worker: its parent decides
             return
         if not self.received:
             self.received, self.received_at = number, time.monotonic()
             if PartialState().is_main_process:
-                text = f"{signal.Signals(number).name}: finishing the step and saving; a second signal stops at once\n"
+                text = f"{signal.Signals(number).name}: finishing the step and saving; a second Ctrl-C stops at once\n"
                 os.write(2, text.encode())  # sys.stderr may be in the middle of a write
-        elif time.monotonic() - self.received_at > ONE_SIGNAL:
+        elif number == signal.SIGINT and time.monotonic() - self.received_at > ONE_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
@@ -87,16 +92,25 @@ def train_until_stopped(trainer: Trainer, checkpoint: Path | None) -> None:
 
 
 def terminable() -> AbstractContextManager[None]:
-    """Raise Interrupted at SIGTERM, as Python raises KeyboardInterrupt at SIGINT."""
+    """Raise Interrupted at SIGTERM and SIGUSR1, as Python raises KeyboardInterrupt at SIGINT.
+
+    Signals that follow within a second are ignored, because a launcher repeats the signals of a scheduler.
+    """
+    raised_at = -math.inf
 
     def raise_interrupted(number, frame):
-        raise Interrupted(number)
+        nonlocal raised_at
+        if time.monotonic() - raised_at > ONE_SIGNAL:
+            raised_at = time.monotonic()
+            raise Interrupted(number)
 
-    return handling((signal.SIGTERM,), raise_interrupted)
+    return handling([each for each in SIGNALS if each != signal.SIGINT], raise_interrupted)
 
 
 @contextmanager
-def handling(signals: Sequence[signal.Signals], handler: Callable[[int, Any], None]) -> Iterator[None]:
+def handling(
+    signals: Sequence[signal.Signals], handler: Callable[[int, Any], Any] | signal.Handlers
+) -> Iterator[None]:
     """Handle these signals inside the context. Python delivers them to the main thread only."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in signals} if in_main_thread else {}

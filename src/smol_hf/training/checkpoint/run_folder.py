@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from filelock import FileLock, Timeout
+from torch.distributed import DistError
 
 from smol_hf.training.checkpoint.checkpoints import INCOMPLETE, list_checkpoints
 from smol_hf.training.checkpoint.interruption import RESUME, Interrupted
@@ -35,15 +37,23 @@ CAUSES = {
     errno.EPERM: "{path} cannot be written or read (not permitted): change its permissions, or choose another",
     errno.ENOTDIR: "{path} cannot be a folder because a part of its path is a file: choose another one",
     errno.ENAMETOOLONG: "the name {path} is too long: choose a shorter one",
+    errno.EFBIG: "a file in {path} is larger than its file system or a limit allows: raise the limit (ulimit -f)",
     errno.EIO: "the disk of {path} reports an input/output error: check the disk",
     errno.EMFILE: "the process has too many open files: raise the limit (ulimit -n)",
     errno.ENOMEM: "the machine is out of memory",
 }
 LESS_MEMORY = "lower per_device_train_batch_size or context_length, or set gradient_checkpointing: true"
+LOST = re.compile(
+    "connection (closed|reset)|broken pipe|pair closure|timed? ?out|remote process exited", re.IGNORECASE
+)
 
 
 class RunError(RuntimeError):
     """The machine ended the run (disk, memory, a killed process, another run); the message says what is safe."""
+
+
+class OutOfMemoryError(RunError):
+    """The memory of the GPU or the machine is too small for the run."""
 
 
 @contextmanager
@@ -51,8 +61,9 @@ def run_folder(output_dir: Path) -> Iterator[None]:
     """Lock the output folder, and explain errors of the machine with the newest safe checkpoint.
 
     Raises:
-        RunError: if another run uses the folder; for a full disk, missing permissions, too little memory, or a killed
-            data worker.
+        OutOfMemoryError: for too little memory.
+        RunError: if another run uses the folder; for a full disk, missing permissions, a killed data worker, or a lost
+            process.
         Interrupted: for a signal.
     """
     try:
@@ -66,12 +77,15 @@ def run_folder(output_dir: Path) -> Iterator[None]:
         raise Interrupted(number, f"{signal.Signals(number).name} stopped the run: {safe}") from error
     except BaseException as error:  # the tokenizers library raises plain Exceptions
         known = error_of_worker(error)
-        if (cause := cause_of(known, output_dir) or cause_of(known.__cause__, output_dir)) is None:
+        out_of_memory = memory_cause(known) or memory_cause(known.__cause__)
+        cause = out_of_memory or cause_of(known, output_dir) or cause_of(known.__cause__, output_dir)
+        if cause is None:
             raise
         if PartialState().is_main_process:
             shutil.rmtree(output_dir / INCOMPLETE, ignore_errors=True)
         safe = what_is_safe(output_dir)
-        raise RunError(f"{cause}. {safe[0].upper()}{safe[1:]}") from error
+        kind = OutOfMemoryError if out_of_memory else RunError
+        raise kind(f"{cause}. {safe[0].upper()}{safe[1:]}") from error
 
 
 @contextmanager
@@ -119,21 +133,36 @@ def what_is_safe(output_dir: Path) -> str:
     return f"no checkpoint was saved in {output_dir}"
 
 
+def memory_cause(error: BaseException | None) -> str | None:
+    """Return a lack of memory in words; None for another kind of error."""
+    text = str(error)
+    asked = re.search(r"tried to allocate ([\d.]+ \w+)", text, re.IGNORECASE)
+    size = f" (it tried to allocate {asked[1]})" if asked else ""
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
+        return f"the GPU is out of memory{size}: {LESS_MEMORY}"
+    no_space = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError) or no_space or "can't allocate memory" in text or "bad_alloc" in text:
+        return f"the machine is out of memory{size}: {LESS_MEMORY}"
+    return None
+
+
 def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
     """Return the failure of the machine in words; None for another kind of error."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
-        return f"the GPU is out of memory: {LESS_MEMORY}"
-    if isinstance(error, MemoryError) or "can't allocate memory" in text:
-        return f"the machine is out of memory: {LESS_MEMORY}"
     if "DataLoader worker" in text:
         died = text.splitlines()[0].rstrip(". ")
         return f"a data worker process died ({died}): often for lack of memory, so lower dataloader_num_workers"
-    if isinstance(error, OSError) and error.errno in CAUSES:
-        return CAUSES[error.errno].format(path=error.filename2 or error.filename or output_dir)
-    is_full = shutil.disk_usage(output_dir).free < FULL_BELOW if "inline_container" in text else False  # of torch.save
-    if is_full or "os error 28" in text:  # of Rust
-        return CAUSES[errno.ENOSPC].format(path=output_dir)
+    if (isinstance(error, DistError) or "gloo" in text) and (lost := LOST.search(text)):
+        return f"this process lost another process of the run ({lost[0].lower()}): see the messages of the others"
+    of_rust = re.search(r"os error (\d+)", text)
+    number = error.errno if isinstance(error, OSError) else int(of_rust[1]) if of_rust else None
+    if number in CAUSES:
+        named = (error.filename2 or error.filename) if isinstance(error, OSError) else None
+        return CAUSES[number].format(path=named or output_dir)
+    if "inline_container" in text:  # of torch.save, which does not tell the reason
+        if shutil.disk_usage(output_dir).free < FULL_BELOW:
+            return CAUSES[errno.ENOSPC].format(path=output_dir)
+        return f"PyTorch cannot write a file in {output_dir}: check its disk, its quota and the limit of file sizes"
     return None
 
 

@@ -42,8 +42,8 @@ def strategy_of(trainer: Trainer) -> str:
 def refuse_other_strategy(trainer: Trainer) -> None:
     """Refuse a strategy that cannot do what the recipe asks for.
 
-    Raises RecipeError if FSDP or DeepSpeed was asked for, and something else runs. Also for optimizers that cannot work
-    with them, and for `spike_policy: skip` with DeepSpeed.
+    Raises RecipeError if FSDP or DeepSpeed was asked for, and something else runs. Also for optimizers that cannot
+    work with them, and for `spike_policy: skip` with DeepSpeed.
     """
     arguments: Any = trainer.args
     asked = {
