@@ -1,6 +1,9 @@
 """FSDP2 on two processes trains like one process, through the unfreezing, a kill and another number of processes."""
 
+import json
 import os
+import shutil
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +11,12 @@ import torch
 from accelerate import PartialState
 from processes import call, fork_command, free_port
 from sharded_processes import fork_sharded
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from smol_hf.auto import AutoModelForImageTextToText
 from smol_hf.support.resources import resource_path
+from smol_hf.training.checkpoint import saving
+from smol_hf.training.checkpoint.checkpoints import CheckpointError, choose_checkpoint, verify, write_manifest
 from smol_hf.training.log import processes
 from smol_hf.training.log.console import read_log
 from smol_hf.training.log.processes import refuse_lone_processes
@@ -69,26 +75,88 @@ KINDS = {
 CONSTANT = {"lr_scheduler_type": "constant"}
 
 
-def stop_and_resume(words, folder, **environment):
-    """Kill both processes after a checkpoint, and continue. Returns what was printed by the second run."""
-    ranks = fork_sharded(2, words, folder, **environment)
-    ranks[0].wait_for(f"step {UNFREEZE + 1}/{STEPS}")
-    for rank in ranks:
-        rank.process.kill()
-        rank.process.join()
-    return finish(fork_sharded(2, [*words, "--resume_from_checkpoint", "true"], folder, **environment))
+def write_manifest_in_vain(folder, step, processes):
+    """Wait to be killed where the last checkpoint is written, but has neither a manifest nor its name."""
+    if step == STEPS:
+        print("the last checkpoint is written", flush=True)
+        time.sleep(600)
+    write_manifest(folder, step, processes)
+
+
+def stop_and_resume(output, keys, monkeypatch, **environment):
+    """Kill one process, then the other, while they save the last checkpoint, and continue from the one before."""
+    words = train_words(output, 2, save_steps=UNFREEZE, save_total_limit=1, **keys)
+    with monkeypatch.context() as patched:
+        patched.setattr(saving, "write_manifest", write_manifest_in_vain)
+        ranks = fork_sharded(2, words, output.parent, **environment)
+        ranks[0].wait_for("the last checkpoint is written")
+        for rank in reversed(ranks):
+            rank.process.kill()
+            rank.process.join()
+    assert [path.name for path in output.glob("checkpoint*")] == [f"checkpoint-{UNFREEZE}"]
+    assert list((output / ".incomplete" / f"checkpoint-{STEPS}").rglob("*.pt"))
+    verify(output / f"checkpoint-{UNFREEZE}")
+    printed = finish(fork_sharded(2, [*words, "--resume_from_checkpoint", "true"], output.parent, **environment))
+    assert f"resuming from checkpoint-{UNFREEZE}" in printed
+    assert sorted(path.name for path in output.glob("checkpoint*")) == ["checkpoint", f"checkpoint-{STEPS}"]
+    assert not (output / ".incomplete").exists()
+
+
+def states(run, folder):
+    """The state of the optimizer after the last step: parameters by group, and the state of each."""
+    checkpoint = run / f"checkpoint-{STEPS}"
+    saved = next(
+        each for each in map(checkpoint.joinpath, ("optimizer.pt", "optimizer.bin", "optimizer_0")) if each.exists()
+    )
+    if saved.is_dir():
+        dcp_to_torch_save(saved, folder / "optimizer.pt")
+        saved = folder / "optimizer.pt"
+    loaded = torch.load(saved, weights_only=True)
+    loaded = loaded.get("optimizer", loaded)
+    return {group["name"]: [loaded["state"][each] for each in group["params"]] for group in loaded["param_groups"]}
+
+
+def assert_same_states(run, other, folder):
+    here, there = states(run, folder), states(other, folder)
+    assert here.keys() == there.keys()
+    for group in here:
+        assert len(here[group]) == len(there[group])
+        for one, two in zip(here[group], there[group]):
+            assert int(one["step"]) == int(two["step"])
+            for moment in ("exp_avg", "exp_avg_sq"):
+                assert torch.allclose(one[moment], two[moment], atol=1e-6, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS if EVERY else ["sharded"])
-def test_two_processes_train_like_one_through_a_kill(kind, one_process, tmp_path):
+def test_two_processes_train_like_one_through_a_kill(kind, one_process, tmp_path, monkeypatch):
     environment, keys = KINDS[kind]
     output = tmp_path / "run"
-    printed = stop_and_resume(train_words(output, 2, **keys), tmp_path, **environment)
-    assert "resuming from checkpoint-" in printed
+    stop_and_resume(output, keys, monkeypatch, **environment)
     assert losses(output) == pytest.approx(losses(one_process), abs=1e-6)
+    assert_same_states(output, one_process, tmp_path)
     assert torch.allclose(logits(output / "checkpoint"), logits(one_process / "checkpoint"), atol=1e-5, rtol=0)
     checked = call(["check", output / "checkpoint"])
     assert checked.returncode == 0, checked.stdout
+
+
+def lacking_shards_are_refused(output, folder):
+    """A file that the checkpoint once had, and one that a process never wrote, so that no manifest names it."""
+    newest, before = f"checkpoint-{STEPS}", f"checkpoint-{STEPS - 2}"
+    for shards in ("pytorch_model_fsdp_0", "optimizer_0"):
+        for name in (".metadata", "__1_0.distcp"):
+            run = folder / shards / name.strip(".")
+            for each in (newest, before):
+                shutil.copytree(output / each, run / each)
+            (run / newest / shards / name).unlink()
+            chosen, said = choose_checkpoint(run, True)
+            assert chosen.name == before and f"{newest}: {shards}/{name} is missing" in said[0]
+            with pytest.raises(CheckpointError, match=f"{newest}: {shards}/{name} is missing: a process wrote it"):
+                write_manifest(run / newest, STEPS, 2)
+            manifest = json.loads((run / newest / "manifest.json").read_text())
+            del manifest["files"][f"{shards}/{name}"]
+            (run / newest / "manifest.json").write_text(json.dumps(manifest))
+            chosen, said = choose_checkpoint(run, True)
+            assert chosen.name == before and f"{newest}: {shards}/{name} is missing: a process wrote it" in said[0]
 
 
 def test_the_shards_of_a_checkpoint_become_a_model(one_process, tmp_path):
@@ -98,6 +166,7 @@ def test_the_shards_of_a_checkpoint_become_a_model(one_process, tmp_path):
     assert merged.returncode == 0, merged.stderr
     assert torch.equal(logits(tmp_path / "merged"), logits(output / "checkpoint"))
     assert call(["check", tmp_path / "merged"]).returncode == 0
+    lacking_shards_are_refused(output, tmp_path)
     shard = next((output / f"checkpoint-{STEPS}" / "pytorch_model_fsdp_0").glob("*.distcp"))
     shard.write_bytes(shard.read_bytes()[:100])
     refused = call(["merge", output / f"checkpoint-{STEPS}", tmp_path / "damaged"])
@@ -105,15 +174,14 @@ def test_the_shards_of_a_checkpoint_become_a_model(one_process, tmp_path):
     assert not (tmp_path / "damaged").exists()
 
 
-def test_adapters_of_two_processes_are_those_of_one(one_process, tmp_path):
+def test_adapters_of_two_processes_are_those_of_one(one_process, tmp_path, monkeypatch):
     keys = {
         "config": None, "model": one_process / "checkpoint", "data": "digits", "use_peft": "true", "lora_r": 4,
         "lora_dropout": 0, "unfreeze_vision_at_step": None, "vision_warmup_steps": None,
     }  # fmt: skip
     one = call([*train_words(tmp_path / "one", **keys), "--use_cpu", "true"])
     assert one.returncode == 0, one.stderr
-    printed = stop_and_resume(train_words(tmp_path / "run", 2, **keys), tmp_path)
-    assert "resuming from checkpoint-" in printed
+    stop_and_resume(tmp_path / "run", keys, monkeypatch)
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
     same = logits(tmp_path / "one" / "checkpoint")
     assert torch.allclose(logits(tmp_path / "run" / "checkpoint"), same, atol=1e-5, rtol=0)
@@ -122,16 +190,24 @@ def test_adapters_of_two_processes_are_those_of_one(one_process, tmp_path):
     assert torch.allclose(logits(tmp_path / "merged"), same, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("before, after", [(2, 1), (1, 2)] if EVERY else [(2, 1)])
+@pytest.mark.parametrize("before, after", [(2, 1), (1, 2), (2, 4)] if EVERY else [(2, 1)])
 def test_a_run_is_resumed_on_another_number_of_processes(before, after, one_process, tmp_path):
-    output = tmp_path / "run"
-    finish(fork_sharded(before, train_words(output, before, max_steps=2, **CONSTANT), tmp_path))
-    words = [*train_words(output, after, **CONSTANT), "--resume_from_checkpoint", "true"]
-    finish(fork_sharded(after, words, tmp_path))
-    assert call([*train_words(tmp_path / "one", **CONSTANT), "--use_cpu", "true"]).returncode == 0
-    assert losses(output) == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
-    same = logits(tmp_path / "one" / "checkpoint")
+    """Also with a part that was trained, is frozen when the run resumes, and is trained again."""
+    output, alone = tmp_path / "run", tmp_path / "one"
+    first = {"max_steps": 2, "unfreeze_vision_at_step": 0, **CONSTANT}
+    second = {"unfreeze_vision_at_step": 4, **CONSTANT}
+    resume = ("--resume_from_checkpoint", "true")
+    finish(fork_sharded(before, train_words(output, before, **first), tmp_path))
+    finish(fork_sharded(after, [*train_words(output, after, **second), *resume], tmp_path))
+    assert call([*train_words(alone, **first), "--use_cpu", "true"]).returncode == 0
+    assert call([*train_words(alone, **second), "--use_cpu", "true", *resume]).returncode == 0
+    assert losses(output) == pytest.approx(losses(alone), abs=1e-6)
+    assert_same_states(output, alone, tmp_path)
+    same = logits(alone / "checkpoint")
     assert torch.allclose(logits(output / "checkpoint"), same, atol=1e-5, rtol=0)
+    refused = call([*train_words(output, **second), "--use_cpu", "true", *resume])
+    assert refused.returncode == 1
+    assert "was saved by FSDP with SHARDED_STATE_DICT, but what runs is one process" in refused.stderr
 
 
 def test_fsdp_of_the_recipe_reads_its_file(one_process, tmp_path):
