@@ -85,12 +85,13 @@ def run_script(path, *arguments):
     return printed.getvalue()
 
 
-def fork_ranks(count, words, folder):
+def fork_ranks(count, words, folder, function=main):
     """Run the command in `count` processes with the variables that torchrun sets. Returns them, not yet finished."""
+    words = list(map(str, words))
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
-    return [fork_command(words, folder / f"rank{each['RANK']}.txt", **shared, **each) for each in own]
+    return [Forked(function, folder / f"rank{each['RANK']}.txt", words, **shared, **each) for each in own]
 
 
 def free_port():

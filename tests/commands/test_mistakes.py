@@ -113,7 +113,7 @@ MISTAKES = [
     (train("--optim", "adamm"), "adamm"),
     (train("--warmup_steps", "-5"), "warmup_steps is -5"),
     (train("--report_to", "nothing_known"), "unknown tracker 'nothing_known'"),
-    (train("--dataloader_num_workers", "3"), "4 lanes cannot be shared evenly"),
+    (train("--dataloader_num_workers", "3"), "data_lanes 4 is not a multiple of 1 process × 3 workers"),
     (train("--dataloader_num_workers", "-1"), "dataloader_num_workers is -1"),
     (train("--save_steps", "0"), "save_steps is 0"),
     (train("--weight_decay", "-1"), "weight_decay is -1"),

@@ -129,7 +129,7 @@ def test_workers_that_cannot_share_the_lanes_are_an_error_of_the_recipe(tmp_path
     recipe = ["--preset", "tiny-vlm", "--data", "digits", "--num_pages", "20", "--context_length", "128"]
     more = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true", "--dataloader_num_workers", "3"]
     assert train.main([*recipe, "--max_steps", "1", *more]) == 1
-    assert "16 lanes cannot be shared evenly by 1 processes with 3 workers" in capsys.readouterr().err
+    assert "data_lanes 16 is not a multiple of 1 process × 3 workers = 3: use 18 or 21" in capsys.readouterr().err
 
 
 def test_blank_lines_are_no_samples(tmp_path, capsys):

@@ -266,6 +266,14 @@ def test_a_text_only_result_before_images_is_one_sentence(place):
     assert told.startswith("error: stage 2 of 2 (image.yaml): ") and told.count("\n") == 1, told
 
 
+def test_lanes_that_the_last_stage_cannot_share_are_refused_before_the_first_trains(place):
+    recipe = yaml.safe_load(Path("last.yaml").read_text())
+    Path("last.yaml").write_text(yaml.safe_dump({**recipe, "data_lanes": 5, "dataloader_num_workers": 2}))
+    said = refusal(STAGES)
+    assert "stage 3 of 3 (last.yaml): data_lanes 5 is not a multiple of 1 process × 2 workers = 2: use 6 or 8" in said
+    assert not Path("runs").exists()
+
+
 def test_documents_then_chats(place):
     """The tokenizer and the model of the first stage go on."""
     (place / "text.txt").write_text("".join(f"Line {n} of a text, in which {n % 7} birds sing.\n" for n in range(200)))

@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 
 import torch
 from accelerate.utils import merge_fsdp_weights
-from accelerate.utils.constants import FSDP_MODEL_NAME
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.api import CheckpointException
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -18,15 +17,15 @@ from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError, without_tied_head
 from smol_hf.conversion.meta_check import model_of
 from smol_hf.support.formatting import one_line
+from smol_hf.training.checkpoint.checkpoints import WEIGHT_SHARDS
 from smol_hf.training.model.sound_checkpoint import configuration_errors
 
-FSDP_SHARDS = f"{FSDP_MODEL_NAME}_0"
 DEEPSPEED_SHARDS = "global_step*"
 
 
 def has_shards(folder: Path) -> bool:
     """Return True for a training checkpoint of FSDP with sharded weights, or of DeepSpeed."""
-    return (folder / FSDP_SHARDS).is_dir() or any(path.is_dir() for path in folder.glob(DEEPSPEED_SHARDS))
+    return (folder / WEIGHT_SHARDS).is_dir() or any(path.is_dir() for path in folder.glob(DEEPSPEED_SHARDS))
 
 
 def read_shards(folder: Path) -> dict[str, torch.Tensor]:
@@ -36,9 +35,9 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
         ConversionError: if a shard is missing or damaged, or the package deepspeed is needed.
     """
     try:
-        if (folder / FSDP_SHARDS).is_dir():
+        if (folder / WEIGHT_SHARDS).is_dir():
             with TemporaryDirectory(prefix="smol_hf_merge_") as place:
-                merge_fsdp_weights(str(folder / FSDP_SHARDS), place)
+                merge_fsdp_weights(str(folder / WEIGHT_SHARDS), place)
                 files = sorted(Path(place).glob("*.safetensors"))
                 return {name: weight for path in files for name, weight in load_file(path).items()}
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint

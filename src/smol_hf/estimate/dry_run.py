@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from smol_hf.data.stream.stream import Plan, RowStream
 from smol_hf.estimate.estimate import ADDED, build_on_meta, count_by_part, estimate_step
 from smol_hf.estimate.planned_data import MISSING, PlannedSource, describe, planned_sources, seen_rows, shares_of
 from smol_hf.estimate.planned_model import planned_step, planned_target
@@ -22,7 +21,7 @@ from smol_hf.estimate.target import Target
 from smol_hf.estimate.traced_step import OPTIMIZERS
 from smol_hf.support.formatting import compact, counted, duration, percent
 from smol_hf.support.tables import print_parts
-from smol_hf.text.documents.token_source import TokenWork
+from smol_hf.training.data import check_lanes
 from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
 from smol_hf.training.recipe.inherited_checks import settle_global_batch
@@ -111,7 +110,7 @@ def check(
         }
     facts |= {"batch": batch_of(training, processes), **length_of(data, training, target, sources, processes)}
     if isinstance(data, DataArguments) and isinstance(training, SmolTrainingArguments):
-        check_lanes(data, training, processes)
+        check_lanes(data.data_lanes, training, processes)
     check_steps(training, facts["steps"])
     if target is None:
         return facts, None
@@ -163,12 +162,6 @@ def length_of(
         length = None if training.max_length is None else 2 * training.max_length
     tokens = None if steps is None or length is None else steps * rows * length
     return {"steps": steps, "samples": samples, "epochs": epochs, "tokens": tokens, "context_length": length}
-
-
-def check_lanes(data: DataArguments, training: SmolTrainingArguments, processes: int) -> None:
-    plan = Plan([], [], TokenWork(), 1, lanes=data.data_lanes)
-    with one_sentence():
-        RowStream(plan, 0, processes, training.dataloader_num_workers)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from smol_hf.data.sources.source import BlockCache
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.record_use import describe_unknown, unknown_share
 from smol_hf.data.stream.size_cache import digest_images, measured
-from smol_hf.data.stream.stream import Plan
+from smol_hf.data.stream.stream import Plan, check_shares
 from smol_hf.data.stream.survey import Measured, count_rows, survey_first
 from smol_hf.support.formatting import duration
 from smol_hf.support.tokenizer_of import is_language_model
@@ -52,6 +52,14 @@ def open_data(arguments: DataArguments, seed: int, *, whole: bool = False) -> Da
     if arguments.eval_fraction and not whole:
         data = without_held_out(data, arguments.eval_fraction, arguments.stopping)
     return data
+
+
+def check_lanes(lanes: int, training: SmolTrainingArguments, processes: int, is_resumed: bool = False) -> None:
+    """Raise RecipeError if the processes and their workers cannot share the data lanes evenly."""
+    try:
+        check_shares(lanes, processes, training.dataloader_num_workers, fixed=is_resumed)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
 
 
 def context_length(asked: int | None, config: PretrainedConfig) -> int:

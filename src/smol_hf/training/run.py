@@ -19,10 +19,15 @@ from transformers.utils import logging as transformers_logging
 
 from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.support.tables import print_parts
-from smol_hf.training.checkpoint.checkpoints import choose_checkpoint, step_of
+from smol_hf.training.checkpoint.checkpoints import CheckpointError, choose_checkpoint, step_of
 from smol_hf.training.checkpoint.interruption import train_until_stopped
 from smol_hf.training.checkpoint.same_run import check_same_run, settings_for_resume
-from smol_hf.training.log.processes import describe_processes, refuse_other_strategy
+from smol_hf.training.log.processes import (
+    describe_processes,
+    in_main_process,
+    refuse_other_layout,
+    refuse_other_strategy,
+)
 from smol_hf.training.log.run_record import hardware, resolve_recipe, versions, write_run
 from smol_hf.training.model.parts import count_parameters
 from smol_hf.training.model.plain_model import Tensors, gather_model
@@ -107,7 +112,13 @@ class Run(ABC):
     def setup(self) -> None:
         """Check the keys, choose the checkpoint, set the seed. Raises RecipeError, CheckpointError."""
         self.check()
-        self.checkpoint, messages = choose_checkpoint(self.output_dir, self.arguments.resume_from_checkpoint)
+        # One process hashes the files, and all resume from the same checkpoint.
+        resume = self.arguments.resume_from_checkpoint
+        self.checkpoint, messages = in_main_process(choose_checkpoint, self.output_dir, resume)
+        if self.checkpoint is not None and not self.checkpoint.is_dir():
+            raise CheckpointError(
+                f"process {PartialState().process_index} does not see {self.checkpoint}: copy it to {self.output_dir}"
+            )
         for message in messages if self.is_main_process else ():
             self.console.print(message, soft_wrap=True)
         set_seed(self.arguments.seed)
@@ -155,6 +166,8 @@ class Run(ABC):
         changes = check_same_run(self.checkpoint, self.run_state) if self.checkpoint is not None else []
         trainer: Any = self.trainer()
         refuse_other_strategy(trainer)
+        if self.checkpoint is not None:
+            refuse_other_layout(trainer, self.checkpoint)
         trainer.remove_callback(PrinterCallback)
         if self.arguments.disable_tqdm:
             trainer.remove_callback(ProgressCallback)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from accelerate.utils.memory import clear_device_cache
 from rich.console import Console
 from rich.table import Column, Table
@@ -29,7 +28,9 @@ from smol_hf.training.checkpoint.interruption import RESUME, Interrupted
 from smol_hf.training.checkpoint.run_folder import RunError, run_folder
 from smol_hf.training.checkpoint.same_run import ROWS, rows_of_a_step
 from smol_hf.training.checkpoint.stage_record import Stage, refuse_lost_stages, state_of, write_record
+from smol_hf.training.data import check_lanes
 from smol_hf.training.log.console import read_log
+from smol_hf.training.log.processes import in_main_process
 from smol_hf.training.log.skipped_steps import NonFiniteError
 from smol_hf.training.recipe.inherited_checks import settle_global_batch
 from smol_hf.training.recipe.inherited_keys import key_of
@@ -60,9 +61,11 @@ POLICIES = {entry.name: key_of(entry).resume for each in ARGUMENT_CLASSES for en
 def read_stage(title: str, words: list[str], processes: int | None) -> Stage:
     """Read one recipe of a chain. Raises RecipeError, naming the stage."""
     with naming(title):
-        recipe, *_, training = load_arguments(words)
+        recipe, _, data, training = load_arguments(words)
         ask_for_data(recipe)
-        settle_global_batch(recipe, training, processes or PartialState().num_processes)
+        processes = processes or PartialState().num_processes
+        settle_global_batch(recipe, training, processes)
+        check_lanes(data.data_lanes, training, processes)
     compared = {name: value for name, value in recipe.items() if POLICIES[name] not in (OnResume.FREE, OnResume.ROWS)}
     values = json.loads(json.dumps(compared, default=str)) | {ROWS: rows_of_a_step(training)}
     return Stage(title, words, recipe, values, Path(str(training.output_dir)))
@@ -199,20 +202,6 @@ def sources_of(recipe: dict[str, Any]) -> set[str]:
     """Return the data that a recipe names."""
     names = [recipe.get("data"), *(entry.get("data") for entry in recipe.get("mixture") or [])]
     return {name for name in names if isinstance(name, str)}
-
-
-def in_main_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in the main process. All processes get its result, or raise its error."""
-    answer: list[Any] = [None, None]
-    if PartialState().is_main_process:
-        try:
-            answer[0] = function(*arguments)
-        except (RecipeError, CheckpointError, OSError, ValueError) as error:
-            answer[1] = error
-    broadcast_object_list(answer)
-    if answer[1] is not None:
-        raise answer[1]
-    return answer[0]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from smol_hf.data.mixture.failed_sources import refuse_disagreement
 from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.mixture.shares import PlannedMixture
 from smol_hf.data.report.shortened_samples import ShortenedSamples
-from smol_hf.data.stream.stream import Plan, RowStream
+from smol_hf.data.stream.stream import Plan
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
 from smol_hf.support.formatting import counted
@@ -23,6 +23,7 @@ from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
 from smol_hf.training.checkpoint.fingerprints import document_fingerprints, fingerprint, source_fingerprints
 from smol_hf.training.checkpoint.same_run import rows_of_a_step
 from smol_hf.training.data import (
+    check_lanes,
     context_length,
     measure_data,
     open_data,
@@ -88,6 +89,13 @@ class SupervisedRun(Run):
         self.data_arguments.context_length = context_length(self.data_arguments.context_length, model.config)
         return model, processor
 
+    def setup(self):
+        super().setup()
+        self.lanes, self.states = self.data_arguments.data_lanes, {}
+        if is_resumed := self.checkpoint is not None:
+            self.lanes, self.states = load_data_state(self.checkpoint)
+        check_lanes(self.lanes, self.arguments, PartialState().num_processes, is_resumed)
+
     def name_unusable(self) -> None:
         """Name the unusable samples of the plan."""
 
@@ -96,12 +104,7 @@ class SupervisedRun(Run):
 
     def measure(self):
         arguments, processes = self.arguments, PartialState().num_processes
-        lanes, self.states = self.data_arguments.data_lanes, {}
-        if self.checkpoint is not None:
-            lanes, self.states = load_data_state(self.checkpoint)
-        self.plan = plan_of(self.data, self.processor, self.data_arguments, arguments, lanes)
-        with recipe_errors("the data cannot be shared"):
-            RowStream(self.plan, 0, processes, arguments.dataloader_num_workers)
+        self.plan = plan_of(self.data, self.processor, self.data_arguments, arguments, self.lanes)
         self.name_unusable()
         if self.validation is not None:
             check_metric(arguments, self.validation.metrics)

@@ -4,8 +4,9 @@ from collections import Counter
 
 import pytest
 
+from smol_hf.data.stream import order as module_of_orders
 from smol_hf.data.stream.mixing import Mixing, scaled_weights
-from smol_hf.data.stream.order import Draws, SourceOrder, generator
+from smol_hf.data.stream.order import Draws, Permutations, SourceOrder, generator
 
 SHAPES = {
     "rows anywhere": ([100], True),
@@ -16,6 +17,16 @@ SHAPES = {
 }
 
 
+def order_of(name, sizes, anywhere, seed, lane, lanes):
+    return SourceOrder(Permutations(name, sizes, anywhere, seed, lanes), lane)
+
+
+def orders_of(name, sizes, anywhere, seed, lanes, before=0):
+    """Those of all lanes, which share the permutations."""
+    shared = Permutations(name, sizes, anywhere, seed, lanes, before, range(lanes))
+    return [SourceOrder(shared, lane) for lane in range(lanes)]
+
+
 def rows_of(order, epoch):
     return [order.locate(number)[1:] for number in range(order.begin(epoch), order.begin(epoch + 1))]
 
@@ -24,7 +35,7 @@ def rows_of(order, epoch):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_each_epoch_every_row_is_read_once(shape, lanes):
     sizes, anywhere = SHAPES[shape]
-    orders = [SourceOrder("s", sizes, anywhere, 7, lane, lanes) for lane in range(lanes)]
+    orders = orders_of("s", sizes, anywhere, 7, lanes)
     everything = {(block, row) for block, size in enumerate(sizes) for row in range(size)}
     for epoch in range(3):
         read = [row for order in orders for row in rows_of(order, epoch)]
@@ -33,32 +44,62 @@ def test_each_epoch_every_row_is_read_once(shape, lanes):
 
 
 def test_epochs_seeds_and_sources_differ():
-    first = rows_of(SourceOrder("s", [50], True, 7, 0, 1), 0)
-    assert first == rows_of(SourceOrder("s", [50], True, 7, 0, 1), 0)
-    assert first != rows_of(SourceOrder("s", [50], True, 7, 0, 1), 1)
-    assert first != rows_of(SourceOrder("s", [50], True, 8, 0, 1), 0)
-    assert first != rows_of(SourceOrder("t", [50], True, 7, 0, 1), 0)
+    first = rows_of(order_of("s", [50], True, 7, 0, 1), 0)
+    assert first == rows_of(order_of("s", [50], True, 7, 0, 1), 0)
+    assert first != rows_of(order_of("s", [50], True, 7, 0, 1), 1)
+    assert first != rows_of(order_of("s", [50], True, 8, 0, 1), 0)
+    assert first != rows_of(order_of("t", [50], True, 7, 0, 1), 0)
 
 
 def test_a_lane_reads_each_of_its_blocks_in_one_go():
-    order = SourceOrder("s", [10] * 40, False, 0, 1, 4)
+    order = order_of("s", [10] * 40, False, 0, 1, 4)
     blocks = [order.locate(number)[1] for number in range(order.begin(1))]
     assert len(blocks) == 100 and sum(a != b for a, b in zip(blocks, blocks[1:])) == 9
 
 
 def test_the_left_over_row_is_not_always_the_same_lanes():
-    lanes = {
-        lane for epoch in range(40) for lane in range(4) if rows_of(SourceOrder("s", [1], True, 0, lane, 4), epoch)
-    }
+    lanes = {lane for epoch in range(40) for lane in range(4) if rows_of(order_of("s", [1], True, 0, lane, 4), epoch)}
     assert lanes == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("total", [1, 7, 24, 100])
 def test_no_lane_is_ever_more_than_a_row_ahead(total):
-    orders = [SourceOrder("s", [1] * total, True, 0, lane, 16, 5) for lane in range(16)]
+    orders = orders_of("s", [1] * total, True, 0, 16, 5)
     for epoch in range(1, 20):
         read = [order.begin(epoch) for order in orders]
         assert sum(read) == epoch * total and max(read) - min(read) <= 1
+
+
+@pytest.mark.parametrize("waiting", [1 << 24, 5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lanes_that_share_permutations_have_the_rows_of_lanes_alone(shape, waiting, monkeypatch):
+    monkeypatch.setattr(module_of_orders, "MOST_WAITING", waiting)
+    sizes, anywhere = SHAPES[shape]
+    for lane, order in enumerate(orders_of("s", sizes, anywhere, 7, 4)):
+        alone = order_of("s", sizes, anywhere, 7, lane, 4)
+        for epoch in (0, 1, 2, 7, 8, 3, 0):
+            assert rows_of(order, epoch) == rows_of(alone, epoch)
+
+
+@pytest.mark.parametrize("sizes, anywhere", [([1] * 3000, True), ([3] * 1000, False)])
+def test_a_permutation_is_drawn_once_for_all_lanes(sizes, anywhere, monkeypatch):
+    """Otherwise the start of a run takes lanes × rows."""
+    drawn, permutation = [], Permutations.permutation
+    monkeypatch.setattr(
+        Permutations, "permutation", lambda every, epoch: drawn.append(epoch) or permutation(every, epoch)
+    )
+    lanes = 500
+    together = [
+        Mixing([order], [1.0], 1, lane, rounds=2)
+        for lane, order in enumerate(orders_of("s", sizes, anywhere, 1, lanes))
+    ]
+    rows = Counter()
+    for mixing in together:
+        while (draw := mixing.draw()) is not None:
+            rows[mixing.orders[0].locate(draw[1])[1:]] += 1
+    assert set(rows.values()) == {2} and len(rows) == sum(sizes)
+    assert len(drawn) <= 4, "an epoch for the rows of each lane, and once more for their numbers"
+    assert not together[0].orders[0].permutations.waiting
 
 
 def test_draws_are_a_function_of_their_counter():
@@ -72,7 +113,7 @@ def test_draws_are_a_function_of_their_counter():
 def mixings(sizes, weights, lanes=4, rounds=1, **options):
     return [
         Mixing(
-            [SourceOrder(f"s{i}", [size], True, 1, lane, lanes) for i, size in enumerate(sizes)],
+            [order_of(f"s{i}", [size], True, 1, lane, lanes) for i, size in enumerate(sizes)],
             weights, 1, lane, rounds=rounds, **options,
         )
         for lane in range(lanes)
@@ -109,7 +150,7 @@ def test_weights_repeat_and_subsample(weights):
 def test_a_number_of_samples_is_given_exactly_in_every_round(samples, blocks):
     """Also where whole blocks are dealt to the lanes, of which some then have more rows than others."""
     total, lanes = sum(blocks), 4
-    orders = [SourceOrder("s", blocks, False, 1, lane, lanes, dealt_before=3) for lane in range(lanes)]
+    orders = orders_of("s", blocks, False, 1, lanes, 3)
     each = [Mixing([order], [samples / total], 1, lane) for lane, order in enumerate(orders)]
     quotas = [[mixing.quotas_after(number)[0] for mixing in each] for number in range(5)]
     assert [sum(of_lanes) for of_lanes in quotas] == [samples * (number + 1) for number in range(5)]

@@ -10,7 +10,7 @@ from memory_source import MemorySource
 from smol_hf.data.conversation import SampleError
 from smol_hf.data.sources.source import Source
 from smol_hf.data.stream.order import generator
-from smol_hf.data.stream.stream import Plan, RowStream
+from smol_hf.data.stream.stream import Plan, RowStream, check_shares
 
 LANES = 8
 
@@ -154,8 +154,21 @@ def test_the_state_is_small():
     assert len(json.dumps(state, separators=(",", ":"))) <= 4096
 
 
-def test_lanes_must_be_shared_evenly():
-    with pytest.raises(ValueError, match="8 lanes cannot be shared evenly by 3 processes with 1 workers"):
+SHARES = [
+    (8, 3, 0, False, "data_lanes 8 is not a multiple of 3 processes × 1 worker = 3: use 9 or 12"),
+    (64, 16, 3, False, "data_lanes 64 is not a multiple of 16 processes × 3 workers = 48: use 96 or 144"),
+    (16, 3, 1, True, "a run keeps its lanes, so choose processes × workers among 1, 2, 4, 8, 16"),
+    (65_535, 256, 128, False, "use 65536"),
+    (16, 256, 257, False, "at most 65,536 processes × workers can read the data"),
+]
+
+
+@pytest.mark.parametrize(("lanes", "ranks", "workers", "fixed", "message"), SHARES)
+def test_lanes_must_be_shared_evenly(lanes, ranks, workers, fixed, message):
+    with pytest.raises(ValueError) as raised:
+        check_shares(lanes, ranks, workers, fixed)
+    assert str(raised.value).endswith(message)
+    with pytest.raises(ValueError, match="is not a multiple of"):
         RowStream(plan(), 0, 3, 0)
 
 

@@ -6,18 +6,20 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from processes import Forked
+from processes import Forked, fork_ranks
 from tiny_runs import dpo_words, pretrain_words, train_words
 from torch.distributed import DistBackendError
 
 from smol_hf.commands.main import main
 from smol_hf.data.stream.lane import Lane
+from smol_hf.training.checkpoint import run_folder as module
 from smol_hf.training.checkpoint.run_folder import LOCK, OWNER, RunError, locked, run_folder
 
 
@@ -40,6 +42,9 @@ def test_a_second_run_is_refused_and_a_dead_owner_is_not_waited_for(tmp_path, ca
         assert main(words) == 1
         said = capsys.readouterr().err
         assert f"{output} is in use by another run (process {owner.pid} on {os.uname().nodename})" in said
+    for rank in fork_ranks(2, train_words(output), tmp_path):
+        code, said = rank.wait(60)
+        assert code == 1 and f"{output} is in use by another run (process {owner.pid} on" in said, said
     os.kill(owner.pid, signal.SIGKILL)
     assert owner.wait()[0] == -signal.SIGKILL
     assert (output / OWNER).is_file(), "a killed process removes nothing"
@@ -53,6 +58,26 @@ def test_two_runs_may_follow_each_other_and_a_failed_one_leaves_no_folder(tmp_pa
         with pytest.raises(RunError, match=f"process {os.getpid()} on"), locked(tmp_path / "a" / "b"):
             pass
     assert not (tmp_path / "a").exists()
+
+
+def main_apart(words):
+    """Run a command as a process on a machine of its own, with its own disk."""
+    folder = Path(f"machine{os.environ['RANK']}")
+    folder.mkdir()
+    os.chdir(folder)
+    socket.gethostname = lambda: folder.name
+    return main(words)
+
+
+def test_processes_that_do_not_share_their_folder_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "VISIBLE_SECONDS", 0.1)
+    for rank in fork_ranks(2, train_words("run"), tmp_path, main_apart):
+        code, said = rank.wait(60)
+        assert code == 1 and "Traceback" not in said, said
+        assert f"process 1 on machine1 ({tmp_path}/machine1/run) cannot see the files of process 0 on machine0" in said
+        assert "Set output_dir to a folder on a file system that all machines share" in said
+    assert not list(tmp_path.glob("machine*/*")), "nothing was trained"
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def test_the_published_last_stages_have_their_steps(size, place):
             "global_batch_size is 16, but per_device_train_batch_size 4 × gradient_accumulation_steps 4 × 2 processes "
             "is 32",
         ),
-        ({"data_lanes": 3}, "3 lanes cannot be shared evenly by 2 processes"),
+        ({"data_lanes": 3}, "data_lanes 3 is not a multiple of 2 processes × 1 worker = 2: use 4 or 6"),
         ({"context_length": 300}, "context_length 300 is more than the 256 positions"),
         ({"context_length": 3}, "context_length 3 does not fit an image: one tile has 4 tokens"),
         ({"video_max_frames": 64}, "64 frames of 4 tokens do not fit context_length 256"),
@@ -181,7 +181,7 @@ def test_videos_are_not_for_a_language_model(videos, place, capsys):
         ({"per_device_train_batch_size": 0}, 1, "per_device_train_batch_size is 0"),
         ({"per_device_train_batch_size": -1}, 1, "per_device_train_batch_size is -1"),
         ({"gradient_accumulation_steps": 0}, 1, "gradient_accumulation_steps is 0"),
-        ({}, 10**9, "lanes cannot be shared evenly by 1000000000 processes"),
+        ({}, 10**9, "at most 65,536 processes × workers can read the data"),
     ],
 )
 def test_odd_numbers_of_rows_are_one_sentence(changes, processes, message, place, capsys):

@@ -169,7 +169,7 @@ def test_the_context_is_that_of_the_language_model_by_default():
     ("key", "value", "message"),
     [
         ("data_lanes", [], "it must be a whole number"),
-        ("data_lanes", 4097, "it must be at most 4,096"),
+        ("data_lanes", 65_537, "it must be at most 65,536"),
         ("packing_pool", 100_001, "it must be at most 100,000"),
         ("context_length", [], "it must be a whole number"),
         ("sample_packing", [], "it must be true or false"),

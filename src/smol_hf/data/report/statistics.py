@@ -102,8 +102,7 @@ def packing_forecast(plan: Plan, found: Survey, pool_size: int) -> dict[str, Any
     measured = Measured(plan.sources, found)
     packing = replace(plan, work=measured, rounds=1, pool_size=pool_size)
     samples, tokens, tiles = 0, [], []
-    for number in range(plan.lanes):
-        lane = packing.lane(number, measured)
+    for lane in packing.some_lanes(range(plan.lanes), measured, {}):
         while not (row := lane.next_row()).finished:
             if row.samples:
                 samples += sum(size.number == 0 for size in row.samples)

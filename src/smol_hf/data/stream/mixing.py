@@ -71,21 +71,22 @@ class Mixing:
         The rows of a round are dealt one by one, as the source's own rows are. In a source of large blocks, lanes have
         different numbers of rows: then a lane's part is proportional to its rows of an epoch.
         """
-        order = self.orders[source]
-        if order.by_row:
-            return max(0, -(-(self.given(source, rounds) - order.first_of(0)) // order.lanes))
+        permutations, lane = self.orders[source].permutations, self.orders[source].lane
+        if permutations.by_row:
+            return max(0, -(-(self.given(source, rounds) - permutations.first_of(0, lane)) // permutations.lanes))
         known = self.block_quotas[source]
         while len(known) <= rounds:
             epoch = len(known) - 1
-            rows = order.rows_of_lanes(epoch)
-            before, given = sum(rows[: order.lane]), self.given(source, epoch + 1) - self.given(source, epoch)
-            share = given * (before + rows[order.lane]) // order.total - given * before // order.total
+            rows = permutations.rows_of_lanes(epoch)
+            before, own = int(rows[:lane].sum()), int(rows[lane])
+            given = self.given(source, epoch + 1) - self.given(source, epoch)
+            share = given * (before + own) // permutations.total - given * before // permutations.total
             known.append(known[-1] + share)
         return known[rounds]
 
     def given(self, source: int, rounds: int) -> int:
         """Return the rows of a source in this number of rounds, of all lanes."""
-        return math.floor(self.weights[source] * self.orders[source].total * rounds + 0.5)
+        return math.floor(self.weights[source] * self.orders[source].permutations.total * rounds + 0.5)
 
     def left(self) -> list[int]:
         left = [max(quota - taken, 0) for quota, taken in zip(self.quotas, self.taken)]
@@ -95,7 +96,9 @@ class Mixing:
 
     def draw(self) -> tuple[int, int] | None:
         """Return (source, n), the source to read and its n-th row for this lane; None after the last round."""
-        if not any(order.total for source, order in enumerate(self.orders) if source not in self.given_up):
+        if not any(
+            order.permutations.total for source, order in enumerate(self.orders) if source not in self.given_up
+        ):
             return None
         while not any(left := self.left()):
             if self.rounds is not None and self.round + 1 >= self.rounds:

@@ -11,7 +11,7 @@ import multiprocessing.context
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,33 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from smol_hf.data.sources.source import BlockCache, Source
 from smol_hf.data.stream.lane import Lane, Row, RowReader
 from smol_hf.data.stream.mixing import Mixing
-from smol_hf.data.stream.order import SourceOrder
+from smol_hf.data.stream.order import Permutations, SourceOrder
 from smol_hf.data.stream.packing import PackingPool
+from smol_hf.support.formatting import counted
+
+MOST_LANES = 65_536
+
+
+def check_shares(lanes: int, ranks: int, workers: int, fixed: bool = False) -> None:
+    """Raise ValueError, with numbers that fit, if the processes and their workers cannot share the lanes evenly.
+
+    Args:
+        fixed: the lanes cannot change, because a run that has begun keeps them.
+    """
+    share = ranks * max(workers, 1)
+    if not lanes % share:
+        return
+    product = f"{counted(ranks, 'process', ending='es')} × {counted(max(workers, 1), 'worker')} = {share}"
+    fault = f"data_lanes {lanes} is not a multiple of {product}"
+    if fixed:
+        fitting = ", ".join(str(each) for each in range(1, lanes + 1) if not lanes % each)
+        raise ValueError(f"{fault}: a run keeps its lanes, so choose processes × workers among {fitting}")
+    above = [lanes - lanes % share + share * each for each in (1, 2)]
+    numbers = [str(number) for number in above if number <= MOST_LANES]
+    advice = (
+        f"use {' or '.join(numbers)}" if numbers else f"at most {MOST_LANES:,} processes × workers can read the data"
+    )
+    raise ValueError(f"{fault}: {advice}")
 
 
 @dataclass
@@ -50,14 +75,20 @@ class Plan:
     give_up_after: int | None = None
 
     def lane(self, number: int, cache: RowReader, state: dict | None = None) -> Lane:
-        orders, dealt = [], 0
+        return next(self.some_lanes([number], cache, {} if state is None else {number: state}))
+
+    def some_lanes(self, numbers: Sequence[int], cache: RowReader, states: dict[int, dict]) -> Iterator[Lane]:
+        """Yield these lanes. They share the permutations of the sources, which are as long as these."""
+        sources, before = [], 0
         for source in self.sources:
             shape = (source.name, source.block_sizes, source.rows_anywhere)
-            orders.append(SourceOrder(*shape, self.seed, number, self.lanes, dealt))
-            dealt += len(source)
-        mixing = Mixing(orders, self.weights, self.seed, number, rounds=self.rounds)
-        pool = PackingPool(self.context_length, max_tiles=self.max_tiles, size=self.pool_size)
-        return Lane(number, mixing, cache, self.work, pool, state, self.give_up_after)
+            sources.append(Permutations(*shape, self.seed, self.lanes, before, numbers))
+            before += len(source)
+        for number in numbers:
+            orders = [SourceOrder(source, number) for source in sources]
+            mixing = Mixing(orders, self.weights, self.seed, number, rounds=self.rounds)
+            pool = PackingPool(self.context_length, max_tiles=self.max_tiles, size=self.pool_size)
+            yield Lane(number, mixing, cache, self.work, pool, states.get(number), self.give_up_after)
 
 
 class LaneShare(IterableDataset):
@@ -77,7 +108,7 @@ class LaneShare(IterableDataset):
         worker = get_worker_info()
         index, workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         cache = BlockCache(self.plan.sources)
-        lanes = [self.plan.lane(number, cache, self.states.get(number)) for number in self.own_lanes()[index::workers]]
+        lanes = list(self.plan.some_lanes(self.own_lanes()[index::workers], cache, self.states))
         while True:
             for lane in lanes:
                 yield lane.next_row()
@@ -98,12 +129,7 @@ class RowStream:
     states: dict[int, dict] = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.plan.lanes % (self.ranks * max(self.workers, 1)):
-            raise ValueError(
-                f"{self.plan.lanes} lanes cannot be shared evenly by {self.ranks} processes with "
-                f"{max(self.workers, 1)} workers each: choose numbers whose product divides {self.plan.lanes}"
-            )
-
+        check_shares(self.plan.lanes, self.ranks, self.workers)
         # States of other processes would be outdated here, and overwrite newer ones.
         own = range(self.rank, self.plan.lanes, self.ranks)
         self.states = {lane: self.states[lane] for lane in own if lane in self.states}

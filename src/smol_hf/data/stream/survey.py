@@ -214,8 +214,7 @@ def count_rows(plan: Plan, rounds: int, cache: BlockCache | Measured) -> list[in
         cache: of the rows. The plan's work must know their sizes, and decode nothing.
     """
     counting, counts = replace(plan, rounds=rounds), []
-    for number in range(plan.lanes):
-        lane = counting.lane(number, cache)
+    for lane in counting.some_lanes(range(plan.lanes), cache, {}):
         while not lane.next_row().finished:
             pass
         counts.append(lane.rows - 1)

@@ -11,26 +11,43 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Collection, Iterator
 from pathlib import Path
+
+from torch.distributed.checkpoint import FileSystemReader
 
 from smol_hf.support.hashing import hash_file
 
 INCOMPLETE = ".incomplete"
 MANIFEST = "manifest.json"
-NEEDED_TO_RESUME = ("trainer_state.json", "scheduler.pt", "data_state.json")
+WEIGHT_SHARDS, OPTIMIZER_SHARDS = "pytorch_model_fsdp_0", "optimizer_0"  # folders of torch's distributed checkpoint
+INDEX = "model.safetensors.index.json"
+NEEDED_TO_RESUME = {
+    "the weights": rf"(adapter_)?model\.(safetensors|bin)|{INDEX}|{WEIGHT_SHARDS}/.*|pytorch_model_fsdp\.bin"
+    r"|global_step\d+/.*model_states\.pt",
+    "the optimizer": rf"optimizer\.(pt|bin)|{OPTIMIZER_SHARDS}/.*|global_step\d+/.*_states\.pt",
+    "trainer_state.json": r"trainer_state\.json",
+    "scheduler.pt": r"scheduler\.pt",
+    "data_state.json": r"data_state\.json",
+}
+OF_A_PROCESS = r"(global_step\d+/(?:bf16_)?zero_pp_rank_)\d+(_mp_rank_\d+_(?:optim|model)_states\.pt)"  # of DeepSpeed
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be resumed from; the message names the file."""
 
 
-def write_manifest(folder: Path, step: int) -> None:
-    """Describe every file of the folder, after all of them are flushed to the disk."""
+def write_manifest(folder: Path, step: int, processes: int = 0) -> None:
+    """Describe every file of the folder, after all of them are flushed to the disk.
+
+    Raises CheckpointError if a file of one of the processes is missing.
+    """
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MANIFEST:
             flush_to_disk(path)
             files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": hash_file(path)}
+    refuse_missing(folder, files, processes)
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n", encoding="utf-8")
     flush_to_disk(manifest)
@@ -70,16 +87,49 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes, not {size}")
         if hash_file(path) != sha256:
             raise CheckpointError(f"{folder.name}: the content of {name} changed after it was saved")
-    kinds = {"the optimizer": ("optimizer", "global_step"), **{name: (name,) for name in NEEDED_TO_RESUME}}
-    for kind, beginnings in kinds.items():
-        if not any(name.startswith(beginnings) for name in files):
+    for kind, pattern in NEEDED_TO_RESUME.items():
+        if not any(re.fullmatch(pattern, name) for name in files):
             raise CheckpointError(f"{folder.name}: it was saved without {kind}, which resuming needs")
+    refuse_missing(folder, files, sum(name.startswith("rng_state") for name in files))
+
+
+def refuse_missing(folder: Path, files: Collection[str], processes: int) -> None:
+    """Raise CheckpointError for the first file that the others need, and that is not among `files`."""
+    for name in files_of_shards(folder, files, processes):
+        if name not in files:
+            raise CheckpointError(
+                f"{folder.name}: {name} is missing: a process wrote it elsewhere, or stopped before it was complete"
+            )
+
+
+def files_of_shards(folder: Path, files: Collection[str], processes: int) -> Iterator[str]:
+    """Yield the files of a checkpoint that follow from its other files and from the number of processes."""
+    if processes > 1:
+        yield from (f"rng_state_{rank}.pth" for rank in range(processes))
+    if INDEX in files:
+        yield from sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    for shards in (WEIGHT_SHARDS, OPTIMIZER_SHARDS):
+        if any(name.startswith(f"{shards}/") for name in files):
+            yield f"{shards}/.metadata"
+            stored = FileSystemReader(folder / shards).read_metadata().storage_data
+            yield from sorted({f"{shards}/{place.relative_path}" for place in stored.values()})
+    for one in filter(None, (re.fullmatch(OF_A_PROCESS, name) for name in files)):
+        yield from (f"{one[1]}{rank}{one[2]}" for rank in range(processes))
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """List the folders `checkpoint-<step>`, newest first."""
     found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
+
+
+def layout_of(checkpoint: Path) -> str:
+    """Return the strategy that wrote the files of a checkpoint; "" for complete weights."""
+    if (checkpoint / WEIGHT_SHARDS).is_dir():
+        return "FSDP with SHARDED_STATE_DICT"
+    if (checkpoint / "pytorch_model_fsdp.bin").is_file():
+        return "FSDP with FULL_STATE_DICT"
+    return "DeepSpeed" if any(checkpoint.glob("global_step*")) else ""
 
 
 def suggest_checkpoint(output_dir: Path) -> str:

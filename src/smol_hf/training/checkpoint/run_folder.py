@@ -14,21 +14,26 @@ import signal
 import socket
 import time
 import traceback
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from filelock import FileLock, Timeout
+from accelerate.utils import gather_object
+from filelock import BaseFileLock, FileLock, Timeout
 from torch.distributed import DistError
 
 from smol_hf.training.checkpoint.checkpoints import INCOMPLETE, list_checkpoints
 from smol_hf.training.checkpoint.interruption import RESUME, Interrupted
+from smol_hf.training.log.processes import in_main_process
 
 LOCK, OWNER = ".run.lock", ".run.json"
 FULL_BELOW = 1 << 20  # bytes that are free on a disk that counts as full
 SIGNAL_SECONDS = 1.0
+# Each machine sees a new file by then: those of NFS remember missing files for half a minute.
+VISIBLE_SECONDS = 60.0
 CAUSES = {
     errno.ENOSPC: "the disk of {path} is full: free space, or choose another output_dir",
     errno.EDQUOT: "the disk quota of {path} is used up: free space, or choose another output_dir",
@@ -38,6 +43,7 @@ CAUSES = {
     errno.ENOTDIR: "{path} cannot be a folder because a part of its path is a file: choose another one",
     errno.ENAMETOOLONG: "the name {path} is too long: choose a shorter one",
     errno.EFBIG: "a file in {path} is larger than its file system or a limit allows: raise the limit (ulimit -f)",
+    errno.ENOLCK: "the file system of {path} has no locks: choose an output_dir on another one",
     errno.EIO: "the disk of {path} reports an input/output error: check the disk",
     errno.EMFILE: "the process has too many open files: raise the limit (ulimit -n)",
     errno.ENOMEM: "the machine is out of memory",
@@ -90,10 +96,24 @@ def run_folder(output_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(output_dir: Path) -> Iterator[None]:
-    """Hold the lock of the folder. The operating system releases the lock of a killed process."""
-    if not PartialState().is_main_process or (output_dir.exists() and not output_dir.is_dir()):
-        yield  # the main process holds it; the run reports a file itself
-        return
+    """Hold the lock of the folder in the main process. The operating system releases the lock of a killed process.
+
+    All processes enter together. Raises RunError in each of them if another run has the lock, or if they do not share
+    the folder.
+    """
+    with ExitStack() as held:
+        if in_main_process(hold, output_dir, held):
+            refuse_separate_folders(output_dir)
+        yield
+
+
+def hold(output_dir: Path, held: ExitStack) -> bool:
+    """Make the folder, and hold its lock until `held` closes. Returns False for a file, which the run reports itself.
+
+    Raises RunError if another run has the lock.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        return False
     made = [each for each in (output_dir, *output_dir.parents) if not each.exists()]
     output_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(output_dir / LOCK, blocking=False)
@@ -104,17 +124,48 @@ def locked(output_dir: Path) -> Iterator[None]:
             f"{output_dir} is in use by another run ({owner_of(output_dir)}): wait for it, stop it, or choose another "
             "output_dir"
         ) from None
-    try:
-        owner = {"process": os.getpid(), "host": socket.gethostname()}
-        (output_dir / OWNER).write_text(json.dumps(owner) + "\n", encoding="utf-8")
-        yield
-    finally:
-        (output_dir / OWNER).unlink(missing_ok=True)
-        (output_dir / LOCK).unlink(missing_ok=True)  # processes that opened it before open it again
-        lock.release()
-        for folder in made:  # leave no empty folder
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+    held.callback(release, lock, output_dir, made)
+    owner = {"process": os.getpid(), "host": socket.gethostname()}
+    (output_dir / OWNER).write_text(json.dumps(owner) + "\n", encoding="utf-8")
+    return True
+
+
+def release(lock: BaseFileLock, output_dir: Path, made: list[Path]) -> None:
+    """Release the lock, and remove those of the `made` folders that are empty."""
+    (output_dir / OWNER).unlink(missing_ok=True)
+    (output_dir / LOCK).unlink(missing_ok=True)  # processes that opened it before open it again
+    lock.release()
+    for folder in made:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def refuse_separate_folders(output_dir: Path) -> None:
+    """Raise RunError if a process does not see the files of the main process: it would write parts of checkpoints."""
+    state, host = PartialState(), socket.gethostname()
+    if state.num_processes == 1:
+        return
+    name, main_host = in_main_process(make_mark, output_dir)
+    mark = output_dir / name
+    deadline = time.monotonic() + (0.0 if host == main_host else VISIBLE_SECONDS)
+    while not (seen := mark.is_file()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    others = gather_object([None if seen else f"process {state.process_index} on {host} ({output_dir.resolve()})"])
+    if state.is_main_process:
+        mark.unlink()
+    if blind := [each for each in others if each is not None]:
+        more = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
+        raise RunError(
+            f"output_dir {output_dir} is not the same folder for all processes: {blind[0]}{more} cannot see the files "
+            f"of process 0 on {main_host}. Set output_dir to a folder on a file system that all machines share"
+        )
+
+
+def make_mark(output_dir: Path) -> tuple[str, str]:
+    """Write a file with a new name. Returns its name and that of this machine."""
+    name = f".seen_{uuid.uuid4().hex}"
+    (output_dir / name).touch()
+    return name, socket.gethostname()
 
 
 def owner_of(output_dir: Path) -> str:

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
+from torch.distributed.checkpoint import FileSystemReader
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from smol_hf.data.stream.stream import Plan
-from smol_hf.training.checkpoint.checkpoints import INCOMPLETE, CheckpointError, move_into_place, write_manifest
+from smol_hf.training.checkpoint.checkpoints import (
+    INCOMPLETE,
+    OPTIMIZER_SHARDS,
+    CheckpointError,
+    move_into_place,
+    write_manifest,
+)
 from smol_hf.training.loader import TrainingLoader, save_data_state
 from smol_hf.training.log.counters import FILE_NAME as COUNTERS
 from smol_hf.training.log.counters import RunCounters
 from smol_hf.training.log.mixture_report import load_counters, save_mixture
 from smol_hf.training.log.run_record import write_run
-from smol_hf.training.model.parts import FreezeSchedule
 from smol_hf.training.model.plain_model import is_sharded, plain_class, plain_model
 
 if TYPE_CHECKING:
@@ -30,6 +40,7 @@ else:
     TrainerBase = object  # a mixin before the trainer's class
 
 OF_THE_RECIPE = ("initial_lr", "weight_decay", "betas", "eps")  # of a group of the optimizer
+OF_WRAPPERS = r"_orig_mod\.|_checkpoint_wrapped_module\."  # in names of parameters: of torch.compile, of checkpointing
 
 
 class WholeCheckpoints(TrainerBase):
@@ -97,7 +108,8 @@ class WholeCheckpoints(TrainerBase):
                 self.describe_shards(folder)
             self.write_state(folder, gathered)
             write_run(folder, self.run_state)
-            write_manifest(folder, self.state.global_step)
+            processes = 0 if self.args.save_only_model else self.args.world_size
+            write_manifest(folder, self.state.global_step, processes)
             move_into_place(folder, run_dir / name)
             incomplete.rmdir()
             rotate_checkpoints(str(run_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
@@ -134,7 +146,8 @@ class WholeCheckpoints(TrainerBase):
         # The state of torch brings back the settings that it was saved with, but the recipe's settings count.
         groups = optimizer.param_groups if checkpoint is not None else []
         asked = [{key: group[key] for key in OF_THE_RECIPE if key in group} for group in groups]
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with requiring_gradients(self.model, optimizer, names_with_state(checkpoint)):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
         groups = optimizer.param_groups  # loading replaced them
@@ -150,13 +163,42 @@ class WholeCheckpoints(TrainerBase):
                 group["lr"] = rate
 
 
+def names_with_state(checkpoint: str | None) -> set[str] | None:
+    """Return the parameters with a saved state of the optimizer; None for a checkpoint without FSDP2."""
+    folder = Path(checkpoint or "")
+    if checkpoint is not None and (folder / OPTIMIZER_SHARDS).is_dir():
+        places = FileSystemReader(folder / OPTIMIZER_SHARDS).read_metadata().planner_data
+        return {path[2] for path in places.values() if path[:2] == ("optimizer", "state")}
+    if checkpoint is not None and (folder / "optimizer.bin").is_file():
+        return set(torch.load(folder / "optimizer.bin", mmap=True, weights_only=True)["state"])
+    return None
+
+
+@contextmanager
+def requiring_gradients(model: Any, optimizer: Any, names: set[str] | None) -> Iterator[None]:
+    """Let the optimizer's parameters of these names require gradients inside the context, and no others of it.
+
+    torch's distributed checkpoint loads the states of such parameters only, and misses those that were not saved.
+    """
+    optimised = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    before = []
+    for name, weight in model.named_parameters() if names is not None else ():
+        if id(weight) in optimised:
+            before.append((weight, weight.requires_grad))
+            weight.requires_grad_(re.sub(OF_WRAPPERS, "", name) in names)
+    try:
+        yield
+    finally:
+        for weight, required in before:
+            weight.requires_grad_(required)
+
+
 class CheckpointsOfARun(WholeCheckpoints):
-    """The state that `SmolTrainer` adds: counters, the position in the data, and parts that are frozen at first."""
+    """The state that `SmolTrainer` adds: counters and the position in the data."""
 
     counters: RunCounters
     loader: TrainingLoader | None
     plan: Plan
-    freeze_schedule: FreezeSchedule
 
     def gather_state(self):
         assert self.loader is not None  # it is made before the first step
@@ -181,10 +223,3 @@ class CheckpointsOfARun(WholeCheckpoints):
             self.loader.batches = self.state.global_step * self.args.gradient_accumulation_steps
         self.counters.start_clock()
         return state
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        # The parts must be frozen as at the resumed step before the optimizer's state is loaded (FSDP2).
-        if checkpoint is not None:
-            assert self.model is not None
-            self.freeze_schedule.apply(self.model, self.state.global_step)
-        super()._load_optimizer_and_scheduler(checkpoint)

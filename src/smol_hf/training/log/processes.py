@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from transformers import Trainer
 
 from smol_hf.support.formatting import counted
+from smol_hf.training.checkpoint.checkpoints import layout_of
 from smol_hf.training.optimizer.choice import optimizer_class
 from smol_hf.training.optimizer.muon import MUON
 from smol_hf.training.recipe.values import RecipeError
@@ -20,6 +23,20 @@ NAMES = {
     DistributedType.DEEPSPEED: "DeepSpeed",
 }  # else DDP
 SHARDED = ("FSDP", "DeepSpeed")
+
+
+def in_main_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in the main process. All processes get its result, or raise its error."""
+    answer: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            answer[0] = function(*arguments)
+        except (OSError, ValueError, RuntimeError) as error:
+            answer[1] = error
+    broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
 
 
 def refuse_lone_processes() -> None:
@@ -76,6 +93,20 @@ def refuse_optimizer(arguments: Any, running: str) -> None:
     if running == "FSDP" and optimizer_class(arguments, None)[0].__module__.startswith("bitsandbytes"):
         raise RecipeError(
             f"optim {name} is of bitsandbytes, which cannot update sharded weights: use DDP, or another optimizer"
+        )
+
+
+def refuse_other_layout(trainer: Trainer, checkpoint: Path) -> None:
+    """Raise RecipeError if the running strategy cannot read the files of a checkpoint."""
+    running = strategy_of(trainer)
+    if running == "FSDP":
+        plugin: Any = trainer.accelerator.state.fsdp_plugin
+        running = f"FSDP with {plugin.state_dict_type.name}"
+    saved = layout_of(checkpoint)
+    if saved != (running if running.startswith(SHARDED) else ""):
+        raise RecipeError(
+            f"{checkpoint.name} was saved by {saved or 'one process or DDP'}, but what runs is {running}: start it as "
+            "before, or begin a new run from its weights (smol-hf merge joins shards)"
         )
 
 

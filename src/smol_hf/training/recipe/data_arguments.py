@@ -13,6 +13,7 @@ from smol_hf.data.media.images import MAXIMUM_BYTES
 from smol_hf.data.mixture.failed_sources import ON_FAILED
 from smol_hf.data.stream.mixing import STOPPING
 from smol_hf.data.stream.shortening import check_losses
+from smol_hf.data.stream.stream import MOST_LANES
 from smol_hf.processing.video_sampling import MOST_FRAMES
 from smol_hf.processing.video_text import STYLES
 from smol_hf.training.recipe.evaluation_arguments import EvaluationArguments
@@ -243,7 +244,7 @@ class DataArguments(EvaluationArguments, DocumentArguments):
         "Number of data streams that processes and their workers share. It must be a multiple of processes × workers.",
         runs=TRAIN,
         least=1,
-        most=4096,
+        most=MOST_LANES,
     )
     verify_images: bool = of_conversations(
         False,
