@@ -1,5 +1,6 @@
 """Several processes train like one, through the unfreezing, a kill and another number of processes."""
 
+import json
 import os
 import sys
 from types import SimpleNamespace
@@ -12,10 +13,11 @@ from processes import call, fork_command, fork_ranks, free_port
 from sharded_processes import fork_sharded
 
 from smol_hf.support.resources import resource_path
-from smol_hf.training.log import processes
+from smol_hf.training.log import processes, skipped_steps
 from smol_hf.training.log.console import read_log
 from smol_hf.training.log.processes import refuse_lone_processes
 from smol_hf.training.recipe.values import RecipeError
+from smol_hf.training.trainer import SmolTrainer
 
 STEPS, UNFREEZE, BATCH = 6, 3, 4
 # `make test-all` asks for each combination. One of them takes half a minute of a core.
@@ -170,6 +172,36 @@ def test_fsdp_of_the_recipe_reads_its_file(one_process, tmp_path):
     printed = finish(fork_sharded(2, words, tmp_path, ACCELERATE_USE_FSDP="false"))
     assert "2 processes (FSDP2) on cpu, precision float32, 4 rows per step" in printed
     assert losses(output) == pytest.approx(losses(one_process()), abs=1e-6)
+
+
+@pytest.fixture
+def spike_in_step_5(monkeypatch):
+    """Of the last process only; a step is compared with three."""
+    inner = SmolTrainer.compute_loss
+
+    def compute_loss(self, *args, **more):
+        is_last = self.accelerator.process_index == self.accelerator.num_processes - 1
+        return inner(self, *args, **more) * (50 if is_last and self.state.global_step == 4 else 1)
+
+    monkeypatch.setattr(SmolTrainer, "compute_loss", compute_loss)
+    monkeypatch.setattr(skipped_steps, "LEAST", 3)
+
+
+@pytest.mark.skipif(not EVERY, reason="`make test-all` runs this")
+@pytest.mark.parametrize("strategy", ["DDP", "FSDP2"])
+def test_all_processes_skip_the_spike_of_one(strategy, spike_in_step_5, tmp_path):
+    keys = {"spike_policy": "skip", "unfreeze_vision_at_step": 0, "save_steps": None, "save_strategy": "no"}
+    assert call([*train_words(tmp_path / "one", **keys), "--use_cpu", "true"]).returncode == 0
+    words = train_words(tmp_path / "two", 2, **keys)
+    ddp = strategy == "DDP"
+    finish(fork_ranks(2, [*words, "--use_cpu", "true"], tmp_path) if ddp else fork_sharded(2, words, tmp_path))
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "skipped_steps.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert [entry["step"] for entry in two] == [entry["step"] for entry in one] == [5]
+    assert two[0]["skipped"] and sorted(two[0]["samples"]) == sorted(one[0]["samples"]) and len(one[0]["samples"]) == 4
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-6), "no weight has changed"
 
 
 @pytest.mark.parametrize("environment, keys", [({"ACCELERATE_USE_FSDP": "true"}, {}), ({}, {"fsdp": "true"})])
