@@ -29,6 +29,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.mask import sample_bounds
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.training.model.presets import llama_style, preset_config
 
@@ -110,6 +111,11 @@ def build_batch(case, vocabulary, device, seed):
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
+def ours(batch):
+    """The batch as our collator gives it: where samples begin in packed rows."""
+    return batch | sample_bounds(batch["position_ids"]) if "position_ids" in batch else batch
+
+
 def run_step(model, optimizer, batch, precision):
     """(seconds, loss) of one step."""
     synchronize = torch.cuda.synchronize if batch["input_ids"].is_cuda else lambda: None
@@ -151,7 +157,8 @@ def measure(case, steps, device):
         batch = build_batch(case, config.vocab_size, device, seed=step)
         losses = {}
         for name in sorted(sides, reverse=step % 2):  # who goes first changes
-            taken, losses[name] = run_step(sides[name], optimizers[name], batch, precision)
+            given = ours(batch) if name == "smol_hf" else batch
+            taken, losses[name] = run_step(sides[name], optimizers[name], given, precision)
             if step >= WARMUP_STEPS:
                 seconds[name].append(taken)
         spread = max(losses.values()) - min(losses.values())

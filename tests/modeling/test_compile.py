@@ -24,6 +24,7 @@ from modeling.builders import (
 from transformers import StaticCache
 
 from smol_hf.modeling.label_loss import labelled_positions
+from smol_hf.modeling.mask import sample_bounds
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -156,12 +157,13 @@ def test_generated_code_computes_the_same():
 @needs_compiler
 @torch.no_grad()
 def test_flex_attention_keeps_packed_samples_apart():
-    """transformers compiles it always."""
+    """transformers compiles it always. The rows are stacked."""
     model = build_decoder(num_hidden_layers=1)
-    rows = [random_text(7), random_text(9, seed=1)]
-    alone = torch.cat([model(one_row(row), use_cache=False).logits for row in rows], dim=1)
+    lengths = (7, 9, 10, 6)
+    rows = [random_text(length, seed=length) for length in lengths]
+    alone = torch.cat([model(one_row(row), use_cache=False).logits[0] for row in rows])
     model.set_attn_implementation("flex_attention")
-    ids = one_row(rows[0] + rows[1])
-    positions = torch.cat([torch.arange(7), torch.arange(9)]).unsqueeze(0)
-    packed = model(ids, position_ids=positions, use_cache=False).logits
-    torch.testing.assert_close(packed, alone, **CLOSE)
+    ids = torch.tensor([rows[0] + rows[1], rows[2] + rows[3]])
+    positions = torch.cat([torch.arange(length) for length in lengths]).view(2, 16)
+    packed = model(ids, position_ids=positions, use_cache=False, **sample_bounds(positions)).logits
+    torch.testing.assert_close(packed.flatten(0, 1), alone, **CLOSE)

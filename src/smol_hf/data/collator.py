@@ -1,8 +1,8 @@
 """Samples → a batch of tensors. No other module stacks.
 
 Padded: one row per sample, with an `attention_mask` that is zero on the padding. Packed: all samples in one row,
-`position_ids` restart at 0 for each sample, and there is no `attention_mask`. The model makes a block-diagonal mask
-of the positions: samples do not see each other, and no position is spent on padding.
+`position_ids` restart at 0 for each sample, and there is no `attention_mask`. By these positions the model keeps the
+samples apart, and no position is spent on padding.
 Attention over one long row costs the square of its length, except with kernels for rows of unequal length. So packed
 rows of `row_length` can be stacked instead. Padding then continues the positions of a row's last sample,
 without labels.

@@ -3,13 +3,16 @@
     attention(Q, K, V) = softmax(Q·Kᵀ / sqrt(head_dim) + mask)·V
 
 `mask` draws which tokens a token sees. `attn_implementation` names the kernel that computes the equation: `eager`
-(`eager_attention` below), `sdpa`, `flash_attention_2`, `flex_attention`, or one that a user registered.
+(`eager_attention` below), `sdpa`, `flash_attention_2`, `flex_attention`, or one that a user registered. If they
+know `sample_bounds`, all but `eager` skip what samples of packed rows do not see.
 """
 
 import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .compatibility import varlen_attn
+from .mask import kernel_dtype
 from .rotary import apply_rotary
 
 
@@ -31,6 +34,29 @@ def eager_attention(module, query, key, value, attention_mask, scaling, dropout=
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def attention_by_sample(
+    module, query, key, value, attention_mask, scaling, cu_seq_lens_q, max_length_q, dropout=0.0, **kwargs
+):  # fmt: skip
+    """Compute the equation for each sample of packed rows separately, see `sample_bounds`; shapes: `eager_attention`.
+
+    Returns (batch · queries, heads, head_dim), and None: these kernels return no weights.
+    """
+    # (batch, heads, sequence, head_dim) → (batch · sequence, heads, head_dim)
+    query, key, value = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
+    if query.device.type != "cpu":
+        query, key, value = (states.to(kernel_dtype(states)) for states in (query, key, value))
+        attended = varlen_attn(
+            query, key, value, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling,
+            window_size=(-1, 0), enable_gqa=True,  # any number of tokens before, and none behind
+        )  # fmt: skip
+        return attended, None
+    lengths = cu_seq_lens_q.diff().tolist()
+    samples = zip(*(states.transpose(0, 1).unsqueeze(0).split(lengths, dim=2) for states in (query, key, value)))
+    options = {"dropout_p": dropout, "is_causal": True, "scale": scaling, "enable_gqa": True}
+    attended = [nn.functional.scaled_dot_product_attention(*sample, **options) for sample in samples]
+    return torch.cat(attended, dim=2).squeeze(0).transpose(0, 1), None
 
 
 def refuse_missing_weights(weights, config):
@@ -63,13 +89,16 @@ class SmolHFAttention(nn.Module):
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
         self.o_proj.writes_to_residual = True  # pyright: ignore[reportArgumentType] - a mark for `_init_weights`
 
-    def forward(self, hidden_states, attention_mask, rotary, cache=None, cache_position=None, **kwargs):
+    def forward(
+        self, hidden_states, attention_mask, rotary, cache=None, cache_position=None, by_sample=False, **kwargs
+    ):  # fmt: skip
         """(batch, sequence, hidden) → the same shape, and the attention weights if the kernel returns them.
 
         Args:
-            attention_mask: see `mask.causal_mask`.
+            attention_mask: see `causal_mask`.
             rotary: cosines and sines of `RotaryEmbedding`, or None.
             cache: transformers' cache of the keys and values of earlier tokens, or None.
+            by_sample: see `mask_and_kernel`.
         """
         batch_and_sequence = hidden_states.shape[:-1]
         by_head = (*batch_and_sequence, -1, self.config.head_dim)
@@ -86,6 +115,7 @@ class SmolHFAttention(nn.Module):
             key, value = cache.update(key, value, self.layer_idx, {"cache_position": cache_position})
 
         attend = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention)
+        attend = attention_by_sample if by_sample else attend
         dropout = self.config.attention_dropout if self.training else 0.0
         attended, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs

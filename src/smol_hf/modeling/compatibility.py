@@ -1,4 +1,4 @@
-"""Names that differ between releases of transformers, keywords that a forward accepts, and its outputs.
+"""Names that differ between releases of transformers and PyTorch, keywords that a forward accepts, and its outputs.
 
 transformers 5.24 renamed `past_key_values` to `cache` in forward signatures, outputs and mask builders. Our forwards
 accept both names, our outputs have both, and our code says `cache`.
@@ -6,6 +6,7 @@ accept both names, our outputs have both, and our code says `cache`.
 
 import inspect
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,6 +17,12 @@ from transformers.utils.generic import ModelOutput
 
 MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
 CACHE_NAME = "cache" if "cache" in MASK_ARGUMENTS else "past_key_values"  # the name that this transformers uses
+
+varlen_attn: Any = None  # flash attention to samples of unequal length, on a GPU
+if find_spec("torch.nn.attention.varlen"):
+    from torch.nn.attention.varlen import varlen_attn
+if varlen_attn and "enable_gqa" not in inspect.signature(varlen_attn).parameters:  # PyTorch 2.10
+    varlen_attn = None
 
 # transformers 5 returns an output object from `get_image_features`, 4.57 a tensor.
 FEATURES_IN_OUTPUT = not __version__.startswith("4.")

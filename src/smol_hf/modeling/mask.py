@@ -9,14 +9,48 @@
         x x x x                             . . x x
 
 Packed samples share a row of the batch, and positions that restart at 0 mark where each begins. The mask becomes
-block-diagonal, so no sample sees another.
+block-diagonal, so no sample sees another. Some kernels compute the blocks separately, without a mask.
 """
 
 import torch
 from torch.nn import functional as F
 from transformers.masking_utils import create_causal_mask
 
-from .compatibility import CACHE_NAME, MASK_ARGUMENTS
+from .compatibility import CACHE_NAME, MASK_ARGUMENTS, varlen_attn
+
+
+def mask_and_kernel(config, x, attention_mask, cache, position_ids, cache_position, kwargs):
+    """Return the keywords of a layer's attention for embeddings `x` (batch, queries, hidden): its mask, and `kwargs`.
+
+    With `by_sample`, kernels of PyTorch compute each sample of packed rows separately, and need no mask. A mask would
+    cost the square of a row's length. Rows of one sample need none either.
+    """
+    kernel, packed = config._attn_implementation or "", attention_mask is None and cache is None
+    if packed and "flash" in kernel and position_ids is not None and "cu_seq_lens_q" not in kwargs:
+        kwargs = kwargs | sample_bounds(position_ids)  # transformers searches in each layer, and in single rows only
+    bounds = kwargs.get("cu_seq_lens_q") if packed else None
+    several = bounds is not None and len(bounds) - 1 > len(x)
+    if several and kernel == "sdpa" and has_kernel_by_sample(config, x.device, kernel_dtype(x)):
+        return {"attention_mask": None, "by_sample": True, **kwargs}
+    mask = causal_mask(config, x, attention_mask, cache, position_ids, cache_position, **kwargs)
+    return {"attention_mask": mask, **kwargs}
+
+
+def has_kernel_by_sample(config, device, dtype):
+    """Tell if `attention_by_sample` runs: on a CPU, and on a GPU with flash attention, in half precision."""
+    if device.type == "cpu":
+        return not torch.compiler.is_compiling()
+    if device.type != "cuda" or varlen_attn is None or not torch.backends.cuda.is_flash_attention_available():
+        return False
+    fits = config.head_dim <= 256 and config.head_dim % 8 == 0 and config.attention_dropout == 0
+    return fits and dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def kernel_dtype(states):
+    """Return the type in which a kernel computes: that of autocast, or else of `states`."""
+    device = states.device.type
+    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if casts else states.dtype
 
 
 def causal_mask(

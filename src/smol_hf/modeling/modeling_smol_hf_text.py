@@ -20,7 +20,7 @@ from .compatibility import CACHE_NAME, SmolHFCausalLMOutput, SmolHFTextOutput, o
 from .configuration_smol_hf_text import SmolHFTextConfig
 from .decoder import SmolHFDecoderLayer, build_norm
 from .label_loss import at_positions, loss_at, positions_to_keep
-from .mask import causal_mask
+from .mask import mask_and_kernel
 from .pretrained_smol_hf import SmolHFGenerationMixin, SmolHFPreTrainedModel
 from .rotary import RotaryEmbedding
 
@@ -70,7 +70,7 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
             seen = cache.get_seq_length() if cache is not None else 0
             cache_position = torch.arange(x.shape[1], device=x.device) + seen
         # Before default positions: only those of the caller can mark packed samples.
-        mask = causal_mask(self.config, x, attention_mask, cache, position_ids, cache_position, **kwargs)
+        kwargs = mask_and_kernel(self.config, x, attention_mask, cache, position_ids, cache_position, kwargs)
         if position_ids is None:
             position_ids = cache_position.unsqueeze(0)  # (1, sequence)
 
@@ -86,8 +86,7 @@ class SmolHFTextModel(SmolHFPreTrainedModel):
             if keep["output_hidden_states"]:
                 hidden_states.append(x)
             x, weights = layer(
-                x, attention_mask=mask, rotary=rotary, cache=cache, position_ids=position_ids,
-                cache_position=cache_position, **kwargs,
+                x, rotary=rotary, cache=cache, position_ids=position_ids, cache_position=cache_position, **kwargs
             )  # fmt: skip
             if keep["output_attentions"]:
                 refuse_missing_weights(weights, self.config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers.trainer_utils import IntervalStrategy
@@ -46,7 +47,7 @@ from smol_hf.training.log.startup_summary import (
 )
 from smol_hf.training.model.composition import build_model_and_processor, texts_of
 from smol_hf.training.model.lora import add_adapters, freeze_what_has_no_adapter
-from smol_hf.training.model.packed_rows import refuse_seeing_others
+from smol_hf.training.model.packed_rows import describe_attention, refuse_seeing_others
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
@@ -80,7 +81,7 @@ class SupervisedRun(Run):
         model, processor = build_model_and_processor(
             keys, self.texts(), documents=self.of_documents, trust_remote_code=self.arguments.trust_remote_code
         )
-        if self.of_documents or self.data_arguments.sample_packing:
+        if self.packs:
             cause = "documents" if self.of_documents else "sample_packing"
             refuse_seeing_others(getattr(model, "language_model", model), cause)
         if keys.use_peft:
@@ -128,10 +129,13 @@ class SupervisedRun(Run):
             "failed_sources": {each.name: each.reason for each in self.mixture.failed},
         }
 
+    @property
+    def packs(self) -> bool:
+        return self.of_documents or self.data_arguments.sample_packing
+
     def collator(self, row_length: int | None = None) -> SmolCollator:
-        packing = self.of_documents or self.data_arguments.sample_packing
         ours = self.model.config.model_type in OURS
-        return SmolCollator(self.processor, packing=packing, row_length=row_length, locate=ours)
+        return SmolCollator(self.processor, packing=self.packs, row_length=row_length, locate=ours)
 
     def trainer(self):
         shortened = self.output_dir / "shortened.jsonl"
@@ -167,6 +171,8 @@ class SupervisedRun(Run):
             lines.append(describe_images(self.processor))
             if any(use.videos for use in self.data.found.use.values()):
                 lines.append(describe_videos(self.processor))
+        autocast = torch.bfloat16 if self.arguments.bf16 else torch.float16 if self.arguments.fp16 else None
+        lines.append(describe_attention(self.model, self.packs, self.arguments.device, autocast or self.model.dtype))
         lines += warnings_of(self.arguments, self.model, self.model_arguments.lora_r)
         return [*lines, parameter_table(trainer.model, trainer.freeze_schedule)]
 

@@ -1,10 +1,12 @@
-"""A check that a language model keeps the samples of a packed row apart."""
+"""Packed rows: a check that a language model keeps their samples apart, and the cost of its attention."""
 
 from __future__ import annotations
 
 import torch
 from transformers import PreTrainedModel
 
+from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
+from smol_hf.modeling.mask import has_kernel_by_sample
 from smol_hf.modeling.modeling_smol_hf_text import SmolHFForCausalLM
 from smol_hf.training.recipe.values import RecipeError
 
@@ -47,3 +49,19 @@ def refuse_seeing_others(model: PreTrainedModel, what: str) -> None:
             f"{what} puts several samples into a row, but {model.config.model_type} does not keep them apart: each "
             "would be predicted from those before it. Use another architecture, such as llama"
         )
+
+
+def describe_attention(model: PreTrainedModel, packs: bool, device: torch.device, dtype: torch.dtype) -> str:
+    """Say which kernel computes the language model's attention, and whether it skips other samples of packed rows.
+
+    Args:
+        dtype: of queries and keys.
+    """
+    config = getattr(model, "language_model", model).config
+    kernel = config._attn_implementation
+    if not packs:
+        return f"attention: {kernel}"
+    ours = config.model_type == SmolHFTextConfig.model_type
+    if kernel not in ("eager", "sdpa") or (kernel == "sdpa" and ours and has_kernel_by_sample(config, device, dtype)):
+        return f"attention: {kernel}, for each packed sample separately"
+    return f"attention: {kernel}, with a mask over each packed row: its cost is the square of the row's length"

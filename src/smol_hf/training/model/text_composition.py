@@ -54,14 +54,16 @@ def build_language_model(
 def load_model(auto_class, arguments: ModelArguments, config: PretrainedConfig, trust_remote_code: bool):
     """Load `arguments.model`. Raises RecipeError for a wrong configuration, missing tensors and NaN."""
     assert arguments.model is not None
-    dtype = getattr(torch, arguments.dtype)
+    dtype, attention = getattr(torch, arguments.dtype), arguments.attn_implementation
+    if attention == "flex_attention" and hasattr(config, "vision_config"):  # an image encoder has no mask to skip
+        attention = {"text_config": attention}
     with configuration_errors(arguments.model, config):
         return load_sound(
             auto_class,
             arguments.model,
             config=config,
             dtype=dtype,
-            attn_implementation=arguments.attn_implementation,
+            attn_implementation=attention,
             trust_remote_code=trust_remote_code,
             quantization_config=quantization_config(arguments, dtype),
         )
