@@ -10,6 +10,7 @@ without labels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,10 @@ class SmolCollator:
         packing: one row without padding instead of a row per sample.
         row_length: the most tokens of a packed row; samples fill rows in their order. None: one row.
 
+    Attributes:
+        image_features: a function from tiles to features of the image encoder, see `ImageFeatures`. If it is given,
+            each batch holds `patch_features` (tiles, patches, vision_hidden) instead of `pixel_values`.
+
     A batch holds `input_ids`, `labels`, `attention_mask` or `position_ids`, and `pixel_values` (tiles, 3, side, side)
     uint8 if any sample has an image. Without samples it is one padding token without a label: with several processes,
     one may reach the end of the data before the others.
@@ -37,6 +42,7 @@ class SmolCollator:
 
     def __init__(self, processor, *, packing: bool = False, row_length: int | None = None):
         self.packing, self.row_length = packing, row_length
+        self.image_features: Callable[[list], torch.Tensor] | None = None
         self.padding = padding_token_id(tokenizer_of(processor))
 
     def __call__(self, samples: list[ReadySample]) -> dict[str, Any]:
@@ -50,7 +56,9 @@ class SmolCollator:
         else:
             batch = stack_rows(input_ids, labels, self.row_length, padding)
         tiles = [sample.tiles.numpy() for sample in samples if len(sample.tiles)]
-        if tiles:
+        if self.image_features is not None:
+            batch["patch_features"] = self.image_features([tile for of_sample in tiles for tile in of_sample])
+        elif tiles:
             # NumPy asks for huge memory pages and PyTorch does not: the first touch of 40 MB in small pages costs more
             # than the copy.
             batch["pixel_values"] = torch.from_numpy(np.concatenate(tiles))

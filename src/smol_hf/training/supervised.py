@@ -44,6 +44,8 @@ from smol_hf.training.log.startup_summary import (
 from smol_hf.training.model.composition import build_model_and_processor, texts_of
 from smol_hf.training.model.lora import add_adapters, freeze_what_has_no_adapter
 from smol_hf.training.model.packed_rows import refuse_seeing_others
+from smol_hf.training.model.parts import refuse_changing_features
+from smol_hf.training.model.plain_model import cached_features
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
@@ -82,6 +84,8 @@ class SupervisedRun(Run):
         if keys.use_peft:
             freeze_what_has_no_adapter(keys, self.arguments)
             model = add_adapters(model, keys, self.arguments.part_learning_rates(), tokenizer_of(processor))
+        if keys.cache_image_features:
+            refuse_changing_features(model.config, self.arguments.part_learning_rates())
         self.data_arguments.context_length = context_length(self.data_arguments.context_length, model.config)
         return model, processor
 
@@ -127,7 +131,7 @@ class SupervisedRun(Run):
 
     def trainer(self):
         shortened = self.output_dir / "shortened.jsonl"
-        return SmolTrainer(
+        trainer = SmolTrainer(
             model=self.model,
             args=self.arguments,
             plan=self.plan,
@@ -146,6 +150,9 @@ class SupervisedRun(Run):
             validation=self.validation,
             max_unknown=None if self.data.found.total else self.data_arguments.max_unknown_fraction,
         )
+        if self.model_arguments.cache_image_features:
+            trainer.data_collator.image_features = cached_features(trainer)
+        return trainer
 
     def describe_data(self) -> list[str]:
         """Return sentences about the samples and their use."""
@@ -159,6 +166,8 @@ class SupervisedRun(Run):
             lines.append(describe_images(self.processor))
             if any(use.videos for use in self.data.found.use.values()):
                 lines.append(describe_videos(self.processor))
+        if (features := trainer.data_collator.image_features) is not None:
+            lines.append(features.describe(self.data.found.tiles))
         lines += warnings_of(self.arguments, self.model, self.model_arguments.lora_r)
         return [*lines, parameter_table(trainer.model, trainer.freeze_schedule)]
 
@@ -169,6 +178,10 @@ class SupervisedRun(Run):
 
     def finish(self, trainer) -> dict[str, Any]:
         facts = {"tokens_per_second": trainer.counters.rate()}
+        if (features := trainer.data_collator.image_features) is not None:
+            found, computed = (sum(each) for each in zip(*gather_object([(features.found, features.computed)])))
+            if self.is_main_process:
+                self.console.print(features.describe_use(found, computed))
         if self.validation is not None:
             if trainer.validated is None:
                 trainer.evaluate()
