@@ -1,12 +1,19 @@
 """Training steps of smol_hf beside transformers' SmolVLM fed by TRL's vision collator.
 
-    python benchmarks/train_step.py [--samples 32] [--batch-size 4] [--rounds 2] [--threads 2]
+    python benchmarks/train_step.py [--samples 32] [--batch-size 4] [--rounds 2] [--threads 2] [--cached-features]
 
 Both start from the same weights and train on the same conversations about pictures of unequal sizes, with the same
 tokens labelled (the assistant's). Each side runs alone in a process of its own, so that its peak memory is its own:
 
     smol_hf   packed rows, logits at labelled positions only, uint8 tiles normalised in the model
     peer      padded rows, TRL's fused language-model head, float32 tiles from transformers' image processor
+
+With --cached-features, both sides are smol_hf in a stage in which only the connector learns:
+
+    frozen    the frozen image encoder computes the features of each tile in each pass
+    cached    `cache_image_features`: the pass that warms up writes them, the measured ones read them
+
+The encoder and the decoder are those of `SCALED`: as unequal as in SmolVLM-256M, and small enough for a CPU.
 
 The last line is JSON: per side samples/s, useful tokens/s (tokens of the conversations, no padding), peak memory above
 what the process held before its first step, and the share of each part in the time of a step.
@@ -15,17 +22,33 @@ what the process held before its first step, and the share of each part in the t
 import argparse
 import json
 import resource
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-SIDES = ("smol_hf", "peer")
-TILE, LONGEST_EDGE, PATCH, SCALE = 128, 256, 16, 2
-VOCABULARY = 16384
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a model: `vision` and `text` are (hidden, intermediate, layers, heads)."""
+
+    patch: int
+    vocabulary: int
+    vision: tuple[int, int, int, int]
+    text: tuple[int, int, int, int]
+
+
+TILE, LONGEST_EDGE, SCALE = 128, 256, 2
+SMALL = Sizes(patch=16, vocabulary=16384, vision=(192, 768, 4, 4), text=(256, 768, 4, 4))
+# In SmolVLM-256M, the encoder needs 214 GFLOP for a tile (SigLIP-B/16, 512 pixels, 12 layers), as the layers of its
+# decoder for 1,008 tokens, and a tile becomes 64 tokens. Here these numbers are 3.3 GFLOP, 1,056 tokens and 64 tokens.
+SCALED = Sizes(patch=8, vocabulary=4096, vision=(192, 768, 12, 4), text=(128, 384, 8, 4))
 WORDS = "what does this picture show here of the some any small red blue page with lines and dots".split()
 
 
@@ -47,14 +70,12 @@ def build_tokenizer():
     return build_tiny_tokenizer([" ".join(WORDS), "User: Assistant: \n\n"] * 3)
 
 
-def configurations(tokenizer):
-    vision = {
-        "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4,
-        "image_size": TILE, "patch_size": PATCH,
-    }  # fmt: skip
+def configurations(tokenizer, sizes=SMALL):
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    vision = {**dict(zip(names, sizes.vision)), "image_size": TILE, "patch_size": sizes.patch}
     text = {
-        "vocab_size": VOCABULARY, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+        **dict(zip(names, sizes.text)), "vocab_size": sizes.vocabulary, "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
         "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id, "tie_word_embeddings": True,
     }  # fmt: skip
@@ -77,12 +98,12 @@ def build_peer(tokenizer):
     return SmolVLMForConditionalGeneration(config)
 
 
-def build_ours(tokenizer, weights):
-    """Our model with the peer's weights: only the names of the three parts differ."""
+def build_ours(tokenizer, sizes=SMALL):
     from smol_hf import SmolHFConfig, SmolHFForConditionalGeneration
 
-    vision, text = configurations(tokenizer)
-    model = SmolHFForConditionalGeneration(
+    vision, text = configurations(tokenizer, sizes)
+    torch.manual_seed(0)
+    return SmolHFForConditionalGeneration(
         SmolHFConfig(
             vision_config={"model_type": "siglip_vision_model", **vision},
             text_config={"norm_eps": 1e-5, **text},
@@ -90,6 +111,10 @@ def build_ours(tokenizer, weights):
             image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         )
     )
+
+
+def copy_weights(model, weights):
+    """Give our model the peer's weights: only the names of the three parts differ."""
     prefixes = {
         "model.vision_model.": "vision_model.",
         "model.connector.modality_projection.proj.": "connector.proj.",
@@ -101,11 +126,29 @@ def build_ours(tokenizer, weights):
         prefix = next(prefix for prefix in prefixes if name.startswith(prefix))
         renamed[prefixes[prefix] + name.removeprefix(prefix)] = weight
     model.load_state_dict(renamed)
-    return model
 
 
 def ours(samples):
     """(model, collate, loss) of smol_hf."""
+    tokenizer = build_tokenizer()
+    model = build_ours(tokenizer)
+    copy_weights(model, build_peer(tokenizer).state_dict())
+    return with_our_collator(model, tokenizer, samples)
+
+
+def connector_stage(samples, caches=None):
+    """(model, collate, loss) of smol_hf with padded rows, a frozen encoder and decoder; `caches`: of features."""
+    from smol_hf.data.image_features import ImageFeatures
+
+    tokenizer = build_tokenizer()
+    model = build_ours(tokenizer, SCALED)
+    model.vision_model.requires_grad_(False)
+    model.language_model.requires_grad_(False)
+    features = None if caches is None else ImageFeatures(model, caches=Path(caches))
+    return with_our_collator(model, tokenizer, samples, packing=False, image_features=features)
+
+
+def with_our_collator(model, tokenizer, samples, packing=True, image_features=None):
     import io
 
     from smol_hf import SmolHFProcessor
@@ -113,8 +156,6 @@ def ours(samples):
     from smol_hf.data.conversation import Conversation, ImagePart, Message, TextPart
     from smol_hf.data.stream.preparation import SampleWork
 
-    tokenizer = build_tokenizer()
-    model = build_ours(tokenizer, build_peer(tokenizer).state_dict())
     processor = SmolHFProcessor(
         tokenizer, tile_size=TILE, image_seq_len=model.config.image_seq_len, longest_edge=LONGEST_EDGE
     )
@@ -126,7 +167,8 @@ def ours(samples):
         return Conversation(str(index), (user, Message("assistant", (TextPart(answer),))))
 
     rows = [row(index, *sample) for index, sample in enumerate(samples)]
-    collator = SmolCollator(processor, packing=True)
+    collator = SmolCollator(processor, packing=packing)
+    collator.image_features = image_features
     work = SampleWork(processor, 4096, [None])
 
     def collate(indices):
@@ -151,7 +193,10 @@ def peer(samples):
         size={"longest_edge": LONGEST_EDGE}, max_image_size={"longest_edge": TILE}
     )
     processor = Idefics3Processor(
-        image_processor, tokenizer, image_seq_len=(TILE // PATCH // SCALE) ** 2, chat_template=DEFAULT_CHAT_TEMPLATE
+        image_processor,
+        tokenizer,
+        image_seq_len=(TILE // SMALL.patch // SCALE) ** 2,
+        chat_template=DEFAULT_CHAT_TEMPLATE,
     )
     tokenizer.padding_side = "right"
     collator = DataCollatorForVisionLanguageModeling(processor, max_length=None, assistant_only_loss=True)
@@ -176,15 +221,17 @@ def memory():
 
 
 def measure(side, samples_number, batch_size, rounds, threads):
+    """`side`: a function that returns (model, collate, loss) for samples, and its further arguments."""
     torch.set_num_threads(threads)
     samples = build_samples(samples_number)
-    model, collate, loss_of = {"smol_hf": ours, "peer": peer}[side](samples)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    build, *further = side
+    model, collate, loss_of = build(samples, *further)
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-4)
     model.train()
     batches = [list(range(start, start + batch_size)) for start in range(0, samples_number, batch_size)]
     seconds = dict.fromkeys(("collate", "forward", "backward", "optimizer"), 0.0)
     counts = {"samples": 0, "tokens": 0, "positions": 0, "labelled": 0}
-    first_loss = None
+    losses = []
     before = memory()
     for round_number in range(rounds + 1):
         for indices in batches:
@@ -198,7 +245,7 @@ def measure(side, samples_number, batch_size, rounds, threads):
             optimizer.step()
             optimizer.zero_grad()
             times.append(time.perf_counter())
-            first_loss = loss.item() if first_loss is None else first_loss
+            losses.append(loss.item())
             if round_number == 0:
                 continue  # the first round warms up
             for part, start, stop in zip(seconds, times, times[1:]):
@@ -210,7 +257,8 @@ def measure(side, samples_number, batch_size, rounds, threads):
             counts["labelled"] += int((batch["labels"][:, 1:] != -100).sum())
     total = sum(seconds.values())
     return {
-        "first_loss": first_loss,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
         "samples_per_second": counts["samples"] / total,
         "useful_tokens_per_second": counts["tokens"] / total,
         "peak_memory_mib": memory() - before,
@@ -233,8 +281,13 @@ def main():
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2, help="measured passes over the samples, after one to warm up")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cached-features", action="store_true", help="compare a connector stage with and without")
     arguments = parser.parse_args()
-    results = {side: run_side(side, arguments) for side in SIDES}
+    with tempfile.TemporaryDirectory() as caches:
+        sides = {"smol_hf": (ours,), "peer": (peer,)}
+        if arguments.cached_features:
+            sides = {"cached": (connector_stage, caches), "frozen": (connector_stage,)}
+        results = {name: run_side(side, arguments) for name, side in sides.items()}
     for side, result in results.items():
         shares = "  ".join(f"{part} {share:.0%}" for part, share in result["share_of_time"].items())
         print(
@@ -242,8 +295,9 @@ def main():
         )
         print(f"{result['useful_tokens_per_second']:6.0f} useful tokens/s, padding {result['padding_fraction']:.0%}")
         print(f"         {shares}")
+    first, second = results
     ratio = {
-        name: results["smol_hf"][name] / results["peer"][name]
+        name: results[first][name] / results[second][name]
         for name in ("samples_per_second", "useful_tokens_per_second", "peak_memory_mib")
     }
     print(json.dumps({**results, "ratio": ratio}))

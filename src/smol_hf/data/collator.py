@@ -10,6 +10,7 @@ without labels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ class SmolCollator:
         locate: find the positions of labels, image tokens and samples. Our models would search for them on their
             device, and wait for it. Models of transformers do not take all of them.
 
+    Attributes:
+        image_features: a function from tiles to features of the image encoder, see `ImageFeatures`. If it is given,
+            each batch holds `patch_features` (tiles, patches, vision_hidden) instead of `pixel_values`.
+
     A batch holds `input_ids`, `labels`, `attention_mask` or `position_ids`, and `pixel_values` (tiles, 3, side, side)
     uint8 if any sample has an image. With `locate` also `logits_to_keep`, `image_positions` and the keywords of
     `sample_bounds`. Without samples it is one padding token without a label: with several processes, one may reach the
@@ -41,6 +46,7 @@ class SmolCollator:
 
     def __init__(self, processor, *, packing: bool = False, row_length: int | None = None, locate: bool = True):
         self.packing, self.row_length, self.locate = packing, row_length, locate
+        self.image_features: Callable[[list], torch.Tensor] | None = None
         self.padding = padding_token_id(tokenizer_of(processor))
         self.image_token = getattr(processor, "image_token_id", None)
 
@@ -55,7 +61,9 @@ class SmolCollator:
         else:
             batch = stack_rows(input_ids, labels, self.row_length, padding)
         tiles = [sample.tiles.numpy() for sample in samples if len(sample.tiles)]
-        if tiles:
+        if self.image_features is not None:
+            batch["patch_features"] = self.image_features([tile for of_sample in tiles for tile in of_sample])
+        elif tiles:
             # NumPy asks for huge memory pages and PyTorch does not: the first touch of 40 MB in small pages costs more
             # than the copy.
             batch["pixel_values"] = torch.from_numpy(np.concatenate(tiles))

@@ -17,6 +17,7 @@ from smol_hf.processing.image_tiling import ImageTiler
 from smol_hf.training.data import context_length
 from smol_hf.training.model.composition import SMALL_VOCABULARY, build_config_and_processor, with_preset
 from smol_hf.training.model.lora import freeze_what_has_no_adapter
+from smol_hf.training.model.parts import refuse_changing_features
 from smol_hf.training.model.presets import PRESETS
 from smol_hf.training.model.text_composition import DEFAULT_VOCABULARY, change_positions
 from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments
@@ -60,6 +61,8 @@ def planned_target(
     if model.use_peft and isinstance(training, SmolTrainingArguments):
         freeze_what_has_no_adapter(model, training)
         rates = training.part_learning_rates()
+    if model.cache_image_features:
+        refuse_changing_features(config, rates)
     preferences = isinstance(data, PreferenceArguments)
     asked = training.max_length if preferences else data.context_length
     target = replace(

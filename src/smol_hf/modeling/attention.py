@@ -32,6 +32,7 @@ def eager_attention(module, query, key, value, attention_mask, scaling, dropout=
         # With -inf, a row that sees nothing (padding) would become NaN.
         scores = scores + attention_mask[:, :, :, : key.shape[-2]]
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    del scores  # as large as the weights: free them before the result is allocated
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 

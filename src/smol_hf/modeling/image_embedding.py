@@ -53,6 +53,11 @@ class ImageEmbeddingMixin(SmolHFPreTrainedModel):
 
     def encode_images(self, pixel_values, pixel_attention_mask=None, **keep):
         """Encode tiles, see `get_image_features` → (tiles, image_seq_len, hidden), and the encoder's output."""
+        patches, outputs = self.encode_patches(pixel_values, pixel_attention_mask, **keep)
+        return self.connector(patches), outputs
+
+    def encode_patches(self, pixel_values, pixel_attention_mask=None, **keep):
+        """Encode tiles → the input of the connector, (tiles, patches, vision_hidden), and the encoder's output."""
         if pixel_values.dim() == 5:
             pixel_values = pixel_values.flatten(0, 1)
             if pixel_attention_mask is not None:
@@ -65,7 +70,7 @@ class ImageEmbeddingMixin(SmolHFPreTrainedModel):
                     pixel_values = pixel_values[real]
         pixel_values = normalize_tiles(pixel_values, self.config, self.dtype)
         outputs = encoder_outputs(self.vision_model, pixel_values, self.config, **keep)
-        return self.connector(patch_features(outputs, self.config)), outputs
+        return patch_features(outputs, self.config), outputs
 
     def image_places(self, input_ids, inputs_embeds):
         """Mark image tokens with True, (batch, sequence): found by their ids, or else by their embedding."""
@@ -102,24 +107,29 @@ class ImageEmbeddingMixin(SmolHFPreTrainedModel):
 
     def embed(
         self, input_ids, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, cache=None,
-        image_positions=None,
+        image_positions=None, patch_features=None,
     ):  # fmt: skip
         """Return token embeddings that contain the images, (batch, sequence, hidden), and the image features.
 
         Args:
             image_positions: (image tokens,), their positions in the flattened rows, ascending. Without them, the
                 search for image tokens waits for the device.
+            patch_features: (tiles, patches, vision_hidden) of `encode_patches`, instead of `pixel_values`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
         if pixel_values is not None and pixel_values.shape[0] == 0:  # a processor's flat tiles of a text
             pixel_values = None
+        if pixel_values is not None and patch_features is not None:
+            raise ValueError("pixel_values and patch_features exclude each other: pass only one")
         if inputs_embeds is None:
-            if pixel_values is None and not torch.compiler.is_compiling():
+            if pixel_values is None and patch_features is None and not torch.compiler.is_compiling():
                 self.refuse_image_tokens(input_ids, image_positions, cache)
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
-            image_features, _ = self.encode_images(pixel_values, pixel_attention_mask)
+            patch_features = self.encode_patches(pixel_values, pixel_attention_mask)[0]
+        if patch_features is not None:
+            image_features = self.connector(patch_features)
             features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
             if image_positions is None:
                 is_image = self.image_places(input_ids, inputs_embeds)

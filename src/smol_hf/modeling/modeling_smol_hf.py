@@ -52,7 +52,8 @@ class SmolHFModel(ImageEmbeddingMixin, LanguageModelAccess, SmolHFPreTrainedMode
     @can_return_tuple
     def forward(
         self, input_ids=None, inputs_embeds=None, pixel_values=None, pixel_attention_mask=None, past_key_values=None,
-        output_attentions=None, output_hidden_states=None, cache=None, image_positions=None, **kwargs,
+        output_attentions=None, output_hidden_states=None, cache=None, image_positions=None, patch_features=None,
+        **kwargs,
     ):  # fmt: skip
         """Compute the hidden states of the language model, (batch, sequence, hidden).
 
@@ -62,7 +63,7 @@ class SmolHFModel(ImageEmbeddingMixin, LanguageModelAccess, SmolHFPreTrainedMode
         refuse_unknown(kwargs, self, decoder)
         cache = one_cache(cache, past_key_values)
         inputs_embeds, image_features = self.embed(
-            input_ids, inputs_embeds, pixel_values, pixel_attention_mask, cache, image_positions
+            input_ids, inputs_embeds, pixel_values, pixel_attention_mask, cache, image_positions, patch_features
         )
         keep = self.outputs_to_keep(output_attentions, output_hidden_states)
         outputs = decoder(inputs_embeds=inputs_embeds, return_dict=True, **keep, **{CACHE_NAME: cache}, **kwargs)
@@ -82,12 +83,14 @@ class SmolHFForConditionalGeneration(SmolHFModel, ImageGenerationMixin):
         self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
         pixel_values=None, pixel_attention_mask=None, labels=None, use_cache=None, logits_to_keep=None,
         num_items_in_batch=None, output_attentions=None, output_hidden_states=None, cache=None, image_positions=None,
+        patch_features=None,
         **kwargs,
     ):  # fmt: skip
         """Compute next-token logits, and the loss if `labels` (batch, sequence) are given (-100 = no label).
 
         Args:
             pixel_values, pixel_attention_mask: see `get_image_features`.
+            patch_features: (tiles, patches, vision_hidden) of `encode_patches`, instead of pixel_values.
             logits_to_keep: the positions of the logits. None: all, but in training with labels only those that
                 predict a label. 0: all. n: the last n. A 1-D tensor: these positions.
             num_items_in_batch: see `label_loss`.
@@ -105,7 +108,7 @@ class SmolHFForConditionalGeneration(SmolHFModel, ImageGenerationMixin):
             use_cache = bool(use_cache)  # off by default: a cache would hide the beginnings of packed samples
         logits_to_keep = positions_to_keep(logits_to_keep, labels, self.training)
         inputs_embeds, image_features = self.embed(
-            input_ids, inputs_embeds, pixel_values, pixel_attention_mask, cache, image_positions
+            input_ids, inputs_embeds, pixel_values, pixel_attention_mask, cache, image_positions, patch_features
         )
         keep = self.outputs_to_keep(output_attentions, output_hidden_states)
         outputs = self.language_model(

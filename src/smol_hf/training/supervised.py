@@ -19,7 +19,6 @@ from smol_hf.data.report.shortened_samples import ShortenedSamples
 from smol_hf.data.stream.stream import Plan
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
-from smol_hf.support.formatting import counted
 from smol_hf.support.tokenizer_of import is_language_model, tokenizer_of
 from smol_hf.training.checkpoint.fingerprints import document_fingerprints, fingerprint, source_fingerprints
 from smol_hf.training.checkpoint.same_run import rows_of_a_step
@@ -48,13 +47,21 @@ from smol_hf.training.log.startup_summary import (
 from smol_hf.training.model.composition import build_model_and_processor, texts_of
 from smol_hf.training.model.lora import add_adapters, freeze_what_has_no_adapter
 from smol_hf.training.model.packed_rows import describe_attention, refuse_seeing_others
+from smol_hf.training.model.parts import refuse_changing_features
+from smol_hf.training.model.plain_model import cached_features
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.values import RecipeError, recipe_errors
 from smol_hf.training.run import Run
 from smol_hf.training.sources import open_validation
 from smol_hf.training.trainer import SmolTrainer
-from smol_hf.training.validation.early_stopping import check_metric, early_stopping, refuse_needed_validation
+from smol_hf.training.validation.early_stopping import (
+    best_of,
+    check_metric,
+    describe_end,
+    early_stopping,
+    refuse_needed_validation,
+)
 from smol_hf.training.validation.held_out import describe_validation
 from smol_hf.training.validation.measure import Validation, validation_of
 
@@ -87,6 +94,8 @@ class SupervisedRun(Run):
         if keys.use_peft:
             freeze_what_has_no_adapter(keys, self.arguments)
             model = add_adapters(model, keys, self.arguments.part_learning_rates(), tokenizer_of(processor))
+        if keys.cache_image_features:
+            refuse_changing_features(model.config, self.arguments.part_learning_rates())
         self.data_arguments.context_length = context_length(self.data_arguments.context_length, model.config)
         return model, processor
 
@@ -139,7 +148,7 @@ class SupervisedRun(Run):
 
     def trainer(self):
         shortened = self.output_dir / "shortened.jsonl"
-        return SmolTrainer(
+        trainer = SmolTrainer(
             model=self.model,
             args=self.arguments,
             plan=self.plan,
@@ -158,6 +167,9 @@ class SupervisedRun(Run):
             validation=self.validation,
             max_unknown=None if self.data.found.total else self.data_arguments.max_unknown_fraction,
         )
+        if self.model_arguments.cache_image_features:
+            trainer.data_collator.image_features = cached_features(trainer)
+        return trainer
 
     def describe_data(self) -> list[str]:
         """Return sentences about the samples and their use."""
@@ -173,6 +185,8 @@ class SupervisedRun(Run):
                 lines.append(describe_videos(self.processor))
         autocast = torch.bfloat16 if self.arguments.bf16 else torch.float16 if self.arguments.fp16 else None
         lines.append(describe_attention(self.model, self.packs, self.arguments.device, autocast or self.model.dtype))
+        if (features := trainer.data_collator.image_features) is not None:
+            lines.append(features.describe(self.data.found.tiles))
         lines += warnings_of(self.arguments, self.model, self.model_arguments.lora_r)
         return [*lines, parameter_table(trainer.model, trainer.freeze_schedule)]
 
@@ -183,23 +197,18 @@ class SupervisedRun(Run):
 
     def finish(self, trainer) -> dict[str, Any]:
         facts = {"tokens_per_second": trainer.counters.rate()}
+        if (features := trainer.data_collator.image_features) is not None:
+            found, computed = (sum(each) for each in zip(*gather_object([(features.found, features.computed)])))
+            if self.is_main_process:
+                self.console.print(features.describe_use(found, computed))
         if self.validation is not None:
             if trainer.validated is None:
                 trainer.evaluate()
             facts["validation"] = trainer.validated
-            state, patience = trainer.state, self.arguments.early_stopping_patience
-            if self.is_main_process and patience is not None and state.global_step < state.max_steps:
-                metric = self.arguments.metric_for_best_model
-                self.console.print(
-                    f"stopped early, at step {state.global_step:,} of {state.max_steps:,}: no better {metric} in "
-                    f"{counted(patience, 'validation')}"
-                )
-            if self.arguments.load_best_model_at_end and (best := trainer.state.best_global_step):
-                metric = self.arguments.metric_for_best_model
-                facts["best"] = {"step": best, "metric": metric, "value": trainer.state.best_metric}
-                if self.is_main_process:
-                    value = trainer.state.best_metric
-                    self.console.print(f"the result is the best step, {best:,}, with {metric} {value:.4f}")
+            facts |= best_of(trainer.state, self.arguments)
+            if self.is_main_process:
+                for line in describe_end(trainer.state, self.arguments):
+                    self.console.print(line)
         if not trainer.counters.gather()["samples"]:
             raise SampleError("data", f"no sample could be trained on: {self.skipped.summary()}")
         return facts

@@ -55,6 +55,11 @@ class Survey:
         return len(self.found)
 
     @property
+    def tiles(self) -> int:
+        """The number of tiles of all usable samples."""
+        return sum(each.num_tiles for each in self.found.values() if isinstance(each, Size))
+
+    @property
     def faults(self) -> list[SampleError]:
         return [
             each

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
 from smol_hf.training.optimizer.muon import USE_MUON
+from smol_hf.training.recipe.values import RecipeError
 
 PARTS = ("vision", "connector", "text")
 NEW_TOKENS = "new_tokens"  # trained rows of embeddings in a frozen part, see new_tokens.py
@@ -109,6 +111,24 @@ class FreezeSchedule:
         """
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(self.ever_trains_parameter(name) and not self.is_frozen(self.part_of(name), step))
+
+
+def refuse_changing_features(config: Any, learning_rates: dict[str, float]) -> None:
+    """Raise RecipeError if a run can compute different features of an image in two passes."""
+    vision = getattr(config, "vision_config", None)
+    if vision is None:
+        raise RecipeError("cache_image_features needs a model with an image encoder: remove the key")
+    if learning_rates["vision"] > 0:
+        raise RecipeError(
+            "cache_image_features needs an image encoder that never trains: set vision_learning_rate: 0, and no "
+            "adapters for vision"
+        )
+    random = [f"{name} {value}" for name, value in vision.to_dict().items() if "drop" in name and value]
+    if random:
+        raise RecipeError(
+            f"cache_image_features needs features without randomness, but the image encoder has {', '.join(random)}: "
+            "remove the key"
+        )
 
 
 class FreezeCallback(TrainerCallback):

@@ -1,4 +1,4 @@
-"""The trained model as its own class: FSDP2 and DeepSpeed split tensors over processes, and FSDP2 changes classes."""
+"""The model of a trainer as its own class: FSDP2 and DeepSpeed split tensors over processes, FSDP2 changes classes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,31 @@ from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, Trainer
 
+from smol_hf.data.image_features import ImageFeatures
+from smol_hf.training.recipe.values import RecipeError
+
 Tensors = dict[str, torch.Tensor]
 
 
 def is_sharded(trainer: Trainer) -> bool:
     """Return True if no process holds all tensors of the model."""
     return trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def cached_features(trainer: Trainer) -> ImageFeatures:
+    """Return the cached features of images by the image encoder of a trainer.
+
+    Raises RecipeError if no process holds the complete encoder.
+    """
+    if is_sharded(trainer):
+        raise RecipeError(
+            "cache_image_features needs the complete image encoder in each process, but FSDP and DeepSpeed split it: "
+            "use neither, or remove the key"
+        )
+    model: Any = trainer.model
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    accelerator: Any = trainer.accelerator
+    return ImageFeatures(model, accelerator.autocast)
 
 
 def gather_model(trainer: Trainer) -> tuple[Any, Tensors | None]:

@@ -122,6 +122,12 @@ class ModelArguments(LoraArguments):
     )
     do_image_splitting: bool = of_images(True, "Split large images into tiles and an overview of the image.")
     enlarge_images: bool = of_images(True, "Enlarge small images to longest_edge, as SmolVLM does.")
+    cache_image_features: bool = of_images(
+        False,
+        "Keep the features of a frozen image encoder on disk, so that each distinct tile is encoded only once. Needs "
+        "vision_learning_rate 0.",
+        resume=OnResume.FREE,
+    )
     attn_implementation: str = key(
         "sdpa", "Attention: eager, sdpa, flash_attention_2 or flex_attention.", resume=OnResume.FREE
     )

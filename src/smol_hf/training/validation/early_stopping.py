@@ -10,7 +10,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from smol_hf.support.formatting import nearest
+from smol_hf.support.formatting import counted, nearest
 from smol_hf.training.recipe.values import RecipeError
 
 
@@ -103,3 +103,24 @@ def check_metric(arguments: Any, known: Sequence[str]) -> None:
         raise RecipeError(
             f"metric_for_best_model is {metric!r}{nearest(metric, known)} (this run measures {', '.join(known)})"
         )
+
+
+def best_of(state, arguments: Any) -> dict[str, Any]:
+    """Return `best` with the step that is the result, its metric and value, if the run loads the best step."""
+    if not (arguments.load_best_model_at_end and state.best_global_step):
+        return {}
+    metric, value = arguments.metric_for_best_model, state.best_metric
+    return {"best": {"step": state.best_global_step, "metric": metric, "value": value}}
+
+
+def describe_end(state, arguments: Any) -> list[str]:
+    """Say that a run stopped early, and which step is its result."""
+    lines, metric, patience = [], arguments.metric_for_best_model, arguments.early_stopping_patience
+    if patience is not None and state.global_step < state.max_steps:
+        lines.append(
+            f"stopped early, at step {state.global_step:,} of {state.max_steps:,}: no better {metric} in "
+            f"{counted(patience, 'validation')}"
+        )
+    if best := best_of(state, arguments).get("best"):
+        lines.append(f"the result is the best step, {best['step']:,}, with {metric} {best['value']:.4f}")
+    return lines
