@@ -10,10 +10,12 @@ import bisect
 import hashlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 DRAWS_OF_A_KEY = 256
+EPOCHS_KEPT, BLOCKS_KEPT = 4, 8  # of a lane
 MOST_WAITING = 1 << 24  # places of rows that are kept for lanes that have not read so far
 
 
@@ -36,6 +38,13 @@ class Draws:
         if page != self.page:
             self.page, self.numbers = page, generator(*self.key, page).random(DRAWS_OF_A_KEY)
         return float(self.numbers[place])
+
+
+def keep(cache: dict[Any, Any], key: Any, value: Any, most: int) -> None:
+    """Add a value to a cache, from which the oldest goes if there are more than `most`."""
+    cache[key] = value
+    if len(cache) > most:
+        del cache[next(iter(cache))]
 
 
 class Permutations:
@@ -119,18 +128,25 @@ class SourceOrder:
     def __init__(self, permutations: Permutations, lane: int):
         self.permutations, self.lane = permutations, lane
         self.begins = [0]
-        self.permutation_of_block = lru_cache(maxsize=8)(self._permutation_of_block)
-        self.epoch_plan = lru_cache(maxsize=4)(self._epoch_plan)
+        # Of the last ones. Thousands of lanes have a pair for each source, and `lru_cache` takes 0.1 ms to make.
+        self.plans: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.rows_of_blocks: dict[tuple[int, int], np.ndarray] = {}
 
-    def _permutation_of_block(self, epoch: int, block: int) -> np.ndarray:
-        permutations = self.permutations
-        return generator(*permutations.key, "rows", epoch, block).permutation(int(permutations.sizes[block]))
+    def rows_of_block(self, epoch: int, block: int) -> np.ndarray:
+        """Return the permutation of the rows of a block."""
+        if (epoch, block) not in self.rows_of_blocks:
+            rows = int(self.permutations.sizes[block])
+            permutation = generator(*self.permutations.key, "rows", epoch, block).permutation(rows)
+            keep(self.rows_of_blocks, (epoch, block), permutation, BLOCKS_KEPT)
+        return self.rows_of_blocks[epoch, block]
 
-    def _epoch_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def epoch_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (this lane's rows, or its blocks; the start of each block in the lane's own count)."""
-        permutations = self.permutations
-        own = permutations.share(epoch, self.lane)
-        return own, np.concatenate([[0], np.cumsum([] if permutations.by_row else permutations.sizes[own])])
+        if epoch not in self.plans:
+            own = self.permutations.share(epoch, self.lane)
+            sizes = [] if self.permutations.by_row else self.permutations.sizes[own]
+            keep(self.plans, epoch, (own, np.concatenate([[0], np.cumsum(sizes)])), EPOCHS_KEPT)
+        return self.plans[epoch]
 
     def begin(self, epoch: int) -> int:
         """Return the rows that this lane reads before an epoch."""
@@ -160,4 +176,4 @@ class SourceOrder:
             return epoch, block, row - int(starts_of_blocks[block])
         at = int(np.searchsorted(starts, position, side="right")) - 1
         block = int(own[at])
-        return epoch, block, int(self.permutation_of_block(epoch, block)[position - int(starts[at])])
+        return epoch, block, int(self.rows_of_block(epoch, block)[position - int(starts[at])])
