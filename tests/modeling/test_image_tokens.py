@@ -64,6 +64,26 @@ def test_pixels_beyond_the_last_whole_patch_are_not_seen():
     assert torch.equal(model(**inputs, pixel_values=tiles).logits, expected)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_without_gradients_each_distinct_tile_of_a_batch_is_encoded_once(padded):
+    """Rows about one image, and beams, repeat it. In training all are encoded."""
+    model = build_vlm()
+    one, two = random_tiles(2)
+    tiles = torch.stack([one, two, one, two.flip(-1), one])  # the flipped one has the same sum
+    ids = torch.tensor([image_prompt(model.config, seed=seed) for seed in range(5)])
+    inputs = {"input_ids": ids, "pixel_values": tiles.unsqueeze(1) if padded else tiles}
+    numbers = []
+    model.vision_model.register_forward_pre_hook(
+        lambda _, arguments, inputs: numbers.append(len(inputs["pixel_values"])), with_kwargs=True
+    )
+    expected = model(**inputs).logits
+    with torch.no_grad():
+        found = model(**inputs).logits
+        model.generate(**inputs, num_beams=2, max_new_tokens=2, eos_token_id=-1, pad_token_id=0)
+    assert numbers == [5, 3, 3]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 def text_only():
     ids = one_row(random_text(8))
     return {"input_ids": ids, "labels": ids, "use_cache": False}

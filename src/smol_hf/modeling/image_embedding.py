@@ -6,7 +6,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .compatibility import FEATURES_IN_OUTPUT
 from .pretrained_smol_hf import SmolHFPreTrainedModel
-from .vision import encoder_outputs, normalize_tiles, patch_features
+from .vision import distinct_tiles, encoder_outputs, normalize_tiles, patch_features
 
 
 class ImageEmbeddingMixin(SmolHFPreTrainedModel):
@@ -56,8 +56,11 @@ class ImageEmbeddingMixin(SmolHFPreTrainedModel):
         patches, outputs = self.encode_patches(pixel_values, pixel_attention_mask, **keep)
         return self.connector(patches), outputs
 
-    def encode_patches(self, pixel_values, pixel_attention_mask=None, **keep):
-        """Encode tiles → the input of the connector, (tiles, patches, vision_hidden), and the encoder's output."""
+    def encode_patches(self, pixel_values, pixel_attention_mask=None, repeats=False, **keep):
+        """Encode tiles → the input of the connector, (tiles, patches, vision_hidden), and the encoder's output.
+
+        With `repeats`, each distinct tile is encoded only once, and the encoder's output is that of distinct tiles.
+        """
         if pixel_values.dim() == 5:
             pixel_values = pixel_values.flatten(0, 1)
             if pixel_attention_mask is not None:
@@ -68,9 +71,11 @@ class ImageEmbeddingMixin(SmolHFPreTrainedModel):
                     pixel_values = pixel_values[torch.argsort((~real).int(), stable=True)]
                 else:
                     pixel_values = pixel_values[real]
+        pixel_values, places = distinct_tiles(pixel_values) if repeats else (pixel_values, None)
         pixel_values = normalize_tiles(pixel_values, self.config, self.dtype)
         outputs = encoder_outputs(self.vision_model, pixel_values, self.config, **keep)
-        return patch_features(outputs, self.config), outputs
+        features = patch_features(outputs, self.config)
+        return (features if places is None else features[places]), outputs
 
     def image_places(self, input_ids, inputs_embeds):
         """Mark image tokens with True, (batch, sequence): found by their ids, or else by their embedding."""
@@ -127,7 +132,8 @@ class ImageEmbeddingMixin(SmolHFPreTrainedModel):
                 self.refuse_image_tokens(input_ids, image_positions, cache)
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
-            patch_features = self.encode_patches(pixel_values, pixel_attention_mask)[0]
+            repeats = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+            patch_features = self.encode_patches(pixel_values, pixel_attention_mask, repeats)[0]
         if patch_features is not None:
             image_features = self.connector(patch_features)
             features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)

@@ -73,6 +73,26 @@ def check_normalized(pixel_values, config):
         )
 
 
+def distinct_tiles(pixel_values):
+    """Return the distinct tiles, and the place of each tile among them; None if all differ.
+
+    Beams, and several questions about one image, repeat its tiles.
+    """
+    groups = {}  # sum of the pixels → places among the distinct tiles
+    distinct, places = [], []
+    for number, total in enumerate(pixel_values.flatten(1).sum(dim=1).tolist()):
+        group = groups.setdefault(total, [])
+        place = next((each for each in group if torch.equal(pixel_values[distinct[each]], pixel_values[number])), None)
+        if place is None:
+            place = len(distinct)
+            group.append(place)
+            distinct.append(number)
+        places.append(place)
+    if len(distinct) == len(places):
+        return pixel_values, None
+    return pixel_values[distinct], places
+
+
 def as_patches(pixel_values, patch_size):
     """(tiles, 3, height, width) → SigLIP2's input (tiles, patches, patch_size² · 3), and (rows, columns) of patches.
 
