@@ -21,10 +21,12 @@ from modeling.builders import (
     random_tiles,
     text_config,
 )
+from torch._dynamo.testing import CompileCounter
 from transformers import StaticCache
 
 from smol_hf.modeling.label_loss import labelled_positions
 from smol_hf.modeling.mask import sample_bounds
+from smol_hf.training.loader import to_device
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -167,3 +169,36 @@ def test_flex_attention_keeps_packed_samples_apart():
     positions = torch.cat([torch.arange(length) for length in lengths]).view(2, 16)
     packed = model(ids, position_ids=positions, use_cache=False, **sample_bounds(positions)).logits
     torch.testing.assert_close(packed.flatten(0, 1), alone, **CLOSE)
+
+
+def batches_of_all_sizes(model):
+    """Ten packed batches as the trainer gives them: 2 to 4 samples of many lengths; some batches have no image."""
+    token = model.config.image_token_id
+    for seed in range(10):
+        images = 0 if seed % 3 == 2 else 2 + seed % 2
+        rows = [image_prompt(model.config, 1, seed=seed + row) for row in range(images)]
+        rows += [random_text(5 + 3 * seed + row, seed=seed) for row in range(4 - images)]
+        ids = one_row([each for row in rows for each in row])
+        positions = torch.cat([torch.arange(len(row)) for row in rows]).unsqueeze(0)
+        labels = ids.clone()
+        labels[:, : -4 - seed] = -100
+        batch = {
+            "input_ids": ids, "labels": labels, "position_ids": positions, **sample_bounds(positions),
+            "logits_to_keep": labelled_positions(labels),
+            "image_positions": (ids == token).flatten().nonzero().squeeze(-1),
+        }  # fmt: skip
+        batch |= {"pixel_values": random_tiles(images)} if images else {}
+        cpu = torch.device("cpu")
+        yield {
+            key: to_device(each, cpu, compiled=True) if torch.is_tensor(each) else each for key, each in batch.items()
+        }
+
+
+def test_batches_of_all_sizes_share_two_graphs():
+    """One graph for batches with images and one for those without."""
+    model, counter = small_vlm().train(), CompileCounter()
+    step = torch.compile(model, backend=counter, fullgraph=True)
+    for batch in batches_of_all_sizes(model):
+        loss = step(**batch, use_cache=False).loss
+        torch.testing.assert_close(loss, model(**batch, use_cache=False).loss, **CLOSE)
+    assert counter.frame_count <= 2

@@ -43,7 +43,7 @@ def has_kernel_by_sample(config, device, dtype):
     if device.type != "cuda" or varlen_attn is None or not torch.backends.cuda.is_flash_attention_available():
         return False
     fits = config.head_dim <= 256 and config.head_dim % 8 == 0 and config.attention_dropout == 0
-    return fits and dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(device) >= (8, 0)
+    return fits and dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_properties(device).major >= 8
 
 
 def kernel_dtype(states):

@@ -131,11 +131,18 @@ def pinned(value: Any) -> Any:
     return value.pin_memory() if isinstance(value, torch.Tensor) else value
 
 
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor to a device. A copy from pinned memory joins the queue of a GPU, and the host does not wait."""
+def to_device(tensor: torch.Tensor, device: torch.device, compiled: bool = False) -> torch.Tensor:
+    """Copy a tensor to a device. A copy from pinned memory joins the queue of a GPU, and the host does not wait.
+
+    Args:
+        compiled: tell the compiler that the number of tokens, positions or tiles varies, so that it compiles once.
+    """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    tensor = tensor.to(device, non_blocking=True)
+    if compiled and tensor.dim():
+        torch._dynamo.maybe_mark_dynamic(tensor, 0 if tensor.dim() == 4 else tensor.dim() - 1)
+    return tensor
 
 
 def without_mask(inputs: Mapping[str, Any]) -> dict[str, Any]:

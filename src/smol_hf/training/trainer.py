@@ -141,16 +141,17 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
             self.first_batches.look(self.processing_class, inputs, sample_ids, num_items_in_batch)
         outputs = model(**without_mask(inputs), use_cache=False, num_items_in_batch=num_items_in_batch)
         loss = outputs.loss
-        sources = facts["sources"]  # None for native classes of transformers, which return no token losses
-        if model.training and sources is not None and outputs.get("token_losses") is not None:
-            self.counters.add_losses(outputs.token_losses, inputs, sources)
+        if model.training and facts["sources"] is not None and outputs.get("token_losses") is not None:
+            self.counters.add_losses(outputs.token_losses, inputs, facts["sources"])
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # The count covers all processes, but DDP averages their gradients.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def _prepare_input(self, data):
-        return to_device(data, self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
+        if isinstance(data, torch.Tensor):
+            return to_device(data, self.args.device, self.args.torch_compile)
+        return super()._prepare_input(data)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -186,11 +187,10 @@ class SmolTrainer(CheckpointsOfARun, SFTTrainer):
         grad_norm = super()._get_grad_norm(model, grad_norm)
         self.rates_used = {group_part(group): group["lr"] for group in self.optimizer.param_groups}
         named = sum(len(skipped) + len(shortened) for _, _, skipped, shortened in self.met)
-        facts = [len(self.step_sample_ids), named, not self.data_ended]
-        facts = to_device(torch.tensor(facts), self.step_loss.device)
-        norm: Any = grad_norm  # the same in all processes
-        norm = torch.as_tensor(norm.full_tensor() if hasattr(norm, "full_tensor") else norm, device=facts.device)
-        facts = torch.cat([self.step_loss.view(1), norm.view(1), facts.to(self.step_loss.dtype)])
+        facts = torch.tensor([len(self.step_sample_ids), named, not self.data_ended], dtype=self.step_loss.dtype)
+        norm: Any = getattr(grad_norm, "full_tensor", lambda: grad_norm)()  # the same in all processes
+        facts = to_device(facts, self.step_loss.device)
+        facts = torch.cat([self.step_loss.view(1), torch.as_tensor(norm, device=facts.device).view(1), facts])
         loss, norm, samples, named, unfinished = summed(self.accelerator, facts)  # the only wait for the device
         processes, scaler = self.accelerator.num_processes, self.accelerator.scaler  # the scaler of float16
         step = Step(
