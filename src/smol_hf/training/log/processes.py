@@ -38,7 +38,7 @@ def strategy_of(trainer: Trainer) -> str:
 
 
 def refuse_other_strategy(trainer: Trainer) -> None:
-    """Raise RecipeError if FSDP or DeepSpeed was asked for, and something else runs."""
+    """Raise RecipeError if another strategy runs than the one asked for, or if it cannot train the recipe."""
     arguments: Any = trainer.args
     asked = {
         "FSDP": os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" or bool(arguments.fsdp),
@@ -54,6 +54,11 @@ def refuse_other_strategy(trainer: Trainer) -> None:
                 f"{name} was asked for, but what runs is {running} {where}: start them on GPUs with accelerate "
                 f"launch, or leave {name} out"
             )
+    if running == "DeepSpeed" and getattr(arguments, "unfreeze_vision_at_step", 0):
+        raise RecipeError(
+            "unfreeze_vision_at_step is not supported with DeepSpeed, which never trains a part that is frozen at the "
+            "start: use FSDP2, or remove the key"
+        )
 
 
 def refuse_split_sequences(parallelism: Any) -> None:
