@@ -30,7 +30,7 @@ from smol_hf.training.log.processes import (
 )
 from smol_hf.training.log.run_record import hardware, resolve_recipe, versions, write_run
 from smol_hf.training.model.parts import count_parameters
-from smol_hf.training.model.plain_model import Tensors, gather_model
+from smol_hf.training.model.plain_model import Tensors, complete_modules, gather_model
 from smol_hf.training.recipe.data_arguments import PreferenceArguments
 from smol_hf.training.recipe.inherited_checks import settle_global_batch
 from smol_hf.training.recipe.model_arguments import ModelArguments
@@ -141,7 +141,7 @@ class Run(ABC):
         """Build or load `model` and `processor`. Raises RecipeError."""
         if self.is_main_process and self.model_arguments.model is None and self.model_arguments.tokenizer is None:
             self.console.print("no tokenizer is named: training one on the texts of the data")
-        with recipe_errors("the model cannot be built"):
+        with recipe_errors("the model cannot be built"), complete_modules(self.arguments):
             self.model, self.processor = self.build()
 
     def fit(self, publish: Callable[[Run, Trainer, Any, Tensors | None], None] | None = None) -> Trainer:

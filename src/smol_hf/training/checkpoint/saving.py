@@ -32,7 +32,7 @@ from smol_hf.training.log.counters import FILE_NAME as COUNTERS
 from smol_hf.training.log.counters import RunCounters
 from smol_hf.training.log.mixture_report import load_counters, save_mixture
 from smol_hf.training.log.run_record import write_run
-from smol_hf.training.model.plain_model import is_sharded, plain_class, plain_model
+from smol_hf.training.model.plain_model import complete_modules, is_sharded, plain_class, plain_model
 
 if TYPE_CHECKING:
     TrainerBase = Trainer
@@ -71,7 +71,9 @@ class WholeCheckpoints(TrainerBase):
             super()._save(output_dir, state_dict)
         elif self.args.should_save:  # transformers would save the changed class of FSDP2 with torch's code
             processor: Any = self.processing_class
-            for each in (plain_model(model, state_dict), processor):
+            with complete_modules(self.args):
+                model = plain_model(model, state_dict)
+            for each in (model, processor):
                 each.save_pretrained(str(output_dir))
 
     def describe_shards(self, folder: Path) -> None:

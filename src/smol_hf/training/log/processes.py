@@ -57,11 +57,7 @@ def strategy_of(trainer: Trainer) -> str:
 
 
 def refuse_other_strategy(trainer: Trainer) -> None:
-    """Refuse a strategy that cannot do what the recipe asks for.
-
-    Raises RecipeError if FSDP or DeepSpeed was asked for, and something else runs. Also for optimizers that cannot
-    work with them, and for `spike_policy: skip` with DeepSpeed.
-    """
+    """Raise RecipeError if another strategy runs than the one asked for, or if it cannot train the recipe."""
     arguments: Any = trainer.args
     asked = {
         "FSDP": os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" or bool(arguments.fsdp),
@@ -78,10 +74,21 @@ def refuse_other_strategy(trainer: Trainer) -> None:
                 f"{name} was asked for, but what runs is {running} {where}: start them on GPUs with accelerate "
                 f"launch, or leave {name} out"
             )
-    if running == "DeepSpeed" and getattr(arguments, "spike_policy", None) == "skip":
+    if running == "DeepSpeed":
+        refuse_deepspeed(arguments)
+
+
+def refuse_deepspeed(arguments: Any) -> None:
+    """Raise RecipeError for keys that DeepSpeed cannot train with."""
+    if getattr(arguments, "spike_policy", None) == "skip":
         raise RecipeError(
             "spike_policy skip is not supported with DeepSpeed, which changes the weights before the step is judged: "
             "choose flag or off, or use FSDP"
+        )
+    if getattr(arguments, "unfreeze_vision_at_step", 0):
+        raise RecipeError(
+            "unfreeze_vision_at_step is not supported with DeepSpeed, which never trains a part that is frozen at the "
+            "start: use FSDP2, or remove the key"
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from accelerate.utils import DistributedType
 from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, Trainer
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from smol_hf.data.image_features import ImageFeatures
 from smol_hf.training.recipe.values import RecipeError
@@ -50,7 +53,10 @@ def gather_model(trainer: Trainer) -> tuple[Any, Tensors | None]:
     tensors: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.accelerator.is_main_process:
         return model, None
-    return (model, tensors) if isinstance(model, PeftModel) else (plain_model(model, tensors), None)
+    if isinstance(model, PeftModel):
+        return model, tensors
+    with complete_modules(trainer.args):
+        return plain_model(model, tensors), None
 
 
 def plain_model(model: PreTrainedModel, tensors: Tensors) -> PreTrainedModel:
@@ -61,6 +67,17 @@ def plain_model(model: PreTrainedModel, tensors: Tensors) -> PreTrainedModel:
     plain.tie_weights()
     plain.generation_config = model.generation_config
     return plain
+
+
+@contextmanager
+def complete_modules(arguments: Any) -> Iterator[None]:
+    """Build complete modules inside the context. With ZeRO-3, transformers would split them over all processes."""
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if arguments.deepspeed_plugin is not None:
+            set_hf_deepspeed_config(arguments.deepspeed_plugin.hf_ds_config)
 
 
 def plain_class(model: PreTrainedModel) -> type[PreTrainedModel]:
