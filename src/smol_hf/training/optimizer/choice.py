@@ -24,7 +24,7 @@ def build_optimizer(chosen: tuple[Any, dict[str, Any]], groups: list[dict], mode
     kind, options = chosen
     optimizer = kind(groups, **options)
     if options.get("optim_bits") == 8:
-        from bitsandbytes.optim import GlobalOptimManager
+        from bitsandbytes.optim.optimizer import GlobalOptimManager
 
         for layer in model.modules():
             if isinstance(layer, nn.Embedding):
