@@ -26,7 +26,8 @@ from smol_hf.modeling.decoder import SmolHFDecoderLayer
 from smol_hf.modeling.image_embedding import ImageEmbeddingMixin
 from smol_hf.modeling.label_loss import labelled_positions, loss_at, next_tokens
 from smol_hf.modeling.mask import causal_mask
-from smol_hf.modeling.vision import build_vision_model, encoder_outputs, normalize_tiles, patch_features
+from smol_hf.modeling.tiles import normalize_tiles
+from smol_hf.modeling.vision import build_vision_model, encoder_outputs, patch_features
 from smol_hf.processing.chat_encoding import ChatEncoder
 from smol_hf.processing.image_styles import SmolVLMStyle
 from smol_hf.processing.image_tiling import ImageTiler

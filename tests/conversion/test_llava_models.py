@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, LlavaForConditionalGenerat
 from smol_hf.conversion.checking.check import check_names
 from smol_hf.conversion.convert import convert
 from smol_hf.conversion.formats.tensor_names import ConversionError
-from smol_hf.modeling.vision import normalize_tiles
+from smol_hf.modeling.tiles import normalize_tiles
 
 LAST = 2  # layers of the encoders: their output before the last norm
 LLAMA_TYPES = ("llama", "mistral", "qwen2", "phi3", "smollm3", "olmo2", "gpt_neox")

@@ -20,7 +20,7 @@ from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
 from smol_hf.auto import AutoModelForImageTextToText, AutoProcessor
 from smol_hf.conversion.convert import convert
-from smol_hf.modeling.vision import normalize_tiles
+from smol_hf.modeling.tiles import normalize_tiles
 
 MESSAGES = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
 

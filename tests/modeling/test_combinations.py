@@ -24,7 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from smol_hf import SmolHFForConditionalGeneration
 from smol_hf.modeling.connector import pixel_shuffle
-from smol_hf.modeling.vision import normalize_tiles
+from smol_hf.modeling.tiles import normalize_tiles
 
 
 def combinations():

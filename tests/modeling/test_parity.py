@@ -31,7 +31,8 @@ from transformers import (
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from smol_hf import SmolHFConfig, SmolHFForCausalLM, SmolHFForConditionalGeneration
-from smol_hf.modeling.vision import encoder_outputs, normalize_tiles, patch_features
+from smol_hf.modeling.tiles import normalize_tiles
+from smol_hf.modeling.vision import encoder_outputs, patch_features
 
 ROPE = {"rope_type": "default", "rope_theta": 100000.0}
 

@@ -10,7 +10,7 @@ from modeling.builders import build_processor, vlm_config
 from PIL import Image
 from processing.chats import PROMPT, TEXTS, ask, picture
 
-from smol_hf.modeling.vision import normalize_tiles
+from smol_hf.modeling.tiles import normalize_tiles
 
 
 def prepared(processor, part, **options):

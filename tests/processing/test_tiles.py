@@ -16,7 +16,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from smol_hf import SmolHFProcessor
 from smol_hf.data.conversation import ImagePart
 from smol_hf.data.media.images import load_image
-from smol_hf.modeling.vision import normalize_tiles
+from smol_hf.modeling.tiles import normalize_tiles
 from smol_hf.processing.image_input import as_image
 from smol_hf.processing.image_tiling import MiddleSquare
 from smol_hf.text.tiny_tokenizer import build_tiny_tokenizer

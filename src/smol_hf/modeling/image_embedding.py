@@ -6,7 +6,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .compatibility import FEATURES_IN_OUTPUT
 from .pretrained_smol_hf import SmolHFPreTrainedModel
-from .vision import distinct_tiles, encoder_outputs, normalize_tiles, patch_features
+from .tiles import distinct_tiles, flat_tiles, normalize_tiles, real_tiles
+from .vision import encoder_outputs, patch_features
 
 
 class ImageEmbeddingMixin(SmolHFPreTrainedModel):
@@ -61,16 +62,7 @@ class ImageEmbeddingMixin(SmolHFPreTrainedModel):
 
         With `repeats`, each distinct tile is encoded only once, and the encoder's output is that of distinct tiles.
         """
-        if pixel_values.dim() == 5:
-            pixel_values = pixel_values.flatten(0, 1)
-            if pixel_attention_mask is not None:
-                real = real_tiles(pixel_attention_mask).flatten()
-                if torch.compiler.is_compiling():
-                    # A compiler needs static shapes: sort the padding tiles to the end. `masked_scatter` reads as
-                    # many features as there are image tokens, so it never reads those of padding.
-                    pixel_values = pixel_values[torch.argsort((~real).int(), stable=True)]
-                else:
-                    pixel_values = pixel_values[real]
+        pixel_values = flat_tiles(pixel_values, pixel_attention_mask)
         pixel_values, places = distinct_tiles(pixel_values) if repeats else (pixel_values, None)
         pixel_values = normalize_tiles(pixel_values, self.config, self.dtype)
         outputs = encoder_outputs(self.vision_model, pixel_values, self.config, **keep)
@@ -153,8 +145,3 @@ class ImageEmbeddingMixin(SmolHFPreTrainedModel):
             nothing = self.encode_images(blank)[0].sum() * 0
             inputs_embeds = inputs_embeds + nothing.to(inputs_embeds.device, inputs_embeds.dtype)
         return inputs_embeds, None
-
-
-def real_tiles(pixel_attention_mask):
-    """(batch, tiles, height, width) → (batch, tiles), False for padding tiles."""
-    return pixel_attention_mask[:, :, 0, 0].bool()

@@ -206,9 +206,8 @@ class SupervisedRun(Run):
                 trainer.evaluate()
             facts["validation"] = trainer.validated
             facts |= best_of(trainer.state, self.arguments)
-            if self.is_main_process:
-                for line in describe_end(trainer.state, self.arguments):
-                    self.console.print(line)
+            for line in describe_end(trainer.state, self.arguments) if self.is_main_process else ():
+                self.console.print(line)
         if not trainer.counters.gather()["samples"]:
             raise SampleError("data", f"no sample could be trained on: {self.skipped.summary()}")
         return facts
