@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import gc
 import json
 import logging
 import signal
@@ -23,11 +25,11 @@ from transformers.utils import logging as transformers_logging
 
 from smol_hf.conversion.merge import locate_base, merge_weights, read_adapter_config
 from smol_hf.estimate.dry_run import dry_run
-from smol_hf.estimate.memory_report import explaining_memory
+from smol_hf.estimate.memory_report import report_memory
 from smol_hf.publishing.checkpoint import publish_adapter, publish_checkpoint
 from smol_hf.publishing.run_facts import origin_facts, run_facts
 from smol_hf.training.checkpoint.interruption import SIGNALS, Interrupted, handling, terminable
-from smol_hf.training.checkpoint.run_folder import RunError, run_folder
+from smol_hf.training.checkpoint.run_folder import OutOfMemoryError, RunError, run_folder
 from smol_hf.training.log.console import read_log
 from smol_hf.training.log.processes import refuse_lone_processes
 from smol_hf.training.model.plain_model import Tensors
@@ -85,8 +87,13 @@ def run_one(recipe, *arguments, after: Callable[[Path], None] | None = None) -> 
             sys.stdout.write(json.dumps(rounded) + "\n")
 
     refuse_lone_processes()
-    with explaining_memory(recipe, *arguments), run_folder(Path(arguments[-1].output_dir)):
-        train(recipe, *arguments, publish=finish)
+    try:
+        with run_folder(Path(arguments[-1].output_dir)):
+            train(recipe, *arguments, publish=finish)
+    except OutOfMemoryError as error:
+        if PartialState().is_main_process:
+            error.report = functools.partial(report_memory, recipe, *arguments)
+        raise
 
 
 def write_result(run: Run, trainer: Trainer, model, tensors: Tensors | None) -> Path:
@@ -140,6 +147,7 @@ def run_command(
     transformers_logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a missing faster kernel
+    report = None
     try:
         with terminable():
             run(command_line, classes, after)
@@ -147,12 +155,16 @@ def run_command(
     except USER_ERRORS as error:
         shown = (usage or f"usage: {USAGES[command]}\n") if isinstance(error, UsageError) else ""
         message, code = f"{shown}error: {error}\n", 1
+        report = getattr(error, "report", None)
     except KeyboardInterrupt as error:
         message = f"{error or 'interrupted: nothing was trained'}\n" if PartialState().is_main_process else ""
         code = error.code if isinstance(error, Interrupted) else 130
     with handling(SIGNALS, signal.SIG_IGN):  # a launcher signals a process that is ending
         sys.stderr.write(message)
         sys.stderr.flush()
+        if report is not None:  # it takes a while
+            gc.collect()
+            sys.stderr.write(f"{report()}\n")
     return code
 
 

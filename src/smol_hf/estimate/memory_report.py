@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import os
-import signal
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +16,8 @@ from smol_hf.estimate.dry_run import cost_of
 from smol_hf.estimate.planned_data import seen_rows
 from smol_hf.estimate.planned_model import planned_step, planned_target
 from smol_hf.estimate.target import Target, only_adapters
-from smol_hf.support.formatting import counted
+from smol_hf.support.formatting import counted, data_size
 from smol_hf.support.tables import print_parts
-from smol_hf.training.checkpoint.interruption import SIGNALS, handling
-from smol_hf.training.checkpoint.run_folder import OutOfMemoryError
 from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
 from smol_hf.training.recipe.model_arguments import ModelArguments
@@ -33,35 +27,13 @@ SHARDS = 8  # processes of the proposed FSDP
 SHARED = ("weights", "gradients", "optimizer")  # what FSDP divides among the processes
 
 
-@contextmanager
-def explaining_memory(
-    recipe: dict[str, Any],
-    model: ModelArguments,
-    data: DataArguments | PreferenceArguments,
-    training: SmolTrainingArguments | DPOArguments,
-) -> Iterator[None]:
-    """Add the estimate of a step to an OutOfMemoryError, in the main process."""
-    try:
-        yield
-    except OutOfMemoryError as error:
-        if not PartialState().is_main_process:
-            raise
-        with handling(SIGNALS, signal.SIG_IGN):  # a launcher signals this process if another one has ended
-            cause: BaseException | None = error
-            while cause is not None:  # release the model
-                traceback.clear_frames(cause.__traceback__)
-                cause = cause.__context__
-            gc.collect()
-            raise OutOfMemoryError(f"{error}\n{report_memory(recipe, model, data, training)}") from error
-
-
 def report_memory(
     recipe: dict[str, Any],
     model: ModelArguments,
     data: DataArguments | PreferenceArguments,
     training: SmolTrainingArguments | DPOArguments,
 ) -> str:
-    """Return a table with the memory of a step of this recipe, and of steps with one change."""
+    """Return the memory of a step of this recipe, and a table of changes with which a step needs less."""
     try:
         target, origin = planned_target(model, data, training, {})
         if target is None:
@@ -74,7 +46,7 @@ def report_memory(
         processes = PartialState().num_processes
         shards = processes if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else 1
         memory = shared_by(cost["memory"], shards)
-        found = [("this recipe", memory, "")]
+        found = [("none", memory, "")]
         for words, changed, resumes in changes(target, recipe, model, training):
             try:
                 step = planned_step(changed, data, rows)
@@ -84,18 +56,22 @@ def report_memory(
             except (RecipeError, KeyError):  # an image does not fit, or the step cannot be traced
                 continue
         if shards == 1:
-            words = f"{SHARDS} processes with recipes/accelerate/fsdp2.yaml"
+            words = f"FSDP2 on {SHARDS} processes (recipes/accelerate/fsdp2.yaml)"
             found.append((words, shared_by(memory, SHARDS), "no"))
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         return f"The memory of a step is unknown: {error}"
-    columns = [Column(name, justify="right") for name in memory]
-    table = Table("change", *columns, "on resume")
+    table = Table("change", Column("peak", justify="right"), "accepted on resume")
     for words, sizes, resumes in found:
-        table.add_row(words, *(f"{sizes.get(name, 0) / 1e6:,.0f}" for name in memory), resumes)
-    tiles = counted(shape.tiles, "tile")
-    title = f"smol-hf estimate, in MB, for a step of {shape.rows} × {shape.length:,} tokens and {tiles}, per process:"
+        if not resumes or sizes["peak"] < memory["peak"]:
+            table.add_row(words, data_size(sizes["peak"]), resumes)
+    lines = [
+        f"smol-hf estimate, for a step of {shape.rows} × {shape.length:,} tokens and {counted(shape.tiles, 'tile')}, "
+        "per process:",
+        "  memory: " + ", ".join(f"{name} {data_size(size)}" for name, size in memory.items()),
+        table,
+    ]
     text = io.StringIO()
-    print_parts(Console(file=text, highlight=False, markup=False), [title, table])
+    print_parts(Console(file=text, highlight=False, markup=False), lines)
     return text.getvalue().rstrip("\n")
 
 

@@ -227,4 +227,5 @@ def continued_by_the_same_command(stage: Stage) -> Iterator[None]:
         message = str(error).replace(RESUME, remedy) or f"{signal.Signals(number).name}: {remedy}"
         raise Interrupted(number, f"{stage.title}: {message}") from error
     except RunError as error:
-        raise RunError(f"{stage.title}: {str(error).replace(RESUME, remedy)}") from error
+        error.args = (f"{stage.title}: {str(error).replace(RESUME, remedy)}",)
+        raise

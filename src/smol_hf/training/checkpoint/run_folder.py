@@ -15,7 +15,7 @@ import socket
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -48,7 +48,7 @@ CAUSES = {
     errno.EMFILE: "the process has too many open files: raise the limit (ulimit -n)",
     errno.ENOMEM: "the machine is out of memory",
 }
-LESS_MEMORY = "lower per_device_train_batch_size or context_length, or set gradient_checkpointing: true"
+LESS_MEMORY = "lower per_device_train_batch_size or the length of rows, or set gradient_checkpointing: true"
 LOST = re.compile(
     "connection (closed|reset)|broken pipe|pair closure|timed? ?out|remote process exited", re.IGNORECASE
 )
@@ -59,7 +59,9 @@ class RunError(RuntimeError):
 
 
 class OutOfMemoryError(RunError):
-    """The memory of the GPU or the machine is too small for the run."""
+    """The memory of the GPU or the machine is too small for the run. `report` returns an estimate of its step."""
+
+    report: Callable[[], str] | None = None
 
 
 @contextmanager
@@ -210,7 +212,7 @@ def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
     if number in CAUSES:
         named = (error.filename2 or error.filename) if isinstance(error, OSError) else None
         return CAUSES[number].format(path=named or output_dir)
-    if "inline_container" in text:  # of torch.save, which does not tell the reason
+    if "inline_container" in text or "iostream error" in text:  # of torch.save, which does not tell the reason
         if shutil.disk_usage(output_dir).free < FULL_BELOW:
             return CAUSES[errno.ENOSPC].format(path=output_dir)
         return f"PyTorch cannot write a file in {output_dir}: check its disk, its quota and the limit of file sizes"
