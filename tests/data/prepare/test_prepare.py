@@ -331,3 +331,13 @@ def test_videos_outside_the_folder_are_copied_only_when_it_is_allowed(videos, tm
     assert "rows.jsonl:1: the video " in message and "allow such videos with --allow-outside" in message
     assert main([*command, "--allow-outside"]) == 0
     assert "videos" in capsys.readouterr().out
+
+
+def test_a_relative_folder_is_that_of_the_current_directory(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own.png").write_bytes(RED)
+        (tmp_path / name / "rows.jsonl").write_text(json.dumps({"image": "own.png", "caption": "x"}) + "\n")
+        monkeypatch.chdir(tmp_path / name)
+        data = open_mixture([{"data": "rows.jsonl"}], "quota")
+        assert prepare(data, "out")["sources"][0]["media_outside"] == 0

@@ -20,6 +20,7 @@ from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleEr
 from smol_hf.data.mixture.mixture import Data, open_mixture
 from smol_hf.data.prepare import prepare
 from smol_hf.data.prepare.shards import rows_of_shard
+from smol_hf.text.documents.readers import open_documents
 
 ROWS = 11
 BAD = (4, 8)  # rows without a caption
@@ -101,8 +102,7 @@ def without_files(sources):
     return [{key: value for key, value in each.items() if key != "shards"} for each in sources]
 
 
-@pytest.mark.parametrize("form", ["parquet", "llava"])
-@pytest.mark.parametrize("total", [1, 3, ROWS + 5])
+@pytest.mark.parametrize(("form", "total"), [("parquet", 1), ("parquet", 3), ("parquet", ROWS + 5), ("llava", 3)])
 def test_all_shards_have_the_rows_and_counts_of_one_preparation(form, total, source, tmp_path):
     data = opened(source)
     expected = prepare(data, tmp_path / "one", form=form)
@@ -341,3 +341,14 @@ def test_a_remote_folder_of_shards(tmp_path):
         open_mixture([{"data": "memory://shards1"}], "quota")
     read = open_mixture([{"data": "memory://shards2"}], "quota")
     assert [shown(each) for each in read.conversations()] == [shown(each) for each in memory().conversations()]
+
+
+def test_pretraining_reads_shards_of_texts(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": f"Text {row}."}) + "\n" for row in range(7)))
+    data = open_mixture([{"data": str(tmp_path / "rows.jsonl")}], "quota")
+    prepare(data, tmp_path / "out", shard=(2, 2))
+    with pytest.raises(FileNotFoundError, match="shard 1 of 2 is missing"):
+        open_documents(str(tmp_path / "out"))
+    prepare(data, tmp_path / "out", shard=(1, 2))
+    texts = ["".join(document.chunks) for document in open_documents(str(tmp_path / "out"))]
+    assert texts == [f"Text {row}." for row in range(7)]

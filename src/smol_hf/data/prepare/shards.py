@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,8 @@ def settings_of(data: Data, index: int, total: int, options: Options) -> dict[st
         "smol_hf": __version__,
     }
     if reader is not None:
-        settings |= asdict(replace(reader, media_folder=None))
-        settings["image_folder"] = relative_folder(reader.media_folder, source.files)
+        settings |= asdict(reader)
+        settings["image_folder"] = relative_folder(settings.pop("media_folder"), source.files)
     return json.loads(json.dumps(settings, default=sorted))  # sets have no order
 
 

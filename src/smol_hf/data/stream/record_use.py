@@ -80,7 +80,7 @@ def is_outside(part: ImagePart | VideoPart, folder: Path | None) -> bool:
     """Return whether the file of an image or a video lies outside the folder, links followed."""
     if part.path is None or folder is None:
         return False
-    real = real_folder(str(folder))
+    real = real_folder(os.path.abspath(folder))
     return os.path.commonpath([os.path.realpath(part.path), real]) != real
 
 
