@@ -67,6 +67,7 @@ test-all: export SMOL_HF_KILLS = 20
 test-all: export SMOL_HF_WHOLE_DEMO = yes
 test-all: export SMOL_HF_BENCHMARKS = yes
 test-all: export SMOL_HF_MLX = yes
+test-all: export SMOL_HF_LAUNCH = yes
 test-all: export SMOL_HF_BROWSER = yes
 test-all: test test-transformers test-newest test-lowest
 

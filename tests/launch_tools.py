@@ -47,7 +47,7 @@ def interpreter(name, *packages, with_own=False):
             lines = [f"import site; site.addsitedir({each!r})\n" for each in site_folders()]
             (own / "packages_of_smol_hf.pth").write_text("".join(lines))
         environment = {**os.environ, "DS_BUILD_OPS": "0"}
-        command = [python, "-m", "pip", "install", "--quiet", "--no-build-isolation", *packages]
+        command = [python, "-m", "pip", "install", "--quiet", *packages]
         subprocess.run(command, check=True, env=environment)
         (folder / "complete").touch()
     return python

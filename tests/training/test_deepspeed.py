@@ -64,7 +64,12 @@ def environment_of(file, count=1, rank=0, port=None):
     _, environment = prepare_deepspeed_cmd_env(arguments)
     environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
     folders = f"{ROOT / 'tests'}:{ROOT / 'src'}"
-    return {**environment, "MASTER_PORT": str(port), "ACCELERATE_MIXED_PRECISION": "no", "PYTHONPATH": folders}
+    return {
+        **environment,
+        "MASTER_PORT": str(port or free_port()),
+        "ACCELERATE_MIXED_PRECISION": "no",
+        "PYTHONPATH": folders,
+    }
 
 
 FILES = [("zero2", 2), ("zero3", 3)]

@@ -17,6 +17,7 @@ from smol_hf.training.checkpoint.checkpoints import list_checkpoints, verify
 from smol_hf.training.log.console import read_log
 
 SCRIPT = resource_path("recipes", "launch", "slurm.sh")
+STRATEGIES = resource_path("recipes", "accelerate")
 # srun starts a task on each machine; scancel signals the tasks, not the script.
 SLURM = {
     "scontrol": 'if [ "$1" = show ]; then echo 127.0.0.1; echo 127.0.0.2; else echo "$@" >> "$PLACE/scontrol"; fi',
@@ -46,8 +47,8 @@ def start(folder, accelerate, *more, **variables):
     """Start the script as Slurm starts it on the first of two machines with a GPU each."""
     path = f"{stubs(folder, **SLURM, accelerate=accelerate)}:{os.environ['PATH']}"
     job = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1"}
-    strategy = str(resource_path("recipes", "accelerate", "multi_node.yaml"))
-    environment = {**os.environ, **job, "PATH": path, "PLACE": str(folder), "STRATEGY": strategy, **variables}
+    job |= {"PLACE": str(folder), "STRATEGY": str(STRATEGIES / "multi_node.yaml")}
+    environment = {**os.environ, **job, "PATH": path, **variables}
     return subprocess.Popen(["bash", SCRIPT, *more], env=environment, cwd=folder, start_new_session=True)
 
 
@@ -60,6 +61,11 @@ def wait_for(path, text="", timeout=120):
 
 def requeued(folder):
     return (folder / "scontrol").exists() and (folder / "scontrol").read_text() == "requeue 17\n"
+
+
+def signal_tasks(folder):
+    for node in (0, 1):
+        os.kill(int((folder / f"task{node}").read_text()), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("code", [0, 3])
@@ -85,8 +91,7 @@ def test_a_preempted_run_is_not_queued_by_the_script(tmp_path):
     job = start(tmp_path, WAITS)
     wait_for(tmp_path / "words1")
     job.send_signal(signal.SIGTERM)
-    for node in (0, 1):
-        os.kill(int((tmp_path / f"task{node}").read_text()), signal.SIGTERM)
+    signal_tasks(tmp_path)
     assert job.wait(30) == 143 and not requeued(tmp_path)
 
 
@@ -95,26 +100,29 @@ def test_a_preempted_run_is_not_queued_by_the_script(tmp_path):
 def test_two_machines_save_after_a_signal_and_continue(number, tmp_path):
     """With the real accelerate, which starts the processes."""
     output = tmp_path / "run"
-    recipe = {key: value for key, value in RECIPE.items() if key != "save_steps"}
-    recipe |= {"max_steps": 300, "save_strategy": "no", "lr_scheduler_type": "constant"}
+    recipe = {key: value for key, value in RECIPE.items() if key not in ("save_steps", "max_steps")}
+    recipe |= {"save_strategy": "no", "lr_scheduler_type": "constant", "unfreeze_vision_at_step": 0}
     more = words({**recipe, "per_device_train_batch_size": 2})
-    variables = {"RECIPE": "quickstart/digits", "OUTPUT": str(output), "PORT": str(free_port())}
-    job = start(tmp_path, ACCELERATE, *more, **variables)
+    strategy = tmp_path / "float32.yaml"
+    strategy.write_text(
+        (STRATEGIES / "multi_node.yaml").read_text().replace("mixed_precision: bf16", "mixed_precision: 'no'")
+    )
+    variables = {"RECIPE": "quickstart/digits", "OUTPUT": str(output), "STRATEGY": str(strategy)}
+    job = start(tmp_path, ACCELERATE, *more, "--max_steps", "300", **variables, PORT=str(free_port()))
     wait_for(output / "log.jsonl", '"step": 3')
     job.send_signal(number)
     if number == signal.SIGTERM:
-        for node in (0, 1):
-            os.kill(int((tmp_path / f"task{node}").read_text()), signal.SIGTERM)
-    assert job.wait(60) == (143 if number == signal.SIGTERM else 0)
+        signal_tasks(tmp_path)
+    assert job.wait(100) == (143 if number == signal.SIGTERM else 0)
     assert requeued(tmp_path) == (number == signal.SIGUSR1)
     (saved,) = list_checkpoints(output)
     verify(saved)
-    assert 3 <= int(saved.name.split("-")[1]) < 300 and not (output / "checkpoint").exists()
-    variables["PORT"] = str(free_port())
-    shorter = ["--max_steps", str(int(saved.name.split("-")[1]) + 3)]
-    assert start(tmp_path, ACCELERATE, *more, *shorter, **variables).wait(120) == 0
+    step = int(saved.name.split("-")[1])
+    assert 3 <= step < 300 and not (output / "checkpoint").exists()
+    last = ["--max_steps", str(step + 3)]
+    assert start(tmp_path, ACCELERATE, *more, *last, **variables, PORT=str(free_port())).wait(200) == 0
     assert (output / "checkpoint" / "model.safetensors").is_file()
     one = ["--output_dir", str(tmp_path / "one"), "--config", "quickstart/digits"]
-    assert call(["train", *one, *words({**recipe, "per_device_train_batch_size": 4}), *shorter]).returncode == 0
+    assert call(["train", *one, *words({**recipe, "per_device_train_batch_size": 4}), *last]).returncode == 0
     logged = [[entry["loss"] for entry in read_log(run) if "loss" in entry] for run in (output, tmp_path / "one")]
     assert logged[0] == pytest.approx(logged[1], abs=1e-6)
