@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
-from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
@@ -179,13 +179,15 @@ def requiring_gradients(model: Any, optimizer: Any, names: set[str] | None) -> I
     """Let the optimizer's parameters of these names require gradients inside the context, and no others of it.
 
     torch's distributed checkpoint loads the states of such parameters only, and misses those that were not saved.
+    None: change nothing.
     """
     optimised = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     before = []
-    for name, weight in model.named_parameters() if names is not None else ():
-        if id(weight) in optimised:
-            before.append((weight, weight.requires_grad))
-            weight.requires_grad_(re.sub(OF_WRAPPERS, "", name) in names)
+    if names is not None:
+        for name, weight in model.named_parameters():
+            if id(weight) in optimised:
+                before.append((weight, weight.requires_grad))
+                weight.requires_grad_(re.sub(OF_WRAPPERS, "", name) in names)
     try:
         yield
     finally:
