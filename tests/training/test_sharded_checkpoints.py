@@ -19,6 +19,7 @@ KINDS = {
     "sharded": ({}, {}),
     "full": ({"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, {}),
     "checkpointing": ({}, {"gradient_checkpointing": "true"}),
+    "wrapped": ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}),
 }
 
 

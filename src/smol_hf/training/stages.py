@@ -142,16 +142,20 @@ def run_stages(names: Sequence[str], words: Sequence[str], train_one: Callable[.
             with run_folder(stage.output_dir):
                 in_main_process(write_record, stage, True)
             clear_device_cache(garbage_collection=True)
-    if state.is_main_process:
-        rows = [
-            {"stage": number, "recipe": name, "skipped": stage in skipped, **facts_of(stage.output_dir)}
-            for number, (name, stage) in enumerate(zip(names, stages), start=1)
-        ]
-        with continued_by_the_same_command(stages[-1]), run_folder(stages[-1].output_dir):
-            path = stages[-1].output_dir / REPORT
-            path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        print_table(console, report_table(rows))
-        console.print(f"the report is in {path}", soft_wrap=True)
+    with continued_by_the_same_command(stages[-1]), run_folder(stages[-1].output_dir):
+        rows = in_main_process(write_report, names, stages, skipped)
+    print_table(console, report_table(rows))
+    console.print(f"the report is in {stages[-1].output_dir / REPORT}", soft_wrap=True)
+
+
+def write_report(names: Sequence[str], stages: list[Stage], skipped: list[Stage]) -> list[dict[str, Any]]:
+    """Write the report of the chain into the folder of its last stage. Returns its rows."""
+    rows = [
+        {"stage": number, "recipe": name, "skipped": stage in skipped, **facts_of(stage.output_dir)}
+        for number, (name, stage) in enumerate(zip(names, stages), start=1)
+    ]
+    (stages[-1].output_dir / REPORT).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
 
 
 def facts_of(output_dir: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from smol_hf.support.hashing import hash_file
 

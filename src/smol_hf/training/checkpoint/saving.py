@@ -181,6 +181,7 @@ def requiring_gradients(model: Any, optimizer: Any, names: set[str] | None) -> I
     """Let the optimizer's parameters of these names require gradients inside the context, and no others of it.
 
     torch's distributed checkpoint loads the states of such parameters only, and misses those that were not saved.
+    None: change nothing.
     """
     optimised = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     before = []
