@@ -13,7 +13,8 @@ from smol_hf.data.digits import build_pages
 from smol_hf.data.mixture.shares import PlannedMixture
 from smol_hf.data.stream.preparation import SampleWork
 from smol_hf.data.stream.stream import Plan
-from smol_hf.training.log.console import LogCallback, losses_in_words
+from smol_hf.training.log.console import LogCallback
+from smol_hf.training.log.lines import losses_in_words
 from smol_hf.training.log.mixture_report import load_counters, mixture_facts
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.trainer import SmolTrainer

@@ -68,7 +68,8 @@ class SkippedSteps(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": values}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
+        callbacks: Any = state.stateful_callbacks
+        saved = callbacks.setdefault(type(self).__name__, self.state())["attributes"]
         self.losses, self.norms = list(saved["losses"]), list(saved["norms"])
         self.nonfinite_in_a_row = saved["nonfinite_in_a_row"]
         if self.writes and self.path.exists():  # the steps after the checkpoint are judged again
