@@ -93,7 +93,7 @@ def test_a_run_is_followed_from_before_its_start_to_its_end(played, tmp_path):
         f"waiting for a run in {tmp_path / 'run'}",
         f"process {os.getpid()} on {socket.gethostname()} prepares the run",
         "step   1/100  loss 4.9000  lr text 1.0e-03  1.23 k tokens/s  1 min 1 s left",
-        "step 2  spike: loss 9 is far above; samples a, b, c and 1 more",
+        "step 2  spike: loss 9 is far above; samples: a; b; c and 1 more",
         "step   2/100  loss 4.8000  lr text 1.0e-03  1.23 k tokens/s  1 min 1 s left  1 spike  2 samples skipped",
         "step 2  validation loss 4.0000  perplexity 54.60  (900 tokens in 2.0 s)",
         "checkpoint-2 is saved",

@@ -60,7 +60,7 @@ def test_a_step_far_above_the_others_is_one(loss, norm, name, judge, tmp_path, c
     (entry,) = listed(tmp_path)
     assert entry["step"] == 101 and entry["samples"] == ["sample 101"] and not entry["skipped"]
     assert entry["reason"].startswith(f"{name} is ") and "the mean of the last 100 steps (" in entry["reason"]
-    assert capsys.readouterr().out == f"step 101  spike: {entry['reason']}; samples sample 101\n"
+    assert capsys.readouterr().out == f"step 101  spike: {entry['reason']}; samples: sample 101\n"
 
 
 def test_a_step_without_labels_is_not_compared(judge):

@@ -107,4 +107,4 @@ def listed_step(entry: dict[str, Any]) -> str:
     reason = entry.get("reason") or f"loss {entry.get('loss')}, gradient norm {entry.get('grad_norm')}"
     names = entry.get("samples") or []
     rest = f" and {len(names) - SAMPLES_SHOWN} more" if len(names) > SAMPLES_SHOWN else ""
-    return f"step {entry.get('step')}  {kind}: {reason}; samples {', '.join(names[:SAMPLES_SHOWN])}{rest}"
+    return f"step {entry.get('step')}  {kind}: {reason}; samples: {'; '.join(names[:SAMPLES_SHOWN])}{rest}"
