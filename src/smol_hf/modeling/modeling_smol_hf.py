@@ -135,3 +135,4 @@ from .mask import causal_mask  # noqa: E402, F401
 from .modeling_smol_hf_text import SmolHFForCausalLM  # noqa: E402, F401
 from .rotary import RotaryEmbedding  # noqa: E402, F401
 from .sub_configs import build_sub_config  # noqa: E402, F401
+from .tiles import flat_tiles  # noqa: E402, F401
