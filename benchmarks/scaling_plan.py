@@ -37,7 +37,7 @@ from packing import lengths, pack_stream
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from smol_hf.data.stream.order import SourceOrder
+from smol_hf.data.stream.order import Permutations, SourceOrder
 from smol_hf.data.stream.packing import Planned
 from smol_hf.estimate.estimate import estimate
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
@@ -113,7 +113,8 @@ def lanes_for(gpus: int, workers: int, least: int = 16) -> int:
 def row_groups_of_a_step(lanes: int, rows: int, gpus: int, samples_per_row: int) -> int:
     """Row groups from which the samples of a step come. Each GPU's row is filled by one lane."""
     sizes = np.full(rows // ROW_GROUP, ROW_GROUP)
-    orders = [SourceOrder("data", sizes, False, 0, lane, lanes) for lane in range(gpus)]
+    permutations = Permutations("data", sizes, False, seed=0, lanes=lanes, used=range(gpus))
+    orders = [SourceOrder(permutations, lane) for lane in range(gpus)]
     return len({order.locate(number)[1] for order in orders for number in range(samples_per_row)})
 
 

@@ -120,7 +120,7 @@ def test_two_processes_train_like_one_and_continue(file, stage, python, tmp_path
 
 def test_a_part_that_is_frozen_at_the_start_is_refused():
     state = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, parallelism_config=None)
-    arguments = SimpleNamespace(fsdp=False, deepspeed={}, unfreeze_vision_at_step=3)
+    arguments = SimpleNamespace(fsdp=False, deepspeed={}, optim="adamw_torch", unfreeze_vision_at_step=3)
     trainer = SimpleNamespace(accelerator=state, args=arguments)
     with pytest.raises(RecipeError, match="unfreeze_vision_at_step is not supported with DeepSpeed"):
         refuse_other_strategy(trainer)

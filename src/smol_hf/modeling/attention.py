@@ -38,7 +38,7 @@ def eager_attention(module, query, key, value, attention_mask, scaling, dropout=
 
 
 def attention_by_sample(
-    module, query, key, value, attention_mask, scaling, cu_seq_lens_q, max_length_q, dropout=0.0, **kwargs
+    module, query, key, value, attention_mask, scaling, cu_seq_lens_q, max_length_q=None, dropout=0.0, **kwargs
 ):  # fmt: skip
     """Compute the equation for each sample of packed rows separately, see `sample_bounds`; shapes: `eager_attention`.
 
@@ -47,6 +47,7 @@ def attention_by_sample(
     # (batch, heads, sequence, head_dim) → (batch · sequence, heads, head_dim)
     query, key, value = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
     if query.device.type != "cpu":
+        max_length_q = int(cu_seq_lens_q.diff().max()) if max_length_q is None else max_length_q
         query, key, value = (states.to(kernel_dtype(states)) for states in (query, key, value))
         attended = varlen_attn(
             query, key, value, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling,

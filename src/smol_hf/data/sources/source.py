@@ -48,7 +48,7 @@ class Source(ABC):
 
     def all_rows(self) -> Iterator[tuple[str, Any]]:
         """Yield (where, record) of all rows in order, see `read_block`."""
-        return self.rows_between(0, len(self))
+        return self.rows_between(0, int(np.sum(self.block_sizes)))  # a part of a source has fewer records
 
     def rows_between(self, first: int, last: int) -> Iterator[tuple[str, Any]]:
         """Yield (where, record) of the rows from `first` up to `last`. Only their blocks are read."""

@@ -14,8 +14,6 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-
 from smol_hf.support.hashing import hash_file
 
 INCOMPLETE = ".incomplete"
@@ -111,6 +109,8 @@ def files_of_shards(folder: Path, files: Collection[str], processes: int) -> Ite
     for shards in (WEIGHT_SHARDS, OPTIMIZER_SHARDS):
         if any(name.startswith(f"{shards}/") for name in files):
             yield f"{shards}/.metadata"
+            from torch.distributed.checkpoint.filesystem import FileSystemReader  # `runs show` needs no torch
+
             stored = FileSystemReader(folder / shards).read_metadata().storage_data
             yield from sorted({f"{shards}/{place.relative_path}" for place in stored.values()})
     for one in filter(None, (re.fullmatch(OF_A_PROCESS, name) for name in files)):

@@ -66,7 +66,6 @@ def refuse_other_strategy(trainer: Trainer) -> None:
     }
     refuse_split_sequences(trainer.accelerator.parallelism_config)
     running = strategy_of(trainer)
-    refuse_optimizer(arguments, running)
     for name in SHARDED:
         if asked[name] and running != name:
             where = "on a CPU" if trainer.args.device.type == "cpu" else "with this launcher"
@@ -76,6 +75,7 @@ def refuse_other_strategy(trainer: Trainer) -> None:
             )
     if running == "DeepSpeed":
         refuse_deepspeed(arguments)
+    refuse_optimizer(arguments, running)
 
 
 def refuse_deepspeed(arguments: Any) -> None:
