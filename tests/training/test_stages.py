@@ -15,10 +15,11 @@ from tiny_runs import RECIPE, signal_after
 
 from smol_hf import train
 from smol_hf.commands.main import main
-from smol_hf.training.checkpoint.run_folder import run_folder
+from smol_hf.training.checkpoint.interruption import RESUME
+from smol_hf.training.checkpoint.run_folder import OutOfMemoryError, run_folder
 from smol_hf.training.checkpoint.stage_record import Stage
 from smol_hf.training.log.console import read_log
-from smol_hf.training.stages import trained_before
+from smol_hf.training.stages import continued_by_the_same_command, trained_before
 
 STEPS = 6
 NEW = ("vision_config", "text_config")
@@ -352,6 +353,16 @@ def test_two_processes_run_a_chain(place):
     assert alone.stdout.count("is finished: skipped") == 2
     differs = refusal([*TWO, "--max_steps", "2"])
     assert "was trained with another recipe (rows of a step 8 → 4)" in differs
+
+
+def test_a_stage_without_memory_keeps_the_estimate_of_its_step():
+    error = OutOfMemoryError(f"no memory: {RESUME}")
+    error.report = lambda: "table"
+    stage = Stage("stage 1", [], {}, {}, Path("run"))
+    with pytest.raises(OutOfMemoryError) as raised, continued_by_the_same_command(stage):
+        raise error
+    assert str(raised.value) == "stage 1: no memory: the same command continues the chain"
+    assert raised.value.report() == "table"
 
 
 def test_a_stage_that_validates_on_trained_samples_says_so():
