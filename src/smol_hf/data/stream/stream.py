@@ -175,7 +175,10 @@ if TELLS_SENDERS:
         def run(self):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             threading.Thread(target=end_with_parent, daemon=True).start()
+            parent = os.getppid()
             super().run()
+            if os.getppid() != parent:  # an exit would wait for a reader of the rows that are left
+                os._exit(1)
 
     class WorkerContext(multiprocessing.context.ForkContext):
         Process = WorkerProcess
