@@ -147,8 +147,9 @@ class RowStream:
         return {str(lane): state for lane, state in self.states.items()}
 
 
-# `sigwaitinfo` tells who sent a signal. macOS and Windows lack it, and start workers in another way.
-TELLS_SENDERS = hasattr(signal, "sigwaitinfo")
+# `sigtimedwait` tells who sent a signal. macOS and Windows lack it, and start workers in another way.
+TELLS_SENDERS = hasattr(signal, "sigtimedwait")
+SECONDS_BETWEEN_LOOKS = 5
 
 
 def obey_parent(loader: DataLoader) -> DataLoader:
@@ -166,6 +167,7 @@ if TELLS_SENDERS:
     class WorkerProcess(multiprocessing.context.ForkProcess):
         def start(self):
             """Start with signals blocked, which could end the new process before `run`."""
+            self.run_pid = os.getpid()
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
             try:
                 super().start()
@@ -174,18 +176,20 @@ if TELLS_SENDERS:
 
         def run(self):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            threading.Thread(target=end_with_parent, daemon=True).start()
-            parent = os.getppid()
+            threading.Thread(target=end_with_parent, args=(self.run_pid,), daemon=True).start()
             super().run()
-            if os.getppid() != parent:  # an exit would wait for a reader of the rows that are left
-                os._exit(1)
 
     class WorkerContext(multiprocessing.context.ForkContext):
         Process = WorkerProcess
 
 
-def end_with_parent() -> None:
-    """Wait for SIGTERM from the parent, and end the process."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        continue
+def end_with_parent(parent: int) -> None:
+    """Wait for SIGTERM from the parent, or for its death, and end the process.
+
+    A usual exit would wait for a reader of the rows that are left. Other workers hold the reading end too.
+    """
+    while os.getppid() == parent:
+        received = signal.sigtimedwait({signal.SIGTERM}, SECONDS_BETWEEN_LOOKS)
+        if received is not None and received.si_pid == parent:
+            break
     os._exit(0)
