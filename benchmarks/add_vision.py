@@ -158,7 +158,7 @@ def common_words(arguments) -> list:
     """Options of both stages."""
     words = ["--per_device_train_batch_size", arguments.batch_size, "--warmup_steps", 0.1, "--logging_steps", 50]
     words += ["--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", '{"min_lr_rate": 0.1}']
-    words += ["--connector_learning_rate", arguments.connector_rate, "--seed", 0, "--save_strategy", "no"]
+    words += ["--seed", 0, "--save_strategy", "no"]
     return [*words, "--on_bad_sample", "skip"]
 
 
@@ -168,6 +168,7 @@ def train_connector(arguments, questions: list[dict], folder: Path) -> None:
     run(
         *("train", "--model", folder / "vlm", "--data", write_lines(folder / "captions.jsonl", captions)),
         *("--text_learning_rate", 0, "--vision_learning_rate", 0, "--max_steps", arguments.connector_steps),
+        *("--connector_learning_rate", arguments.connector_rate),
         *("--output_dir", folder / "connector", *common_words(arguments)),
     )
 
@@ -196,9 +197,11 @@ def train_all(arguments, questions: list[dict], texts: list[str], share: float, 
         for name in passes
     ]
     output = folder / f"both-{share:g}"
+    rate = arguments.connector_rate if arguments.both_connector_rate is None else arguments.both_connector_rate
     run(
         *("train", "--model", folder / "connector" / "checkpoint", "--mixture", json.dumps(mixture)),
         *("--text_learning_rate", arguments.text_rate, "--vision_learning_rate", arguments.vision_rate),
+        *("--connector_learning_rate", rate),
         *("--max_steps", arguments.both_steps, "--output_dir", output, *common_words(arguments)),
     )
     return output / "checkpoint"
@@ -259,6 +262,7 @@ def main(words: list[str] | None = None) -> None:
     add("--both-steps", type=int, default=2000)
     add("--batch-size", type=int, default=32)
     add("--connector-rate", type=float, default=2e-3)
+    add("--both-connector-rate", type=float, help="of the connector in stage 2; by default that of stage 1")
     add("--vision-rate", type=float, default=5e-4)
     add("--text-rate", type=float, default=1e-3, help="for a large model far lower, such as 1e-4")
     add("--output", type=Path, help="folder to keep; by default a temporary one")
