@@ -116,7 +116,7 @@ REFUSED = [
     ({"fp16": True}, "fp16 needs a GPU: use bf16, which also works on a CPU"),
     ({"fp16": True, "bf16": True}, "At most one of fp16 and bf16 can be True"),
     ({"tf32": True}, "tf32 requires Ampere or a newer GPU"),
-    ({"attn_implementation": "flash_attention_2"}, "flash-attn .*: install one, or use sdpa, which is part of"),
+    ({"attn_implementation": "flash_attention_2"}, "flash-attn .*: install it, or use sdpa, which is part of"),
 ]
 
 

@@ -231,7 +231,7 @@ def refuse_what_cannot_train(model: ModelArguments, training: SmolTrainingArgume
     ):
         raise RecipeError(
             "attn_implementation flash_attention_2 needs a GPU and the package flash-attn (pip install flash-attn "
-            "--no-build-isolation) or kernels: install one, or use sdpa, which is part of PyTorch"
+            "--no-build-isolation): install it, or use sdpa, which is part of PyTorch"
         )
     if getattr(training, "disable_dropout", False) and model.lora_dropout not in (0, ModelArguments.lora_dropout):
         raise RecipeError(f"lora_dropout {model.lora_dropout} has no effect without disable_dropout: false")
