@@ -19,7 +19,7 @@ import statistics
 import time
 
 import torch
-from train_step import SMALL, TILE, build_ours, build_peer, build_tokenizer, copy_weights
+from compared_models import SMALL, build_ours, build_peer, build_tokenizer, copy_weights
 
 PROMPT = 64
 
@@ -46,7 +46,7 @@ def inputs_of(kind, batch, model):
     if kind == "text":
         return inputs, inputs
     ids[:, 4 : 4 + model.config.image_seq_len] = model.config.image_token_id
-    tiles = torch.randint(0, 256, (batch, 3, TILE, TILE), dtype=torch.uint8, generator=generator)
+    tiles = torch.randint(0, 256, (batch, 3, SMALL.tile, SMALL.tile), dtype=torch.uint8, generator=generator)
     normalised = (tiles.float() / 255 - 0.5) / 0.5
     return {**inputs, "pixel_values": tiles}, {**inputs, "pixel_values": normalised.unsqueeze(1)}
 

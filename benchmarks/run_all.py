@@ -2,7 +2,10 @@
 
     python benchmarks/run_all.py
     python benchmarks/run_all.py --only train_step packing
+    python benchmarks/run_all.py --nanovlm CLONE --only nanovlm_step
     python benchmarks/run_all.py --page-only
+
+Benchmarks that need a GPU, or a clone of nanoVLM, run only where there is one.
 
 Each benchmark is a process of its own, and its last line of output is JSON. The results are kept in `--results`, with
 the facts of the machine, so that one benchmark can be repeated alone. The page shows the results that are there, and
@@ -18,112 +21,17 @@ import platform
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from listed import BENCHMARKS, Benchmark
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "av", "pillow")
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A script, what it compares, and the entries of its result that the page shows.
-
-    Attributes:
-        figures: description → path of the entry in the JSON, with dots.
-        ratios: the same, of ratios above 1 where ours is better; the plot shows them too.
-    """
-
-    script: str
-    title: str
-    text: str
-    ratios: dict[str, str] = field(default_factory=dict)
-    figures: dict[str, str] = field(default_factory=dict)
-    words: tuple[str, ...] = ()
-
-
-BENCHMARKS = (
-    Benchmark(
-        "train_step",
-        "Training step, images",
-        "Packed rows against transformers' SmolVLM with TRL's collator: the same weights, samples and labels.",
-        {"step, useful tokens/s": "ratio.useful_tokens_per_second", "step, samples/s": "ratio.samples_per_second"},
-        {"peak memory, ours / theirs": "ratio.peak_memory_mib"},
-    ),
-    Benchmark(
-        "text_step",
-        "Training step, text",
-        "Our decoder against transformers' Llama: the same weights, batches and optimizer.",
-        {
-            "text, 1 M parameters, rows of 64": "1m-64.ratio",
-            "text, 1 M parameters, rows of 128": "1m-128.ratio",
-            "text, 1 M parameters, packed": "1m-128-packed.ratio",
-            "text, 135 M shape, 4 layers, rows of 512": "135m-4-layers-512.ratio",
-            "text, 135 M shape, 4 layers, packed": "135m-4-layers-512-packed.ratio",
-        },
-    ),
-    Benchmark(
-        "data_pipeline",
-        "From JPEGs to a batch",
-        "One core each, against transformers' processor in TRL's collator.",
-        {
-            "data, equal pixels": "ratio_exact",
-            "data, fast": "ratio_fast",
-            "data, not enlarged": "ratio_native",
-            "data, not enlarged, fast": "ratio_native_fast",
-        },
-        {"bytes of a batch, ours / theirs": "bytes_ratio"},
-    ),
-    Benchmark(
-        "video",
-        "Videos",
-        "32 chosen frames of a clip, against transformers' reader with PyAV.",
-        {
-            "10 minutes, 180p: tiles": "ten_minutes_180p.tiles_ratio",
-            "10 seconds, 720p: tiles": "ten_seconds_720p.tiles_ratio",
-        },
-        {"memory of a worker, 4k clip, ours / theirs": "memory_4k.share"},
-    ),
-    Benchmark(
-        "packing",
-        "Packing",
-        "Rows of 4,096 tokens from a pool of 128 samples.",
-        figures={
-            "filled, ours": "fill",
-            "filled, TRL's best-fit-decreasing with the same pool": "fill_trl_bfd_same_pool",
-            "slowest of 4 processes over the mean": "slowest_of_4_over_mean.by_tokens_and_tiles",
-        },
-    ),
-    Benchmark(
-        "evaluate",
-        "Answers",
-        "`smol-hf evaluate` against a plain loop of transformers' `generate`, elapsed time.",
-        {"answers, images": "image.ratio", "answers, text": "text.ratio", "answers, mixed": "mixed.ratio"},
-    ),
-    Benchmark(
-        "startup",
-        "Start",
-        "New processes, against `trl --help`, and SmolVLM of transformers.",
-        {"start, help": "help.ratio", "start, import": "import.ratio", "start, load": "load.ratio"},
-        {"seconds of smol-hf --help": "help.ours_seconds"},
-    ),
-    Benchmark(
-        "scaling_plan",
-        "Many GPUs",
-        "Arithmetic, checked with two CPU processes: the predicted over the measured seconds of a step.",
-        figures={
-            "DDP, predicted / measured": "check.DDP_predicted_over_measured",
-            "FSDP2, predicted / measured": "check.FSDP2_predicted_over_measured",
-        },
-        words=("--check",),
-    ),
-)
 
 
 def machine() -> dict[str, str]:
@@ -142,17 +50,22 @@ def cpu_lines() -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
-def run(benchmark: Benchmark, results: Path) -> None:
+def run(benchmark: Benchmark, results: Path, more: tuple[str, ...] = ()) -> None:
     started = time.monotonic()
     script = ROOT / "benchmarks" / f"{benchmark.script}.py"
-    done = subprocess.run([sys.executable, script, *benchmark.words], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, script, *benchmark.words, *more]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=benchmark.seconds)
+    except subprocess.TimeoutExpired:
+        print(f"{benchmark.key}: stopped after {benchmark.seconds} s", flush=True)
+        return
     if done.returncode:
         raise SystemExit(f"{script.name} failed with exit code {done.returncode}")
     found = json.loads(done.stdout.splitlines()[-1])
     seconds = round(time.monotonic() - started)
     text = json.dumps({"machine": machine(), "seconds": seconds, "result": found}, indent=1)
-    (results / f"{benchmark.script}.json").write_text(text + "\n", encoding="utf-8")
-    print(f"{benchmark.script}: {seconds} s", flush=True)
+    (results / f"{benchmark.key}.json").write_text(text + "\n", encoding="utf-8")
+    print(f"{benchmark.key}: {seconds} s", flush=True)
 
 
 def entry(found: dict, path: str) -> Any:
@@ -168,8 +81,11 @@ def page(results: Path, picture: str) -> tuple[str, dict[str, float]]:
     ]
     ratios: dict[str, float] = {}
     for each in BENCHMARKS:
-        path = results / f"{each.script}.json"
-        lines.append(f"## {each.title}\n\n{each.text} `python benchmarks/{each.script}.py` repeats it.\n")
+        path = results / f"{each.key}.json"
+        more = ("--nanovlm", "CLONE") * (each.script == "nanovlm_step")
+        command = " ".join(["python", f"benchmarks/{each.script}.py", *each.words, *more])
+        command = "benchmarks/gpu.sh RESULT.json" if each.gpu else command
+        lines.append(f"## {each.title}\n\n{each.text} `{command}` repeats it.\n")
         if not path.is_file():
             lines.append("Not measured.\n")
             continue
@@ -207,16 +123,21 @@ def draw(ratios: dict[str, float], path: Path) -> None:
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    names = [each.script for each in BENCHMARKS]
+    names = [each.key for each in BENCHMARKS]
     add("--only", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
+    add("--gpu", action="store_true", help="only the benchmarks that need a GPU")
+    add("--nanovlm", type=Path, help="a clone of nanoVLM")
     add("--page-only", action="store_true", help="write the page from earlier results")
     add("--results", type=Path, default=ROOT / "runs" / "performance")
     add("--docs", type=Path, default=ROOT / "docs", help="folder of performance.md and its plot")
     arguments = parser.parse_args(words)
     arguments.results.mkdir(parents=True, exist_ok=True)
     for each in BENCHMARKS:
-        if each.script in arguments.only and not arguments.page_only:
-            run(each, arguments.results)
+        possible = each.gpu <= torch.cuda.is_available() and (each.script != "nanovlm_step" or arguments.nanovlm)
+        if each.key in arguments.only and possible and arguments.gpu <= each.gpu and not arguments.page_only:
+            run(
+                each, arguments.results, ("--nanovlm", str(arguments.nanovlm)) if each.script == "nanovlm_step" else ()
+            )
     picture = Path("images", "performance.png")
     text, ratios = page(arguments.results, picture.as_posix())
     draw(ratios, arguments.docs / picture)

@@ -75,13 +75,13 @@ def fork_command(words, printed, **environment):
 
 def run_script(path, *arguments):
     """Run a Python program here as its own main module. Returns what it printed."""
-    printed, before = io.StringIO(), sys.argv
-    sys.argv = [str(path), *map(str, arguments)]
+    printed, before = io.StringIO(), (sys.argv, sys.path)
+    sys.argv, sys.path = [str(path), *map(str, arguments)], [str(Path(path).parent), *sys.path]
     try:
         with contextlib.redirect_stdout(printed):
             runpy.run_path(str(path), run_name="__main__")
     finally:
-        sys.argv = before
+        sys.argv, sys.path = before
     return printed.getvalue()
 
 

@@ -1,12 +1,32 @@
 """The page of figures: from the results that are there."""
 
 import json
+import os
 import runpy
 
+import pytest
 from doc_pages import ROOT
 from processes import run_script
 
 SCRIPT = ROOT / "benchmarks" / "run_all.py"
+SMALL = ["--samples", 4, "--batch-size", 4, "--rounds", 1, "--threads", 1]
+# Benchmarks that no other page names, on tiny inputs.
+TINY = {
+    "mixture_step": SMALL,
+    "cached_features": SMALL,
+    "ablations": SMALL,
+    "generate": ["--new-tokens", 2, "--pairs", 1, "--threads", 1],
+    "scaling": ["--quick", "--repeats", 1],
+    "long_run": ["--steps", 8, "--workers", 0],
+}
+if "SMOL_HF_KILLS" in os.environ:  # it starts 16 processes
+    TINY["startup"] = ["--rounds", 1]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return runpy.run_path(str(SCRIPT))
 
 
 def test_a_benchmark_is_run_and_the_page_shows_it_and_names_the_others_as_not_measured(tmp_path):
@@ -19,8 +39,23 @@ def test_a_benchmark_is_run_and_the_page_shows_it_and_names_the_others_as_not_me
     assert (tmp_path / "docs" / "images" / "performance.png").stat().st_size > 1000
 
 
-def test_each_benchmark_is_a_script_and_its_ratios_have_names_of_their_own():
-    benchmarks = runpy.run_path(str(SCRIPT))["BENCHMARKS"]
+def test_each_benchmark_is_a_script_and_its_ratios_have_names_of_their_own(script):
+    benchmarks = script["BENCHMARKS"]
     names = [name for each in benchmarks for name in each.ratios]
     assert all((ROOT / "benchmarks" / f"{each.script}.py").is_file() for each in benchmarks)
-    assert len(names) == len(set(names))
+    assert len(names) == len(set(names)) and len({each.key for each in benchmarks}) == len(benchmarks)
+
+
+@pytest.mark.parametrize("key", TINY)
+def test_a_benchmark_has_the_figures_of_the_page(key, script):
+    (benchmark,) = [each for each in script["BENCHMARKS"] if each.key == key]
+    printed = run_script(ROOT / "benchmarks" / f"{benchmark.script}.py", *benchmark.words, *TINY[key])
+    found = json.loads(printed.splitlines()[-1])
+    for path in (benchmark.ratios | benchmark.figures).values():
+        assert isinstance(script["entry"](found, path), (int, float)), path
+
+
+def test_a_folder_that_is_no_clone_of_nanovlm_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_script(ROOT / "benchmarks" / "nanovlm_step.py", "--nanovlm", tmp_path)
+    assert "is not a clone of nanoVLM" in capsys.readouterr().err
