@@ -17,7 +17,7 @@
 # source .venv/bin/activate
 export RECIPE=${RECIPE:-smolvlm2_256m/vision_stage}
 export OUTPUT=${OUTPUT:-runs/vision} # on a file system that all machines share
-export STRATEGY=${STRATEGY:-recipes/accelerate/multi_node.yaml} # or fsdp2_hsdp.yaml, with your numbers
+export STRATEGY=${STRATEGY:-recipes/accelerate/multi_node.yaml} # or fsdp2_hsdp.yaml, with the sizes in it changed
 export PORT=${PORT:-29500}
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=540 # seconds to save a checkpoint in; without it, 30
 MACHINE_0=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

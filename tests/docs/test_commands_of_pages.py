@@ -10,6 +10,7 @@ import pickle
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from urllib.request import urlopen
 
@@ -192,6 +193,10 @@ def run(line):
         words[1] = {"smolvlm2-256m": "tiny-vlm"}[words[1]]
     if program == "python":
         run_script(*words, *TINY.get(words[0], []))
+    elif program == "torchrun":  # as written, with fewer steps
+        launched = [sys.executable, "-m", "torch.distributed.run", *without_limits(words), *SHORT]
+        result = subprocess.run(launched, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0 and "2 processes (DDP) on cpu" in result.stdout, result.stderr
     elif program == "accelerate":  # one process: this one. A page of text models is launched with two
         assert words[:2] == ["launch", "-m"]
         module = {"smol_hf.train": train, "smol_hf.dpo": dpo}[words[2]]

@@ -178,7 +178,9 @@ def read_adapter_config(folder: Path) -> LoraConfig:
 
     path = folder / ADAPTER_CONFIG
     if not is_adapter(folder):
-        raise ConversionError(f"{folder} is not an adapter of PEFT: {ADAPTER_CONFIG} is missing")
+        complete = any(folder.glob("model*.safetensors"))
+        why = "its weights are complete, so it needs no merge" if complete else f"{ADAPTER_CONFIG} is missing"
+        raise ConversionError(f"{folder} is not an adapter of PEFT: {why}")
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ConversionError(f"{folder}: {ADAPTER_WEIGHTS} is missing")
     if read_json(path).get("peft_type") != "LORA":

@@ -16,6 +16,7 @@ import torch
 from processes import Forked, fork_command
 from safetensors.torch import load_file
 from tiny_runs import dpo_words, pretrain_words, signal_after, train_words
+from torch.distributed import DistNetworkError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from smol_hf import train
@@ -222,3 +223,15 @@ def test_a_resumed_run_that_a_signal_ends_before_its_first_step_names_the_checkp
         f"SIGINT stopped the run: the newest checkpoint, {tmp_path / 'run' / 'checkpoint-4'}, is safe"
         in capsys.readouterr().err
     )
+
+
+def test_a_process_that_loses_another_one_to_the_same_signal_ends_as_the_signal_says(tmp_path, capsys, monkeypatch):
+    """At the start of a run, one of them may end before the other has found that both got the signal."""
+
+    def train(trainer, **_):
+        signal.raise_signal(signal.SIGTERM)
+        raise DistNetworkError("Connection closed by peer")
+
+    monkeypatch.setattr(SmolTrainer, "train", train)
+    assert main(train_words(tmp_path / "run", max_steps=4)) == 143
+    assert "SIGTERM stopped the run: no checkpoint was saved" in capsys.readouterr().err

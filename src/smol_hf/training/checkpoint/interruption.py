@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -15,10 +16,14 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
+from torch.distributed import DistError
 from transformers import Trainer, TrainerCallback
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))  # not on Windows
 ONE_SIGNAL = 1.0  # seconds in which signals count as one: a launcher repeats those of a terminal or a scheduler
+LOST = re.compile(
+    "connection (closed|reset)|broken pipe|pair closure|timed? ?out|remote process exited", re.IGNORECASE
+)
 RESUME = "continue with --resume_from_checkpoint true (smol-hf pretrain: --resume)"
 
 
@@ -53,7 +58,8 @@ class StopAfterStep(TrainerCallback):
         if not self.received:
             self.received, self.received_at = number, time.monotonic()
             if PartialState().is_main_process:
-                text = f"{signal.Signals(number).name}: finishing the step and saving; a second Ctrl-C stops at once\n"
+                more = "; a second Ctrl-C stops at once" if number == signal.SIGINT else ""
+                text = f"{signal.Signals(number).name}: finishing the step and saving{more}\n"
                 os.write(2, text.encode())  # sys.stderr may be in the middle of a write
         elif number == signal.SIGINT and time.monotonic() - self.received_at > ONE_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
@@ -80,7 +86,12 @@ def train_until_stopped(trainer: Trainer, checkpoint: Path | None) -> None:
     stop = StopAfterStep()
     trainer.add_callback(stop)
     with handling(SIGNALS, stop.receive):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        except Exception as error:  # at the start of a run, the signal has ended another process before this one
+            if stop.received and (lost_process(error) or lost_process(error.__cause__)):
+                raise Interrupted(stop.received) from error
+            raise
     trainer.remove_callback(stop)
     if stop.agreed:
         step = trainer.state.global_step
@@ -89,6 +100,13 @@ def train_until_stopped(trainer: Trainer, checkpoint: Path | None) -> None:
             f"{signal.Signals(stop.agreed).name} stopped the run after step {step:,} of {trainer.state.max_steps:,}: "
             f"checkpoint-{step} is saved, {RESUME}",
         )
+
+
+def lost_process(error: BaseException | None) -> str | None:
+    """Return how the connection to another process of the run ended; None for another kind of error."""
+    text = str(error)
+    found = LOST.search(text) if isinstance(error, DistError) or "gloo" in text else None
+    return found[0].lower() if found else None
 
 
 def terminable() -> AbstractContextManager[None]:

@@ -23,7 +23,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from filelock import BaseFileLock, FileLock, Timeout
-from torch.distributed import DistError
 
 from smol_hf.training.checkpoint.checkpoints import INCOMPLETE, list_checkpoints
 from smol_hf.training.checkpoint.interruption import RESUME, Interrupted
@@ -49,9 +48,6 @@ CAUSES = {
     errno.ENOMEM: "the machine is out of memory",
 }
 LESS_MEMORY = "lower per_device_train_batch_size or the length of rows, or set gradient_checkpointing: true"
-LOST = re.compile(
-    "connection (closed|reset)|broken pipe|pair closure|timed? ?out|remote process exited", re.IGNORECASE
-)
 
 
 class RunError(RuntimeError):
@@ -205,8 +201,8 @@ def cause_of(error: BaseException | None, output_dir: Path) -> str | None:
     if "DataLoader worker" in text:
         died = text.splitlines()[0].rstrip(". ")
         return f"a data worker process died ({died}): often for lack of memory, so lower dataloader_num_workers"
-    if (isinstance(error, DistError) or "gloo" in text) and (lost := LOST.search(text)):
-        return f"this process lost another process of the run ({lost[0].lower()}): see the messages of the others"
+    if lost := lost_process(error):
+        return f"this process lost another process of the run ({lost}): see the messages of the others"
     of_rust = re.search(r"os error (\d+)", text)
     number = error.errno if isinstance(error, OSError) else int(of_rust[1]) if of_rust else None
     if number in CAUSES:

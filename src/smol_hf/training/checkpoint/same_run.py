@@ -114,7 +114,10 @@ def check_same_run(checkpoint: Path, run_state: dict) -> list[str]:
     if any(schedule in MEASURED_SCHEDULES for schedule in schedules):  # its state ignores new values
         refused |= changes
     if refused:
-        rows = f" ({ROWS}: batch size × gradient accumulation × processes)" if ROWS in refused else ""
+        rows = ""
+        if ROWS in refused:
+            keep = f"set global_batch_size: {refused[ROWS][0]} to keep them"
+            rows = f" ({ROWS}: batch size × gradient accumulation × processes; {keep})"
         raise CheckpointError(
             f"{checkpoint.name} was made by another recipe: {'; '.join(describe_changes(refused))}{rows}: {ANEW}"
         )

@@ -45,9 +45,15 @@ def refuse_lone_processes() -> None:
     if not said.isdecimal():
         raise RecipeError(f"the environment variable WORLD_SIZE is {said!r}: it must be a number of processes")
     if (started := int(said)) > known:  # MPI starts processes without this variable
+        on_cpu = PartialState().device.type == "cpu"
+        advice = (
+            "no GPU was found: to train on CPUs, start them with torchrun and --use_cpu true"
+            if on_cpu
+            else "start them with torchrun"
+        )
         raise RecipeError(
             f"the launcher started {started} processes, but {counted(known, 'process', ending='es')} would train "
-            "together: leave out use_cpu in the configuration of accelerate, or start them with torchrun"
+            f"together: {advice}"
         )
 
 
