@@ -216,7 +216,7 @@ def test_another_strategy_than_the_one_asked_for_is_refused(environment, keys, t
 def test_processes_that_do_not_know_each_other_are_refused(monkeypatch):
     PartialState()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RecipeError, match="but 1 process would train together: no GPU was found.* --use_cpu true"):
+    with pytest.raises(RecipeError, match=r"but 1 process would train together: no GPU was found.* --use_cpu true"):
         refuse_lone_processes()
 
 

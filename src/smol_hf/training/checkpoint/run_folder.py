@@ -25,7 +25,7 @@ from accelerate.utils import gather_object
 from filelock import BaseFileLock, FileLock, Timeout
 
 from smol_hf.training.checkpoint.checkpoints import INCOMPLETE, list_checkpoints
-from smol_hf.training.checkpoint.interruption import RESUME, Interrupted
+from smol_hf.training.checkpoint.interruption import RESUME, Interrupted, lost_process
 from smol_hf.training.log.processes import in_main_process
 
 LOCK, OWNER = ".run.lock", ".run.json"
