@@ -1,10 +1,12 @@
 """Two processes (gloo) train the demo's recipe on rows of which some have no image, like one process does."""
 
 import json
+import os
 
 import pytest
 from processes import call, fork_ranks
 
+from smol_hf.commands.main import main
 from smol_hf.data.digits import build_pages
 from smol_hf.support.resources import resource_path
 from smol_hf.training.log.console import read_log
@@ -120,3 +122,26 @@ def test_two_processes_read_documents_like_one(tmp_path):
     for name in ("loss", "total_tokens", "total_trained_tokens", "eval_loss", "eval_tokens", "eval_bits_per_byte"):
         one, two = ([entry[name] for entry in logs[each] if name in entry] for each in (1, 2))
         assert one and two == pytest.approx(one, abs=2e-5), name
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("--max_steps", "4", "max_steps 4 instead of 6"),
+        ("--save_steps", "3", "save_steps 3 instead of 6"),
+        ("--data", None, "the fingerprint of the data "),
+    ],
+)
+def test_processes_with_other_keys_or_data_are_refused(key, value, message, data, tmp_path):
+    """Each machine may have been started with a recipe and data of its own."""
+    fewer = data.parent / "fewer.jsonl"
+    fewer.write_text("".join(data.read_text().splitlines(keepends=True)[:-1]))
+
+    def train(words):
+        if os.environ["RANK"] == "1":
+            words[words.index(key) + 1] = value or str(fewer)
+        return main(words)
+
+    words = [str(word) for word in train_words(data, tmp_path / "run", 4, "data")]
+    for code, printed in [rank.wait() for rank in fork_ranks(2, words, tmp_path, train)]:
+        assert code == 1 and f"process 1 has another recipe or other data than process 0: {message}" in printed

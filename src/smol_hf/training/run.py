@@ -21,12 +21,13 @@ from smol_hf.data.report.skipped import SkippedSamples
 from smol_hf.support.tables import print_parts
 from smol_hf.training.checkpoint.checkpoints import CheckpointError, choose_checkpoint, step_of
 from smol_hf.training.checkpoint.interruption import train_until_stopped
-from smol_hf.training.checkpoint.same_run import check_same_run, settings_for_resume
+from smol_hf.training.checkpoint.same_run import check_same_run, settings_for_resume, settings_of_a_process
 from smol_hf.training.log.processes import (
     describe_processes,
     in_main_process,
     refuse_other_layout,
     refuse_other_strategy,
+    refuse_unequal_processes,
 )
 from smol_hf.training.log.run_record import hardware, resolve_recipe, versions, write_run
 from smol_hf.training.model.parts import count_parameters
@@ -163,6 +164,7 @@ class Run(ABC):
             **settings_for_resume(*every_key),
             "versions": versions(),
         }
+        refuse_unequal_processes(settings_of_a_process(self.run_state, *every_key))
         changes = check_same_run(self.checkpoint, self.run_state) if self.checkpoint is not None else []
         trainer: Any = self.trainer()
         refuse_other_strategy(trainer)

@@ -32,6 +32,12 @@ def rows_of_a_step(arguments: TrainingArguments) -> int:
 # Batch size × gradient accumulation × processes: they may change, but not their product.
 ROWS = "rows of a step"
 
+# All processes log, save and evaluate at the same steps: another number would leave one waiting.
+TAKEN_TOGETHER = (
+    "logging_strategy", "logging_steps", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start",
+    "per_device_eval_batch_size", "save_strategy", "save_steps", "gradient_checkpointing",
+)  # fmt: skip
+
 # Files of a local folder that decide about tokens and pixels, and the weights.
 OF_THE_PROCESSOR = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -51,6 +57,22 @@ def settings_of(policy: OnResume, *arguments) -> dict[str, Any]:
     return json.loads(
         json.dumps({name: getattr(value, "value", value) for name, value in values.items()}, default=str)
     )
+
+
+def settings_of_a_process(run_state: dict, *arguments) -> dict[str, Any]:
+    """Return what all processes of a run must have in common: keys, data, and contents of files.
+
+    Args:
+        run_state: entries of `run.json`.
+        arguments: the dataclasses of a recipe, the training arguments last.
+    """
+    digests: dict[str, list[str]] = {}
+    for name, digest in sorted(run_state["files"].items()):  # their paths may differ
+        digests.setdefault(f"the files of {name.partition(' ')[0]}", []).append(digest)
+    together = {name: getattr(arguments[-1], name, None) for name in TAKEN_TOGETHER}
+    rows = settings_of(OnResume.ROWS, *arguments)
+    data = {"the fingerprint of the data": run_state["data_fingerprint"]}
+    return {**run_state["repeats"], **run_state["settings"], **rows, **together, **digests, **data}
 
 
 def settings_for_resume(*arguments) -> dict[str, Any]:

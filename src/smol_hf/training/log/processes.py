@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from transformers import Trainer
 
 from smol_hf.support.formatting import counted
@@ -55,6 +55,25 @@ def refuse_lone_processes() -> None:
             f"the launcher started {started} processes, but {counted(known, 'process', ending='es')} would train "
             f"together: {advice}"
         )
+
+
+def refuse_unequal_processes(settings: dict[str, Any]) -> None:
+    """Raise RecipeError in all processes if one of them has other settings than process 0.
+
+    Each machine may have been started with a recipe and data of its own.
+    """
+    first, *others = gather_object([settings])
+    for number, other in enumerate(others, start=1):
+        if names := [name for name in first | other if first.get(name) != other.get(name)]:
+            shown = "; ".join(f"{name} {short(other.get(name))} instead of {short(first.get(name))}" for name in names)
+            raise RecipeError(
+                f"process {number} has another recipe or other data than process 0: {shown}. Start all processes with "
+                "the same"
+            )
+
+
+def short(value: Any) -> str:
+    return text if len(text := str(value)) <= 40 else f"{text[:39]}…"
 
 
 def strategy_of(trainer: Trainer) -> str:
