@@ -47,10 +47,12 @@ def measure(steps: int, workers: int, folder: Path) -> dict:
         str(workers),
         "--save_steps",
         str(max(steps // 4, 1)),
+        "--logging_steps",
+        str(max(steps // 40, 1)),
         "--save_total_limit",
         "1",
     ]
-    command = [sys.executable, "-m", "smol_hf", "train", *words]
+    command = [sys.executable, "-m", "smol_hf.train", *words]
     seen, started = [], time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as run:
         process = psutil.Process(run.pid)

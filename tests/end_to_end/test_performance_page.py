@@ -14,7 +14,7 @@ SMALL = ["--samples", 4, "--batch-size", 4, "--rounds", 1, "--threads", 1]
 TINY = {
     "mixture_step": SMALL,
     "cached_features": SMALL,
-    "ablations": SMALL,
+    "ablations": [*SMALL, "--only", "packing", "checkpointing"],  # each takes two processes
     "generate": ["--new-tokens", 2, "--pairs", 1, "--threads", 1],
     "scaling": ["--quick", "--repeats", 1],
     "long_run": ["--steps", 8, "--workers", 0],
@@ -51,7 +51,10 @@ def test_a_benchmark_has_the_figures_of_the_page(key, script):
     (benchmark,) = [each for each in script["BENCHMARKS"] if each.key == key]
     printed = run_script(ROOT / "benchmarks" / f"{benchmark.script}.py", *benchmark.words, *TINY[key])
     found = json.loads(printed.splitlines()[-1])
-    for path in (benchmark.ratios | benchmark.figures).values():
+    paths = [*benchmark.ratios.values(), *benchmark.figures.values()]
+    asked = [path for path in paths if key != "ablations" or path.partition(".")[0] in TINY[key]]
+    assert asked
+    for path in asked:
         assert isinstance(script["entry"](found, path), (int, float)), path
 
 
