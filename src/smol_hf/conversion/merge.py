@@ -28,7 +28,7 @@ from smol_hf.conversion.convert import atomic_output, check_output, parameters_p
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.meta_check import compare_tensors, model_of
-from smol_hf.conversion.sharded import has_shards, model_of_shards, read_shards
+from smol_hf.conversion.sharded import has_shards, model_of_shards, read_shards, refuse_changed
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
 from smol_hf.training.model.sound_checkpoint import load_sound, nonfinite, refuse_unsound_config
@@ -68,6 +68,8 @@ def merge(
     check_output(output)
     fetch = {"token": token, "local_files_only": local_files_only}
     folder = locate(adapter, revision=revision, **fetch)
+    if has_shards(folder) or is_adapter(folder):
+        refuse_changed(folder)
     with complete_adapter(folder) as adapter_folder:
         if adapter_folder is None:
             sources, kind = [folder], "shards"

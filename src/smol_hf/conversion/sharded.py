@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,20 +13,43 @@ from torch.distributed.checkpoint.api import CheckpointException
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from smol_hf.auto import AutoConfig, AutoModelForCausalLM
-from smol_hf.conversion.checkpoint_files import read_json
+from smol_hf.conversion.checkpoint_files import ADAPTER_WEIGHTS, WANTED, read_json
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError, without_tied_head
 from smol_hf.conversion.meta_check import model_of
 from smol_hf.support.formatting import one_line
-from smol_hf.training.checkpoint.checkpoints import WEIGHT_SHARDS
+from smol_hf.training.checkpoint.checkpoints import (
+    MANIFEST,
+    WEIGHT_SHARDS,
+    CheckpointError,
+    read_manifest,
+    verify_files,
+)
 from smol_hf.training.model.sound_checkpoint import configuration_errors
 
 DEEPSPEED_SHARDS = "global_step*"
+READ = (*WANTED, ADAPTER_WEIGHTS, f"{WEIGHT_SHARDS}/*", f"{DEEPSPEED_SHARDS}/*", "latest")  # files that a merge reads
 
 
 def has_shards(folder: Path) -> bool:
     """Return True for a training checkpoint of FSDP with sharded weights, or of DeepSpeed."""
     return (folder / WEIGHT_SHARDS).is_dir() or any(path.is_dir() for path in folder.glob(DEEPSPEED_SHARDS))
+
+
+def refuse_changed(folder: Path) -> None:
+    """Raise ConversionError if a file that a merge reads is missing, or changed after the checkpoint was saved.
+
+    Only a training checkpoint has a manifest.
+    """
+    if not (folder / MANIFEST).exists():
+        return
+    folder = folder.resolve()  # the name of "." is empty
+    try:
+        files = read_manifest(folder)
+        read = {name: each for name, each in files.items() if any(fnmatch(name, pattern) for pattern in READ)}
+        verify_files(folder, read)
+    except CheckpointError as error:
+        raise ConversionError(f"{error}: restore it, or merge another checkpoint") from error
 
 
 def read_shards(folder: Path) -> dict[str, torch.Tensor]:

@@ -69,14 +69,31 @@ def move_into_place(incomplete: Path, final: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Compare a checkpoint with its manifest. Raises CheckpointError for the first wrong file."""
+    """Compare a checkpoint with its manifest, and check that a run can resume from it.
+
+    Raises CheckpointError for the first wrong file.
+    """
+    files = read_manifest(folder)
+    verify_files(folder, files)
+    for kind, pattern in NEEDED_TO_RESUME.items():
+        if not any(re.fullmatch(pattern, name) for name in files):
+            raise CheckpointError(f"{folder.name}: it was saved without {kind}, which resuming needs")
+    refuse_missing(folder, files, sum(name.startswith("rng_state") for name in files))
+
+
+def read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """Return the size and the SHA-256 of each file. Raises CheckpointError for a missing or damaged manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        return {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder.name}: {MANIFEST} is missing, so it was never completed") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder.name}: {MANIFEST} is damaged ({error})") from error
+
+
+def verify_files(folder: Path, files: dict[str, tuple[int, str]]) -> None:
+    """Compare files with their entries in the manifest. Raises CheckpointError for the first wrong file."""
     for name, (size, sha256) in files.items():
         path = folder / name
         if not path.is_file():
@@ -85,10 +102,6 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes, not {size}")
         if hash_file(path) != sha256:
             raise CheckpointError(f"{folder.name}: the content of {name} changed after it was saved")
-    for kind, pattern in NEEDED_TO_RESUME.items():
-        if not any(re.fullmatch(pattern, name) for name in files):
-            raise CheckpointError(f"{folder.name}: it was saved without {kind}, which resuming needs")
-    refuse_missing(folder, files, sum(name.startswith("rng_state") for name in files))
 
 
 def refuse_missing(folder: Path, files: Collection[str], processes: int) -> None:
