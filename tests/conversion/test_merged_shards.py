@@ -1,5 +1,6 @@
 """`smol-hf merge` of training checkpoints in shards: damage is named, and nothing is written."""
 
+import pickle
 import shutil
 
 import pytest
@@ -36,7 +37,7 @@ def checkpoint(saved, tmp_path):
 
 def refused(checkpoint):
     """What `smol-hf merge` says in its only line."""
-    output = checkpoint.parent.parent / "merged"
+    output = checkpoint.parent / "merged"
     result = call(["merge", checkpoint, output])
     assert result.returncode == 1 and not output.exists()
     (line,) = result.stderr.splitlines()
@@ -75,3 +76,39 @@ def test_files_that_a_merge_does_not_read_may_be_missing(manifest, saved, checkp
     assert call(["merge", checkpoint, tmp_path / "merged"]).returncode == 0
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     assert all(torch.equal(saved[1][name], weight) for name, weight in merged.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        (METADATA, None, "/.metadata, the index of the shards, is missing: restore it"),
+        (METADATA, 50, "/.metadata, the index of the shards, is damaged ("),
+        (METADATA, 0, "/.metadata, the index of the shards, is damaged (EOFError"),
+        (SHARD, None, "/__0_0.distcp, a shard of the weights, is missing"),
+        (SHARD, 500, "/__0_0.distcp, a shard of the weights, has 500 bytes, not "),
+    ],
+)
+def test_without_a_manifest_the_wrong_file_is_named_too(name, size, said, checkpoint):
+    (checkpoint / MANIFEST).unlink()
+    content = (checkpoint / name).read_bytes()
+    (checkpoint / name).unlink()
+    if size is not None:
+        (checkpoint / name).write_bytes(content[:size])
+    assert f"error: {checkpoint / WEIGHT_SHARDS}{said}" in refused(checkpoint)
+
+
+def test_an_index_of_other_content_is_damage(checkpoint):
+    (checkpoint / MANIFEST).unlink()
+    (checkpoint / METADATA).write_bytes(pickle.dumps({"step": 4}))
+    assert "the index of the shards, is damaged (AttributeError" in refused(checkpoint)
+
+
+def test_for_the_output_folder_of_a_run_the_folder_that_is_meant_is_named(checkpoint):
+    run = checkpoint.parent
+    (run / "checkpoint-5").write_text("no folder")
+    assert f"{run} is not an adapter of PEFT: adapter_config.json is missing; did you mean {checkpoint}?" in refused(
+        run
+    )
+    build_vlm().save_pretrained(run / "checkpoint")
+    assert f"whose model in {run / 'checkpoint'} is complete and needs no merge" in refused(run)
+    assert "its weights are complete, so it needs no merge" in refused(run / "checkpoint")

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import merge_fsdp_weights
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from smol_hf.auto import AutoConfig, AutoModelForCausalLM
@@ -58,6 +59,8 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         ConversionError: if a shard is missing or damaged, or the package deepspeed is needed.
     """
+    if (folder / WEIGHT_SHARDS).is_dir():
+        refuse_cut_off(folder / WEIGHT_SHARDS)
     try:
         if (folder / WEIGHT_SHARDS).is_dir():
             with TemporaryDirectory(prefix="smol_hf_merge_") as place:
@@ -72,6 +75,29 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
     except (Exception, CheckpointException) as error:  # torch raises many kinds for a damaged shard
         reason = one_line(first_failure(error))
         raise ConversionError(f"{folder}: a shard of the weights is missing or damaged: {reason}") from error
+
+
+def refuse_cut_off(shards: Path) -> None:
+    """Raise ConversionError if the index of torch's distributed checkpoint cannot be read, or a file is too short.
+
+    torch itself would print tracebacks, and not name the file.
+    """
+    index, restore = shards / ".metadata", "restore it, or merge another checkpoint"
+    try:
+        ends: dict[str, int] = {}
+        for place in FileSystemReader(shards).read_metadata().storage_data.values():
+            ends[place.relative_path] = max(ends.get(place.relative_path, 0), place.offset + place.length)
+    except FileNotFoundError:
+        raise ConversionError(f"{index}, the index of the shards, is missing: {restore}") from None
+    except Exception as error:  # of any kind, for bytes that are no pickle, or another one
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ConversionError(f"{index}, the index of the shards, is damaged ({reason}): {restore}") from error
+    for name, end in sorted(ends.items()):
+        path = shards / name
+        if not path.is_file():
+            raise ConversionError(f"{path}, a shard of the weights, is missing: {restore}")
+        if (size := path.stat().st_size) < end:
+            raise ConversionError(f"{path}, a shard of the weights, has {size} bytes, not {end}: {restore}")
 
 
 def first_failure(error: BaseException) -> BaseException:
