@@ -62,8 +62,10 @@ def flush_to_disk(path: Path) -> None:
 
 def move_into_place(incomplete: Path, final: Path) -> None:
     """Rename a complete checkpoint, replacing an older one of the same step."""
-    if final.exists():
+    if final.is_dir() and not final.is_symlink():
         shutil.rmtree(final)
+    else:  # a file of that name is no checkpoint, see `verify`
+        final.unlink(missing_ok=True)
     os.rename(incomplete, final)
     flush_to_disk(final.parent)
 
@@ -83,6 +85,10 @@ def verify(folder: Path) -> None:
 
 def read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
     """Return the size and the SHA-256 of each file. Raises CheckpointError for a missing or damaged manifest."""
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder.name}: it is a file, not the folder of a checkpoint")
+    if (folder / MANIFEST).is_dir():
+        raise CheckpointError(f"{folder.name}: {MANIFEST} is a folder, not a file")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
@@ -132,6 +138,16 @@ def files_of_shards(folder: Path, files: Collection[str], processes: int) -> Ite
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """List the folders `checkpoint-<step>`, newest first."""
+    return [path for path in list_named(output_dir) if path.is_dir()]
+
+
+def newest_complete(output_dir: Path) -> Path | None:
+    """Return the newest checkpoint that has a manifest."""
+    return next((path for path in list_checkpoints(output_dir) if (path / MANIFEST).is_file()), None)
+
+
+def list_named(output_dir: Path) -> list[Path]:
+    """List the files and folders `checkpoint-<step>`, newest first."""
     found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
 
@@ -184,7 +200,7 @@ def choose_checkpoint(output_dir: Path, resume: str | bool | None) -> tuple[Path
         verify(Path(resume))
         return Path(resume), [f"resuming from {resume}"]
     rejected: list[str] = []
-    for checkpoint in list_checkpoints(output_dir):
+    for checkpoint in list_named(output_dir):
         try:
             verify(checkpoint)
         except CheckpointError as error:

@@ -24,7 +24,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from filelock import BaseFileLock, FileLock, Timeout
 
-from smol_hf.training.checkpoint.checkpoints import INCOMPLETE, list_checkpoints
+from smol_hf.training.checkpoint.checkpoints import INCOMPLETE, newest_complete
 from smol_hf.training.checkpoint.interruption import RESUME, Interrupted, lost_process
 from smol_hf.training.log.processes import in_main_process
 
@@ -176,9 +176,9 @@ def owner_of(output_dir: Path) -> str:
 
 
 def what_is_safe(output_dir: Path) -> str:
-    """Return a sentence about the newest checkpoint of the folder."""
-    if (found := list_checkpoints(output_dir)) and (found[0] / "manifest.json").is_file():
-        return f"the newest checkpoint, {output_dir / found[0].name}, is safe: {RESUME}"
+    """Return a sentence about the newest complete checkpoint of the folder."""
+    if (newest := newest_complete(output_dir)) is not None:
+        return f"the newest checkpoint, {newest}, is safe: {RESUME}"
     return f"no checkpoint was saved in {output_dir}"
 
 
