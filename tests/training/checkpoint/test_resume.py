@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -219,6 +220,14 @@ def test_what_has_the_name_of_a_checkpoint_and_is_none_is_passed_over(checkpoint
     )
     move_into_place(checkpoint, output / "checkpoint-99")
     verify(output / "checkpoint-99")
+
+
+def test_for_the_output_folder_of_a_run_its_newest_checkpoint_is_named(checkpoint, tmp_path):
+    output = checkpoint.parent
+    said = f"{output} is the output folder of a run, not a checkpoint: resume its newest, {checkpoint.name}, with"
+    for other, how in ((output, "true"), (tmp_path / "other", checkpoint)):
+        with pytest.raises(CheckpointError, match=re.escape(f"{said} --resume_from_checkpoint {how}")):
+            choose_checkpoint(other, str(output))
 
 
 def test_nothing_to_resume_starts_at_step_zero_and_says_so(tmp_path):

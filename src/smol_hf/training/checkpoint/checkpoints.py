@@ -152,6 +152,17 @@ def list_named(output_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
 
 
+def refuse_run(folder: Path, output_dir: Path) -> None:
+    """Raise CheckpointError for the output folder of a run, and name its checkpoint that is meant."""
+    newest = newest_complete(folder)
+    if newest is not None and not (folder / MANIFEST).exists():
+        same = folder.resolve() == output_dir.resolve()
+        how = "--resume_from_checkpoint true" if same else f"--resume_from_checkpoint {newest}"
+        raise CheckpointError(
+            f"{folder} is the output folder of a run, not a checkpoint: resume its newest, {newest.name}, with {how}"
+        )
+
+
 def layout_of(checkpoint: Path) -> str:
     """Return the strategy that wrote the files of a checkpoint; "" for complete weights."""
     if (checkpoint / WEIGHT_SHARDS).is_dir():
@@ -197,6 +208,7 @@ def choose_checkpoint(output_dir: Path, resume: str | bool | None) -> tuple[Path
     if resume not in (True, "true", "True"):
         if not Path(resume).is_dir():
             raise CheckpointError(f"there is no checkpoint {resume} to resume from")
+        refuse_run(Path(resume), output_dir)
         verify(Path(resume))
         return Path(resume), [f"resuming from {resume}"]
     rejected: list[str] = []
