@@ -24,6 +24,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from filelock import BaseFileLock, FileLock, Timeout
 
+from smol_hf.support.atomic import atomic_file
 from smol_hf.training.checkpoint.checkpoints import INCOMPLETE, newest_complete
 from smol_hf.training.checkpoint.interruption import RESUME, Interrupted, lost_process
 from smol_hf.training.log.processes import in_main_process
@@ -124,7 +125,8 @@ def hold(output_dir: Path, held: ExitStack) -> bool:
         ) from None
     held.callback(release, lock, output_dir, made)
     owner = {"process": os.getpid(), "host": socket.gethostname()}
-    (output_dir / OWNER).write_text(json.dumps(owner) + "\n", encoding="utf-8")
+    with atomic_file(output_dir / OWNER) as path:
+        path.write_text(json.dumps(owner) + "\n", encoding="utf-8")
     return True
 
 
