@@ -32,7 +32,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal ended the run.
 
     `code` is the exit code of the process, as a shell would say it: 143 after SIGTERM, 130 after SIGINT, and on Linux
-    138 after SIGUSR1. `agreed`: all processes stopped for it together, so the main process alone prints the message.
+    138 after SIGUSR1. `agreed`: all processes stopped for it together, so only the main process prints it.
     """
 
     def __init__(self, number: int, message: str = "", agreed: bool = False):
