@@ -28,7 +28,7 @@ from smol_hf.estimate.dry_run import dry_run
 from smol_hf.estimate.memory_report import report_memory
 from smol_hf.publishing.checkpoint import publish_adapter, publish_checkpoint
 from smol_hf.publishing.run_facts import origin_facts, run_facts
-from smol_hf.training.checkpoint.interruption import SIGNALS, Interrupted, handling, terminable
+from smol_hf.training.checkpoint.interruption import SIGNALS, Interrupted, handling, terminable, words_of
 from smol_hf.training.checkpoint.run_folder import OutOfMemoryError, RunError, run_folder
 from smol_hf.training.log.console import read_log
 from smol_hf.training.log.processes import refuse_lone_processes
@@ -157,7 +157,7 @@ def run_command(
         message, code = f"{shown}error: {error}\n", 1
         report = getattr(error, "report", None)
     except KeyboardInterrupt as error:
-        message = f"{error or 'interrupted: nothing was trained'}\n" if PartialState().is_main_process else ""
+        message = words_of(error)
         code = error.code if isinstance(error, Interrupted) else 130
     with handling(SIGNALS, signal.SIG_IGN):  # a launcher signals a process that is ending
         sys.stderr.write(message)

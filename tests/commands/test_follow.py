@@ -123,6 +123,38 @@ def test_a_run_without_its_process_is_given_time_to_show_itself(played):
     assert last.startswith("the run stopped") and looks.count(0) == 10
 
 
+DAMAGED = ["", "{", "5", "[]", "{}", '{"process": "x", "host": "y"}', '{"process": null, "host": "y"}']
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_file_of_the_process_does_not_hide_the_end_of_a_run(content, played, tmp_path):
+    run, looks = Run(tmp_path / "run"), []
+    run.logs(entry(3))
+    (run.folder / ".run.json").write_text(content)
+    *_, last = played(*[lambda run: looks.append(0)] * 20)
+    assert last.startswith("the run stopped") and len(looks) == 9
+    run.finishes(3)
+    assert played()[-1] == "the run ended, after step 3"
+
+
+def test_a_file_of_the_process_that_cannot_be_read_for_a_moment_ends_nothing(played):
+    shown = played(
+        lambda run: run.owner(), lambda run: run.logs(entry(1)),
+        lambda run: (run.folder / ".run.json").write_text(""), *[lambda run: None] * 5,
+        lambda run: run.owner(), lambda run: run.logs(entry(2)), lambda run: run.finishes(2),
+        lambda run: run.leaves(),
+    )  # fmt: skip
+    assert shown[-2][:10] == "step   2/1" and shown[-1] == "the run ended, after step 2"
+
+
+@pytest.mark.parametrize("content", ["5", "null", "[]", '"steps"', "{"])
+def test_a_damaged_record_of_a_run_is_no_end_of_it(content, played, tmp_path):
+    run = Run(tmp_path / "run")
+    run.logs(entry(3))
+    (run.folder / "run.json").write_text(content)
+    assert played()[-1] == "the run stopped with an error, which its output names, after step 3"
+
+
 def test_a_run_of_another_machine_is_followed(played):
     shown = played(
         lambda run: run.owner(dead_process(), host="elsewhere"), lambda run: run.logs(entry(1)),

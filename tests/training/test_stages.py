@@ -179,6 +179,10 @@ CHANGES = {
         lambda: Path("runs/text/run.json").write_text("{"),
         f"{FIRST}: runs/text/run.json is damaged",
     ),
+    "a record of the run that is no mapping": (
+        lambda: Path("runs/text/run.json").write_text("5"),
+        f"{FIRST}: runs/text/run.json is damaged",
+    ),
 }  # fmt: skip
 
 

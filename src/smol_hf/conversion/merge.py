@@ -28,9 +28,10 @@ from smol_hf.conversion.convert import atomic_output, check_output, parameters_p
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError
 from smol_hf.conversion.meta_check import compare_tensors, model_of
-from smol_hf.conversion.sharded import has_shards, model_of_shards, read_shards
+from smol_hf.conversion.sharded import has_shards, model_of_shards, read_shards, refuse_changed
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.processing.processing_smol_hf import SmolHFProcessor
+from smol_hf.training.checkpoint.checkpoints import list_checkpoints
 from smol_hf.training.model.sound_checkpoint import load_sound, nonfinite, refuse_unsound_config
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def merge(
     check_output(output)
     fetch = {"token": token, "local_files_only": local_files_only}
     folder = locate(adapter, revision=revision, **fetch)
+    if has_shards(folder) or is_adapter(folder):
+        refuse_changed(folder)
     with complete_adapter(folder) as adapter_folder:
         if adapter_folder is None:
             sources, kind = [folder], "shards"
@@ -179,7 +182,8 @@ def read_adapter_config(folder: Path) -> LoraConfig:
     path = folder / ADAPTER_CONFIG
     if not is_adapter(folder):
         complete = any(folder.glob("model*.safetensors"))
-        why = "its weights are complete, so it needs no merge" if complete else f"{ADAPTER_CONFIG} is missing"
+        missing = f"{ADAPTER_CONFIG} is missing{folder_meant(folder)}"
+        why = "its weights are complete, so it needs no merge" if complete else missing
         raise ConversionError(f"{folder} is not an adapter of PEFT: {why}")
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ConversionError(f"{folder}: {ADAPTER_WEIGHTS} is missing")
@@ -191,6 +195,16 @@ def read_adapter_config(folder: Path) -> LoraConfig:
         raise ConversionError(f"{path}: invalid configuration of an adapter: {error}") from error
     assert isinstance(config, LoraConfig)  # since its peft_type is LORA
     return config
+
+
+def folder_meant(folder: Path) -> str:
+    """Return advice for the output folder of a run; "" for another folder."""
+    for inside in (folder / "checkpoint", folder / "adapter", *list_checkpoints(folder)):
+        if is_adapter(inside) or has_shards(inside):
+            return f"; did you mean {inside}?"
+        if (inside / "config.json").is_file():
+            return f"; it is the output folder of a run, whose model in {inside} is complete and needs no merge"
+    return ""
 
 
 def locate_base(config: LoraConfig, base: str | None, fetch: dict) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,23 +10,47 @@ import torch
 from accelerate.utils import merge_fsdp_weights
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from smol_hf.auto import AutoConfig, AutoModelForCausalLM
-from smol_hf.conversion.checkpoint_files import read_json
+from smol_hf.conversion.checkpoint_files import ADAPTER_WEIGHTS, WANTED, read_json
 from smol_hf.conversion.formats.registry import OURS
 from smol_hf.conversion.formats.tensor_names import ConversionError, without_tied_head
 from smol_hf.conversion.meta_check import model_of
 from smol_hf.support.formatting import one_line
-from smol_hf.training.checkpoint.checkpoints import WEIGHT_SHARDS
+from smol_hf.training.checkpoint.checkpoints import (
+    MANIFEST,
+    WEIGHT_SHARDS,
+    CheckpointError,
+    read_manifest,
+    verify_files,
+)
 from smol_hf.training.model.sound_checkpoint import configuration_errors
 
 DEEPSPEED_SHARDS = "global_step*"
+READ = (*WANTED, ADAPTER_WEIGHTS, f"{WEIGHT_SHARDS}/*", f"{DEEPSPEED_SHARDS}/*", "latest")  # files that a merge reads
 
 
 def has_shards(folder: Path) -> bool:
     """Return True for a training checkpoint of FSDP with sharded weights, or of DeepSpeed."""
     return (folder / WEIGHT_SHARDS).is_dir() or any(path.is_dir() for path in folder.glob(DEEPSPEED_SHARDS))
+
+
+def refuse_changed(folder: Path) -> None:
+    """Raise ConversionError if a file that a merge reads is missing, or changed after the checkpoint was saved.
+
+    Only a training checkpoint has a manifest.
+    """
+    if not (folder / MANIFEST).exists():
+        return
+    folder = folder.resolve()  # the name of "." is empty
+    try:
+        files = read_manifest(folder)
+        read = {name: each for name, each in files.items() if any(fnmatch(name, pattern) for pattern in READ)}
+        verify_files(folder, read)
+    except CheckpointError as error:
+        raise ConversionError(f"{error}: restore it, or merge another checkpoint") from error
 
 
 def read_shards(folder: Path) -> dict[str, torch.Tensor]:
@@ -34,6 +59,8 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         ConversionError: if a shard is missing or damaged, or the package deepspeed is needed.
     """
+    if (folder / WEIGHT_SHARDS).is_dir():
+        refuse_cut_off(folder / WEIGHT_SHARDS)
     try:
         if (folder / WEIGHT_SHARDS).is_dir():
             with TemporaryDirectory(prefix="smol_hf_merge_") as place:
@@ -48,6 +75,29 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
     except (Exception, CheckpointException) as error:  # torch raises many kinds for a damaged shard
         reason = one_line(first_failure(error))
         raise ConversionError(f"{folder}: a shard of the weights is missing or damaged: {reason}") from error
+
+
+def refuse_cut_off(shards: Path) -> None:
+    """Raise ConversionError if the index of torch's distributed checkpoint cannot be read, or a file is too short.
+
+    torch itself would print tracebacks, and not name the file.
+    """
+    index, restore = shards / ".metadata", "restore it, or merge another checkpoint"
+    try:
+        ends: dict[str, int] = {}
+        for place in FileSystemReader(shards).read_metadata().storage_data.values():
+            ends[place.relative_path] = max(ends.get(place.relative_path, 0), place.offset + place.length)
+    except FileNotFoundError:
+        raise ConversionError(f"{index}, the index of the shards, is missing: {restore}") from None
+    except Exception as error:  # of any kind, for bytes that are no pickle, or another one
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ConversionError(f"{index}, the index of the shards, is damaged ({reason}): {restore}") from error
+    for name, end in sorted(ends.items()):
+        path = shards / name
+        if not path.is_file():
+            raise ConversionError(f"{path}, a shard of the weights, is missing: {restore}")
+        if (size := path.stat().st_size) < end:
+            raise ConversionError(f"{path}, a shard of the weights, has {size} bytes, not {end}: {restore}")
 
 
 def first_failure(error: BaseException) -> BaseException:

@@ -266,8 +266,8 @@ def is_finished(output_dir: Path) -> bool:
     """
     run, result = output_dir / "run.json", output_dir / "checkpoint" / "config.json"
     try:
-        return result.is_file() and run.is_file() and "steps" in json.loads(run.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return result.is_file() and run.is_file() and "steps" in dict(json.loads(run.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise RecipeError(f"{run} is damaged ({error}): restore it, or use another output_dir") from error
 
 

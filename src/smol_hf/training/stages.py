@@ -229,7 +229,8 @@ def continued_by_the_same_command(stage: Stage) -> Iterator[None]:
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         message = str(error).replace(RESUME, remedy) or f"{signal.Signals(number).name}: {remedy}"
-        raise Interrupted(number, f"{stage.title}: {message}") from error
+        agreed = isinstance(error, Interrupted) and error.agreed
+        raise Interrupted(number, f"{stage.title}: {message}", agreed) from error
     except RunError as error:
         error.args = (f"{stage.title}: {str(error).replace(RESUME, remedy)}",)
         raise

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from random import choice
 
 import pytest
 import torch
-from processes import Forked, fork_command
+from processes import Forked, fork_command, fork_ranks
 from safetensors.torch import load_file
 from tiny_runs import dpo_words, pretrain_words, signal_after, train_words
 from torch.distributed import DistNetworkError
@@ -31,6 +32,7 @@ from smol_hf.training.checkpoint.interruption import (
     terminable,
 )
 from smol_hf.training.log.console import read_log
+from smol_hf.training.run import Run
 from smol_hf.training.trainer import SmolTrainer
 
 COMMANDS = {
@@ -187,6 +189,33 @@ def launch_two(words, folder):
 def run_rank(words, folder):
     (folder / f"rank{os.environ['RANK']}").write_text(str(os.getpid()))
     sys.exit(train.main(words))
+
+
+def main_until_signalled(words):
+    """Run a command that waits for a signal before it builds its model."""
+
+    def wait(run):
+        print("waits", flush=True)
+        time.sleep(600)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores SIGINT
+    Run.build_model = wait
+    return main(words)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_one_process_before_the_first_step_is_said_by_it(number, code, tmp_path):
+    words = train_words(tmp_path / "run", per_device_train_batch_size=2)
+    ranks = fork_ranks(2, words, tmp_path, main_until_signalled)
+    for rank in ranks:
+        rank.wait_for("waits")
+    os.kill(ranks[1].pid, number)
+    ended, said = ranks[1].wait(60)
+    ranks[0].process.kill()
+    ranks[0].process.join()
+    expected = f"{signal.Signals(number).name} stopped process 1 of the run on {socket.gethostname()}\n"
+    assert ended == code and "Traceback" not in said, said
+    assert said.endswith(expected if number != signal.SIGINT else "waits\n"), said
 
 
 @pytest.mark.parametrize(

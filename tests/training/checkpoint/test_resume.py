@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -12,7 +13,13 @@ from processes import call, fork_command
 from safetensors.torch import load_file
 from tiny_runs import signal_after
 
-from smol_hf.training.checkpoint.checkpoints import CheckpointError, choose_checkpoint, verify
+from smol_hf.training.checkpoint.checkpoints import (
+    CheckpointError,
+    choose_checkpoint,
+    list_checkpoints,
+    move_into_place,
+    verify,
+)
 from smol_hf.training.log.console import read_log
 from smol_hf.training.recipe.recipes import load_arguments
 
@@ -196,6 +203,31 @@ def test_a_folder_without_manifest_was_never_completed(checkpoint):
     (checkpoint / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match="never completed"):
         verify(checkpoint)
+
+
+def test_what_has_the_name_of_a_checkpoint_and_is_none_is_passed_over(checkpoint):
+    output = checkpoint.parent
+    (output / "checkpoint-99").write_text("a file")
+    (output / "checkpoint-98" / "manifest.json").mkdir(parents=True)
+    assert list_checkpoints(output) == [output / "checkpoint-98", checkpoint]
+    assert choose_checkpoint(output, True) == (
+        checkpoint,
+        [
+            "not resuming from checkpoint-99: it is a file, not the folder of a checkpoint",
+            "not resuming from checkpoint-98: manifest.json is a folder, not a file",
+            f"resuming from {checkpoint.name}",
+        ],
+    )
+    move_into_place(checkpoint, output / "checkpoint-99")
+    verify(output / "checkpoint-99")
+
+
+def test_for_the_output_folder_of_a_run_its_newest_checkpoint_is_named(checkpoint, tmp_path):
+    output = checkpoint.parent
+    said = f"{output} is the output folder of a run, not a checkpoint: resume its newest, {checkpoint.name}, with"
+    for other, how in ((output, "true"), (tmp_path / "other", checkpoint)):
+        with pytest.raises(CheckpointError, match=re.escape(f"{said} --resume_from_checkpoint {how}")):
+            choose_checkpoint(other, str(output))
 
 
 def test_nothing_to_resume_starts_at_step_zero_and_says_so(tmp_path):

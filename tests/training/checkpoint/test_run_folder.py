@@ -163,6 +163,15 @@ def test_the_cause_and_what_is_safe_are_said(error, cause, tmp_path):
     assert cause in str(raised.value) and f"{folder}, is safe" in str(raised.value)
 
 
+def test_the_newest_complete_checkpoint_is_safe(tmp_path):
+    for step in (4, 6, 8):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-4" / "manifest.json").touch()
+    (tmp_path / "checkpoint-6" / "manifest.json").mkdir()
+    (tmp_path / "checkpoint-10").touch()
+    assert f"the newest checkpoint, {tmp_path / 'checkpoint-4'}, is safe" in module.what_is_safe(tmp_path)
+
+
 def test_other_errors_are_left_as_they_are(tmp_path):
     with pytest.raises(ZeroDivisionError), run_folder(tmp_path / "run"):
         raise ZeroDivisionError

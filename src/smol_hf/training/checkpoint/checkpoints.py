@@ -62,21 +62,44 @@ def flush_to_disk(path: Path) -> None:
 
 def move_into_place(incomplete: Path, final: Path) -> None:
     """Rename a complete checkpoint, replacing an older one of the same step."""
-    if final.exists():
+    if final.is_dir() and not final.is_symlink():
         shutil.rmtree(final)
+    else:  # a file of that name is no checkpoint, see `verify`
+        final.unlink(missing_ok=True)
     os.rename(incomplete, final)
     flush_to_disk(final.parent)
 
 
 def verify(folder: Path) -> None:
-    """Compare a checkpoint with its manifest. Raises CheckpointError for the first wrong file."""
+    """Compare a checkpoint with its manifest, and check that a run can resume from it.
+
+    Raises CheckpointError for the first wrong file.
+    """
+    files = read_manifest(folder)
+    verify_files(folder, files)
+    for kind, pattern in NEEDED_TO_RESUME.items():
+        if not any(re.fullmatch(pattern, name) for name in files):
+            raise CheckpointError(f"{folder.name}: it was saved without {kind}, which resuming needs")
+    refuse_missing(folder, files, sum(name.startswith("rng_state") for name in files))
+
+
+def read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """Return the size and the SHA-256 of each file. Raises CheckpointError for a missing or damaged manifest."""
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder.name}: it is a file, not the folder of a checkpoint")
+    if (folder / MANIFEST).is_dir():
+        raise CheckpointError(f"{folder.name}: {MANIFEST} is a folder, not a file")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        return {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder.name}: {MANIFEST} is missing, so it was never completed") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder.name}: {MANIFEST} is damaged ({error})") from error
+
+
+def verify_files(folder: Path, files: dict[str, tuple[int, str]]) -> None:
+    """Compare files with their entries in the manifest. Raises CheckpointError for the first wrong file."""
     for name, (size, sha256) in files.items():
         path = folder / name
         if not path.is_file():
@@ -85,10 +108,6 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes, not {size}")
         if hash_file(path) != sha256:
             raise CheckpointError(f"{folder.name}: the content of {name} changed after it was saved")
-    for kind, pattern in NEEDED_TO_RESUME.items():
-        if not any(re.fullmatch(pattern, name) for name in files):
-            raise CheckpointError(f"{folder.name}: it was saved without {kind}, which resuming needs")
-    refuse_missing(folder, files, sum(name.startswith("rng_state") for name in files))
 
 
 def refuse_missing(folder: Path, files: Collection[str], processes: int) -> None:
@@ -119,8 +138,29 @@ def files_of_shards(folder: Path, files: Collection[str], processes: int) -> Ite
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """List the folders `checkpoint-<step>`, newest first."""
+    return [path for path in list_named(output_dir) if path.is_dir()]
+
+
+def newest_complete(output_dir: Path) -> Path | None:
+    """Return the newest checkpoint that has a manifest."""
+    return next((path for path in list_checkpoints(output_dir) if (path / MANIFEST).is_file()), None)
+
+
+def list_named(output_dir: Path) -> list[Path]:
+    """List the files and folders `checkpoint-<step>`, newest first."""
     found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
+
+
+def refuse_run(folder: Path, output_dir: Path) -> None:
+    """Raise CheckpointError for the output folder of a run, and name its checkpoint that is meant."""
+    newest = newest_complete(folder)
+    if newest is not None and not (folder / MANIFEST).exists():
+        same = folder.resolve() == output_dir.resolve()
+        how = "--resume_from_checkpoint true" if same else f"--resume_from_checkpoint {newest}"
+        raise CheckpointError(
+            f"{folder} is the output folder of a run, not a checkpoint: resume its newest, {newest.name}, with {how}"
+        )
 
 
 def layout_of(checkpoint: Path) -> str:
@@ -168,10 +208,11 @@ def choose_checkpoint(output_dir: Path, resume: str | bool | None) -> tuple[Path
     if resume not in (True, "true", "True"):
         if not Path(resume).is_dir():
             raise CheckpointError(f"there is no checkpoint {resume} to resume from")
+        refuse_run(Path(resume), output_dir)
         verify(Path(resume))
         return Path(resume), [f"resuming from {resume}"]
     rejected: list[str] = []
-    for checkpoint in list_checkpoints(output_dir):
+    for checkpoint in list_named(output_dir):
         try:
             verify(checkpoint)
         except CheckpointError as error:

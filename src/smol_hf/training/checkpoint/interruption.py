@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,12 +32,12 @@ class Interrupted(KeyboardInterrupt):
     """A signal ended the run.
 
     `code` is the exit code of the process, as a shell would say it: 143 after SIGTERM, 130 after SIGINT, and on Linux
-    138 after SIGUSR1.
+    138 after SIGUSR1. `agreed`: all processes stopped for it together, so only the main process prints it.
     """
 
-    def __init__(self, number: int, message: str = ""):
+    def __init__(self, number: int, message: str = "", agreed: bool = False):
         super().__init__(message)
-        self.number, self.code = number, 128 + number
+        self.number, self.code, self.agreed = number, 128 + number, agreed
 
 
 class StopAfterStep(TrainerCallback):
@@ -99,7 +100,21 @@ def train_until_stopped(trainer: Trainer, checkpoint: Path | None) -> None:
             stop.agreed,
             f"{signal.Signals(stop.agreed).name} stopped the run after step {step:,} of {trainer.state.max_steps:,}: "
             f"checkpoint-{step} is saved, {RESUME}",
+            agreed=True,
         )
+
+
+def words_of(error: KeyboardInterrupt) -> str:
+    """Return what this process prints about a signal that ended it; "" if the main process says it for all.
+
+    A terminal sends Ctrl-C to all processes. A scheduler or a launcher may send SIGTERM to any of them.
+    """
+    if PartialState().is_main_process:
+        return f"{error or 'interrupted: nothing was trained'}\n"
+    if not isinstance(error, Interrupted) or error.agreed or error.number == signal.SIGINT:
+        return ""
+    name, process = signal.Signals(error.number).name, PartialState().process_index
+    return f"{name} stopped process {process} of the run on {socket.gethostname()}\n"
 
 
 def lost_process(error: BaseException | None) -> str | None:

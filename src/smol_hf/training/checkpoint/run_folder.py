@@ -24,7 +24,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from filelock import BaseFileLock, FileLock, Timeout
 
-from smol_hf.training.checkpoint.checkpoints import INCOMPLETE, list_checkpoints
+from smol_hf.support.atomic import atomic_file
+from smol_hf.training.checkpoint.checkpoints import INCOMPLETE, newest_complete
 from smol_hf.training.checkpoint.interruption import RESUME, Interrupted, lost_process
 from smol_hf.training.log.processes import in_main_process
 
@@ -124,7 +125,8 @@ def hold(output_dir: Path, held: ExitStack) -> bool:
         ) from None
     held.callback(release, lock, output_dir, made)
     owner = {"process": os.getpid(), "host": socket.gethostname()}
-    (output_dir / OWNER).write_text(json.dumps(owner) + "\n", encoding="utf-8")
+    with atomic_file(output_dir / OWNER) as path:
+        path.write_text(json.dumps(owner) + "\n", encoding="utf-8")
     return True
 
 
@@ -176,9 +178,9 @@ def owner_of(output_dir: Path) -> str:
 
 
 def what_is_safe(output_dir: Path) -> str:
-    """Return a sentence about the newest checkpoint of the folder."""
-    if (found := list_checkpoints(output_dir)) and (found[0] / "manifest.json").is_file():
-        return f"the newest checkpoint, {output_dir / found[0].name}, is safe: {RESUME}"
+    """Return a sentence about the newest complete checkpoint of the folder."""
+    if (newest := newest_complete(output_dir)) is not None:
+        return f"the newest checkpoint, {newest}, is safe: {RESUME}"
     return f"no checkpoint was saved in {output_dir}"
 
 

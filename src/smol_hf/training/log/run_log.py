@@ -200,9 +200,10 @@ class FollowedRun:
     def is_finished(self) -> bool:
         """Return True if the run trained all its steps."""
         try:
-            return "steps" in json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+            record = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
+        return isinstance(record, dict) and "steps" in record
 
     def end(self, killed: bool) -> str:
         """Return how the run ended, in words."""
@@ -219,18 +220,18 @@ class FollowedRun:
         return f"{cause}, after step {last:,}{newest}"
 
 
-def process_of(folder: Path) -> tuple[str, bool] | None:
+def process_of(folder: Path) -> tuple[str, bool | None] | None:
     """Return the process that uses a folder in words, and if it is alive; None without one.
 
-    A process of another machine counts as alive.
+    A process of another machine counts as alive. If its file cannot be read, None says that this is unknown.
     """
     try:
         owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
         number, host = int(owner["process"]), owner["host"]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError):  # it is being written, or the file system is away
-        return "a process", True
+    except (OSError, ValueError, KeyError, TypeError):  # it is damaged, or the file system is away
+        return "a process", None
     is_alive = True
     if os.name == "posix" and host == socket.gethostname():
         try:
@@ -257,16 +258,17 @@ def follow(folder: Path) -> Iterator[str]:
     was_used, quiet, said = False, 0.0, ""
     while True:
         process = process_of(folder)  # before the files are read, so that its last lines are not missed
-        is_alive = process is not None and process[1]
+        owner, is_alive = process or ("", False)
+        was_killed = process is not None and is_alive is False
         yield from (lines := run.new_lines())
-        was_used |= is_alive
+        was_used |= bool(is_alive)
         quiet = 0.0 if lines or is_alive else quiet + POLL
-        stopped = (was_used or run.recent) and quiet >= (2 * POLL if was_used else GRACE)
-        if not is_alive and (process or stopped or run.is_finished()):
-            yield run.end(killed=process is not None)
+        stopped = (was_used or run.recent) and quiet >= (2 * POLL if was_used and is_alive is False else GRACE)
+        if not is_alive and (was_killed or stopped or run.is_finished()):
+            yield run.end(killed=was_killed)
             return
         if not run.recent:
-            words = f"{process[0]} prepares the run" if process else f"waiting for a run in {folder}"
+            words = f"{owner} prepares the run" if is_alive else f"waiting for a run in {folder}"
             yield from [words] if words != said else []
             said = words
         time.sleep(POLL)
