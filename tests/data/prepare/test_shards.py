@@ -339,6 +339,11 @@ def test_a_remote_folder_of_shards(tmp_path):
         system.put(str(tmp_path / "out"), f"/shards{number}", recursive=True)
     with pytest.raises(SampleError, match="memory://shards1 is incomplete: shard 2 of 2 is missing"):
         open_mixture([{"data": "memory://shards1"}], "quota")
+    system.put(str(tmp_path / "out"), "/shards3", recursive=True)
+    (file,) = system.glob("/shards3/shard-00002-of-00002-*")
+    system.pipe(file, b"PAR1")
+    with pytest.raises(SampleError, match=r"shard 2 of 2 is missing .its file memory://.* has 4 bytes instead of"):
+        open_mixture([{"data": "memory://shards3"}], "quota")
     read = open_mixture([{"data": "memory://shards2"}], "quota")
     assert [shown(each) for each in read.conversations()] == [shown(each) for each in memory().conversations()]
 
