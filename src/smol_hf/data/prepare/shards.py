@@ -17,7 +17,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ from smol_hf.data.sources.shard_records import (
     shard_name,
 )
 from smol_hf.support.atomic import atomic_file
+from smol_hf.support.cache_folders import lock_of
+
+IN_USE = "in_use"  # the lock in the hidden folder of a running process
 
 
 def rows_of_shard(rows: int, shard: tuple[int, int]) -> tuple[int, int]:
@@ -142,8 +146,7 @@ def agree_on(settings: dict[str, Any], folder: Path) -> None:
     """
     path = folder / SHARDS / PREPARATION
     if not path.exists():
-        if not (folder / SHARDS).is_dir():
-            refuse_full(folder)
+        refuse_full(folder, SHARDS)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             file.write_text(json.dumps(settings, indent=2), encoding="utf-8")
@@ -170,9 +173,8 @@ def write_shard(
 ) -> None:
     """Write the shard of one source into a hidden folder, and move its files when they are complete."""
     name = shard_name(*shard)
-    hidden = {"dir": folder, "prefix": f".shard-{name}.", "ignore_cleanup_errors": True}
-    with tempfile.TemporaryDirectory(**hidden) as temporary:
-        rows, skipped = Path(temporary, "rows"), Path(temporary, SKIPPED)
+    with hidden_folder(folder, name) as temporary:
+        rows, skipped = temporary / "rows", temporary / SKIPPED
         first, last = rows_of_shard(len(data.sources[index]), shard)
         counts = write_source(data, index, rows, skipped, options, advance, first, last)
         agree_on(settings, folder)
@@ -188,6 +190,28 @@ def write_shard(
             skipped.replace(folder / SHARDS / f"{name}-{SKIPPED}")
         with atomic_file(folder / record_name(*shard)) as file:
             file.write_text(json.dumps({**counts, FILES: sizes}), encoding="utf-8")
+
+
+@contextmanager
+def hidden_folder(folder: Path, name: str) -> Iterator[Path]:
+    """Yield a new hidden folder. It is locked before it gets a name of those that `remove_unused` removes."""
+    new = Path(tempfile.mkdtemp(dir=folder, prefix=f".new-{name}."))
+    hidden = new.with_name(new.name.replace(".new-", ".shard-"))
+    try:
+        with ExitStack() as stack:
+            with suppress(OSError, NotImplementedError):  # some network disks have no locks
+                stack.enter_context(lock_of(new, IN_USE))
+            new.rename(hidden)
+            yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove the hidden folders of killed processes. Those of running processes are locked."""
+    for left_over in folder.glob(".shard-*"):
+        with suppress(OSError, NotImplementedError), lock_of(left_over, IN_USE, blocking=False):
+            shutil.rmtree(left_over, ignore_errors=True)
 
 
 def move_media(source: Path, target: Path) -> None:
@@ -223,8 +247,7 @@ def join(output: Path, names: Sequence[str], total: int, form: str) -> list[dict
         counts |= {"reasons": reasons_in(own, counts["name"]), **WRITERS[form].shared_media(folder)}
         sources.append({"folder": each, **counts})
         lists += [path for path in own if path.exists()]
-        for left_over in folder.glob(".shard-*"):  # of killed processes
-            shutil.rmtree(left_over, ignore_errors=True)
+        remove_unused(folder)
     if lists:
         with atomic_file(output / SKIPPED) as file, file.open("wb") as joined:
             for path in lists:
@@ -247,7 +270,10 @@ def added(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return total
 
 
-def refuse_full(folder: Path) -> None:
-    """Raise FileExistsError for a file, or a folder with files."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def refuse_full(folder: Path, own: str | None = None) -> None:
+    """Raise FileExistsError for a file, or a folder with files. A folder with `own` in it is accepted."""
+    if not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    if names and own not in names:
         raise FileExistsError(f"{folder} is there already: name a folder that is empty or not there yet")
