@@ -157,6 +157,7 @@ MORE_MODULES = {
     PACKAGE / "modeling": 18,
     PACKAGE / "processing": 26,
     PACKAGE / "data/records": 16,
+    PACKAGE / "data/sources": 11,  # one for each kind of files
     PACKAGE / "commands": 14,  # one for each command or group
 }
 

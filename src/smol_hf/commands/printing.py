@@ -179,9 +179,7 @@ def describe_prepared(facts: dict[str, Any]) -> Iterator[str | Table]:
         if facts["was_complete"]:
             yield f"{name} was complete already: nothing was written"
         if facts["missing"]:
-            from smol_hf.data.sources.location import describe_missing
-
-            yield describe_missing(facts["missing"], facts["shards"])
+            yield facts["advice"]
         else:
             yield from describe_written(f"{title}: all {facts['shards']} shards", facts["all"])
     else:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 import weakref
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from shards import write_tar
 
 from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
 from smol_hf.data.mixture.mixture import Data, open_mixture
-from smol_hf.data.prepare import prepare
+from smol_hf.data.prepare import prepare, shards
 from smol_hf.data.prepare.shards import rows_of_shard
 from smol_hf.text.documents.readers import open_documents
 
@@ -268,6 +269,60 @@ def test_a_killed_shard_is_missing_until_it_is_prepared_again(form, row, tmp_pat
     assert not list(output.glob(".*")), "what the killed process left is removed with the last shard"
 
 
+def prepared_slowly(output, form, started, finished):
+    """Prepare shard 2, and wait before its last row until another process has prepared it."""
+
+    def advance():
+        rows.append(1)
+        if len(rows) == 3:
+            started.touch()
+            while not finished.exists():
+                time.sleep(0.01)
+
+    rows = []
+    prepare(memory(), output, form=form, shard=(2, 3), advance=advance)
+
+
+@pytest.mark.parametrize("form", ["parquet", "llava"])
+def test_a_shard_may_be_prepared_twice_at_the_same_time(form, tmp_path):
+    output, started, finished = tmp_path / "out", tmp_path / "started", tmp_path / "finished"
+    for number in (1, 3):
+        prepare(memory(), output, form=form, shard=(number, 3))
+    slow = Forked(prepared_slowly, tmp_path / "log.txt", output, form, started, finished)
+    try:
+        while not started.exists():
+            assert slow.process.is_alive()
+            time.sleep(0.01)
+        assert not prepare(memory(), output, form=form, shard=(2, 3))["missing"]
+    finally:
+        finished.touch()
+        assert slow.wait() == (0, "")
+    prepare(memory(), tmp_path / "one", form=form)
+    assert records(output) == records(tmp_path / "one") and not list(output.glob(".*"))
+
+
+def test_a_process_may_start_while_another_makes_the_folder(monkeypatch, tmp_path):
+    refuse_full = shards.refuse_full
+
+    def refuse_later(folder, *own):
+        (folder / "shards").mkdir(parents=True)  # by the other process
+        refuse_full(folder, *own)
+
+    monkeypatch.setattr(shards, "refuse_full", refuse_later)
+    assert not prepare(memory(), tmp_path / "out", shard=(1, 1))["missing"]
+
+
+def test_shards_on_a_disk_without_locks(monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise NotImplementedError("flock")
+
+    monkeypatch.setattr(shards, "lock_of", refuse)
+    (tmp_path / "out").mkdir()
+    for number in (1, 2):
+        facts = prepare(memory(), tmp_path / "out", shard=(number, 2))
+    assert not facts["missing"] and not list((tmp_path / "out").glob(".*"))
+
+
 def test_files_of_a_shard_that_was_killed_before_its_record_are_replaced(tmp_path):
     prepare(memory(), tmp_path / "out", shard=(1, 1))
     before = content_of(tmp_path / "out")
@@ -339,6 +394,11 @@ def test_a_remote_folder_of_shards(tmp_path):
         system.put(str(tmp_path / "out"), f"/shards{number}", recursive=True)
     with pytest.raises(SampleError, match="memory://shards1 is incomplete: shard 2 of 2 is missing"):
         open_mixture([{"data": "memory://shards1"}], "quota")
+    system.put(str(tmp_path / "out"), "/shards3", recursive=True)
+    (file,) = system.glob("/shards3/shard-00002-of-00002-*")
+    system.pipe(file, b"PAR1")
+    with pytest.raises(SampleError, match=r"shard 2 of 2 is missing .its file memory://.* has 4 bytes instead of"):
+        open_mixture([{"data": "memory://shards3"}], "quota")
     read = open_mixture([{"data": "memory://shards2"}], "quota")
     assert [shown(each) for each in read.conversations()] == [shown(each) for each in memory().conversations()]
 

@@ -5,7 +5,7 @@ The folder of a source has
     shard-00003-of-00016-…              the files of shard 3, as `writers` names them
     images/, videos/                    media of all shards (format llava), named by their content
     shards/preparation.json             the data and the options, equal for all shards
-    shards/00003-of-00016.json          the counts of shard 3. It is written last, so it marks a complete shard
+    shards/00003-of-00016.json          the counts and files of shard 3. It is written last, when the shard is complete
     shards/00003-of-00016-skipped.jsonl its skipped samples
 
 A shard depends on the data, the options and its number only. So processes may run anywhere, in any order, and again.
@@ -17,7 +17,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,22 @@ from smol_hf.data.mixture.mixture import Data
 from smol_hf.data.prepare.writers import WRITERS
 from smol_hf.data.prepare.writing import SKIPPED, Options, reasons_in, refuse_nothing, write_source
 from smol_hf.data.sources.files import is_remote, local_path
-from smol_hf.data.sources.location import PREPARATION, SHARDS, missing_shards, shard_name
+from smol_hf.data.sources.shard_records import (
+    FILES,
+    MOST_SHARDS,
+    PREPARATION,
+    SHARDS,
+    describe_incomplete,
+    fault_of_shard,
+    incomplete_shards,
+    read_preparation,
+    record_name,
+    shard_name,
+)
 from smol_hf.support.atomic import atomic_file
+from smol_hf.support.cache_folders import lock_of
 
-MOST_SHARDS = 99_999
+IN_USE = "in_use"  # the lock in the hidden folder of a running process
 
 
 def rows_of_shard(rows: int, shard: tuple[int, int]) -> tuple[int, int]:
@@ -47,7 +60,7 @@ def prepare_shard(
     options: Options,
     advance: Callable[[], Any] | None,
 ) -> dict[str, Any]:
-    """Write the k-th of n parts of the rows of each source. A complete shard is not written again.
+    """Write the k-th of n parts of the rows of each source. A complete shard is not written again, a damaged one is.
 
     The process that completes the last shard also writes the list of all skipped samples.
 
@@ -57,7 +70,8 @@ def prepare_shard(
 
     Returns:
         `shard`, `shards`, `was_complete` (nothing was written), the numbers of the `missing` shards, and the counts of
-        this shard, `sources`. If no shard is missing, `all` has the counts of all shards, as `prepare` returns them.
+        this shard, `sources`. If a shard is missing, `advice` says why and what to do. Otherwise `all` has the counts
+        of all shards, as `prepare` returns them.
 
     Raises:
         ValueError: for a shard that does not exist, and for shards of other data or options in the folder.
@@ -71,19 +85,32 @@ def prepare_shard(
     settings = [settings_of(data, index, total, options) for index in range(len(folders))]
     for folder, expected in zip(folders, settings):
         agree_on(expected, folder)
-    waiting = [index for index, folder in enumerate(folders) if not (folder / SHARDS / f"{name}.json").exists()]
+    record = record_name(number, total)
+    waiting = [
+        index
+        for index, folder in enumerate(folders)
+        if fault_of_shard(str(folder), names_in(folder), record) is not None
+    ]
     for index in waiting:
         write_shard(data, index, folders[index], shard, settings[index], options, advance)
-    complete = [{path.name for path in (folder / SHARDS).iterdir()} for folder in folders]
-    missing = missing_shards(set.intersection(*complete), total)
+    faults: dict[int, str] = {}
+    for folder in folders:
+        faults |= incomplete_shards(str(folder), names_in(folder), total)
     facts = {
         "shard": number,
         "shards": total,
         "was_complete": not waiting,
-        "missing": missing,
+        "missing": sorted(faults),
         "sources": [{"folder": each, **counts_of(output / each, name)} for each in names],
     }
-    return facts if missing else {**facts, "all": join(output, names, total, options.form)}
+    if faults:
+        return {**facts, "advice": describe_incomplete(dict(sorted(faults.items())), total)}
+    return {**facts, "all": join(output, names, total, options.form)}
+
+
+def names_in(folder: Path) -> set[str]:
+    """Return the paths in a folder of the files of its shards and of their records."""
+    return {path.name for path in folder.iterdir()} | {f"{SHARDS}/{path.name}" for path in (folder / SHARDS).iterdir()}
 
 
 def settings_of(data: Data, index: int, total: int, options: Options) -> dict[str, Any]:
@@ -112,15 +139,18 @@ def relative_folder(folder: Path | None, files: Sequence[str]) -> str | None:
 
 
 def agree_on(settings: dict[str, Any], folder: Path) -> None:
-    """Write the settings of the first shard of a folder, or compare them. Raises ValueError if they differ."""
+    """Write the settings of the first shard of a folder, or compare them.
+
+    Raises:
+        ValueError: if they differ, or their file is damaged.
+    """
     path = folder / SHARDS / PREPARATION
     if not path.exists():
-        if not (folder / SHARDS).is_dir():
-            refuse_full(folder)
+        refuse_full(folder, SHARDS)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             file.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    earlier = json.loads(path.read_text(encoding="utf-8"))  # may be those of a process that started at the same time
+    earlier = read_preparation(str(folder))  # may be those of a process that started at the same time
     changed = [key for key in settings if earlier.get(key) != settings[key]]
     if changed == ["fingerprint"]:
         raise ValueError(f"the data has changed since shards were written to {folder}: name another folder")
@@ -143,21 +173,45 @@ def write_shard(
 ) -> None:
     """Write the shard of one source into a hidden folder, and move its files when they are complete."""
     name = shard_name(*shard)
-    hidden = {"dir": folder, "prefix": f".shard-{name}.", "ignore_cleanup_errors": True}
-    with tempfile.TemporaryDirectory(**hidden) as temporary:
-        rows, skipped = Path(temporary, "rows"), Path(temporary, SKIPPED)
+    with hidden_folder(folder, name) as temporary:
+        rows, skipped = temporary / "rows", temporary / SKIPPED
         first, last = rows_of_shard(len(data.sources[index]), shard)
         counts = write_source(data, index, rows, skipped, options, advance, first, last)
         agree_on(settings, folder)
-        for path in rows.iterdir():
-            if path.is_dir():
-                move_media(path, folder / path.name)
-            else:
-                path.replace(folder / f"shard-{name}-{path.name}")
+        files = {f"shard-{name}-{path.name}": path for path in rows.iterdir() if path.is_file()}
+        sizes = {each: path.stat().st_size for each, path in sorted(files.items())}
+        for path in set(folder.glob(f"shard-{name}-*")) - {folder / each for each in files}:
+            path.unlink(missing_ok=True)  # of an earlier attempt
+        for each, path in files.items():
+            path.replace(folder / each)
+        for path in rows.iterdir():  # only folders of media are left
+            move_media(path, folder / path.name)
         if skipped.exists():
             skipped.replace(folder / SHARDS / f"{name}-{SKIPPED}")
-        with atomic_file(folder / SHARDS / f"{name}.json") as file:
-            file.write_text(json.dumps(counts), encoding="utf-8")
+        with atomic_file(folder / record_name(*shard)) as file:
+            file.write_text(json.dumps({**counts, FILES: sizes}), encoding="utf-8")
+
+
+@contextmanager
+def hidden_folder(folder: Path, name: str) -> Iterator[Path]:
+    """Yield a new hidden folder. It is locked before it gets a name of those that `remove_unused` removes."""
+    new = Path(tempfile.mkdtemp(dir=folder, prefix=f".new-{name}."))
+    hidden = new.with_name(new.name.replace(".new-", ".shard-"))
+    try:
+        with ExitStack() as stack:
+            with suppress(OSError, NotImplementedError):  # some network disks have no locks
+                stack.enter_context(lock_of(new, IN_USE))
+            new.rename(hidden)
+            yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove the hidden folders of killed processes. Those of running processes are locked."""
+    for left_over in folder.glob(".shard-*"):
+        with suppress(OSError, NotImplementedError), lock_of(left_over, IN_USE, blocking=False):
+            shutil.rmtree(left_over, ignore_errors=True)
 
 
 def move_media(source: Path, target: Path) -> None:
@@ -172,7 +226,10 @@ def move_media(source: Path, target: Path) -> None:
 
 
 def counts_of(folder: Path, name: str) -> dict[str, Any]:
-    return json.loads((folder / SHARDS / f"{name}.json").read_text(encoding="utf-8"))
+    """Return the counts in the record of a complete shard."""
+    counts = json.loads((folder / SHARDS / f"{name}.json").read_text(encoding="utf-8"))
+    counts.pop(FILES, None)
+    return counts
 
 
 def join(output: Path, names: Sequence[str], total: int, form: str) -> list[dict[str, Any]]:
@@ -190,8 +247,7 @@ def join(output: Path, names: Sequence[str], total: int, form: str) -> list[dict
         counts |= {"reasons": reasons_in(own, counts["name"]), **WRITERS[form].shared_media(folder)}
         sources.append({"folder": each, **counts})
         lists += [path for path in own if path.exists()]
-        for left_over in folder.glob(".shard-*"):  # of killed processes
-            shutil.rmtree(left_over, ignore_errors=True)
+        remove_unused(folder)
     if lists:
         with atomic_file(output / SKIPPED) as file, file.open("wb") as joined:
             for path in lists:
@@ -214,7 +270,10 @@ def added(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return total
 
 
-def refuse_full(folder: Path) -> None:
-    """Raise FileExistsError for a file, or a folder with files."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def refuse_full(folder: Path, own: str | None = None) -> None:
+    """Raise FileExistsError for a file, or a folder with files. A folder with `own` in it is accepted."""
+    if not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    if names and own not in names:
         raise FileExistsError(f"{folder} is there already: name a folder that is empty or not there yet")

@@ -7,7 +7,7 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,19 @@ from smol_hf.data.sources.files import (
     labels_of,
     list_folder,
     local_path,
-    open_file,
     reaching,
 )
 from smol_hf.data.sources.hub_dataset import ID, PREFIX, HubDataset, find_dataset, hub_id, pinned, repository_of
 from smol_hf.data.sources.image_folder_source import ImageFolderSource, is_image_file, is_metadata
 from smol_hf.data.sources.json_source import JsonArraySource, JsonLinesSource
 from smol_hf.data.sources.parquet_source import ParquetSource
+from smol_hf.data.sources.shard_records import (
+    PREPARATION,
+    SHARDS,
+    describe_incomplete,
+    incomplete_shards,
+    read_preparation,
+)
 from smol_hf.data.sources.source import JoinedSource, Source
 from smol_hf.data.sources.tar_source import TarSource
 from smol_hf.support.sample_lists import LEDGERS
@@ -48,8 +54,6 @@ KINDS: dict[str, Callable[[str, list[str]], Source]] = {
     ".parquet": ParquetSource,
     ".tar": TarSource,
 }
-SHARDS, PREPARATION = "shards", "preparation.json"  # what `prepare` records about the shards of a folder
-SHARDS_SHOWN = 10
 TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
 COMPRESSED = re.compile(r"\.(gz|bz2|xz|zst|tgz|zip|7z)$", re.IGNORECASE)
 
@@ -150,33 +154,15 @@ def without_shard_records(folder: str, root: str, files: list[str]) -> list[str]
     """Return the files of a folder without the records of its shards, see `data/prepare/shards`.
 
     Raises:
-        FileNotFoundError: if shards are missing.
+        FileNotFoundError: if shards or their files are missing. SampleError: for a damaged record of all shards.
     """
     records = f"{root}/{SHARDS}/"
     if f"{records}{PREPARATION}" not in files:
         return files
-    with open_file(f"{records}{PREPARATION}") as file:
-        total = json.load(file)["shards"]
-    if missing := missing_shards({file_name(url) for url in files if url.startswith(records)}, total):
-        raise FileNotFoundError(f"the data folder {folder} is incomplete: {describe_missing(missing, total)}")
+    total = read_preparation(root)["shards"]
+    if faults := incomplete_shards(root, {url.removeprefix(f"{root}/") for url in files}, total):
+        raise FileNotFoundError(f"the data folder {folder} is incomplete: {describe_incomplete(faults, total)}")
     return [url for url in files if not url.startswith(records)]
-
-
-def shard_name(number: int, total: int) -> str:
-    return f"{number:05d}-of-{total:05d}"
-
-
-def missing_shards(names: Set[str], total: int) -> list[int]:
-    """Return the numbers of the shards without a record among the names of files."""
-    return [number for number in range(1, total + 1) if f"{shard_name(number, total)}.json" not in names]
-
-
-def describe_missing(missing: Sequence[int], total: int) -> str:
-    """Name missing shards, and say how to make them."""
-    shown = ", ".join(map(str, missing[:SHARDS_SHOWN])) + (", …" if len(missing) > SHARDS_SHOWN else "")
-    which = "shard {} of {} is" if len(missing) == 1 else "shards {} of {} are"
-    options = f"--shard {missing[0]}/{total}" + (" and the others" if len(missing) > 1 else "")
-    return f"{which.format(shown, total)} missing: run the same smol-hf data prepare with {options}"
 
 
 def refuse_dataset_keys(data: str, **given: str | bool | None) -> None:
