@@ -45,7 +45,7 @@ def refuse_lone_processes() -> None:
     if not said.isdecimal():
         raise RecipeError(f"the environment variable WORLD_SIZE is {said!r}: it must be a number of processes")
     if (started := int(said)) > known:  # MPI starts processes without this variable
-        on_cpu = PartialState().device.type == "cpu"
+        on_cpu = str(PartialState().device) == "cpu"
         advice = (
             "no GPU was found: to train on CPUs, start them with torchrun and --use_cpu true"
             if on_cpu
