@@ -10,17 +10,19 @@ from processes import run_script
 
 SCRIPT = ROOT / "benchmarks" / "run_all.py"
 SMALL = ["--samples", 4, "--batch-size", 4, "--rounds", 1, "--threads", 1]
-# Benchmarks that no other page names, on tiny inputs.
+# Benchmarks that no other page names, on tiny inputs. `make test-all` asks for each.
 TINY = {
-    "mixture_step": SMALL,
     "cached_features": SMALL,
     "ablations": [*SMALL, "--only", "packing", "checkpointing"],  # each takes two processes
-    "generate": ["--new-tokens", 2, "--pairs", 1, "--threads", 1],
-    "scaling": ["--quick", "--repeats", 1],
-    "long_run": ["--steps", 8, "--workers", 0],
 }
-if "SMOL_HF_KILLS" in os.environ:  # it starts 16 processes
-    TINY["startup"] = ["--rounds", 1]
+if "SMOL_HF_KILLS" in os.environ:
+    TINY |= {
+        "mixture_step": SMALL,
+        "generate": ["--new-tokens", 2, "--pairs", 1, "--threads", 1],
+        "scaling": ["--quick", "--repeats", 1],
+        "long_run": ["--steps", 8, "--workers", 0],
+        "startup": ["--rounds", 1],
+    }
 
 
 @pytest.fixture
