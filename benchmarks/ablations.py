@@ -1,9 +1,11 @@
-"""What each ingredient of a training step of smol_hf is worth: a step with it beside one without it.
+"""What each ingredient of a training step of smol_hf is worth: a step with it, compared with one without it.
 
     python benchmarks/ablations.py [--only packing compile] [--samples 32] [--batch-size 4] [--rounds 2] [--threads 2]
 
 The model, the samples and what is measured are those of `train_step.py`. Each step runs in a process of its own. The
 ingredients of `DEFAULT` are on unless a recipe turns them off, those of `OPTIONS` are off unless a recipe asks.
+
+The model FLOPs utilisation of a step with checkpointing also counts what is computed again.
 
 The last line is JSON: for each ingredient the ratio of useful tokens/s (above 1: faster with it) and of peak memory
 (below 1: less with it), and what each step reports.

@@ -1,4 +1,4 @@
-"""Training steps of smol_hf beside nanoVLM's: its own model, image processor, data set and collator.
+"""Training steps of smol_hf compared with nanoVLM's: its own model, image processor, data set and collator.
 
     git clone https://github.com/huggingface/nanoVLM
     pip install torchvision einops
