@@ -113,6 +113,8 @@ def draw(ratios: dict[str, float], path: Path) -> None:
     axes.bar_label(bars, [f"{ratios[name]:.2f}×" for name in names], padding=3, fontsize=8)
     axes.axvline(1, color="#62676e", linewidth=1)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}×")
+    axes.xaxis.set_minor_formatter("{x:g}×")
     axes.set_xlabel("times the speed of the peer")
     axes.margins(x=0.15)
     axes.spines[["top", "right"]].set_visible(False)
