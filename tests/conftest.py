@@ -36,7 +36,7 @@ SLOW = {
     "test_older_runs", "test_one_pass", "test_precision", "test_preference", "test_refused_values", "test_resume",
     "test_resume_policies", "test_run_folder", "test_shipped_recipes", "test_counters", "test_stages", "test_dry_run",
     "test_video_runs", "test_sharded", "test_sharded_checkpoints", "test_sharded_commands", "test_deepspeed",
-    "test_signalled_runs", "test_lost_processes", "test_slurm_job",
+    "test_stages_refused", "test_signalled_runs", "test_lost_processes", "test_slurm_job",
     # export
     "test_gguf", "test_gguf_llava",
     # publishing and whole runs

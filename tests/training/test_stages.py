@@ -9,38 +9,18 @@ import pytest
 import torch
 import yaml
 from media_files import picture
-from processes import Forked, call, fork_ranks
+from processes import call, fork_ranks
 from safetensors.torch import load_file
+from stage_chains import CHAIN, NEW, STAGES, STEPS, TWO, refusal, replace_text, write_recipes
 from tiny_runs import RECIPE, signal_after
 
 from smol_hf import train
 from smol_hf.commands.main import main
 from smol_hf.training.checkpoint.interruption import RESUME
-from smol_hf.training.checkpoint.run_folder import OutOfMemoryError, run_folder
+from smol_hf.training.checkpoint.run_folder import OutOfMemoryError
 from smol_hf.training.checkpoint.stage_record import Stage
 from smol_hf.training.log.console import read_log
 from smol_hf.training.stages import continued_by_the_same_command, trained_before
-
-STEPS = 6
-NEW = ("vision_config", "text_config")
-# Text, then images with a frozen encoder that is unfrozen, then images at another rate.
-CHAIN = {
-    "text": {"data": "chats.jsonl", "learning_rate": 3e-3},
-    "image": {"unfreeze_vision_at_step": 3, "vision_warmup_steps": 2, "vision_learning_rate": 5e-3},
-    "last": {"learning_rate": 1e-3, "num_pages": 20},
-}
-
-
-def write_recipes(folder, runs="runs"):
-    chat = [{"role": "user", "content": "What is one plus one?"}, {"role": "assistant", "content": "Two."}]
-    (folder / "chats.jsonl").write_text(f"{json.dumps({'messages': chat})}\n" * 20)
-    for name, keys in CHAIN.items():
-        recipe = {**RECIPE, "max_steps": STEPS, "save_steps": 2, "output_dir": f"{runs}/{name}", **keys}
-        for key in NEW if name != "text" else ():
-            del recipe[key]
-        if "data" in keys:
-            del recipe["num_pages"]
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
 
 
 @pytest.fixture
@@ -50,22 +30,12 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-TWO = ["train", "--stages", "text.yaml", "image.yaml"]
-STAGES = ["train", "--stages", *(f"{name}.yaml" for name in CHAIN)]
-
-
 def losses(name, runs="runs"):
     return [entry["loss"] for entry in read_log(Path(runs, name)) if "loss" in entry]
 
 
 def weights(name, runs="runs"):
     return load_file(Path(runs, name, "checkpoint", "model.safetensors"))
-
-
-def refusal(words):
-    result = call(words)
-    assert result.returncode == 1 and "Traceback" not in result.stderr
-    return result.stderr
 
 
 def test_a_chain_is_stopped_in_a_stage_and_goes_on_as_if_it_had_not_been(place, monkeypatch):
@@ -141,12 +111,6 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def copied(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(shutil.copytree(finished, tmp_path / "copy"))
-
-
-def replace_text(path, old, new):
-    path = Path(path)
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
 
 
 FIRST, SECOND = "stage 1 of 2 (text.yaml)", "stage 2 of 2 (image.yaml)"
@@ -228,57 +192,6 @@ def test_other_documents_are_another_content(place):
     assert "stage 1 of 1 (d.yaml) was trained on another content of documents" in refusal(words)
 
 
-def test_a_stage_that_begins_elsewhere_says_so_and_a_missing_model_is_refused_before_the_first(place):
-    replace_text("image.yaml", "output_dir", "model: not/here/checkpoint\noutput_dir")
-    assert "stage 2 of 2 (image.yaml): there is no checkpoint not/here/checkpoint" in refusal(TWO)
-    assert not Path("runs").exists()
-    replace_text("image.yaml", "not/here", "elsewhere")
-    assert main(["train", "--config", "text.yaml", "--output_dir", "elsewhere", "--max_steps", "1"]) == 0
-    result = call([*TWO, "--max_steps", "1", "--unfreeze_vision_at_step", "0", "--vision_warmup_steps", "0"])
-    assert result.returncode == 0, result.stderr
-    assert "it begins with elsewhere/checkpoint, not with the result of the stage before" in result.stdout
-
-
-def test_bad_data_names_its_stage_and_is_mended(place):
-    good = Path("chats.jsonl").read_text()
-    Path("chats.jsonl").write_text(good.replace("assistant", "nobody"))
-    assert refusal(TWO).startswith("error: stage 1 of 2 (text.yaml): ")
-    Path("chats.jsonl").write_text(good)
-    assert call(TWO).returncode == 0
-
-
-@pytest.mark.parametrize("output", ["/proc/nowhere", "chats.jsonl/run", "chats.jsonl", "x" * 300])
-def test_an_output_folder_that_cannot_be_written_is_one_sentence(output, place):
-    replace_text("text.yaml", "runs/text", output)
-    assert refusal(TWO).count("\n") == 1
-
-
-def test_another_process_in_the_same_chain_is_refused(place):
-    with run_folder(Path("runs/text")):
-        apart = Forked(main, place / "printed.txt", TWO)
-        code, said = apart.wait()
-    assert code == 1 and "stage 1 of 2 (text.yaml): runs/text is in use by another run" in said
-
-
-def test_a_text_only_result_before_images_is_one_sentence(place):
-    for name, keys in {"text": {"preset": "tiny-text", "chat_template": "chatml"}, "image": {}}.items():
-        recipe = {**yaml.safe_load(Path(f"{name}.yaml").read_text()), "max_steps": 1, **keys}
-        dropped = ("unfreeze_vision_at_step", "vision_warmup_steps", "vision_learning_rate", "vision_config")
-        Path(f"{name}.yaml").write_text(
-            yaml.safe_dump({key: recipe[key] for key in recipe if key not in (*dropped, *NEW)})
-        )
-    told = refusal(TWO)
-    assert told.startswith("error: stage 2 of 2 (image.yaml): ") and told.count("\n") == 1, told
-
-
-def test_lanes_that_the_last_stage_cannot_share_are_refused_before_the_first_trains(place):
-    recipe = yaml.safe_load(Path("last.yaml").read_text())
-    Path("last.yaml").write_text(yaml.safe_dump({**recipe, "data_lanes": 5, "dataloader_num_workers": 2}))
-    said = refusal(STAGES)
-    assert "stage 3 of 3 (last.yaml): data_lanes 5 is not a multiple of 1 process × 2 workers = 2: use 6 or 8" in said
-    assert not Path("runs").exists()
-
-
 def test_documents_then_chats(place):
     """The tokenizer and the model of the first stage go on."""
     (place / "text.txt").write_text("".join(f"Line {n} of a text, in which {n % 7} birds sing.\n" for n in range(200)))
@@ -294,49 +207,6 @@ def test_documents_then_chats(place):
     assert result.returncode == 0, result.stderr
     assert yaml.safe_load(Path("runs/c/recipe.yaml").read_text())["model"] == "runs/d/checkpoint"
     assert [json.loads(Path(f"runs/{name}/run.json").read_text())["seed"] for name in "dc"] == [5, 5]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--output_dir", "x"), "--output_dir would apply to all stages, and each needs its own"),
-        (("--text_config.hidden_size", "8"), "--text_config.hidden_size would apply to all stages"),
-        (("--config", "text.yaml"), "--config and --stages exclude each other"),
-        (("--lerning_rate", "1"), "unknown option --lerning_rate"),
-        (("--beta", "1"), "unknown option --beta"),
-        (("--documents_cache", "x"), "stage 1 of 3 (text.yaml): documents_cache has no effect"),
-        (("--tflops", "2"), "--num-processes and --tflops belong to --dry-run"),
-    ],
-)
-def test_keys_that_are_not_for_all_stages_are_refused(words, message, place, capsys):
-    try:
-        assert main([*STAGES, *words]) == 1
-    except SystemExit as error:  # of the parser
-        assert error.code == 2
-    assert message in capsys.readouterr().err
-    assert not Path("runs").exists()
-
-
-def test_two_stages_in_one_folder_are_refused(place):
-    recipe = yaml.safe_load((place / "image.yaml").read_text())
-    (place / "image.yaml").write_text(yaml.safe_dump({**recipe, "output_dir": "runs/../runs/text"}))
-    assert (
-        "stage 2 of 3 (image.yaml): its output_dir runs/../runs/text is that of stage 1 of 3 (text.yaml)"
-        in refusal(STAGES)
-    )
-
-
-def test_a_stage_inside_the_folder_of_another_is_refused(place):
-    recipe = yaml.safe_load((place / "image.yaml").read_text())
-    (place / "image.yaml").write_text(yaml.safe_dump({**recipe, "output_dir": "runs/text/checkpoint"}))
-    assert "or one is inside the other: give each stage its own" in refusal(STAGES)
-
-
-@pytest.mark.parametrize("content", ["x{", "[]", "{}", '{"result": {}}', '{"recipe": 5, "model": {}}'])
-def test_a_damaged_record_of_a_stage_is_named(place, content):
-    (place / "runs" / "text").mkdir(parents=True)
-    (place / "runs" / "text" / "stage.json").write_text(content)
-    assert "runs/text/stage.json is damaged" in refusal(STAGES)
 
 
 def test_the_output_folder_of_a_run_that_has_not_finished_is_no_model(place):

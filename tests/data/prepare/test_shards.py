@@ -1,31 +1,21 @@
 """Shards of a preparation have together the rows, files and counts of a preparation in one process."""
 
 import json
-import os
-import signal
-import time
 import weakref
-from pathlib import Path
 
-import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
-from datasets import load_dataset
-from media_files import picture
 from memory_source import MemorySource
-from processes import Forked
+from prepared_shards import IMAGES, ROWS, content_of, memory, records, shown
 from shards import write_tar
 
-from smol_hf.data.conversation import Conversation, ImagePart, Message, SampleError, TextPart
+from smol_hf.data.conversation import SampleError
 from smol_hf.data.mixture.mixture import Data, open_mixture
-from smol_hf.data.prepare import prepare, shards
+from smol_hf.data.prepare import prepare
 from smol_hf.data.prepare.shards import rows_of_shard
-from smol_hf.text.documents.readers import open_documents
 
-ROWS = 11
 BAD = (4, 8)  # rows without a caption
-IMAGES = [picture(8, 6 + number % 3) for number in range(ROWS)]
 
 
 def captions(first, last):
@@ -86,18 +76,6 @@ def opened(*paths):
     return open_mixture([{"data": str(path), "name": f"s{number}"} for number, path in enumerate(paths)], "quota")
 
 
-def records(folder):
-    """The records of the files in a folder, in the order of the files' names."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".parquet", ".jsonl"))
-    found = []
-    for path in files:
-        if path.suffix == ".parquet":
-            found += pyarrow.parquet.read_table(path).to_pylist()
-        elif path.name != "skipped.jsonl":
-            found += map(json.loads, path.read_text().splitlines())
-    return found
-
-
 def without_files(sources):
     """Counts without the number of parquet files."""
     return [{key: value for key, value in each.items() if key != "shards"} for each in sources]
@@ -129,18 +107,6 @@ def test_all_shards_have_the_rows_and_counts_of_one_preparation(form, total, sou
         assert names[0] == names[1] and len(names[0]) == 3
 
 
-def shown(sample):
-    """The content of a sample, without the names of files."""
-    images = [(image.content or Path(image.path).read_bytes()) for image in sample.images]
-    return [
-        (each.role, [part.text for part in each.parts if isinstance(part, TextPart)]) for each in sample.messages
-    ], images
-
-
-def content_of(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize("form", ["parquet", "llava"])
 def test_a_shard_does_not_depend_on_the_others_or_on_its_place(form, tmp_path):
     """Two machines mount the data at different paths."""
@@ -157,19 +123,6 @@ def test_a_shard_does_not_depend_on_the_others_or_on_its_place(form, tmp_path):
     prepare(data, alone, form=form, shard=(2, 3))
     own = {path: content for path, content in content_of(alone).items() if "00002-of-00003" in path.name}
     assert own == {path: contents[0][path] for path in own} and len(own) == 3
-
-
-def memory(number=ROWS, fingerprint="f"):
-    turns = [
-        Conversation(
-            f"m:{row}",
-            (Message("user", (ImagePart(IMAGES[0]), TextPart(f"{row}?"))), Message("assistant", (TextPart("x"),))),
-        )
-        for row in range(number)
-    ]
-    return Data(
-        [MemorySource("m", [(each.sample_id, each) for each in turns], fingerprint=fingerprint)], [None], [1.0]
-    )
 
 
 def test_a_complete_shard_is_not_written_again(tmp_path):
@@ -213,18 +166,6 @@ def test_filters_and_folders_of_images_are_options(tmp_path):
             prepare(open_mixture([{**entry, key: value}], "quota"), tmp_path / "out", shard=(1, 3))
 
 
-def test_settings_of_a_process_that_started_at_the_same_time_are_noticed(tmp_path):
-    """Both find an empty folder. The first to finish is not complete if the other data won."""
-    settings = tmp_path / "out" / "shards" / "preparation.json"
-
-    def overwritten():
-        settings.write_text(json.dumps({**json.loads(settings.read_text()), "fingerprint": "other"}))
-
-    with pytest.raises(ValueError, match="the data has changed"):
-        prepare(memory(), tmp_path / "out", shard=(1, 3), advance=overwritten)
-    assert list(content_of(tmp_path / "out")) == [settings.relative_to(tmp_path / "out")]
-
-
 @pytest.mark.parametrize("shard", [(0, 3), (4, 3), (1, 100_000)])
 def test_a_shard_that_does_not_exist_is_refused(shard, tmp_path):
     with pytest.raises(ValueError, match=f"the shard is {shard[0]} of {shard[1]}"):
@@ -238,106 +179,6 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     with pytest.raises(FileExistsError, match="out is there already"):
         prepare(memory(), tmp_path / "out", shard=(1, 3))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
-
-
-def prepared_until_killed(output, form, row):
-    def advance():
-        rows.append(1)
-        if len(rows) == row:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    rows = []
-    prepare(memory(), output, form=form, shard=(2, 3), advance=advance)
-
-
-@pytest.mark.parametrize("form", ["parquet", "llava"])
-@pytest.mark.parametrize("row", [1, 3])
-def test_a_killed_shard_is_missing_until_it_is_prepared_again(form, row, tmp_path):
-    output = tmp_path / "out"
-    for number in (1, 3):
-        prepare(memory(), output, form=form, shard=(number, 3))
-    killed = Forked(prepared_until_killed, tmp_path / "log.txt", output, form, row)
-    assert killed.wait()[0] == -signal.SIGKILL
-    assert not [path for path in output.rglob("*00002*") if ".shard-" not in str(path)]
-    missing = "is incomplete: shard 2 of 3 is missing: run the same smol-hf data prepare with --shard 2/3"
-    with pytest.raises(SampleError, match=missing):
-        open_mixture([{"data": str(output)}], "quota")
-    facts = prepare(memory(), output, form=form, shard=(2, 3))
-    assert not facts["was_complete"] and not facts["missing"]
-    prepare(memory(), tmp_path / "one", form=form)
-    assert records(output) == records(tmp_path / "one")
-    assert not list(output.glob(".*")), "what the killed process left is removed with the last shard"
-
-
-def prepared_slowly(output, form, started, finished):
-    """Prepare shard 2, and wait before its last row until another process has prepared it."""
-
-    def advance():
-        rows.append(1)
-        if len(rows) == 3:
-            started.touch()
-            while not finished.exists():
-                time.sleep(0.01)
-
-    rows = []
-    prepare(memory(), output, form=form, shard=(2, 3), advance=advance)
-
-
-@pytest.mark.parametrize("form", ["parquet", "llava"])
-def test_a_shard_may_be_prepared_twice_at_the_same_time(form, tmp_path):
-    output, started, finished = tmp_path / "out", tmp_path / "started", tmp_path / "finished"
-    for number in (1, 3):
-        prepare(memory(), output, form=form, shard=(number, 3))
-    slow = Forked(prepared_slowly, tmp_path / "log.txt", output, form, started, finished)
-    try:
-        while not started.exists():
-            assert slow.process.is_alive()
-            time.sleep(0.01)
-        assert not prepare(memory(), output, form=form, shard=(2, 3))["missing"]
-    finally:
-        finished.touch()
-        assert slow.wait() == (0, "")
-    prepare(memory(), tmp_path / "one", form=form)
-    assert records(output) == records(tmp_path / "one") and not list(output.glob(".*"))
-
-
-def test_a_process_may_start_while_another_makes_the_folder(monkeypatch, tmp_path):
-    refuse_full = shards.refuse_full
-
-    def refuse_later(folder, *own):
-        (folder / "shards").mkdir(parents=True)  # by the other process
-        refuse_full(folder, *own)
-
-    monkeypatch.setattr(shards, "refuse_full", refuse_later)
-    assert not prepare(memory(), tmp_path / "out", shard=(1, 1))["missing"]
-
-
-def test_shards_on_a_disk_without_locks(monkeypatch, tmp_path):
-    def refuse(*_, **__):
-        raise NotImplementedError("flock")
-
-    monkeypatch.setattr(shards, "lock_of", refuse)
-    (tmp_path / "out").mkdir()
-    for number in (1, 2):
-        facts = prepare(memory(), tmp_path / "out", shard=(number, 2))
-    assert not facts["missing"] and not list((tmp_path / "out").glob(".*"))
-
-
-def test_files_of_a_shard_that_was_killed_before_its_record_are_replaced(tmp_path):
-    prepare(memory(), tmp_path / "out", shard=(1, 1))
-    before = content_of(tmp_path / "out")
-    (tmp_path / "out" / "shards" / "00001-of-00001.json").unlink()
-    (tmp_path / "out" / "shard-00001-of-00001-train-00000-of-00001.parquet").write_bytes(b"PAR1")
-    with pytest.raises(SampleError, match="shard 1 of 1 is missing"):
-        open_mixture([{"data": str(tmp_path / "out")}], "quota")
-    prepare(memory(), tmp_path / "out", shard=(1, 1))
-    assert content_of(tmp_path / "out") == before
-
-
-def test_missing_shards_of_many_are_named(tmp_path):
-    prepare(memory(), tmp_path / "out", shard=(2, 40))
-    with pytest.raises(SampleError, match=r"shards 1, 3, 4, .*, 11, … of 40 are missing: .* --shard 1/40 and the o"):
-        open_mixture([{"data": str(tmp_path / "out")}], "quota")
 
 
 def test_each_source_of_a_mixture_is_a_folder_of_shards(tmp_path):
@@ -366,13 +207,6 @@ def test_shards_without_a_usable_sample(tmp_path):
             prepare(data, tmp_path / "out", shard=(2, 2))
 
 
-def test_datasets_reads_the_folder(tmp_path):
-    for number in (1, 2):
-        prepare(memory(), tmp_path / "out", shard=(number, 2))
-    rows = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert rows["id"] == [f"m:{row}" for row in range(ROWS)]
-
-
 def test_skipped_samples_are_not_kept_in_memory(tmp_path):
     alive, most = weakref.WeakSet(), []
 
@@ -385,30 +219,3 @@ def test_skipped_samples_are_not_kept_in_memory(tmp_path):
     source.make = make
     facts = prepare(Data([source], [None], [1.0]), tmp_path / "out", advance=lambda: most.append(len(alive)))
     assert facts["sources"][0]["left_out"] == 299 and max(most) <= 5
-
-
-def test_a_remote_folder_of_shards(tmp_path):
-    system = fsspec.filesystem("memory")
-    for number in (1, 2):
-        prepare(memory(), tmp_path / "out", shard=(number, 2))
-        system.put(str(tmp_path / "out"), f"/shards{number}", recursive=True)
-    with pytest.raises(SampleError, match="memory://shards1 is incomplete: shard 2 of 2 is missing"):
-        open_mixture([{"data": "memory://shards1"}], "quota")
-    system.put(str(tmp_path / "out"), "/shards3", recursive=True)
-    (file,) = system.glob("/shards3/shard-00002-of-00002-*")
-    system.pipe(file, b"PAR1")
-    with pytest.raises(SampleError, match=r"shard 2 of 2 is missing .its file memory://.* has 4 bytes instead of"):
-        open_mixture([{"data": "memory://shards3"}], "quota")
-    read = open_mixture([{"data": "memory://shards2"}], "quota")
-    assert [shown(each) for each in read.conversations()] == [shown(each) for each in memory().conversations()]
-
-
-def test_pretraining_reads_shards_of_texts(tmp_path):
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": f"Text {row}."}) + "\n" for row in range(7)))
-    data = open_mixture([{"data": str(tmp_path / "rows.jsonl")}], "quota")
-    prepare(data, tmp_path / "out", shard=(2, 2))
-    with pytest.raises(FileNotFoundError, match="shard 1 of 2 is missing"):
-        open_documents(str(tmp_path / "out"))
-    prepare(data, tmp_path / "out", shard=(1, 2))
-    texts = ["".join(document.chunks) for document in open_documents(str(tmp_path / "out"))]
-    assert texts == [f"Text {row}." for row in range(7)]

@@ -18,7 +18,7 @@ if "SMOL_HF_KILLS" in os.environ:
 @pytest.mark.parametrize(("number", "processes", "workers"), RUNS)
 def test_signals_at_random_moments_lose_and_repeat_nothing(number, processes, workers):
     options = ["--signal", number, "--processes", processes, "--workers", workers]
-    printed = run_script(ROOT / "benchmarks" / "resume_kills.py", "--kills", SIGNALS, *options)
+    printed = run_script(ROOT / "benchmarks" / "resume_signals.py", "--signals", SIGNALS, *options)
     figures = json.loads(printed.splitlines()[-1])
     assert figures["signals"] == SIGNALS, figures
     assert figures["identical"] and figures["losses_equal"] and figures["lost"] == figures["repeated"] == 0, figures
