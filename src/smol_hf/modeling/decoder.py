@@ -72,8 +72,8 @@ class RMSNorm(nn.Module):
     def forward(self, hidden_states):
         """(…, hidden) → the same shape and dtype."""
         # In float32: the mean of squares overflows float16 and loses digits in bfloat16.
-        normed = nn.functional.rms_norm(hidden_states.float(), self.weight.shape, eps=self.eps)
-        return self.weight * normed.to(hidden_states.dtype)
+        normed = nn.functional.rms_norm(hidden_states.float(), self.weight.shape, self.weight.float(), self.eps)
+        return normed.to(hidden_states.dtype)
 
 
 def build_norm(config):

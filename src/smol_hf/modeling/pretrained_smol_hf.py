@@ -1,5 +1,6 @@
 """The base class of our models: initial weights, settings of a forward, and checkpoints that load without us."""
 
+import inspect
 import math
 
 import torch
@@ -88,6 +89,11 @@ class SmolHFPreTrainedModel(PreTrainedModel):
 
 class SmolHFGenerationMixin(GenerationMixin):
     """`generate` with the tokenizers that it takes for stop strings: they are not arguments of a forward."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls):  # `generate` asks for its signature in each step, and to make it takes time
+            cls.forward.__signature__ = inspect.signature(cls.forward)
 
     def prepare_inputs_for_generation(
         self, input_ids, inputs_embeds=None, tokenizer=None, assistant_tokenizer=None, **kwargs
