@@ -106,7 +106,7 @@ BENCHMARKS = (
             "data, not enlarged": "ratio_native",
             "data, not enlarged, fast": "ratio_native_fast",
         },
-        {"bytes of a batch, ours / theirs": "bytes_ratio"},
+        {"bytes of a batch, ours / theirs": "bytes_ratio", "two data workers over one": "ratio_two_workers"},
     ),
     Benchmark(
         "video",

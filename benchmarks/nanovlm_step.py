@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from compared_models import SMALL, build_tokenizer
-from train_step import parser_of, run_side, with_our_collator
+from train_step import parser_of, run_alone, run_side, with_our_collator
 
 VOCABULARY = 49152  # of SmolLM2
 TEMPLATE = (
@@ -141,7 +141,7 @@ def main():
     sys.path.insert(0, str(arguments.nanovlm.resolve()))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write_models(folder)
+        run_alone(write_models, folder)
         sides = {
             "smol_hf": (ours, folder),
             "nanovlm padded": (nanovlm, folder, False),

@@ -24,6 +24,7 @@ utilisation (MFU): the arithmetic of forward and backward, over what a product o
 """
 
 import argparse
+import gc
 import json
 import resource
 import tempfile
@@ -57,7 +58,7 @@ def ours(samples, sizes, enlarge=True):
 
 
 def connector_stage(samples, _, caches=None):
-    """(model, collate, loss) of smol_hf with padded rows, a frozen encoder and decoder; `caches`: of features."""
+    """(model, collate, loss) of smol_hf with a frozen encoder and decoder; `caches`: of features."""
     from smol_hf.data.image_features import ImageFeatures
 
     tokenizer = build_tokenizer()
@@ -66,7 +67,7 @@ def connector_stage(samples, _, caches=None):
     model.language_model.requires_grad_(False)
     features = None if caches is None else ImageFeatures(model, caches=Path(caches))
     processor = build_processor(model, tokenizer, SCALED)
-    return with_our_collator(model, processor, samples, packing=False, image_features=features)
+    return with_our_collator(model, processor, samples, image_features=features)
 
 
 def with_our_collator(model, processor, samples, packing=True, image_features=None):
@@ -136,8 +137,17 @@ def adamw(model):
     return torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-4, fused=True)
 
 
+def forget_peak(device):
+    """Count the peak memory of this process from now on. Without a GPU, only Linux can."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def memory(device):
-    """Peak memory of this process so far, in MiB: resident, or of its tensors on the GPU."""
+    """Peak memory of this process, in MiB: resident, or of its tensors on the GPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -196,6 +206,7 @@ def measure(side, arguments):
     seconds = dict.fromkeys(("collate", "forward", "backward", "optimizer"), 0.0)
     counts = {"samples": 0, "tokens": 0, "positions": 0, "labelled": 0}
     losses = []
+    forget_peak(device)
     before = memory(device)
     for round_number in range(arguments.rounds + 1):
         for indices in batches:
@@ -236,10 +247,14 @@ def measure(side, arguments):
     }
 
 
-def run_side(side, arguments):
-    """Measure in a forked process, which spares it the imports."""
+def run_alone(function, *arguments):
+    """Call in a forked process, which spares it the imports. This process itself must not compute with tensors."""
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
-        return pool.submit(measure, side, arguments).result()
+        return pool.submit(function, *arguments).result()
+
+
+def run_side(side, arguments):
+    return run_alone(measure, side, arguments)
 
 
 def parser_of(text):
