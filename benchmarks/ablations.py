@@ -2,7 +2,8 @@
 
     python benchmarks/ablations.py [--only packing compile] [--samples 32] [--batch-size 4] [--rounds 2] [--threads 2]
 
-The model, the samples and what is measured are those of `train_step.py`. Each step runs in a process of its own. The
+The model, the samples and what is measured are those of `train_step.py`. Both steps take turns, each in a process
+of its own. The
 ingredients of `DEFAULT` are on unless a recipe turns them off, those of `OPTIONS` are off unless a recipe asks.
 
 The model FLOPs utilisation of a step with checkpointing also counts what is computed again.
@@ -15,8 +16,9 @@ import json
 
 import torch
 from compared_models import build_ours, build_processor, build_tokenizer
+from measured_steps import adamw, parser_of, run_sides
 from torch.nn import functional as F
-from train_step import adamw, parser_of, run_side, with_our_collator
+from train_step import with_our_collator
 
 DEFAULT = {
     "packing": "one row without padding, instead of padded rows",
@@ -106,7 +108,8 @@ def main():
     arguments = parser.parse_args()
     results = {}
     for name in arguments.only:
-        base, changed = run_side((smol_hf,), arguments), run_side((smol_hf, name), arguments)
+        sides = run_sides({"base": (smol_hf,), "changed": (smol_hf, name)}, arguments)
+        base, changed = sides["base"], sides["changed"]
         on, off = (base, changed) if name in DEFAULT else (changed, base)
         speed, size = (on[each] / off[each] for each in ("useful_tokens_per_second", "peak_memory_mib"))
         results[name] = {"speed": speed, "memory": size, "with": on, "without": off}

@@ -5,7 +5,8 @@
     python benchmarks/nanovlm_step.py --nanovlm nanoVLM [--samples 32] [--batch-size 4] [--rounds 2] [--threads 2]
 
 A random model of nanoVLM is saved, and `smol-hf convert` makes ours of it. All train on the same conversations about
-pictures of unequal sizes, with the same tokens, tiles and labels. Each side runs alone in a process of its own:
+pictures of unequal sizes, with the same tokens, tiles and labels. Each side runs in a process of its own, and they
+take turns:
 
     smol_hf          packed rows whose samples do not see each other
     nanovlm padded   one sample per row, padded to the longest of the batch (nanoVLM itself pads to `lm_max_length`)
@@ -18,11 +19,14 @@ first loss of `nanovlm padded`.
 import json
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from compared_models import SMALL, build_tokenizer
-from train_step import parser_of, run_alone, run_side, with_our_collator
+from measured_steps import parser_of, run_sides
+from train_step import with_our_collator
 
 VOCABULARY = 49152  # of SmolLM2
 TEMPLATE = (
@@ -141,13 +145,14 @@ def main():
     sys.path.insert(0, str(arguments.nanovlm.resolve()))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        run_alone(write_models, folder)
+        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:  # this process must not compute
+            pool.submit(write_models, folder).result()
         sides = {
             "smol_hf": (ours, folder),
             "nanovlm padded": (nanovlm, folder, False),
             "nanovlm packed": (nanovlm, folder, True),
         }
-        results = {name: run_side(side, arguments) for name, side in sides.items()}
+        results = run_sides(sides, arguments)
     speed = {name: result["useful_tokens_per_second"] for name, result in results.items()}
     for name, result in results.items():
         print(f"{name:15} {speed[name]:6.0f} useful tokens/s, {result['peak_memory_mib']:6.0f} MiB", end=", ")

@@ -147,7 +147,7 @@ def measure(case, steps, device):
     config = case.config()
     sides = build_sides(config, device)
     optimizers = {
-        name: torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
+        name: torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
         for name, model in sides.items()
     }
     bfloat16 = case.gpu
