@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from smol_hf.support.atomic import atomic_file
 from smol_hf.training.recipe.data_arguments import PreferenceArguments
 from smol_hf.training.recipe.inherited_keys import key_of
 from smol_hf.training.recipe.keys import Runs
@@ -47,8 +48,9 @@ def resolve_recipe(recipe: dict, model_arguments, data_arguments, training_argum
 
 
 def write_run(output_dir: Path, run_state: dict) -> None:
-    """Write `run.json`."""
-    (output_dir / "run.json").write_text(json.dumps(run_state, indent=1) + "\n", encoding="utf-8")
+    """Write `run.json`. A process that is killed leaves the earlier file."""
+    with atomic_file(output_dir / "run.json") as file:
+        file.write_text(json.dumps(run_state, indent=1) + "\n", encoding="utf-8")
 
 
 def hardware() -> str:
