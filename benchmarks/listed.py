@@ -33,13 +33,22 @@ class Benchmark:
         return self.name or self.script
 
 
+INGREDIENTS = {  # of a training step, which are on by default
+    "packing": "packing", "logits at labels only": "label_logits", "uint8 tiles": "uint8_tiles",
+    "attention by sample": "by_sample", "positions found by the collator": "located", "fused AdamW": "fused_adamw",
+}  # fmt: skip
+
 BENCHMARKS = (
     Benchmark(
         "train_step",
         "Training step, images",
         "Packed rows against transformers' SmolVLM with TRL's collator: the same weights, samples and labels.",
-        {"step, useful tokens/s": "ratio.useful_tokens_per_second", "step, samples/s": "ratio.samples_per_second"},
-        {"peak memory, ours / theirs": "ratio.peak_memory_mib"},
+        {"step, useful tokens/s": "ratio.useful_tokens_per_second"},
+        {
+            "peak memory, ours / theirs": "ratio.peak_memory_mib",
+            "model FLOPs utilisation, ours": "smol_hf.mfu",
+            "model FLOPs utilisation, theirs": "peer.mfu",
+        },
     ),
     Benchmark(
         "train_step",
@@ -53,19 +62,17 @@ BENCHMARKS = (
     Benchmark(
         "ablations",
         "What each ingredient is worth",
-        "A training step of images with the ingredient, over one without it: speed, and memory.",
+        "A training step of images with the ingredient, over one without it. A recipe turns options on.",
+        {name: f"{key}.speed" for name, key in INGREDIENTS.items()},
         {
-            f"{name}, speed": f"{name}.speed"
-            for name in ("packing", "label_logits", "uint8_tiles", "by_sample", "located", "fused_adamw", "compile")
-        },
-        {
-            "packing, memory": "packing.memory",
-            "logits at labels only, memory": "label_logits.memory",
-            "uint8 tiles, memory": "uint8_tiles.memory",
-            "gradient checkpointing, speed": "checkpointing.speed",
-            "gradient checkpointing, memory": "checkpointing.memory",
-            "bfloat16, speed": "bfloat16.speed",
-            "Muon, speed": "muon.speed",
+            **{f"{name}, memory": f"{key}.memory" for name, key in INGREDIENTS.items()},
+            "option torch_compile, speed": "compile.speed",
+            "option torch_compile, memory": "compile.memory",
+            "option gradient checkpointing, speed": "checkpointing.speed",
+            "option gradient checkpointing, memory": "checkpointing.memory",
+            "option bfloat16, speed": "bfloat16.speed",
+            "option bfloat16, memory": "bfloat16.memory",
+            "option Muon, speed": "muon.speed",
         },
     ),
     Benchmark(
@@ -92,6 +99,7 @@ BENCHMARKS = (
             "text, 1 M parameters, rows of 64": "1m-64.ratio",
             "text, 1 M parameters, rows of 128": "1m-128.ratio",
             "text, 1 M parameters, packed": "1m-128-packed.ratio",
+            "text, 135 M shape, 4 layers, rows of 256": "135m-4-layers-256.ratio",
             "text, 135 M shape, 4 layers, rows of 512": "135m-4-layers-512.ratio",
             "text, 135 M shape, 4 layers, packed": "135m-4-layers-512-packed.ratio",
         },
@@ -220,15 +228,11 @@ BENCHMARKS = (
         "ablations",
         "What each ingredient is worth, one GPU",
         "SmolVLM2-256M, 8k tokens in a row, in bfloat16 autocast.",
-        {
-            f"GPU, {name}": f"{name}.speed"
-            for name in ("packing", "label_logits", "uint8_tiles", "by_sample", "located", "fused_adamw", "compile")
-        },
-        {"gradient checkpointing, speed": "checkpointing.speed"},
+        {f"GPU, {name}": f"{key}.speed" for name, key in INGREDIENTS.items()},
+        {"torch_compile, speed": "compile.speed", "gradient checkpointing, speed": "checkpointing.speed"},
         (
             *("--device", "cuda", "--size", "smolvlm2-256m", "--batch-size", "7", "--samples", "14", "--rounds", "1"),
-            *("--only", "packing", "label_logits", "uint8_tiles", "by_sample", "located", "fused_adamw", "compile"),
-            "checkpointing",
+            *("--only", *INGREDIENTS.values(), "compile", "checkpointing"),
         ),
         "ablations-gpu",
         gpu=True,

@@ -76,7 +76,8 @@ def page(results: Path, picture: str) -> tuple[str, dict[str, float]]:
     """The text of the page, and the ratios for the plot."""
     lines = [
         "# Performance\n",
-        "`make bench` runs these benchmarks and writes this page. A ratio above 1 means that ours is faster.\n",
+        "`make bench` runs these benchmarks and writes this page. A ratio above 1 means that ours is faster.",
+        "Repeated runs differ by a few percent, so a ratio from 0.95 to 1.05 means equal speed.\n",
         f"![Ratios to the peers]({picture})\n",
     ]
     ratios: dict[str, float] = {}
@@ -93,7 +94,9 @@ def page(results: Path, picture: str) -> tuple[str, dict[str, float]]:
         shown = {name: entry(found, place) for name, place in (each.ratios | each.figures).items()}
         ratios |= {name: shown[name] for name in each.ratios}
         lines.append("| Figure | Value |\n|---|---:|")
-        lines += [f"| {name} | {shown[name]:.3g}{'×' * (name in each.ratios)} |" for name in shown]
+        lines += [
+            f"| {name} | {f'{value:.2f}×' if name in ratios else f'{value:.3g}'} |" for name, value in shown.items()
+        ]
         lines.append("")
     return "\n".join(lines), ratios
 
@@ -109,14 +112,15 @@ def draw(ratios: dict[str, float], path: Path) -> None:
     figure = Figure(figsize=(8, 0.6 + 0.3 * len(ratios)), layout="constrained")
     axes = figure.subplots()
     names = list(reversed(ratios))
-    bars = axes.barh(names, [ratios[name] for name in names], color="#2f6b3c")
+    bars = axes.barh(names, [ratios[name] - 1 for name in names], left=1, color="#2f6b3c")
     axes.bar_label(bars, [f"{ratios[name]:.2f}×" for name in names], padding=3, fontsize=8)
     axes.axvline(1, color="#62676e", linewidth=1)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}×")
-    axes.xaxis.set_minor_formatter("{x:g}×")
+    axes.minorticks_off()
+    axes.set_xticks([0.5, 1, 2, 5, 10, 20, 50], labels=["0.5×", "1×", "2×", "5×", "10×", "20×", "50×"])
+    axes.set_xlim(min(0.6, *ratios.values()), 1.5 * max(2, *ratios.values()))
     axes.set_xlabel("times the speed of the peer")
-    axes.margins(x=0.15)
+    axes.margins(y=0.01)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Software": None})
