@@ -1,11 +1,16 @@
 """A keyword that nothing reads is an error, the cache has two names, and what is kept is what was asked for."""
 
+import inspect
+
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from modeling.builders import build_decoder, build_vlm, image_prompt, one_row, random_text, random_tiles, vlm_config
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from smol_hf import SmolHFModel
+from smol_hf.modeling.decoder import RMSNorm
 
 DECODERS = ["rotary", "llama"]  # ours, and one of transformers
 
@@ -150,3 +155,31 @@ def test_gradient_checkpointing_and_the_cache(build):
     with pytest.raises(ValueError, match="gradient checkpointing cannot continue from a cache"):
         model(input_ids=inputs["input_ids"][:, -1:], cache=filled)
     assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False), expected)
+
+
+@pytest.mark.parametrize("build", [build_decoder, build_vlm])
+def test_a_wrapped_forward_has_the_arguments_of_the_forward(build):
+    """Programs that export read them, such as torch.export."""
+    model = build().eval()
+    arguments = list(inspect.signature(model.forward).parameters)
+    assert arguments[0] == "input_ids" and list(inspect.signature(type(model).forward).parameters)[1:] == arguments
+    add_hook_to_module(model, ModelHook())
+    assert list(inspect.signature(model.forward).parameters) == arguments
+    model.forward = torch.no_grad()(model.forward)
+    assert list(inspect.signature(model.forward).parameters) == arguments
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("states", [torch.float32, torch.bfloat16, torch.float16])
+def test_rms_norm_has_the_type_of_llamas_and_is_more_exact(weights, states):
+    norms = RMSNorm(64, eps=1e-5), LlamaRMSNorm(64, eps=1e-5)
+    torch.manual_seed(0)
+    weight, hidden = torch.rand(64) + 0.5, (torch.randn(32, 64) * 3000).to(states)  # squares overflow float16
+    for norm in norms:
+        norm.weight.data = weight.to(weights)
+    exact = (
+        hidden.double() / (hidden.double().square().mean(-1, keepdim=True) + 1e-5).sqrt() * norms[0].weight.double()
+    )
+    ours, theirs = (norm(hidden) for norm in norms)
+    assert ours.dtype == theirs.dtype
+    assert (ours - exact).abs().max() <= (theirs - exact).abs().max()

@@ -81,6 +81,15 @@ def test_an_error_leaves_no_folder_above(tmp_path):
     assert not os.listdir(tmp_path / "there")
 
 
+def test_the_file_behind_a_link_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real" / "file.txt")
+    for content in ("new", "newer"):  # at first the file is missing
+        with atomic_file(tmp_path / "link.txt") as incomplete:
+            incomplete.write_text(content)
+        assert (tmp_path / "real" / "file.txt").read_text() == content and (tmp_path / "link.txt").is_symlink()
+
+
 def test_the_folder_behind_a_link_is_replaced(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "old").write_text("")

@@ -92,8 +92,11 @@ class SmolHFGenerationMixin(GenerationMixin):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if "forward" in vars(cls):  # `generate` asks for its signature in each step, and to make it takes time
-            cls.forward.__signature__ = inspect.signature(cls.forward)
+        # `generate` asks for the signature of `forward` in each step. Inspecting takes time if a decorator hides it.
+        # The innermost function stores it: a wrapper of a bound `forward` would copy an unbound one of its own.
+        forward = inspect.unwrap(vars(cls).get("forward"))
+        if inspect.isfunction(forward) and forward is not vars(cls)["forward"]:
+            forward.__signature__ = inspect.signature(forward)
 
     def prepare_inputs_for_generation(
         self, input_ids, inputs_embeds=None, tokenizer=None, assistant_tokenizer=None, **kwargs

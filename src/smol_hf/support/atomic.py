@@ -23,15 +23,18 @@ def incomplete_name(path: Path) -> Path:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to. It replaces `path` at the end of the block. After an error `path` is unchanged.
+    """Yield a path to write to. It replaces `path`, or the file behind a link, at the end of the block.
+
+    After an error `path` is unchanged.
 
     Raises:
         OSError: of the block; on a full disk it names `path`.
     """
-    incomplete = incomplete_name(path)
+    target = path.resolve()
+    incomplete = incomplete_name(target)
     try:
         yield incomplete
-        os.replace(incomplete, path)
+        os.replace(incomplete, target)
     except OSError as error:
         if error.errno in FULL:  # `write` names no file
             error.filename = str(path)
