@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,9 +95,10 @@ class SmolHFGenerationMixin(GenerationMixin):
         super().__init_subclass__(**kwargs)
         # `generate` asks for the signature of `forward` in each step. Inspecting takes time if a decorator hides it.
         # The innermost function stores it: a wrapper of a bound `forward` would copy an unbound one of its own.
-        forward = inspect.unwrap(vars(cls).get("forward"))
-        if inspect.isfunction(forward) and forward is not vars(cls)["forward"]:
-            forward.__signature__ = inspect.signature(forward)
+        if inspect.isfunction(own := vars(cls).get("forward")):
+            forward: Any = inspect.unwrap(own)
+            if forward is not own:
+                forward.__signature__ = inspect.signature(forward)
 
     def prepare_inputs_for_generation(
         self, input_ids, inputs_embeds=None, tokenizer=None, assistant_tokenizer=None, **kwargs
