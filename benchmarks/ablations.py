@@ -3,8 +3,7 @@
     python benchmarks/ablations.py [--only packing compile] [--samples 32] [--batch-size 4] [--rounds 2] [--threads 2]
 
 The model, the samples and what is measured are those of `train_step.py`. Both steps take turns, each in a process
-of its own. The
-ingredients of `DEFAULT` are on unless a recipe turns them off, those of `OPTIONS` are off unless a recipe asks.
+of its own. The first six ingredients are on by default, the last four are options of a recipe.
 
 The model FLOPs utilisation of a step with checkpointing also counts what is computed again.
 

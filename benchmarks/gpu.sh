@@ -4,6 +4,8 @@
 #   benchmarks/gpu.sh OUT.json
 #   benchmarks/gpu.sh OUT.json WHEELS   # from a machine that has only torch
 #
+# Activate the environment of smol_hf before, or set PYTHON to its python.
+#
 # WHEELS is a folder with the packages that smol_hf needs:
 #   pip download --dest WHEELS hatchling editables . && rm -f WHEELS/torch-* WHEELS/nvidia* WHEELS/triton*
 set -euo pipefail

@@ -160,7 +160,8 @@ def run_sides(sides, arguments):
         context.Process(target=serve, args=(build, arguments, other), daemon=True).start()
         other.close()  # so that `ask` notices the end of the process
     batches = [
-        list(range(start, start + arguments.batch_size)) for start in range(0, arguments.samples, arguments.batch_size)
+        list(range(start, min(start + arguments.batch_size, arguments.samples)))
+        for start in range(0, arguments.samples, arguments.batch_size)
     ]
 
     def ask(name, *question):
@@ -174,14 +175,21 @@ def run_sides(sides, arguments):
     return {name: ask(name, "figures", batches, arguments.rounds) for name in ends}
 
 
+def positive(word):
+    if int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not above 0")
+    return int(word)
+
+
 def parser_of(text):
     """The options of all benchmarks of training steps."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=2, help="measured passes over the samples, after one to warm up")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--samples", type=positive, default=32)
+    parser.add_argument("--batch-size", type=positive, default=4)
+    parser.add_argument("--rounds", type=positive, default=2, help="measured passes, after one to warm up")
+    parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--mixture", action="store_true", help="samples of text, one image, two images, and frames")
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: in bfloat16 autocast")
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    parser.add_argument("--device", choices=devices, default="cpu", help="cuda, if there is a GPU: bfloat16 autocast")
     return parser

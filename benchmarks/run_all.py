@@ -5,7 +5,8 @@
     python benchmarks/run_all.py --nanovlm CLONE --only nanovlm_step
     python benchmarks/run_all.py --page-only
 
-Benchmarks that need a GPU, or a clone of nanoVLM, run only where there is one.
+Benchmarks that need a GPU, or a clone of nanoVLM, run only where there is one. The page shows all results that
+`--results` has, so without earlier results it loses the other figures: `--docs` writes it elsewhere.
 
 Each benchmark is a process of its own, and its last line of output is JSON. The results are kept in `--results`, with
 the facts of the machine, so that one benchmark can be repeated alone. The page shows the results that are there, and
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import time
 from functools import reduce
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,17 @@ from listed import BENCHMARKS, Benchmark
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
+INTRODUCTION = """\
+`make bench` runs the benchmarks and writes this page. Those of nanoVLM and of a GPU run only if there is a clone,
+`run_all.py --nanovlm CLONE`, or a GPU.
+
+A figure with × is a ratio of speeds: above 1, ours is faster, or the ingredient helps. On an idle machine, repeated runs
+differ by a few percent, so a ratio from 0.95 to 1.05 means equal speed. With fewer samples or other programs, ratios
+differ more.
+
+Models that are compared on a CPU are small: `benchmarks/compared_models.py` has their sizes. Images are random noise of
+one to five tiles. Peak memory is what a process adds after it begins its first step, so without the weights.
+"""
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "av", "pillow")
 
 
@@ -42,7 +54,14 @@ def machine() -> dict[str, str]:
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none: not measured",
         "Python": platform.python_version(),
     }
-    return facts | {name: version(name) for name in PACKAGES}
+    return facts | {name: installed(name) for name in PACKAGES}
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def cpu_lines() -> list[str]:
@@ -76,8 +95,7 @@ def page(results: Path, picture: str) -> tuple[str, dict[str, float]]:
     """The text of the page, and the ratios for the plot."""
     lines = [
         "# Performance\n",
-        "`make bench` runs these benchmarks and writes this page. A ratio above 1 means that ours is faster.",
-        "Repeated runs differ by a few percent, so a ratio from 0.95 to 1.05 means equal speed.\n",
+        INTRODUCTION,
         f"![Ratios to the peers]({picture})\n",
     ]
     ratios: dict[str, float] = {}
@@ -118,7 +136,7 @@ def draw(ratios: dict[str, float], path: Path) -> None:
     axes.set_xscale("log")
     axes.minorticks_off()
     axes.set_xticks([0.5, 1, 2, 5, 10, 20, 50], labels=["0.5×", "1×", "2×", "5×", "10×", "20×", "50×"])
-    axes.set_xlim(min(0.6, *ratios.values()), 1.5 * max(2, *ratios.values()))
+    axes.set_xlim(min([0.6, *ratios.values()]), 1.5 * max([2, *ratios.values()]))
     axes.set_xlabel("times the speed of the peer")
     axes.margins(y=0.01)
     axes.spines[["top", "right"]].set_visible(False)
@@ -138,9 +156,11 @@ def main(words: list[str] | None = None) -> None:
     add("--docs", type=Path, default=ROOT / "docs", help="folder of performance.md and its plot")
     arguments = parser.parse_args(words)
     arguments.results.mkdir(parents=True, exist_ok=True)
-    for each in BENCHMARKS:
+    for each in (each for each in BENCHMARKS if each.key in arguments.only):
         possible = each.gpu <= torch.cuda.is_available() and (each.script != "nanovlm_step" or arguments.nanovlm)
-        if each.key in arguments.only and possible and arguments.gpu <= each.gpu and not arguments.page_only:
+        if not possible and not arguments.page_only:
+            print(f"{each.key}: not run, it needs {'a GPU' if each.gpu else '--nanovlm CLONE'}", flush=True)
+        if possible and arguments.gpu <= each.gpu and not arguments.page_only:
             run(
                 each, arguments.results, ("--nanovlm", str(arguments.nanovlm)) if each.script == "nanovlm_step" else ()
             )
