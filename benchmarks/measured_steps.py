@@ -190,6 +190,6 @@ def parser_of(text):
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--mixture", action="store_true", help="samples of text, one image, two images, and frames")
     parser.add_argument("--size", choices=SIZES, default="small")
-    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    parser.add_argument("--device", choices=devices, default="cpu", help="cuda, if there is a GPU: bfloat16 autocast")
+    devices = ("cpu", "cuda") if torch.backends.cuda.is_built() else ("cpu",)  # a GPU that is asked for cannot fork
+    parser.add_argument("--device", choices=devices, default="cpu", help="cuda: in bfloat16 autocast")
     return parser

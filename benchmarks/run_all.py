@@ -36,12 +36,12 @@ INTRODUCTION = """\
 `make bench` runs the benchmarks and writes this page. Those of nanoVLM and of a GPU run only if there is a clone,
 `run_all.py --nanovlm CLONE`, or a GPU.
 
-A figure with × is a ratio of speeds: above 1, ours is faster, or the ingredient helps. On an idle machine, repeated runs
-differ by a few percent, so a ratio from 0.95 to 1.05 means equal speed. With fewer samples or other programs, ratios
-differ more.
+A figure with × is a ratio of speeds: above 1, ours is faster, or the ingredient helps. On an idle machine, repeated
+runs differ by a few percent, so a ratio from 0.95 to 1.05 means equal speed. With fewer samples or other programs,
+ratios differ more.
 
-Models that are compared on a CPU are small: `benchmarks/compared_models.py` has their sizes. Images are random noise of
-one to five tiles. Peak memory is what a process adds after it begins its first step, so without the weights.
+Models that are compared on a CPU are small: `benchmarks/compared_models.py` has their sizes. Images are random noise
+of one to five tiles. Peak memory is what a process adds after it begins its first step, so without the weights.
 """
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "av", "pillow")
 
