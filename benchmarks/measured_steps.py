@@ -1,6 +1,6 @@
 """Training steps of several sides, each in a process of its own, that take turns.
 
-So each side has a peak of memory of its own, and whatever else slows the machine slows all sides.
+Each side has a peak of memory of its own. Other work of the machine slows all sides equally.
 """
 
 import argparse
@@ -190,6 +190,7 @@ def parser_of(text):
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--mixture", action="store_true", help="samples of text, one image, two images, and frames")
     parser.add_argument("--size", choices=SIZES, default="small")
-    devices = ("cpu", "cuda") if torch.backends.cuda.is_built() else ("cpu",)  # a GPU that is asked for cannot fork
+    # `torch.cuda.is_available` may initialise CUDA here, and the forked processes could not use it.
+    devices = ("cpu", "cuda") if torch.backends.cuda.is_built() else ("cpu",)
     parser.add_argument("--device", choices=devices, default="cpu", help="cuda: in bfloat16 autocast")
     return parser

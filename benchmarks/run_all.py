@@ -6,7 +6,7 @@
     python benchmarks/run_all.py --page-only
 
 Benchmarks that need a GPU, or a clone of nanoVLM, run only where there is one. The page shows all results that
-`--results` has, so without earlier results it loses the other figures: `--docs` writes it elsewhere.
+`--results` has. Without earlier results it loses the other figures: `--docs` writes it elsewhere.
 
 Each benchmark is a process of its own, and its last line of output is JSON. The results are kept in `--results`, with
 the facts of the machine, so that one benchmark can be repeated alone. The page shows the results that are there, and
@@ -41,7 +41,7 @@ runs differ by a few percent, so a ratio from 0.95 to 1.05 means equal speed. Wi
 ratios differ more.
 
 Models that are compared on a CPU are small: `benchmarks/compared_models.py` has their sizes. Images are random noise
-of one to five tiles. Peak memory is what a process adds after it begins its first step, so without the weights.
+of one to five tiles. Peak memory is what a process adds from its first step on. The weights are not counted.
 """
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "av", "pillow")
 

@@ -71,7 +71,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden_states):
         """(…, hidden) → the same shape. Of the dtypes of input and weight, the result has the more precise."""
-        # It computes in float32: the mean of squares overflows float16 and loses digits in bfloat16.
+        # `rms_norm` computes in float32: the mean of squares overflows float16 and loses digits in bfloat16.
         dtype = torch.promote_types(hidden_states.dtype, self.weight.dtype)
         return nn.functional.rms_norm(hidden_states.to(dtype), self.weight.shape, self.weight.to(dtype), self.eps)
 
