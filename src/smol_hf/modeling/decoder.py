@@ -1,4 +1,4 @@
-"""One decoder layer, and the parts of it that are not attention.
+"""One decoder layer and the parts of it that are not attention, and the head.
 
     x ← x + Attn(Norm(x))        information moves between tokens
     x ← x + MLP(Norm(x))         each token is transformed separately
@@ -74,6 +74,48 @@ class RMSNorm(nn.Module):
         # `rms_norm` computes in float32: the mean of squares overflows float16 and loses digits in bfloat16.
         dtype = torch.promote_types(hidden_states.dtype, self.weight.dtype)
         return nn.functional.rms_norm(hidden_states.to(dtype), self.weight.shape, self.weight.to(dtype), self.eps)
+
+
+class LanguageModelHead(nn.Linear):
+    """One score per token of the vocabulary: hidden_states · weightᵀ. The weights can be the embedding table's."""
+
+    def __init__(self, config):
+        super().__init__(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, hidden_states):
+        """(batch, positions, hidden) → logits, (batch, positions, vocabulary)."""
+        trains = torch.is_grad_enabled() and self.weight.requires_grad
+        if not trains or torch.compiler.is_compiling() or torch.is_autocast_enabled(hidden_states.device.type):
+            return super().forward(hidden_states)
+        return ProductWithTiedWeight.apply(hidden_states, self.weight)
+
+
+class ProductWithTiedWeight(torch.autograd.Function):
+    """hidden_states · weightᵀ, with a gradient of the weight to which autograd can add in place.
+
+    A tied weight gets a second gradient, that of the embeddings. Both are as large as the table, the largest matrix of
+    a small model. `F.linear` returns its gradient as a view. Autograd cannot add to a view, and allocates a third one.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(hidden_states, weight):
+        return nn.functional.linear(hidden_states, weight)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """d/d hidden_states = gradient · weight; d/d weight = gradientᵀ · hidden_states, summed over the positions."""
+        hidden_states, weight = ctx.saved_tensors
+        wanted_hidden, wanted_weight = ctx.needs_input_grad
+        return (
+            gradient @ weight if wanted_hidden else None,
+            gradient.flatten(0, -2).T @ hidden_states.flatten(0, -2) if wanted_weight else None,
+        )
 
 
 def build_norm(config):

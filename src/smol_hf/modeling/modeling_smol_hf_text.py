@@ -18,7 +18,7 @@ from transformers.utils.generic import can_return_tuple
 from .attention import refuse_missing_weights
 from .compatibility import CACHE_NAME, SmolHFCausalLMOutput, SmolHFTextOutput, one_cache, refuse_unknown
 from .configuration_smol_hf_text import SmolHFTextConfig
-from .decoder import SmolHFDecoderLayer, build_norm
+from .decoder import LanguageModelHead, SmolHFDecoderLayer, build_norm
 from .label_loss import at_positions, loss_at, positions_to_keep
 from .mask import mask_and_kernel
 from .pretrained_smol_hf import SmolHFGenerationMixin, SmolHFPreTrainedModel
@@ -114,7 +114,7 @@ class SmolHFForCausalLM(SmolHFPreTrainedModel, SmolHFGenerationMixin):
     def __init__(self, config):
         super().__init__(config)
         self.model = SmolHFTextModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = LanguageModelHead(config)
         self.post_init()
 
     @can_return_tuple
