@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import torch
+from options import positive
 
 from smol_hf.auto import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from smol_hf.commands.main import main as smol_hf
@@ -253,14 +254,14 @@ def main(words: list[str] | None = None) -> None:
     add("--text-data", type=Path, help="file with text that the model of --text knows")
     add("--vision", type=Path, help="run or checkpoint with an image encoder, such as runs/digits")
     add("--text-share", type=float, nargs="+", default=[0.2], help="text rows of stage 2; each share is tried")
-    add("--texts", type=int, default=2000, help="texts to train on")
-    add("--pages", type=int, default=6000, help="pages of digits to train on")
-    add("--asked", type=int, default=300, help="held-out questions")
-    add("--pretrain-steps", type=int, default=300)
-    add("--encoder-steps", type=int, default=2800)
-    add("--connector-steps", type=int, default=200)
-    add("--both-steps", type=int, default=2000)
-    add("--batch-size", type=int, default=32)
+    add("--texts", type=positive, default=2000, help="texts to train on")
+    add("--pages", type=positive, default=6000, help="pages of digits to train on")
+    add("--asked", type=positive, default=300, help="held-out questions")
+    add("--pretrain-steps", type=positive, default=300)
+    add("--encoder-steps", type=positive, default=2800)
+    add("--connector-steps", type=positive, default=200)
+    add("--both-steps", type=positive, default=2000)
+    add("--batch-size", type=positive, default=32)
     add("--connector-rate", type=float, default=2e-3)
     add("--both-connector-rate", type=float, help="of the connector in stage 2; by default that of stage 1")
     add("--vision-rate", type=float, default=5e-4)

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from options import positive
 from PIL import Image, ImageDraw
 from transformers import Idefics3Processor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
@@ -176,9 +177,9 @@ def compare(sides, samples) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--samples", type=positive, default=24)
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--batch-size", type=positive, default=4)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     ours, native, theirs = build_processors()

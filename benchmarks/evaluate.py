@@ -34,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from options import positive
 from PIL import Image
 from transformers import Idefics3Processor, SmolVLMForConditionalGeneration
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
@@ -182,11 +183,11 @@ def compare(answerer: Answerer, plain: Callable[[list[Job]], list[str]], jobs: l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=32, help="rows of each kind")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--max-new-tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--samples", type=positive, default=32, help="rows of each kind")
+    parser.add_argument("--batch-size", type=positive, default=8)
+    parser.add_argument("--max-new-tokens", type=positive, default=32)
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--threads", type=positive, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as temporary:

@@ -20,6 +20,7 @@ import time
 
 import torch
 from compared_models import SMALL, build_ours, build_peer, build_tokenizer, copy_weights
+from options import positive
 
 PROMPT = 64
 
@@ -86,9 +87,9 @@ def measure(models, inputs, batch, new_tokens, cache, pairs, clock):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--new-tokens", type=int, default=48)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--new-tokens", type=positive, default=48)
+    parser.add_argument("--pairs", type=positive, default=5)
+    parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--cpu-time", action="store_true", help="time of this process instead of time that passes")
     arguments = parser.parse_args()

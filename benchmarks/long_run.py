@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import psutil
+from options import positive
 
 PAGES = ("--page_size", "32", "--longest_edge", "32", "--do_image_splitting", "false")
 
@@ -74,7 +75,7 @@ def measure(steps: int, workers: int, folder: Path) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=positive, default=2000)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

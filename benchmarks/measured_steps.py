@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from compared_models import SIZES, build_samples
+from options import positive
 from text_step import peak_tflops
 
 from smol_hf.estimate.traced_step import StepCounter
@@ -173,12 +174,6 @@ def run_sides(sides, arguments):
             for name in sorted(ends, reverse=number % 2 == 1):
                 ask(name, "step", indices, round_number > 0)
     return {name: ask(name, "figures", batches, arguments.rounds) for name in ends}
-
-
-def positive(word):
-    if int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word} is not above 0")
-    return int(word)
 
 
 def parser_of(text):

@@ -15,6 +15,7 @@ import time
 import numpy as np
 import pyarrow
 from datasets import Dataset
+from options import positive
 from trl import pack_dataset
 
 from smol_hf.data.stream.packing import PackingPool, Planned
@@ -65,9 +66,9 @@ def trl_rows(tokens: np.ndarray, context_length: int, chunk: int) -> list[list[i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=20_000)
-    parser.add_argument("--context-length", type=int, default=4096)
-    parser.add_argument("--pool", type=int, default=128)
+    parser.add_argument("--samples", type=positive, default=20_000)
+    parser.add_argument("--context-length", type=positive, default=4096)
+    parser.add_argument("--pool", type=positive, default=128)
     arguments = parser.parse_args()
     context = arguments.context_length
     tokens, tiles = lengths(arguments.samples, context)

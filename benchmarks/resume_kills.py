@@ -24,6 +24,8 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from options import positive
+
 ROWS_BETWEEN_SAVES = 32  # a multiple of the lanes, as every batch of a run is of its processes
 LANES = 16
 
@@ -168,7 +170,7 @@ def killed_run(data: Path, folder: Path, kills: int, total: int, choose: random.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=positive, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     total = -(-(arguments.kills + 4) * ROWS_BETWEEN_SAVES // LANES) * LANES

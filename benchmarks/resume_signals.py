@@ -23,6 +23,7 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from options import positive
 from resume_kills import count_lines
 
 STEPS_PER_SIGNAL = 6  # the most steps until a signal is sent
@@ -223,10 +224,10 @@ def compare_signalled(place: Path, arguments: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--signals", type=int, default=20)
+    parser.add_argument("--signals", type=positive, default=20)
     parser.add_argument("--signal", choices=("TERM", "USR1"), default="TERM")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=1, help="more than 1: as torchrun starts them")
+    parser.add_argument("--processes", type=positive, default=1, help="more than 1: as torchrun starts them")
     parser.add_argument("--workers", type=int, default=0, help="data workers of each process")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:

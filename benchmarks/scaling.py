@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from compared_models import SMALL, build_ours, build_tokenizer
+from options import positive
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
@@ -91,8 +92,8 @@ def processes(repeats: int) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=positive, default=5)
+    parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--quick", action="store_true", help="only small rows, to see that all of it runs")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

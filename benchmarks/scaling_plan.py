@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from options import positive
 from packing import lengths, pack_stream
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -236,12 +237,12 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--models", nargs="+", default=["smolvlm2-256m", "smolvlm2-500m", "smolvlm2-2.2b"])
-    add("--gpus", type=int, nargs="+", default=[8, 64, 512], help="multiples of 8 above 8")
+    add("--gpus", type=positive, nargs="+", default=[8, 64, 512], help="multiples of 8 above 8")
     add("--tflops", type=float, default=400, help="achieved by one GPU, see the figures of your own run")
-    add("--length", type=int, default=8192, help="tokens of a row")
-    add("--tiles", type=int, default=40, help="image tiles of a row")
-    add("--samples-per-row", type=int, default=14)
-    add("--units", type=int, default=44, help="layers that FSDP2 gathers one by one")
+    add("--length", type=positive, default=8192, help="tokens of a row")
+    add("--tiles", type=positive, default=40, help="image tiles of a row")
+    add("--samples-per-row", type=positive, default=14)
+    add("--units", type=positive, default=44, help="layers that FSDP2 gathers one by one")
     add("--link", type=float, default=400, help="GB/s of a GPU inside its machine")
     add("--network", type=float, default=45, help="GB/s of a GPU's network card")
     add("--latency", type=float, default=15, help="microseconds of a collective, for each doubling of the GPUs")

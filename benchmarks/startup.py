@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 from evaluate import build_checkpoint
+from options import positive
 
 HELP = "import sys; sys.argv = ['{0}', '--help']; from {1} import main; main()"
 OURS = "from smol_hf import SmolHFForConditionalGeneration as Model"
@@ -53,7 +54,7 @@ def seconds_of(code: str, folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="after one that warms up")
+    parser.add_argument("--rounds", type=positive, default=5, help="after one that warms up")
     arguments = parser.parse_args()
     figures = {}
     with tempfile.TemporaryDirectory() as temporary:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from options import positive
 
 from smol_hf.commands.main import main as smol_hf
 from smol_hf.text.documents.held_out import HeldOut, Split
@@ -162,7 +163,7 @@ def main(command_line: list[str] | None = None) -> dict:
     parser.add_argument("--data", type=Path, required=True, help="a text")
     parser.add_argument("--preset", default="smollm-tiny")
     parser.add_argument("--seconds", type=float, default=300, help="about how long to train (default 300)")
-    parser.add_argument("--steps", type=int, help="so many steps, instead of --seconds")
+    parser.add_argument("--steps", type=positive, help="so many steps, instead of --seconds")
     parser.add_argument("--optimizers", nargs="+", help="compare these: adamw, muon, or others of the key optim")
     parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 3e-3, 1e-2], help="peak learning rates")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])

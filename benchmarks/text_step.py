@@ -26,6 +26,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
+from options import positive
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from smol_hf.modeling.configuration_smol_hf_text import SmolHFTextConfig
@@ -196,8 +197,8 @@ def describe(name, result):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20, help="measured steps of each side, after 3 to warm up")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=positive, default=20, help="measured steps of each side, after 3 to warm up")
+    parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all of it runs")
     arguments = parser.parse_args()

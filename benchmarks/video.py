@@ -28,6 +28,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from options import positive
 from PIL import Image
 from transformers.video_utils import load_video
 
@@ -130,7 +131,7 @@ def compare(path: Path, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--folder", help="folder in which the clips are kept")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

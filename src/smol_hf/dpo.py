@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from smol_hf.train import run_command
-from smol_hf.training.preference import ARGUMENT_CLASSES
+from smol_hf.training.recipe.recipes import PREFERENCE_CLASSES
 
 
 def main(command_line: Sequence[str] | None = None, usage: str = "") -> int:
-    return run_command("dpo", ARGUMENT_CLASSES, command_line, usage=usage)
+    return run_command("dpo", PREFERENCE_CLASSES, command_line, usage=usage)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import json
 import os
 import runpy
+import subprocess
+import sys
 
 import pytest
 from doc_pages import ROOT
@@ -64,3 +66,10 @@ def test_a_folder_that_is_no_clone_of_nanovlm_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_script(ROOT / "benchmarks" / "nanovlm_step.py", "--nanovlm", tmp_path)
     assert "is not a clone of nanoVLM" in capsys.readouterr().err
+
+
+def test_a_count_below_1_is_refused_in_one_sentence():
+    refused = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "packing.py", "--pool", "0"], capture_output=True, text=True, timeout=60
+    )
+    assert refused.returncode == 2 and refused.stderr.endswith("argument --pool: 0 is not above 0\n")

@@ -13,6 +13,11 @@ from processes import run_script
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(autouse=True)
+def siblings_of_the_benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
 def load_benchmark():
     specification = importlib.util.spec_from_file_location("text_step", ROOT / "benchmarks" / "text_step.py")
     module = importlib.util.module_from_spec(specification)

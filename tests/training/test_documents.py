@@ -190,8 +190,9 @@ def test_the_recipe_of_93_million_parameters_learns_a_page_by_heart_with_a_small
     assert trainer.counters.gather()["tokens"] == 60 * 64
 
 
-def test_a_small_model_beats_a_trigram_model_of_the_bytes(here):
+def test_a_small_model_beats_a_trigram_model_of_the_bytes(here, monkeypatch):
     """On sentences that it has not seen, made of words that it has. (The benchmark does this with a real text.)"""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # the script imports its siblings
     spec = importlib.util.spec_from_file_location("measured", ROOT / "benchmarks" / "text_pretraining.py")
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)

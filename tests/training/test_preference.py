@@ -14,8 +14,7 @@ from smol_hf.commands.main import main as smol_hf
 from smol_hf.text.preferences import PreferenceEncoder, preference_of
 from smol_hf.training.log.console import read_log
 from smol_hf.training.model.chat_template import CHATML
-from smol_hf.training.preference import ARGUMENT_CLASSES
-from smol_hf.training.recipe.recipes import load_arguments
+from smol_hf.training.recipe.recipes import PREFERENCE_CLASSES, load_arguments
 from smol_hf.training.recipe.values import RecipeError
 
 PAIRS = [
@@ -154,7 +153,7 @@ def test_bad_records_stop_the_run_or_are_left_out_by_name(data, tmp_path, capsys
 )
 def test_a_wrong_key_is_refused_by_name(keys, problem, data, tmp_path):
     with pytest.raises(RecipeError) as refused:
-        load_arguments(command_line(data, tmp_path / "run", **keys), ARGUMENT_CLASSES)
+        load_arguments(command_line(data, tmp_path / "run", **keys), PREFERENCE_CLASSES)
     assert problem in str(refused.value)
 
 

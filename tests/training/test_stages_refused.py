@@ -20,7 +20,7 @@ def place(tmp_path, monkeypatch):
 
 def test_a_stage_that_begins_elsewhere_says_so_and_a_missing_model_is_refused_before_the_first(place):
     replace_text("image.yaml", "output_dir", "model: not/here/checkpoint\noutput_dir")
-    assert "stage 2 of 2 (image.yaml): there is no checkpoint not/here/checkpoint" in refusal(TWO)
+    assert "stage 2 of 2 (image.yaml): there is no checkpoint not/here/checkpoint: check the path" in refusal(TWO)
     assert not Path("runs").exists()
     replace_text("image.yaml", "not/here", "elsewhere")
     assert main(["train", "--config", "text.yaml", "--output_dir", "elsewhere", "--max_steps", "1"]) == 0

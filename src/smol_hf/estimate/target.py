@@ -13,6 +13,7 @@ from smol_hf.estimate.traced_step import OPTIMIZERS, StepShape
 from smol_hf.modeling.configuration_smol_hf import SmolHFConfig
 from smol_hf.processing.image_tiling import ImageTiler
 from smol_hf.support.formatting import nearest
+from smol_hf.support.shipped_recipes import shipped_recipes
 from smol_hf.training.checkpoint.checkpoints import suggest_checkpoint
 from smol_hf.training.data import open_data
 from smol_hf.training.document_data import DocumentData
@@ -48,8 +49,8 @@ class Target:
 def find_target(name: str) -> Target:
     """Resolve a preset, a recipe, or a folder of a checkpoint. Raises RecipeError for any other name."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        return target_of_recipe(path)
+    if path.suffix in (".yaml", ".yml") or (name in shipped_recipes() and not path.exists()):
+        return target_of_recipe(name)
     if name in PRESETS:
         if name in TEXT:
             return Target(name, preset_config(name))
@@ -79,8 +80,8 @@ def tiler_of(folder: Path, config: SmolHFConfig):
     return AutoProcessor.from_pretrained(folder, trust_remote_code=False).tiler
 
 
-def target_of_recipe(path: Path) -> Target:
-    _, model_arguments, data_arguments, arguments = load_arguments(["--config", str(path), "--output_dir", "unused"])
+def target_of_recipe(path: str) -> Target:
+    _, model_arguments, data_arguments, arguments = load_arguments(["--config", path, "--output_dir", "unused"])
     lora = model_arguments if model_arguments.use_peft else None
     if lora is not None:
         freeze_what_has_no_adapter(lora, arguments)
@@ -93,7 +94,7 @@ def target_of_recipe(path: Path) -> Target:
         model_arguments, texts, documents=data_arguments.documents is not None
     )
     return Target(
-        str(path),
+        path,
         config,
         batch_size=arguments.per_device_train_batch_size,
         length=data_arguments.context_length or 1024,

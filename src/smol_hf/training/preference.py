@@ -28,12 +28,10 @@ from smol_hf.training.model.lora import lora_config, rank_warning
 from smol_hf.training.model.text_composition import build_language_model
 from smol_hf.training.recipe.arguments import DPOArguments
 from smol_hf.training.recipe.data_arguments import PreferenceArguments
-from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError
 from smol_hf.training.run import Run
 from smol_hf.training.validation.early_stopping import early_stopping
 
-ARGUMENT_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
 DEFAULT_LENGTH = 1024  # of a model that does not limit its positions
 METRICS = ("loss", "rewards/margins", "rewards/accuracies")  # of the last step, printed at the end
 

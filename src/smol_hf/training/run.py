@@ -276,9 +276,9 @@ def refuse_model_in_the_way(model: str | None, output_dir: Path) -> None:
     if model is None:
         return
     path = Path(model)
-    if not path.exists() and (path.is_absolute() or len(path.parts) != 2 or path.parent.is_dir()):
-        hint = "check the path, or first run the stage that makes it (--stages runs both)"
-        raise RecipeError(f"there is no checkpoint {model}: {hint}")  # and it cannot be an id of the Hub
+    is_local = path.is_absolute() or len(path.parts) != 2 or path.parent.is_dir()  # no id of the Hub
+    if is_local and not path.exists():
+        raise RecipeError(f"there is no checkpoint {model}: check the path, or first run the recipe that makes it")
     if Path(model, "adapter_config.json").is_file():
         raise RecipeError(f"{model} is an adapter: merge it with its base first (smol-hf merge)")
     for name in ("checkpoint", "adapter"):

@@ -16,9 +16,8 @@ from smol_hf.estimate.dry_run import dry_run
 from smol_hf.estimate.target import find_target
 from smol_hf.support.resources import resource_path
 from smol_hf.support.shipped_recipes import shipped_recipes
-from smol_hf.training import preference
 from smol_hf.training.model.presets import preset_config
-from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, read_recipe
+from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES, PREFERENCE_CLASSES, read_recipe
 from smol_hf.training.recipe.values import RecipeError
 
 MIXTURES = set(resource_path("recipes", "mixtures").glob("*.yaml"))
@@ -65,7 +64,7 @@ def test_every_shipped_recipe_is_consistent(path, place):
     local_files(recipe, place)
     preferences = path.stem.startswith("dpo")
     root = ["--data_root", str(place)] if "{data_root}" in json.dumps(recipe) else []
-    classes = preference.ARGUMENT_CLASSES if preferences else ARGUMENT_CLASSES
+    classes = PREFERENCE_CLASSES if preferences else ARGUMENT_CLASSES
     traces = path.stem == "digits"  # the others take seconds each: test_estimate traces the presets
     (facts,) = dry_run(None, ["--config", str(path), *root], classes, traces=traces)
     if not facts["model"].endswith("its sizes are unknown"):  # of a model that the user has

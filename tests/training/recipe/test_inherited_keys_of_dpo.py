@@ -8,9 +8,8 @@ import pytest
 import torch
 from chat_models import save_base
 
-from smol_hf.training import preference
 from smol_hf.training.log.console import read_log
-from smol_hf.training.recipe.recipes import parse_recipe
+from smol_hf.training.recipe.recipes import PREFERENCE_CLASSES, parse_recipe
 from smol_hf.training.run import train
 
 # Key → options of DPO without it, and with it: the weights after two steps must differ.
@@ -74,7 +73,7 @@ def preferred(base, folder, **options):
         "per_device_train_batch_size": 2, "use_cpu": True, "save_strategy": "no", "learning_rate": 1e-2, "seed": 0,
         "logging_steps": 1, "lr_scheduler_type": "constant", **options,
     }  # fmt: skip
-    arguments = parse_recipe(recipe, preference.ARGUMENT_CLASSES, preference.ARGUMENT_CLASSES)
+    arguments = parse_recipe(recipe, PREFERENCE_CLASSES, PREFERENCE_CLASSES)
     return train(recipe, *arguments)
 
 

@@ -9,12 +9,12 @@ import yaml
 
 from smol_hf import SmolHFForCausalLM, SmolHFTextConfig
 from smol_hf.support.resources import resource_path
-from smol_hf.training import preference
 from smol_hf.training.data import context_length
 from smol_hf.training.model.composition import build_model_and_processor
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.recipes import (
     ARGUMENT_CLASSES,
+    PREFERENCE_CLASSES,
     load_arguments,
     parse_command_line,
     parse_recipe,
@@ -230,12 +230,12 @@ def test_the_keys_of_an_older_version_are_read_or_refused_with_advice(tmp_path):
 
 OTHER_RUNS = [
     (
-        preference.ARGUMENT_CLASSES,
+        PREFERENCE_CLASSES,
         {"model": "m"},
         {"longest_edge": 512},
         "longest_edge has no effect in a run over pref",
     ),
-    (preference.ARGUMENT_CLASSES, {"model": "m"}, {"tokenizer": "t"}, "only over conversations and documents"),
+    (PREFERENCE_CLASSES, {"model": "m"}, {"tokenizer": "t"}, "only over conversations and documents"),
     (
         ARGUMENT_CLASSES,
         {"documents": "a.txt"},
@@ -261,13 +261,13 @@ def test_defaults_of_other_kinds_of_runs_and_recipes_of_older_runs_are_accepted(
     path = tmp_path / "recipe.yaml"
     keys = {"output_dir": "x", "use_cpu": True, "model": "m"}
     path.write_text(yaml.safe_dump({**keys, "longest_edge": None, "do_image_splitting": True}))
-    load_arguments(["--config", str(path)], preference.ARGUMENT_CLASSES)
+    load_arguments(["--config", str(path)], PREFERENCE_CLASSES)
     path.write_text(yaml.safe_dump({**keys, "longest_edge": 512}))
     (tmp_path / "run.json").write_text("{}")
-    recipe, model, *_ = load_arguments(["--config", str(path)], preference.ARGUMENT_CLASSES)
+    recipe, model, *_ = load_arguments(["--config", str(path)], PREFERENCE_CLASSES)
     assert recipe["longest_edge"] == model.longest_edge == 512
     with pytest.raises(RecipeError, match="do_image_splitting has no effect"):
-        load_arguments(["--config", str(path), "--do_image_splitting", "false"], preference.ARGUMENT_CLASSES)
+        load_arguments(["--config", str(path), "--do_image_splitting", "false"], PREFERENCE_CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from smol_hf.training import preference
-from smol_hf.training.recipe.recipes import parse_recipe
+from smol_hf.training.recipe.recipes import PREFERENCE_CLASSES, parse_recipe
 from smol_hf.training.recipe.values import RecipeError
 
 
@@ -56,9 +55,15 @@ def test_a_value_that_cannot_work_is_one_line_before_the_run(recipe, message):
         ({"dataloader_prefetch_factor": 2}, "dataloader_prefetch_factor"),
         ({"use_peft": True, "model": "x", "lora_dropout": 0.3}, "lora_dropout 0.3 has no effect"),
         ({"discopop_tau": 0.1}, "discopop_tau has no effect without loss_type: discopop"),
+        ({"context_length": 64}, "unknown key 'context_length': it is a key of smol-hf train"),
     ],
 )
 def test_a_value_that_cannot_work_in_dpo_is_one_line_before_the_run(recipe, message):
     with pytest.raises(RecipeError) as refused:
-        parse_recipe({"output_dir": "unused", "use_cpu": True, **recipe}, *[preference.ARGUMENT_CLASSES] * 2)
+        parse_recipe({"output_dir": "unused", "use_cpu": True, **recipe}, *[PREFERENCE_CLASSES] * 2)
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_key_of_another_command_names_the_command():
+    with pytest.raises(RecipeError, match="unknown key 'validation_split': it is a key of smol-hf dpo"):
+        parse_recipe({"output_dir": "unused", "validation_split": "test"})

@@ -15,12 +15,12 @@ from smol_hf.training.checkpoint.checkpoints import CheckpointError
 from smol_hf.training.checkpoint.same_run import check_same_run, digests_of_local_files, settings_for_resume
 from smol_hf.training.log.console import read_log
 from smol_hf.training.model.chat_template import CHATML
-from smol_hf.training.preference import ARGUMENT_CLASSES as OF_DPO
 from smol_hf.training.recipe.arguments import SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments
 from smol_hf.training.recipe.inherited_keys import INHERITED, key_of
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.recipes import ARGUMENT_CLASSES as OF_TRAIN
+from smol_hf.training.recipe.recipes import PREFERENCE_CLASSES as OF_DPO
 from smol_hf.training.recipe.recipes import load_arguments
 from smol_hf.training.run import train
 

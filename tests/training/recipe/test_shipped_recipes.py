@@ -11,12 +11,12 @@ from smol_hf.support.resources import resource_path
 from smol_hf.support.shipped_recipes import shipped_recipes
 from smol_hf.support.tokenizer_of import is_language_model
 from smol_hf.text.tokenizer_training import train_text_tokenizer
-from smol_hf.training import preference
 from smol_hf.training.checkpoint.same_run import settings_for_resume
 from smol_hf.training.log.run_record import resolve_recipe
 from smol_hf.training.model.composition import build_config_and_processor, build_model_and_processor, with_preset
 from smol_hf.training.model.presets import TINY_SIGLIP
 from smol_hf.training.recipe.recipes import (
+    PREFERENCE_CLASSES,
     load_arguments,
     read_mixture,
 )
@@ -35,7 +35,7 @@ DPO = [path for path in RECIPES if path.stem.startswith("dpo")]
 
 @pytest.mark.parametrize("path", DPO, ids=lambda path: path.stem)
 def test_every_shipped_recipe_of_preferences_parses(path):
-    recipe, model_arguments, data, arguments = load_arguments(["--config", str(path)], preference.ARGUMENT_CLASSES)
+    recipe, model_arguments, data, arguments = load_arguments(["--config", str(path)], PREFERENCE_CLASSES)
     assert arguments.output_dir == f"runs/{path.stem}" and arguments.evaluates == data.validates
     assert model_arguments.model == f"runs/{path.stem.replace('dpo', 'chat')}/checkpoint"
     resolved = resolve_recipe(recipe, model_arguments, data, arguments)

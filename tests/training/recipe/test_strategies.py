@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from smol_hf.training.preference import ARGUMENT_CLASSES as OF_DPO
+from smol_hf.training.recipe.recipes import PREFERENCE_CLASSES as OF_DPO
 from smol_hf.training.recipe.recipes import load_arguments
 from smol_hf.training.recipe.values import RecipeError
 

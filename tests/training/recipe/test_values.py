@@ -4,9 +4,8 @@ import pytest
 
 from smol_hf.commands.main import build_parser
 from smol_hf.commands.training import words_of
-from smol_hf.training import preference
 from smol_hf.training.inspection import read_keys
-from smol_hf.training.recipe.recipes import load_arguments, parse_command_line
+from smol_hf.training.recipe.recipes import PREFERENCE_CLASSES, load_arguments, parse_command_line
 from smol_hf.training.recipe.values import RecipeError
 
 NAMES = ["runs/run #1", "2024-01-01", "12:30", "0x10", "010", "1.10", "true", "no", "{a}", "[a]", '"a"', "a: b", ""]
@@ -16,7 +15,7 @@ NAMES = ["runs/run #1", "2024-01-01", "12:30", "0x10", "010", "1.10", "true", "n
 def test_a_name_on_the_command_line_stays_as_it_is_written(name):
     keys = ["output_dir", "data", "tokenizer", "dataset_revision", "text_key", "run_name", "preset"]
     assert parse_command_line([f"--{key}={name}" for key in keys])[1] == dict.fromkeys(keys, name)
-    _, of_dpo = parse_command_line([f"--data={name}", f"--validation_data={name}"], preference.ARGUMENT_CLASSES)
+    _, of_dpo = parse_command_line([f"--data={name}", f"--validation_data={name}"], PREFERENCE_CLASSES)
     assert of_dpo == {"data": name, "validation_data": name}
     arguments = build_parser().parse_args(["pretrain", f"--data={name}", f"--output={name}", f"--text-key={name}"])
     _, overrides = parse_command_line(words_of(arguments, []))

@@ -138,7 +138,9 @@ def resolve_location(
         with reaching(path):
             is_folder = system.isdir(inside)
     else:
-        advice = f"; a dataset of the Hub is also called {PREFIX}{path}" if ID.fullmatch(path) else ""
+        advice = ": name a file, a folder, a pattern or a dataset of the Hub"
+        if ID.fullmatch(path):
+            advice = f"; a dataset of the Hub is also called {PREFIX}{path}"
         raise FileNotFoundError(f"the data file {path} does not exist{advice}")
     if not is_folder:
         return Location(path, files=[path])

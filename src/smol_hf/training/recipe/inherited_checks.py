@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_utils import SchedulerType
-from transformers.training_args import OptimizerNames
+from transformers.training_args import OptimizerNames, TrainingArguments
+from transformers.utils.import_utils import is_flash_attn_2_available, is_kernels_available
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
@@ -22,6 +23,7 @@ from smol_hf.training.optimizer.choice import optimizer_class
 from smol_hf.training.optimizer.muon import MUON, USE_MUON
 from smol_hf.training.recipe.inherited_keys import INHERITED, inherited_names
 from smol_hf.training.recipe.keys import check_value, default_of
+from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError
 
 # These optimizers step during the backward pass, or need their own groups of parameters.
@@ -183,3 +185,18 @@ def check_libraries(arguments: SFTConfig | DPOConfig) -> None:
         except (RuntimeError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"torch_compile_backend or torch_compile_mode: {reason}") from error
+
+
+def refuse_what_cannot_train(model: ModelArguments, training: TrainingArguments) -> None:
+    """Refuse keys of the model that this machine, or another key, does not allow. Raises RecipeError."""
+    if model.attn_implementation == "flash_attention_2" and not (
+        is_flash_attn_2_available() or is_kernels_available()
+    ):
+        raise RecipeError(
+            "attn_implementation flash_attention_2 needs a GPU and the package flash-attn (pip install flash-attn "
+            "--no-build-isolation): install it, or use sdpa, which is part of PyTorch"
+        )
+    if getattr(training, "disable_dropout", False) and model.lora_dropout not in (0, ModelArguments.lora_dropout):
+        raise RecipeError(f"lora_dropout {model.lora_dropout} has no effect without disable_dropout: false")
+    if training.fp16 and model.dtype == "float16":
+        raise RecipeError("fp16 scales the gradients of float32 weights, and dtype is float16: set dtype: float32")

@@ -16,21 +16,22 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 from transformers.trainer_utils import SaveStrategy
-from transformers.utils.import_utils import is_flash_attn_2_available, is_kernels_available
 
 from smol_hf.data.mixture.entry_keys import without_deleted_keys
 from smol_hf.support.formatting import nearest
 from smol_hf.support.resources import resource_path
 from smol_hf.support.shipped_recipes import find_recipe
-from smol_hf.training.recipe.arguments import SmolTrainingArguments
+from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
 from smol_hf.training.recipe.evaluation_arguments import ORIGINS
+from smol_hf.training.recipe.inherited_checks import refuse_what_cannot_train
 from smol_hf.training.recipe.inherited_keys import key_of
 from smol_hf.training.recipe.keys import Runs, default_of, refuse_other_runs
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError, UsageError, kinds_of, read_file, value_of
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, SmolTrainingArguments)
+PREFERENCE_CLASSES = (ModelArguments, PreferenceArguments, DPOArguments)
 MAPPINGS = ("fsdp_config", "deepspeed")  # keys whose value may be the path of a file
 SWITCHES = ("resume_from_checkpoint", "fsdp")  # keys whose value is text or true
 BOOLEANS = {**dict.fromkeys(("true", "yes", "1"), True), **dict.fromkeys(("false", "no", "0"), False)}
@@ -208,7 +209,7 @@ def parse_recipe(
     try:
         for key in (recipe := without_deleted_keys(recipe)):
             if key not in known:
-                raise UsageError(f"unknown key {key!r}{nearest(str(key), known)}")
+                raise UsageError(f"unknown key {key!r}{command_with(key) or nearest(str(key), known)}")
         recipe = with_files(recipe)
         types = types_of(classes)
         values = {key: convert(key, value, types[key]) for key, value in recipe.items() if key in known_keys(classes)}
@@ -224,19 +225,10 @@ def parse_recipe(
     return parsed
 
 
-def refuse_what_cannot_train(model: ModelArguments, training: SmolTrainingArguments) -> None:
-    """Refuse keys of the model that this machine, or another key, does not allow. Raises RecipeError."""
-    if model.attn_implementation == "flash_attention_2" and not (
-        is_flash_attn_2_available() or is_kernels_available()
-    ):
-        raise RecipeError(
-            "attn_implementation flash_attention_2 needs a GPU and the package flash-attn (pip install flash-attn "
-            "--no-build-isolation): install it, or use sdpa, which is part of PyTorch"
-        )
-    if getattr(training, "disable_dropout", False) and model.lora_dropout not in (0, ModelArguments.lora_dropout):
-        raise RecipeError(f"lora_dropout {model.lora_dropout} has no effect without disable_dropout: false")
-    if training.fp16 and model.dtype == "float16":
-        raise RecipeError("fp16 scales the gradients of float32 weights, and dtype is float16: set dtype: float32")
+def command_with(key: str) -> str:
+    """Name the command that has a key which the present one does not have."""
+    commands = {"train": ARGUMENT_CLASSES, "dpo": PREFERENCE_CLASSES}
+    return next((f": it is a key of smol-hf {name}" for name in commands if key in known_keys(commands[name])), "")
 
 
 def convert(key: str, value: Any, annotation: Any) -> Any:
