@@ -8,7 +8,6 @@ import sys
 from dataclasses import Field, fields
 from typing import Any
 
-from smol_hf.training import preference
 from smol_hf.training.recipe import recipes
 from smol_hf.training.recipe.arguments import DPOArguments, SmolTrainingArguments
 from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArguments
@@ -138,7 +137,7 @@ def help_file() -> str:
                 others.append(entry.name)
         return {"own": own, "others": " ".join(others)}
 
-    commands = {"train": (recipes.ARGUMENT_CLASSES, TRAIN), "dpo": (preference.ARGUMENT_CLASSES, Runs.PREFERENCES)}
+    commands = {"train": (recipes.ARGUMENT_CLASSES, TRAIN), "dpo": (recipes.PREFERENCE_CLASSES, Runs.PREFERENCES)}
     return json.dumps({name: keys_of(*each) for name, each in commands.items()}, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -19,7 +19,7 @@ LORA = ("lora_r", "lora_parts", "use_dora", "load_in_4bit", "load_in_8bit")
 
 def add_estimate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("target", help="preset, recipe (.yaml, or the name of a shipped one), or folder of a checkpoint or language model")
+    add("target", help="preset, recipe (.yaml or a shipped name), or folder of a checkpoint or language model")
     add("--batch-size", type=int, help="rows per step (default: the recipe's, or 1)")
     add("--length", type=int, help="tokens per row (default: the recipe's, or 1024)")
     add("--tiles", type=int, help="image tiles per step (default: one per row)")
