@@ -81,3 +81,9 @@ def test_new_tokens_are_trained_too():
     assert model.lm_head.weight is model.model.embed_tokens.weight
     gradient = gradients(model, torch.arange(TABLE[0] - 7, TABLE[0] + 3).view(1, -1))["model.embed_tokens.weight"]
     assert gradient.shape == (TABLE[0] + 3, TABLE[1]) and gradient[-3:].abs().sum(1).all()
+
+
+def test_a_step_on_the_meta_device_has_gradients():
+    model, ids = build_model().to("meta"), torch.zeros(2, 10, dtype=torch.long, device="meta")
+    model(ids, labels=ids, logits_to_keep=0).loss.backward()
+    assert model.lm_head.weight.grad.shape == torch.Size(TABLE)

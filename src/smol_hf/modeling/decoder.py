@@ -13,6 +13,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import SmolHFAttention
+from .mask import kernel_dtype
 
 
 class SmolHFDecoderLayer(GradientCheckpointingLayer):
@@ -84,8 +85,9 @@ class LanguageModelHead(nn.Linear):
 
     def forward(self, hidden_states):
         """(batch, positions, hidden) → logits, (batch, positions, vocabulary)."""
-        trains = torch.is_grad_enabled() and self.weight.requires_grad
-        if not trains or torch.compiler.is_compiling() or torch.is_autocast_enabled(hidden_states.device.type):
+        trains = torch.is_grad_enabled() and self.weight.requires_grad and not torch.compiler.is_compiling()
+        casts = not kernel_dtype(hidden_states) == hidden_states.dtype == self.weight.dtype  # autocast
+        if casts or not trains:
             return super().forward(hidden_states)
         return ProductWithTiedWeight.apply(hidden_states, self.weight)
 
