@@ -123,7 +123,7 @@ REFUSED = [
 @pytest.mark.parametrize(("keys", "message"), REFUSED, ids=lambda value: " ".join(value) if value is dict else None)
 def test_what_this_machine_does_not_have_is_one_line(keys, message, tmp_path, capsys, monkeypatch):
     """Before the data are looked at: there are none."""
-    monkeypatch.setattr("smol_hf.training.recipe.recipes.is_kernels_available", lambda: False)
+    monkeypatch.setattr("smol_hf.training.recipe.inherited_checks.is_kernels_available", lambda: False)
     words = [f"--{key}={value}" for key, value in keys.items()]
     recipe = ["--preset", "tiny-vlm", "--data", str(tmp_path / "none.jsonl"), "--use_cpu", "true"]
     assert main([*recipe, "--output_dir", str(tmp_path / "run"), *words]) == 1
