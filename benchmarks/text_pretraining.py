@@ -163,7 +163,7 @@ def main(command_line: list[str] | None = None) -> dict:
     parser.add_argument("--data", type=Path, required=True, help="a text")
     parser.add_argument("--preset", default="smollm-tiny")
     parser.add_argument("--seconds", type=float, default=300, help="about how long to train (default 300)")
-    parser.add_argument("--steps", type=positive, help="so many steps, instead of --seconds")
+    parser.add_argument("--steps", type=positive, help="number of steps, instead of --seconds")
     parser.add_argument("--optimizers", nargs="+", help="compare these: adamw, muon, or others of the key optim")
     parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 3e-3, 1e-2], help="peak learning rates")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])

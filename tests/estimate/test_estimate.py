@@ -128,8 +128,8 @@ def test_checkpointing_trades_memory_for_flops(shallow):
 def test_recipes_and_checkpoints_are_targets_too(tmp_path):
     recipe = resource_path("recipes", "quickstart", "digits.yaml")
     facts = estimate(str(recipe))
-    by_name = estimate("quickstart/digits")
-    assert {**by_name, "target": None} == {**facts, "target": None}
+    for name in ("quickstart/digits", "digits"):
+        assert {**estimate(name), "target": None} == {**facts, "target": None}
     assert facts["step"]["rows"] == 32 and facts["step"]["length"] == 256 and facts["step"]["tiles"] == 32
     assert facts["parameters"] == facts["trained_parameters"]
     model = build_model(build_processor())
@@ -144,6 +144,8 @@ def test_recipes_and_checkpoints_are_targets_too(tmp_path):
     [
         ("smolm2-135m", {}, "is not a preset, a recipe.*did you mean 'smollm2-135m'"),
         ("nowhere.yaml", {}, "does not exist"),
+        ("quickstart/digit", {}, "did you mean 'quickstart/digits'"),
+        ("last_stage", {}, "several recipes are called last_stage: choose smolvlm2_256m"),
         ("text/dpo_135m", {}, "'validation_split': it is a key of smol-hf dpo"),
         ("tiny-text", {"dtype": "int8"}, "choose float32 or bfloat16 or float16"),
         ("tiny-text", {"optimizer": "lion"}, "optimizer is 'lion': choose adamw or muon or sgd"),

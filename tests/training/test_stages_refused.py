@@ -76,7 +76,7 @@ def test_lanes_that_the_last_stage_cannot_share_are_refused_before_the_first_tra
         (("--text_config.hidden_size", "8"), "--text_config.hidden_size would apply to all stages"),
         (("--config", "text.yaml"), "--config and --stages exclude each other"),
         (("--lerning_rate", "1"), "unknown option --lerning_rate"),
-        (("--beta", "1"), "unknown option --beta"),
+        (("--beta", "1"), "unknown option --beta: it is a key of smol-hf dpo"),
         (("--documents_cache", "x"), "stage 1 of 3 (text.yaml): documents_cache has no effect"),
         (("--tflops", "2"), "--num-processes and --tflops belong to --dry-run"),
     ],

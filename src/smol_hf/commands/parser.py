@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smol_hf.support.formatting import nearest
-from smol_hf.training.recipe.key_help import help_text, known_keys
+from smol_hf.training.recipe.key_help import command_with, help_text, known_keys
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -135,7 +135,8 @@ class Parser(argparse.ArgumentParser):
         top = name.partition(".")[0]
         options = [option for option in self._option_string_actions if option.startswith("--")]
         options += [f"--{key}" for key in known_keys(self.keys)] if self.keys else []
-        self.error(f"unknown option {top}{self.hint(top, options)}")
+        other = command_with(top[2:].replace("-", "_")) if self.keys else ""
+        self.error(f"unknown option {top}{other or self.hint(top, options)}")
 
     def hint(self, word: str, known: Iterable[str]) -> str:
         """Name the known word that is most similar, or the help."""

@@ -49,7 +49,7 @@ class Target:
 def find_target(name: str) -> Target:
     """Resolve a preset, a recipe, or a folder of a checkpoint. Raises RecipeError for any other name."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or (name in shipped_recipes() and not path.exists()):
+    if path.suffix in (".yaml", ".yml"):
         return target_of_recipe(name)
     if name in PRESETS:
         if name in TEXT:
@@ -67,8 +67,11 @@ def find_target(name: str) -> Target:
         raise RecipeError(f"{name} is an adapter: name its recipe.yaml, or merge it first (smol-hf merge)")
     if meant := suggest_checkpoint(path):
         raise RecipeError(f"{name} has no config.json{meant}")
+    recipes = shipped_recipes()
+    if any(name in (recipe, recipe.rpartition("/")[2]) for recipe in recipes):
+        return target_of_recipe(name)
     raise RecipeError(
-        f"{name} is not a preset, a recipe (.yaml) or a folder of a checkpoint{nearest(name, list(PRESETS))} "
+        f"{name} is not a preset, a recipe or a folder of a checkpoint{nearest(name, [*PRESETS, *recipes])} "
         f"(presets: {', '.join(PRESETS)})"
     )
 

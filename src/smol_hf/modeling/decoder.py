@@ -86,10 +86,10 @@ class LanguageModelHead(nn.Linear):
     def forward(self, hidden_states):
         """(batch, positions, hidden) → logits, (batch, positions, vocabulary)."""
         trains = torch.is_grad_enabled() and self.weight.requires_grad and not torch.compiler.is_compiling()
-        casts = not kernel_dtype(hidden_states) == hidden_states.dtype == self.weight.dtype  # autocast
-        if casts or not trains:
-            return super().forward(hidden_states)
-        return ProductWithTiedWeight.apply(hidden_states, self.weight)
+        one_dtype = kernel_dtype(hidden_states) == hidden_states.dtype == self.weight.dtype  # no autocast
+        if trains and one_dtype:
+            return ProductWithTiedWeight.apply(hidden_states, self.weight)
+        return super().forward(hidden_states)
 
 
 class ProductWithTiedWeight(torch.autograd.Function):

@@ -38,4 +38,5 @@ class RotaryEmbedding(nn.Module):
 
 def apply_rotary(states, cos, sin):
     """Rotate the pairs of `states` (batch, heads, sequence, head_dim): (x, y)·cos φ + (y, x)·(-sin φ, sin φ)."""
+    # a + b·c in one operation
     return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)

@@ -66,6 +66,11 @@ def known_keys(command: str) -> tuple[str, ...]:
     return (*keys["own"], *keys["others"].split())
 
 
+def command_with(key: str) -> str:
+    """Name the command that has this key of a recipe, as the end of an error; "" if none has it."""
+    return next((f": it is a key of smol-hf {name}" for name in recipe_keys() if key in known_keys(name)), "")
+
+
 def help_text(command: str) -> str:
     """Return the help of `smol-hf train` or `smol-hf dpo`, which lists our keys."""
     parser = argparse.ArgumentParser(add_help=False, usage=argparse.SUPPRESS)

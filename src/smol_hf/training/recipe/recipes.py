@@ -26,6 +26,7 @@ from smol_hf.training.recipe.data_arguments import DataArguments, PreferenceArgu
 from smol_hf.training.recipe.evaluation_arguments import ORIGINS
 from smol_hf.training.recipe.inherited_checks import refuse_what_cannot_train
 from smol_hf.training.recipe.inherited_keys import key_of
+from smol_hf.training.recipe.key_help import command_with
 from smol_hf.training.recipe.keys import Runs, default_of, refuse_other_runs
 from smol_hf.training.recipe.model_arguments import ModelArguments
 from smol_hf.training.recipe.values import RecipeError, UsageError, kinds_of, read_file, value_of
@@ -223,12 +224,6 @@ def parse_recipe(
     if issubclass(classes[-1], TrainingArguments):
         refuse_what_cannot_train(parsed[0], parsed[-1])
     return parsed
-
-
-def command_with(key: str) -> str:
-    """Name the command that has a key which the present one does not have."""
-    commands = {"train": ARGUMENT_CLASSES, "dpo": PREFERENCE_CLASSES}
-    return next((f": it is a key of smol-hf {name}" for name in commands if key in known_keys(commands[name])), "")
 
 
 def convert(key: str, value: Any, annotation: Any) -> Any:
